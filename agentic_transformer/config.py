@@ -1,0 +1,149 @@
+"""Every setting of the project as typed dataclasses, free of heavy imports.
+
+The command line checks a user's overrides against these classes before anything slow (jax, MuJoCo) is imported, so this module
+imports the standard library alone. Ranges and choices stand in each field's metadata (`setting`), the meaning of a value
+in the comments of the files under `conf/`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def setting(
+    default: Any,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """A dataclass field with a default and what values are allowed (inclusive bounds, or a choice of names).
+
+    For a list the bounds and choices hold for each element.
+    """
+    allowed = {"minimum": minimum, "maximum": maximum, "choices": choices}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=allowed)
+    return field(default=default, metadata=allowed)
+
+
+@dataclass
+class DataConfig:
+    """Which trajectories: `<root>/<domain>/<algo>/buffer/*.npz`, as ExoRL releases them."""
+
+    root: str = "data"
+    algo: str = "pd"
+    episodes: int = setting(4000, minimum=1)
+    seed: int = setting(0, minimum=0)
+    relabel: str = setting("exorl", choices=("exorl", "exact"))
+    tasks: int = setting(300, minimum=1)
+
+
+@dataclass
+class AgentConfig:
+    """What a chain of trajectories is and which of its actions are learned."""
+
+    name: str = "at_prefix"
+    trajectories: int = setting(8, minimum=1, maximum=4096)
+    length: str = setting("full", choices=("full", "uniform"))
+    selection: str = setting("stratified", choices=("uniform", "stratified"))
+    target: str = setting("own", choices=("chain_max", "own"))
+    loss: str = setting("good", choices=("all", "last", "good"))
+    good: float = setting(0.6, minimum=0.0, maximum=1.0)
+    loss_threshold: float = setting(0.5, minimum=0.0, maximum=1.0)
+    reward_scale: float = setting(2.0, minimum=1e-6)
+
+
+@dataclass
+class ModelConfig:
+    """The transformer and its action head."""
+
+    width: int = setting(64, minimum=1)
+    layers: int = setting(2, minimum=1)
+    heads: int = setting(1, minimum=1)
+    feedforward: int = setting(4, minimum=1)
+    head: str = setting("mixture", choices=("mixture", "mse"))
+    components: int = setting(8, minimum=1)
+    attention: str = setting("ring", choices=("ring", "dense", "memory_efficient", "blockwise", "all_gather"))
+    layout: str = setting("zigzag", choices=("zigzag", "contiguous"))
+
+
+@dataclass
+class TrainConfig:
+    """Optimisation: AdamW, linear warm-up, cosine decay."""
+
+    steps: int = setting(1300, minimum=1)
+    batch: int = setting(32, minimum=1)
+    learning_rate: float = setting(3e-3, minimum=1e-9, maximum=1.0)
+    warmup: int = setting(100, minimum=0)
+    final_fraction: float = setting(0.1, minimum=0.0, maximum=1.0)
+    weight_decay: float = setting(1e-4, minimum=0.0)
+    clip: float = setting(1.0, minimum=1e-9)
+    log_every: int = setting(50, minimum=1)
+    checkpoint_every: int = setting(500, minimum=1)
+
+
+@dataclass
+class EvalConfig:
+    """Rollouts with a growing context."""
+
+    trajectories: list[int] = setting([1, 2, 4, 8, 16], minimum=1, maximum=4096)
+    conditions: list[str] = setting(
+        ["own", "no_context", "foreign", "dataset"], choices=("own", "no_context", "foreign", "dataset")
+    )
+    tasks: int = setting(64, minimum=2)
+    seed: int = setting(0, minimum=0)
+    target: float = setting(0.95, minimum=0.0)
+    temperature: float = setting(1.0, minimum=0.0)
+    noise: float = setting(1.0, minimum=0.0)
+    video: bool = True
+
+
+@dataclass
+class MeshConfig:
+    """Devices: a mesh of (data, ring); the data axis takes what the ring leaves."""
+
+    ring: int = setting(1, minimum=1)
+    virtual_devices: int = setting(0, minimum=0, maximum=256)
+
+
+@dataclass
+class CollectCommand:
+    """`python -m experiments.collect`."""
+
+    task: str = "point_mass_goal"
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+@dataclass
+class TrainCommand:
+    """`python -m experiments.train`."""
+
+    task: str = "point_mass_goal"
+    seed: int = setting(0, minimum=0)
+    run: str | None = None
+    resume: bool = False
+    data: DataConfig = field(default_factory=DataConfig)
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+
+
+@dataclass
+class EvaluateCommand:
+    """`python -m experiments.evaluate`: a trained run; unset evaluation settings are those of the run."""
+
+    run: str = "???"
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+
+
+@dataclass
+class PlotCommand:
+    """`python -m experiments.plot`: figures and tables from records alone."""
+
+    runs: list[str] = field(default_factory=list)
+    out: str | None = None
