@@ -133,6 +133,13 @@ class TrainCommand:
 
 
 @dataclass
+class QuickstartCommand(TrainCommand):
+    """`python -m experiments.quickstart`: the settings of training, and the baseline that the agent is compared with."""
+
+    baseline: AgentConfig = field(default_factory=lambda: AgentConfig(name="dt", trajectories=1, selection="uniform", loss="all"))
+
+
+@dataclass
 class EvaluateCommand:
     """`python -m experiments.evaluate`: a trained run; unset evaluation settings are those of the run."""
 

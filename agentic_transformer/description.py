@@ -1,0 +1,48 @@
+"""What an agent is besides its parameters: enough, with them, to rebuild and run it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from flax import nnx
+
+from agentic_transformer.config import AgentConfig, ModelConfig
+from agentic_transformer.model import AgenticTransformer
+from agentic_transformer.tokens import Scaling, feature_size
+
+
+@dataclass(frozen=True)
+class AgentDescription:
+    """What an agent is besides its parameters."""
+
+    task: str
+    seed: int
+    agent: AgentConfig
+    model: ModelConfig
+    scaling: Scaling
+    observation_size: int
+    action_size: int
+    steps: int
+    """Steps of a trajectory."""
+    best_return: float
+    """The best return of the training data; what the agent is asked for is a fraction of it."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    def build(self, seed: int) -> AgenticTransformer:
+        """A freshly initialised model of this agent's shape."""
+        features = feature_size(self.observation_size, self.action_size)
+        return AgenticTransformer(self.model, features, self.action_size, self.steps, nnx.Rngs(seed))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> AgentDescription:
+        """The inverse of `to_dict`."""
+        parts = {
+            "agent": AgentConfig(**values["agent"]),
+            "model": ModelConfig(**values["model"]),
+            "scaling": Scaling.from_dict(values["scaling"]),
+        }
+        return cls(**{**values, **parts})

@@ -1,0 +1,222 @@
+"""Rollouts with a growing context -> records, one row per finished trajectory.
+
+Conditions (the column `condition`; n is the column `trajectories`):
+
+    own         the n-th trajectory of one context in which trajectories 1..n-1 are the agent's own
+    no_context  the same model's n-th attempt, its context empty each time
+    foreign     one trajectory on this task after n-1 own trajectories on another task
+    dataset     one trajectory after n-1 trajectories of the data relabelled for this task, ascending
+    dt          the n-th attempt of a model trained with one trajectory in its context
+
+The n-th attempts of all conditions on a task start from the same state. The return is the raw sum of rewards; the best of n
+attempts is left to whoever reads the records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pandas as pd
+from gymnasium.vector import VectorEnv
+
+import envs
+from agentic_transformer.chains import ChainSampler
+from agentic_transformer.config import EvalConfig
+from agentic_transformer.labels import LabelledTrajectories
+from agentic_transformer.policy import Context, Past, Policy, Trajectory
+from agentic_transformer.tokens import completion
+
+CONDITIONS = ("own", "no_context", "foreign", "dataset", "dt")
+
+
+class Attempt(NamedTuple):
+    """One trajectory of every environment."""
+
+    number: int
+    """n, counted from 1: the trajectory's place in its context, itself included."""
+    trajectory: Trajectory
+    physics: np.ndarray
+    """(batch, T + 1, P) stored physics states, for pictures."""
+    encoded: int
+    """Tokens per environment that went through the model for this attempt: its steps, their second encoding where targets are
+    rewritten, and a prompt made for it alone."""
+
+
+def evaluation_tasks(task: str, config: EvalConfig, seed: int) -> list[envs.Task]:
+    """The tasks to evaluate on, the same for every agent of a seed; goals are drawn afresh: training has seen none of them."""
+    return envs.draw_tasks(task, config.tasks, np.random.default_rng([config.seed, seed, 1]))
+
+
+def other_tasks(tasks: Sequence[envs.Task], rng: np.random.Generator) -> list[envs.Task]:
+    """For each task another one of its domain: of the list where it has others, else of the registry.
+
+    Raises:
+        ValueError: the domain has no other task.
+    """
+    by_id = {task.id: task for task in tasks}
+    if len(by_id) == 1:
+        domain, families = tasks[0].domain, envs.families()
+        registered = (envs.task(name) for name in envs.tasks() if name not in families)
+        by_id |= {task.id: task for task in registered if task.domain == domain}
+    if len(by_id) == 1:
+        raise ValueError(
+            f"condition 'foreign' needs a second task of the domain of {tasks[0].id}; leave it out of eval.conditions"
+        )
+    others = {own: [task for other, task in by_id.items() if other != own] for own in {task.id for task in tasks}}
+    return [others[task.id][rng.integers(len(others[task.id]))] for task in tasks]
+
+
+class Evaluation:
+    """One agent on the tasks of one seed."""
+
+    def __init__(
+        self, policy: Policy, tasks: Sequence[envs.Task], config: EvalConfig, data: LabelledTrajectories | None = None
+    ) -> None:
+        """Prepares an evaluation.
+
+        Args:
+            policy: the agent.
+            tasks: one per environment of the batch.
+            config: how many trajectories, and how actions are drawn.
+            data: trajectories labelled for `tasks`, in their order; needed for the condition "dataset".
+        """
+        self.policy = policy
+        self.description = policy.description
+        self.tasks = list(tasks)
+        self.config = config
+        self.data = data
+        self.longest = max(config.trajectories)
+
+    def conditions(self) -> list[str]:
+        """What there is to evaluate: a model trained on single trajectories is the baseline `dt` and nothing else."""
+        return ["dt"] if self.description.agent.trajectories == 1 else list(self.config.conditions)
+
+    def attempts(self, condition: str) -> Iterator[Attempt]:
+        """The attempts 1 to the longest of one condition."""
+        run = {
+            "own": self._own,
+            "no_context": self._no_context,
+            "foreign": self._foreign,
+            "dataset": self._dataset,
+            "dt": self._no_context,
+        }[condition]
+        return run(CONDITIONS.index(condition))
+
+    def records(self, condition: str, attempt: Attempt) -> pd.DataFrame:
+        """One row per environment."""
+        context = 0 if condition in ("no_context", "dt") else attempt.number - 1
+        return pd.DataFrame(
+            {
+                "agent": self.description.agent.name,
+                "task": self.description.task,
+                "condition": condition,
+                "seed": self.description.seed,
+                "task_id": [task.id for task in self.tasks],
+                "rollout": np.arange(len(self.tasks)),
+                "trajectories": attempt.number,
+                "context_steps": context * self.description.steps,
+                "trained_trajectories": self.description.agent.trajectories,
+                "encoded_tokens": attempt.encoded,
+                "return": attempt.trajectory.reward.sum(axis=1, dtype=np.float64),
+            }
+        )
+
+    def _own(self, stream: int) -> Iterator[Attempt]:
+        env = envs.make_vec(self.tasks)
+        context = self._new_context(self.longest)
+        for number in range(1, self.longest + 1):
+            attempt, context = self._attempt(env, context, number, stream)
+            yield attempt
+
+    def _no_context(self, stream: int) -> Iterator[Attempt]:
+        env = envs.make_vec(self.tasks)
+        for number in range(1, self.longest + 1):
+            yield self._attempt(env, self._new_context(1), number, stream, keep=False)[0]
+
+    def _foreign(self, stream: int) -> Iterator[Attempt]:
+        others = other_tasks(self.tasks, np.random.default_rng([self.config.seed, self.description.seed, 2]))
+        env, elsewhere = envs.make_vec(self.tasks), envs.make_vec(others)
+        context = self._new_context(self.longest)
+        for number in range(1, self.longest + 1):
+            yield self._attempt(env, context.copy(), number, stream, keep=False)[0]
+            if number < self.longest:
+                # The context on the other task is that of the condition "own" there.
+                _, context = self._attempt(elsewhere, context, number, CONDITIONS.index("own"))
+
+    def _dataset(self, stream: int) -> Iterator[Attempt]:
+        if self.data is None:
+            raise ValueError("condition 'dataset' needs the training data")
+        env = envs.make_vec(self.tasks)
+        sampler = ChainSampler(self.data.returns, self.description.agent, seed=0)
+        for number in range(1, self.longest + 1):
+            rng = np.random.default_rng([self.config.seed, self.description.seed, 3, number])
+            episodes = np.stack([sampler.draw_trajectories(rng, i, number - 1) for i in range(len(self.tasks))])
+            context = self._new_context(number)
+            for episode in episodes.T:
+                trajectories, reward = self.data.load(np.arange(len(self.tasks)), episode)
+                target = self._remembered_target(reward, asked=self._asked())
+                context = self.policy.append(context, Trajectory(*trajectories, reward, target))
+            attempt, _ = self._attempt(env, context, number, stream, keep=False)
+            yield attempt._replace(encoded=attempt.encoded + context.encoded)
+
+    def _new_context(self, trajectories: int) -> Context:
+        return self.policy.new_context(len(self.tasks), trajectories)
+
+    def _asked(self) -> np.ndarray:
+        """The return asked for at the start of every attempt: a fraction of the best of the training data; (batch,)."""
+        return np.full(len(self.tasks), self.config.target * self.description.best_return)
+
+    def _remembered_target(self, reward: np.ndarray, asked: np.ndarray) -> np.ndarray:
+        """The target a finished trajectory carries in the context, as in training: its own return, or the chain's; (batch,)."""
+        return reward.sum(axis=1, dtype=np.float64) if self.description.agent.target == "own" else asked
+
+    def _attempt(self, env: VectorEnv, before: Context, number: int, stream: int, keep: bool = True) -> tuple[Attempt, Context]:
+        """Runs one trajectory; with `keep` the context returned carries it as training data would."""
+        attempt_seed = np.random.SeedSequence([self.config.seed, self.description.seed, number])
+        key = jax.random.fold_in(jax.random.key(int(attempt_seed.generate_state(2)[1])), stream)
+        start = int(attempt_seed.generate_state(1)[0])
+        trajectory, physics, context = run_trajectory(self.policy, env, before, self._asked(), start, key, self.config)
+        remembered = self._remembered_target(trajectory.reward, trajectory.target)
+        if keep and np.any(remembered != trajectory.target):
+            context = self.policy.append(context.rewound(before), trajectory._replace(target=remembered))
+        return Attempt(number, trajectory, physics, context.encoded - before.encoded), context
+
+
+def run_trajectory(
+    policy: Policy, env: VectorEnv, context: Context, target: np.ndarray, start: int, key: jax.Array, config: EvalConfig
+) -> tuple[Trajectory, np.ndarray, Context]:
+    """One trajectory of every environment.
+
+    Args:
+        policy: the agent.
+        env: batch of environments of one domain.
+        context: what is remembered; consumed.
+        target: (batch,) return asked for.
+        start: seed of the start states.
+        key: random key of the actions.
+        config: how actions are drawn.
+
+    Returns:
+        The trajectory, physics states (batch, T + 1, P), and the context with the trajectory's tokens as they were acted on.
+    """
+    observation, info = env.reset(seed=start)
+    to_go = target.astype(np.float64)
+    seen, physics = [], [info["physics"]]
+    steps = policy.description.steps
+    for step in range(steps):
+        action, context = policy.act(
+            context, to_go, observation, step, jax.random.fold_in(key, step), config.temperature, config.noise
+        )
+        following, reward, _, _, info = env.step(action)
+        seen.append((observation, action, reward))
+        physics.append(info["physics"])
+        to_go = to_go - reward
+        context = context.ended(Past(action, reward, np.zeros(len(reward))))
+        observation = following
+    observations, actions, rewards = (np.stack(column, axis=1) for column in zip(*seen, strict=True))
+    done = completion(target, rewards)[:, -1]
+    context = context.ended(context.past._replace(done=done))
+    return Trajectory(observations, actions, rewards, target), np.stack(physics, axis=1), context

@@ -1,0 +1,73 @@
+"""Trajectories seen through the rewards of tasks: reward-free data becomes as many data sets as there are tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from agentic_transformer.chains import Chains, ChainSampler
+from agentic_transformer.config import AgentConfig
+from agentic_transformer.tokens import Scaling, Tokens, chain_tokens
+from datasets import Store, Trajectories
+from envs import Task
+
+
+class LabelledTrajectories:
+    """A store of trajectories with the rewards of every task of a list."""
+
+    def __init__(self, store: Store, tasks: Sequence[Task], mode: str) -> None:
+        """Relabels what has not been relabelled before.
+
+        Args:
+            store: trajectories of equal length.
+            tasks: of the store's domain.
+            mode: "exorl" or "exact", see `datasets.relabel`.
+        """
+        store.relabel(list(tasks), mode)
+        self.store = store
+        self.rewards = np.stack([store.rewards(task, mode=mode) for task in tasks])  # (tasks, episodes, T)
+        self.returns = self.rewards.sum(axis=-1, dtype=np.float64)  # (tasks, episodes)
+
+    def load(self, task: np.ndarray, episode: np.ndarray) -> tuple[Trajectories, np.ndarray]:
+        """Trajectories and their rewards.
+
+        Args:
+            task: (k,) indices into the tasks.
+            episode: (k,) indices into the store.
+
+        Returns:
+            The trajectories, and (k, T) rewards.
+        """
+        return self.store.load(episode), self.rewards[task, episode]
+
+    def scaling(self, reward_scale: float, sample: int = 1000) -> Scaling:
+        """Scales measured on the first `sample` trajectories of a fixed shuffle, and the best return of any task."""
+        chosen = np.random.default_rng(0).permutation(self.store.episodes)[:sample]
+        observation = self.store.load(np.sort(chosen)).observation
+        return Scaling.of(observation.reshape(-1, observation.shape[-1]), self.returns.max(), reward_scale)
+
+
+class ChainLoader:
+    """Token rows of any training step."""
+
+    def __init__(self, data: LabelledTrajectories, config: AgentConfig, scaling: Scaling, seed: int, rows: int) -> None:
+        """Prepares to draw.
+
+        Args:
+            data: trajectories and rewards.
+            config: how chains are made.
+            scaling: of tokens.
+            seed: of all draws.
+            rows: per step.
+        """
+        self.data = data
+        self.sampler = ChainSampler(data.returns, config, seed)
+        self.scaling = scaling
+        self.rows = rows
+
+    def __call__(self, step: int) -> Tokens:
+        """The rows of a step, in natural order."""
+        chains: Chains = self.sampler.draw(step, self.rows)
+        trajectories, reward = self.data.load(chains.task.reshape(-1), chains.episode.reshape(-1))
+        return chain_tokens(self.scaling, chains, trajectories, reward)

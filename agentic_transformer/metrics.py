@@ -1,0 +1,60 @@
+"""Training metrics: a CSV for figures, TensorBoard events for watching."""
+
+from __future__ import annotations
+
+import csv
+import time
+from pathlib import Path
+from types import TracebackType
+
+from tensorboardX import SummaryWriter
+
+
+class MetricsLog:
+    """Writes `<run>/metrics.csv` and `<run>/tensorboard/`; one row per call, in order of steps."""
+
+    def __init__(self, run: Path, from_step: int = 0) -> None:
+        """Opens the log.
+
+        Args:
+            run: the run's folder.
+            from_step: a resumed run goes on from here; rows of later steps, which will be trained again, are dropped.
+        """
+        path = run / "metrics.csv"
+        kept = _rows_until(path, from_step)
+        self._file = path.open("w", newline="", buffering=1)
+        self._writer: csv.DictWriter | None = None
+        for row in kept:
+            self._append(row)
+        self._events = SummaryWriter(str(run / "tensorboard"), purge_step=from_step + 1)
+        self._before = float(kept[-1]["seconds"]) if kept else 0.0
+        self._start = time.perf_counter()
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """Adds one row: the step, the metrics, and `seconds` of training so far."""
+        self._append({"step": step, **metrics, "seconds": round(self._before + time.perf_counter() - self._start, 3)})
+        for name, value in metrics.items():
+            self._events.add_scalar(name, value, step)
+
+    def _append(self, row: dict[str, object]) -> None:
+        if self._writer is None:
+            self._writer = csv.DictWriter(self._file, fieldnames=list(row))
+            self._writer.writeheader()
+        self._writer.writerow(row)
+
+    def __enter__(self) -> MetricsLog:
+        """Usable in a with statement."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Closes the files."""
+        self._file.close()
+        self._events.close()
+
+
+def _rows_until(path: Path, step: int) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        # A row that a kill cut short lacks values; its step is beyond the last checkpoint, so it is trained again.
+        return [row for row in csv.DictReader(file) if None not in row.values() and int(row["step"]) <= step]

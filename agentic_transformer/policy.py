@@ -1,0 +1,221 @@
+"""A context with its key/value cache that acts for a batch of environments.
+
+Every token is encoded once, when it happens: acting reads the cached keys and values of all earlier tokens and equals
+the uncached forward pass over the whole context. Contexts of a batch advance together, so one position serves all of
+them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from agentic_transformer import tokens as packing
+from agentic_transformer.config import ModelConfig
+from agentic_transformer.description import AgentDescription
+from agentic_transformer.heads import draw_action
+
+LayerCache = tuple[jax.Array, jax.Array]
+"""Keys and values of one layer, each (batch, capacity, heads, head_dim)."""
+
+
+class Past(NamedTuple):
+    """How the step before ended, per environment: what the next token carries of it."""
+
+    action: np.ndarray
+    """(batch, A)"""
+    reward: np.ndarray
+    """(batch,) raw"""
+    done: np.ndarray
+    """(batch,) completion"""
+
+
+class Trajectory(NamedTuple):
+    """One finished trajectory of each environment of a batch."""
+
+    observation: np.ndarray
+    """(batch, T, O)"""
+    action: np.ndarray
+    """(batch, T, A)"""
+    reward: np.ndarray
+    """(batch, T) raw"""
+    target: np.ndarray
+    """(batch,) the return it was, or is from now on said to have been, conditioned on"""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a batch of agents remembers. Acting consumes it and returns the next; `copy` first to go two ways from it."""
+
+    cache: tuple[LayerCache, ...]
+    position: int
+    """Tokens encoded so far."""
+    past: Past
+    encoded: int
+    """Tokens passed through the model per environment to get here, those encoded a second time included."""
+
+    def copy(self) -> Context:
+        """A context of its own, with its own cache."""
+        return replace(self, cache=jax.tree.map(jnp.copy, self.cache))
+
+    def rewound(self, to: Context) -> Context:
+        """Back at an earlier context of the same agents: what was cached since will be written over."""
+        return replace(self, position=to.position, past=to.past)
+
+    def ended(self, past: Past) -> Context:
+        """With how the last step ended."""
+        return replace(self, past=past)
+
+
+class Policy:
+    """Parameters and what is needed to act with them."""
+
+    def __init__(self, graph: nnx.GraphDef, params: nnx.State, description: AgentDescription) -> None:
+        """Holds a trained model.
+
+        Args:
+            graph: structure of the model.
+            params: its parameters.
+            description: how its tokens are made.
+        """
+        self.description = description
+        self._params = params
+        self._extend = jax.jit(partial(_extend, graph), donate_argnames="cache")
+        self._act = jax.jit(partial(_act, graph, description.model), donate_argnames="cache")
+
+    def new_context(self, batch: int, trajectories: int) -> Context:
+        """Empty contexts that can hold `trajectories` trajectories each."""
+        config = self.description.model
+        shape = (batch, trajectories * self.description.steps, config.heads, config.width // config.heads)
+        cache = tuple((jnp.zeros(shape), jnp.zeros(shape)) for _ in range(config.layers))
+        past = Past(np.zeros((batch, self.description.action_size), np.float32), np.zeros(batch), np.zeros(batch))
+        return Context(cache, 0, past, 0)
+
+    def act(
+        self,
+        context: Context,
+        return_to_go: np.ndarray,
+        observation: np.ndarray,
+        timestep: int,
+        key: jax.Array,
+        temperature: float,
+        noise: float,
+    ) -> tuple[np.ndarray, Context]:
+        """Actions for one step of every environment.
+
+        Args:
+            context: of the batch; consumed.
+            return_to_go: (batch,) raw.
+            observation: (batch, O) raw.
+            timestep: step within the trajectory.
+            key: random key of this step.
+            temperature: of the choice among components, see `heads.draw_action`.
+            noise: scale of the Gaussian.
+
+        Returns:
+            Actions (batch, A) within [-1, 1], and the context with this step's token.
+
+        Raises:
+            ValueError: the context is full.
+        """
+        _check_room(context, 1)
+        start = np.full(len(observation), float(timestep == 0))
+        features = packing.pack(self.description.scaling, return_to_go, observation, *context.past, start=start)
+        action, cache = self._act(
+            self._params,
+            context.cache,
+            features=features[:, None],
+            timestep=np.full((len(observation), 1), timestep),
+            position=context.position,
+            key=key,
+            temperature=temperature,
+            noise=noise,
+        )
+        return np.asarray(action), replace(context, cache=cache, position=context.position + 1, encoded=context.encoded + 1)
+
+    def append(self, context: Context, trajectory: Trajectory) -> Context:
+        """Encodes finished trajectories at the end of the contexts, all steps at once.
+
+        Args:
+            context: where they are put; consumed.
+            trajectory: one per environment, conditioned on `trajectory.target`.
+
+        Returns:
+            The context that ends with them.
+
+        Raises:
+            ValueError: the contexts cannot hold them.
+        """
+        batch, steps = trajectory.reward.shape
+        _check_room(context, steps)
+        done = packing.completion(trajectory.target, trajectory.reward)
+
+        def previous(x: np.ndarray, before: np.ndarray) -> np.ndarray:
+            return np.concatenate([before[:, None], x[:, :-1]], axis=1)
+
+        features = packing.pack(
+            self.description.scaling,
+            return_to_go=packing.returns_to_go(trajectory.target, trajectory.reward),
+            observation=trajectory.observation,
+            previous_action=previous(trajectory.action, context.past.action),
+            previous_reward=previous(trajectory.reward, context.past.reward),
+            previous_done=previous(done, context.past.done),
+            start=np.tile(np.arange(steps) == 0, (batch, 1)),
+        )
+        timestep = np.tile(np.arange(steps), (batch, 1))
+        _, cache = self._extend(self._params, context.cache, features=features, timestep=timestep, position=context.position)
+        past = Past(trajectory.action[:, -1], trajectory.reward[:, -1], done[:, -1])
+        return Context(cache, context.position + steps, past, context.encoded + steps)
+
+
+def _check_room(context: Context, steps: int) -> None:
+    capacity = context.cache[0][0].shape[1]
+    if context.position + steps > capacity:
+        raise ValueError(f"a context made for {capacity} steps holds {context.position}; {steps} more do not fit")
+
+
+def _extend(
+    graph: nnx.GraphDef,
+    params: nnx.State,
+    cache: tuple[LayerCache, ...],
+    features: jax.Array,
+    timestep: jax.Array,
+    position: jax.Array,
+) -> tuple[jax.Array, tuple[LayerCache, ...]]:
+    """Encodes new tokens (batch, new, F) behind the first `position` tokens of the cache; (outputs, cache)."""
+    extended: list[LayerCache] = []
+
+    def attend(layer: int, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        keys, values = (
+            jax.lax.dynamic_update_slice_in_dim(old, new, position, axis=1)
+            for old, new in zip(cache[layer], (key, value), strict=True)
+        )
+        extended.append((keys, values))
+        # Query i stands at `position + i` and sees the cache up to and with itself: (new, capacity)
+        visible = jnp.arange(keys.shape[1])[None, :] <= position + jnp.arange(query.shape[1])[:, None]
+        return jax.nn.dot_product_attention(query, keys, values, mask=visible[None, None])
+
+    outputs = nnx.merge(graph, params)(features, timestep, attend)
+    return outputs, tuple(extended)
+
+
+def _act(
+    graph: nnx.GraphDef,
+    model: ModelConfig,
+    params: nnx.State,
+    cache: tuple[LayerCache, ...],
+    features: jax.Array,
+    timestep: jax.Array,
+    position: jax.Array,
+    key: jax.Array,
+    temperature: jax.Array,
+    noise: jax.Array,
+) -> tuple[jax.Array, tuple[LayerCache, ...]]:
+    outputs, cache = _extend(graph, params, cache, features, timestep, position)
+    return draw_action(model, outputs[:, 0], key, temperature, noise), cache

@@ -1,0 +1,38 @@
+"""The trajectories a command works on, labelled with the rewards of tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+import datasets
+import envs
+from agentic_transformer.config import DataConfig
+from agentic_transformer.labels import LabelledTrajectories
+
+
+def open_store(task: str, config: DataConfig) -> datasets.Store:
+    """The cache of the task's buffer, built from its episodes where it is not there yet.
+
+    Raises:
+        ValueError: there are no episodes; says how to get them.
+    """
+    buffer = datasets.buffer_folder(config.root, envs.task(task).domain, config.algo)
+    if not any(Path(buffer).glob("*.npz")):
+        raise ValueError(
+            f"no episodes in {buffer}; make them with `python -m experiments.collect task={task} data.algo={config.algo}`, "
+            f"or download ExoRL's with `python -m experiments.download`"
+        )
+    return datasets.Store(datasets.build_cache(buffer), episodes=config.episodes)
+
+
+def training_data(task: str, config: DataConfig) -> LabelledTrajectories:
+    """The store under the rewards of the training tasks."""
+    tasks = envs.training_tasks(task, config.tasks, np.random.default_rng([config.seed, 0]))
+    return LabelledTrajectories(open_store(task, config), tasks, config.relabel)
+
+
+def evaluation_data(task: str, config: DataConfig, tasks: list[envs.Task]) -> LabelledTrajectories:
+    """The store under the rewards of evaluation tasks, for prompts."""
+    return LabelledTrajectories(open_store(task, config), tasks, config.relabel)

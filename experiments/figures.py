@@ -1,0 +1,117 @@
+"""Figures from tables and stored rollouts; nothing here touches an environment or a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402  (the backend is chosen first: there may be no screen)
+
+STYLES = {
+    "own": ("own trajectories in context", "#0b5fa5", "o", "-"),
+    "dataset": ("dataset trajectories in context", "#6a9f2a", "^", "-"),
+    "no_context": ("control: empty context", "#d1495b", "s", "--"),
+    "foreign": ("control: context of another task", "#e09f3e", "v", "--"),
+    "dt": ("baseline: Decision Transformer (n = 1)", "#777777", "D", ":"),
+}
+"""Of each condition: label, colour, marker, line."""
+
+
+def return_vs_context(summary: pd.DataFrame, trained: int, path: Path) -> None:
+    """Return against the number of trajectories, one row of two panels per task.
+
+    Left: the last trajectory's return, which is what a context is worth. Right: the best of n attempts, which rises for any
+    policy that varies, so it is shown for all conditions or not at all.
+
+    Args:
+        summary: of `agentic_transformer.statistics.summarise`.
+        trained: trajectories in the training context; beyond it the background is shaded.
+        path: of the PNG.
+    """
+    tasks = list(dict.fromkeys(summary["task"]))
+    figure, grid = plt.subplots(len(tasks), 2, figsize=(11, 4.4 * len(tasks)), squeeze=False, layout="constrained")
+    for axes, task in zip(grid, tasks, strict=True):
+        rows = summary[summary["task"] == task]
+        panels = [("", "return of the n-th trajectory"), ("best_", "best of n attempts (paper protocol)")]
+        for axis, (prefix, title) in zip(axes, panels, strict=True):
+            _curves(axis, rows, prefix)
+            _beyond_training(axis, rows, trained)
+            axis.set(title=f"{task}: {title}", xlabel="n, trajectories in context", ylabel="return")
+        axes[1].set_ylim(axes[0].get_ylim()[0], max(axis.get_ylim()[1] for axis in axes))
+        axes[0].set_ylim(axes[1].get_ylim())
+        axes[0].legend(fontsize=8, loc="upper left")
+    units = summary["units"].max()
+    figure.suptitle(f"mean and 95% bootstrap interval over {units} hidden tasks", fontsize=9, color="#555555")
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def _curves(axis: plt.Axes, rows: pd.DataFrame, prefix: str) -> None:
+    several = rows.loc[rows["condition"] != "dt", "agent"].nunique() > 1
+    for (agent, condition), curve in rows.groupby(["agent", "condition"], sort=False):
+        label, colour, marker, line = STYLES[condition]
+        if several and condition != "dt":
+            label = f"{agent}: {label}"
+        curve = curve.sort_values("trajectories")
+        n = curve["trajectories"]
+        axis.plot(n, curve[f"{prefix}mean"], color=colour, marker=marker, linestyle=line, markersize=4, label=label)
+        axis.fill_between(n, curve[f"{prefix}low"], curve[f"{prefix}high"], color=colour, alpha=0.15, linewidth=0)
+    axis.set_xscale("log", base=2)
+    powers = 2 ** np.arange(int(np.log2(rows["trajectories"].max())) + 1)
+    axis.set_xticks(powers, [str(n) for n in powers])
+    axis.grid(alpha=0.25)
+
+
+def _beyond_training(axis: plt.Axes, rows: pd.DataFrame, trained: int) -> None:
+    longest = rows["trajectories"].max()
+    if longest > trained:
+        left, right = trained * 2**0.5 if longest >= 2 * trained else trained, longest * 1.1
+        axis.axvspan(left, right, color="#000000", alpha=0.05, linewidth=0)
+        axis.text(right, axis.get_ylim()[0], "beyond the training length ", ha="right", va="bottom", fontsize=7, color="#555555")
+        axis.set_xlim(right=right)
+
+
+def attempts(rollouts: Path, numbers: list[int], path: Path) -> None:
+    """What the agent did: its paths in the plane, or where states are not a plane, the reward of each step.
+
+    Args:
+        rollouts: `rollouts.npz` of a run, arrays of the first few tasks: physics (tasks, attempts, T + 1, P), reward
+            (tasks, attempts, T), task_id (tasks,), planar () bool, and goal (tasks, 2) where the tasks have one.
+        numbers: which attempts, counted from 1.
+        path: of the PNG.
+    """
+    with np.load(rollouts, allow_pickle=False) as stored:
+        physics, reward, ids = stored["physics"], stored["reward"], stored["task_id"]
+        planar, goals = bool(stored["planar"]), stored.get("goal")
+    numbers = [number for number in numbers if number <= physics.shape[1]]
+    size = (2.1 * len(numbers) + 0.5, 2.2 * len(ids))
+    figure, grid = plt.subplots(
+        len(ids), len(numbers), figsize=size, squeeze=False, sharex=True, sharey=True, layout="constrained"
+    )
+    for row, axes in enumerate(grid):
+        for axis, number in zip(axes, numbers, strict=True):
+            if planar:
+                _path(axis, physics[row, number - 1], None if goals is None else goals[row])
+            else:
+                axis.plot(reward[row, number - 1], color="#0b5fa5", linewidth=1)
+            axis.set_title(f"attempt {number}: {reward[row, number - 1].sum():.2f}", fontsize=8)
+            axis.tick_params(labelsize=6)
+        axes[0].set_ylabel(str(ids[row]).split("(")[-1].rstrip(")"), fontsize=7)
+    what = "paths of" if planar else "reward per step of"
+    figure.suptitle(f"{what} the agent's own attempts in one growing context (title: return)", fontsize=9, color="#555555")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _path(axis: plt.Axes, physics: np.ndarray, goal: np.ndarray | None) -> None:
+    axis.plot(physics[:, 0], physics[:, 1], color="#0b5fa5", marker=".", markersize=3, linewidth=1)
+    axis.plot(*physics[0, :2], color="#000000", marker="+")
+    if goal is not None:
+        axis.add_patch(plt.Circle(tuple(goal), 0.045, color="#6a9f2a", alpha=0.4, linewidth=0))
+    axis.set_aspect("equal")
+    limit = max(0.2, float(np.abs(physics[:, :2]).max()) * 1.05)
+    axis.set(xlim=(-limit, limit), ylim=(-limit, limit))

@@ -1,0 +1,79 @@
+"""Chains against a brute-force rewrite that knows nothing of ranks, packing or vectorised draws."""
+
+import numpy as np
+import pytest
+
+from agentic_transformer.chains import ChainSampler
+from agentic_transformer.config import AgentConfig
+
+RETURNS = np.random.default_rng(0).gamma(1.0, 2.0, (5, 40))
+PAPER = AgentConfig(trajectories=6, length="uniform", selection="uniform", target="chain_max", loss="all")
+PREFIX = AgentConfig(trajectories=6, length="full", selection="stratified", target="own", loss="good")
+
+
+def chains_of(rows):
+    """(task, episodes, targets, weights) of every chain, read off slot by slot."""
+    for row in range(len(rows.task)):
+        for chain in range(rows.chain[row].max() + 1):
+            slots = [slot for slot in range(rows.task.shape[1]) if rows.chain[row, slot] == chain]
+            yield tuple([column[row, slot] for slot in slots] for column in (rows.task, rows.episode, rows.target, rows.weight))
+
+
+@pytest.mark.parametrize("config", [PAPER, PREFIX, AgentConfig(trajectories=6, length="uniform", loss="last")])
+def test_chains_are_what_the_paper_describes(config):
+    sampler = ChainSampler(RETURNS, config, seed=3)
+    for step in range(20):
+        for tasks, episodes, targets, weights in chains_of(sampler.draw(step, 16)):
+            (task,) = set(tasks)
+            assert len(set(episodes)) == len(episodes)
+            earned = [RETURNS[task, episode] for episode in episodes]
+            assert earned == sorted(earned)
+            for place, (own, target, weight) in enumerate(zip(earned, targets, weights, strict=True)):
+                assert target == (max(earned) if config.target == "chain_max" else own)
+                learned = {
+                    "all": True,
+                    "last": place == len(episodes) - 1,
+                    "good": own >= config.loss_threshold * max(RETURNS[task]),
+                }
+                assert weight == float(learned[config.loss])
+
+
+def test_every_length_is_drawn_and_no_slot_is_empty():
+    sampler = ChainSampler(RETURNS, PAPER, seed=0)
+    lengths = [len(chain[0]) for step in range(100) for chain in chains_of(sampler.draw(step, 100))]
+    assert set(lengths) == set(range(1, 7))
+    assert sum(lengths) == 100 * 100 * 6
+
+
+def test_full_length_chains_fill_their_row():
+    assert {len(chain[0]) for chain in chains_of(ChainSampler(RETURNS, PREFIX, seed=0).draw(0, 50))} == {6}
+
+
+def test_stratified_share_of_good_trajectories_is_uniform():
+    config = AgentConfig(trajectories=8, selection="stratified", good=0.6)
+    returns = np.linspace(0, 1, 1000)[None]
+    sampler = ChainSampler(returns, config, seed=0)
+    counts = np.zeros(9)
+    for step in range(40):
+        good = (returns[0, sampler.draw(step, 100).episode] >= 0.6).sum(axis=1)
+        counts += np.bincount(good, minlength=9)
+    # A binomial count with a uniform probability is uniform over 0..8; 4000 draws leave a standard deviation of about 20.
+    assert np.all(np.abs(counts - 4000 / 9) < 100)
+
+
+def test_good_trajectories_alone_are_enough():
+    sampler = ChainSampler(np.ones((1, 8)), AgentConfig(trajectories=8), seed=0)
+    assert sorted(sampler.draw(0, 1).episode[0]) == list(range(8))
+
+
+def test_a_step_is_drawn_alike_whatever_came_before():
+    once, again = ChainSampler(RETURNS, PREFIX, seed=7), ChainSampler(RETURNS, PREFIX, seed=7)
+    stream = [once.draw(step, 4) for step in range(5)]
+    for a, b in zip(stream[4], again.draw(4, 4), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(stream[0].episode, ChainSampler(RETURNS, PREFIX, seed=8).draw(0, 4).episode)
+
+
+def test_too_few_trajectories_are_refused():
+    with pytest.raises(ValueError, match="agent.trajectories=6 .* the data holds 5"):
+        ChainSampler(RETURNS[:, :5], PREFIX, seed=0)

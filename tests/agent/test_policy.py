@@ -1,0 +1,141 @@
+"""Acting with a cache against the uncached forward pass over the whole context."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from agentic_transformer.chains import Chains
+from agentic_transformer.config import AgentConfig, ModelConfig
+from agentic_transformer.description import AgentDescription
+from agentic_transformer.model import AgenticTransformer
+from agentic_transformer.policy import Past, Policy, Trajectory
+from agentic_transformer.ring import attention
+from agentic_transformer.tokens import Scaling, chain_tokens, completion, feature_size, pack
+from datasets import Trajectories
+
+BATCH, SLOTS, STEPS, OBSERVATION, ACTION = 3, 4, 5, 4, 2
+
+
+def make_policy(heads=2, **model):
+    config = ModelConfig(width=32, layers=2, heads=heads, **model)
+    description = AgentDescription(
+        task="point_mass_goal", seed=0, agent=AgentConfig(trajectories=SLOTS), model=config,
+        scaling=Scaling((0.1,) * OBSERVATION, (2.0,) * OBSERVATION, 8.0, 2.0),
+        observation_size=OBSERVATION, action_size=ACTION, steps=STEPS, best_return=4.0,
+    )  # fmt: skip
+    transformer = AgenticTransformer(config, feature_size(OBSERVATION, ACTION), ACTION, STEPS, nnx.Rngs(0))
+    return Policy(*nnx.split(transformer, nnx.Param), description), transformer
+
+
+def make_chain(seed=0):
+    rng = np.random.default_rng(seed)
+    observation = rng.normal(size=(BATCH * SLOTS, STEPS, OBSERVATION)).astype(np.float32)
+    action = rng.uniform(-1, 1, (BATCH * SLOTS, STEPS, ACTION)).astype(np.float32)
+    reward = rng.uniform(0, 1, (BATCH * SLOTS, STEPS)).astype(np.float32)
+    slots = np.zeros((BATCH, SLOTS), np.int32)
+    target = reward.sum(axis=1).reshape(BATCH, SLOTS) * np.array([1.0, 2.0, 1.0, 2.0])  # two reach their target, two do not
+    chains = Chains(slots, np.arange(BATCH * SLOTS).reshape(BATCH, SLOTS), slots, target, slots + 1.0)
+    return chains, Trajectories(observation, action), reward
+
+
+def trajectory(chain, slot):
+    chains, trajectories, reward = chain
+    rows = np.arange(BATCH) * SLOTS + slot
+    return Trajectory(trajectories.observation[rows], trajectories.action[rows], reward[rows], chains.target[:, slot])
+
+
+def uncached_outputs(transformer, description, chain):
+    tokens = chain_tokens(description.scaling, *chain)
+    return np.asarray(
+        transformer(
+            jnp.asarray(tokens.features), jnp.asarray(tokens.timestep), lambda _, q, k, v: attention(q, k, v, backbone="dense")
+        )
+    )
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_cached_acting_equals_the_uncached_forward_pass_at_every_position(heads):
+    policy, transformer = make_policy(heads, head="mse")  # deterministic: its actions are its outputs, clipped to [-1, 1]
+    chain = make_chain()
+    expected = np.clip(uncached_outputs(transformer, policy.description, chain), -1, 1)
+    context = policy.new_context(BATCH, SLOTS)
+    for slot in range(SLOTS):
+        done = trajectory(chain, slot)
+        to_go = done.target.copy()
+        for step in range(STEPS):
+            action, context = policy.act(context, to_go, done.observation[:, step], step, jax.random.key(0), 1.0, 1.0)
+            np.testing.assert_allclose(action, expected[:, slot * STEPS + step], atol=1e-5)
+            last = step == STEPS - 1
+            ended = completion(done.target, done.reward)[:, -1] if last else np.zeros(BATCH)
+            context = context.ended(Past(done.action[:, step], done.reward[:, step], ended))
+            to_go = to_go - done.reward[:, step]
+    assert context.position == context.encoded == SLOTS * STEPS
+
+
+def test_rewriting_a_trajectory_leaves_the_cache_as_if_it_had_always_been_so():
+    policy, _ = make_policy()
+    chain = make_chain()
+    context = policy.append(policy.new_context(BATCH, 2), trajectory(chain, 0))
+    direct = policy.append(context.copy(), trajectory(chain, 1))
+    before = context
+    acted = policy.append(context.copy(), trajectory(chain, 1)._replace(target=np.full(BATCH, 9.0)))
+    rewritten = policy.append(acted.rewound(before), trajectory(chain, 1))
+    jax.tree.map(np.testing.assert_array_equal, rewritten.cache, direct.cache)
+    jax.tree.map(np.testing.assert_array_equal, rewritten.past, direct.past)
+    assert (rewritten.position, rewritten.encoded) == (2 * STEPS, 3 * STEPS)
+
+
+def test_a_copied_context_goes_its_own_way():
+    policy, _ = make_policy()
+    chain = make_chain()
+    context = policy.append(policy.new_context(BATCH, 2), trajectory(chain, 0))
+    keys = np.array(context.cache[0][0])
+    policy.append(context.copy(), trajectory(chain, 1))
+    np.testing.assert_array_equal(context.cache[0][0], keys)
+
+
+def test_a_full_context_is_refused():
+    policy, _ = make_policy()
+    chain = make_chain()
+    context = policy.append(policy.new_context(BATCH, 1), trajectory(chain, 0))
+    with pytest.raises(ValueError, match="made for 5 steps holds 5"):
+        policy.append(context, trajectory(chain, 1))
+
+
+@pytest.mark.parametrize("what", ["observation", "action", "reward"])
+def test_no_leak_from_a_step_to_outputs_before_it(what):
+    policy, transformer = make_policy()
+    chain = make_chain()
+    before = uncached_outputs(transformer, policy.description, chain)
+    changed = SLOTS * STEPS // 2 + 2
+    chains, trajectories, reward = make_chain()
+    arrays = {"observation": trajectories.observation, "action": trajectories.action, "reward": reward}
+    # One step of every row; the first position whose input carries it is its own for observations, else the next.
+    for row in range(BATCH):
+        arrays[what][row * SLOTS + changed // STEPS, changed % STEPS] += 0.25
+    after = uncached_outputs(transformer, policy.description, (chains, trajectories, reward))
+    first = changed + (what != "observation")
+    np.testing.assert_array_equal(after[:, :first], before[:, :first])
+    assert np.abs(after[:, first] - before[:, first]).min() > 0
+
+
+def test_temperature_zero_and_no_noise_take_the_likeliest_mean():
+    policy, transformer = make_policy()
+    chain = make_chain()
+    outputs = uncached_outputs(transformer, policy.description, chain)[:, 0]
+    k = policy.description.model.components
+    means = np.split(outputs[:, k:].reshape(BATCH, k, -1), 2, axis=-1)[0]
+    best = means[np.arange(BATCH), outputs[:, :k].argmax(axis=1)]
+    first = trajectory(chain, 0)
+    action, _ = policy.act(policy.new_context(BATCH, 1), first.target, first.observation[:, 0], 0, jax.random.key(1), 0.0, 0.0)
+    np.testing.assert_allclose(action, np.clip(best, -1, 1), atol=1e-5)
+
+
+def test_packing_of_a_first_step_has_nothing_before_it():
+    policy, _ = make_policy()
+    features = pack(
+        policy.description.scaling, np.ones(1) * 8, np.full((1, OBSERVATION), 0.1), *policy.new_context(1, 1).past, np.ones(1)
+    )
+    np.testing.assert_allclose(features[0], [1, 0, 0, 0, 0, 0, 0, 0, 0, 1], atol=1e-6)

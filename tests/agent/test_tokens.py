@@ -1,0 +1,67 @@
+"""Packed tokens against a step-by-step rewrite in plain Python."""
+
+import numpy as np
+import pytest
+
+from agentic_transformer.chains import Chains
+from agentic_transformer.tokens import Scaling, chain_tokens, feature_size
+from datasets import Trajectories
+
+ROWS, SLOTS, STEPS, OBSERVATION, ACTION = 2, 3, 4, 2, 1
+SCALING = Scaling((0.5, -1.0), (2.0, 4.0), return_scale=10.0, reward_scale=3.0)
+
+
+@pytest.fixture
+def batch():
+    rng = np.random.default_rng(0)
+    count = ROWS * SLOTS
+    trajectories = Trajectories(
+        observation=rng.normal(size=(count, STEPS, OBSERVATION)).astype(np.float32),
+        action=rng.uniform(-1, 1, (count, STEPS, ACTION)).astype(np.float32),
+    )
+    reward = rng.uniform(0, 1, (count, STEPS)).astype(np.float32)
+    earned = reward.sum(axis=1).reshape(ROWS, SLOTS)
+    chains = Chains(
+        task=np.zeros((ROWS, SLOTS), np.int32),
+        episode=np.arange(count, dtype=np.int32).reshape(ROWS, SLOTS),
+        chain=np.array([[0, 0, 1], [0, 0, 0]], np.int32),
+        target=np.stack([[*[earned[0, :2].max()] * 2, earned[0, 2]], [earned[1].max()] * 3]),
+        weight=np.array([[0, 1, 1], [1, 1, 0]], np.float32),
+    )
+    return chains, trajectories, reward
+
+
+def test_tokens_match_a_rewrite_by_hand(batch):
+    chains, trajectories, reward = batch
+    tokens = chain_tokens(SCALING, chains, trajectories, reward)
+    assert tokens.features.shape == (ROWS, SLOTS * STEPS, feature_size(OBSERVATION, ACTION))
+    for row in range(ROWS):
+        previous = None
+        for slot in range(SLOTS):
+            index = row * SLOTS + slot
+            to_go = float(chains.target[row, slot])
+            reached = reward[index].sum() >= chains.target[row, slot] * (1 - 1e-5)
+            if slot == 0 or chains.chain[row, slot] != chains.chain[row, slot - 1]:
+                previous = (np.zeros(ACTION), 0.0, 0.0)
+            for step in range(STEPS):
+                observation = (trajectories.observation[index, step] - [0.5, -1.0]) / [2.0, 4.0]
+                expected = [to_go / 10, *observation, *previous[0], previous[1] * 3, previous[2], float(step == 0)]
+                token = slot * STEPS + step
+                np.testing.assert_allclose(tokens.features[row, token], expected, rtol=1e-5, atol=1e-6)
+                assert tokens.timestep[row, token] == step
+                assert tokens.segment[row, token] == chains.chain[row, slot]
+                assert tokens.weight[row, token] == chains.weight[row, slot]
+                np.testing.assert_array_equal(tokens.action[row, token], trajectories.action[index, step])
+                to_go -= float(reward[index, step])
+                last = step == STEPS - 1
+                previous = (trajectories.action[index, step], float(reward[index, step]), float(last and reached))
+
+
+def test_scaling_standardises_and_leaves_constants_alone():
+    rows = np.random.default_rng(0).normal(3, 5, (1000, 2))
+    rows[:, 1] = 7
+    scaling = Scaling.of(rows, best_return=12.0, reward_scale=2.0)
+    standardised = (rows - scaling.observation_mean) / scaling.observation_std
+    np.testing.assert_allclose(standardised.mean(axis=0), 0, atol=1e-12)
+    np.testing.assert_allclose(standardised.std(axis=0), [1, 0], atol=1e-12)
+    assert scaling.return_scale == 12
