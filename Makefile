@@ -1,0 +1,53 @@
+# make install      the environment in .venv (EXTRAS=cuda12 or EXTRAS=tpu for accelerators; several: EXTRAS=cuda12,peers)
+# make quickstart   data, training, evaluation and the figure of return against context, in minutes on a CPU
+# make test         lint and every test
+# make constraints  resolve the dependencies anew for every supported Python
+# PYTHON=... chooses the interpreter; without it the first usable of python3.12, python3.11, python3, python3.13 is taken.
+# VENV=... puts the environment elsewhere.
+
+.DEFAULT_GOAL := install
+.PHONY: install quickstart test lint format constraints clean
+
+VENV ?= .venv
+EXTRAS ?=
+PYTHON ?=
+
+python := $(VENV)/bin/python
+# A supported version that can make environments; an environment that is there already is kept unless PYTHON says otherwise.
+candidates := $(or $(PYTHON),$(wildcard $(python)) python3.12 python3.11 python3 python3.13)
+usable := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+found = $(shell for p in $(candidates); do if "$$p" -c '$(usable)' >/dev/null 2>&1; then echo "$$p"; break; fi; done)
+
+install:
+	$(eval base := $(found))
+	$(if $(base),,$(error needs Python 3.11, 3.12 or 3.13 with venv (tried: $(candidates)); Debian: apt-get install python3 python3-venv))
+	@.ci/install "$(base)" "$(VENV)" "$(EXTRAS)"
+
+quickstart: install
+	$(python) -m experiments.quickstart
+
+lint: install
+	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+
+format: install
+	$(python) -m ruff check --fix .
+	$(python) -m ruff format .
+
+# The second part has eight devices, whose number XLA fixes for a whole process.
+test: lint
+	$(python) -m pytest tests --ignore tests/multidevice
+	XLA_FLAGS=--xla_force_host_platform_device_count=8 $(python) -m pytest tests/multidevice
+
+# Versions only, no addresses of an index and no paths, so that they hold with any mirror. 3.13 gets dm_control's line by hand: .ci/install says why.
+constraints: install
+	$(python) -m pip install uv
+	for v in 3.11 3.12 3.13; do \
+		$(VENV)/bin/uv pip compile --quiet --upgrade --no-emit-index-url --no-annotate --no-header --python-version $$v \
+			--extra test --extra cuda12 --extra tpu --extra peers --extra dev pyproject.toml \
+			--output-file constraints/py$$(echo $$v | tr -d .).txt || exit 1; \
+	done
+	grep '^dm-control==' constraints/py312.txt >> constraints/py313.txt
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis

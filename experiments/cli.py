@@ -1,0 +1,102 @@
+"""The way from a command line to a command: check it, compose its settings with Hydra, give it a run folder, run it.
+
+A command module holds a `main` that takes its settings, imports what is slow inside it, and ends with
+
+    if __name__ == "__main__":
+        cli.run(main, TrainCommand)
+
+Exit codes: 0 done; 1 a failure, with its traceback, or failed jobs of a sweep; 2 bad input, in at most three lines. Bad input is
+what the checks before the start find, and any ValueError or FileNotFoundError that the project's own code raises later (missing
+data, say); HYDRA_FULL_ERROR=1 shows where. A SystemExit (75 after SIGTERM, say) passes through.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from experiments.settings import SettingError, check_command, reject, say, settings
+
+ROOT = Path(__file__).resolve().parents[1]
+CONF = ROOT / "conf"
+PACKAGES = ("envs", "datasets", "agentic_transformer", "experiments")
+
+
+def run(main: Callable[..., None], command: type) -> None:
+    """Run a command from the words of the command line; returns on success and exits otherwise.
+
+    Args:
+        main: takes an instance of `command`, and the run's folder (a Path) where `command` has a setting `run`: a new folder for
+            each run where that may be null, else the existing run that was named. Its module's name is that of its primary
+            config, `conf/<module>.yaml`.
+        command: dataclass of the command's settings.
+    """
+    name = Path(main.__code__.co_filename).stem
+    try:
+        check_packages()
+        _run(name, main, command, sys.argv[1:])
+    except SettingError as error:
+        say(name, error)
+        sys.exit(2)
+
+
+def check_packages() -> None:
+    """Raise a SettingError if another project's package hides one of ours, as Hugging Face's `datasets` would."""
+    for package in PACKAGES:
+        spec = importlib.util.find_spec(package)
+        origin = Path(spec.origin or next(iter(spec.submodule_search_locations), "")).resolve() if spec else None
+        if origin is None or ROOT / package not in (origin, origin.parent):
+            reject(f"package {package!r} here is {origin or 'missing'}, not this project's: start from another folder")
+
+
+def _run(name: str, main: Callable[..., None], command: type, arguments: list[str]) -> None:
+    import hydra
+
+    from experiments import overrides
+    from experiments.jobs import Job
+
+    line = overrides.read(arguments, settings(command), overrides.groups(CONF, name))
+    job = Job(name, main, command, ["python", "-m", f"experiments.{name}", *arguments], line.multirun)
+    own = [f"hydra.job.name={name}", "hydra.output_subdir=null", "hydra/job_logging=stdout"]
+    if line.runs:
+        place = job.prepare(_compose(name, command, line.first), line)
+        own.append(f"hydra.{'sweep' if line.multirun else 'run'}.dir={_quoted(place)}")
+    sys.argv = [sys.argv[0], *line.flags, *own, *line.overrides]
+    _register(command)
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)()
+    if line.runs and line.multirun:
+        job.conclude_sweep(place)
+
+
+def _compose(name: str, command: type, words: list[str]) -> Any:
+    """The settings that overrides make, as an instance of the dataclass; every value has been checked."""
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+    _register(command)
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            made = OmegaConf.to_object(compose(name, words))
+    except MissingMandatoryValue as error:
+        reject(f"{error.full_key} is not given", f"{error.full_key}={settings(command)[error.full_key].allowed}")
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        reject(" ".join(str(error).split("To append")[0].split()))
+    check_command(made)
+    return made
+
+
+def _register(command: type) -> None:
+    """Give Hydra the command's dataclass, by which it types what the files under conf/ say."""
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(name="schema", node=command)
+
+
+def _quoted(path: Path) -> str:
+    """A path in the grammar of Hydra's overrides."""
+    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -1,0 +1,177 @@
+"""What happens inside Hydra: one run, or each job of a sweep (perhaps in a process of its own), in its folder."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments import run_folder
+from experiments.overrides import CommandLine
+from experiments.settings import SettingError, check_command, reject, say, settings
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass
+class Job:
+    """A command, ready to be called with a composed config; Hydra's launchers pickle it."""
+
+    name: str
+    main: Callable[..., None]
+    command: type
+    words: list[str]
+    """The command line."""
+    multirun: bool
+
+    @property
+    def makes_run(self) -> bool:
+        """Whether each run gets a folder of its own."""
+        return settings(self.command)["run"].optional if self.takes_run else False
+
+    @property
+    def takes_run(self) -> bool:
+        """Whether the command is about a run folder, new or given."""
+        return "run" in settings(self.command)
+
+    def prepare(self, command: Any, line: CommandLine) -> Path:
+        """Make the folder of the run or the sweep, and the devices that it asks for.
+
+        Args:
+            command: settings of the run, or of the sweep's first job.
+            line: the command line.
+
+        Raises:
+            SettingError: the folder or the devices cannot be had.
+        """
+        virtual_devices(command)
+        if self.takes_run and not self.makes_run and not self.multirun:
+            trained(command.run)
+        parent = run_folder.RUNS / getattr(command, "task", self.name)
+        if self.multirun:
+            given = Path(command.run) if self.makes_run and command.run else None
+            return run_folder.open_sweep(parent, given, line.without("run", "resume"), getattr(command, "resume", False))
+        return run_folder.open_run(parent, command) if self.makes_run else Path()
+
+    def __call__(self, config: Any) -> None:
+        """Run the command with a composed config."""
+        from hydra.core.hydra_config import HydraConfig
+
+        place = _short(Path(HydraConfig.get().runtime.output_dir))
+        overrides = list(HydraConfig.get().overrides.task)
+        kept = self.makes_run or self.multirun
+        if kept and run_folder.status(place).get("state") == "finished":
+            print(f"{place} is finished already")
+            return
+        try:
+            if kept:
+                with run_folder.lock(place):
+                    run_folder.mark(place, "running")
+                    self._work(config, place, overrides)
+                    run_folder.finish(place, "finished")
+            else:
+                self._work(config, place, overrides)
+        except Exception as error:
+            self._fail(error, place if kept else None)
+
+    def _work(self, config: Any, place: Path, overrides: list[str]) -> None:
+        from omegaconf import OmegaConf
+
+        command = OmegaConf.to_object(config)
+        check_command(command)
+        virtual_devices(command)
+        if not self.takes_run:
+            self.main(command)
+            return
+        if self.makes_run:
+            run = described = place
+        else:
+            run = Path(command.run)
+            described = run / self.name
+            _inherit_evaluation(command, overrides)
+        run_folder.describe(described, command, overrides, self.words)
+        self.main(command, run)
+
+    def _fail(self, error: Exception, place: Path | None) -> None:
+        bad_input = isinstance(error, SettingError) or _is_ours(error)
+        if bad_input and "HYDRA_FULL_ERROR" not in os.environ:
+            say(self.name, error)
+        else:
+            traceback.print_exception(error)
+        if place:
+            run_folder.finish(place, "failed", f"{type(error).__name__}: {error}")
+        if self.multirun:
+            return  # the other jobs go on; `conclude_sweep` reports this one
+        if place and bad_input:
+            run_folder.discard(place)
+        sys.exit(2 if bad_input else 1)
+
+    def conclude_sweep(self, place: Path) -> None:
+        """Note how a sweep ended; exits with 1 and names the jobs that failed, if any did."""
+        jobs = sorted((path.parent for path in place.glob(f"*/{run_folder.STATUS}")), key=lambda job: (len(job.name), job.name))
+        failed = {job: run_folder.status(job) for job in jobs if run_folder.status(job).get("state") != "finished"}
+        run_folder.finish(place, "failed" if failed else "finished")
+        if not failed:
+            return
+        print(f"{len(failed)} of {len(jobs)} jobs did not finish:", file=sys.stderr)
+        for job, status in failed.items():
+            print(f"  {job}: {status.get('error', 'interrupted')}", file=sys.stderr)
+        if "resume" in settings(self.command):
+            print(f"the same command with run={place} resume=true runs these alone", file=sys.stderr)
+        sys.exit(1)
+
+
+def virtual_devices(command: Any) -> None:
+    """Ask XLA for `mesh.virtual_devices` devices on the CPU, beside what XLA_FLAGS holds; to be called before jax is imported.
+
+    Raises:
+        SettingError: XLA_FLAGS asks for another number.
+    """
+    count = getattr(getattr(command, "mesh", None), "virtual_devices", 0)
+    if not count:
+        return
+    flag = "--xla_force_host_platform_device_count"
+    present = os.environ.get("XLA_FLAGS", "").split()
+    other = [word for word in present if word.startswith(flag) and word != f"{flag}={count}"]
+    if other:
+        reject(
+            f"mesh.virtual_devices={count}: the environment's XLA_FLAGS says {other[0]}",
+            "the same number in both, or one of them alone",
+        )
+    os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys([*present, f"{flag}={count}"]))
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+def trained(folder: str) -> Any:
+    """The settings of a trained run."""
+    from agentic_transformer.config import TrainCommand
+
+    return run_folder.read_config(Path(folder), TrainCommand)
+
+
+def _inherit_evaluation(command: Any, overrides: list[str]) -> None:
+    """Take the evaluation settings that no override names from the run that is evaluated."""
+    said = {word.lstrip("+").split("=", 1)[0] for word in overrides}
+    base = trained(command.run).eval
+    if "eval" in said:
+        return
+    for key in vars(base):
+        if f"eval.{key}" not in said:
+            setattr(command.eval, key, getattr(base, key))
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether an error is the project's own word about its input, not a library's failure."""
+    if not isinstance(error, ValueError | FileNotFoundError):
+        return False
+    raised = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
+    return ROOT in raised.parents and not any(part.startswith(".venv") for part in raised.relative_to(ROOT).parts)
+
+
+def _short(path: Path) -> Path:
+    """A path as one would write it from here."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

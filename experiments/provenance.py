@@ -1,0 +1,82 @@
+"""What a run was made with: commit, versions, command, seeds, machine."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+PACKAGES = (
+    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pandas",
+    "mujoco", "dm_control", "gymnasium", "h5py", "hydra-core", "omegaconf",
+)  # fmt: skip
+
+
+def now() -> str:
+    """The time, in ISO format with its zone."""
+    return datetime.now(UTC).astimezone().isoformat(timespec="seconds")
+
+
+def collect(command: list[str], seeds: dict[str, int]) -> dict[str, Any]:
+    """The facts known before any work starts; jax is not imported.
+
+    Args:
+        command: the words of the command line.
+        seeds: every seed by its setting's key.
+    """
+    return {
+        "started": now(),
+        "command": shlex.join(command),
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": None if (status := _git("status", "--porcelain")) is None else bool(status),
+        "seeds": seeds,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def devices() -> dict[str, Any]:
+    """The accelerators of this process, or nothing if it never needed any."""
+    jax = sys.modules.get("jax")
+    if jax is None:
+        return {}
+    return {"devices": jax.device_count(), "device_kind": jax.devices()[0].device_kind, "processes": jax.process_count()}
+
+
+def write(path: Path, facts: dict[str, Any]) -> None:
+    """Write facts as JSON, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(facts, indent=2) + "\n")
+    partial.replace(path)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Facts that `write` left, or nothing if there are none."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,213 @@
+"""The folder of a run: unique, self-describing, and never reused by accident.
+
+    runs/<task>/<date>-<time>-<unique>/
+        config.yaml       every setting
+        overrides.yaml    what was said on the command line
+        provenance.json   commit, versions, command, seeds; one more entry under "resumed" for each time it was continued
+        status.json       {"state": ...}: "running" from the start on, "finished" once the command returned, "failed" with its
+                          error. A run that was killed stays "running": whatever is not "finished" can be resumed.
+        lock              held (flock) by the process that works here, so that a run is never continued twice at once
+
+A sweep has one such folder; its jobs are folders 0, 1, ... in it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments import provenance
+from experiments.settings import reject, settings, shown, value_at
+
+RUNS = Path("runs")
+CONFIG, OVERRIDES, PROVENANCE, STATUS, LOCK = "config.yaml", "overrides.yaml", "provenance.json", "status.json", "lock"
+# Settings that may change when a run is continued: none of them touches what is learned.
+FREE = ("run", "resume", "eval.", "mesh.", "train.log_every", "train.checkpoint_every")
+
+
+def create(parent: Path) -> Path:
+    """Make a new folder `<date>-<time>-<unique>` in `parent`; two processes never get the same one."""
+    while True:
+        folder = parent / f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+        with suppress(FileExistsError, FileNotFoundError):  # the second: another process has just removed an empty parent
+            parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir()
+            return folder
+
+
+def open_run(parent: Path, command: Any) -> Path:
+    """The folder of a run: the one `command.run` names, the one to continue, or a new one in `parent`.
+
+    Raises:
+        SettingError: the named folder holds another run, or there is nothing to continue.
+    """
+    if command.run:
+        folder = _open_named(Path(command.run), command.resume)
+        if (folder / CONFIG).is_file() and (why := difference(folder, command)):
+            reject(f"run={folder} cannot be continued: {why}", "the settings it was started with")
+        return folder
+    if not command.resume:
+        return create(parent)
+    matching = (found for found in _unfinished(parent, CONFIG) if not difference(found, command) and not is_locked(found))
+    return next(matching, None) or reject(f"resume=true: no unfinished run with these settings in {parent}", "run=<folder>")
+
+
+def open_sweep(parent: Path, named: Path | None, overrides: list[str], resume: bool) -> Path:
+    """The folder of a sweep, likewise; it is continued by the overrides that started it, in any order.
+
+    Args:
+        parent: where new folders go.
+        named: the folder the user named.
+        overrides: without `run` and `resume`.
+        resume: whether to continue a sweep.
+
+    Raises:
+        SettingError: the named folder holds another sweep, or there is nothing to continue.
+    """
+    folder = _open_named(named, resume) if named else None
+    if folder is None and resume:
+        matching = (
+            found for found in _unfinished(parent, OVERRIDES) if not (found / CONFIG).exists() and _is_sweep_of(found, overrides)
+        )
+        folder = next(matching, None) or reject(
+            f"resume=true: no unfinished sweep with these overrides in {parent}", "run=<folder>"
+        )
+    folder = folder or create(parent)
+    if (folder / OVERRIDES).exists() and not _is_sweep_of(folder, overrides):
+        reject(f"run={folder}: the sweep there had other overrides", " ".join(OmegaConf.load(folder / OVERRIDES)))
+    OmegaConf.save(OmegaConf.create(overrides), folder / OVERRIDES)
+    mark(folder, "running")
+    return folder
+
+
+def _open_named(folder: Path, resume: bool) -> Path:
+    if folder.exists() and not folder.is_dir():
+        reject(f"run={folder}: a file, not a folder", "the name of a folder")
+    if not resume and folder.is_dir() and any(folder.iterdir()):
+        holds = "a run" if (folder / STATUS).exists() else "files"
+        reject(f"run={folder}: the folder holds {holds} already", "a new folder, or resume=true to continue what is there")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _unfinished(parent: Path, file: str) -> list[Path]:
+    """Folders in `parent` that hold `file` and are not finished, newest first."""
+    found = [folder for folder in parent.glob("*") if (folder / file).is_file() and status(folder).get("state") != "finished"]
+    return sorted(found, key=lambda folder: status(folder).get("started", ""), reverse=True)
+
+
+def _is_sweep_of(folder: Path, overrides: list[str]) -> bool:
+    return sorted(OmegaConf.load(folder / OVERRIDES)) == sorted(overrides)
+
+
+def difference(folder: Path, command: Any) -> str:
+    """The first setting in which a run differs from `command` (those in FREE aside), in words; empty if there is none."""
+    earlier = read_config(folder, type(command))
+    for key in settings(type(command)):
+        there, here = value_at(earlier, key), value_at(command, key)
+        if there != here and not key.startswith(FREE):
+            return f"{key} is {shown(there)} there and {shown(here)} here"
+    return ""
+
+
+def read_config(folder: Path, command: type) -> Any:
+    """The settings of a run as an instance of its command's dataclass.
+
+    Raises:
+        ValueError: the folder has no settings, or they are not this command's.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no run: there is no {CONFIG} in it")
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(command), OmegaConf.load(path)))
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{path} is not a config of this command: {str(error).splitlines()[0]}") from None
+
+
+def describe(folder: Path, command: Any, overrides: list[str], words: list[str]) -> None:
+    """Write what a run is into its folder, or one more entry for a run that is continued.
+
+    Args:
+        folder: of the run.
+        command: its settings.
+        overrides: what was said on the command line.
+        words: the command line.
+    """
+    seeds = {key: value_at(command, key) for key in settings(type(command)) if key.rpartition(".")[2] == "seed"}
+    facts = provenance.collect(words, seeds)
+    if getattr(command, "resume", False) and (earlier := provenance.read(folder / PROVENANCE)):
+        facts = earlier | {"resumed": [*earlier.get("resumed", []), facts]}
+    else:
+        folder.mkdir(exist_ok=True)
+        OmegaConf.save(OmegaConf.structured(command), folder / CONFIG)
+        OmegaConf.save(OmegaConf.create(overrides), folder / OVERRIDES)
+    provenance.write(folder / PROVENANCE, facts)
+
+
+def mark(folder: Path, state: str, **facts: Any) -> None:
+    """Write the state of a run or sweep that starts."""
+    provenance.write(folder / STATUS, {"state": state, "started": provenance.now()} | facts)
+
+
+def finish(folder: Path, state: str, error: str | None = None) -> None:
+    """Note how a run or a sweep ended, and on which devices."""
+    facts = provenance.read(folder / PROVENANCE)
+    if facts:
+        provenance.write(folder / PROVENANCE, facts | provenance.devices())
+    ended = {"ended": provenance.now()} | ({"error": error} if error else {})
+    provenance.write(folder / STATUS, status(folder) | {"state": state} | ended)
+
+
+def status(folder: Path) -> dict[str, Any]:
+    """The state of a run or sweep; empty if there is none."""
+    return provenance.read(folder / STATUS)
+
+
+def discard(folder: Path) -> None:
+    """Remove a run that came to nothing; whatever else lies in its folder, and then the folder, stays."""
+    for own in (CONFIG, OVERRIDES, PROVENANCE, STATUS, LOCK):
+        (folder / own).unlink(missing_ok=True)
+    parents = folder.parents if RUNS in folder.parents else ()
+    with suppress(OSError):  # not empty
+        for empty in (folder, *(parent for parent in parents if parent == RUNS or RUNS in parent.parents)):
+            empty.rmdir()
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold a run's folder.
+
+    Raises:
+        SettingError: another process works there.
+    """
+    with (folder / LOCK).open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            reject(f"run={folder}: another process works there", "wait until it ended, or start a run of its own")
+        yield
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process works in a run's folder."""
+    try:
+        handle = os.open(folder / LOCK, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except OSError:
+        return True
+    finally:
+        os.close(handle)

@@ -1,0 +1,175 @@
+"""What may be written on a command line: the settings of a command, their types and ranges, and clear words for what is wrong.
+
+Everything here is checked before jax or MuJoCo is imported. The dataclasses of `agentic_transformer.config` say what is allowed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import sys
+import types
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, NoReturn
+
+WIDTH = 200  # characters of one line of an error
+
+_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+class SettingError(ValueError):
+    """Bad input on the command line, in at most three lines: what is wrong where, what is allowed, the nearest match."""
+
+
+def reject(what: str, allowed: str = "", nearest: str | None = None) -> NoReturn:
+    """Raise a SettingError of at most three lines.
+
+    Args:
+        what: what is wrong and where.
+        allowed: what would be right.
+        nearest: the right word most like the wrong one.
+    """
+    lines = [what, f"  allowed: {allowed}" if allowed else "", f"  nearest: {nearest}" if nearest else ""]
+    raise SettingError("\n".join(line if len(line) <= WIDTH else line[: WIDTH - 4] + " ..." for line in lines if line))
+
+
+def say(command: str, error: Exception) -> None:
+    """Print an error for the user of a command."""
+    print(f"experiments.{command}: {error}", file=sys.stderr)
+
+
+def nearest(word: str, words: Iterable[str]) -> str | None:
+    """The one of `words` most like `word`, or that ends in it (`steps` is near `train.steps`)."""
+    words = list(words)
+    ends = [name for name in words if name.rsplit(".", 1)[-1] == word.rsplit(".", 1)[-1]]
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    return next(iter([*close, *ends]), None) if "." in word else next(iter([*ends, *close]), None)
+
+
+def listing(words: Iterable[str]) -> str:
+    """Names for an error's `allowed` line."""
+    return ", ".join(sorted(words))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting: its dotted key, its type, and what its field's metadata allows."""
+
+    key: str
+    kind: type
+    many: bool = False
+    """A list of `kind`; bounds and choices then hold for each element."""
+    optional: bool = False
+    filled: bool = False
+    """A list that must not be empty."""
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] | None = None
+
+    @property
+    def allowed(self) -> str:
+        """What values are right, in words."""
+        if self.choices:
+            words = listing(self.choices)
+        else:
+            words = _NAMES[self.kind]
+            if self.minimum is not None and self.maximum is not None:
+                words += f" from {self.minimum:g} to {self.maximum:g}"
+            elif self.minimum is not None:
+                words += f", at least {self.minimum:g}"
+        if self.many:
+            words = f"a list such as [a,b], each {words}"
+        return words + (", or null" if self.optional else "")
+
+    def check(self, value: Any) -> None:
+        """Raise a SettingError if `value` may not stand here."""
+        if value is None and self.optional:
+            return
+        if not self.many:
+            self._check_one(value)
+        elif not isinstance(value, list) or (self.filled and not value):
+            reject(f"{self.key}={shown(value)}: not a list" if value != [] else f"{self.key}=[]: an empty list", self.allowed)
+        else:
+            for element in value:
+                self._check_one(element)
+
+    def _check_one(self, value: Any) -> None:
+        said = f"{self.key}={shown(value)}"
+        if not _is_a(value, self.kind):
+            reject(f"{said}: needs {_NAMES[self.kind]}", self.allowed)
+        if self.choices and value not in self.choices:
+            reject(f"{said}: unknown", self.allowed, nearest(str(value), self.choices))
+        low = self.minimum is not None and value < self.minimum
+        if low or (self.maximum is not None and value > self.maximum):
+            reject(f"{said}: out of range", self.allowed)
+
+
+def shown(value: Any) -> str:
+    """A value as one would write it on the command line."""
+    if isinstance(value, list):
+        return f"[{','.join(map(shown, value))}]"
+    return (
+        {None: "null", True: "true", False: "false"}.get(value, str(value))
+        if value is None or isinstance(value, bool)
+        else str(value)
+    )
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    if kind is bool or isinstance(value, bool):
+        return kind is bool and isinstance(value, bool)
+    if kind is float:
+        return isinstance(value, int | float) and math.isfinite(value)
+    if kind is str:  # a folder may be called 2026
+        return isinstance(value, str | int | float) and value != ""
+    return isinstance(value, kind)
+
+
+def settings(command: type, prefix: str = "") -> dict[str, Setting]:
+    """Every setting of a command's dataclass by its dotted key."""
+    found = {}
+    hints = typing.get_type_hints(command)
+    for field in fields(command):
+        key, hint = prefix + field.name, hints[field.name]
+        if is_dataclass(hint):
+            found |= settings(hint, key + ".")
+            continue
+        optional = isinstance(hint, types.UnionType)
+        if optional:
+            hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
+        many = typing.get_origin(hint) is list
+        kind = typing.get_args(hint)[0] if many else hint
+        filled = many and bool(field.default_factory())
+        found[key] = Setting(key, kind, many, optional, filled, **field.metadata)
+    return found
+
+
+def value_at(command: Any, key: str) -> Any:
+    """The value that a command's dataclass holds at a dotted key."""
+    for name in key.split("."):
+        command = getattr(command, name)
+    return command
+
+
+def check_task(name: str) -> None:
+    """Raise a SettingError if there is no task of this name."""
+    import envs
+
+    names = envs.tasks()
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=5, cutoff=0.4)
+        reject(
+            f"task={name}: no such task",
+            f"{len(names)} names in envs.tasks(), such as {listing(close or names[:5])}",
+            next(iter(close), None),
+        )
+
+
+def check_command(command: Any) -> None:
+    """Raise a SettingError if any value of a command's dataclass may not stand where it does."""
+    for key, setting in settings(type(command)).items():
+        setting.check(value_at(command, key))
+    if hasattr(command, "task"):
+        check_task(command.task)
