@@ -1,0 +1,153 @@
+"""A buffer of thousands of npz files as one HDF5 file, read once.
+
+    observation, action, reward, discount, physics    rows of all episodes, one after another; chunks with Fletcher-32 checksums
+    length (episodes,)  name (episodes,)              transitions T of each (T + 1 rows), and its file
+
+Rows are stored without compression (they shrink by a fifth at most), so a reader takes a trajectory's bytes where they lie.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+from tqdm import tqdm
+
+from datasets.episode import BadEpisode, Episode, episode_files, read_episode
+
+FIELDS = ("observation", "action", "reward", "discount", "physics")
+_CHUNK_BYTES = 1 << 16  # short episodes share a chunk up to this size; a longer episode is a chunk of its own
+_BATCH_ROWS = 1 << 16  # rows held in memory between two writes
+_BAD_SHARE = 0.01
+
+
+def cache_path(buffer: str | Path) -> Path:
+    """Where the cache of a buffer lies: `<buffer>.h5` beside it."""
+    buffer = Path(buffer)
+    return buffer.with_name(f"{buffer.name}.h5")
+
+
+def build_cache(buffer: str | Path, *, progress: bool = True, skip_bad: bool = False) -> Path:
+    """Bring the cache of a buffer up to date: only episodes that it lacks are read.
+
+    Several processes may call this at once, and readers may go on reading: one builds, the others wait. A cache that an
+    interrupted append left unreadable is built anew.
+
+    Args:
+        buffer: a folder of episodes.
+        progress: show a progress bar.
+        skip_bad: leave out episodes that cannot be read, up to 1% of the buffer, and say how many.
+
+    Returns:
+        the cache's path.
+
+    Raises:
+        ValueError: no episodes, a bad one (more than 1% with `skip_bad`), or episodes of differing sizes.
+    """
+    path = cache_path(buffer)
+    files = episode_files(buffer)
+    with _locked(path):
+        known = _known(path)
+        new = [file for file in files if file.name not in known]
+        if not new:
+            return path
+        target = path if known else path.with_suffix(".part")
+        with h5py.File(target, "a" if known else "w", libver="latest") as cache:  # this format checksums its own structure too
+            bad = _append(cache, new, len(files), skip_bad, progress)
+        target.replace(path)
+    if bad:
+        tqdm.write(f"{buffer}: left out {len(bad)} bad of {len(files)} episodes, first: {bad[0]}")
+    return path
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the right to write `path` among processes."""
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _known(path: Path) -> set[str]:
+    """Names of the episodes that the cache holds."""
+    if not path.exists():
+        return set()
+    try:
+        with h5py.File(path) as cache:
+            return set(cache["name"].asstr()[:])
+    except (OSError, KeyError) as error:
+        tqdm.write(f"{path}: unreadable ({error}); built anew")
+        return set()
+
+
+def _append(cache: h5py.File, files: Sequence[Path], total: int, skip_bad: bool, progress: bool) -> list[BadEpisode]:
+    bad: list[BadEpisode] = []
+    pending: list[tuple[str, Episode]] = []
+    rows = 0
+    for file in tqdm(files, desc="caching episodes", unit="episode", disable=not progress, mininterval=0.5):
+        try:
+            pending.append((file.name, read_episode(file)))
+        except BadEpisode as error:
+            bad.append(error)
+            if not skip_bad:
+                raise
+            if len(bad) > _BAD_SHARE * total:
+                share = f"{len(bad)} bad episodes are more than {_BAD_SHARE:.0%} of {total}"
+                raise ValueError(f"{share}; the last: {error}") from error
+            continue
+        rows += pending[-1][1].length + 1
+        if rows >= _BATCH_ROWS:
+            _write(cache, pending)
+            pending, rows = [], 0
+    _write(cache, pending)
+    return bad
+
+
+def _write(cache: h5py.File, pending: Sequence[tuple[str, Episode]]) -> None:
+    """Append episodes."""
+    if not pending:
+        return
+    first = pending[0][1]
+    if "name" not in cache:
+        _create(cache, first)
+    count = len(cache["name"])
+    start = int(np.sum(cache["length"][:] + 1))
+    rows = sum(episode.length + 1 for _, episode in pending)
+    for field in (field for field in FIELDS if field in cache):
+        data = cache[field]
+        for name, episode in pending:
+            array = getattr(episode, field)
+            if array is None or array.shape[1] != data.shape[1]:
+                shape = None if array is None else array.shape
+                raise ValueError(f"{name}: {field} has shape {shape}, but earlier episodes have {data.shape[1]} columns")
+        data.resize(start + rows, axis=0)
+        data[start:] = np.concatenate([getattr(episode, field) for _, episode in pending])
+    for field, values in (
+        ("length", [episode.length for _, episode in pending]),
+        ("name", [name for name, _ in pending]),
+    ):
+        cache[field].resize(count + len(pending), axis=0)
+        cache[field][count:] = values
+    cache.flush()
+
+
+def _create(cache: h5py.File, episode: Episode) -> None:
+    rows = episode.length + 1
+    for field in FIELDS:
+        array = getattr(episode, field)
+        if array is None:
+            continue
+        dtype = np.float64 if field == "physics" else np.float32
+        together = max(1, _CHUNK_BYTES // (rows * array.shape[1] * np.dtype(dtype).itemsize))
+        create_rows(cache, field, (0, array.shape[1]), dtype, rows * together)
+    cache.create_dataset("length", (0,), np.int64, maxshape=(None,), chunks=(4096,), fletcher32=True)
+    cache.create_dataset("name", (0,), h5py.string_dtype(length=64), maxshape=(None,), chunks=(4096,), fletcher32=True)
+
+
+def create_rows(file: h5py.File, name: str, shape: tuple[int, ...], dtype: type, chunk_rows: int) -> h5py.Dataset:
+    """A dataset that grows along its rows and knows its checksums."""
+    return file.create_dataset(name, shape, dtype, maxshape=(None, *shape[1:]), chunks=(chunk_rows, *shape[1:]), fletcher32=True)

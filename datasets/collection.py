@@ -1,0 +1,126 @@
+"""Makes a buffer in the ExoRL format by running a collector, and says in `metadata.json` how it was made."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import VectorEnv
+from tqdm import tqdm
+
+import envs
+from datasets.collectors import Collector, collector_class
+from datasets.episode import Episode, write_episode
+from envs import Task
+
+METADATA = "metadata.json"
+_BATCH = 100  # episodes that run together; part of what the seed means
+_LIBRARIES = ("mujoco", "dm_control", "numpy")
+
+
+def buffer_folder(root: str | Path, task: str | Task, algo: str) -> Path:
+    """`<root>/<domain>/<algo>/buffer`, as ExoRL's archives unpack. `task` may also be a domain's name."""
+    domain = task if isinstance(task, str) and task in envs.registry.domains() else envs.task(task).domain
+    return Path(root) / domain / algo / "buffer"
+
+
+def collect(
+    task: str | Task,
+    folder: str | Path,
+    *,
+    episodes: int,
+    seed: int = 0,
+    collector: str = "random",
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Run a collector and write its episodes; those that are there already are kept.
+
+    Episode i depends on the seed and i alone (and the versions of the libraries), so an interrupted collection goes on to
+    the same buffer, and a finished one can be extended.
+
+    Args:
+        task: its domain is what moves. Rewards written are those of the task; of a family, of the member that each episode drew;
+            of `point_mass_goal`, whose data are reward-free, 0.
+        folder: of the episodes and `metadata.json`.
+        episodes: how many the buffer shall have.
+        seed: of starts and policies.
+        collector: a name of `datasets.collectors.collectors(task)`.
+        progress: show a progress bar.
+
+    Returns:
+        the metadata.
+
+    Raises:
+        ValueError: unknown task or collector, or a folder that was collected otherwise.
+    """
+    task, folder = envs.task(task), Path(folder)
+    make_collector = collector_class(collector, task)
+    spec = envs.spec(task)
+    made = {"task": task.id, "collector": collector, "seed": seed, "length": spec.length}
+    metadata = {
+        **made,
+        "domain": task.domain,
+        "format": "ExoRL",
+        "episodes": episodes,
+        "versions": {name: version(name) for name in _LIBRARIES},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    _refuse_other(folder, made)
+    (folder / METADATA).write_text(json.dumps(metadata, indent=2) + "\n")
+    missing = {index for index in range(episodes) if not (folder / f"episode_{index:06d}_{spec.length}.npz").exists()}
+    batches = sorted({index // _BATCH for index in missing})
+    environments = envs.make_vec(task, _BATCH)
+    steps = len(batches) * _BATCH * spec.length
+    with tqdm(
+        total=steps, desc=f"collecting {task.id}", unit="step", unit_scale=True, disable=not progress, mininterval=0.5
+    ) as bar:
+        for batch in batches:
+            numbers = range(batch * _BATCH, (batch + 1) * _BATCH)
+            rng = np.random.default_rng([seed, batch])
+            run = _run(environments, make_collector(task, _BATCH, rng), [_start_seed(seed, index) for index in numbers], bar)
+            for index, episode in zip(numbers, run, strict=True):
+                if index in missing:
+                    write_episode(folder, index, episode)
+    return metadata
+
+
+def _start_seed(seed: int, index: int) -> int:
+    return int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
+
+
+def _refuse_other(folder: Path, made: dict[str, Any]) -> None:
+    """A buffer holds one way of making data."""
+    path = folder / METADATA
+    if not path.exists():
+        if any(folder.glob("*.npz")):
+            raise ValueError(f"buffer {folder}: holds episodes that were not collected here; choose another folder")
+        return
+    before = json.loads(path.read_text())
+    for key, value in made.items():
+        if before.get(key) != value:
+            was = f"{key}={before.get(key)!r}"
+            raise ValueError(f"buffer {folder}: was collected with {was}, not {value!r}; choose another folder")
+
+
+def _run(environments: VectorEnv, collector: Collector, seeds: list[int], bar: tqdm) -> list[Episode]:
+    """One batch of episodes."""
+    observation, info = environments.reset(seed=seeds)
+    spec, count = envs.spec(environments.tasks[0]), environments.num_envs
+    rows = spec.length + 1
+    columns = {"observation": spec.observation, "action": spec.action, "reward": 1, "discount": 1, "physics": spec.physics}
+    table = {key: np.zeros((count, rows, size)) for key, size in columns.items()}
+    table["discount"][:] = 1
+    reward_free = environments.tasks[0].name == "point_mass_goal"
+    for row in range(rows):
+        if row:
+            action = collector.act(row - 1, info["physics"])
+            observation, reward, _, _, info = environments.step(action)
+            table["action"][:, row] = action
+            table["reward"][:, row, 0] = 0 if reward_free else reward
+            bar.update(count)
+        table["observation"][:, row] = observation
+        table["physics"][:, row] = info["physics"]
+    return [Episode(**{key: values[index] for key, values in table.items()}) for index in range(count)]

@@ -1,0 +1,58 @@
+"""Rewards of stored states, for any task of their domain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+import envs
+from envs import Task
+from envs.registry import unknown
+
+MODES = ("exorl", "exact")
+
+
+def relabel(physics: np.ndarray, task: str | Task, mode: str = "exorl", action: np.ndarray | None = None) -> np.ndarray:
+    """Reward that `task` pays for each row of physics, row 0 of an episode included.
+
+    Args:
+        physics: (rows, physics size): qpos, qvel, act.
+        task: a single task, or a family's member.
+        mode: `exorl` leaves controls at 0, as the published benchmark does, so tasks that charge for control come out up to
+            1.25 times too high; `exact` takes the row's action and reproduces what the environment paid.
+        action: (rows, action size); needed by `exact` alone.
+
+    Returns:
+        (rows,) float32.
+
+    Raises:
+        ValueError: physics of another domain, an unknown mode, a family, or `exact` without actions.
+    """
+    return relabel_many(physics, [envs.task(task)], mode, action)[0]
+
+
+def relabel_many(physics: np.ndarray, tasks: Sequence[Task], mode: str = "exorl", action: np.ndarray | None = None) -> np.ndarray:
+    """`relabel` for several tasks of one domain: what they share is computed once. (tasks, rows) float32."""
+    from envs.physics import readings_of, rewards
+
+    spec, domain = envs.spec(tasks[0]), tasks[0].domain
+    physics = np.asarray(physics)
+    if physics.ndim != 2 or physics.shape[1] != spec.physics:
+        raise ValueError(f"{domain}: physics must have shape (rows, {spec.physics}), got {physics.shape}")
+    control = _control(mode, action, (len(physics), spec.action))
+    for task in tasks:
+        if task.hidden:
+            raise ValueError(f"task {task.id!r} is a family: rewards belong to one of its members")
+    readings = readings_of(domain, physics)
+    return np.stack([rewards(domain, [task], readings, control) for task in tasks]).astype(np.float32)
+
+
+def _control(mode: str, action: np.ndarray | None, shape: tuple[int, int]) -> np.ndarray:
+    if mode not in MODES:
+        raise unknown("relabel mode", mode, MODES)
+    if mode == "exorl":
+        return np.zeros(shape)
+    if action is None or np.shape(action) != shape:
+        raise ValueError(f"relabel mode 'exact' needs the rows' actions, of shape {shape}, got {np.shape(action) or None}")
+    return np.asarray(action, np.float64)

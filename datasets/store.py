@@ -1,0 +1,204 @@
+"""Trajectories and rewards of a cached buffer, read whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+from tqdm import tqdm
+
+import envs
+from datasets.cache import create_rows
+from datasets.relabelling import MODES, relabel_many
+from datasets.rows import Rows
+from envs import Task
+from envs.registry import unknown
+
+_BUDGET = 1 << 30
+_ROWS_AT_ONCE = 1 << 14
+_TASKS_AT_ONCE = 64  # files open at once
+_REWARD_CHUNK = 1 << 14
+
+
+class Trajectories(NamedTuple):
+    """k whole trajectories of T steps, aligned so that action t was taken at observation t.
+
+    Attributes:
+        observation: (k, T, observation size) float32, rows 0..T-1 of the episodes.
+        action: (k, T, action size) float32, rows 1..T.
+    """
+
+    observation: np.ndarray
+    action: np.ndarray
+
+
+class Store:
+    """A read-only view of a cache; several processes may hold one.
+
+    Attributes:
+        episodes: number of trajectories E.
+        lengths: (E,) transitions T of each.
+        observation_size, action_size: of one row.
+    """
+
+    def __init__(self, cache: str | Path, *, episodes: int | None = None, seed: int = 0, budget: int = _BUDGET) -> None:
+        """Open the cache.
+
+        Args:
+            cache: what `build_cache` returned.
+            episodes: at most this many, drawn evenly with `seed`; None takes all.
+            seed: of that draw.
+            budget: bytes; a data set (observations and actions, and rewards as they come) below this is held in memory.
+
+        Raises:
+            ValueError: the cache is missing or damaged.
+        """
+        self._path = Path(cache)
+        try:
+            with h5py.File(self._path) as file:
+                lengths = file["length"][:]
+                self._stored = "physics" in file
+        except (OSError, KeyError) as error:
+            raise ValueError(f"cache {cache}: missing or damaged ({error}); make it with datasets.build_cache") from error
+        starts = np.concatenate([[0], np.cumsum(lengths + 1)])
+        self._total_rows = int(starts[-1])
+        chosen = np.arange(len(lengths))
+        if episodes is not None and episodes < len(lengths):
+            chosen = np.sort(np.random.default_rng(seed).choice(len(lengths), episodes, replace=False))
+        self.lengths, self._starts = lengths[chosen], starts[:-1][chosen]
+        self._observation, self._action = Rows(self._path, "observation"), Rows(self._path, "action")
+        self._budget = budget - self._observation.nbytes - self._action.nbytes
+        self._held = None
+        if self._budget >= 0:
+            self._held = [rows.read(0, self._total_rows) for rows in (self._observation, self._action)]
+        self._rewards: dict[tuple[Task, str], np.ndarray | Rows] = {}
+        self._returns: dict[tuple[Task, str], np.ndarray] = {}
+
+    @property
+    def episodes(self) -> int:
+        """Number of trajectories."""
+        return len(self.lengths)
+
+    @property
+    def observation_size(self) -> int:
+        """Numbers of one observation."""
+        return self._observation.shape[1]
+
+    @property
+    def action_size(self) -> int:
+        """Numbers of one action."""
+        return self._action.shape[1]
+
+    def load(self, indices: Sequence[int] | np.ndarray) -> Trajectories:
+        """Whole trajectories, which must be of equal length.
+
+        Raises:
+            ValueError: lengths differ, or the cache is damaged.
+        """
+        indices = np.asarray(indices)
+        length = self._common_length(indices)
+        if self._held:
+            rows = self._starts[indices][:, None] + np.arange(length)
+            return Trajectories(self._held[0][rows], self._held[1][rows + 1])
+        observation = np.empty((len(indices), length, self.observation_size), np.float32)
+        action = np.empty((len(indices), length, self.action_size), np.float32)
+        for place, start in enumerate(self._starts[indices]):
+            self._observation.read(start, start + length, observation[place])
+            self._action.read(start + 1, start + length + 1, action[place])
+        return Trajectories(observation, action)
+
+    def rewards(self, task: str | Task, indices: Sequence[int] | np.ndarray | None = None, mode: str = "exorl") -> np.ndarray:
+        """Rewards of whole trajectories of equal length, rows 1..T: (k, T) float32. Computed and kept where missing."""
+        indices = np.arange(self.episodes) if indices is None else np.asarray(indices)
+        length = self._common_length(indices)
+        rows = self._reward_rows(envs.task(task), mode)
+        starts = self._starts[indices] + 1
+        if isinstance(rows, np.ndarray):
+            return rows[starts[:, None] + np.arange(length)]
+        reward = np.empty((len(indices), length), np.float32)
+        for place, start in enumerate(starts):
+            rows.read(start, start + length, reward[place])
+        return reward
+
+    def returns(self, task: str | Task, mode: str = "exorl") -> np.ndarray:
+        """Sum of rewards of each trajectory, rows 1..T: (E,) float32."""
+        key = (envs.task(task), mode)
+        if key not in self._returns:
+            rows = self._reward_rows(*key)
+            if isinstance(rows, np.ndarray):
+                bounds = np.stack([self._starts + 1, self._starts + 1 + self.lengths], axis=1).ravel()
+                sums = np.add.reduceat(np.append(rows, 0).astype(np.float64), bounds)[::2]
+            else:
+                spans = zip(self._starts + 1, self._starts + 1 + self.lengths, strict=True)
+                sums = np.array([rows.read(start, stop).sum(dtype=np.float64) for start, stop in spans])
+            self._returns[key] = sums.astype(np.float32)
+        return self._returns[key]
+
+    def relabel(self, tasks: Sequence[str | Task], mode: str = "exorl", progress: bool = True) -> None:
+        """Make sure that rewards for `tasks`, all of one domain, lie beside the cache.
+
+        Raises:
+            ValueError: the data set has no physics, or physics of another domain.
+        """
+        if mode not in MODES:
+            raise unknown("relabel mode", mode, MODES)
+        unique = dict.fromkeys(envs.task(task) for task in tasks)
+        missing = [task for task in unique if self._rows_on_disk(task, mode) < self._total_rows]
+        for first in range(0, len(missing), _TASKS_AT_ONCE):
+            self._relabel(missing[first : first + _TASKS_AT_ONCE], mode, progress)
+
+    def _relabel(self, tasks: Sequence[Task], mode: str, progress: bool) -> None:
+        """Compute the rows that the tasks' files lack; a file is replaced whole, so nobody sees half of one."""
+        if not self._stored:
+            raise ValueError(f"{self._path}: its episodes have no physics, so rewards of other tasks cannot be computed")
+        physics = Rows(self._path, "physics")
+        done = min(self._rows_on_disk(task, mode) for task in tasks)
+        files = [self._reward_file(task, mode) for task in tasks]
+        files[0].parent.mkdir(exist_ok=True)
+        partial = [file.with_suffix(f".part{os.getpid()}") for file in files]
+        with ExitStack() as stack:
+            outputs = [stack.enter_context(h5py.File(path, "w", libver="latest")) for path in partial]
+            data = [create_rows(output, "reward", (self._total_rows,), np.float32, _REWARD_CHUNK) for output in outputs]
+            for output, file in zip(data, files, strict=True):
+                if done:
+                    output[:done] = Rows(file, "reward").read(0, done)
+            label = f"relabelling {len(tasks)} tasks" if len(tasks) > 1 else f"relabelling {tasks[0].id}"
+            with tqdm(total=self._total_rows - done, desc=label, unit="row", disable=not progress, mininterval=0.5) as bar:
+                for start in range(done, self._total_rows, _ROWS_AT_ONCE):
+                    stop = min(start + _ROWS_AT_ONCE, self._total_rows)
+                    action = self._action.read(start, stop) if mode == "exact" else None
+                    for output, reward in zip(data, relabel_many(physics.read(start, stop), tasks, mode, action), strict=True):
+                        output[start:stop] = reward
+                    bar.update(stop - start)
+        for path, file in zip(partial, files, strict=True):
+            path.replace(file)
+
+    def _reward_file(self, task: Task, mode: str) -> Path:
+        return self._path.with_name(f"{self._path.stem}.rewards_{mode}") / f"{task.id}.h5"
+
+    def _rows_on_disk(self, task: Task, mode: str) -> int:
+        file = self._reward_file(task, mode)
+        return len(Rows(file, "reward")) if file.exists() else 0
+
+    def _reward_rows(self, task: Task, mode: str) -> np.ndarray | Rows:
+        """Rewards of all rows: in memory while the budget lasts, else on disk."""
+        key = (task, mode)
+        if key not in self._rewards:
+            self.relabel([task], mode, progress=False)
+            rows = Rows(self._reward_file(task, mode), "reward")
+            if rows.nbytes <= self._budget:
+                self._budget -= rows.nbytes
+                rows = rows.read(0, len(rows))
+            self._rewards[key] = rows
+        return self._rewards[key]
+
+    def _common_length(self, indices: np.ndarray) -> int:
+        lengths = np.unique(self.lengths[indices])
+        if len(lengths) != 1:
+            raise ValueError(f"trajectories read together must be of one length, these have {lengths.tolist()}")
+        return int(lengths[0])

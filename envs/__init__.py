@@ -1,0 +1,58 @@
+"""Tasks and their physics: the ExoRL/URLB tasks, hidden-task families, and a batch of MuJoCo states behind both.
+
+Importing this package loads neither MuJoCo nor dm_control nor gymnasium; nor do `tasks`, `task`, `spec` or drawing tasks.
+
+    envs.make("walker_flip", seed=0)              one gymnasium environment
+    envs.make_vec("walker_flip", num_envs=64)     64 of them on one batch of physics
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from envs.registry import Spec, Task, draw_tasks, families, members, spec, task, tasks, training_tasks
+
+# Workers never draw, and a machine without GL libraries must not fail on import; who renders in-process sets MUJOCO_GL.
+os.environ.setdefault("MUJOCO_GL", "disabled")
+
+__all__ = [
+    "Spec",
+    "Task",
+    "draw_tasks",
+    "families",
+    "make",
+    "make_vec",
+    "members",
+    "register",
+    "render",
+    "spec",
+    "task",
+    "tasks",
+    "training_tasks",
+    "write_video",
+]
+
+_LAZY = {
+    "make": "envs.environment",
+    "make_vec": "envs.environment",
+    "register": "envs.environment",
+    "render": "envs.rendering",
+    "write_video": "envs.rendering",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load what needs MuJoCo or gymnasium at its first use (PEP 562)."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'envs' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_LAZY[name]), name)
+
+
+# `gymnasium.make("envs:exorl/walker_walk-v0")` imports this package and expects the ids to be there afterwards.
+if "gymnasium" in sys.modules:
+    from envs.environment import register
+
+    register()

@@ -1,0 +1,41 @@
+"""Point mass with a hidden goal: dm_control's point_mass (easy), held for 15 control steps an agent step.
+
+The goal lies on a ring around the start and is never observed; only rewards tell where it is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from dm_control import suite
+from dm_control.rl.control import Environment
+from dm_control.suite import point_mass
+from dm_control.utils.rewards import tolerance
+
+from envs.domain import Domain, Readings
+
+_RADIUS = 0.045  # metres around the goal that pay in full, and over which the reward falls to 0.1
+_START = 0.01  # metres around the centre within which episodes start
+
+
+class _FromCentre(point_mass.PointMass):
+    """Starts at rest, uniform on a small disc."""
+
+    def initialize_episode(self, physics: point_mass.Physics) -> None:
+        radius, angle = _START * np.sqrt(self.random.uniform()), self.random.uniform(-np.pi, np.pi)
+        physics.data.qpos[:] = radius * np.cos(angle), radius * np.sin(angle)
+
+
+def _build(mode: str) -> Environment:
+    return Environment(suite.load("point_mass", "easy").physics, _FromCentre(randomize_gains=False))
+
+
+def observe(readings: Readings) -> np.ndarray:
+    """Position and velocity, (states, 4)."""
+    return np.concatenate([readings["qpos"], readings["qvel"]], axis=1)
+
+
+def _reward(readings: Readings) -> np.ndarray:
+    return tolerance(np.linalg.norm(readings["qpos"] - readings["goal"], axis=1), (0, _RADIUS), _RADIUS)
+
+
+DOMAIN = Domain(build=_build, observe=observe, rewards={"goal": _reward}, repeat=15)

@@ -1,0 +1,59 @@
+"""Point mass in four rooms: dm_control's point_mass with a cross of two walls, and a corner to reach (ExoRL)."""
+
+from __future__ import annotations
+
+import numpy as np
+from dm_control.rl.control import Environment
+from dm_control.suite import common, point_mass
+from dm_control.utils.rewards import tolerance
+from lxml import etree
+
+from envs.domain import Domain, Readings
+from envs.domains.point_mass import observe
+
+_CORNER = 0.15
+_RADIUS = 0.015
+_START_X, _START_Y = (-0.29, -0.15), (0.15, 0.29)  # the top-left room
+_TIME_LIMIT = 20
+
+
+class _FromTopLeft(point_mass.PointMass):
+    def initialize_episode(self, physics: point_mass.Physics) -> None:
+        physics.data.qpos[:] = self.random.uniform(*_START_X), self.random.uniform(*_START_Y)
+
+
+def _model() -> bytes:
+    """dm_control's point_mass with contacts, a cross at the centre, and a target that one can stand on."""
+    tree = etree.fromstring(common.read_model("point_mass.xml"))
+    option = tree.find("option")
+    option.remove(option.find("flag"))
+    tree.find(".//geom[@name='target']").attrib.update({"contype": "0", "conaffinity": "0"})
+    for name, size in (("maze_x", ".02 .18 .02"), ("maze_y", ".18 .02 .02")):
+        etree.SubElement(tree.find("worldbody"), "geom", name=name, type="box", pos="0 0 .02", size=size, material="decoration")
+    return etree.tostring(tree)
+
+
+def _build(mode: str) -> Environment:
+    physics = point_mass.Physics.from_xml_string(_model(), common.ASSETS)
+    return Environment(physics, _FromTopLeft(randomize_gains=False), time_limit=_TIME_LIMIT)
+
+
+def target(mode: str) -> tuple[float, float]:
+    """Where the corner of `mode` (such as `reach_top_left`) is, metres."""
+    return (-_CORNER if mode.endswith("left") else _CORNER), (_CORNER if "top" in mode else -_CORNER)
+
+
+def _reach(mode: str) -> object:
+    def reward(readings: Readings) -> np.ndarray:
+        near = tolerance(np.linalg.norm(readings["qpos"] - target(mode), axis=1), (0, _RADIUS), _RADIUS)
+        small_control = tolerance(readings["ctrl"], margin=1, value_at_margin=0, sigmoid="quadratic").mean(axis=1)
+        return near * (small_control + 4) / 5
+
+    return reward
+
+
+DOMAIN = Domain(
+    build=_build,
+    observe=observe,
+    rewards={mode: _reach(mode) for mode in ("reach_top_left", "reach_top_right", "reach_bottom_left", "reach_bottom_right")},
+)

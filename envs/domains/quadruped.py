@@ -1,0 +1,71 @@
+"""Quadruped: walk and run (dm_control), stand, jump, roll and roll_fast (URLB)."""
+
+from __future__ import annotations
+
+import mujoco
+import numpy as np
+from dm_control import suite
+
+from envs.domain import Domain, Reading, Readings
+from envs.domains.planar import linear
+
+_ROOT_POSITION, _ROOT_VELOCITY = 7, 6  # the free joint's share of qpos and qvel
+_TOES = ("front_left", "front_right", "back_right", "back_left")  # dm_control's order of sensors
+_FORCES = tuple(f"{kind}_toe_{toe}" for kind in ("force", "torque") for toe in _TOES)
+
+
+def _observe(readings: Readings) -> np.ndarray:
+    return np.concatenate(
+        [
+            readings["qpos"][:, _ROOT_POSITION:],
+            readings["qvel"][:, _ROOT_VELOCITY:],
+            readings["act"],
+            readings["velocity"],
+            readings["torso_frame"][:, 8:],
+            readings["imu_accel"],
+            readings["imu_gyro"],
+            *(np.arcsinh(readings[sensor]) for sensor in _FORCES),
+        ],
+        axis=1,
+    )
+
+
+def _upright(readings: Readings) -> np.ndarray:
+    return linear(readings["torso_frame"][:, 8], 1, 2, 0)
+
+
+def _move(target: float) -> object:
+    return lambda readings: _upright(readings) * linear(readings["velocity"][:, 0], target, target, 0.5)
+
+
+def _jump(readings: Readings) -> np.ndarray:
+    return _upright(readings) * linear(readings["centre_of_mass"][:, 2], 1, 1, 0.5)
+
+
+def _roll(target: float) -> object:
+    def reward(readings: Readings) -> np.ndarray:
+        return _upright(readings) * linear(np.linalg.norm(readings["velocity"], axis=1), target, target, 0.5)
+
+    return reward
+
+
+DOMAIN = Domain(
+    build=lambda mode: suite.load("quadruped", "run" if mode == "run" else "walk"),
+    observe=_observe,
+    rewards={
+        "walk": _move(0.5),
+        "run": _move(5.0),
+        "stand": _upright,
+        "jump": _jump,
+        "roll": _roll(0.5),
+        "roll_fast": _roll(5.0),
+    },
+    readings={
+        "torso_frame": Reading("xmat", "torso"),
+        "velocity": Reading("sensordata", "velocimeter"),
+        "centre_of_mass": Reading("sensordata", "center_of_mass"),
+        **{sensor: Reading("sensordata", sensor) for sensor in ("imu_accel", "imu_gyro", *_FORCES)},
+    },
+    reward_readings=("torso_frame", "velocity", "centre_of_mass"),
+    stages=(mujoco.mj_kinematics, mujoco.mj_comPos, mujoco.mj_comVel, mujoco.mj_sensorPos, mujoco.mj_sensorVel),
+)

@@ -1,0 +1,228 @@
+"""A batch of MuJoCo states of one domain: start, step, read. What the vector environment, the relabeller and the planner share.
+
+Every state has an MjData of its own, stepped in dm_control's order (finish the step, further substeps, refresh positions and
+velocities; Tassa et al. 2020, arXiv 2006.12983, page 6). So warm start and last sensor readings, which a stored row lacks, are
+simply kept, and positions are computed once a step. (`mujoco.rollout` steps a batch too, but does not hand back the warm start,
+without which paths drift apart.)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+import mujoco
+import numpy as np
+
+from envs.domain import STATE_FIELDS, Reading, load, mode
+from envs.registry import Task
+
+_SUBSTEPS_WORTH_A_THREAD = 4  # below this a state's step is so short that threads would only wait for each other
+_STATES_PER_THREAD = 8
+_DIVERGED = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
+
+
+class Start:
+    """Starts episodes as dm_control does: through the task's own `initialize_episode`, on a random state per episode stream."""
+
+    def __init__(self, domain: str, mode: str) -> None:
+        """Build dm_control's environment for `mode`; its model is the one to step."""
+        self.environment = load(domain).build(mode)
+        steps = self.environment.control_timestep() / self.environment.physics.timestep()
+        self.substeps = round(steps) * load(domain).repeat
+
+    @property
+    def model(self) -> mujoco.MjModel:
+        """The compiled model."""
+        return self.environment.physics.model.ptr
+
+    def episode(self, random: np.random.RandomState, into: mujoco.MjData) -> None:
+        """Start an episode from `random` (which advances) and copy everything MuJoCo holds of it to `into`."""
+        task = self.environment.task
+        own = task.random if hasattr(task, "random") else self.environment.random_state  # suite task, composer environment
+        own.set_state(random.get_state())
+        self.environment.reset()
+        random.set_state(own.get_state())
+        mujoco.mj_copyData(into, self.model, self.environment.physics.data.ptr)
+
+
+class Views:
+    """Reads the same stretches of many MjData into one array."""
+
+    def __init__(self, model: mujoco.MjModel, datas: Iterable[mujoco.MjData], readings: Mapping[str, Reading]) -> None:
+        """Look up where `readings` lie; `qpos`, `qvel` and `act` come first whatever is asked."""
+        wanted = {name: Reading(name) for name in STATE_FIELDS} | dict(readings)
+        bounds = {name: reading.bounds(model) for name, reading in wanted.items()}
+        ends = np.cumsum([stop - start for start, stop in bounds.values()])
+        self._columns = {
+            name: slice(int(end) - (b[1] - b[0]), int(end)) for (name, b), end in zip(bounds.items(), ends, strict=True)
+        }
+        self.size, self.physics_size = int(ends[-1]), self._columns["act"].stop
+        self._views = [
+            [getattr(data, wanted[name].field).reshape(-1)[start:stop] for name, (start, stop) in bounds.items() if stop > start]
+            for data in datas
+        ]
+        self._flat = [view for views in self._views for view in views]
+
+    def all(self) -> np.ndarray:
+        """Everything, (states, columns)."""
+        return np.concatenate(self._flat).reshape(len(self._views), -1)
+
+    def into(self, row: np.ndarray) -> None:
+        """Write everything of a single MjData to `row`, (columns,)."""
+        np.concatenate(self._flat, out=row)
+
+    def named(self, table: np.ndarray) -> dict[str, np.ndarray]:
+        """The columns of a table of such rows, by the names of the readings."""
+        return {name: table[:, columns] for name, columns in self._columns.items()}
+
+
+class Batch:
+    """States of one domain that step together."""
+
+    def __init__(self, domain: str, modes: Sequence[str]) -> None:
+        """Make room for one state for each of `modes`; `start` fills it."""
+        self._domain = domain
+        self._starts = {kind: Start(domain, kind) for kind in dict.fromkeys(modes)}
+        start = self._starts[modes[0]]
+        self.model, self.substeps = start.model, start.substeps
+        self._datas = [mujoco.MjData(self.model) for _ in modes]
+        self._controls = [data.ctrl for data in self._datas]
+        self._views = Views(self.model, self._datas, load(domain).readings)
+        self._table = self._views.all()
+        self._low, self._high = self.model.actuator_ctrlrange.T
+        self._unit_range = bool(np.all(self._low == -1) and np.all(self._high == 1))
+        self._advance = self._refreshed if load(domain).readings else self._unrefreshed
+        threads = min(os.cpu_count() or 1, len(modes) // _STATES_PER_THREAD)
+        self._threads = threads if threads > 1 and self.substeps >= _SUBSTEPS_WORTH_A_THREAD else 1
+        self._pool = ThreadPoolExecutor(self._threads) if self._threads > 1 else None
+
+    def __len__(self) -> int:
+        """Number of states."""
+        return len(self._datas)
+
+    @property
+    def physics(self) -> np.ndarray:
+        """What a data set stores of every state: qpos, qvel, act; (states, physics size) float64."""
+        return self._table[:, : self._views.physics_size]
+
+    @property
+    def readings(self) -> dict[str, np.ndarray]:
+        """The domain's readings of every state."""
+        return self._views.named(self._table)
+
+    def start(self, modes: Sequence[str], randoms: Sequence[np.random.RandomState]) -> None:
+        """Start an episode of each state's mode from its random state, which advances."""
+        for kind, random, data in zip(modes, randoms, self._datas, strict=True):
+            if kind not in self._starts:
+                self._starts[kind] = Start(self._domain, kind)
+            self._starts[kind].episode(random, data)
+        self._table = self._views.all()
+
+    def step(self, action: np.ndarray) -> None:
+        """Hold `action` (states, action size), in [-1, 1], for one agent step."""
+        control = action if self._unit_range else self._low + (action + 1) * (self._high - self._low) / 2
+        if self._pool:
+            edges = np.linspace(0, len(self), self._threads + 1).astype(int)
+            list(self._pool.map(self._advance, edges[:-1], edges[1:], [control] * self._threads))
+        else:
+            self._advance(0, len(self), control)
+        self._table = self._views.all()
+
+    def check(self) -> None:
+        """Fail if any simulation has diverged, after which MuJoCo resets it in silence.
+
+        Raises:
+            FloatingPointError: names the states.
+        """
+        diverged = [index for index, data in enumerate(self._datas) if any(data.warning[kind].number for kind in _DIVERGED)]
+        if diverged:
+            raise FloatingPointError(f"{self._domain}: the simulation of states {diverged} diverged")
+
+    def save(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Full physics and warm start of one state, as `mujoco.rollout` takes them."""
+        full = np.empty(mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_FULLPHYSICS))
+        mujoco.mj_getState(self.model, self._datas[index], full, mujoco.mjtState.mjSTATE_FULLPHYSICS)
+        return full, self._datas[index].qacc_warmstart.copy()
+
+    def _refreshed(self, start: int, stop: int, control: np.ndarray) -> None:
+        model, further, finish, refresh = self.model, self.substeps - 1, mujoco.mj_step2, mujoco.mj_step1
+        for data, own, new in zip(self._datas[start:stop], self._controls[start:stop], control[start:stop], strict=True):
+            own[:] = new
+            finish(model, data)
+            if further:
+                mujoco.mj_step(model, data, further)
+            refresh(model, data)
+
+    def _unrefreshed(self, start: int, stop: int, control: np.ndarray) -> None:
+        """The same path where only joints are read: the refreshed positions would be computed again by the next step."""
+        for data, own, new in zip(self._datas[start:stop], self._controls[start:stop], control[start:stop], strict=True):
+            own[:] = new
+            mujoco.mj_step(self.model, data, self.substeps)
+
+
+def readings_of(domain: str, physics: np.ndarray) -> dict[str, np.ndarray]:
+    """What rewards are computed from, for bare states: only the stages of MuJoCo's pipeline that it takes.
+
+    Args:
+        domain: whose states.
+        physics: (states, physics size), rows of a data set.
+    """
+    body = load(domain)
+    model, data, views = _scratch(domain)
+    count = len(physics)
+    physics = np.ascontiguousarray(physics, dtype=np.float64)
+    table = np.empty((count, views.size))
+    table[:, : views.physics_size] = physics
+    if body.stages:
+        qpos, qvel, act = np.split(physics, np.cumsum([model.nq, model.nv]), axis=1)
+        own_qpos, own_qvel, own_act = data.qpos, data.qvel, data.act
+        for index in range(count):
+            own_qpos[:] = qpos[index]
+            own_qvel[:] = qvel[index]
+            if model.na:
+                own_act[:] = act[index]
+            for stage in body.stages:
+                stage(model, data)
+            views.into(table[index])
+    return views.named(table)
+
+
+@lru_cache
+def _scratch(domain: str) -> tuple[mujoco.MjModel, mujoco.MjData, Views]:
+    body = load(domain)
+    start = Start(domain, next(iter(body.rewards)))
+    data = mujoco.MjData(start.model)
+    return start.model, data, Views(start.model, [data], {name: body.readings[name] for name in body.reward_readings})
+
+
+def rewards(domain: str, tasks: Sequence[Task], readings: Mapping[str, np.ndarray], control: np.ndarray) -> np.ndarray:
+    """Reward of every state, each of its own task.
+
+    Args:
+        domain: of all tasks.
+        tasks: one for each state, or one for all.
+        readings: of the states.
+        control: (states, action size).
+
+    Returns:
+        (states,) float64.
+    """
+    by_mode: dict[str, list[int]] = {}
+    for index, task in enumerate(tasks):
+        by_mode.setdefault(mode(task.name, domain), []).append(index)
+    functions = load(domain).rewards
+    given = {**readings, "ctrl": control}
+    if len(by_mode) == 1:
+        return functions[next(iter(by_mode))]({**given, **_stacked(tasks)})
+    reward = np.empty(len(tasks))
+    for name, rows in by_mode.items():
+        chosen = {key: value[rows] for key, value in given.items()}
+        reward[rows] = functions[name]({**chosen, **_stacked([tasks[row] for row in rows])})
+    return reward
+
+
+def _stacked(tasks: Sequence[Task]) -> dict[str, np.ndarray]:
+    return {key: np.array([task.params[key] for task in tasks]) for key in tasks[0].params}

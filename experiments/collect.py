@@ -1,0 +1,20 @@
+"""Makes a buffer: `python -m experiments.collect task=point_mass_goal data.episodes=4000`."""
+
+from __future__ import annotations
+
+from agentic_transformer.config import CollectCommand
+from experiments import cli
+
+
+def main(config: CollectCommand) -> None:
+    """Run a collector in a task's domain, write its episodes, and cache them."""
+    import datasets
+
+    data = config.data
+    folder = datasets.buffer_folder(data.root, config.task, data.algo)
+    datasets.collect(config.task, folder, episodes=data.episodes, seed=data.seed, collector=data.algo)
+    print(f"buffer: {folder}\ncache:  {datasets.build_cache(folder)}")
+
+
+if __name__ == "__main__":
+    cli.run(main, CollectCommand)

@@ -1,0 +1,119 @@
+"""dm_control's own environments stepped one at a time: what the batched physics must agree with.
+
+Rewards of tasks that dm_control lacks are written here as dm_control tasks would write them, on named data of one state.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from dm_control import suite
+from dm_control.utils.rewards import tolerance
+
+import envs
+from envs.domain import load
+
+INF = float("inf")
+STOCK = (
+    *("cartpole_balance", "cartpole_balance_sparse", "cartpole_swingup", "cartpole_swingup_sparse", "cheetah_run"),
+    *("walker_stand", "walker_walk", "walker_run", "quadruped_walk", "quadruped_run", "hopper_stand", "hopper_hop"),
+)
+
+
+def _walker_flip(physics):
+    standing = tolerance(physics.torso_height(), (1.2, INF), 0.6)
+    stand = (3 * standing + (1 + physics.torso_upright()) / 2) / 4
+    return stand * (5 * tolerance(momentum(physics), (5, INF), 5, "linear", 0) + 1) / 6
+
+
+def momentum(physics):
+    return physics.named.data.subtree_angmom["torso"][1]
+
+
+def _standing(physics):
+    return tolerance(physics.height(), (0.6, 2))
+
+
+def _upright(physics):
+    return float(tolerance(physics.torso_upright(), (1, INF), 2, "linear", 0))
+
+
+def _roll(physics, target):
+    return _upright(physics) * tolerance(np.linalg.norm(physics.torso_velocity()), (target, INF), target, "linear", 0.5)
+
+
+CUSTOM = {
+    "walker_flip": _walker_flip,
+    "cheetah_run_backward": lambda p: tolerance(-p.speed(), (10, INF), 10, "linear", 0),
+    "cheetah_flip": lambda p: tolerance(momentum(p), (5, INF), 5, "linear", 0),
+    "cheetah_flip_backward": lambda p: tolerance(-momentum(p), (5, INF), 5, "linear", 0),
+    "hopper_hop_backward": lambda p: _standing(p) * tolerance(-p.speed(), (2, INF), 1, "linear", 0.5),
+    "hopper_flip": lambda p: _standing(p) * tolerance(momentum(p), (5, INF), 5, "linear", 0),
+    "hopper_flip_backward": lambda p: _standing(p) * tolerance(-momentum(p), (5, INF), 5, "linear", 0),
+    "quadruped_stand": _upright,
+    "quadruped_jump": lambda p: _upright(p) * tolerance(p.named.data.sensordata["center_of_mass"][2], (1, INF), 1, "linear", 0.5),
+    "quadruped_roll": lambda p: _roll(p, 0.5),
+    "quadruped_roll_fast": lambda p: _roll(p, 5.0),
+}
+
+
+def _corner(name, offset):
+    return (-offset if name.endswith("left") else offset), (offset if "_top_" in name else -offset)
+
+
+def _jaco(name, physics):
+    pinch = physics.named.data.site_xpos["jaco_arm/jaco_hand/pinchsite"]
+    return tolerance(np.linalg.norm(pinch - np.array([*_corner(name, 0.09), 0.001])), (0, 0.05), 0.05)
+
+
+def _maze(name, physics):
+    mass = physics.named.data.geom_xpos["pointmass"]
+    near = tolerance(np.linalg.norm(mass - np.array([*_corner(name, 0.15), 0.01])), (0, 0.015), 0.015)
+    return near * (tolerance(physics.control(), margin=1, value_at_margin=0, sigmoid="quadratic").mean() + 4) / 5
+
+
+class Oracle:
+    """One dm_control environment of a task: `reset`, `step` and `reward` on one state."""
+
+    def __init__(self, name, seed):
+        self.name = name
+        domain = envs.task(name).domain
+        mode = name.removeprefix(domain + "_")
+        if name in STOCK:
+            self.environment = suite.load(domain, mode, task_kwargs={"random": seed})
+        else:
+            self.environment = load(domain).build(mode)
+            random = self.environment.random_state if domain == "jaco" else self.environment.task.random
+            random.seed(seed)
+        spec = self.environment.action_spec()
+        self.limits = spec.minimum, spec.maximum
+
+    @property
+    def physics(self):
+        return self.environment.physics
+
+    def reset(self):
+        return self._flat(self.environment.reset().observation)
+
+    def step(self, action):
+        low, high = self.limits
+        control = action if np.all(high == 1) else low + (action + 1) * (high - low) / 2
+        step = self.environment.step(control)
+        return self._flat(step.observation), self.reward() if self.name not in STOCK else step.reward
+
+    def reward(self):
+        """Reward of the state that the physics holds."""
+        if self.name in STOCK:
+            return self.environment.task.get_reward(self.physics)
+        if self.name in CUSTOM:
+            return CUSTOM[self.name](self.physics)
+        return (_jaco if self.name.startswith("jaco") else _maze)(self.name, self.physics)
+
+    def set_state(self, state, control=0.0):
+        """The reference's relabelling: set the state, run a full forward pass, with `control` at the actuators."""
+        with self.physics.reset_context():
+            self.physics.set_state(state)
+        self.physics.data.ctrl[:] = control
+        return self.reward()
+
+    def _flat(self, observation):
+        return np.concatenate([np.ravel(value) for key, value in observation.items() if key != "target_position"])

@@ -1,0 +1,108 @@
+"""The gymnasium side: seeds, families, options, refusals."""
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+import envs
+
+
+@pytest.mark.filterwarnings("error", "ignore:.*A Box observation space (min|max)imum value is -?infinity")
+@pytest.mark.parametrize("name", ["cartpole_swingup", "walker_any", "jaco_reach_top_left", "point_mass_goal"])
+def test_gymnasium_accepts_it(name):
+    """`check_env` finds nothing, not even a warning, on what `gymnasium.make` makes."""
+    envs.register()
+    check_env(gymnasium.make(f"exorl/{name}-v0").unwrapped, skip_render_check=True)  # needs a GL library
+
+
+@pytest.mark.parametrize("name", envs.tasks())
+def test_sizes(name):
+    """The registry's sizes, which load no simulator, are those of the simulator."""
+    spec = envs.spec(name)
+    vector = envs.make_vec(name, num_envs=1)
+    observation, info = vector.reset()
+    assert observation.shape == (1, spec.observation)
+    assert observation.dtype == np.float32
+    assert info["physics"].shape == (1, spec.physics)
+    assert vector.single_action_space.shape == (spec.action,)
+
+
+def test_seeds():
+    """A seed starts the same episode and draws the same task again; without one the streams go on."""
+    vector = envs.make_vec("point_mass_goal", num_envs=3, seed=5)
+    first, tasks = vector.reset()[0], vector.tasks
+    second = vector.reset()[0]
+    assert not np.array_equal(first, second)
+    assert vector.tasks != tasks
+    np.testing.assert_array_equal(vector.reset(seed=5)[0], first)
+    assert vector.tasks == tasks
+    np.testing.assert_array_equal(vector.reset(seed=[7, 6, 5])[0][2], first[0])
+
+
+def test_threads_change_nothing():
+    """64 environments on threads take the path of each alone."""
+    many = envs.make_vec("walker_run", num_envs=64, seed=0)
+    few = envs.make_vec("walker_run", num_envs=2, seed=62)
+    many.reset()
+    few.reset()
+    action = np.random.default_rng(0).uniform(-1, 1, (20, 64, 6))
+    for step in action:
+        observation, reward = many.step(step)[:2]
+        alone, own = few.step(step[62:])[:2]
+    np.testing.assert_array_equal(observation[62:], alone)
+    np.testing.assert_array_equal(reward[62:], own)
+
+
+def test_family_members():
+    """Options choose the member; tasks of a vector may differ and each pays its own reward."""
+    vector = envs.make_vec("walker_any", num_envs=4)
+    vector.reset(options={"task": "walker_flip"})
+    assert {task.name for task in vector.tasks} == {"walker_flip"}
+    members = envs.members("walker_any")
+    mixed = envs.make_vec(members, seed=0)
+    alone = [envs.make(member, seed=index) for index, member in enumerate(members)]
+    mixed.reset()
+    for env in alone:
+        env.reset()
+    action = np.full((4, 6), 0.5)
+    for _ in range(5):
+        reward = mixed.step(action)[1]
+        assert reward.tolist() == [env.step(half)[1] for env, half in zip(alone, action, strict=True)]
+    goal = envs.make("point_mass_goal")
+    goal.reset(options={"goal": (0.1, 0.1)})
+    assert goal.task == envs.task("point_mass_goal", goal=(0.1, 0.1))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("walker_any", {"task": "walker_runn"}, "nearest match: 'walker_run'"),
+        ("walker_any", {"goal": (0, 0)}, "allowed: {'task': ...}"),
+        ("walker_run", {"task": "walker_walk"}, "allowed: none"),
+        ("point_mass_goal", {"goal": (1, 1)}, "between"),
+    ],
+)
+def test_wrong_options(name, options, message):
+    """Reset options that do not fit say which do."""
+    with pytest.raises(ValueError, match=message):
+        envs.make(name).reset(options=options)
+
+
+def test_wrong_use():
+    """Wrong vectors, actions and steps after the end are refused."""
+    with pytest.raises(ValueError, match="share a domain"):
+        envs.make_vec(["walker_run", "cheetah_run"])
+    with pytest.raises(ValueError, match="num_envs=3 differs"):
+        envs.make_vec(["walker_run", "walker_walk"], num_envs=3)
+    vector = envs.make_vec("point_mass_goal", num_envs=2)
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        vector.step(np.zeros((2, 2)))
+    vector.reset()
+    with pytest.raises(ValueError, match="finite"):
+        vector.step(np.full((2, 2), np.nan))
+    for _ in range(12):
+        truncated = vector.step(np.zeros((2, 2)))[3]
+    assert truncated.all()
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        vector.step(np.zeros((2, 2)))

@@ -1,0 +1,73 @@
+"""Names, members and draws of tasks."""
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import envs
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_names():
+    """31 single tasks and six families."""
+    assert len(envs.tasks()) == 37
+    assert len(envs.families()) == 6
+    assert set(envs.families()) < set(envs.tasks())
+
+
+def test_import_is_light():
+    """Naming tasks loads no simulator."""
+    code = (
+        "import sys, envs; envs.spec(envs.task('walker_any')); "
+        "print([m for m in ('mujoco', 'dm_control', 'gymnasium', 'jax') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_task_identity():
+    """Tasks are values: equal parameters are equal tasks with equal ids."""
+    goal = envs.task("point_mass_goal", goal=(0.1, np.float32(-0.1)))
+    assert goal == envs.task("point_mass_goal", goal=[0.1, -0.1])
+    assert hash(goal) == hash(envs.task("point_mass_goal", goal=(0.1, -0.1)))
+    assert goal.id == "point_mass_goal(goal=0.1,-0.1)"
+    assert goal.params["goal"] == (0.1, -0.1)
+    assert goal.domain == "point_mass"
+    assert envs.task(goal) is goal
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("walker_wlak", {}), "nearest match: 'walker_walk'"),
+        (("walker_walk", {"goal": (0, 0)}), "takes no parameter 'goal'"),
+        (("point_mass_goal", {"goal": (0.5, 0)}), "between -0.29 and 0.29"),
+        (("point_mass_goal", {"goal": (0.1,)}), "two numbers"),
+        (("point_mass_goal", {"target": (0.1, 0)}), "allowed: goal"),
+    ],
+)
+def test_refusals(arguments, message):
+    """Every wrong name or value says what is allowed."""
+    name, params = arguments
+    with pytest.raises(ValueError, match=message):
+        envs.task(name, **params)
+
+
+def test_draws():
+    """Members are drawn equally often, goals continuously; a single task stays itself."""
+    rng = np.random.default_rng(0)
+    counts = Counter(task.name for task in envs.draw_tasks("quadruped_any", 18, rng))
+    assert len(counts) == 6
+    assert set(counts.values()) == {3}
+    goals = envs.training_tasks("point_mass_goal", 300, rng)
+    assert len({goal.id for goal in goals}) == 300
+    radii = [np.hypot(*goal.params["goal"]) for goal in goals]
+    np.testing.assert_allclose(radii, 0.15, atol=1e-6)  # goals are rounded to micrometres
+    assert envs.draw_tasks("walker_run", 2, rng) == [envs.task("walker_run")] * 2
+    assert envs.training_tasks("walker_any", 300, rng) == envs.members("walker_any")
+    assert envs.training_tasks("walker_run", 300, rng) == [envs.task("walker_run")]
