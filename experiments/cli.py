@@ -6,23 +6,22 @@ A command module holds a `main` that takes its settings, imports what is slow in
         cli.run(main, TrainCommand)
 
 Exit codes: 0 done; 1 a failure, with its traceback, or failed jobs of a sweep; 2 bad input, in at most three lines. Bad input is
-what the checks before the start find, and any ValueError or FileNotFoundError that the project's own code raises later (missing
-data, say); HYDRA_FULL_ERROR=1 shows where. A SystemExit (75 after SIGTERM, say) passes through.
+what the checks before the start find, and any ValueError or FileNotFoundError that a `raise` in the project's own code gives
+later (missing data, say); HYDRA_FULL_ERROR=1 shows where. A SystemExit (75 after SIGTERM, say) passes through.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from experiments.packages import ROOT, check_packages
 from experiments.settings import SettingError, check_command, reject, say, settings
 
-ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
-PACKAGES = ("envs", "datasets", "agentic_transformer", "experiments")
 
 
 def run(main: Callable[..., None], command: type) -> None:
@@ -43,15 +42,6 @@ def run(main: Callable[..., None], command: type) -> None:
         sys.exit(2)
 
 
-def check_packages() -> None:
-    """Raise a SettingError if another project's package hides one of ours, as Hugging Face's `datasets` would."""
-    for package in PACKAGES:
-        spec = importlib.util.find_spec(package)
-        origin = Path(spec.origin or next(iter(spec.submodule_search_locations), "")).resolve() if spec else None
-        if origin is None or ROOT / package not in (origin, origin.parent):
-            reject(f"package {package!r} here is {origin or 'missing'}, not this project's: start from another folder")
-
-
 def _run(name: str, main: Callable[..., None], command: type, arguments: list[str]) -> None:
     import hydra
 
@@ -68,7 +58,7 @@ def _run(name: str, main: Callable[..., None], command: type, arguments: list[st
     _register(command)
     hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)()
     if line.runs and line.multirun:
-        job.conclude_sweep(place)
+        sys.exit(job.conclude_sweep(place))
 
 
 def _compose(name: str, command: type, words: list[str]) -> Any:
@@ -85,7 +75,7 @@ def _compose(name: str, command: type, words: list[str]) -> Any:
     except MissingMandatoryValue as error:
         reject(f"{error.full_key} is not given", f"{error.full_key}={settings(command)[error.full_key].allowed}")
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        reject(" ".join(str(error).split("To append")[0].split()))
+        reject(" ".join(re.split("To append|Config search path", str(error))[0].split()))
     check_command(made)
     return made
 

@@ -12,9 +12,8 @@ from typing import Any
 
 from experiments import run_folder
 from experiments.overrides import CommandLine
-from experiments.settings import SettingError, check_command, reject, say, settings
-
-ROOT = Path(__file__).resolve().parents[1]
+from experiments.packages import is_our_word
+from experiments.settings import check_command, reject, say, settings
 
 
 @dataclass
@@ -55,28 +54,43 @@ class Job:
         if self.multirun:
             given = Path(command.run) if self.makes_run and command.run else None
             return run_folder.open_sweep(parent, given, line.without("run", "resume"), getattr(command, "resume", False))
-        return run_folder.open_run(parent, command) if self.makes_run else Path()
+        return run_folder.open_run(parent, self.name, command) if self.makes_run else Path()
 
     def __call__(self, config: Any) -> None:
-        """Run the command with a composed config."""
+        """Run the command with a composed config; exits on failure, but in a sweep leaves that to `conclude_sweep`."""
         from hydra.core.hydra_config import HydraConfig
 
         place = _short(Path(HydraConfig.get().runtime.output_dir))
         overrides = list(HydraConfig.get().overrides.task)
-        kept = self.makes_run or self.multirun
-        if kept and run_folder.status(place).get("state") == "finished":
-            print(f"{place} is finished already")
-            return
         try:
-            if kept:
+            if self.makes_run or self.multirun:
                 with run_folder.lock(place):
-                    run_folder.mark(place, "running")
-                    self._work(config, place, overrides)
-                    run_folder.finish(place, "finished")
+                    code = self._run_in(place, config, overrides)
             else:
                 self._work(config, place, overrides)
+                code = 0
         except Exception as error:
-            self._fail(error, place if kept else None)
+            code = self._report(error)
+        if code and not self.multirun:
+            sys.exit(code)
+
+    def _run_in(self, place: Path, config: Any, overrides: list[str]) -> int:
+        """Run the command in a folder that is ours; returns the exit code."""
+        if run_folder.status(place).get("state") == "finished":
+            print(f"{place} is finished already")
+            return 0
+        is_new = not (place / run_folder.STATUS).exists()
+        run_folder.mark(place, "running", command=self.name)
+        try:
+            self._work(config, place, overrides)
+        except Exception as error:
+            run_folder.finish(place, "failed", f"{type(error).__name__}: {error}")
+            code = self._report(error)
+            if code == 2 and is_new and not self.multirun:
+                run_folder.discard(place)
+            return code
+        run_folder.finish(place, "finished")
+        return 0
 
     def _work(self, config: Any, place: Path, overrides: list[str]) -> None:
         from omegaconf import OmegaConf
@@ -87,7 +101,9 @@ class Job:
         if not self.takes_run:
             self.main(command)
             return
+        sys.argv = self.words[2:]
         if self.makes_run:
+            run_folder.check_same(place, command)
             run = described = place
         else:
             run = Path(command.run)
@@ -96,33 +112,27 @@ class Job:
         run_folder.describe(described, command, overrides, self.words)
         self.main(command, run)
 
-    def _fail(self, error: Exception, place: Path | None) -> None:
-        bad_input = isinstance(error, SettingError) or _is_ours(error)
+    def _report(self, error: Exception) -> int:
+        """Print an error as its kind deserves; returns the exit code."""
+        bad_input = is_our_word(error)
         if bad_input and "HYDRA_FULL_ERROR" not in os.environ:
             say(self.name, error)
         else:
             traceback.print_exception(error)
-        if place:
-            run_folder.finish(place, "failed", f"{type(error).__name__}: {error}")
-        if self.multirun:
-            return  # the other jobs go on; `conclude_sweep` reports this one
-        if place and bad_input:
-            run_folder.discard(place)
-        sys.exit(2 if bad_input else 1)
+        return 2 if bad_input else 1
 
-    def conclude_sweep(self, place: Path) -> None:
-        """Note how a sweep ended; exits with 1 and names the jobs that failed, if any did."""
+    def conclude_sweep(self, place: Path) -> int:
+        """Note how a sweep ended, and name the jobs that failed; returns the exit code."""
         jobs = sorted((path.parent for path in place.glob(f"*/{run_folder.STATUS}")), key=lambda job: (len(job.name), job.name))
         failed = {job: run_folder.status(job) for job in jobs if run_folder.status(job).get("state") != "finished"}
         run_folder.finish(place, "failed" if failed else "finished")
-        if not failed:
-            return
-        print(f"{len(failed)} of {len(jobs)} jobs did not finish:", file=sys.stderr)
-        for job, status in failed.items():
-            print(f"  {job}: {status.get('error', 'interrupted')}", file=sys.stderr)
-        if "resume" in settings(self.command):
-            print(f"the same command with run={place} resume=true runs these alone", file=sys.stderr)
-        sys.exit(1)
+        if failed:
+            print(f"{len(failed)} of {len(jobs)} jobs did not finish:", file=sys.stderr)
+            for job, status in failed.items():
+                print(f"  {job}: {status.get('error', 'interrupted')}", file=sys.stderr)
+            if self.makes_run:
+                print(f"the same command with run={place} resume=true runs these alone", file=sys.stderr)
+        return 1 if failed else 0
 
 
 def virtual_devices(command: Any) -> None:
@@ -162,14 +172,6 @@ def _inherit_evaluation(command: Any, overrides: list[str]) -> None:
     for key in vars(base):
         if f"eval.{key}" not in said:
             setattr(command.eval, key, getattr(base, key))
-
-
-def _is_ours(error: Exception) -> bool:
-    """Whether an error is the project's own word about its input, not a library's failure."""
-    if not isinstance(error, ValueError | FileNotFoundError):
-        return False
-    raised = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
-    return ROOT in raised.parents and not any(part.startswith(".venv") for part in raised.relative_to(ROOT).parts)
 
 
 def _short(path: Path) -> Path:

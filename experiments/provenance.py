@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from experiments.packages import ROOT
 
 PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pandas",
@@ -49,7 +49,10 @@ def devices() -> dict[str, Any]:
     jax = sys.modules.get("jax")
     if jax is None:
         return {}
-    return {"devices": jax.device_count(), "device_kind": jax.devices()[0].device_kind, "processes": jax.process_count()}
+    try:
+        return {"devices": jax.device_count(), "device_kind": jax.devices()[0].device_kind, "processes": jax.process_count()}
+    except RuntimeError:  # what kept jax from starting has been reported already
+        return {}
 
 
 def write(path: Path, facts: dict[str, Any]) -> None:

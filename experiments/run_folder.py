@@ -44,25 +44,30 @@ def create(parent: Path) -> Path:
             return folder
 
 
-def open_run(parent: Path, command: Any) -> Path:
+def open_run(parent: Path, name: str, command: Any) -> Path:
     """The folder of a run: the one `command.run` names, the one to continue, or a new one in `parent`.
+
+    Args:
+        parent: where new folders go.
+        name: of the command.
+        command: its settings.
 
     Raises:
         SettingError: the named folder holds another run, or there is nothing to continue.
     """
     if command.run:
         folder = _open_named(Path(command.run), command.resume)
-        if (folder / CONFIG).is_file() and (why := difference(folder, command)):
-            reject(f"run={folder} cannot be continued: {why}", "the settings it was started with")
+        check_same(folder, command)
         return folder
     if not command.resume:
         return create(parent)
-    matching = (found for found in _unfinished(parent, CONFIG) if not difference(found, command) and not is_locked(found))
+    candidates = (found for found in _unfinished(parent, CONFIG) if status(found).get("command") == name and not is_locked(found))
+    matching = (found for found in candidates if not _difference(found, command))
     return next(matching, None) or reject(f"resume=true: no unfinished run with these settings in {parent}", "run=<folder>")
 
 
 def open_sweep(parent: Path, named: Path | None, overrides: list[str], resume: bool) -> Path:
-    """The folder of a sweep, likewise; it is continued by the overrides that started it, in any order.
+    """The folder of a sweep, likewise; it is continued by the overrides that started it, in their order.
 
     Args:
         parent: where new folders go.
@@ -106,10 +111,16 @@ def _unfinished(parent: Path, file: str) -> list[Path]:
 
 
 def _is_sweep_of(folder: Path, overrides: list[str]) -> bool:
-    return sorted(OmegaConf.load(folder / OVERRIDES)) == sorted(overrides)
+    return list(OmegaConf.load(folder / OVERRIDES)) == overrides
 
 
-def difference(folder: Path, command: Any) -> str:
+def check_same(folder: Path, command: Any) -> None:
+    """Raise a SettingError if the run in a folder, if there is one, was started with settings that learn something else."""
+    if (folder / CONFIG).is_file() and (why := _difference(folder, command)):
+        reject(f"run={folder} cannot be continued: {why}", "the settings it was started with")
+
+
+def _difference(folder: Path, command: Any) -> str:
     """The first setting in which a run differs from `command` (those in FREE aside), in words; empty if there is none."""
     earlier = read_config(folder, type(command))
     for key in settings(type(command)):
@@ -123,15 +134,15 @@ def read_config(folder: Path, command: type) -> Any:
     """The settings of a run as an instance of its command's dataclass.
 
     Raises:
-        ValueError: the folder has no settings, or they are not this command's.
+        SettingError: the folder has no settings, or they are not this command's.
     """
     path = folder / CONFIG
     if not path.is_file():
-        raise ValueError(f"{folder} holds no run: there is no {CONFIG} in it")
+        reject(f"run={folder}: no run is there ({CONFIG} is missing)", "a run folder of experiments.train")
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(command), OmegaConf.load(path)))
     except OmegaConfBaseException as error:
-        raise ValueError(f"{path} is not a config of this command: {str(error).splitlines()[0]}") from None
+        reject(f"{path} does not hold {command.__name__}'s settings: {str(error).splitlines()[0]}")
 
 
 def describe(folder: Path, command: Any, overrides: list[str], words: list[str]) -> None:
@@ -174,12 +185,15 @@ def status(folder: Path) -> dict[str, Any]:
 
 
 def discard(folder: Path) -> None:
-    """Remove a run that came to nothing; whatever else lies in its folder, and then the folder, stays."""
-    for own in (CONFIG, OVERRIDES, PROVENANCE, STATUS, LOCK):
-        (folder / own).unlink(missing_ok=True)
-    parents = folder.parents if RUNS in folder.parents else ()
+    """Remove the folder of a run that came to nothing, unless the command left something in it."""
+    own = {CONFIG, OVERRIDES, PROVENANCE, STATUS, LOCK}
+    if any(path.name not in own for path in folder.iterdir()):
+        return
+    for file in own:
+        (folder / file).unlink(missing_ok=True)
+    made = [parent for parent in folder.parents if parent == RUNS or RUNS in parent.parents]
     with suppress(OSError):  # not empty
-        for empty in (folder, *(parent for parent in parents if parent == RUNS or RUNS in parent.parents)):
+        for empty in (folder, *made):
             empty.rmdir()
 
 
