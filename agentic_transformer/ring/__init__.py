@@ -1,0 +1,38 @@
+"""Exact attention over a sequence sharded on a ring of devices. Arrays in, arrays out; knows nothing of what they mean.
+
+Example:
+    >>> mesh = jax.make_mesh((8,), ("ring",), axis_types=(jax.sharding.AxisType.Auto,))
+    >>> query, key, value = (to_layout(x, 8, "zigzag") for x in (query, key, value))  # once, at the input
+    >>> output = ring_attention(query, key, value, mesh=mesh)  # (batch, sequence, heads, head_dim)
+    >>> output = from_layout(output, 8, "zigzag", length=length)
+"""
+
+from agentic_transformer.ring.backbones import BACKBONES, attention, blockwise_attention, ring_attention
+from agentic_transformer.ring.decode import decode_attention, write_cache
+from agentic_transformer.ring.feedforward import blockwise_feedforward
+from agentic_transformer.ring.kernel import BlockKernel
+from agentic_transformer.ring.layout import LAYOUTS, from_layout, padded_length, positions, to_layout
+from agentic_transformer.ring.plain import Chunks, plain_kernel
+from agentic_transformer.ring.reference import dense_attention, memory_efficient_attention
+from agentic_transformer.ring.ring import ring_attention_shard
+
+__all__ = [
+    "BACKBONES",
+    "LAYOUTS",
+    "BlockKernel",
+    "Chunks",
+    "attention",
+    "blockwise_attention",
+    "blockwise_feedforward",
+    "decode_attention",
+    "dense_attention",
+    "from_layout",
+    "memory_efficient_attention",
+    "padded_length",
+    "plain_kernel",
+    "positions",
+    "ring_attention",
+    "ring_attention_shard",
+    "to_layout",
+    "write_cache",
+]

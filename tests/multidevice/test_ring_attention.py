@@ -1,0 +1,169 @@
+"""Ring attention on several devices against attention in float64."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import AxisType
+from ring_reference import attention_float64
+
+from agentic_transformer.ring import (
+    BACKBONES,
+    LAYOUTS,
+    Chunks,
+    attention,
+    from_layout,
+    plain_kernel,
+    ring_attention,
+    to_layout,
+)
+
+SMALL = plain_kernel("cpu", Chunks(forward=64, backward=32, whole=32))
+
+
+def make_mesh(ring: int, data: int = 1) -> jax.sharding.Mesh:
+    axes = (AxisType.Auto, AxisType.Auto)
+    return jax.make_mesh((data, ring), ("data", "ring"), axis_types=axes, devices=jax.devices()[: ring * data])
+
+
+def with_gradients(function, query, key, value, weights):
+    """Output and gradients of a weighted sum of the outputs."""
+    output, pull = jax.vjp(jax.jit(function), query, key, value)
+    return output, *pull(weights)
+
+
+def draw(rng, batch, sequence, heads, key_heads, head_dim):
+    return [rng.standard_normal((batch, sequence, h, head_dim), np.float32) for h in (heads, key_heads, key_heads, heads)]
+
+
+def errors(results, reference, ring, layout, length=None):
+    natural = [from_layout(np.asarray(x), ring, layout, length=length) for x in results]
+    return [np.abs(x - y).max() for x, y in zip(natural, reference, strict=True)]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_exact_at_4096_tokens_on_8_devices(layout):
+    arrays = draw(np.random.default_rng(0), 1, 4096, 4, 4, 64)
+    reference = attention_float64(*arrays)
+    placed = [to_layout(x, 8, layout) for x in arrays]
+    ours = with_gradients(partial(ring_attention, mesh=make_mesh(8), layout=layout), *placed)
+    found = errors(ours, reference, 8, layout)
+    assert found[0] <= 1e-6
+    assert max(found[1:]) <= 5e-6
+
+
+@st.composite
+def problems(draw_):
+    key_heads, group = draw_(st.integers(1, 2)), draw_(st.integers(1, 3))
+    length = draw_(st.integers(1, 300))
+    causal = draw_(st.booleans())
+    return {
+        "ring": draw_(st.sampled_from([1, 2, 3, 4, 8])),
+        "layout": draw_(st.sampled_from(LAYOUTS)),
+        "kernel": draw_(st.sampled_from([SMALL, None])),
+        "shape": (draw_(st.integers(1, 2)), length, key_heads * group, key_heads, draw_(st.sampled_from([4, 16]))),
+        "causal": causal,
+        "window": draw_(st.none() | st.integers(1, length)) if causal else None,
+        "segments": draw_(st.sampled_from([0, 1, 4])),
+        "sorted": draw_(st.booleans()),
+        "seed": draw_(st.integers(0, 99)),
+    }
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(problems())
+def test_any_problem_equals_dense(problem):
+    rng = np.random.default_rng(problem["seed"])
+    ring, layout, (batch, length, *_) = problem["ring"], problem["layout"], problem["shape"]
+    arrays = draw(rng, *problem["shape"])
+    segments = None
+    if problem["segments"]:
+        segments = rng.integers(0, problem["segments"], (batch, length)).astype(np.int32)
+        segments = np.sort(segments, axis=1) if problem["sorted"] else segments
+    shared = {"causal": problem["causal"], "window": problem["window"]}
+    reference = attention_float64(*arrays, segment_ids=segments, **shared)
+    # What pads the sequence is anything but harmless.
+    placed = [to_layout(x, ring, layout, fill=7.0) for x in arrays]
+    placed_segments = None if segments is None else to_layout(segments, ring, layout)
+    attend = partial(
+        ring_attention,
+        mesh=make_mesh(ring),
+        layout=layout,
+        segment_ids=placed_segments,
+        length=length,
+        kernel=problem["kernel"],
+        **shared,
+    )
+    results = with_gradients(attend, *placed)
+    # Float32 with scores of order 1: a few units in the last place of sums of up to 300 terms.
+    assert max(errors(results, reference, ring, layout, length)) < 2e-5
+    padding = from_layout(np.asarray(results[0]), ring, layout)[:, length:]
+    assert not padding.any()
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_backbones_agree_on_a_mesh_with_a_batch_axis(backbone, layout):
+    rng = np.random.default_rng(1)
+    arrays = draw(rng, 4, 90, 4, 2, 8)
+    segments = np.sort(rng.integers(0, 3, (4, 90)), axis=1)
+    reference = attention_float64(*arrays, segment_ids=segments, window=40)
+    placed = [to_layout(x, 4, layout) for x in arrays]
+    attend = partial(
+        attention,
+        backbone=backbone,
+        mesh=make_mesh(4, 2),
+        batch_axis="data",
+        layout=layout,
+        segment_ids=to_layout(segments, 4, layout),
+        window=40,
+        length=90,
+    )
+    assert max(errors(with_gradients(attend, *placed), reference, 4, layout, 90)) < 1e-5
+
+
+def test_queries_that_see_nothing_give_zero_and_finite_gradients():
+    arrays = draw(np.random.default_rng(2), 1, 64, 2, 2, 8)
+    for kernel in (SMALL, None):
+        attend = partial(ring_attention, mesh=make_mesh(4), length=0, kernel=kernel)
+        for result in with_gradients(attend, *arrays):
+            assert not np.asarray(result).any()
+
+
+def test_error_of_bfloat16_does_not_grow_with_the_ring():
+    arrays = [jnp.asarray(x, jnp.bfloat16) for x in draw(np.random.default_rng(3), 1, 2048, 2, 2, 32)]
+    reference = attention_float64(*arrays)
+    worst = []
+    for ring in (1, 2, 8):
+        placed = [to_layout(x, ring, "zigzag") for x in arrays]
+        results = with_gradients(partial(ring_attention, mesh=make_mesh(ring)), *placed)
+        assert all(x.dtype == jnp.bfloat16 for x in results)
+        natural = [from_layout(np.asarray(x, np.float64), ring, "zigzag") for x in results]
+        worst.append([np.sqrt(np.mean((x - y) ** 2)) for x, y in zip(natural, reference, strict=True)])
+    for ours, one_device in zip(worst[1:], [worst[0]] * 2, strict=True):
+        assert all(error <= 1.05 * alone for error, alone in zip(ours, one_device, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"shape": (1, 100, 4, 4, 8)}, "to_layout pads it to 104"),
+        ({"shape": (1, 64, 4, 3, 8)}, r"\[1, 2, 4\] would fit"),
+        ({"axis": "rign"}, "did you mean 'ring'"),
+        ({"batch_axis": "dat"}, "did you mean 'data'"),
+        ({"shape": (3, 64, 4, 4, 8), "batch_axis": "data"}, "4 would fit"),
+        ({"layout": "zig"}, "did you mean 'zigzag'"),
+        ({"window": 4, "causal": False}, "causal=False"),
+        ({"window": 0}, "window=0"),
+        ({"segment_ids": np.zeros((1, 3), int)}, r"\(1, 64\)"),
+    ],
+)
+def test_what_cannot_work_says_what_would(change, named):
+    change = dict(change)
+    query, key, value, _ = draw(np.random.default_rng(4), *change.pop("shape", (1, 64, 4, 4, 8)))
+    with pytest.raises(ValueError, match=named):
+        ring_attention(query, key, value, mesh=make_mesh(4, 2), **change)

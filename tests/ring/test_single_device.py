@@ -1,0 +1,79 @@
+"""The backbones on one device, against a loop in float64 that shares no code with them."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from agentic_transformer.ring import BACKBONES, Chunks, attention, blockwise_attention, blockwise_feedforward, plain_kernel
+
+KERNELS = [None] + [plain_kernel(platform, Chunks(32, 16, 32)) for platform in ("cpu", "tpu")]
+
+
+def plainly(query, key, value, *, causal=True, segment_ids=None, window=None, length=None):
+    """One query at a time."""
+    query, key, value = (np.asarray(x, np.float64) for x in (query, key, value))
+    output = np.zeros(query.shape)
+    group = query.shape[2] // key.shape[2]
+    for b, i, h in np.ndindex(query.shape[:3]):
+        j = np.arange(key.shape[1])
+        seen = np.ones(j.size, bool) if not causal else j <= i
+        if window is not None:
+            seen &= j > i - window
+        if length is not None:
+            seen &= (j < length) & (i < length)
+        if segment_ids is not None:
+            seen &= segment_ids[b] == segment_ids[b, i]
+        if seen.any():
+            scores = key[b, seen, h // group] @ query[b, i, h] / np.sqrt(query.shape[3])
+            weights = np.exp(scores - scores.max())
+            output[b, i, h] = weights @ value[b, seen, h // group] / weights.sum()
+    return output
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("setting", [{}, {"causal": False, "length": 70}, {"window": 9}, {"packed": True, "length": 77}])
+@pytest.mark.parametrize("heads", [(2, 2), (4, 2)])
+def test_equals_a_loop(backbone, setting, heads):
+    rng = np.random.default_rng(0)
+    query, key, value = (rng.standard_normal((2, 84, h, 8), np.float32) for h in (*heads, heads[1]))
+    setting = dict(setting)
+    if setting.pop("packed", False):
+        setting["segment_ids"] = np.sort(rng.integers(0, 3, (2, 84)), axis=1)
+    expected = plainly(query, key, value, **setting)
+    for kernel in KERNELS if backbone == "blockwise" else KERNELS[:1]:
+        found = attention(query, key, value, backbone=backbone, kernel=kernel, **setting)
+        assert np.abs(found - expected).max() < 1e-6
+
+
+@pytest.mark.parametrize("kernel", KERNELS[1:])
+def test_scores_of_any_size_do_not_overflow(kernel):
+    rng = np.random.default_rng(1)
+    query, key, value = (1e3 * rng.standard_normal((1, 128, 1, 8), np.float32) for _ in range(3))
+    expected = plainly(query, key, value)
+    found, pull = jax.vjp(partial(blockwise_attention, kernel=kernel), query, key, value)
+    # Scores near 1e6 are known to one part in 2^24, so weights to about 0.1 where two keys nearly tie; values are near 1e3.
+    assert np.isfinite(found).all() and np.median(np.abs(found - expected)) < 1e-3
+    assert all(np.isfinite(gradient).all() for gradient in pull(found))
+
+
+def test_blockwise_feedforward_is_the_feedforward():
+    rng = np.random.default_rng(2)
+    x, up, down = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((2, 96, 8), (8, 32), (32, 8)))
+
+    def loss(chunk, x, up, down):
+        y = blockwise_feedforward(lambda x: jax.nn.gelu(x @ up) @ down, x, chunk=chunk)
+        return jnp.sum(y**2)
+
+    whole = jax.grad(partial(loss, 96), argnums=(0, 1, 2))(x, up, down)
+    for chunk in (7, 32):
+        for gradient, expected in zip(jax.grad(partial(loss, chunk), argnums=(0, 1, 2))(x, up, down), whole, strict=True):
+            np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-2)
+
+
+def test_unknown_backbone_is_named():
+    x = np.zeros((1, 4, 1, 8), np.float32)
+    with pytest.raises(ValueError, match="did you mean 'blockwise'"):
+        attention(x, x, x, backbone="blokwise")
