@@ -154,7 +154,7 @@ class Evaluation:
         for number in range(1, self.longest + 1):
             rng = np.random.default_rng([self.config.seed, self.description.seed, 3, number])
             episodes = np.stack([sampler.draw_trajectories(rng, i, number - 1) for i in range(len(self.tasks))])
-            context = self._new_context(number)
+            context = self._new_context(self.longest)  # one shape for all n: one compilation
             for episode in episodes.T:
                 trajectories, reward = self.data.load(np.arange(len(self.tasks)), episode)
                 target = self._remembered_target(reward, asked=self._asked())

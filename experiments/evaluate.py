@@ -17,13 +17,12 @@ PICTURED_TASKS = 5
 FRAMES_PER_SECOND = 6
 
 
-def main(config: EvaluateCommand) -> None:
+def main(config: EvaluateCommand, run: Path) -> None:
     """Rollouts under every condition -> records, then tables, figures and a video, in the run's folder."""
-    from experiments.plot import plot
+    from experiments.presentation import present
 
-    run = Path(config.run)
     evaluate(config, run)
-    plot([run], run)
+    present([run], run)
 
 
 def evaluate(config: EvaluateCommand, run: Path) -> None:
@@ -77,16 +76,21 @@ def save_rollouts(run: Path, tasks: Sequence[envs.Task], attempts: Sequence[Atte
 
 def save_video(run: Path, task: envs.Task, attempts: Sequence[Attempt]) -> None:
     """Draws the given attempts on the first task one after another to `attempts.mp4`; says in one line where that cannot be."""
+    import warnings
+
     import numpy as np
 
     import envs
 
+    states = np.concatenate([attempt.physics[0] for attempt in attempts])
     try:
-        states = np.concatenate([attempt.physics[0] for attempt in attempts])
-        print(envs.write_video(run / "attempts.mp4", task, states, fps=FRAMES_PER_SECOND), flush=True)
+        with warnings.catch_warnings():
+            # jax warns of any fork; the child that draws becomes a program of its own at once.
+            warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)
+            print(envs.write_video(run / "attempts.mp4", task, states, fps=FRAMES_PER_SECOND), flush=True)
     except RuntimeError as error:
         print(f"no video: {error}", flush=True)
 
 
 if __name__ == "__main__":
-    cli.run(main, EvaluateCommand, folder="given")
+    cli.run(main, EvaluateCommand)

@@ -69,8 +69,8 @@ def _curves(axis: plt.Axes, rows: pd.DataFrame, prefix: str) -> None:
 def _beyond_training(axis: plt.Axes, rows: pd.DataFrame, trained: int) -> None:
     longest = rows["trajectories"].max()
     if longest > trained:
-        left, right = trained * 2**0.5 if longest >= 2 * trained else trained, longest * 1.1
-        axis.axvspan(left, right, color="#000000", alpha=0.05, linewidth=0)
+        right = longest * 1.1
+        axis.axvspan(trained + 0.5, right, color="#000000", alpha=0.05, linewidth=0)
         axis.text(right, axis.get_ylim()[0], "beyond the training length ", ha="right", va="bottom", fontsize=7, color="#555555")
         axis.set_xlim(right=right)
 

@@ -9,40 +9,37 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from agentic_transformer.config import EvaluateCommand, QuickstartCommand, TrainCommand
+from agentic_transformer.config import CollectCommand, EvaluateCommand, QuickstartCommand, TrainCommand
 from experiments import cli
 
 
-def main(config: QuickstartCommand) -> None:
+def main(config: QuickstartCommand, run: Path) -> None:
     """Each part is the command of its name, called here with its settings."""
     from experiments import collect, run_folder, train
     from experiments.evaluate import evaluate
-    from experiments.plot import plot
+    from experiments.presentation import present
 
-    folder = Path(config.run)
-    collect.collect(config.task, config.data)
-    runs = []
-    for command in trained_agents(config):
-        run = Path(command.run)
-        runs.append(run)
-        run.mkdir(exist_ok=True)
-        run_folder.describe(run, command, [], [sys.executable, *sys.argv])
-        train.main(command)
-        evaluate(EvaluateCommand(run=str(run), eval=config.eval, mesh=config.mesh), run)
-        run_folder.finish(run, "finished")
-    plot(runs, folder)
+    collect.main(CollectCommand(config.task, config.data))
+    agents = trained_agents(config, run)
+    for command in agents:
+        folder = Path(command.run)
+        folder.mkdir(exist_ok=True)
+        run_folder.describe(folder, command, [], [sys.executable, *sys.argv])
+        train.main(command, folder)
+        evaluate(EvaluateCommand(run=command.run, eval=config.eval, mesh=config.mesh), folder)
+        run_folder.finish(folder, "finished")
+    present([Path(command.run) for command in agents], run)
 
 
-def trained_agents(config: QuickstartCommand) -> list[TrainCommand]:
+def trained_agents(config: QuickstartCommand, run: Path) -> list[TrainCommand]:
     """The agent and its baseline, which sees as many trajectories a step: its rows hold fewer, so there are more of them."""
     shared = {name: getattr(config, name) for name in ("task", "seed", "data", "model", "eval", "mesh")}
     commands = []
     for agent in (config.agent, config.baseline):
-        rows = max(1, config.train.batch * config.agent.trajectories // agent.trajectories)
-        run = str(Path(config.run) / agent.name)
-        commands.append(TrainCommand(run=run, agent=agent, train=replace(config.train, batch=rows), **shared))
+        rows = config.train.batch * config.agent.trajectories // agent.trajectories
+        commands.append(TrainCommand(run=str(run / agent.name), agent=agent, train=replace(config.train, batch=rows), **shared))
     return commands
 
 
 if __name__ == "__main__":
-    cli.run(main, QuickstartCommand, folder="new")
+    cli.run(main, QuickstartCommand)

@@ -8,7 +8,7 @@ from agentic_transformer.config import TrainCommand
 from experiments import cli
 
 
-def main(config: TrainCommand) -> None:
+def main(config: TrainCommand, run: Path) -> None:
     """Data -> chains -> tokens -> sharded steps -> checkpoints and metrics in the run's folder."""
     import jax
     from tqdm import tqdm
@@ -21,7 +21,6 @@ def main(config: TrainCommand) -> None:
     from agentic_transformer.metrics import MetricsLog
     from experiments.data import training_data
 
-    run = Path(config.run)
     mesh = meshes.make_mesh(config.mesh.ring)
     data = training_data(config.task, config.data)
     store, steps = data.store, int(data.store.lengths[0])
@@ -65,4 +64,4 @@ def main(config: TrainCommand) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, TrainCommand, folder="new")
+    cli.run(main, TrainCommand)
