@@ -44,9 +44,8 @@ def groups(conf: Path, name: str) -> dict[str, list[str]]:
     from omegaconf import OmegaConf
 
     entries = OmegaConf.to_container(OmegaConf.load(conf / f"{name}.yaml"))["defaults"]
-    chosen = {group: option for entry in entries if isinstance(entry, dict) for group, option in entry.items()}
-    files = {group: sorted(path.stem for path in (conf / group.split("@")[0]).glob("*.yaml")) for group in chosen}
-    return {group: files[group] + ([] if option else ["null"]) for group, option in chosen.items()}
+    names = [group for entry in entries if isinstance(entry, dict) for group in entry]
+    return {group: sorted(path.stem for path in (conf / group.split("@")[0]).glob("*.yaml")) for group in names}
 
 
 def read(arguments: list[str], known: dict[str, Setting], options: dict[str, list[str]]) -> CommandLine:

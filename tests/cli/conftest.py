@@ -1,0 +1,50 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+STUB = """
+import os, sys
+from agentic_transformer.config import TrainCommand
+from experiments import cli
+
+def main(config, run):
+    print("seed", config.seed, "jax" in sys.modules, os.environ.get("XLA_FLAGS"))
+    (run / "seed.txt").write_text(str(config.seed)) if "quiet" not in str(run) else None
+{body}
+
+if __name__ == "__main__":
+    cli.run(main, TrainCommand)
+"""
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Runs a stand-in for experiments.train, whose main ends with `body`, in an empty folder."""
+    work = tmp_path / "work"
+    work.mkdir()
+
+    def run(*words, body="", wait=True, **environment):
+        script, text = tmp_path / "train.py", STUB.format(body="    " + body.replace("\n", "\n    "))
+        if not script.exists() or script.read_text() != text:  # another process may be reading it
+            script.write_text(text)
+        started = subprocess.Popen(
+            [sys.executable, str(script), *words],
+            cwd=work,
+            env={name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+            | {"PYTHONPATH": str(ROOT)}
+            | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        if not wait:
+            return started
+        out, err = started.communicate(timeout=120)
+        return subprocess.CompletedProcess(words, started.returncode, out, err)
+
+    run.folder = work
+    return run

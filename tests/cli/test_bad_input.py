@@ -1,0 +1,129 @@
+"""Bad input stops before anything starts: exit code 2, at most three lines, the nearest right word, no folder left behind."""
+
+import subprocess
+import sys
+
+import pytest
+
+from agentic_transformer.config import TrainCommand
+from experiments import cli
+from tests.cli.conftest import ROOT
+
+# The words, and what the error must say.
+BAD = [
+    ("typo=1", "no setting typo"),
+    ("+typo=1", "no setting typo"),
+    ("++typo=1", "no setting typo"),
+    ("~seed", "~seed"),
+    ("train.step=10", "nearest: train.steps"),
+    ("++train.step=10", "nearest: train.steps"),
+    ("+model.widht=10", "nearest: model.width"),
+    ("steps=10", "nearest: train.steps"),
+    ("task=walker_wlk", "nearest: walker_walk"),
+    ("agent=at_prefx", "nearest: at_prefix"),
+    ("experiment=quickstrat", "nearest: quickstart"),
+    ("agents=at", "nearest: agent"),
+    ("agent=null", "at_prefix"),
+    ("+experiment=quickstart", "allowed: experiment=quickstart"),
+    ("train={steps:3}", "allowed: default"),
+    ("eval.conditions=[own,foriegn]", "nearest: foreign"),
+    ("seed=-1", "at least 0"),
+    ("seed=1.5", "whole number"),
+    ("seed=true", "whole number"),
+    ("seed=", "whole number"),
+    ("data.episodes=0", "at least 1"),
+    ("data.episodes=many", "whole number"),
+    ("train.steps=0", "at least 1"),
+    ("train.steps=1e3", "whole number"),
+    ("train.learning_rate=nan", "a number from"),
+    ("model.width=0", "at least 1"),
+    ("model.layers=[1]", "whole number"),
+    ("mesh.ring=0", "at least 1"),
+    ("mesh.virtual_devices=257", "from 0 to 256"),
+    ("eval.trajectories=8", "a list"),
+    ("eval.trajectories=[]", "a list"),
+    ("eval.trajectories=[1,0]", "from 1 to 4096"),
+    ("eval.trajectories=[1,x]", "from 1 to 4096"),
+    ("resume=maybe", "true or false"),
+    ("run=", "text, or null"),
+    ("data.root=null", "text"),
+    ("seed=1 seed=2", "given twice"),
+    ("seed=1 ++seed=2", "given twice"),
+    ("agent=at agent=dt", "given twice"),
+    ("train.steps=[1", "cannot read"),
+    ("train.steps", "cannot read"),
+    ("train.learning_rate=${nothing}", "nothing"),
+    ("train.steps=${agent.name}", "train.steps"),
+    ("seed=0,1", "-m"),
+    ("eval.trajectories=1,2", "[a,b]"),
+    ("-m seed=0,x", "seed=x"),
+    ("-m model.width=64,-128", "model.width=-128"),
+    ("-m model.width=range(0,3)", "model.width=0"),
+    ("-m model.width=choice(64,wide)", "model.width=wide"),
+    ("-m agent=at,tdmpc", "agent=tdmpc"),
+    ("-m agent=glob(zz*)", "empty sweep"),
+    ("-m seed=interval(0,1)", "range(start,stop,step)"),
+    ("-m mesh.virtual_devices=1,2", "one command"),
+    ("-m --cfg job", "--multirun"),
+    ("--configname x", "--configname"),
+    ("--config-name x", "--config-name"),
+    ("hydra.typo=1", "hydra.typo"),
+    ("+hydra.typo=1", "hydra.typo"),
+    ("hydra.run.dir=x", "run=<folder>"),
+    ("hydra/launcher=job", "joblib"),
+    ("resume=true", "no unfinished run"),
+    ("-m resume=true seed=0,1", "no unfinished sweep"),
+]
+
+
+def never(config, run):
+    raise AssertionError("bad input reached the command")
+
+
+never.__code__ = never.__code__.replace(co_filename="train.py")
+
+
+@pytest.mark.parametrize(("words", "says"), BAD)
+def test_bad_input(words, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train", *words.split()])
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(never, TrainCommand)
+    error = capsys.readouterr().err.rstrip("\n")
+    assert stopped.value.code == 2
+    assert says in error
+    assert len(error.split("\n")) <= 3 and all(len(line) <= 220 for line in error.split("\n"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["collect", "train", "evaluate", "plot", "quickstart"])
+def test_nothing_slow_is_imported(name, tmp_path):
+    """Neither jax nor MuJoCo, nor what takes as long; the commands themselves, started elsewhere."""
+    script = (
+        "import runpy, sys\n"
+        f"sys.argv = ['experiments.{name}', 'typo=1']\n"
+        "try:\n"
+        f"    runpy.run_module('experiments.{name}', run_name='__main__')\n"
+        "except SystemExit as stop:\n"
+        "    print(stop.code, *(name for name in ('jax', 'mujoco', 'dm_control', 'pandas', 'matplotlib') if name in sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.split() == ["2"], done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_package_called_datasets(tmp_path):
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "datasets" / "__init__.py").write_text("")
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.train"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "'datasets'" in done.stderr

@@ -1,0 +1,77 @@
+"""Imports run one way, and what must start fast imports nothing slow."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ["envs", "datasets", "agentic_transformer", "experiments"]  # each may import those before it
+SLOW = {"jax", "flax", "optax", "orbax", "torch"}
+HYDRA = {"hydra", "omegaconf"}
+
+
+def imports(path):
+    """Dotted names of the modules that a file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            package = ".".join(path.relative_to(ROOT).parent.parts[: len(path.relative_to(ROOT).parent.parts) - node.level + 1])
+            base = node.module if not node.level else ".".join(filter(None, [package, node.module]))
+            names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
+    return names
+
+
+def files(folder):
+    found = sorted((ROOT / folder).rglob("*.py"))
+    assert found, f"{folder} is empty"
+    return found
+
+
+def tops(path):
+    return {name.split(".")[0] for name in imports(path)}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_import_only_those_before_them(room):
+    later = set(ROOMS[ROOMS.index(room) + 1 :])
+    assert {str(path): found for path in files(room) if (found := tops(path) & later)} == {}
+
+
+def test_the_ring_imports_nothing_of_ours():
+    outside = {
+        str(path): found
+        for path in files("agentic_transformer/ring")
+        if (
+            found := {
+                name
+                for name in imports(path)
+                if name.split(".")[0] in ROOMS and not f"{name}.".startswith("agentic_transformer.ring.")
+            }
+        )
+    }
+    assert outside == {}
+
+
+@pytest.mark.parametrize("room", ["envs", "datasets"])
+def test_workers_import_no_jax(room):
+    assert {str(path): found for path in files(room) if (found := tops(path) & SLOW)} == {}
+
+
+@pytest.mark.parametrize("room", ["envs", "datasets", "agentic_transformer"])
+def test_only_experiments_knows_hydra(room):
+    assert {str(path): found for path in files(room) if (found := tops(path) & HYDRA)} == {}
+
+
+def test_checking_a_command_line_needs_nothing_slow():
+    """The settings and the names of tasks are there without jax, MuJoCo and dm_control."""
+    script = (
+        "import sys, agentic_transformer.config, envs; envs.tasks(); envs.task('walker_walk')\n"
+        "print(*({'jax', 'flax', 'mujoco', 'dm_control', 'gymnasium', 'h5py'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
