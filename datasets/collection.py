@@ -17,7 +17,6 @@ from datasets.episode import Episode, write_episode
 from envs import Task
 
 METADATA = "metadata.json"
-_BATCH = 100  # episodes that run together; part of what the seed means
 _LIBRARIES = ("mujoco", "dm_control", "numpy")
 
 
@@ -57,7 +56,7 @@ def collect(
         ValueError: unknown task or collector, or a folder that was collected otherwise.
     """
     task, folder = envs.task(task), Path(folder)
-    make_collector = collector_class(collector, task)
+    policy = collector_class(collector, task)
     spec = envs.spec(task)
     made = {"task": task.id, "collector": collector, "seed": seed, "length": spec.length}
     metadata = {
@@ -71,16 +70,16 @@ def collect(
     _refuse_other(folder, made)
     (folder / METADATA).write_text(json.dumps(metadata, indent=2) + "\n")
     missing = {index for index in range(episodes) if not (folder / f"episode_{index:06d}_{spec.length}.npz").exists()}
-    batches = sorted({index // _BATCH for index in missing})
-    environments = envs.make_vec(task, _BATCH)
-    steps = len(batches) * _BATCH * spec.length
-    with tqdm(
-        total=steps, desc=f"collecting {task.id}", unit="step", unit_scale=True, disable=not progress, mininterval=0.5
-    ) as bar:
+    batches = sorted({index // policy.batch for index in missing})
+    environments = envs.make_vec(task, policy.batch)
+    steps = len(batches) * policy.batch * spec.length
+    label = f"collecting {task.id}"
+    with tqdm(total=steps, desc=label, unit="step", unit_scale=True, disable=not progress, mininterval=0.5) as bar:
         for batch in batches:
-            numbers = range(batch * _BATCH, (batch + 1) * _BATCH)
-            rng = np.random.default_rng([seed, batch])
-            run = _run(environments, make_collector(task, _BATCH, rng), [_start_seed(seed, index) for index in numbers], bar)
+            numbers = range(batch * policy.batch, (batch + 1) * policy.batch)
+            observation, info = environments.reset(seed=[_start_seed(seed, index) for index in numbers])
+            actor = policy(environments.tasks, np.random.default_rng([seed, batch]))
+            run = _run(environments, actor, observation, info, bar)
             for index, episode in zip(numbers, run, strict=True):
                 if index in missing:
                     write_episode(folder, index, episode)
@@ -105,9 +104,10 @@ def _refuse_other(folder: Path, made: dict[str, Any]) -> None:
             raise ValueError(f"buffer {folder}: was collected with {was}, not {value!r}; choose another folder")
 
 
-def _run(environments: VectorEnv, collector: Collector, seeds: list[int], bar: tqdm) -> list[Episode]:
-    """One batch of episodes."""
-    observation, info = environments.reset(seed=seeds)
+def _run(
+    environments: VectorEnv, actor: Collector, observation: np.ndarray, info: dict[str, np.ndarray], bar: tqdm
+) -> list[Episode]:
+    """One batch of episodes, just reset."""
     spec, count = envs.spec(environments.tasks[0]), environments.num_envs
     rows = spec.length + 1
     columns = {"observation": spec.observation, "action": spec.action, "reward": 1, "discount": 1, "physics": spec.physics}
@@ -116,7 +116,7 @@ def _run(environments: VectorEnv, collector: Collector, seeds: list[int], bar: t
     reward_free = environments.tasks[0].name == "point_mass_goal"
     for row in range(rows):
         if row:
-            action = collector.act(row - 1, info["physics"])
+            action = actor.act(row - 1, info["physics"])
             observation, reward, _, _, info = environments.step(action)
             table["action"][:, row] = action
             table["reward"][:, row, 0] = 0 if reward_free else reward

@@ -53,6 +53,7 @@ class Domain:
         stages: MuJoCo's pipeline functions that bring the rewards' readings up to date with a bare state (no collisions).
         observe: readings -> (states, observation).
         rewards: mode name -> function of readings, (states,). Parameters of tasks stand among the readings under their names.
+        guides: for modes whose rewards are flat almost everywhere, a score that a planner can follow.
         repeat: control steps of one agent step.
     """
 
@@ -61,6 +62,7 @@ class Domain:
     rewards: Mapping[str, Callable[[Readings], np.ndarray]]
     readings: Mapping[str, Reading] = field(default_factory=dict)
     reward_readings: tuple[str, ...] = ()
+    guides: Mapping[str, Callable[[Readings], np.ndarray]] = field(default_factory=dict)
     stages: tuple[Callable[[mujoco.MjModel, mujoco.MjData], None], ...] = ()
     repeat: int = 1
 

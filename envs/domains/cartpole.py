@@ -35,4 +35,5 @@ DOMAIN = Domain(
     build=lambda mode: suite.load("cartpole", mode),
     observe=_observe,
     rewards={"balance": _dense, "swingup": _dense, "balance_sparse": _sparse, "swingup_sparse": _sparse},
+    guides={"balance_sparse": _dense, "swingup_sparse": _dense},
 )

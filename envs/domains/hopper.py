@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from dm_control import suite
 from dm_control.utils.rewards import tolerance
@@ -42,10 +44,21 @@ def _flip(direction: int) -> object:
     return lambda readings: _standing(readings) * planar.spin(readings, direction)
 
 
+def _rising(readings: Readings) -> np.ndarray:
+    """A slope up to `_standing`, (states,) in [0, 1]."""
+    return tolerance(readings["torso"][:, 2] - readings["foot"][:, 2], (1.2 * _STAND_HEIGHT, 2), 2, "linear", 0)
+
+
+def _rising_then(reward: Callable[[Readings], np.ndarray]) -> Callable[[Readings], np.ndarray]:
+    return lambda readings: _rising(readings) + 2 * reward(readings)
+
+
+_REWARDS = {"stand": _stand, "hop": _hop(+1), "hop_backward": _hop(-1), "flip": _flip(+1), "flip_backward": _flip(-1)}
 DOMAIN = Domain(
     build=_build,
     observe=_observe,
-    rewards={"stand": _stand, "hop": _hop(+1), "hop_backward": _hop(-1), "flip": _flip(+1), "flip_backward": _flip(-1)},
+    rewards=_REWARDS,
+    guides={mode: _rising_then(reward) for mode, reward in _REWARDS.items()},
     readings={
         "torso": Reading("xipos", "torso"),
         "foot": Reading("xipos", "foot"),

@@ -16,6 +16,7 @@ _ARM = 6  # joints; the hand's follow
 _RADIUS = 0.05
 _OFFSET = 0.09
 _HEIGHT = 0.001
+_MODES = ("reach_top_left", "reach_top_right", "reach_bottom_left", "reach_bottom_right")
 _PINCH = "jaco_arm/jaco_hand/pinchsite"
 
 
@@ -32,7 +33,7 @@ def _observe(readings: Readings) -> np.ndarray:
     return np.concatenate([angles, _symlog(torque), arm_velocity, hand, hand_velocity, *pinch], axis=1)
 
 
-def distance(readings: Readings, mode: str) -> np.ndarray:
+def _distance(readings: Readings, mode: str) -> np.ndarray:
     """From the pinch site to the target of `mode`, (states,), metres."""
     x = -_OFFSET if mode.endswith("left") else _OFFSET
     y = _OFFSET if "top" in mode else -_OFFSET
@@ -40,13 +41,18 @@ def distance(readings: Readings, mode: str) -> np.ndarray:
 
 
 def _reach(mode: str) -> object:
-    return lambda readings: tolerance(distance(readings, mode), (0, _RADIUS), _RADIUS)
+    return lambda readings: tolerance(_distance(readings, mode), (0, _RADIUS), _RADIUS)
+
+
+def _approach(mode: str) -> object:
+    return lambda readings: -_distance(readings, mode)
 
 
 DOMAIN = Domain(
     build=lambda mode: manipulation.load("reach_site_features"),
     observe=_observe,
-    rewards={mode: _reach(mode) for mode in ("reach_top_left", "reach_top_right", "reach_bottom_left", "reach_bottom_right")},
+    rewards={mode: _reach(mode) for mode in _MODES},
+    guides={mode: _approach(mode) for mode in _MODES},
     readings={
         "torque": Reading("sensordata"),
         "pinch": Reading("site_xpos", _PINCH),

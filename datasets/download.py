@@ -1,0 +1,176 @@
+"""Fetches ExoRL's archives: resumes, checks, unpacks."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable
+from http.client import HTTPException
+from pathlib import Path
+
+from tqdm import tqdm
+
+from envs.registry import unknown
+
+SERVER = "https://dl.fbaipublicfiles.com/exorl"
+DOMAINS = ("cartpole", "cheetah", "jaco", "point_mass_maze", "quadruped", "walker")
+ALGORITHMS = ("aps", "icm_apt", "diayn", "disagreement", "icm", "proto", "random", "rnd", "smm")
+_BLOCK = 1 << 20
+_TIMEOUT = 30  # seconds without a byte
+_ATTEMPTS = 8  # in a row without progress
+_UNPACKED = 1.25  # of the archive's size, at most: the episodes inside are compressed already
+
+
+def download(
+    domain: str,
+    algorithm: str,
+    root: str | Path,
+    *,
+    sha256: str | None = None,
+    server: str = SERVER,
+    progress: bool = True,
+    pause: Callable[[float], None] = time.sleep,
+) -> Path:
+    """Fetch and unpack one data set.
+
+    A transfer that breaks off goes on where it stopped, within this call and in a later one. The archive's own checksums are
+    always verified; its SHA-256 is kept in `.complete`, and compared where given (the release publishes none).
+
+    Args:
+        domain: of `DOMAINS`.
+        algorithm: of `ALGORITHMS`, the exploration that made the data.
+        root: the buffer becomes `<root>/<domain>/<algorithm>/buffer`.
+        sha256: of the archive, in hexadecimal.
+        server: where `<domain>/<algorithm>.zip` lies.
+        progress: show progress bars.
+        pause: waits that many seconds between attempts.
+
+    Returns:
+        the buffer's folder.
+
+    Raises:
+        ValueError: unknown names, no such file on the server, a wrong checksum, or a damaged archive (which is removed).
+        OSError: not enough disk space, or no connection after several attempts.
+    """
+    if domain not in DOMAINS:
+        raise unknown("domain", domain, DOMAINS)
+    if algorithm not in ALGORITHMS:
+        raise unknown("algorithm", algorithm, ALGORITHMS)
+    folder = Path(root) / domain / algorithm
+    done = folder / ".complete"
+    if done.exists():
+        return folder / "buffer"
+    folder.mkdir(parents=True, exist_ok=True)
+    archive = folder.with_suffix(".zip")
+    _fetch(f"{server}/{domain}/{algorithm}.zip", archive, progress, pause)
+    digest = _digest(archive, progress)
+    if sha256 and digest != sha256.lower():
+        archive.unlink()
+        raise ValueError(f"{archive}: SHA-256 is {digest}, expected {sha256}; the file was removed, download it again")
+    _unpack(archive, folder, progress)
+    done.write_text(digest + "\n")
+    archive.unlink()
+    return folder / "buffer"
+
+
+def _fetch(url: str, target: Path, progress: bool, pause: Callable[[float], None]) -> None:
+    """Bring all of `url` to `target`, through `<target>.part`."""
+    if target.exists():
+        return
+    part = target.with_name(target.name + ".part")
+    failures = 0
+    while True:
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            if _transfer(url, part, progress):
+                part.replace(target)
+                return
+            problem = "the connection closed early"
+        except urllib.error.HTTPError as error:
+            if error.code < 500:
+                raise ValueError(f"{url}: the server answers {error.code} {error.reason}") from error
+            problem = f"the server answers {error.code}"
+        except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
+            problem = str(error)
+        after = part.stat().st_size if part.exists() else 0
+        failures = 1 if after > before else failures + 1
+        if failures > _ATTEMPTS:
+            raise ConnectionError(f"{url}: {problem}, {_ATTEMPTS} times in a row; what arrived is kept, run this again to go on")
+        tqdm.write(f"{url}: {problem}; going on at byte {after}")
+        pause(min(30.0, 0.5 * 2**failures))
+
+
+def _transfer(url: str, part: Path, progress: bool) -> bool:
+    """One connection; True when the file is whole."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        answer = urllib.request.urlopen(request, timeout=_TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and have and _total(error) == have:  # nothing is left to send
+            return True
+        if error.code == 416:
+            part.unlink()
+            return False
+        raise
+    with answer:
+        resumed = answer.status == 206
+        if have and not resumed:  # the server starts over, so do we
+            have = 0
+        size = have + int(answer.headers["Content-Length"])
+        _check_space(part.parent, size - have + size * _UNPACKED)
+        label = part.name.removesuffix(".part")
+        with (
+            part.open("ab" if resumed else "wb") as stream,
+            tqdm(total=size, initial=have, desc=label, unit="B", unit_scale=True, disable=not progress, mininterval=0.5) as bar,
+        ):
+            while block := answer.read1(_BLOCK):
+                stream.write(block)
+                bar.update(len(block))
+        return part.stat().st_size == size
+
+
+def _total(error: urllib.error.HTTPError) -> int | None:
+    """The file's size from `Content-Range: bytes */<size>`."""
+    size = (error.headers.get("Content-Range") or "").rpartition("/")[2]
+    return int(size) if size.isdigit() else None
+
+
+def _check_space(folder: Path, needed: float) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(f"{folder}: {needed / 1e9:.1f} GB are needed (archive and its contents), {free / 1e9:.1f} GB are free")
+
+
+def _digest(archive: Path, progress: bool) -> str:
+    digest = hashlib.sha256()
+    size = archive.stat().st_size
+    with (
+        archive.open("rb") as stream,
+        tqdm(total=size, desc="checking", unit="B", unit_scale=True, disable=not progress, mininterval=0.5) as bar,
+    ):
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+            bar.update(len(block))
+    return digest.hexdigest()
+
+
+def _unpack(archive: Path, folder: Path, progress: bool) -> None:
+    """Unpack the buffer's episodes, whatever folders the archive wraps them in."""
+    buffer = folder / "buffer"
+    buffer.mkdir(exist_ok=True)
+    try:
+        with zipfile.ZipFile(archive) as source:
+            members = [member for member in source.infolist() if member.filename.endswith(".npz")]
+            for member in tqdm(members, desc="unpacking", unit="file", disable=not progress, mininterval=0.5):
+                partial = buffer / "unpacking.part"
+                with source.open(member) as packed, partial.open("wb") as out:
+                    shutil.copyfileobj(packed, out, _BLOCK)
+                partial.replace(buffer / Path(member.filename).name)
+    except (zipfile.BadZipFile, EOFError) as error:
+        archive.unlink()
+        raise ValueError(f"{archive}: damaged ({error}); the file was removed, download it again") from error

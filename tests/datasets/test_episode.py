@@ -1,0 +1,142 @@
+"""Episodes as files: real variants are read, damaged ones refused by name."""
+
+import io
+import tracemalloc
+import zipfile
+
+import numpy as np
+import pytest
+from conftest import make_buffer, make_episode
+
+import datasets
+from datasets.episode import BadEpisode, episode_files
+
+
+def save(path, **arrays):
+    """Write arrays as they are, without the checks of write_episode."""
+    np.savez(path, **arrays)
+    return path
+
+
+def parts(episode):
+    """An episode's arrays by name."""
+    return {key: value for key, value in vars(episode).items() if value is not None}
+
+
+def test_round_trip(tmp_path):
+    """What is written is read back bit for bit."""
+    episode = make_episode(30)
+    path = datasets.write_episode(tmp_path, 7, episode)
+    assert path.name == "episode_000007_30.npz"
+    read = datasets.read_episode(path)
+    assert read.length == 30
+    for key, value in parts(episode).items():
+        np.testing.assert_array_equal(getattr(read, key), value)
+        assert getattr(read, key).dtype == value.dtype
+
+
+def test_variants(tmp_path):
+    """URLB's names, four reward columns, single-precision physics, no physics."""
+    episode = make_episode(25, columns=4, physics=False)
+    path = save(tmp_path / "20220101T101112_12_25.npz", **parts(episode))
+    read = datasets.read_episode(path)
+    assert read.reward.shape == (26, 4)
+    assert read.physics is None
+    single = parts(make_episode(25)) | {"physics": np.zeros((26, 18), np.float32)}
+    assert datasets.read_episode(save(tmp_path / "episode_000001_25.npz", **single)).physics.dtype == np.float32
+
+
+def test_order_of_files(tmp_path):
+    """By index, whatever the style; other files are not episodes."""
+    for name in ("episode_000010_20.npz", "episode_000002_20.npz", "metadata.json", "episode_000003_20.part"):
+        (tmp_path / name).touch()
+    assert [path.name for path in episode_files(tmp_path)] == ["episode_000002_20.npz", "episode_000010_20.npz"]
+    with pytest.raises(ValueError, match="no episodes"):
+        episode_files(make_buffer(tmp_path / "empty", 0))
+    with pytest.raises(ValueError, match="no such folder"):
+        episode_files(tmp_path / "nowhere")
+
+
+def flipped(path):
+    """One bit of compressed data."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def truncated(path):
+    """Half a file."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def emptied(path):
+    """No bytes."""
+    path.write_bytes(b"")
+
+
+def with_objects(path):
+    """Pickled content."""
+    save(path, **parts(make_episode()) | {"reward": np.array([[None]] * 21, object)})
+
+
+def giant(path):
+    """A header that claims 3.6 TiB."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (10**9, 1000)})
+    save(path, **{key: value for key, value in parts(make_episode()).items() if key != "observation"})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("observation.npy", header.getvalue() + bytes(1000))
+
+
+def with_nan(path):
+    """One NaN."""
+    observation = make_episode().observation.copy()
+    observation[3, 4] = np.nan
+    save(path, **parts(make_episode()) | {"observation": observation})
+
+
+def uneven(path):
+    """Arrays of different rows."""
+    save(path, **parts(make_episode()) | {"action": make_episode().action[:-1]})
+
+
+def lacking(path):
+    """No discount."""
+    save(path, **{key: value for key, value in parts(make_episode()).items() if key != "discount"})
+
+
+FAULTS = [flipped, truncated, emptied, with_objects, giant, with_nan, uneven, lacking]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_bad_files_are_refused(tmp_path, fault):
+    """By name, under 100 MB of memory."""
+    path = datasets.write_episode(tmp_path, 0, make_episode())
+    fault(path)
+    tracemalloc.start()
+    with pytest.raises(BadEpisode, match=path.name):
+        datasets.read_episode(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6
+
+
+def test_wrong_length_in_name(tmp_path):
+    """A file shorter than its name says is refused."""
+    datasets.write_episode(tmp_path, 0, make_episode()).rename(tmp_path / "episode_000000_1000.npz")
+    with pytest.raises(BadEpisode, match="holds 20 transitions; the name says 1000"):
+        datasets.read_episode(tmp_path / "episode_000000_1000.npz")
+
+
+def test_cache_refuses_or_counts_bad_files(tmp_path, capsys):
+    """By default one bad file stops the cache; `skip_bad` leaves out up to 1%."""
+    folder = make_buffer(tmp_path / "buffer", 100, length=3)
+    emptied(folder / "episode_000041_3.npz")
+    with pytest.raises(BadEpisode, match="episode_000041_3"):
+        datasets.build_cache(folder, progress=False)
+    store = datasets.Store(datasets.build_cache(folder, progress=False, skip_bad=True))
+    assert store.episodes == 99
+    emptied(folder / "episode_000042_3.npz")
+    datasets.cache.cache_path(folder).unlink()
+    with pytest.raises(ValueError, match="2 bad episodes are more than 1% of 100"):
+        datasets.build_cache(folder, progress=False, skip_bad=True)
