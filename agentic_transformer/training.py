@@ -102,7 +102,7 @@ def make_train_step(
         (loss, first), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params, tokens)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": loss, "first_step_loss": first, "gradient_norm": optax.global_norm(gradients)}
+        metrics = {"loss": loss, "first_step_loss": first, "gradient_norm": optax.tree.norm(gradients)}
         return TrainState(state.step + 1, params, optimizer_state), metrics
 
     return step

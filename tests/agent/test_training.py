@@ -1,0 +1,157 @@
+"""The train step and its checkpoints."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from agentic_transformer import mesh as meshes
+from agentic_transformer import training
+from agentic_transformer.checkpoint import Checkpoints, load_policy
+from agentic_transformer.config import AgentConfig, ModelConfig, TrainConfig
+from agentic_transformer.heads import action_loss
+from agentic_transformer.labels import ChainLoader
+from agentic_transformer.ring import attention
+from tests.agent.helpers import describe, labelled
+
+CONFIG = TrainConfig(steps=12, batch=4, warmup=2, log_every=5, checkpoint_every=4)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return labelled(tmp_path_factory.mktemp("data"))
+
+
+class Training:
+    """All that one run of training needs."""
+
+    def __init__(self, data, model=None, agent=None, config=CONFIG):
+        self.config = config
+        self.description = describe(data, agent or AgentConfig(trajectories=4, length="uniform"), model)
+        self.loader = ChainLoader(data, self.description.agent, self.description.scaling, 0, config.batch)
+        self.mesh = meshes.make_mesh(1)
+        optimizer, self.schedule = training.make_optimizer(config)
+        self.graph, self.state = training.init_state(self.description.build(0), optimizer, self.mesh)
+        length = self.description.agent.trajectories * self.description.steps
+        self.step = training.make_train_step(self.graph, optimizer, self.description.model, self.mesh, length)
+        self.logged, self.saved = {}, []
+
+    def tokens(self, step):
+        return meshes.place(self.loader(step), self.mesh, "zigzag")
+
+    def fit(self, save=None):
+        return training.fit(self.state, self.step, self.tokens, self.config, self.logged.__setitem__, save or self.save)
+
+    def save(self, state):
+        self.saved.append(int(state.step))
+
+
+@pytest.mark.parametrize("head", ["mixture", "mse"])
+def test_loss_is_the_weighted_mean_over_learned_actions_under_a_segment_mask(data, head):
+    """Against the dense backbone, row by row and chain by chain, with no masks at all."""
+    run = Training(
+        data, ModelConfig(width=16, layers=1, heads=2, head=head), AgentConfig(trajectories=2, length="uniform", loss="last")
+    )
+    tokens = run.loader(0)
+    transformer = nnx.merge(run.graph, run.state.params)
+    total = weights = 0.0
+    for row in range(CONFIG.batch):
+        for chain in range(tokens.segment[row].max() + 1):
+            (of_chain,) = np.nonzero(tokens.segment[row] == chain)
+            part = [x[row : row + 1, of_chain] for x in tokens]
+            outputs = transformer(part[0], part[1], lambda _, q, k, v: attention(q, k, v, backbone="dense"))
+            losses = np.asarray(action_loss(run.description.model, outputs, part[3]), np.float64)
+            total, weights = total + (losses * part[4]).sum(), weights + part[4].sum()
+    _, metrics = run.step(run.state, run.tokens(0))
+    assert float(metrics["loss"]) == pytest.approx(total / weights, rel=2e-5)
+
+
+def test_mixture_loss_is_the_density_of_a_gaussian_mixture():
+    config = ModelConfig(components=3)
+    rng = np.random.default_rng(0)
+    outputs, action = rng.normal(size=(5, 3 * 5)), rng.uniform(-1, 1, (5, 2))
+    weight = np.exp(outputs[:, :3]) / np.exp(outputs[:, :3]).sum(axis=1, keepdims=True)
+    mean, log_std = np.split(outputs[:, 3:].reshape(5, 3, 4), 2, axis=-1)
+    std = np.exp(np.clip(log_std, -3, 1))
+    normal = np.exp(-0.5 * ((action[:, None] - mean) / std) ** 2) / (std * np.sqrt(2 * np.pi))
+    expected = -np.log((weight * normal.prod(axis=-1)).sum(axis=1))
+    np.testing.assert_allclose(action_loss(config, outputs.astype(np.float32), action.astype(np.float32)), expected, rtol=1e-4)
+
+
+def test_training_learns_and_reports_every_step_once(data):
+    run = Training(data, config=TrainConfig(steps=60, batch=8, warmup=5, log_every=20, checkpoint_every=25, learning_rate=1e-2))
+    state = run.fit()
+    assert sorted(run.logged) == [20, 25, 40, 50, 60]
+    assert run.saved == [25, 50, 60]
+    assert int(state.step) == 60
+    assert run.logged[60]["loss"] < run.logged[20]["loss"] - 0.2
+
+
+def test_resumed_training_ends_at_the_same_parameters_bit_for_bit(data, tmp_path):
+    uninterrupted = Training(data).fit()
+
+    class Killed(Exception):
+        pass
+
+    first = Training(data)
+    checkpoints = Checkpoints(tmp_path)
+
+    def save_then_die(state):
+        checkpoints.save(state, first.description)
+        if int(state.step) == 8:
+            raise Killed
+
+    with pytest.raises(Killed):
+        first.fit(save_then_die)
+    checkpoints.close()
+
+    second, checkpoints = Training(data), Checkpoints(tmp_path)
+    assert checkpoints.latest_step() == 8
+    second.state = checkpoints.state(second.state)
+    jax.tree.map(np.testing.assert_array_equal, second.fit(), uninterrupted)
+    checkpoints.close()
+
+
+def test_a_saved_agent_acts_as_it_did(data, tmp_path):
+    run = Training(data)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(run.state, run.description)
+    checkpoints.close()
+    policy = load_policy(tmp_path)
+    assert policy.description == run.description
+    jax.tree.map(np.testing.assert_array_equal, policy._params, run.state.params)
+
+
+def test_a_run_without_checkpoint_is_named(tmp_path):
+    with pytest.raises(ValueError, match=f"no checkpoint in {tmp_path}"):
+        load_policy(tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_training_before_it_is_saved(data):
+    run = Training(data)
+    tokens = run.tokens
+    run.tokens = lambda step: tokens(step)._replace(action=tokens(step).action * (np.nan if step == 5 else 1))
+    with pytest.raises(FloatingPointError, match="between steps 6 and 8"):
+        run.fit()
+    assert run.saved == [4]
+
+
+def test_learning_rate_warms_up_then_falls_to_its_final_fraction():
+    _, schedule = training.make_optimizer(TrainConfig(steps=1000, warmup=100, learning_rate=1e-2, final_fraction=0.1))
+    assert float(schedule(0)) == 0
+    assert float(schedule(50)) == pytest.approx(5e-3)
+    assert float(schedule(100)) == pytest.approx(1e-2)
+    assert float(schedule(1000)) == pytest.approx(1e-3)
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    class TwoDevices:
+        shape = {"data": 2, "ring": 1}
+
+    with pytest.raises(ValueError, match="train.batch=3 must be a multiple of the 2 devices"):
+        meshes.place(meshes.Tokens(*[np.zeros((3, 4))] * 5), TwoDevices(), "zigzag")
+
+
+def test_a_ring_larger_than_the_machine_is_refused():
+    with pytest.raises(ValueError, match="mesh.ring=3 must divide the .* mesh.virtual_devices=3"):
+        meshes.make_mesh(3)

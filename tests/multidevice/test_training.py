@@ -1,0 +1,51 @@
+"""One train step for any shape of the mesh."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+from agentic_transformer import mesh as meshes
+from agentic_transformer import training
+from agentic_transformer.config import AgentConfig, ModelConfig, TrainConfig
+from agentic_transformer.labels import ChainLoader
+from tests.agent.helpers import describe, labelled
+
+STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return labelled(tmp_path_factory.mktemp("data"))
+
+
+def losses(data, devices, ring, attention="ring", layout="zigzag"):
+    """Losses of training on some of the devices."""
+    mesh = Mesh(np.array(jax.devices()[:devices]).reshape(devices // ring, ring), (meshes.DATA, meshes.RING))
+    config = TrainConfig(steps=STEPS, batch=8, warmup=5)
+    model = ModelConfig(width=32, layers=2, heads=2, attention=attention, layout=layout)
+    description = describe(data, AgentConfig(trajectories=4, length="uniform"), model)
+    loader = ChainLoader(data, description.agent, description.scaling, 0, config.batch)
+    optimizer, _ = training.make_optimizer(config)
+    graph, state = training.init_state(description.build(0), optimizer, mesh)
+    step = training.make_train_step(graph, optimizer, model, mesh, 4 * description.steps)
+    found = []
+    for number in range(STEPS):
+        state, metrics = step(state, meshes.place(loader(number), mesh, layout))
+        found.append(float(metrics["loss"]))
+    return np.array(found)
+
+
+@pytest.fixture(scope="module")
+def on_one_device(data):
+    return losses(data, devices=1, ring=1)
+
+
+@pytest.mark.parametrize(("devices", "ring"), [(2, 2), (4, 4), (8, 2)])
+def test_losses_agree_over_ring_sizes_and_data_axes(data, on_one_device, devices, ring):
+    np.testing.assert_allclose(losses(data, devices, ring), on_one_device, rtol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["dense", "memory_efficient", "blockwise", "all_gather"])
+def test_losses_agree_over_backbones(data, on_one_device, attention):
+    np.testing.assert_allclose(losses(data, 2, 1 if attention != "all_gather" else 2, attention), on_one_device, rtol=1e-5)
