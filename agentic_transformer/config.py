@@ -117,6 +117,23 @@ class CollectCommand:
 
 
 @dataclass
+class DownloadCommand:
+    """`python -m experiments.download`: one of ExoRL's released data sets."""
+
+    domain: str = setting("???", choices=("cartpole", "cheetah", "jaco", "point_mass_maze", "quadruped", "walker"))
+    algo: str = setting("???", choices=("aps", "icm_apt", "diayn", "disagreement", "icm", "proto", "random", "rnd", "smm"))
+    root: str = "data"
+    sha256: str | None = None
+
+
+@dataclass
+class VerifyCommand:
+    """`python -m experiments.verify`: reads a whole buffer and reports what is wrong with it."""
+
+    path: str = "???"
+
+
+@dataclass
 class TrainCommand:
     """`python -m experiments.train`."""
 

@@ -12,7 +12,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 import envs
-from datasets.planned import Planned
+from datasets.planned import SETTINGS, Planned
 from datasets.proportional import GoalRing, Rooms
 from envs import Task
 from envs.registry import unknown
@@ -67,13 +67,15 @@ class Correlated:
         return np.clip(self._strength * self._state, -1, 1)
 
 
-_EVERYWHERE = {"random": Uniform, "noise": Correlated, "mppi": Planned}
-_OF_DOMAIN = {"point_mass": {"pd": GoalRing}, "point_mass_maze": {"pd": Rooms}}
+_EVERYWHERE = {"random": Uniform, "noise": Correlated}
+_STEERED = {"point_mass": GoalRing, "point_mass_maze": Rooms}
 
 
 def collectors(task: str | Task) -> dict[str, type[Collector]]:
     """The collectors that a task's domain has, by name."""
-    return _EVERYWHERE | _OF_DOMAIN.get(envs.task(task).domain, {})
+    domain = envs.task(task).domain
+    steered = {"pd": _STEERED[domain]} if domain in _STEERED else {}
+    return _EVERYWHERE | steered | ({"mppi": Planned} if domain in SETTINGS else {})
 
 
 def collector_class(name: str, task: str | Task) -> type[Collector]:

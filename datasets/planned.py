@@ -18,6 +18,7 @@ SETTINGS = {
     "walker": Settings(samples=16, knots=8, hold=2, temperature=0.1, coarse=2),
     "quadruped": Settings(samples=16, knots=6, hold=3, temperature=0.1, coarse=2),
     "hopper": Settings(samples=32, knots=10, hold=3, noise=0.8, temperature=0.1, coarse=2),
+    "point_mass_maze": Settings(samples=16, knots=5, hold=10, noise=1.0, temperature=0.1, coarse=2),
     "jaco": Settings(samples=16, knots=6, hold=4, temperature=0.1, coarse=4),
 }
 _EFFORT = (1.0, 0.5, 0.25)  # share of the samples, by batch

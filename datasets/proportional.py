@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 import envs
-from envs import Task
+from envs import Task, maze
 from envs.registry import GOAL_RING
 
 _GAINS = (20.0, 8.0)
@@ -15,10 +15,6 @@ _DAMPING = 0.25  # of the gain
 _NOISE = (0.0, 0.15, 0.4, 1.0)
 _NOISE_SHARES = (0.55, 0.25, 0.15, 0.05)
 
-_CORNER = 0.15  # metres from the maze's axes to the middle of a room
-_GAP = 0.24  # metres from the centre to the gaps between the cross's ends and the outer walls
-_ROOMS = _CORNER * np.array([(-1, 1), (1, 1), (1, -1), (-1, -1)])  # clockwise from the top left, where episodes start
-_GAPS = _GAP * np.array([(0, 1), (1, 0), (0, -1), (-1, 0)])  # gap k leads from room k to room k + 1
 _ARRIVED = 0.02  # metres
 _STAY = (1, 600)  # control steps in a room
 
@@ -66,7 +62,7 @@ class Rooms(_Steered):
         self._room = np.zeros(len(tasks), int)
         self._leave = np.zeros(len(tasks), int)  # step at which to set out again; 0 while on the way
         self._route: list[list[np.ndarray]] = [[] for _ in tasks]
-        self._waypoint = np.tile(_ROOMS[0], (len(tasks), 1))
+        self._waypoint = np.tile(maze.ROOMS[0], (len(tasks), 1))
 
     def act(self, step: int, physics: np.ndarray) -> np.ndarray:
         """See `Collector`."""
@@ -83,10 +79,7 @@ class Rooms(_Steered):
 
     def _set_out(self, episode: int) -> None:
         """Plan a way through one to three gaps, clockwise or counterclockwise."""
-        direction = self._rng.choice([-1, 1])
-        route = []
-        for _ in range(self._rng.integers(1, 4)):
-            here = self._room[episode]
-            self._room[episode] = (here + direction) % 4
-            route += [_GAPS[here if direction == 1 else self._room[episode]], _ROOMS[self._room[episode]]]
-        self._waypoint[episode], *self._route[episode] = route
+        rooms, direction = self._rng.integers(1, 4), self._rng.choice([-1, 1])
+        here, self._room[episode] = self._room[episode], (self._room[episode] + direction * rooms) % 4
+        gaps = maze.route(here, self._room[episode], direction)
+        self._waypoint[episode], *self._route[episode] = [*gaps, maze.ROOMS[self._room[episode]]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from dm_control.rl.control import Environment
 from dm_control.suite import common, point_mass
@@ -10,11 +12,12 @@ from lxml import etree
 
 from envs.domain import Domain, Readings
 from envs.domains.point_mass import observe
+from envs.maze import ROOMS, distance
 
-_CORNER = 0.15
 _RADIUS = 0.015
 _START_X, _START_Y = (-0.29, -0.15), (0.15, 0.29)  # the top-left room
 _TIME_LIMIT = 20
+_ROOM_OF = {"reach_top_left": 0, "reach_top_right": 1, "reach_bottom_right": 2, "reach_bottom_left": 3}
 
 
 class _FromTopLeft(point_mass.PointMass):
@@ -38,22 +41,22 @@ def _build(mode: str) -> Environment:
     return Environment(physics, _FromTopLeft(randomize_gains=False), time_limit=_TIME_LIMIT)
 
 
-def target(mode: str) -> tuple[float, float]:
-    """Where the corner of `mode` (such as `reach_top_left`) is, metres."""
-    return (-_CORNER if mode.endswith("left") else _CORNER), (_CORNER if "top" in mode else -_CORNER)
-
-
-def _reach(mode: str) -> object:
+def _reach(room: int) -> Callable[[Readings], np.ndarray]:
     def reward(readings: Readings) -> np.ndarray:
-        near = tolerance(np.linalg.norm(readings["qpos"] - target(mode), axis=1), (0, _RADIUS), _RADIUS)
+        near = tolerance(np.linalg.norm(readings["qpos"] - ROOMS[room], axis=1), (0, _RADIUS), _RADIUS)
         small_control = tolerance(readings["ctrl"], margin=1, value_at_margin=0, sigmoid="quadratic").mean(axis=1)
         return near * (small_control + 4) / 5
 
     return reward
 
 
+def _approach(room: int) -> Callable[[Readings], np.ndarray]:
+    return lambda readings: -distance(readings["qpos"], room)
+
+
 DOMAIN = Domain(
     build=_build,
     observe=observe,
-    rewards={mode: _reach(mode) for mode in ("reach_top_left", "reach_top_right", "reach_bottom_left", "reach_bottom_right")},
+    rewards={mode: _reach(room) for mode, room in _ROOM_OF.items()},
+    guides={mode: _approach(room) for mode, room in _ROOM_OF.items()},
 )

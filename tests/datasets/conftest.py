@@ -1,33 +1,7 @@
-"""Small buffers made of noise: shapes of real ones, no simulator."""
+"""A fabricated buffer for the tests of this folder."""
 
-import numpy as np
 import pytest
-
-from datasets import Episode, write_episode
-
-
-def make_episode(length=20, seed=0, *, physics=True, columns=1):
-    """A walker-shaped episode of random numbers."""
-    rng = np.random.default_rng(seed)
-    rows = length + 1
-    action = rng.uniform(-1, 1, (rows, 6)).astype(np.float32)
-    reward = rng.random((rows, columns)).astype(np.float32)
-    action[0] = reward[0] = 0
-    return Episode(
-        observation=rng.standard_normal((rows, 24)).astype(np.float32),
-        action=action,
-        reward=reward,
-        discount=np.ones((rows, 1), np.float32),
-        physics=rng.standard_normal((rows, 18)) if physics else None,
-    )
-
-
-def make_buffer(folder, count, length=20):
-    """`count` such episodes, seeds 0, 1, ..."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for index in range(count):
-        write_episode(folder, index, make_episode(length, index))
-    return folder
+from fabricated import make_buffer
 
 
 @pytest.fixture

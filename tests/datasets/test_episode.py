@@ -6,7 +6,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from conftest import make_buffer, make_episode
+from fabricated import make_buffer, make_episode
 
 import datasets
 from datasets.episode import BadEpisode, episode_files

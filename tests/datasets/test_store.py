@@ -5,7 +5,7 @@ import multiprocessing
 import h5py
 import numpy as np
 import pytest
-from conftest import make_buffer, make_episode
+from fabricated import make_buffer, make_episode
 
 import datasets
 from datasets.rows import Rows, fletcher32

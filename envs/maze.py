@@ -1,0 +1,37 @@
+"""Where rooms and gaps of the point-mass maze are, metres."""
+
+from __future__ import annotations
+
+import numpy as np
+
+CORNER = 0.15  # from the maze's axes to the middle of a room, which is the goal of that corner's task
+_GAP = 0.24  # from the centre to the middle of a gap between the cross and an outer wall
+
+ROOMS = CORNER * np.array([(-1, 1), (1, 1), (1, -1), (-1, -1)])  # clockwise from the top left, where episodes start
+GAPS = _GAP * np.array([(0, 1), (1, 0), (0, -1), (-1, 0)])  # gap k leads from room k to room k + 1
+
+
+def route(room: int, target: int, direction: int) -> list[np.ndarray]:
+    """Gaps from `room` to `target`, going clockwise (+1) or counterclockwise (-1)."""
+    gaps = []
+    while room != target:
+        following = (room + direction) % 4
+        gaps.append(GAPS[room if direction == 1 else following])
+        room = following
+    return gaps
+
+
+def distance(position: np.ndarray, target: int) -> np.ndarray:
+    """Length of the shorter way from each of `position` (states, 2) to the middle of room `target`, (states,)."""
+    right, top = position[:, 0] > 0, position[:, 1] > 0
+    room = np.where(top, np.where(right, 1, 0), np.where(right, 2, 3))
+    result = np.empty(len(position))
+    for here in range(4):
+        own = position[room == here]
+        ways = []
+        for direction in (1, -1):
+            stops = np.array([*route(here, target, direction), ROOMS[target]])
+            rest = np.linalg.norm(np.diff(stops, axis=0), axis=1).sum()
+            ways.append(np.linalg.norm(own - stops[0], axis=1) + rest)
+        result[room == here] = np.minimum(*ways)
+    return result

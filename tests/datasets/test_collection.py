@@ -1,0 +1,88 @@
+"""Collectors: every domain, resumption, and the record of how a buffer was made."""
+
+import json
+
+import numpy as np
+import pytest
+
+import datasets
+import envs
+from datasets.collectors import collectors
+from datasets.verification import verify
+
+
+def collect(task, folder, episodes, collector, seed=0):
+    """Silently."""
+    return datasets.collect(task, folder, episodes=episodes, seed=seed, collector=collector, progress=False)
+
+
+def test_an_interrupted_collection_goes_on_to_the_same_buffer(tmp_path):
+    """Files that were lost or never written come out bit for bit; a finished buffer can be extended."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    collect("point_mass_goal", whole, 130, "noise")
+    collect("point_mass_goal", broken, 60, "noise")
+    (broken / "episode_000007_12.npz").unlink()
+    metadata = collect("point_mass_goal", broken, 130, "noise")
+    names = sorted(path.name for path in whole.glob("*.npz"))
+    assert len(names) == 130
+    for name in names:
+        one, other = datasets.read_episode(whole / name), datasets.read_episode(broken / name)
+        for key, value in vars(one).items():
+            np.testing.assert_array_equal(value, getattr(other, key))
+    assert metadata == json.loads((broken / "metadata.json").read_text())
+    assert metadata["collector"] == "noise"
+    assert metadata["seed"] == 0
+    assert "mujoco" in metadata["versions"]
+
+
+def test_a_buffer_is_made_in_one_way(tmp_path):
+    """Another seed or collector, or episodes of unknown origin, need another folder."""
+    collect("point_mass_goal", tmp_path / "a", 2, "pd")
+    with pytest.raises(ValueError, match="seed=0, not 1"):
+        collect("point_mass_goal", tmp_path / "a", 2, "pd", seed=1)
+    with pytest.raises(ValueError, match="collector='pd', not 'random'"):
+        collect("point_mass_goal", tmp_path / "a", 2, "random")
+    (tmp_path / "a" / "metadata.json").unlink()
+    with pytest.raises(ValueError, match="not collected here"):
+        collect("point_mass_goal", tmp_path / "a", 2, "pd")
+    with pytest.raises(ValueError, match="nearest match: 'mppi'"):
+        collect("walker_walk", tmp_path / "b", 2, "mpi")
+
+
+@pytest.mark.parametrize("domain", sorted({envs.task(name).domain for name in envs.tasks()}))
+def test_every_collector_acts(domain):
+    """Finite actions within [-1, 1] for ten episodes of any task of the domain."""
+    name = next(name for name in envs.tasks() if envs.task(name).domain == domain)
+    for collector in collectors(name).values():
+        environments = envs.make_vec(name, 4, seed=0)
+        _, info = environments.reset()
+        actor = collector(environments.tasks, np.random.default_rng(0))
+        for step in range(4):
+            action = actor.act(step, info["physics"])
+            assert action.shape == environments.action_space.shape
+            assert np.abs(action).max() <= 1
+            info = environments.step(action)[4]
+
+
+def test_pd_solves_the_maze(tmp_path):
+    """A buffer of 100 rooms' walks holds good episodes of every corner."""
+    collect("point_mass_maze_any", tmp_path / "buffer", 100, "pd")
+    assert verify(tmp_path / "buffer", progress=False).problems == {}
+    store = datasets.Store(datasets.build_cache(tmp_path / "buffer", progress=False))
+    for corner in envs.members("point_mass_maze_any"):
+        assert store.returns(corner).max() > 200
+
+
+def test_planning_swings_the_pole_up():
+    """300 steps of planning leave the pole upright, where noise leaves it hanging."""
+    environments = envs.make_vec("cartpole_swingup", 4, seed=0)
+    _, info = environments.reset()
+    from datasets.planned import SETTINGS
+    from envs.planner import Planner
+
+    planner = Planner(environments.tasks, SETTINGS["cartpole"], np.random.default_rng(0))
+    for step in range(300):
+        if step % SETTINGS["cartpole"].hold == 0:
+            action = planner.plan(info["physics"])
+        _, reward, _, _, info = environments.step(action)
+    assert (reward > 0.8).mean() >= 0.5

@@ -1,0 +1,134 @@
+"""Downloads from a faulty server on this machine: it drops, truncates, starts over, refuses, and sends the wrong bytes."""
+
+import hashlib
+import io
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+from fabricated import make_episode
+
+import datasets.download as download_module
+from datasets.download import download
+from datasets.episode import episode_files, read_episode
+
+
+def archive():
+    """A small release: three episodes and a video, as ExoRL packs them."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as out:
+        for index in range(3):
+            episode = io.BytesIO()
+            np.savez_compressed(episode, **vars(make_episode(50, index)))
+            out.writestr(f"walker/rnd/buffer/episode_{index:06d}_50.npz", episode.getvalue())
+        out.writestr("walker/rnd/video/0.mp4", b"film")
+    return packed.getvalue()
+
+
+ARCHIVE = archive()
+
+
+class Server:
+    """Serves ARCHIVE at any path, with a list of faults, one for each request until they run out."""
+
+    def __init__(self, faults, content=ARCHIVE):
+        self.requests = []
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                ranged = self.headers.get("Range")
+                server.requests.append(ranged)
+                fault = faults.pop(0) if faults else None
+                if isinstance(fault, int):
+                    self.send_error(fault)
+                    return
+                start = int(ranged.removeprefix("bytes=").rstrip("-")) if ranged and fault != "ignores range" else 0
+                if start >= len(content):
+                    self.send_response(416)
+                    self.send_header("Content-Range", f"bytes */{len(content)}")
+                    self.end_headers()
+                    return
+                self.send_response(206 if ranged and fault != "ignores range" else 200)
+                self.send_header("Content-Length", str(len(content) - start))
+                self.end_headers()
+                rest = content[start:]
+                self.wfile.write(rest[: len(rest) // 3] if fault == "drops" else rest)
+
+            def log_message(self, *arguments):
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self):
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *error):
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def fetch(server, root, **options):
+    """`download` without waiting or bars."""
+    return download("walker", "rnd", root, server=server.url, progress=False, pause=lambda seconds: None, **options)
+
+
+@pytest.mark.parametrize(
+    ("faults", "requests"),
+    [([], 1), (["drops", "drops"], 3), (["drops", "ignores range"], 2), ([503, "drops", 502], 4)],
+    ids=["good", "drops", "starts over", "overloaded"],
+)
+def test_arrives_whole(tmp_path, faults, requests):
+    """Whatever breaks off goes on at the byte that is missing, and the episodes are the server's."""
+    with Server(faults) as server:
+        buffer = fetch(server, tmp_path)
+        assert len(server.requests) == requests
+        assert fetch(server, tmp_path) == buffer  # a second call finds it done
+        assert len(server.requests) == requests
+    if faults == ["drops", "drops"]:
+        assert server.requests[1] == f"bytes={len(ARCHIVE) // 3}-"
+    assert buffer == tmp_path / "walker" / "rnd" / "buffer"
+    files = episode_files(buffer)
+    assert len(files) == 3
+    np.testing.assert_array_equal(read_episode(files[2]).physics, make_episode(50, 2).physics)
+    assert (buffer.parent / ".complete").read_text().strip() == hashlib.sha256(ARCHIVE).hexdigest()
+    assert list(tmp_path.rglob("*.part")) + list(tmp_path.rglob("*.zip")) == []
+
+
+def test_a_later_call_goes_on(tmp_path):
+    """After giving up, what arrived is kept."""
+    with Server(["drops", *[503] * 20]) as server, pytest.raises(ConnectionError, match="run this again"):
+        fetch(server, tmp_path)
+    with Server([]) as server:
+        fetch(server, tmp_path)
+        assert server.requests == [f"bytes={len(ARCHIVE) // 3}-"]
+
+
+def test_wrong_content(tmp_path):
+    """A wrong SHA-256, a flipped bit in the archive, and a page instead of an archive."""
+    with Server([]) as server, pytest.raises(ValueError, match="SHA-256 is"):
+        fetch(server, tmp_path, sha256="0" * 64)
+    damaged = bytearray(ARCHIVE)
+    damaged[len(damaged) // 2] ^= 1
+    for content in (bytes(damaged), b"<html>gone</html>"):
+        with Server([], content) as server, pytest.raises(ValueError, match=r"rnd\.zip: damaged"):
+            fetch(server, tmp_path)
+        assert not (tmp_path / "walker" / "rnd.zip").exists()
+
+
+def test_refusals(tmp_path, monkeypatch):
+    """Unknown names, a file the server lacks, and a full disk."""
+    with pytest.raises(ValueError, match="nearest match: 'walker'"):
+        download("wakler", "rnd", tmp_path)
+    with pytest.raises(ValueError, match="algorithm 'rdn'"):
+        download("walker", "rdn", tmp_path)
+    with Server([404]) as server, pytest.raises(ValueError, match="answers 404"):
+        fetch(server, tmp_path)
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(download_module.shutil, "disk_usage", lambda folder: usage)
+    with Server([]) as server, pytest.raises(OSError, match="GB are needed"):
+        fetch(server, tmp_path)
