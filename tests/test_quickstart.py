@@ -1,0 +1,95 @@
+"""The main job end to end, in small: what `make quickstart` leaves behind, and that its parts can be run one by one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from agentic_transformer.statistics import REQUIRED, UNIT
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["data.episodes=120", "data.tasks=6", "train.steps=30", "train.log_every=10", "model.width=16", "model.layers=1"]
+EVALUATION = ["eval.trajectories=[1,2,4]", "eval.tasks=4"]
+
+
+def command(folder, name, *words):
+    """Runs a command from another folder than the repository's; its standard output."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    line = [sys.executable, "-m", f"experiments.{name}", *words]
+    done = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("quickstart")
+    return folder, command(folder, "quickstart", "run=demo", "agent.trajectories=4", *SMALL, *EVALUATION)
+
+
+def test_quickstart_leaves_everything_that_is_promised(quickstart):
+    folder, said = quickstart
+    demo = folder / "demo"
+    for name in (
+        "config.yaml",
+        "overrides.yaml",
+        "provenance.json",
+        "records.csv",
+        "summary.csv",
+        "return_vs_context.png",
+        "attempts.png",
+    ):
+        assert (demo / name).stat().st_size > 0, name
+    for agent in ("at_prefix", "dt"):
+        for name in (
+            "config.yaml",
+            "provenance.json",
+            "metrics.csv",
+            "tensorboard",
+            "checkpoints/30",
+            "records.csv",
+            "rollouts.npz",
+        ):
+            assert (demo / agent / name).exists(), name
+    assert json.loads((demo / "provenance.json").read_text())["seeds"]["seed"] == 0
+    assert "own - no_context = " in said
+    assert said.rstrip().endswith("demo/attempts.png")
+
+
+def test_records_hold_every_condition_paired_by_task(quickstart):
+    folder, _ = quickstart
+    records = pd.read_csv(folder / "demo" / "records.csv")
+    assert set(REQUIRED) <= set(records)
+    counts = records.groupby(["condition", "trajectories"]).size()
+    assert set(counts.index) == {(c, n) for c in ("own", "no_context", "foreign", "dataset", "dt") for n in (1, 2, 3, 4)}
+    assert set(counts) == {4}
+    units = records.groupby("condition").apply(lambda rows: frozenset(map(tuple, rows[UNIT].to_numpy())), include_groups=False)
+    assert len(set(units)) == 1
+    assert records["return"].between(0, 12).all()
+    metrics = pd.read_csv(folder / "demo" / "at_prefix" / "metrics.csv")
+    assert metrics["step"].tolist() == [10, 20, 30]
+    assert np.isfinite(metrics.to_numpy()).all()
+
+
+def test_parts_run_one_by_one_and_agree_with_the_whole(quickstart):
+    folder, _ = quickstart
+    before = (folder / "demo" / "at_prefix" / "records.csv").read_bytes()
+    command(folder, "evaluate", "run=demo/at_prefix", "eval.video=false")
+    assert (folder / "demo" / "at_prefix" / "records.csv").read_bytes() == before
+    said = command(folder, "plot", "runs=[demo/at_prefix,demo/dt]", "out=again")
+    assert "again/return_vs_context.png" in said
+    assert (folder / "again" / "summary.csv").read_bytes() == (folder / "demo" / "summary.csv").read_bytes()
+
+
+def test_a_sweep_gives_every_job_its_folder(quickstart):
+    folder, _ = quickstart
+    words = ["experiment=quickstart", "run=sweep", "seed=0,1", "agent.trajectories=2", "model.width=8", "model.layers=1"]
+    command(folder, "train", "-m", *words, "data.episodes=120", "data.tasks=6", "train.steps=2")
+    runs = sorted(path.parent for path in (folder / "sweep").glob("*/metrics.csv"))
+    assert len(runs) == 2
+    assert len({pd.read_csv(run / "metrics.csv")["loss"].iloc[-1] for run in runs}) == 2
