@@ -50,7 +50,9 @@ def _run(name: str, main: Callable[..., None], command: type, arguments: list[st
 
     line = overrides.read(arguments, settings(command), overrides.groups(CONF, name))
     job = Job(name, main, command, ["python", "-m", f"experiments.{name}", *arguments], line.multirun)
-    own = [f"hydra.job.name={name}", "hydra.output_subdir=null", "hydra/job_logging=stdout"]
+    # Libraries report each of their steps at INFO (orbax does, hundreds of lines); what a user should read is printed.
+    quiet = ["hydra/job_logging=stdout", "hydra.job_logging.root.level=WARNING"]
+    own = [f"hydra.job.name={name}", "hydra.output_subdir=null", *quiet]
     if line.runs:
         place = job.prepare(_compose(name, command, line.first), line)
         own.append(f"hydra.{'sweep' if line.multirun else 'run'}.dir={_quoted(place)}")

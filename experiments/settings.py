@@ -168,8 +168,17 @@ def check_task(name: str) -> None:
 
 
 def check_command(command: Any) -> None:
-    """Raise a SettingError if any value of a command's dataclass may not stand where it does."""
+    """Raise a SettingError if any value of a command's dataclass may not stand where it does, alone or beside the others."""
     for key, setting in settings(type(command)).items():
         setting.check(value_at(command, key))
     if hasattr(command, "task"):
         check_task(command.task)
+    if hasattr(command, "mesh"):
+        ring, devices = command.mesh.ring, command.mesh.virtual_devices
+        if devices % ring:
+            divisors = [str(size) for size in range(1, devices + 1) if devices % size == 0]
+            reject(f"mesh.ring={ring} does not divide mesh.virtual_devices={devices}", ", ".join(divisors))
+    if hasattr(command, "model") and command.model.width % command.model.heads:
+        reject(
+            f"model.heads={command.model.heads} does not divide model.width={command.model.width}", "a width that is a multiple"
+        )

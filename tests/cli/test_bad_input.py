@@ -40,6 +40,8 @@ BAD = [
     ("model.layers=[1]", "whole number"),
     ("mesh.ring=0", "at least 1"),
     ("mesh.virtual_devices=257", "from 0 to 256"),
+    ("mesh.ring=3 mesh.virtual_devices=4", "allowed: 1, 2, 4"),
+    ("model.heads=3", "does not divide"),
     ("eval.trajectories=8", "a list"),
     ("eval.trajectories=[]", "a list"),
     ("eval.trajectories=[1,0]", "from 1 to 4096"),
@@ -96,7 +98,7 @@ def test_bad_input(words, says, tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["collect", "train", "evaluate", "plot", "quickstart"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in cli.CONF.glob("*.yaml")))
 def test_nothing_slow_is_imported(name, tmp_path):
     """Neither jax nor MuJoCo, nor what takes as long; the commands themselves, started elsewhere."""
     script = (

@@ -18,7 +18,10 @@ COMMANDS = {
     "evaluate": config.EvaluateCommand,
     "plot": config.PlotCommand,
     "quickstart": config.QuickstartCommand,
+    "download": config.DownloadCommand,
+    "verify": config.VerifyCommand,
 }
+REQUIRED = {"evaluate": {"run": "x"}, "download": {"domain": "walker", "algo": "rnd"}, "verify": {"path": "x"}}
 CHOICES = [
     (name, f"{group}={option}")
     for name in COMMANDS
@@ -29,15 +32,20 @@ CHOICES = [
 
 def composed(name, *words):
     ConfigStore.instance().store(name="schema", node=COMMANDS[name])
+    required = [f"{key}={value}" for key, value in REQUIRED.get(name, {}).items()]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return OmegaConf.to_object(compose(name, ["run=x", *words] if name == "evaluate" else list(words)))
+        return OmegaConf.to_object(compose(name, [*required, *words]))
+
+
+def test_every_config_is_here():
+    assert {path.stem for path in CONF.glob("*.yaml")} == set(COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_defaults_do_not_drift(name):
     """What a command does by default is the same from the command line and from Python."""
     made = composed(name)
-    differs = {"evaluate": {"run": "x"}, "quickstart": {"mesh": config.MeshConfig(ring=2, virtual_devices=2)}}
+    differs = REQUIRED | {"quickstart": {"mesh": config.MeshConfig(ring=2, virtual_devices=2)}}
     default = COMMANDS[name](**differs.get(name, {}))
     assert dataclasses.asdict(made) == dataclasses.asdict(default)
 
