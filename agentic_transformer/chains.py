@@ -76,7 +76,7 @@ class ChainSampler:
         Raises:
             ValueError: there are fewer trajectories than a chain holds.
         """
-        tasks, episodes = returns.shape
+        episodes = returns.shape[1]
         if episodes < config.trajectories:
             raise ValueError(
                 f"agent.trajectories={config.trajectories} trajectories make a chain, but the data holds {episodes}; "
@@ -139,8 +139,13 @@ class ChainSampler:
 
         Returns:
             (count,) episode indices.
+
+        Raises:
+            ValueError: there are fewer trajectories than that.
         """
         episodes = self.returns.shape[1]
+        if count > episodes:
+            raise ValueError(f"a chain of {count} distinct trajectories cannot be drawn from {episodes}")
         if self.config.selection == "uniform":
             ranks = rng.choice(episodes, count, replace=False)
         else:

@@ -24,10 +24,13 @@ class LabelledTrajectories:
             tasks: of the store's domain.
             mode: "exorl" or "exact", see `datasets.relabel`.
         """
-        store.relabel(list(tasks), mode)
+        distinct = list(dict.fromkeys(tasks))
+        store.relabel(distinct, mode)
         self.store = store
-        self.rewards = np.stack([store.rewards(task, mode=mode) for task in tasks])  # (tasks, episodes, T)
-        self.returns = self.rewards.sum(axis=-1, dtype=np.float64)  # (tasks, episodes)
+        # Rewards are held once for each distinct task: an evaluation may repeat one task many times.
+        self._row = np.array([distinct.index(task) for task in tasks])
+        self._rewards = np.stack([store.rewards(task, mode=mode) for task in distinct])  # (distinct, episodes, T)
+        self.returns = self._rewards.sum(axis=-1, dtype=np.float64)[self._row]  # (tasks, episodes)
 
     def load(self, task: np.ndarray, episode: np.ndarray) -> tuple[Trajectories, np.ndarray]:
         """Trajectories and their rewards.
@@ -39,7 +42,7 @@ class LabelledTrajectories:
         Returns:
             The trajectories, and (k, T) rewards.
         """
-        return self.store.load(episode), self.rewards[task, episode]
+        return self.store.load(episode), self._rewards[self._row[task], episode]
 
     def scaling(self, reward_scale: float, sample: int = 1000) -> Scaling:
         """Scales measured on the first `sample` trajectories of a fixed shuffle, and the best return of any task."""

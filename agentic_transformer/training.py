@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
@@ -122,17 +122,17 @@ def prefetch(make: Callable[[int], Tokens], start: int, stop: int) -> Iterator[T
 def fit(
     state: TrainState,
     train_step: TrainStep,
-    make_tokens: Callable[[int], Tokens],
+    batches: Iterable[Tokens],
     config: TrainConfig,
     log: Callable[[int, dict[str, float]], None],
     save: Callable[[TrainState], None],
 ) -> TrainState:
-    """Trains from the state's step to `config.steps`.
+    """Trains on batches, one step each, the last of which is step `config.steps`.
 
     Args:
         state: where to start.
         train_step: of `make_train_step`.
-        make_tokens: the placed token rows of a step.
+        batches: placed token rows of the steps after the state's.
         config: numbers of steps.
         log: receives the step and the mean of its metrics since the last call, every `log_every` steps and at the end.
         save: receives the state every `checkpoint_every` steps and at the end.
@@ -144,8 +144,7 @@ def fit(
         FloatingPointError: the loss is not finite; nothing is saved from then on.
     """
     recent: list[dict[str, jax.Array]] = []
-    start = int(state.step)
-    for step, tokens in enumerate(prefetch(make_tokens, start, config.steps), start + 1):
+    for step, tokens in enumerate(batches, int(state.step) + 1):
         state, metrics = train_step(state, tokens)
         recent.append(metrics)
         last = step == config.steps

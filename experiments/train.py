@@ -10,7 +10,6 @@ from experiments import cli
 
 def main(config: TrainCommand, run: Path) -> None:
     """Data -> chains -> tokens -> sharded steps -> checkpoints and metrics in the run's folder."""
-    import jax
     from tqdm import tqdm
 
     from agentic_transformer import mesh as meshes
@@ -46,20 +45,14 @@ def main(config: TrainCommand, run: Path) -> None:
     if checkpoints.latest_step() is not None:
         state = checkpoints.state(state)
     start = int(state.step)
-    with MetricsLog(run, start) as log, tqdm(total=config.train.steps, initial=start, desc=f"train {config.agent.name}") as bar:
+    batches = training.prefetch(lambda step: meshes.place(loader(step), mesh, config.model.layout), start, config.train.steps)
+    with MetricsLog(run, start) as log, tqdm(batches, f"train {config.agent.name}", config.train.steps, initial=start) as bar:
 
         def report(step: int, metrics: dict[str, float]) -> None:
             log.write(step, {**metrics, "learning_rate": float(schedule(step))})
             bar.set_postfix(loss=f"{metrics['loss']:.3f}", refresh=False)
 
-        def make_tokens(step: int) -> training.Tokens:
-            return meshes.place(loader(step), mesh, config.model.layout)
-
-        def counted(state: training.TrainState, tokens: training.Tokens) -> tuple[training.TrainState, dict[str, jax.Array]]:
-            bar.update()
-            return train_step(state, tokens)
-
-        training.fit(state, counted, make_tokens, config.train, report, lambda s: checkpoints.save(s, description))
+        training.fit(state, train_step, bar, config.train, report, lambda state: checkpoints.save(state, description))
     checkpoints.close()
 
 

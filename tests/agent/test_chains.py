@@ -77,3 +77,5 @@ def test_a_step_is_drawn_alike_whatever_came_before():
 def test_too_few_trajectories_are_refused():
     with pytest.raises(ValueError, match="agent.trajectories=6 .* the data holds 5"):
         ChainSampler(RETURNS[:, :5], PREFIX, seed=0)
+    with pytest.raises(ValueError, match="a chain of 41 distinct trajectories cannot be drawn from 40"):
+        ChainSampler(RETURNS, PREFIX, seed=0).draw_trajectories(np.random.default_rng(0), 0, 41)

@@ -40,7 +40,8 @@ class Training:
         return meshes.place(self.loader(step), self.mesh, "zigzag")
 
     def fit(self, save=None):
-        return training.fit(self.state, self.step, self.tokens, self.config, self.logged.__setitem__, save or self.save)
+        batches = training.prefetch(self.tokens, int(self.state.step), self.config.steps)
+        return training.fit(self.state, self.step, batches, self.config, self.logged.__setitem__, save or self.save)
 
     def save(self, state):
         self.saved.append(int(state.step))
