@@ -75,7 +75,7 @@ def _compose(name: str, command: type, words: list[str]) -> Any:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             made = OmegaConf.to_object(compose(name, words))
     except MissingMandatoryValue as error:
-        reject(f"{error.full_key} is not given", f"{error.full_key}={settings(command)[error.full_key].allowed}")
+        reject(f"{error.full_key} is not given", f"{error.full_key}=<{settings(command)[error.full_key].allowed}>")
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         reject(" ".join(re.split("To append|Config search path", str(error))[0].split()))
     check_command(made)
