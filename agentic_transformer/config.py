@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
+MAXIMUM_SEED = 2**32 - 1
+
+
 def setting(
     default: Any,
     *,
@@ -35,7 +38,7 @@ class DataConfig:
     root: str = "data"
     algo: str = "pd"
     episodes: int = setting(4000, minimum=1)
-    seed: int = setting(0, minimum=0)
+    seed: int = setting(0, minimum=0, maximum=MAXIMUM_SEED)
     relabel: str = setting("exorl", choices=("exorl", "exact"))
     tasks: int = setting(300, minimum=1)
 
@@ -93,7 +96,7 @@ class EvalConfig:
         ["own", "no_context", "foreign", "dataset"], choices=("own", "no_context", "foreign", "dataset")
     )
     tasks: int = setting(64, minimum=2)
-    seed: int = setting(0, minimum=0)
+    seed: int = setting(0, minimum=0, maximum=MAXIMUM_SEED)
     target: float = setting(0.95, minimum=0.0)
     temperature: float = setting(1.0, minimum=0.0)
     noise: float = setting(1.0, minimum=0.0)
@@ -138,7 +141,7 @@ class TrainCommand:
     """`python -m experiments.train`."""
 
     task: str = "point_mass_goal"
-    seed: int = setting(0, minimum=0)
+    seed: int = setting(0, minimum=0, maximum=MAXIMUM_SEED)
     run: str | None = None
     resume: bool = False
     data: DataConfig = field(default_factory=DataConfig)

@@ -24,7 +24,7 @@ def main(config: QuickstartCommand, run: Path) -> None:
     for command in agents:
         folder = Path(command.run)
         folder.mkdir(exist_ok=True)
-        run_folder.describe(folder, command, [], [sys.executable, *sys.argv])
+        run_folder.describe(folder, command, [], ["python", "-m", *sys.argv])
         train.main(command, folder)
         evaluate(EvaluateCommand(run=command.run, eval=config.eval, mesh=config.mesh), folder)
         run_folder.finish(folder, "finished")
