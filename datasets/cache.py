@@ -50,14 +50,14 @@ def build_cache(buffer: str | Path, *, progress: bool = True, skip_bad: bool = F
     """
     path = cache_path(buffer)
     files = episode_files(buffer)
-    with _locked(path):
-        known = _known(path)
-        new = [file for file in files if file.name not in known]
-        if not new:
+    with locked(path, shared=True):
+        if not _missing(path, files):
             return path
-        target = path if known else path.with_suffix(".part")
-        with h5py.File(target, "a" if known else "w", libver="latest") as cache:  # this format checksums its own structure too
-            bad = _append(cache, new, len(files), skip_bad, progress)
+    with locked(path):
+        new = _missing(path, files)
+        target = path if len(new) < len(files) else path.with_suffix(".part")
+        with h5py.File(target, "a" if target == path else "w", libver="latest") as cache:  # this format checksums its structure
+            bad = _read_into(cache, new, len(files), skip_bad, progress)
         target.replace(path)
     if bad:
         tqdm.write(f"{buffer}: left out {len(bad)} bad of {len(files)} episodes, first: {bad[0]}")
@@ -65,26 +65,31 @@ def build_cache(buffer: str | Path, *, progress: bool = True, skip_bad: bool = F
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the right to write `path` among processes."""
-    with path.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold the right to write `path` among processes, or with others the right to open it for reading."""
+    lock = path.with_suffix(".lock")
+    if shared and not lock.exists():  # nobody ever wrote here
+        yield
+        return
+    with lock.open("r" if shared else "w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
 
 
-def _known(path: Path) -> set[str]:
-    """Names of the episodes that the cache holds."""
+def _missing(path: Path, files: Sequence[Path]) -> list[Path]:
+    """Those of `files` that the cache lacks; all of them if it cannot be read."""
     if not path.exists():
-        return set()
+        return list(files)
     try:
         with h5py.File(path) as cache:
-            return set(cache["name"].asstr()[:])
+            known = set(cache["name"].asstr()[:])
     except (OSError, KeyError) as error:
         tqdm.write(f"{path}: unreadable ({error}); built anew")
-        return set()
+        return list(files)
+    return [file for file in files if file.name not in known]
 
 
-def _append(cache: h5py.File, files: Sequence[Path], total: int, skip_bad: bool, progress: bool) -> list[BadEpisode]:
+def _read_into(cache: h5py.File, files: Sequence[Path], total: int, skip_bad: bool, progress: bool) -> list[BadEpisode]:
     bad: list[BadEpisode] = []
     pending: list[tuple[str, Episode]] = []
     rows = 0
@@ -101,14 +106,18 @@ def _append(cache: h5py.File, files: Sequence[Path], total: int, skip_bad: bool,
             continue
         rows += pending[-1][1].length + 1
         if rows >= _BATCH_ROWS:
-            _write(cache, pending)
+            append(cache, pending)
             pending, rows = [], 0
-    _write(cache, pending)
+    append(cache, pending)
     return bad
 
 
-def _write(cache: h5py.File, pending: Sequence[tuple[str, Episode]]) -> None:
-    """Append episodes."""
+def append(cache: h5py.File, pending: Sequence[tuple[str, Episode]]) -> None:
+    """Append episodes, each with the name of its file.
+
+    Raises:
+        ValueError: an episode's arrays have other sizes than those before it.
+    """
     if not pending:
         return
     first = pending[0][1]

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 import envs
-from datasets.cache import create_rows
+from datasets.cache import create_rows, locked
 from datasets.relabelling import MODES, relabel_many
 from datasets.rows import Rows
 from envs import Task
@@ -60,9 +60,11 @@ class Store:
         """
         self._path = Path(cache)
         try:
-            with h5py.File(self._path) as file:
-                lengths = file["length"][:]
-                self._stored = "physics" in file
+            with locked(self._path, shared=True):
+                with h5py.File(self._path) as file:
+                    lengths = file["length"][:]
+                    fields = [field for field in ("observation", "action", "physics") if field in file]
+                self._rows = {field: Rows(self._path, field) for field in fields}
         except (OSError, KeyError) as error:
             raise ValueError(f"cache {cache}: missing or damaged ({error}); make it with datasets.build_cache") from error
         starts = np.concatenate([[0], np.cumsum(lengths + 1)])
@@ -71,11 +73,9 @@ class Store:
         if episodes is not None and episodes < len(lengths):
             chosen = np.sort(np.random.default_rng(seed).choice(len(lengths), episodes, replace=False))
         self.lengths, self._starts = lengths[chosen], starts[:-1][chosen]
-        self._observation, self._action = Rows(self._path, "observation"), Rows(self._path, "action")
-        self._budget = budget - self._observation.nbytes - self._action.nbytes
-        self._held = None
-        if self._budget >= 0:
-            self._held = [rows.read(0, self._total_rows) for rows in (self._observation, self._action)]
+        read = [self._rows[field] for field in ("observation", "action")]
+        self._budget = budget - sum(rows.nbytes for rows in read)
+        self._held = [rows.read(0, self._total_rows) for rows in read] if self._budget >= 0 else None
         self._rewards: dict[tuple[Task, str], np.ndarray | Rows] = {}
         self._returns: dict[tuple[Task, str], np.ndarray] = {}
 
@@ -87,12 +87,12 @@ class Store:
     @property
     def observation_size(self) -> int:
         """Numbers of one observation."""
-        return self._observation.shape[1]
+        return self._rows["observation"].shape[1]
 
     @property
     def action_size(self) -> int:
         """Numbers of one action."""
-        return self._action.shape[1]
+        return self._rows["action"].shape[1]
 
     def load(self, indices: Sequence[int] | np.ndarray) -> Trajectories:
         """Whole trajectories, which must be of equal length.
@@ -108,8 +108,8 @@ class Store:
         observation = np.empty((len(indices), length, self.observation_size), np.float32)
         action = np.empty((len(indices), length, self.action_size), np.float32)
         for place, start in enumerate(self._starts[indices]):
-            self._observation.read(start, start + length, observation[place])
-            self._action.read(start + 1, start + length + 1, action[place])
+            self._rows["observation"].read(start, start + length, observation[place])
+            self._rows["action"].read(start + 1, start + length + 1, action[place])
         return Trajectories(observation, action)
 
     def rewards(self, task: str | Task, indices: Sequence[int] | np.ndarray | None = None, mode: str = "exorl") -> np.ndarray:
@@ -154,9 +154,9 @@ class Store:
 
     def _relabel(self, tasks: Sequence[Task], mode: str, progress: bool) -> None:
         """Compute the rows that the tasks' files lack; a file is replaced whole, so nobody sees half of one."""
-        if not self._stored:
+        if "physics" not in self._rows:
             raise ValueError(f"{self._path}: its episodes have no physics, so rewards of other tasks cannot be computed")
-        physics = Rows(self._path, "physics")
+        physics = self._rows["physics"]
         done = min(self._rows_on_disk(task, mode) for task in tasks)
         files = [self._reward_file(task, mode) for task in tasks]
         files[0].parent.mkdir(exist_ok=True)
@@ -171,7 +171,7 @@ class Store:
             with tqdm(total=self._total_rows - done, desc=label, unit="row", disable=not progress, mininterval=0.5) as bar:
                 for start in range(done, self._total_rows, _ROWS_AT_ONCE):
                     stop = min(start + _ROWS_AT_ONCE, self._total_rows)
-                    action = self._action.read(start, stop) if mode == "exact" else None
+                    action = self._rows["action"].read(start, stop) if mode == "exact" else None
                     for output, reward in zip(data, relabel_many(physics.read(start, stop), tasks, mode, action), strict=True):
                         output[start:stop] = reward
                     bar.update(stop - start)

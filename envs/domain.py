@@ -18,6 +18,7 @@ _OBJECTS = {
     "xpos": mujoco.mjtObj.mjOBJ_BODY,
     "xipos": mujoco.mjtObj.mjOBJ_BODY,
     "xmat": mujoco.mjtObj.mjOBJ_BODY,
+    "subtree_linvel": mujoco.mjtObj.mjOBJ_BODY,
     "subtree_angmom": mujoco.mjtObj.mjOBJ_BODY,
     "site_xpos": mujoco.mjtObj.mjOBJ_SITE,
     "site_xmat": mujoco.mjtObj.mjOBJ_SITE,

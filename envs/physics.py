@@ -9,7 +9,7 @@ without which paths drift apart.)
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
@@ -21,6 +21,7 @@ from envs.registry import Task
 
 _SUBSTEPS_WORTH_A_THREAD = 4  # below this a state's step is so short that threads would only wait for each other
 _STATES_PER_THREAD = 8
+_BLOCK = 4096  # states between two copies out of MuJoCo's memory
 _DIVERGED = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
 
 
@@ -51,7 +52,7 @@ class Start:
 class Views:
     """Reads the same stretches of many MjData into one array."""
 
-    def __init__(self, model: mujoco.MjModel, datas: Iterable[mujoco.MjData], readings: Mapping[str, Reading]) -> None:
+    def __init__(self, model: mujoco.MjModel, datas: Sequence[mujoco.MjData], readings: Mapping[str, Reading]) -> None:
         """Look up where `readings` lie; `qpos`, `qvel` and `act` come first whatever is asked."""
         wanted = {name: Reading(name) for name in STATE_FIELDS} | dict(readings)
         bounds = {name: reading.bounds(model) for name, reading in wanted.items()}
@@ -60,19 +61,14 @@ class Views:
             name: slice(int(end) - (b[1] - b[0]), int(end)) for (name, b), end in zip(bounds.items(), ends, strict=True)
         }
         self.size, self.physics_size = int(ends[-1]), self._columns["act"].stop
-        self._views = [
-            [getattr(data, wanted[name].field).reshape(-1)[start:stop] for name, (start, stop) in bounds.items() if stop > start]
-            for data in datas
-        ]
-        self._flat = [view for views in self._views for view in views]
+        spans = [(wanted[name].field, start, stop) for name, (start, stop) in bounds.items() if stop > start]
+        self._count = len(datas)
+        self._flat = [getattr(data, source).reshape(-1)[start:stop] for data in datas for source, start, stop in spans]
+        self.derived = self._flat[len(spans) - len(readings) : len(spans)]  # what the first MjData holds beyond its physics
 
     def all(self) -> np.ndarray:
         """Everything, (states, columns)."""
-        return np.concatenate(self._flat).reshape(len(self._views), -1)
-
-    def into(self, row: np.ndarray) -> None:
-        """Write everything of a single MjData to `row`, (columns,)."""
-        np.concatenate(self._flat, out=row)
+        return np.concatenate(self._flat).reshape(self._count, -1)
 
     def named(self, table: np.ndarray) -> dict[str, np.ndarray]:
         """The columns of a table of such rows, by the names of the readings."""
@@ -170,24 +166,29 @@ def readings_of(domain: str, physics: np.ndarray) -> dict[str, np.ndarray]:
         domain: whose states.
         physics: (states, physics size), rows of a data set.
     """
-    body = load(domain)
     model, data, views = _scratch(domain)
-    count = len(physics)
     physics = np.ascontiguousarray(physics, dtype=np.float64)
-    table = np.empty((count, views.size))
+    table = np.empty((len(physics), views.size))
     table[:, : views.physics_size] = physics
-    if body.stages:
-        qpos, qvel, act = np.split(physics, np.cumsum([model.nq, model.nv]), axis=1)
-        own_qpos, own_qvel, own_act = data.qpos, data.qvel, data.act
-        for index in range(count):
-            own_qpos[:] = qpos[index]
-            own_qvel[:] = qvel[index]
-            if model.na:
-                own_act[:] = act[index]
-            for stage in body.stages:
-                stage(model, data)
-            views.into(table[index])
+    if views.derived:
+        for first in range(0, len(physics), _BLOCK):
+            block = slice(first, first + _BLOCK)
+            table[block, views.physics_size :] = _derived(model, data, views, load(domain).stages, physics[block])
     return views.named(table)
+
+
+def _derived(model: mujoco.MjModel, data: mujoco.MjData, views: Views, stages: Sequence, physics: np.ndarray) -> np.ndarray:
+    """What `views` reads beyond the physics, for each row of it. Copying through bytes is the quickest way out of MjData."""
+    qpos, qvel = data.qpos, data.qvel  # actuator states (act) move nothing before forces are computed
+    pieces: list[bytes] = []
+    for state_qpos, state_qvel in zip(physics[:, : model.nq], physics[:, model.nq : model.nq + model.nv], strict=True):
+        qpos[:] = state_qpos
+        qvel[:] = state_qvel
+        for stage in stages:
+            stage(model, data)
+        for view in views.derived:
+            pieces.append(view.tobytes())
+    return np.frombuffer(b"".join(pieces)).reshape(len(physics), -1)
 
 
 @lru_cache

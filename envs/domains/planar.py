@@ -8,9 +8,9 @@ from dm_control.utils.rewards import tolerance
 
 from envs.domain import Reading, Readings
 
-SPEED = Reading("sensordata", "torso_subtreelinvel")
+SPEED = Reading("subtree_linvel", "torso")  # what the sensor of this name in the models reads
 ANGULAR_MOMENTUM = Reading("subtree_angmom", "torso")
-STAGES = (mujoco.mj_kinematics, mujoco.mj_comPos, mujoco.mj_comVel, mujoco.mj_subtreeVel, mujoco.mj_sensorVel)
+STAGES = (mujoco.mj_kinematics, mujoco.mj_comPos, mujoco.mj_comVel, mujoco.mj_subtreeVel)
 
 _SPIN = 5.0  # angular momentum about y that earns a flip's full reward (URLB)
 

@@ -1,0 +1,1 @@
+"""Suites of `python -m experiments.benchmark suite=<name>`, one module each."""

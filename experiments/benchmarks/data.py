@@ -1,0 +1,345 @@
+"""Suite `data`: relabelling, stepping, sampling and collecting, against the ways they replace.
+
+Rates are CPU time (all threads), the best of several interleaved rounds, so that other load on the machine does not tilt them.
+What a line must reach stands beside it. Buffers that are not there yet are collected first, which takes tens of minutes and can
+be interrupted.
+"""
+
+from __future__ import annotations
+
+import csv
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+_ROUNDS = 3
+_SECONDS = 0.7  # CPU time of one measurement
+_ROWS = 10_000_000  # transitions of an ExoRL data set
+
+_RELABEL_AT_LEAST = {
+    "walker_walk": 16,
+    "cheetah_run": 20,
+    "cartpole_swingup": 25,
+    "quadruped_walk": 15,
+    "jaco_reach_top_left": 100,
+    "point_mass_maze_reach_top_left": 30,
+    "hopper_hop": 15,
+}
+_STEP_AT_LEAST = {
+    "cartpole_swingup": 4,
+    "cheetah_run": 4,
+    "point_mass_maze_reach_top_left": 4,
+    "hopper_hop": 2,
+    "walker_walk": 1.4,
+    "quadruped_walk": 1.4,
+    "jaco_reach_top_left": 1.4,
+}
+_ENVIRONMENTS = 64
+_BUFFERS = {  # task: collector, episodes
+    "cartpole_swingup": ("mppi", 200),
+    "point_mass_maze_any": ("pd", 200),
+    "walker_any": ("mppi", 200),
+    "jaco_any": ("mppi", 20),
+    "cheetah_any": ("mppi", 20),
+    "quadruped_any": ("mppi", 20),
+    "hopper_hop": ("mppi", 20),
+}
+_BEST_AT_LEAST = {
+    "cartpole_swingup": 700,
+    "walker_stand": 900,
+    "walker_walk": 800,
+    **{f"point_mass_maze_reach_{corner}": 400 for corner in ("top_left", "top_right", "bottom_left", "bottom_right")},
+    **{f"jaco_reach_{corner}": 150 for corner in ("top_left", "top_right", "bottom_left", "bottom_right")},
+}
+
+
+class Line(NamedTuple):
+    """One measurement: its group, what was measured, the figure, its unit, and what it must reach (None: just reported)."""
+
+    group: str
+    item: str
+    value: float
+    unit: str
+    at_least: float | None = None
+
+
+def run(folder: Path, root: Path = Path("data")) -> None:
+    """Measure, print, and write `measurements.csv`, `returns.csv` and two figures to `folder`; buffers lie under `root`."""
+    lines: list[Line] = []
+    for measure in (_relabelling, _stepping, _sampling, _memory):
+        for line in measure():
+            _say(line)
+            lines.append(line)
+    returns = {}
+    for task, (collector, episodes) in _BUFFERS.items():
+        returns |= _collected(root, task, collector, episodes)
+    for line in _quality(returns):
+        _say(line)
+        lines.append(line)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "measurements.csv", Line._fields, lines)
+    rows = [(*key, index, round(float(value), 3)) for key, values in returns.items() for index, value in enumerate(values)]
+    _write(folder / "returns.csv", ("buffer", "task", "episode", "return"), rows)
+    plot(folder)
+
+
+def _say(line: Line) -> None:
+    verdict = "" if line.at_least is None else f"  (at least {line.at_least:g}: {'yes' if line.value >= line.at_least else 'NO'})"
+    print(f"{line.group:12} {line.item:58} {line.value:10.4g} {line.unit}{verdict}", flush=True)
+
+
+def _write(path: Path, header: tuple[str, ...], rows: list[tuple]) -> None:
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def _rates(ways: dict[str, tuple[Callable[[], None], int]]) -> dict[str, float]:
+    """Items per CPU second of each way; a way is what to call and the items that one call handles."""
+    best = dict.fromkeys(ways, 0.0)
+    for _ in range(_ROUNDS):
+        for name, (call, items) in ways.items():
+            calls, start = 0, time.process_time()
+            while time.process_time() - start < _SECONDS:
+                call()
+                calls += 1
+            best[name] = max(best[name], calls * items / (time.process_time() - start))
+    return best
+
+
+def _dm_control(task: str) -> object:
+    """dm_control's own environment of a task (for the tasks it lacks: of the same body, with one that costs as much)."""
+    from envs import registry
+    from envs.domain import load, mode
+
+    domain = registry.task(task).domain
+    return load(domain).build(mode(task, domain))
+
+
+def _relabelling() -> list[Line]:
+    import datasets
+    import envs
+
+    lines = []
+    for task, at_least in _RELABEL_AT_LEAST.items():
+        environment = _dm_control(task)
+        environments = envs.make_vec(task, 8)
+        environments.reset(seed=0)
+        rng = np.random.default_rng(0)
+        shape = environments.action_space.shape
+        states = np.concatenate([environments.step(rng.uniform(-1, 1, shape))[4]["physics"] for _ in range(250)])
+
+        def reference(environment: object = environment, states: np.ndarray = states) -> None:
+            physics = environment.physics
+            for state in states[::10]:
+                with physics.reset_context():
+                    physics.set_state(state)
+                environment.task.get_reward(physics)
+
+        ways = {
+            "reference": (reference, len(states[::10])),
+            "ours": (lambda s=states, t=task: datasets.relabel(s, t), len(states)),
+        }
+        rate = _rates(ways)
+        lines += [
+            Line("relabelling", f"{task}: states by the reference's way", rate["reference"], "1/s"),
+            Line("relabelling", f"{task}: states", rate["ours"], "1/s"),
+            Line("relabelling", f"{task}: minutes for 10 million transitions", _ROWS / rate["ours"] / 60, "min"),
+            Line("relabelling", f"{task}: against the reference", rate["ours"] / rate["reference"], "x", at_least),
+        ]
+    return lines
+
+
+def _stepping() -> list[Line]:
+    import mujoco
+
+    import envs
+
+    lines = []
+    for task, at_least in _STEP_AT_LEAST.items():
+        environment, environments = _dm_control(task), envs.make_vec(task, _ENVIRONMENTS)
+        rng = np.random.default_rng(0)
+        actions = rng.uniform(-1, 1, (50, *environments.action_space.shape))
+        spec = environment.action_spec()
+        controls = spec.minimum + (actions[:, 0] + 1) * (spec.maximum - spec.minimum) / 2
+        physics = environment.physics
+        model, data = physics.model.ptr, mujoco.MjData(physics.model.ptr)
+        substeps = round(environment.control_timestep() / physics.timestep())
+        length = envs.spec(task).length
+
+        def alone(environment: object = environment, controls: np.ndarray = controls) -> None:
+            for control in controls:
+                environment.step(control)
+
+        def together(environments: object = environments, actions: np.ndarray = actions, length: int = length) -> None:
+            environments.reset(seed=0) if together.steps % length == 0 else None
+            for action in actions:
+                environments.step(action)
+            together.steps += len(actions)
+
+        def raw(model: object = model, data: object = data, controls: np.ndarray = controls, substeps: int = substeps) -> None:
+            for control in controls:
+                data.ctrl[:] = control
+                mujoco.mj_step(model, data, substeps)
+
+        together.steps = 0
+        environment.reset()
+        together()
+        rate = _rates({"alone": (alone, 50), "together": (together, 50 * _ENVIRONMENTS), "raw": (raw, 50)})
+        lines += [
+            Line("stepping", f"{task}: one dm_control environment", rate["alone"], "1/s"),
+            Line("stepping", f"{task}: make_vec of {_ENVIRONMENTS}", rate["together"], "1/s"),
+            Line("stepping", f"{task}: share of the raw mj_step rate", rate["together"] / rate["raw"], ""),
+            Line("stepping", f"{task}: against dm_control", rate["together"] / rate["alone"], "x", at_least),
+        ]
+    return lines
+
+
+def _sampling() -> list[Line]:
+    """Whole trajectories of walker's size, warm, eight at a time."""
+    import datasets
+    from datasets.episode import episode_files
+
+    with tempfile.TemporaryDirectory() as name:
+        folder, count, rows, rng = Path(name) / "buffer", 100, 1001, np.random.default_rng(0)
+        folder.mkdir()
+        for index in range(count):
+            datasets.write_episode(folder, index, _fabricated(rng, rows))
+        files = episode_files(folder)
+        store = datasets.Store(datasets.build_cache(folder, progress=False), budget=0)
+        memory = []
+        for field, size in (("observation", 24), ("action", 6)):
+            raw = np.lib.format.open_memmap(Path(name) / f"{field}.npy", "w+", np.float32, (count, rows, size))
+            raw[:] = rng.standard_normal(raw.shape)
+            memory.append(np.load(Path(name) / f"{field}.npy", mmap_mode="r"))
+        store.load(np.arange(count))
+
+        def archives() -> None:
+            for index in rng.integers(count, size=8):
+                with np.load(files[index]) as episode:
+                    [episode[key] for key in episode.files]
+
+        ways = {
+            "compressed npz": archives,
+            "raw memory map": lambda: [raw[rng.integers(count, size=8)] for raw in memory],
+            "the cache": lambda: store.load(rng.integers(count, size=8)),
+        }
+        rate = _rates({name: (call, 8) for name, call in ways.items()})
+    return [
+        *(Line("sampling", f"trajectories from {name}", value, "1/s") for name, value in rate.items()),
+        Line("sampling", "the cache against compressed npz", rate["the cache"] / rate["compressed npz"], "x", 20),
+        Line("sampling", "the cache against a raw memory map", rate["the cache"] / rate["raw memory map"], "x", 0.35),
+    ]
+
+
+def _fabricated(rng: np.random.Generator, rows: int) -> object:
+    import datasets
+
+    def normal(size: int) -> np.ndarray:
+        return rng.standard_normal((rows, size))
+
+    return datasets.Episode(normal(24), np.tanh(normal(6)), normal(1), np.ones((rows, 1)), normal(18))
+
+
+def _memory() -> list[Line]:
+    """Growth of this process while it samples a cache of 100,000 episodes, drawn from everywhere."""
+    import h5py
+
+    import datasets
+    from datasets.cache import append
+
+    episodes, rows = 100_000, 51
+    with tempfile.TemporaryDirectory() as name:
+        path, rng = Path(name) / "buffer.h5", np.random.default_rng(0)
+        episode = _fabricated(rng, rows)
+        with h5py.File(path, "w", libver="latest") as cache:
+            for first in range(0, episodes, 1000):
+                append(cache, [(f"episode_{first + index:06d}_{rows - 1}.npz", episode) for index in range(1000)])
+        store = datasets.Store(path, budget=0)
+        for _ in range(50):
+            store.load(rng.integers(episodes, size=32))
+        before = _resident()
+        for _ in range(3000):
+            store.load(rng.integers(episodes, size=32))
+        grown = _resident() - before
+        size = path.stat().st_size
+    return [
+        Line("memory", f"cache of {episodes} episodes", size / 1e6, "MB"),
+        Line("memory", "growth over 96,000 trajectories sampled from it", grown / 1e6, "MB"),
+    ]
+
+
+def _resident() -> int:
+    """Bytes of this process that are in memory now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def _collected(root: Path, task: str, collector: str, episodes: int) -> dict[tuple[str, str], np.ndarray]:
+    """Returns of a buffer's episodes for every task of its domain, by (buffer, task)."""
+    import datasets
+    import envs
+
+    folder = datasets.buffer_folder(root, task, collector)
+    datasets.collect(task, folder, episodes=episodes, seed=0, collector=collector)
+    store = datasets.Store(datasets.build_cache(folder))
+    tasks = [name for name in envs.tasks() if envs.task(name).domain == envs.task(task).domain and name not in envs.families()]
+    store.relabel(tasks)
+    return {(f"{task} by {collector}", name): store.returns(name) for name in tasks}
+
+
+def _quality(returns: dict[tuple[str, str], np.ndarray]) -> list[Line]:
+    lines = []
+    for (_, task), values in returns.items():
+        lines.append(Line("collecting", f"{task}: best return", float(values.max()), "", _BEST_AT_LEAST.get(task)))
+        share = float(np.mean(values >= values.max() / 2)) if values.max() > 0 else 0.0
+        lines.append(Line("collecting", f"{task}: share of {len(values)} episodes above half of it", share, ""))
+    return lines
+
+
+def plot(folder: Path) -> None:
+    """Draw the figures from the two tables in `folder` alone."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import pandas as pd
+
+    _plot_speed(pd.read_csv(folder / "measurements.csv"), folder / "speed.png")
+    _plot_returns(pd.read_csv(folder / "returns.csv"), folder / "returns.png")
+
+
+def _plot_speed(table: object, path: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(15, 4), layout="constrained")
+    for axis, group in zip(axes, ("relabelling", "stepping", "sampling"), strict=True):
+        own = table[(table.group == group) & (table.unit == "x")]
+        labels = own["item"].str.replace(": against the reference|: against dm_control", "", regex=True)
+        axis.barh(labels, own["value"], color="tab:blue", label="measured")
+        axis.plot(own["at_least"], range(len(own)), "k|", markersize=18, label="at least")
+        axis.set(xlabel="times as fast, CPU time", title=group, xscale="log")
+        axis.invert_yaxis()
+    axes[0].legend()
+    figure.savefig(path, dpi=100)
+
+
+def _plot_returns(table: object, path: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    groups = list(table.groupby("buffer", sort=False))
+    columns = 4
+    rows = -(-len(groups) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(4 * columns, 3 * rows), layout="constrained", squeeze=False)
+    for axis, (buffer, own) in zip(axes.flat, groups, strict=False):
+        for task, episodes in own.groupby("task", sort=False):
+            axis.hist(episodes["return"], bins=20, histtype="step", label=task)
+        axis.set(title=f"{buffer}, {own.episode.nunique()} episodes", xlabel="return", ylabel="episodes")
+        axis.legend(fontsize=6)
+    for axis in axes.flat[len(groups) :]:
+        axis.remove()
+    figure.savefig(path, dpi=100)
