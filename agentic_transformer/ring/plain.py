@@ -1,29 +1,33 @@
 """The block kernel in plain JAX, for any platform; measured and tuned on CPUs.
 
-It works on scores transposed, (keys, queries): reductions over keys then run across vector lanes instead of along them. A small block is
-one batched product. A large one is cut into chunks; pairs of chunks that see nothing of each other are never visited, pairs
-that see each other wholly are computed without a mask.
+A small block is one batched product. A large one is cut into chunks that stay in a core's cache: pairs of chunks that see nothing of
+each other are never visited, pairs that see each other wholly are computed without a mask. Products are written so that no
+operand has to be transposed, which costs XLA's CPU backend up to three quarters of its speed.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from agentic_transformer.ring.kernel import LOWEST, BlockKernel
-from agentic_transformer.ring.visibility import Keys, Queries, chunk_pairs, visible
+from agentic_transformer.ring.visibility import Keys, Queries, key_extents, pairs, query_extents, visible
+
+BOUND = 40.0
+"""Scores within +-BOUND need no running maximum: exp(40) times any number of keys is far from overflow, exp(-40) far from underflow."""
 
 
 class Chunks(NamedTuple):
     """Tokens in a chunk, of queries and of keys alike, forward and backward; a block of up to `whole` keys is not cut."""
 
-    forward: int = 512
-    backward: int = 256
+    forward: int = 256
+    backward: int = 128
     whole: int = 256
 
 
@@ -31,8 +35,8 @@ def plain_kernel(platform: str, chunks: Chunks = Chunks()) -> BlockKernel:
     """The block kernel in plain JAX.
 
     Args:
-        platform: that of the devices. On "cpu" one (batch, head) row is taken at a time, whose chunks then stay in a core's cache;
-            elsewhere all rows in one batched product.
+        platform: that of the devices. On "cpu" one (batch, head) row is taken at a time, without a running maximum where its scores
+            are bounded; elsewhere all rows in one batched product.
         chunks: chunk sizes, the same on every device.
     """
     rowwise = platform == "cpu"
@@ -40,11 +44,11 @@ def plain_kernel(platform: str, chunks: Chunks = Chunks()) -> BlockKernel:
 
 
 def _padded(chunks: Chunks, half: int) -> int:
-    """Half a block padded so that it divides into equal chunks of a multiple of 32 tokens, as near below the wanted size as may be."""
+    """Half a block padded so that it divides into equal chunks of a multiple of 16 tokens, as near below the wanted size as may be."""
     if 2 * half <= chunks.whole:
         return half
     parts = -(-half // chunks.forward)
-    return parts * 32 * -(-half // (32 * parts))
+    return parts * 16 * -(-half // (16 * parts))
 
 
 def _chunk(wanted: int, queries: int, keys: int) -> int:
@@ -54,172 +58,211 @@ def _chunk(wanted: int, queries: int, keys: int) -> int:
 
 
 def _forward(
-    chunks: Chunks, rowwise: bool, query: jax.Array, key: jax.Array, value: jax.Array, queries: Queries, keys: Keys
-) -> tuple[jax.Array, jax.Array]:
+    chunks: Chunks,
+    rowwise: bool,
+    query: Array,
+    key: Array,
+    value: Array,
+    queries: Queries,
+    keys: Keys,
+    bound: Array,
+) -> tuple[Array, Array]:
     if key.shape[2] <= chunks.whole:
         return _whole_forward(query, key, value, queries, keys)
-    size = _chunk(chunks.forward, query.shape[2], key.shape[2])
-    return _by_rows(partial(_chunked_forward, size), rowwise, (query, key, value), queries, keys)
+    forward = partial(_chunked_forward, _chunk(chunks.forward, query.shape[2], key.shape[2]))
+    if not rowwise:
+        return _all_rows(partial(forward, False), queries, keys, (query, key, value))
+
+    def row(queries: Queries, keys: Keys, query: Array, key: Array, value: Array, bound: Array) -> tuple[Array, Array]:
+        return lax.cond(bound[0] <= BOUND, partial(forward, True), partial(forward, False), queries, keys, query, key, value)
+
+    return _each_row(row, queries, keys, (query, key, value, bound))
 
 
 def _backward(
     chunks: Chunks,
     rowwise: bool,
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
+    query: Array,
+    key: Array,
+    value: Array,
     queries: Queries,
     keys: Keys,
-    cotangent: jax.Array,
-    lse: jax.Array,
-    delta: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+    cotangent: Array,
+    lse: Array,
+    delta: Array,
+) -> tuple[Array, Array, Array]:
     if key.shape[2] <= chunks.whole:
         return _whole_backward(query, key, value, queries, keys, cotangent, lse, delta)
-    size = _chunk(chunks.backward, query.shape[2], key.shape[2])
-    return _by_rows(partial(_chunked_backward, size), rowwise, (query, key, value, cotangent, lse, delta), queries, keys)
+    backward = partial(_chunked_backward, _chunk(chunks.backward, query.shape[2], key.shape[2]))
+    rows = _each_row if rowwise else _all_rows
+    return rows(backward, queries, keys, (query, key, value, cotangent, lse, delta))
 
 
-def _by_rows(function, rowwise, arrays, queries: Queries, keys: Keys):
-    """Applies `function(queries, keys, *arrays)` to arrays (batch, heads, ...) laid out as (rows, ...): all rows, or one at a time."""
+def _all_rows(function: Callable, queries: Queries, keys: Keys, arrays: tuple[Array, ...]) -> Any:
+    """Applies `function(queries, keys, *arrays)`, which takes arrays (rows, ...), to arrays (batch, heads, ...)."""
     batch, heads = arrays[0].shape[:2]
-    segments = None
     if queries.segment is not None:
-        segments = tuple(jnp.repeat(segment, heads, axis=0)[:, None] for segment in (queries.segment, keys.segment))
-    flat = [array.reshape(batch * heads, 1, *array.shape[2:]) for array in arrays]
+        queries, keys = (x._replace(segment=jnp.repeat(x.segment, heads, axis=0)) for x in (queries, keys))
+    out = function(queries, keys, *(array.reshape(batch * heads, *array.shape[2:]) for array in arrays))
+    return jax.tree.map(lambda array: array.reshape(batch, heads, *array.shape[1:]), out)
 
-    def row(args):
-        segments, arrays = args
-        ours, theirs = segments or (None, None)
+
+def _each_row(function: Callable, queries: Queries, keys: Keys, arrays: tuple[Array, ...]) -> Any:
+    """As `_all_rows`, with one row at a time."""
+
+    def one(segments: tuple[Array | None, Array | None], *arrays: Array) -> Any:
+        ours, theirs = segments
         return function(queries._replace(segment=ours), keys._replace(segment=theirs), *arrays)
 
-    if rowwise:
-        out = lax.map(row, (segments, flat))
-    else:
-        out = row(jax.tree.map(lambda array: array[:, 0], (segments, flat)))
-    return jax.tree.map(lambda array: array.reshape(batch, heads, *array.shape[2 if rowwise else 1 :]), out)
+    def split(queries: Queries, keys: Keys, *arrays: Array) -> Any:
+        each = jax.tree.map(lambda array: array[:, None], ((queries.segment, keys.segment), *arrays))
+        return jax.tree.map(lambda array: array[:, 0], lax.map(lambda row: one(*row), each))
+
+    return _all_rows(split, queries, keys, arrays)
 
 
-def _scores(query: jax.Array, key: jax.Array) -> jax.Array:
-    """Scaled scores, transposed: (..., keys, queries) float32."""
-    products = jnp.einsum("...kd,...qd->...kq", key, query, preferred_element_type=jnp.float32)
-    return products * query.shape[-1] ** -0.5
+def _scores(a: Array, b: Array) -> Array:
+    """Scaled scores (..., a's tokens, b's tokens) in float32."""
+    return jnp.einsum("...ad,...bd->...ab", a, b, preferred_element_type=jnp.float32) * a.shape[-1] ** -0.5
 
 
-def _hide(scores: jax.Array, queries: Queries, keys: Keys) -> jax.Array:
-    mask = visible(queries, keys)
+def _product(a: Array, b: Array) -> Array:
+    """Matrix product in float32, of b's type until then."""
+    return jnp.matmul(a.astype(b.dtype), b, preferred_element_type=jnp.float32)
+
+
+def _hide(scores: Array, queries: Queries, keys: Keys, *, keys_first: bool = False) -> Array:
+    mask = visible(queries, keys, keys_first=keys_first)
     return jnp.where(mask.reshape(mask.shape[0], *[1] * (scores.ndim - 3), *mask.shape[1:]), scores, -jnp.inf)
 
 
-def _whole_forward(query, key, value, queries: Queries, keys: Keys) -> tuple[jax.Array, jax.Array]:
-    scores = _hide(_scores(query, key), queries, keys)  # (batch, heads, keys, queries)
-    largest = jnp.maximum(scores.max(axis=-2, keepdims=True), LOWEST)
+def _whole_forward(query: Array, key: Array, value: Array, queries: Queries, keys: Keys) -> tuple[Array, Array]:
+    scores = _hide(_scores(query, key), queries, keys)  # (batch, heads, queries, keys)
+    largest = jnp.maximum(scores.max(axis=-1, keepdims=True), LOWEST)
     weights = jnp.exp(scores - largest)
-    total = weights.sum(axis=-2)
-    sums = jnp.einsum("...kq,...kd->...qd", weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
-    return sums / jnp.where(total > 0, total, 1)[..., None], largest[..., 0, :] + jnp.log(total)
+    total = weights.sum(axis=-1)
+    return _product(weights, value) / jnp.where(total > 0, total, 1)[..., None], largest[..., 0] + jnp.log(total)
 
 
-def _pair_backward(scores, query, key, value, cotangent, lse, delta):
-    """Gradients of one pair of blocks or chunks, dquery and dkey still to be scaled as the scores are."""
-    weights = jnp.exp(scores - lse[..., None, :])  # (..., keys, queries)
-    dweights = jnp.einsum("...kd,...qd->...kq", value, cotangent, preferred_element_type=jnp.float32)
-    dscores = (weights * (dweights - delta[..., None, :])).astype(query.dtype)
-    weights = weights.astype(cotangent.dtype)
-    dquery = jnp.einsum("...kq,...kd->...qd", dscores, key, preferred_element_type=jnp.float32)
-    dkey = jnp.einsum("...kq,...qd->...kd", dscores, query, preferred_element_type=jnp.float32)
-    dvalue = jnp.einsum("...kq,...qd->...kd", weights, cotangent, preferred_element_type=jnp.float32)
-    return dquery, dkey, dvalue
-
-
-def _whole_backward(query, key, value, queries, keys, cotangent, lse, delta):
-    scores = _hide(_scores(query, key), queries, keys)
-    dquery, dkey, dvalue = _pair_backward(scores, query, key, value, cotangent, lse, delta)
+def _whole_backward(
+    query: Array, key: Array, value: Array, queries: Queries, keys: Keys, cotangent: Array, lse: Array, delta: Array
+) -> tuple[Array, Array, Array]:
+    scores = _hide(_scores(key, query), queries, keys, keys_first=True)
+    weights, dscores = _score_gradient(scores, value, cotangent, lse, delta)
     scale = query.shape[-1] ** -0.5
-    return dquery * scale, dkey * scale, dvalue
+    return _product(dscores.mT, key) * scale, _product(dscores, query) * scale, _product(weights, cotangent)
 
 
-def _visits(partly: jax.Array, wholly: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """For each row of a table of chunk pairs: the other chunks, those wholly visible first, then those partly; and how many of each."""
-    order = jnp.argsort(jnp.where(wholly, 0, jnp.where(partly, 1, 2)), axis=1, stable=True).astype(jnp.int32)
-    return order, wholly.sum(axis=1, dtype=jnp.int32), partly.sum(axis=1, dtype=jnp.int32)
+def _score_gradient(scores: Array, value: Array, cotangent: Array, lse: Array, delta: Array) -> tuple[Array, Array]:
+    """The weights of attention and the gradient of its scores, (..., keys, queries).
+
+    A moderate log-sum-exp divides the exponential of the score, instead of being subtracted from the score: the weights then carry the very
+    rounding errors of the forward pass, and what should cancel in the gradient of a query with few keys does.
+    """
+    moderate = jnp.abs(lse) <= BOUND
+    offset, factor = jnp.where(moderate, 0, lse), jnp.where(moderate, jnp.exp(-lse), 1)
+    weights = jnp.exp(scores - offset[..., None, :]) * factor[..., None, :]
+    dweights = jnp.einsum("...kd,...qd->...kq", value, cotangent, preferred_element_type=jnp.float32)
+    return weights, weights * (dweights - delta[..., None, :])
 
 
-def _take(array: jax.Array, index: jax.Array, size: int, axis: int) -> jax.Array:
-    return lax.dynamic_slice_in_dim(array, index * size, size, axis)
+def _take(tree: Any, index: Array, size: int, axis: int) -> Any:
+    """Chunk `index` of `size` tokens of every array of a tree."""
+    return jax.tree.map(lambda array: lax.dynamic_slice_in_dim(array, index * size, size, axis), tree)
 
 
-def _take_queries(queries: Queries, index: jax.Array, size: int) -> Queries:
-    segment = None if queries.segment is None else _take(queries.segment, index, size, 1)
-    return Queries(_take(queries.low, index, size, 0), _take(queries.high, index, size, 0), segment)
+def _visit(pair: Callable, partly: Array, wholly: Array, carry: Any) -> Any:
+    """Runs `carry = pair(chunk, carry, masked)` over the chunks flagged, without a mask over those that are wholly visible."""
+    order = jnp.argsort(jnp.where(wholly, 0, jnp.where(partly, 1, 2)), stable=True).astype(jnp.int32)
+    first, last = wholly.sum(dtype=jnp.int32), (wholly | partly).sum(dtype=jnp.int32)
+    carry = lax.fori_loop(0, first, lambda n, carry: pair(order[n], carry, masked=False), carry)
+    return lax.fori_loop(first, last, lambda n, carry: pair(order[n], carry, masked=True), carry)
 
 
-def _take_keys(keys: Keys, index: jax.Array, size: int) -> Keys:
-    return Keys(_take(keys.position, index, size, 0), None if keys.segment is None else _take(keys.segment, index, size, 1))
+def _row_max(scores: Array) -> Array:
+    """Greatest of each row. Halves are compared as whole vectors first: a reduction along a row is slow on CPUs."""
+    while scores.shape[-1] > 16 and scores.shape[-1] % 2 == 0:
+        scores = jnp.maximum(*jnp.split(scores, 2, axis=-1))
+    return scores.max(axis=-1)
 
 
-def _visit(pair, order: jax.Array, wholly: jax.Array, partly: jax.Array, carry):
-    """Runs `carry = pair(index, carry, masked)` over the chunks of one row of visits, without a mask where none is needed."""
-    carry = lax.fori_loop(0, wholly, lambda n, carry: pair(order[n], carry, masked=False), carry)
-    return lax.fori_loop(wholly, wholly + partly, lambda n, carry: pair(order[n], carry, masked=True), carry)
+def _chunked_forward(
+    size: int, bounded: bool, queries: Queries, keys: Keys, query: Array, key: Array, value: Array
+) -> tuple[Array, Array]:
+    """Forward over chunks of `size`; query, key, value (rows, tokens, head_dim).
 
-
-def _chunked_forward(size: int, queries: Queries, keys: Keys, query, key, value) -> tuple[jax.Array, jax.Array]:
-    """Forward over chunks of `size`; query, key, value (rows, tokens, head_dim)."""
+    A column of ones beside the values makes the product with them the sum of the weights too.
+    """
     rows, tokens, head_dim = query.shape
-    visits = _visits(*chunk_pairs(queries, keys, tokens // size, key.shape[1] // size))
+    of_queries, of_keys = query_extents(queries, tokens // size), key_extents(keys, key.shape[1] // size)
+    ones = jnp.ones((rows, size, 1), value.dtype)
 
-    def query_chunk(args):
-        index, *visit = args
-        ours, mine = _take(query, index, size, 1), _take_queries(queries, index, size)
+    def query_chunk(args: tuple) -> tuple[Array, Array]:
+        index, seen_by = args
+        ours, mine = _take(query, index, size, 1), _take(queries, index, size, -1)
 
-        def pair(at, carry, masked):
-            largest, total, sums = carry  # (rows, size), (rows, size), (rows, head_dim, size)
+        def pair(at: Array, carry: tuple[Array, Array], masked: bool) -> tuple[Array, Array]:
+            largest, sums = carry  # (rows, size), (rows, size, head_dim + 1)
             scores = _scores(ours, _take(key, at, size, 1))
             if masked:
-                scores = _hide(scores, mine, _take_keys(keys, at, size))
-            now = jnp.maximum(largest, scores.max(axis=1))
-            weights = jnp.exp(scores - now[:, None])
-            decay = jnp.exp(largest - now)
-            theirs = _take(value, at, size, 1)
-            more = jnp.einsum("rkd,rkq->rdq", theirs, weights.astype(theirs.dtype), preferred_element_type=jnp.float32)
-            return now, total * decay + weights.sum(axis=1), sums * decay[:, None] + more
+                scores = _hide(scores, mine, _take(keys, at, size, -1))
+            if not bounded:
+                now = jnp.maximum(largest, _row_max(scores))
+                scores, sums, largest = scores - now[..., None], sums * jnp.exp(largest - now)[..., None], now
+            values = jnp.concatenate([_take(value, at, size, 1), ones], axis=2)
+            return largest, sums + _product(jnp.exp(scores), values)
 
-        zero = jnp.zeros((rows, size), jnp.float32)
-        start = (jnp.full_like(zero, LOWEST), zero, jnp.zeros((rows, head_dim, size), jnp.float32))
-        largest, total, sums = _visit(pair, *visit, start)
-        return (sums / jnp.where(total > 0, total, 1)[:, None]).mT, largest + jnp.log(total)
+        start = (jnp.full((rows, size), 0 if bounded else LOWEST), jnp.zeros((rows, size, head_dim + 1)))
+        largest, sums = _visit(pair, *pairs(seen_by, of_keys), start)
+        sums, total = sums[..., :-1], sums[..., -1]
+        return sums / jnp.where(total > 0, total, 1)[..., None], largest + jnp.log(total)
 
-    output, lse = lax.map(query_chunk, (jnp.arange(tokens // size), *visits))
+    output, lse = lax.map(query_chunk, (jnp.arange(tokens // size), of_queries))
     return jnp.moveaxis(output, 0, 1).reshape(query.shape), jnp.moveaxis(lse, 0, 1).reshape(rows, tokens)
 
 
-def _chunked_backward(size: int, queries: Queries, keys: Keys, query, key, value, cotangent, lse, delta):
-    """Backward over chunks of `size`: key chunks outside, whose gradients are summed; those of the queries are updated in place."""
+def _chunked_backward(
+    size: int,
+    queries: Queries,
+    keys: Keys,
+    query: Array,
+    key: Array,
+    value: Array,
+    cotangent: Array,
+    lse: Array,
+    delta: Array,
+) -> tuple[Array, Array, Array]:
+    """Backward over chunks of `size`; arrays (rows, tokens, ...).
+
+    Key chunks are the outer loop, whose gradients are summed; those of the queries, held as (rows, head_dim, tokens), are updated in place.
+    """
     rows, tokens, head_dim = query.shape
-    visits = _visits(*(table.T for table in chunk_pairs(queries, keys, tokens // size, key.shape[1] // size)))
+    of_queries, of_keys = query_extents(queries, tokens // size), key_extents(keys, key.shape[1] // size)
 
-    def key_chunk(dquery, args):
-        index, *visit = args
-        mine, our_key, our_value = _take_keys(keys, index, size), _take(key, index, size, 1), _take(value, index, size, 1)
+    def key_chunk(dquery: Array, args: tuple) -> tuple[Array, tuple[Array, Array]]:
+        index, seen = args
+        mine, our_key, our_value = _take(keys, index, size, -1), _take(key, index, size, 1), _take(value, index, size, 1)
+        transposed = our_key.mT
 
-        def pair(at, carry, masked):
+        def pair(at: Array, carry: tuple[Array, Array, Array], masked: bool) -> tuple[Array, Array, Array]:
             dquery, dkey, dvalue = carry
-            theirs = _take(query, at, size, 1)
-            scores = _scores(theirs, our_key)
+            theirs, their_cotangent, their_lse, their_delta = _take((query, cotangent, lse, delta), at, size, 1)
+            scores = _scores(our_key, theirs)
             if masked:
-                scores = _hide(scores, _take_queries(queries, at, size), mine)
-            rest = [_take(array, at, size, 1) for array in (cotangent, lse, delta)]
-            more, more_key, more_value = _pair_backward(scores, theirs, our_key, our_value, *rest)
-            more = more + _take(dquery, at, size, 1)
-            return lax.dynamic_update_slice_in_dim(dquery, more, at * size, 1), dkey + more_key, dvalue + more_value
+                scores = _hide(scores, _take(queries, at, size, -1), mine, keys_first=True)
+            weights, dscores = _score_gradient(scores, our_value, their_cotangent, their_lse, their_delta)
+            more = _take(dquery, at, size, 2) + jnp.matmul(
+                transposed, dscores.astype(key.dtype), preferred_element_type=jnp.float32
+            )
+            dquery = lax.dynamic_update_slice_in_dim(dquery, more, at * size, 2)
+            return dquery, dkey + _product(dscores, theirs), dvalue + _product(weights, their_cotangent)
 
-        zero = jnp.zeros((rows, size, head_dim), jnp.float32)
-        dquery, *sums = _visit(pair, *visit, (dquery, zero, zero))
+        zero = jnp.zeros((rows, size, head_dim))
+        dquery, *sums = _visit(pair, *pairs(of_queries, seen), (dquery, zero, zero))
         return dquery, tuple(sums)
 
-    start = jnp.zeros(query.shape, jnp.float32)
-    dquery, (dkey, dvalue) = lax.scan(key_chunk, start, (jnp.arange(key.shape[1] // size), *visits))
+    start = jnp.zeros((rows, head_dim, tokens))
+    dquery, (dkey, dvalue) = lax.scan(key_chunk, start, (jnp.arange(key.shape[1] // size), of_keys))
     scale = head_dim**-0.5
     dkey, dvalue = (jnp.moveaxis(array, 0, 1).reshape(key.shape) for array in (dkey, dvalue))
-    return dquery * scale, dkey * scale, dvalue
+    return dquery.mT * scale, dkey * scale, dvalue

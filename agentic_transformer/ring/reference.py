@@ -35,7 +35,7 @@ def dense_attention(
     batch, sequence, heads, head_dim = query.shape
     at = jnp.asarray(positions(sequence, ring_size, layout))
     queries = queries_at(at, segment_ids, causal=causal, window=window, length=length)
-    mask = visible(queries, Keys(at, segment_ids)).mT[:, None, None]  # (1 or batch, 1, 1, queries, keys)
+    mask = visible(queries, Keys(at, segment_ids))[:, None, None]  # (1 or batch, 1, 1, queries, keys)
     wide = jnp.promote_types(query.dtype, jnp.float32)
     grouped = query.reshape(batch, sequence, key.shape[2], -1, head_dim)
     scores = jnp.einsum("bqghd,bkgd->bghqk", grouped, key, preferred_element_type=wide) * head_dim**-0.5
@@ -82,7 +82,7 @@ def memory_efficient_attention(
         def step(carry, theirs):
             largest, total, sums = carry  # (batch, groups, heads, queries), the same, and with head_dim
             keys, values, at = theirs
-            mask = visible(mine, at).mT[:, None, None]
+            mask = visible(mine, at)[:, None, None]
             scores = jnp.einsum("bqghd,bkgd->bghqk", ours, keys, preferred_element_type=jnp.float32) * head_dim**-0.5
             scores = jnp.where(mask, scores, LOWEST)
             now = lax.stop_gradient(jnp.maximum(largest, scores.max(axis=-1)))
