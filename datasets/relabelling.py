@@ -34,7 +34,7 @@ def relabel(physics: np.ndarray, task: str | Task, mode: str = "exorl", action: 
 
 def relabel_many(physics: np.ndarray, tasks: Sequence[Task], mode: str = "exorl", action: np.ndarray | None = None) -> np.ndarray:
     """`relabel` for several tasks of one domain: what they share is computed once. (tasks, rows) float32."""
-    from envs.physics import readings_of, rewards
+    from envs.physics import Rewards, readings_of
 
     spec, domain = envs.spec(tasks[0]), tasks[0].domain
     physics = np.asarray(physics)
@@ -45,7 +45,7 @@ def relabel_many(physics: np.ndarray, tasks: Sequence[Task], mode: str = "exorl"
         if task.hidden:
             raise ValueError(f"task {task.id!r} is a family: rewards belong to one of its members")
     readings = readings_of(domain, physics)
-    return np.stack([rewards(domain, [task], readings, control) for task in tasks]).astype(np.float32)
+    return np.stack([Rewards([task])(readings, control) for task in tasks]).astype(np.float32)
 
 
 def _control(mode: str, action: np.ndarray | None, shape: tuple[int, int]) -> np.ndarray:

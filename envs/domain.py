@@ -56,6 +56,7 @@ class Domain:
         rewards: mode name -> function of readings, (states,). Parameters of tasks stand among the readings under their names.
         guides: for modes whose rewards are flat almost everywhere, a score that a planner can follow.
         repeat: control steps of one agent step.
+        slow: whether a step takes so long (0.1 ms) that threads do not merely wait for each other.
     """
 
     build: Callable[[str], Any]
@@ -66,6 +67,7 @@ class Domain:
     guides: Mapping[str, Callable[[Readings], np.ndarray]] = field(default_factory=dict)
     stages: tuple[Callable[[mujoco.MjModel, mujoco.MjData], None], ...] = ()
     repeat: int = 1
+    slow: bool = False
 
 
 @lru_cache

@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from envs import registry
 from envs.domain import load, mode
-from envs.physics import Batch, rewards
+from envs.physics import Batch, Rewards
 from envs.registry import Task
 from envs.rendering import RENDERERS, draw
 
@@ -94,9 +94,10 @@ class VectorEnvironment(VectorEnv):
             self._seed_streams([seed + index for index in range(self.num_envs)] if isinstance(seed, int | np.integer) else seed)
         chosen = {_chosen(given, options) for given in set(self._given)} if options else {None}
         self.tasks = [self._member(index) if one is None else one for index in range(self.num_envs) for one in chosen]
+        self._rewards = Rewards(self.tasks)
         self._batch.start(self._modes(), self._starts)
         self._elapsed = 0
-        return self._observation(), {"physics": self._batch.physics.copy()}
+        return self._observe(self._batch.readings).astype(np.float32), {"physics": self._batch.physics.copy()}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Hold `action`, (environments, action size) in [-1, 1], for an agent step.
@@ -115,12 +116,10 @@ class VectorEnvironment(VectorEnv):
         over = self._elapsed == self._spec.length
         if over:
             self._batch.check()
-        reward = rewards(self._domain, self.tasks, self._batch.readings, action)
-        ended = np.full(self.num_envs, over)
-        return self._observation(), reward, np.zeros(self.num_envs, bool), ended, {"physics": self._batch.physics.copy()}
-
-    def _observation(self) -> np.ndarray:
-        return self._observe(self._batch.readings).astype(np.float32)
+        readings = self._batch.readings
+        reward, ended = self._rewards(readings, action), np.full(self.num_envs, over)
+        observation = self._observe(readings).astype(np.float32)
+        return observation, reward, np.zeros(self.num_envs, bool), ended, {"physics": self._batch.physics.copy()}
 
     def _modes(self) -> list[str]:
         return [mode(task.name, self._domain) for task in self.tasks]

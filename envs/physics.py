@@ -9,7 +9,7 @@ without which paths drift apart.)
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
@@ -19,7 +19,6 @@ import numpy as np
 from envs.domain import STATE_FIELDS, Reading, load, mode
 from envs.registry import Task
 
-_SUBSTEPS_WORTH_A_THREAD = 4  # below this a state's step is so short that threads would only wait for each other
 _STATES_PER_THREAD = 8
 _BLOCK = 4096  # states between two copies out of MuJoCo's memory
 _DIVERGED = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
@@ -52,7 +51,7 @@ class Start:
 class Views:
     """Reads the same stretches of many MjData into one array."""
 
-    def __init__(self, model: mujoco.MjModel, datas: Sequence[mujoco.MjData], readings: Mapping[str, Reading]) -> None:
+    def __init__(self, model: mujoco.MjModel, datas: Iterable[mujoco.MjData], readings: Mapping[str, Reading]) -> None:
         """Look up where `readings` lie; `qpos`, `qvel` and `act` come first whatever is asked."""
         wanted = {name: Reading(name) for name in STATE_FIELDS} | dict(readings)
         bounds = {name: reading.bounds(model) for name, reading in wanted.items()}
@@ -62,13 +61,16 @@ class Views:
         }
         self.size, self.physics_size = int(ends[-1]), self._columns["act"].stop
         spans = [(wanted[name].field, start, stop) for name, (start, stop) in bounds.items() if stop > start]
-        self._count = len(datas)
-        self._flat = [getattr(data, source).reshape(-1)[start:stop] for data in datas for source, start, stop in spans]
-        self.derived = self._flat[len(spans) - len(readings) : len(spans)]  # what the first MjData holds beyond its physics
+        self.of = [[getattr(data, source).reshape(-1)[start:stop] for source, start, stop in spans] for data in datas]
+        self.derived = self.of[0][len(spans) - len(readings) :]  # what the first MjData holds beyond its physics
 
     def all(self) -> np.ndarray:
         """Everything, (states, columns)."""
-        return np.concatenate(self._flat).reshape(self._count, -1)
+        return self.table([view.tobytes() for views in self.of for view in views])
+
+    def table(self, pieces: Iterable[bytes]) -> np.ndarray:
+        """The same from the bytes of all views, in order. Copying through bytes is the quickest way out of many MjData."""
+        return np.frombuffer(b"".join(pieces)).reshape(len(self.of), -1)
 
     def named(self, table: np.ndarray) -> dict[str, np.ndarray]:
         """The columns of a table of such rows, by the names of the readings."""
@@ -92,7 +94,7 @@ class Batch:
         self._unit_range = bool(np.all(self._low == -1) and np.all(self._high == 1))
         self._advance = self._refreshed if load(domain).readings else self._unrefreshed
         threads = min(os.cpu_count() or 1, len(modes) // _STATES_PER_THREAD)
-        self._threads = threads if threads > 1 and self.substeps >= _SUBSTEPS_WORTH_A_THREAD else 1
+        self._threads = threads if threads > 1 and load(domain).slow else 1
         self._pool = ThreadPoolExecutor(self._threads) if self._threads > 1 else None
 
     def __len__(self) -> int:
@@ -122,10 +124,10 @@ class Batch:
         control = action if self._unit_range else self._low + (action + 1) * (self._high - self._low) / 2
         if self._pool:
             edges = np.linspace(0, len(self), self._threads + 1).astype(int)
-            list(self._pool.map(self._advance, edges[:-1], edges[1:], [control] * self._threads))
+            parts = self._pool.map(self._advance, edges[:-1], edges[1:], [control] * self._threads)
         else:
-            self._advance(0, len(self), control)
-        self._table = self._views.all()
+            parts = [self._advance(0, len(self), control)]
+        self._table = self._views.table(parts)
 
     def check(self) -> None:
         """Fail if any simulation has diverged, after which MuJoCo resets it in silence.
@@ -143,20 +145,29 @@ class Batch:
         mujoco.mj_getState(self.model, self._datas[index], full, mujoco.mjtState.mjSTATE_FULLPHYSICS)
         return full, self._datas[index].qacc_warmstart.copy()
 
-    def _refreshed(self, start: int, stop: int, control: np.ndarray) -> None:
+    def _refreshed(self, start: int, stop: int, control: np.ndarray) -> bytes:
         model, further, finish, refresh = self.model, self.substeps - 1, mujoco.mj_step2, mujoco.mj_step1
-        for data, own, new in zip(self._datas[start:stop], self._controls[start:stop], control[start:stop], strict=True):
+        pieces: list[bytes] = []
+        for data, own, views, new in zip(*self._slots(start, stop), control[start:stop], strict=True):
             own[:] = new
             finish(model, data)
             if further:
                 mujoco.mj_step(model, data, further)
             refresh(model, data)
+            pieces += [view.tobytes() for view in views]
+        return b"".join(pieces)
 
-    def _unrefreshed(self, start: int, stop: int, control: np.ndarray) -> None:
+    def _unrefreshed(self, start: int, stop: int, control: np.ndarray) -> bytes:
         """The same path where only joints are read: the refreshed positions would be computed again by the next step."""
-        for data, own, new in zip(self._datas[start:stop], self._controls[start:stop], control[start:stop], strict=True):
+        pieces: list[bytes] = []
+        for data, own, views, new in zip(*self._slots(start, stop), control[start:stop], strict=True):
             own[:] = new
             mujoco.mj_step(self.model, data, self.substeps)
+            pieces += [view.tobytes() for view in views]
+        return b"".join(pieces)
+
+    def _slots(self, start: int, stop: int) -> tuple[list, list, list]:
+        return self._datas[start:stop], self._controls[start:stop], self._views.of[start:stop]
 
 
 def readings_of(domain: str, physics: np.ndarray) -> dict[str, np.ndarray]:
@@ -178,7 +189,7 @@ def readings_of(domain: str, physics: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _derived(model: mujoco.MjModel, data: mujoco.MjData, views: Views, stages: Sequence, physics: np.ndarray) -> np.ndarray:
-    """What `views` reads beyond the physics, for each row of it. Copying through bytes is the quickest way out of MjData."""
+    """What `views` reads beyond the physics, for each row of it."""
     qpos, qvel = data.qpos, data.qvel  # actuator states (act) move nothing before forces are computed
     pieces: list[bytes] = []
     for state_qpos, state_qvel in zip(physics[:, : model.nq], physics[:, model.nq : model.nq + model.nv], strict=True):
@@ -199,31 +210,33 @@ def _scratch(domain: str) -> tuple[mujoco.MjModel, mujoco.MjData, Views]:
     return start.model, data, Views(start.model, [data], {name: body.readings[name] for name in body.reward_readings})
 
 
-def rewards(domain: str, tasks: Sequence[Task], readings: Mapping[str, np.ndarray], control: np.ndarray) -> np.ndarray:
-    """Reward of every state, each of its own task.
+class Rewards:
+    """Pays states, each for its own task: tasks are sorted out once, not at every step."""
 
-    Args:
-        domain: of all tasks.
-        tasks: one for each state, or one for all.
-        readings: of the states.
-        control: (states, action size).
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        """For states whose tasks, all of one domain and none of them a family, are these; a single task serves any number."""
+        self._count = len(tasks)
+        functions = load(tasks[0].domain).rewards
+        by_mode: dict[str, list[int]] = {}
+        for index, task in enumerate(tasks):
+            by_mode.setdefault(mode(task.name, task.domain), []).append(index)
+        self._groups = []
+        for name, rows in by_mode.items():
+            params = {key: np.array([tasks[row].params[key] for row in rows]) for key in tasks[rows[0]].params}
+            self._groups.append((functions[name], slice(None) if len(by_mode) == 1 else rows, params))
 
-    Returns:
-        (states,) float64.
-    """
-    by_mode: dict[str, list[int]] = {}
-    for index, task in enumerate(tasks):
-        by_mode.setdefault(mode(task.name, domain), []).append(index)
-    functions = load(domain).rewards
-    given = {**readings, "ctrl": control}
-    if len(by_mode) == 1:
-        return functions[next(iter(by_mode))]({**given, **_stacked(tasks)})
-    reward = np.empty(len(tasks))
-    for name, rows in by_mode.items():
-        chosen = {key: value[rows] for key, value in given.items()}
-        reward[rows] = functions[name]({**chosen, **_stacked([tasks[row] for row in rows])})
-    return reward
+    def __call__(self, readings: Mapping[str, np.ndarray], control: np.ndarray) -> np.ndarray:
+        """Reward of every state, (states,) float64.
 
-
-def _stacked(tasks: Sequence[Task]) -> dict[str, np.ndarray]:
-    return {key: np.array([task.params[key] for task in tasks]) for key in tasks[0].params}
+        Args:
+            readings: of the states.
+            control: (states, action size).
+        """
+        given = {**readings, "ctrl": control}
+        if len(self._groups) == 1:
+            function, _, params = self._groups[0]
+            return function(given | params)
+        reward = np.empty(self._count)
+        for function, rows, params in self._groups:
+            reward[rows] = function({key: value[rows] for key, value in given.items()} | params)
+        return reward

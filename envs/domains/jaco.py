@@ -59,5 +59,6 @@ DOMAIN = Domain(
         "pinch_frame": Reading("site_xmat", _PINCH),
     },
     reward_readings=("pinch",),
+    slow=True,
     stages=(mujoco.mj_kinematics,),
 )

@@ -38,4 +38,4 @@ def _reward(readings: Readings) -> np.ndarray:
     return tolerance(np.linalg.norm(readings["qpos"] - readings["goal"], axis=1), (0, _RADIUS), _RADIUS)
 
 
-DOMAIN = Domain(build=_build, observe=observe, rewards={"goal": _reward}, repeat=15)
+DOMAIN = Domain(build=_build, observe=observe, rewards={"goal": _reward}, repeat=15, slow=True)

@@ -67,5 +67,6 @@ DOMAIN = Domain(
         **{sensor: Reading("sensordata", sensor) for sensor in ("imu_accel", "imu_gyro", *_FORCES)},
     },
     reward_readings=("torso_frame", "velocity", "centre_of_mass"),
+    slow=True,
     stages=(mujoco.mj_kinematics, mujoco.mj_comPos, mujoco.mj_comVel, mujoco.mj_sensorPos, mujoco.mj_sensorVel),
 )

@@ -53,5 +53,6 @@ DOMAIN = Domain(
         "angular_momentum": planar.ANGULAR_MOMENTUM,
     },
     reward_readings=("torso", "torso_frame", "speed", "angular_momentum"),
+    slow=True,
     stages=planar.STAGES,
 )

@@ -169,7 +169,9 @@ def _stepping() -> list[Line]:
         spec = environment.action_spec()
         controls = spec.minimum + (actions[:, 0] + 1) * (spec.maximum - spec.minimum) / 2
         physics = environment.physics
+        environment.reset()
         model, data = physics.model.ptr, mujoco.MjData(physics.model.ptr)
+        mujoco.mj_copyData(data, model, physics.data.ptr)
         substeps = round(environment.control_timestep() / physics.timestep())
         length = envs.spec(task).length
 
@@ -189,7 +191,6 @@ def _stepping() -> list[Line]:
                 mujoco.mj_step(model, data, substeps)
 
         together.steps = 0
-        environment.reset()
         together()
         rate = _rates({"alone": (alone, 50), "together": (together, 50 * _ENVIRONMENTS), "raw": (raw, 50)})
         lines += [
