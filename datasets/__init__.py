@@ -7,10 +7,14 @@ from datasets.cache import build_cache
 from datasets.collection import buffer_folder, collect
 from datasets.episode import Episode, read_episode, write_episode
 from datasets.relabelling import relabel
+from datasets.sampling import Sampler, Selection
 from datasets.store import Store, Trajectories
+from datasets.verification import verify
 
 __all__ = [
     "Episode",
+    "Sampler",
+    "Selection",
     "Store",
     "Trajectories",
     "buffer_folder",
@@ -18,5 +22,6 @@ __all__ = [
     "collect",
     "read_episode",
     "relabel",
+    "verify",
     "write_episode",
 ]

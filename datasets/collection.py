@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from gymnasium.vector import VectorEnv
 from tqdm import tqdm
 
 import envs
 from datasets.collectors import Collector, collector_class
 from datasets.episode import Episode, write_episode
 from envs import Task
+
+if TYPE_CHECKING:
+    from gymnasium.vector import VectorEnv
 
 METADATA = "metadata.json"
 _LIBRARIES = ("mujoco", "dm_control", "numpy")

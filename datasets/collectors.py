@@ -12,7 +12,6 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 import envs
-from datasets.planned import SETTINGS, Planned
 from datasets.proportional import GoalRing, Rooms
 from envs import Task
 from envs.registry import unknown
@@ -73,6 +72,8 @@ _STEERED = {"point_mass": GoalRing, "point_mass_maze": Rooms}
 
 def collectors(task: str | Task) -> dict[str, type[Collector]]:
     """The collectors that a task's domain has, by name."""
+    from datasets.planned import SETTINGS, Planned  # loads MuJoCo
+
     domain = envs.task(task).domain
     steered = {"pd": _STEERED[domain]} if domain in _STEERED else {}
     return _EVERYWHERE | steered | ({"mppi": Planned} if domain in SETTINGS else {})

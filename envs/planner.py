@@ -35,9 +35,9 @@ class Settings:
 
     samples: int = 32
     knots: int = 8
-    hold: int = 2
+    hold: int = 3
     noise: float = 0.5
-    temperature: float = 0.3
+    temperature: float = 0.1
     coarse: int = 1
 
 

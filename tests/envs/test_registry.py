@@ -20,10 +20,10 @@ def test_names():
     assert set(envs.families()) < set(envs.tasks())
 
 
-def test_import_is_light():
-    """Naming tasks loads no simulator."""
+def test_imports_are_light():
+    """Naming tasks and opening data load no simulator."""
     code = (
-        "import sys, envs; envs.spec(envs.task('walker_any')); "
+        "import sys, envs, datasets; envs.spec(envs.task('walker_any')); "
         "print([m for m in ('mujoco', 'dm_control', 'gymnasium', 'jax') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
