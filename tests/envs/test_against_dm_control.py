@@ -6,36 +6,47 @@ from oracle import Oracle
 
 import envs
 
-SINGLE = [name for name in envs.tasks() if name not in envs.families()]
+DOMAINS = ("cartpole", "cheetah", "walker", "quadruped", "hopper", "jaco", "point_mass_maze")
 # Observations are float32 and of size up to 100: agreement to their last digit. Rewards are of size 1.
 TOLERANCE = 1e-6
 
 
-@pytest.mark.parametrize("name", SINGLE)
-def test_random_episode(name):
-    """A whole episode of random actions, the second of three environments: observations and rewards at every step."""
-    length = envs.spec(name).length
-    vector = envs.make_vec(name, num_envs=2, seed=3)
-    single = envs.make(name, seed=4)
-    oracle = Oracle(name, seed=4)
-    rng = np.random.default_rng(0)
-    expected = oracle.reset()
+def tasks_of(domain):
+    """Names of a domain's single tasks."""
+    return [name for name in envs.tasks() if name not in envs.families() and envs.task(name).domain == domain]
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_random_episode(domain):
+    """Whole episodes of random actions, every task in one vector and the last also alone: all observations and rewards."""
+    names = tasks_of(domain)
+    vector, single = envs.make_vec(names, seed=3), envs.make(names[-1], seed=3 + len(names) - 1)
+    oracles = [Oracle(name, seed=3 + index) for index, name in enumerate(names)]
+    expected, rewards = [[oracle.reset() for oracle in oracles]], []
     observation, info = vector.reset()
-    np.testing.assert_allclose(observation[1], expected, atol=TOLERANCE, rtol=TOLERANCE)
-    np.testing.assert_array_equal(single.reset()[0], observation[1])
-    np.testing.assert_array_equal(info["physics"][1], oracle.physics.get_state())
-    for step in range(length):
+    np.testing.assert_array_equal(info["physics"], [oracle.physics.get_state() for oracle in oracles])
+    observed, alone, paid, alone_paid, endings = [observation], [single.reset()[0]], [], [], []
+    rng = np.random.default_rng(0)
+    for _ in range(envs.spec(names[0]).length):
         action = rng.uniform(-1, 1, vector.action_space.shape).astype(np.float32)
         observation, reward, terminated, truncated, info = vector.step(action)
-        alone = single.step(action[1])
-        expected, expected_reward = oracle.step(action[1].astype(np.float64))
-        np.testing.assert_allclose(observation[1], expected, atol=TOLERANCE, rtol=TOLERANCE)
-        np.testing.assert_array_equal(alone[0], observation[1])
-        assert abs(reward[1] - expected_reward) <= TOLERANCE
-        assert alone[1] == reward[1]
-        assert not terminated.any()
-        assert truncated.all() == (step == length - 1)
-    np.testing.assert_allclose(info["physics"][1], oracle.physics.get_state(), atol=TOLERANCE, rtol=TOLERANCE)
+        one = single.step(action[-1])
+        right = [oracle.step(own.astype(np.float64)) for oracle, own in zip(oracles, action, strict=True)]
+        expected.append([each[0] for each in right])
+        rewards.append([each[1] for each in right])
+        observed.append(observation)
+        paid.append(reward)
+        alone.append(one[0])
+        alone_paid.append(one[1])
+        endings.append(truncated.any() or terminated.any())
+    np.testing.assert_allclose(observed, expected, atol=TOLERANCE, rtol=TOLERANCE)
+    np.testing.assert_allclose(paid, rewards, atol=TOLERANCE, rtol=0)
+    np.testing.assert_array_equal(alone, np.array(observed)[:, -1])
+    np.testing.assert_array_equal(alone_paid, np.array(paid)[:, -1])
+    states = [oracle.physics.get_state() for oracle in oracles]
+    np.testing.assert_allclose(info["physics"], states, atol=TOLERANCE, rtol=TOLERANCE)
+    assert truncated.all()
+    assert sum(endings) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,57 @@
+"""Rewards computed from stored states are dm_control's."""
+
+import numpy as np
+import pytest
+from oracle import STOCK, Oracle
+
+import datasets
+import envs
+
+SINGLE = [name for name in envs.tasks() if name not in envs.families()]
+# Rewards are at most 1 and stored as float32.
+TOLERANCE = 1e-6
+
+
+def collected(name, steps):
+    """Physics and actions of random play, (steps, ...)."""
+    environments = envs.make_vec(name, 1, seed=1)
+    environments.reset()
+    rng = np.random.default_rng(0)
+    actions = rng.uniform(-1, 1, (steps, *environments.action_space.shape))
+    return np.concatenate([environments.step(action)[4]["physics"] for action in actions]), actions[:, 0]
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_agrees_with_get_reward(name):
+    """On states of random play and on states no play reaches, with controls left at 0 and with controls."""
+    physics, action = collected(name, 60)
+    noise = np.random.default_rng(1).standard_normal(physics.shape)
+    physics, action = np.concatenate([physics, physics + noise]), np.concatenate([action, action])
+    oracle = Oracle(name, seed=0)
+    expected = [oracle.set_state(state) for state in physics]
+    np.testing.assert_allclose(datasets.relabel(physics, name), expected, atol=TOLERANCE)
+    if "jaco" not in name:  # its controls are not the actions, but no reward looks at them
+        expected = [oracle.set_state(state, control) for state, control in zip(physics, action, strict=True)]
+    np.testing.assert_allclose(datasets.relabel(physics, name, "exact", action), expected, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_exact_reproduces_what_was_paid(name):
+    """Rewards that dm_control's own environment paid follow from its states and actions."""
+    oracle = Oracle(name, seed=2)
+    oracle.reset()
+    low, high = oracle.limits
+    rng = np.random.default_rng(0)
+    states, actions, paid = [], rng.uniform(-1, 1, (100, len(low))), []
+    for action in actions:
+        paid.append(oracle.step(action)[1])
+        states.append(oracle.physics.get_state())
+    np.testing.assert_allclose(datasets.relabel(np.array(states), name, "exact", actions), paid, atol=TOLERANCE)
+
+
+def test_control_costs_are_left_out_by_default():
+    """As in the published benchmark: `exorl` pays up to a quarter more than the environment where control costs."""
+    physics, _ = collected("hopper_stand", 200)
+    ones = np.ones((200, 4))
+    free, exact = (datasets.relabel(physics, "hopper_stand", mode, ones) for mode in ("exorl", "exact"))
+    assert exact.sum() == pytest.approx(free.sum() / 1.25)
