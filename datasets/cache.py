@@ -2,6 +2,7 @@
 
     observation, action, reward, discount, physics    rows of all episodes, one after another; chunks with Fletcher-32 checksums
     length (episodes,)  name (episodes,)              transitions T of each (T + 1 rows), and its file
+    stamp (episodes, 2)                               size and time of change of that file, by which a file made anew is noticed
 
 Rows are stored without compression (they shrink by a fifth at most), so a reader takes a trajectory's bytes where they lie.
 """
@@ -9,6 +10,7 @@ Rows are stored without compression (they shrink by a fifth at most), so a reade
 from __future__ import annotations
 
 import fcntl
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,25 +79,34 @@ def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
 
 
 def _missing(path: Path, files: Sequence[Path]) -> list[Path]:
-    """Those of `files` that the cache lacks; all of them if it cannot be read."""
+    """Those of `files` that the cache lacks; all of them if it cannot be read, or holds one that has changed since."""
     if not path.exists():
         return list(files)
     try:
         with h5py.File(path) as cache:
-            known = set(cache["name"].asstr()[:])
+            stamps = dict(zip(cache["name"].asstr()[:], map(tuple, cache["stamp"][:].tolist()), strict=True))
     except (OSError, KeyError) as error:
         tqdm.write(f"{path}: unreadable ({error}); built anew")
         return list(files)
-    return [file for file in files if file.name not in known]
+    changed = [file.name for file in files if file.name in stamps and stamps[file.name] != _stamp(file)]
+    if changed:
+        tqdm.write(f"{path}: {len(changed)} of its episodes have changed, first: {changed[0]}; built anew")
+        return list(files)
+    return [file for file in files if file.name not in stamps]
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def _read_into(cache: h5py.File, files: Sequence[Path], total: int, skip_bad: bool, progress: bool) -> list[BadEpisode]:
     bad: list[BadEpisode] = []
-    pending: list[tuple[str, Episode]] = []
+    pending: list[tuple[str, tuple[int, int], Episode]] = []
     rows = 0
     for file in tqdm(files, desc="caching episodes", unit="episode", disable=not progress, mininterval=0.5):
         try:
-            pending.append((file.name, read_episode(file)))
+            pending.append((file.name, _stamp(file), read_episode(file)))
         except BadEpisode as error:
             bad.append(error)
             if not skip_bad:
@@ -104,7 +115,7 @@ def _read_into(cache: h5py.File, files: Sequence[Path], total: int, skip_bad: bo
                 share = f"{len(bad)} bad episodes are more than {_BAD_SHARE:.0%} of {total}"
                 raise ValueError(f"{share}; the last: {error}") from error
             continue
-        rows += pending[-1][1].length + 1
+        rows += pending[-1][2].length + 1
         if rows >= _BATCH_ROWS:
             append(cache, pending)
             pending, rows = [], 0
@@ -112,39 +123,38 @@ def _read_into(cache: h5py.File, files: Sequence[Path], total: int, skip_bad: bo
     return bad
 
 
-def append(cache: h5py.File, pending: Sequence[tuple[str, Episode]]) -> None:
-    """Append episodes, each with the name of its file.
+def append(cache: h5py.File, pending: Sequence[tuple[str, tuple[int, int], Episode]]) -> None:
+    """Append episodes, each with the name of its file and its stamp.
 
     Raises:
         ValueError: an episode's arrays have other sizes than those before it.
     """
     if not pending:
         return
-    first = pending[0][1]
+    names, stamps, episodes = zip(*pending, strict=True)
     if "name" not in cache:
-        _create(cache, first)
+        _create(cache, episodes[0])
     count = len(cache["name"])
     start = int(np.sum(cache["length"][:] + 1))
-    rows = sum(episode.length + 1 for _, episode in pending)
+    rows = sum(episode.length + 1 for episode in episodes)
     for field in (field for field in FIELDS if field in cache):
         data = cache[field]
-        for name, episode in pending:
-            array = getattr(episode, field)
+        arrays = [getattr(episode, field) for episode in episodes]
+        for name, array in zip(names, arrays, strict=True):
             if array is None or array.shape[1] != data.shape[1]:
                 shape = None if array is None else array.shape
                 raise ValueError(f"{name}: {field} has shape {shape}, but earlier episodes have {data.shape[1]} columns")
         data.resize(start + rows, axis=0)
-        data[start:] = np.concatenate([getattr(episode, field) for _, episode in pending])
-    for field, values in (
-        ("length", [episode.length for _, episode in pending]),
-        ("name", [name for name, _ in pending]),
-    ):
+        data[start:] = np.concatenate(arrays)
+    lengths = [episode.length for episode in episodes]
+    for field, values in (("length", lengths), ("stamp", stamps), ("name", names)):
         cache[field].resize(count + len(pending), axis=0)
         cache[field][count:] = values
     cache.flush()
 
 
 def _create(cache: h5py.File, episode: Episode) -> None:
+    cache.attrs["identity"] = uuid.uuid4().hex  # rewards beside it belong to this build of it alone
     rows = episode.length + 1
     for field in FIELDS:
         array = getattr(episode, field)
@@ -154,6 +164,7 @@ def _create(cache: h5py.File, episode: Episode) -> None:
         together = max(1, _CHUNK_BYTES // (rows * array.shape[1] * np.dtype(dtype).itemsize))
         create_rows(cache, field, (0, array.shape[1]), dtype, rows * together)
     cache.create_dataset("length", (0,), np.int64, maxshape=(None,), chunks=(4096,), fletcher32=True)
+    cache.create_dataset("stamp", (0, 2), np.int64, maxshape=(None, 2), chunks=(4096, 2), fletcher32=True)
     cache.create_dataset("name", (0,), h5py.string_dtype(length=64), maxshape=(None,), chunks=(4096,), fletcher32=True)
 
 

@@ -62,7 +62,7 @@ class Store:
         try:
             with locked(self._path, shared=True):
                 with h5py.File(self._path) as file:
-                    lengths = file["length"][:]
+                    lengths, self._identity = file["length"][:], file.attrs["identity"]
                     fields = [field for field in ("observation", "action", "physics") if field in file]
                 self._rows = {field: Rows(self._path, field) for field in fields}
         except (OSError, KeyError) as error:
@@ -163,6 +163,8 @@ class Store:
         partial = [file.with_suffix(f".part{os.getpid()}") for file in files]
         with ExitStack() as stack:
             outputs = [stack.enter_context(h5py.File(path, "w", libver="latest")) for path in partial]
+            for output in outputs:
+                output.attrs["cache"] = self._identity
             data = [create_rows(output, "reward", (self._total_rows,), np.float32, _REWARD_CHUNK) for output in outputs]
             for output, file in zip(data, files, strict=True):
                 if done:
@@ -182,8 +184,12 @@ class Store:
         return self._path.with_name(f"{self._path.stem}.rewards_{mode}") / f"{task.id}.h5"
 
     def _rows_on_disk(self, task: Task, mode: str) -> int:
-        file = self._reward_file(task, mode)
-        return len(Rows(file, "reward")) if file.exists() else 0
+        """Rows whose rewards are known; those of an earlier build of the cache do not count."""
+        path = self._reward_file(task, mode)
+        if not path.exists():
+            return 0
+        with h5py.File(path) as file:
+            return len(file["reward"]) if file.attrs["cache"] == self._identity else 0
 
     def _reward_rows(self, task: Task, mode: str) -> np.ndarray | Rows:
         """Rewards of all rows: in memory while the budget lasts, else on disk."""

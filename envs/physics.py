@@ -56,9 +56,8 @@ class Views:
         wanted = {name: Reading(name) for name in STATE_FIELDS} | dict(readings)
         bounds = {name: reading.bounds(model) for name, reading in wanted.items()}
         ends = np.cumsum([stop - start for start, stop in bounds.values()])
-        self._columns = {
-            name: slice(int(end) - (b[1] - b[0]), int(end)) for (name, b), end in zip(bounds.items(), ends, strict=True)
-        }
+        starts = np.concatenate([[0], ends[:-1]])
+        self._columns = {name: slice(int(start), int(end)) for name, start, end in zip(bounds, starts, ends, strict=True)}
         self.size, self.physics_size = int(ends[-1]), self._columns["act"].stop
         spans = [(wanted[name].field, start, stop) for name, (start, stop) in bounds.items() if stop > start]
         self.of = [[getattr(data, source).reshape(-1)[start:stop] for source, start, stop in spans] for data in datas]
@@ -138,12 +137,6 @@ class Batch:
         diverged = [index for index, data in enumerate(self._datas) if any(data.warning[kind].number for kind in _DIVERGED)]
         if diverged:
             raise FloatingPointError(f"{self._domain}: the simulation of states {diverged} diverged")
-
-    def save(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Full physics and warm start of one state, as `mujoco.rollout` takes them."""
-        full = np.empty(mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_FULLPHYSICS))
-        mujoco.mj_getState(self.model, self._datas[index], full, mujoco.mjtState.mjSTATE_FULLPHYSICS)
-        return full, self._datas[index].qacc_warmstart.copy()
 
     def _refreshed(self, start: int, stop: int, control: np.ndarray) -> bytes:
         model, further, finish, refresh = self.model, self.substeps - 1, mujoco.mj_step2, mujoco.mj_step1

@@ -261,7 +261,7 @@ def _memory() -> list[Line]:
         episode = _fabricated(rng, rows)
         with h5py.File(path, "w", libver="latest") as cache:
             for first in range(0, episodes, 1000):
-                append(cache, [(f"episode_{first + index:06d}_{rows - 1}.npz", episode) for index in range(1000)])
+                append(cache, [(f"episode_{first + index:06d}_{rows - 1}.npz", (0, 0), episode) for index in range(1000)])
         store = datasets.Store(path, budget=0)
         for _ in range(50):
             store.load(rng.integers(episodes, size=32))

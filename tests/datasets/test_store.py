@@ -51,7 +51,8 @@ def test_appending_reads_only_what_is_new(buffer, monkeypatch):
     old = before.rewards("walker_stand")
     read = []
     monkeypatch.setattr("datasets.cache.read_episode", lambda path: read.append(path.name) or datasets.read_episode(path))
-    make_buffer(buffer, 15)
+    for index in (12, 13, 14):
+        datasets.write_episode(buffer, index, make_episode(seed=index))
     build(buffer)
     assert read == [f"episode_{index:06d}_20.npz" for index in (12, 13, 14)]
     after = datasets.Store(build(buffer))
@@ -60,6 +61,18 @@ def test_appending_reads_only_what_is_new(buffer, monkeypatch):
     np.testing.assert_array_equal(after.rewards("walker_stand")[:12], old)
     expected = datasets.relabel(make_episode(seed=14).physics, "walker_stand")[1:]
     np.testing.assert_array_equal(after.rewards("walker_stand")[14], expected)
+
+
+def test_a_buffer_made_anew_is_noticed(buffer):
+    """Files of the same names with other content: the cache and its rewards are built anew."""
+    old = datasets.Store(build(buffer)).returns("walker_run")
+    for index in range(12):
+        datasets.write_episode(buffer, index, make_episode(seed=100 + index))
+    store = datasets.Store(build(buffer))
+    np.testing.assert_array_equal(store.load([3]).action[0], make_episode(seed=103).action[1:])
+    expected = datasets.relabel(make_episode(seed=103).physics, "walker_run")[1:]
+    np.testing.assert_array_equal(store.rewards("walker_run", [3])[0], expected)
+    assert not np.array_equal(store.returns("walker_run"), old)
 
 
 def test_relabelling_many_tasks(buffer):
