@@ -1,8 +1,9 @@
 """Chain of hindsight: which trajectories stand in a context, in which order, and what the agent is asked to imitate.
 
 A chain is a few trajectories of one task in ascending order of return (Liu and Abbeel 2023, arXiv 2305.16554, section 3). A row
-of `slots` trajectories holds one chain of full length, or several chains of uniformly drawn lengths laid end to end (they are
-kept apart by segment ids), so that no slot is padding.
+of `slots` trajectories holds one chain of full length, or several shorter chains laid end to end, each of a length
+drawn uniformly from what is left of the row (they are kept apart by segment ids), so that no slot is padding. Every
+length is drawn, short ones more often.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from agentic_transformer.config import AgentConfig
+from agentic_transformer.streams import stream
 
 
 class Chains(NamedTuple):
@@ -101,7 +103,7 @@ class ChainSampler:
         Returns:
             Chains of shape (rows, config.trajectories).
         """
-        rng = np.random.default_rng([self.seed, step])
+        rng = stream("chains", self.seed, step)
         drawn = [self._draw_row(rng) for _ in range(rows)]
         return Chains(*(np.stack(columns) for columns in zip(*drawn, strict=True)))
 

@@ -4,7 +4,7 @@ Conditions (the column `condition`; n is the column `trajectories`):
 
     own         the n-th trajectory of one context in which trajectories 1..n-1 are the agent's own
     no_context  the same model's n-th attempt, its context empty each time
-    foreign     one trajectory on this task after n-1 own trajectories on another task
+    foreign     one trajectory on this task after n-1 own trajectories on another task (any other: a goal may lie near)
     dataset     one trajectory after n-1 trajectories of the data relabelled for this task, ascending
     dt          the n-th attempt of a model trained with one trajectory in its context
 
@@ -27,9 +27,8 @@ from agentic_transformer.chains import ChainSampler
 from agentic_transformer.config import EvalConfig
 from agentic_transformer.labels import LabelledTrajectories
 from agentic_transformer.policy import Context, Past, Policy, Trajectory
+from agentic_transformer.streams import stream
 from agentic_transformer.tokens import completion
-
-CONDITIONS = ("own", "no_context", "foreign", "dataset", "dt")
 
 
 class Attempt(NamedTuple):
@@ -46,8 +45,11 @@ class Attempt(NamedTuple):
 
 
 def evaluation_tasks(task: str, config: EvalConfig, seed: int) -> list[envs.Task]:
-    """The tasks to evaluate on, the same for every agent of a seed; goals are drawn afresh: training has seen none of them."""
-    return envs.draw_tasks(task, config.tasks, np.random.default_rng([config.seed, seed, 1]))
+    """The tasks to evaluate on, the same for every agent of a seed.
+
+    Of a family of goals they are drawn anew: other goals than those of training, from the same distribution.
+    """
+    return envs.draw_tasks(task, config.tasks, stream("evaluation tasks", config.seed, seed))
 
 
 def other_tasks(tasks: Sequence[envs.Task], rng: np.random.Generator) -> list[envs.Task]:
@@ -103,7 +105,7 @@ class Evaluation:
             "dataset": self._dataset,
             "dt": self._no_context,
         }[condition]
-        return run(CONDITIONS.index(condition))
+        return run(condition)
 
     def records(self, condition: str, attempt: Attempt) -> pd.DataFrame:
         """One row per environment."""
@@ -124,46 +126,48 @@ class Evaluation:
             }
         )
 
-    def _own(self, stream: int) -> Iterator[Attempt]:
+    def _own(self, condition: str) -> Iterator[Attempt]:
         env = envs.make_vec(self.tasks)
         context = self._new_context(self.longest)
         for number in range(1, self.longest + 1):
-            attempt, context = self._attempt(env, context, number, stream)
+            attempt, context = self._attempt(env, context, number, condition)
             yield attempt
 
-    def _no_context(self, stream: int) -> Iterator[Attempt]:
+    def _no_context(self, condition: str) -> Iterator[Attempt]:
         env = envs.make_vec(self.tasks)
         for number in range(1, self.longest + 1):
-            yield self._attempt(env, self._new_context(1), number, stream, keep=False)[0]
+            yield self._attempt(env, self._new_context(1), number, condition, keep=False)[0]
 
-    def _foreign(self, stream: int) -> Iterator[Attempt]:
-        others = other_tasks(self.tasks, np.random.default_rng([self.config.seed, self.description.seed, 2]))
+    def _foreign(self, condition: str) -> Iterator[Attempt]:
+        others = other_tasks(self.tasks, self._stream("other tasks"))
         env, elsewhere = envs.make_vec(self.tasks), envs.make_vec(others)
         context = self._new_context(self.longest)
         for number in range(1, self.longest + 1):
-            yield self._attempt(env, context.copy(), number, stream, keep=False)[0]
+            yield self._attempt(env, context.copy(), number, condition, keep=False)[0]
             if number < self.longest:
-                # The context on the other task is that of the condition "own" there.
-                _, context = self._attempt(elsewhere, context, number, CONDITIONS.index("own"))
+                _, context = self._attempt(elsewhere, context, number, "own, elsewhere")
 
-    def _dataset(self, stream: int) -> Iterator[Attempt]:
+    def _dataset(self, condition: str) -> Iterator[Attempt]:
         if self.data is None:
             raise ValueError("condition 'dataset' needs the training data")
         env = envs.make_vec(self.tasks)
         sampler = ChainSampler(self.data.returns, self.description.agent, seed=0)
         for number in range(1, self.longest + 1):
-            rng = np.random.default_rng([self.config.seed, self.description.seed, 3, number])
+            rng = self._stream("prompts", number)
             episodes = np.stack([sampler.draw_trajectories(rng, i, number - 1) for i in range(len(self.tasks))])
             context = self._new_context(self.longest)  # one shape for all n: one compilation
             for episode in episodes.T:
                 trajectories, reward = self.data.load(np.arange(len(self.tasks)), episode)
                 target = self._remembered_target(reward, asked=self._asked())
                 context = self.policy.append(context, Trajectory(*trajectories, reward, target))
-            attempt, _ = self._attempt(env, context, number, stream, keep=False)
+            attempt, _ = self._attempt(env, context, number, condition, keep=False)
             yield attempt._replace(encoded=attempt.encoded + context.encoded)
 
     def _new_context(self, trajectories: int) -> Context:
         return self.policy.new_context(len(self.tasks), trajectories)
+
+    def _stream(self, purpose: str, *numbers: int) -> np.random.Generator:
+        return stream(purpose, self.config.seed, self.description.seed, *numbers)
 
     def _asked(self) -> np.ndarray:
         """The return asked for at the start of every attempt: a fraction of the best of the training data; (batch,)."""
@@ -173,11 +177,13 @@ class Evaluation:
         """The target a finished trajectory carries in the context, as in training: its own return, or the chain's; (batch,)."""
         return reward.sum(axis=1, dtype=np.float64) if self.description.agent.target == "own" else asked
 
-    def _attempt(self, env: VectorEnv, before: Context, number: int, stream: int, keep: bool = True) -> tuple[Attempt, Context]:
+    def _attempt(
+        self, env: VectorEnv, before: Context, number: int, condition: str, keep: bool = True
+    ) -> tuple[Attempt, Context]:
         """Runs one trajectory; with `keep` the context returned carries it as training data would."""
-        attempt_seed = np.random.SeedSequence([self.config.seed, self.description.seed, number])
-        key = jax.random.fold_in(jax.random.key(int(attempt_seed.generate_state(2)[1])), stream)
-        start = int(attempt_seed.generate_state(1)[0])
+        # The start is that of every condition's n-th attempt, the random key is not.
+        start = int(self._stream("starts", number).integers(2**31))
+        key = jax.random.key(int(self._stream(f"actions, {condition}", number).integers(2**31)))
         trajectory, physics, context = run_trajectory(self.policy, env, before, self._asked(), start, key, self.config)
         remembered = self._remembered_target(trajectory.reward, trajectory.target)
         if keep and np.any(remembered != trajectory.target):

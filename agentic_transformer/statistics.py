@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap
 
 UNIT = ["seed", "task_id", "rollout"]
 """What is resampled, and what conditions are paired by: one hidden task of one seed (and which of its repetitions)."""
@@ -20,31 +19,48 @@ REQUIRED = [
 ]  # fmt: skip
 """Columns that records must have."""
 
-RESAMPLES = 9999
+CONDITIONS = ("own", "no_context", "foreign", "dataset", "dt")
+"""What may stand in the column `condition`, see `agentic_transformer.evaluation`."""
+
+RESAMPLES = 2000
 
 
 def read_records(path: Path) -> pd.DataFrame:
     """Records of one run.
 
     Args:
-        path: a `records.csv`.
+        path: a `records.csv` (or `.csv.gz`).
 
     Returns:
         The table; `rollout` is 0 where the file has no such column.
 
     Raises:
-        ValueError: the file lacks columns, or holds a row twice.
+        ValueError: the file is empty, cut short, without a column, or has an unknown condition or a row twice.
     """
-    records = pd.read_csv(path)
+    try:
+        records = pd.read_csv(path)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as a table: {error}") from None
     missing = [column for column in REQUIRED if column not in records]
     if missing:
         raise ValueError(f"{path} lacks the columns {missing}; records need {REQUIRED}")
-    if "rollout" not in records:
-        records["rollout"] = 0
+    records = records.assign(rollout=records.get("rollout", 0))
+    incomplete = records[[*REQUIRED, "rollout"]].isna().any(axis=1)
+    if incomplete.any():
+        raise ValueError(f"{path} lacks values in line {_line(incomplete)}: was it cut short?")
+    unknown = ~records["condition"].isin(CONDITIONS)
+    if unknown.any():
+        condition = records.loc[unknown, "condition"].iloc[0]
+        raise ValueError(f"{path} has the unknown condition {condition!r} in line {_line(unknown)}; there are {CONDITIONS}")
     repeated = records.duplicated(KEY)
     if repeated.any():
-        raise ValueError(f"{path} holds two rows with the same {KEY}, the second in line {int(np.argmax(repeated)) + 2}")
+        raise ValueError(f"{path} holds two rows with the same {KEY}, the second in line {_line(repeated)}")
     return records
+
+
+def _line(rows: pd.Series) -> int:
+    """Line of a file, counted from 1 and with its header, of the first row that is True."""
+    return int(np.argmax(rows)) + 2
 
 
 def join(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -57,26 +73,32 @@ def join(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     repeated = joined[joined.duplicated(KEY)]
     if len(repeated):
         same = repeated.iloc[0][["agent", "task", "condition", "seed"]].to_dict()
-        raise ValueError(
-            f"two of the runs hold the same records, of {same}; name each run once, and give agents that differ different names"
-        )
+        raise ValueError(f"two of the runs hold the same records, of {same}; name each run once")
     return joined
 
 
-def interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean and its 95% percentile-bootstrap interval.
+def interval(values: pd.Series, seeds: pd.Series) -> tuple[float, float, float]:
+    """Mean over seeds of the mean over a seed's units, and its 95% bootstrap interval.
+
+    The bootstrap has two stages, since the units of a seed share one trained model: seeds are drawn with replacement, then units
+    within each of them. With one seed it is the plain percentile bootstrap over units, and says nothing about other seeds.
 
     Args:
-        values: (units,) one value per unit, at least two.
+        values: one per unit.
+        seeds: the seed of each unit.
 
     Returns:
         Mean, lower and upper end.
     """
-    values = np.asarray(values, np.float64)
-    if len(values) < 2 or np.ptp(values) == 0:
-        return float(values.mean()), float(values.mean()), float(values.mean())
-    result = bootstrap((values,), np.mean, n_resamples=RESAMPLES, method="percentile", batch=999, rng=np.random.default_rng(0))
-    return float(values.mean()), float(result.confidence_interval.low), float(result.confidence_interval.high)
+    rng = np.random.default_rng(0)
+    groups = [group.to_numpy(np.float64) for _, group in values.groupby(seeds.to_numpy())]
+    drawn = rng.integers(len(groups), size=(RESAMPLES, len(groups)))
+    means = np.empty(drawn.shape)
+    for index, group in enumerate(groups):
+        chosen = drawn == index
+        means[chosen] = group[rng.integers(len(group), size=(chosen.sum(), len(group)))].mean(axis=1)
+    low, high = np.percentile(means.mean(axis=1), [2.5, 97.5])
+    return float(np.mean([group.mean() for group in groups])), float(low), float(high)
 
 
 def with_best(records: pd.DataFrame) -> pd.DataFrame:
@@ -89,31 +111,33 @@ def summarise(records: pd.DataFrame) -> pd.DataFrame:
     """Last-trajectory return and best of n, by agent, task, condition and number of trajectories.
 
     Returns:
-        Columns agent, task, condition, trajectories, units, mean, low, high, best_mean, best_low, best_high.
+        Columns agent, task, condition, trajectories, seeds, units, mean, low, high, best_mean, best_low, best_high.
     """
     rows = []
     for group, table in with_best(records).groupby(["agent", "task", "condition", "trajectories"], sort=False):
-        mean, best = interval(table["return"].to_numpy()), interval(table["best"].to_numpy())
-        rows.append((*group, len(table), *mean, *best))
-    names = ["mean", "low", "high", "best_mean", "best_low", "best_high"]
-    return pd.DataFrame(rows, columns=["agent", "task", "condition", "trajectories", "units", *names])
+        mean, best = (interval(table[column], table["seed"]) for column in ("return", "best"))
+        rows.append((*group, table["seed"].nunique(), len(table), *mean, *best))
+    names = ["seeds", "units", "mean", "low", "high", "best_mean", "best_low", "best_high"]
+    return pd.DataFrame(rows, columns=["agent", "task", "condition", "trajectories", *names])
 
 
 def compare(records: pd.DataFrame) -> pd.DataFrame:
     """How much more the own context earns than each other condition, paired by unit.
 
+    Controls are of the same agent; the condition `dt` is another agent, and each such agent a comparison of its own.
+
     Returns:
-        Columns agent, task, against, trajectories, units, difference, low, high.
+        Columns agent, task, against, baseline (the agent compared with), trajectories, seeds, units, difference, low, high.
     """
     rows = []
     own = records[records["condition"] == "own"]
     for (agent, task, number), mine in own.groupby(["agent", "task", "trajectories"]):
         there = records[(records["task"] == task) & (records["trajectories"] == number) & (records["condition"] != "own")]
-        # The baseline is another agent; every other condition is a control of the same one.
         controls = there[(there["agent"] == agent) | (there["condition"] == "dt")]
-        for condition, theirs in controls.groupby("condition"):
-            pairs = mine.merge(theirs, on=UNIT, suffixes=("", "_other"))
+        for (baseline, condition), theirs in controls.groupby(["agent", "condition"]):
+            pairs = mine.merge(theirs, on=UNIT, suffixes=("", "_other"), validate="one_to_one")
             if len(pairs):
-                difference = (pairs["return"] - pairs["return_other"]).to_numpy()
-                rows.append((agent, task, condition, number, len(pairs), *interval(difference)))
-    return pd.DataFrame(rows, columns=["agent", "task", "against", "trajectories", "units", "difference", "low", "high"])
+                difference = interval(pairs["return"] - pairs["return_other"], pairs["seed"])
+                rows.append((agent, task, condition, baseline, number, pairs["seed"].nunique(), len(pairs), *difference))
+    names = ["against", "baseline", "trajectories", "seeds", "units", "difference", "low", "high"]
+    return pd.DataFrame(rows, columns=["agent", "task", *names])

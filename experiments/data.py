@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 import datasets
 import envs
 from agentic_transformer.config import DataConfig
 from agentic_transformer.labels import LabelledTrajectories
+from agentic_transformer.streams import stream
 
 
 def open_store(task: str, config: DataConfig) -> datasets.Store:
@@ -29,7 +28,7 @@ def open_store(task: str, config: DataConfig) -> datasets.Store:
 
 def training_data(task: str, config: DataConfig) -> LabelledTrajectories:
     """The store under the rewards of the training tasks."""
-    tasks = envs.training_tasks(task, config.tasks, np.random.default_rng([config.seed, 0]))
+    tasks = envs.training_tasks(task, config.tasks, stream("training tasks", config.seed))
     return LabelledTrajectories(open_store(task, config), tasks, config.relabel)
 
 

@@ -52,7 +52,10 @@ def evaluate(config: EvaluateCommand, run: Path) -> None:
                 if condition in ("own", "dt"):
                     shown.append(attempt)
                 bar.update()
-    pd.concat(records).to_csv(run / "records.csv", index=False)
+    # Renamed into place when it is whole: a kill leaves the records of an earlier evaluation as they were.
+    partial = run / "records.csv.partial"
+    pd.concat(records).to_csv(partial, index=False)
+    partial.replace(run / "records.csv")
     if shown:
         save_rollouts(run, tasks[:PICTURED_TASKS], shown)
         if config.eval.video:

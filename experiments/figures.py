@@ -20,6 +20,9 @@ STYLES = {
 }
 """Of each condition: label, colour, marker, line."""
 
+MARKERS = "osv^Dxp*"
+"""Of each agent, where a figure shows several."""
+
 
 def return_vs_context(summary: pd.DataFrame, trained: int, path: Path) -> None:
     """Return against the number of trajectories, one row of two panels per task.
@@ -39,23 +42,25 @@ def return_vs_context(summary: pd.DataFrame, trained: int, path: Path) -> None:
         panels = [("", "return of the n-th trajectory"), ("best_", "best of n attempts (paper protocol)")]
         for axis, (prefix, title) in zip(axes, panels, strict=True):
             _curves(axis, rows, prefix)
-            _beyond_training(axis, rows, trained)
-            axis.set(title=f"{task}: {title}", xlabel="n, trajectories in context", ylabel="return")
+            axis.set(title=f"{task}: {title}", xlabel="n, the n-th trajectory", ylabel="return")
         axes[1].set_ylim(axes[0].get_ylim()[0], max(axis.get_ylim()[1] for axis in axes))
         axes[0].set_ylim(axes[1].get_ylim())
+        for axis in axes:
+            _beyond_training(axis, rows, trained)
         axes[0].legend(fontsize=8, loc="upper left")
-    units = summary["units"].max()
-    figure.suptitle(f"mean and 95% bootstrap interval over {units} hidden tasks", fontsize=9, color="#555555")
+    units, seeds = summary["units"].max(), summary["seeds"].max()
+    over = f"{units} contexts" + (f" of {seeds} seeds" if seeds > 1 else ", one seed")
+    figure.suptitle(f"mean and 95% bootstrap interval over {over}", fontsize=9, color="#555555")
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
 
 def _curves(axis: plt.Axes, rows: pd.DataFrame, prefix: str) -> None:
-    several = rows.loc[rows["condition"] != "dt", "agent"].nunique() > 1
+    agents = list(rows.loc[rows["condition"] != "dt", "agent"].unique())
     for (agent, condition), curve in rows.groupby(["agent", "condition"], sort=False):
         label, colour, marker, line = STYLES[condition]
-        if several and condition != "dt":
-            label = f"{agent}: {label}"
+        if len(agents) > 1 and condition != "dt":
+            label, marker = f"{agent}: {label}", MARKERS[agents.index(agent) % len(MARKERS)]
         curve = curve.sort_values("trajectories")
         n = curve["trajectories"]
         axis.plot(n, curve[f"{prefix}mean"], color=colour, marker=marker, linestyle=line, markersize=4, label=label)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from omegaconf import OmegaConf
 
 from agentic_transformer import statistics
 from experiments import figures
 
-REPORTED = (1, 2, 4, 8, 16, 32, 64, 128)
-"""Numbers of trajectories that the printed table and the picture of attempts show, as far as they were evaluated."""
+NOT_OF_THE_AGENT = ("run", "resume", "seed", "eval", "mesh", "baseline")
+"""Settings in which runs of one agent may differ."""
 
 
 def present(runs: Sequence[Path], out: Path) -> None:
@@ -19,40 +21,51 @@ def present(runs: Sequence[Path], out: Path) -> None:
 
     Args:
         runs: run folders, each with a `records.csv`.
-        out: folder for `summary.csv`, `comparisons.csv`, `return_vs_context.png`, `attempts.png`, and
-            unless it is one of the runs, `records.csv` of all of them.
+        out: folder for `summary.csv`, `comparisons.csv`, `return_vs_context.png`, `attempts.png`, and of several runs
+            `joined_records.csv`.
 
     Raises:
-        ValueError: a run has no records, or records that cannot be read together.
+        ValueError: a run has no records, or records that cannot be read together; nothing is written then.
     """
-    records = statistics.join([statistics.read_records(_records_of(run)) for run in runs])
-    out.mkdir(parents=True, exist_ok=True)
+    tables = [statistics.read_records(_records_of(run)) for run in runs]
+    records = statistics.join([table.assign(agent=name) for table, name in zip(tables, _names(runs, tables), strict=True)])
     summary, comparisons = statistics.summarise(records), statistics.compare(records)
-    written = {"summary": summary, "comparisons": comparisons}
-    if out not in runs:
-        written["records"] = records
+    written = {"summary": summary, "comparisons": comparisons} | ({"joined_records": records} if len(runs) > 1 else {})
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"out={out} cannot be a folder: {error.strerror}") from None
     for name, table in written.items():
         table.to_csv(out / f"{name}.csv", index=False)
-    trained = int(records["trained_trajectories"].max())
-    figures.return_vs_context(summary, trained, out / "return_vs_context.png")
+    figures.return_vs_context(summary, int(records["trained_trajectories"].max()), out / "return_vs_context.png")
     rollouts = next((run / "rollouts.npz" for run in runs if (run / "rollouts.npz").exists()), None)
     if rollouts:
-        figures.attempts(rollouts, [n for n in REPORTED if n <= summary["trajectories"].max()], out / "attempts.png")
+        figures.attempts(rollouts, reported(summary["trajectories"]), out / "attempts.png")
     print(table_text(summary, comparisons), flush=True)
     names = [f"{name}.csv" for name in written] + ["return_vs_context.png"] + (["attempts.png"] if rollouts else [])
     print("\n".join(str(out / name) for name in names), flush=True)
 
 
+def reported(trajectories: pd.Series) -> list[int]:
+    """The numbers of trajectories that the table and the picture of attempts show: powers of two, and the largest."""
+    present = sorted(int(n) for n in trajectories.unique())
+    return [n for n in present if n & (n - 1) == 0 or n == present[-1]]
+
+
 def table_text(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
     """The last trajectory's return by condition and number of trajectories, and the paired differences at the longest context."""
-    shown = summary[summary["trajectories"].isin(REPORTED)]
     blocks = []
-    for task, rows in shown.groupby("task", sort=False):
+    for task, rows in summary.groupby("task", sort=False):
+        rows = rows[rows["trajectories"].isin(reported(rows["trajectories"]))].sort_values("trajectories", kind="stable")
         cells = [f"{m:.2f} [{low:.2f}, {high:.2f}]" for m, low, high in zip(rows["mean"], rows["low"], rows["high"], strict=True)]
         rows = rows.assign(cell=cells, who=rows["agent"] + " " + rows["condition"], n=[f"n={n}" for n in rows["trajectories"]])
         table = rows.pivot(index="who", columns="n", values="cell").fillna("")
         table = table.loc[rows["who"].unique(), rows["n"].unique()].rename_axis(index=None, columns=None)
         blocks.append(f"{task}: return of the n-th trajectory, mean [95% interval]\n{table.to_string()}")
+        own = rows[rows["condition"] == "own"]
+        for agent, curve in own.groupby("agent", sort=False):
+            first, last = curve.iloc[0], curve.iloc[-1]
+            blocks.append(f"{agent}: own at n={last['trajectories']} is {last['mean'] / first['mean']:.1f} times own at n=1")
     for row in comparisons[comparisons["trajectories"] == comparisons["trajectories"].max()].itertuples():
         verdict = "above 0" if row.low > 0 else "below 0" if row.high < 0 else "0 not excluded"
         said = f"{row.difference:+.2f} [{row.low:.2f}, {row.high:.2f}], {verdict}"
@@ -60,8 +73,39 @@ def table_text(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
     return "\n".join(blocks)
 
 
+def _names(runs: Sequence[Path], tables: Sequence[pd.DataFrame]) -> list[str]:
+    """A name for each run's agent; where agents of one name differ in settings (a sweep's), those are added to it."""
+    plain = [str(table["agent"].iloc[0]) for table in tables]
+    settings = [_flat(_config_of(run)) for run in runs]
+    names = []
+    for index, name in enumerate(plain):
+        alike = [other for other, same in zip(settings, plain, strict=True) if same == name]
+        differing = [
+            f"{key}={settings[index].get(key)}"
+            for key in sorted({key for config in alike for key in config})
+            if len({str(config.get(key)) for config in alike}) > 1
+        ]
+        names.append(" ".join([name, *differing]))
+    return names
+
+
+def _config_of(run: Path) -> dict[str, Any]:
+    """A run's settings that make its agent; empty where a run has no `config.yaml`, only records."""
+    path = run / "config.yaml"
+    config = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else {}
+    return {key: value for key, value in config.items() if key not in NOT_OF_THE_AGENT}
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted key."""
+    flat = {}
+    for key, value in config.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
 def _records_of(run: Path) -> Path:
-    records = run / "records.csv"
-    if not records.exists():
-        raise ValueError(f"no records in {run}; evaluate it first: python -m experiments.evaluate run={run}")
-    return records
+    for name in ("records.csv", "records.csv.gz"):
+        if (run / name).exists():
+            return run / name
+    raise ValueError(f"no records in {run}; evaluate it first: python -m experiments.evaluate run={run}")

@@ -1,5 +1,7 @@
 """What the rows of an evaluation mean, checked on real physics with an untrained agent."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -47,15 +49,10 @@ def test_every_condition_has_every_attempt_of_every_task(evaluation, attempts):
             assert set(records["context_steps"]) == {0 if condition == "no_context" else (attempt.number - 1) * STEPS}
 
 
-def test_returns_are_raw_sums_of_the_environments_rewards(evaluation, attempts, tasks):
-    """Replays the recorded actions in the environments that the registry makes one by one."""
-    attempt = attempts["own"][1]
-    recorded = evaluation.records("own", attempt)["return"]
-    for task, physics, expected in zip(tasks, attempt.physics, recorded, strict=True):
-        distance = np.linalg.norm(physics[1:, :2] - np.array(task.params["goal"]), axis=1)
-        # dm_control's default sigmoid: 0.1 at a distance of one margin beyond the bound
-        reward = np.where(distance <= 0.045, 1.0, np.exp(-0.5 * ((distance - 0.045) / 0.045 * np.sqrt(-2 * np.log(0.1))) ** 2))
-        assert expected == pytest.approx(reward.sum(), abs=1e-5)
+def test_returns_are_raw_sums_of_rewards(evaluation, attempts, tasks):
+    attempt = attempts["foreign"][1]
+    expected = goal_reward(attempt.physics[:, 1:, :2], tasks).sum(axis=1)
+    np.testing.assert_allclose(evaluation.records("foreign", attempt)["return"], expected, atol=1e-5)
 
 
 def test_nth_attempts_start_alike_in_every_condition(attempts):
@@ -85,40 +82,110 @@ def test_an_evaluation_is_repeatable(evaluation, attempts):
 
 
 class Watched(Policy):
-    """Notes what stands in the context when an attempt begins."""
+    """Notes all that it is asked to act on and to remember."""
 
     def act(self, context, return_to_go, observation, timestep, *rest):
         if timestep == 0:
-            self.began.append((context.position, return_to_go.copy(), context.past))
+            self.acted.append([])
+        self.acted[-1].append((context.position, return_to_go.copy(), observation, context.past))
         return super().act(context, return_to_go, observation, timestep, *rest)
+
+    def append(self, context, trajectory):
+        self.remembered.append((len(self.acted), context.position, trajectory, context.past))
+        return super().append(context, trajectory)
 
 
 @pytest.fixture
 def watched(data, tasks):
     policy = untrained_policy(describe(data))
-    policy.__class__, policy.began = Watched, []
+    policy.__class__, policy.acted, policy.remembered = Watched, [], []
     return Evaluation(policy, tasks, CONFIG, LabelledTrajectories(data.store, tasks, "exorl"))
 
 
-@pytest.mark.parametrize("condition", ["own", "foreign", "dataset"])
-def test_contexts_hold_n_minus_one_trajectories(watched, condition):
-    list(watched.attempts(condition))
-    began = [position for position, _, _ in watched.policy.began]
-    steps = {"own": [0, 12, 24], "dataset": [0, 12, 24], "foreign": [0, 0, 12, 12, 24]}[condition]
-    assert began == steps  # "foreign" alternates: an attempt here, then the next trajectory of the context there
+def goal_reward(position, tasks):
+    """Rewards (batch, steps) of positions (batch, steps, 2): dm_control's tolerance with its default sigmoid, written out."""
+    goals = np.array([task.params["goal"] for task in tasks])[:, None]
+    beyond = np.maximum(np.linalg.norm(position - goals, axis=-1) - 0.045, 0) / 0.045
+    return 0.1 ** (beyond**2)  # 0.1 at one margin beyond the bound
 
 
-def test_no_context_and_the_baseline_begin_empty(watched):
-    for condition in ("no_context", "dt"):
-        list(watched.attempts(condition))
-    assert {position for position, _, _ in watched.policy.began} == {0}
-    assert all(not past.reward.any() for _, _, past in watched.policy.began)
+def check_attempt(evaluation, acted, position, trajectory, past):
+    """What was acted on, step by step, against what happened."""
+    to_go = np.full(TASKS, 0.95 * evaluation.description.best_return)
+    for step, (at, asked, observation, before) in enumerate(acted):
+        assert at == position + step
+        np.testing.assert_allclose(asked, to_go, rtol=1e-6)
+        np.testing.assert_array_equal(observation, trajectory.observation[:, step])
+        for found, expected in zip(before, past, strict=True):
+            np.testing.assert_array_equal(found, expected)
+        to_go = to_go - trajectory.reward[:, step]
+        past = (trajectory.action[:, step], trajectory.reward[:, step], np.zeros(TASKS))
 
 
-def test_every_attempt_is_asked_for_the_same_return(watched):
-    list(watched.attempts("own"))
-    for _, asked, _ in watched.policy.began:
-        np.testing.assert_allclose(asked, 0.95 * watched.description.best_return)
+def nothing():
+    return np.zeros((TASKS, 2)), np.zeros(TASKS), np.zeros(TASKS)
+
+
+def end_of(trajectory):
+    """How a remembered trajectory ends: it reached its own return."""
+    return trajectory.action[:, -1], trajectory.reward[:, -1], np.ones(TASKS)
+
+
+def test_own_contexts_hold_the_agents_own_trajectories_with_their_own_returns(watched, tasks):
+    attempts = list(watched.attempts("own"))
+    past = nothing()
+    for number, (attempt, acted) in enumerate(zip(attempts, watched.policy.acted, strict=True)):
+        check_attempt(watched, acted, number * STEPS, attempt.trajectory, past)
+        np.testing.assert_allclose(attempt.trajectory.reward, goal_reward(attempt.physics[:, 1:, :2], tasks), atol=1e-6)
+        _, position, remembered, before = watched.policy.remembered[number]
+        assert position == number * STEPS
+        np.testing.assert_array_equal(remembered.reward, attempt.trajectory.reward)
+        np.testing.assert_allclose(remembered.target, attempt.trajectory.reward.sum(axis=1), rtol=1e-6)
+        for found, expected in zip(before, past, strict=True):
+            np.testing.assert_array_equal(found, expected)
+        past = end_of(remembered)
+
+
+@pytest.mark.parametrize("condition", ["no_context", "dt"])
+def test_controls_without_context_begin_empty_each_time(watched, condition):
+    attempts = list(watched.attempts(condition))
+    for attempt, acted in zip(attempts, watched.policy.acted, strict=True):
+        check_attempt(watched, acted, 0, attempt.trajectory, nothing())
+    assert not watched.policy.remembered
+
+
+def test_foreign_contexts_hold_own_trajectories_on_the_other_tasks(watched, tasks):
+    attempts = list(watched.attempts("foreign"))
+    others = other_tasks(tasks, watched._stream("other tasks"))
+    here, there = watched.policy.acted[0::2], watched.policy.acted[1::2]
+    assert (len(here), len(there)) == (LONGEST, LONGEST - 1)
+    past = nothing()
+    for number, attempt in enumerate(attempts):
+        check_attempt(watched, here[number], number * STEPS, attempt.trajectory, past)
+        np.testing.assert_allclose(attempt.trajectory.reward, goal_reward(attempt.physics[:, 1:, :2], tasks), atol=1e-6)
+        if number < LONGEST - 1:
+            _, position, remembered, _ = watched.policy.remembered[number]
+            assert position == number * STEPS
+            check_attempt(watched, there[number], number * STEPS, remembered, past)
+            # The observation after a step is that of the state which its reward is of; the last one is not kept.
+            expected = goal_reward(remembered.observation[:, 1:, :2], others)
+            np.testing.assert_allclose(remembered.reward[:, :-1], expected, atol=1e-5)
+            past = end_of(remembered)
+
+
+def test_prompts_are_the_datas_trajectories_under_the_rows_task_ascending(watched, data, tasks):
+    attempts = list(watched.attempts("dataset"))
+    rows = data.store.load(np.arange(data.store.episodes)).action.reshape(data.store.episodes, -1)
+    for number, (attempt, acted) in enumerate(zip(attempts, watched.policy.acted, strict=True)):
+        prompt = [trajectory for before, _, trajectory, _ in watched.policy.remembered if before == number]
+        assert len(prompt) == number
+        for trajectory in prompt:
+            for row, task in enumerate(tasks):
+                (episode,) = np.flatnonzero((rows == trajectory.action[row].reshape(-1)).all(axis=1))
+                np.testing.assert_array_equal(trajectory.reward[row], data.store.rewards(task, [episode])[0])
+        returns = [trajectory.reward.sum(axis=1) for trajectory in prompt]
+        assert all(np.all(later >= earlier) for earlier, later in itertools.pairwise(returns))
+        check_attempt(watched, acted, number * STEPS, attempt.trajectory, end_of(prompt[-1]) if prompt else nothing())
 
 
 def test_a_model_of_single_trajectories_is_the_baseline(data, tasks):

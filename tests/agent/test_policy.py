@@ -74,6 +74,23 @@ def test_cached_acting_equals_the_uncached_forward_pass_at_every_position(heads)
     assert context.position == context.encoded == SLOTS * STEPS
 
 
+def test_acting_behind_encoded_trajectories_equals_the_uncached_forward_pass():
+    """Trajectories that are encoded whole (prompts, and those whose targets were rewritten) count as those that were acted."""
+    policy, transformer = make_policy(head="mse")
+    chain = make_chain()
+    expected = np.clip(uncached_outputs(transformer, policy.description, chain), -1, 1)
+    context = policy.new_context(BATCH, SLOTS)
+    for slot in range(SLOTS - 1):
+        context = policy.append(context, trajectory(chain, slot))
+    last = trajectory(chain, SLOTS - 1)
+    to_go = last.target.copy()
+    for step in range(STEPS):
+        action, context = policy.act(context, to_go, last.observation[:, step], step, jax.random.key(0), 1.0, 1.0)
+        np.testing.assert_allclose(action, expected[:, (SLOTS - 1) * STEPS + step], atol=1e-5)
+        context = context.ended(Past(last.action[:, step], last.reward[:, step], np.zeros(BATCH)))
+        to_go = to_go - last.reward[:, step]
+
+
 def test_rewriting_a_trajectory_leaves_the_cache_as_if_it_had_always_been_so():
     policy, _ = make_policy()
     chain = make_chain()

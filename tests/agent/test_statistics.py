@@ -17,16 +17,31 @@ def make_records(returns, condition="own", agent="at", seed=0):
     return pd.DataFrame(rows)
 
 
-def test_interval_of_a_mean_is_near_the_normal_one():
+def interval(values, seeds):
+    return statistics.interval(pd.Series(np.ravel(values)), pd.Series(np.ravel(seeds)))
+
+
+def test_interval_of_one_seed_is_near_the_normal_one():
     values = np.random.default_rng(0).normal(2.0, 1.0, 400)
-    mean, low, high = statistics.interval(values)
+    mean, low, high = interval(values, np.zeros(400))
     half = 1.96 * values.std() / 20
     assert mean == pytest.approx(values.mean())
     assert (low, high) == (pytest.approx(mean - half, abs=0.1 * half), pytest.approx(mean + half, abs=0.1 * half))
 
 
+def test_interval_of_many_seeds_is_that_of_their_means():
+    """Units of a seed share its level: a thousand of them say no more of it than its mean does."""
+    rng = np.random.default_rng(0)
+    level = rng.normal(0, 1, (40, 1))
+    values, seeds = level + rng.normal(0, 0.5, (40, 25)), np.tile(np.arange(40)[:, None], (1, 25))
+    mean, low, high = interval(values, seeds)
+    half = 1.96 * values.mean(axis=1).std() / np.sqrt(40)
+    assert mean == pytest.approx(values.mean())
+    assert high - low == pytest.approx(2 * half, rel=0.15)
+
+
 def test_a_constant_has_an_interval_without_width():
-    assert statistics.interval(np.full(5, 3.0)) == (3.0, 3.0, 3.0)
+    assert interval(np.full(5, 3.0), np.zeros(5)) == (3.0, 3.0, 3.0)
 
 
 def test_best_of_n_is_the_running_maximum_and_the_mean_is_of_the_nth():
@@ -42,10 +57,22 @@ def test_comparison_is_paired():
     own, control = level + 1 + rng.normal(0, 0.1, (50, 1)), level
     other = np.flip(control, axis=0)
     records = pd.concat([make_records(own), make_records(control, "no_context"), make_records(other, "dt", agent="dt")])
+    # A second seed on tasks of the same names, far better in every condition: pairs stay within a seed.
+    far = [make_records(own + 1e4, seed=1), make_records(control + 1e4, "no_context", seed=1)]
+    records = pd.concat([records, *far, make_records(other + 1e4, "dt", agent="dt", seed=1)])
     compared = statistics.compare(records).set_index("against")
+    assert set(compared["units"]) == {100}
     assert compared.loc["no_context", "low"] > 0.9
     assert compared.loc["no_context", "high"] < 1.1
     assert compared.loc["dt", "low"] < -1  # the baseline's returns belong to other tasks: nothing cancels
+
+
+def test_two_baselines_are_two_comparisons():
+    own, worse, better = ([[value]] * 4 for value in (5.0, 3.0, 9.0))
+    tables = [make_records(own), make_records(worse, "dt", agent="small"), make_records(better, "dt", agent="large")]
+    compared = statistics.compare(pd.concat(tables)).set_index("baseline")
+    assert compared["difference"].to_dict() == {"small": 2.0, "large": -4.0}
+    assert set(compared["units"]) == {4}
 
 
 def test_the_same_run_twice_is_refused():
@@ -59,6 +86,17 @@ def test_bad_records_are_named(tmp_path):
     path = tmp_path / "records.csv"
     make_records([[1.0, 2.0]]).drop(columns="return").to_csv(path, index=False)
     with pytest.raises(ValueError, match=r"records.csv lacks the columns \['return'\]"):
+        statistics.read_records(path)
+    (tmp_path / "empty.csv").write_text("")
+    with pytest.raises(ValueError, match="empty.csv cannot be read"):
+        statistics.read_records(tmp_path / "empty.csv")
+    whole = make_records([[1.0, 2.0]])
+    whole.to_csv(path, index=False)
+    path.write_text(path.read_text()[:-8])
+    with pytest.raises(ValueError, match="records.csv lacks values in line 3"):
+        statistics.read_records(path)
+    whole.assign(condition="owm").to_csv(path, index=False)
+    with pytest.raises(ValueError, match="unknown condition 'owm' in line 2"):
         statistics.read_records(path)
     twice = make_records([[1.0, 2.0]])
     pd.concat([twice, twice]).to_csv(path, index=False)

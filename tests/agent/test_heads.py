@@ -1,0 +1,33 @@
+"""Drawn actions against the distribution that they are drawn from."""
+
+import jax
+import numpy as np
+import pytest
+
+from agentic_transformer.config import ModelConfig
+from agentic_transformer.heads import draw_action
+
+CONFIG = ModelConfig(components=3)
+LOGITS, MEANS, STD = np.array([0.0, 1.0, 2.0]), np.array([-0.6, 0.0, 0.6]), 0.05
+DRAWS = 20_000
+
+
+def draw(temperature, noise):
+    """Actions of size 1 from a mixture whose components lie twelve standard deviations apart."""
+    outputs = np.concatenate([LOGITS, np.stack([MEANS, np.full(3, np.log(STD))], axis=1).reshape(-1)]).astype(np.float32)
+    return np.asarray(draw_action(CONFIG, np.tile(outputs, (DRAWS, 1)), jax.random.key(0), temperature, noise))[:, 0]
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_components_are_drawn_in_proportion_to_the_tempered_weights(temperature):
+    counts = np.bincount(np.argmin(np.abs(draw(temperature, 1.0)[:, None] - MEANS), axis=1), minlength=3)
+    weights = np.exp(LOGITS / temperature) / np.exp(LOGITS / temperature).sum()
+    # Four standard deviations of a binomial count
+    np.testing.assert_array_less(np.abs(counts - DRAWS * weights), 4 * np.sqrt(DRAWS * weights * (1 - weights)))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3, 1.0])
+def test_noise_scales_the_deviation_within_a_component(noise):
+    actions = draw(0.0, noise)  # the likeliest component alone
+    assert actions.mean() == pytest.approx(0.6, abs=4 * STD / np.sqrt(DRAWS) + 1e-6)
+    assert actions.std() == pytest.approx(noise * STD, rel=0.03, abs=1e-6)

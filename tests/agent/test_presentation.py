@@ -1,0 +1,65 @@
+"""Tables and figures from records alone."""
+
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from experiments.presentation import present, reported
+from tests.agent.test_statistics import make_records
+
+RETURNS = [[1.0, 3.0, 2.0], [2.0, 0.0, 5.0]]
+
+
+def make_run(folder, table, config="agent: {name: at}\nmodel: {width: 64}\nseed: 0\n"):
+    folder.mkdir()
+    table.to_csv(folder / "records.csv", index=False)
+    (folder / "config.yaml").write_text(config)
+    return folder
+
+
+def test_plotting_imports_neither_a_model_nor_an_environment(tmp_path):
+    run = make_run(tmp_path / "run", make_records(RETURNS))
+    script = (
+        "import sys; from pathlib import Path; from experiments.presentation import present; "
+        f"present([Path({str(run)!r})], Path({str(run)!r})); "
+        "sys.exit(any(name in sys.modules for name in ('jax', 'mujoco', 'dm_control', 'gymnasium', 'envs')))"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+    assert (run / "return_vs_context.png").stat().st_size > 10_000
+
+
+def test_agents_of_a_sweep_are_told_apart_by_what_differs(tmp_path, capsys):
+    other = "agent: {name: at}\nmodel: {width: 128}\nseed: 0\n"
+    runs = [make_run(tmp_path / "a", make_records(RETURNS)), make_run(tmp_path / "b", make_records(RETURNS), other)]
+    present(runs, tmp_path / "out")
+    assert set(pd.read_csv(tmp_path / "out" / "summary.csv")["agent"]) == {"at model.width=64", "at model.width=128"}
+    assert "at model.width=128: own at n=3 is 2.3 times own at n=1" in capsys.readouterr().out
+
+
+def test_seeds_of_one_agent_are_one_curve(tmp_path):
+    runs = [
+        make_run(tmp_path / f"{seed}", make_records(RETURNS, seed=seed), f"agent: {{name: at}}\nseed: {seed}\n")
+        for seed in (0, 1)
+    ]
+    present(runs, tmp_path / "out")
+    summary = pd.read_csv(tmp_path / "out" / "summary.csv")
+    assert set(summary["agent"]) == {"at"}
+    assert set(summary["seeds"]) == {2}
+
+
+def test_nothing_is_written_over_records_or_before_all_is_read(tmp_path):
+    good, bad = make_run(tmp_path / "good", make_records(RETURNS)), make_run(tmp_path / "bad", make_records(RETURNS))
+    before = (good / "records.csv").read_bytes()
+    with pytest.raises(ValueError, match="two of the runs hold the same records"):
+        present([good, bad], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    make_run(tmp_path / "third", make_records(RETURNS, seed=5))
+    present([good, tmp_path / "third"], good)
+    assert (good / "records.csv").read_bytes() == before
+
+
+def test_reported_numbers_are_powers_of_two_and_the_largest():
+    assert reported(pd.Series([3, 1, 2, 4, 5, 6, 6])) == [1, 2, 4, 6]
+    assert reported(pd.Series([3])) == [3]
