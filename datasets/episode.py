@@ -133,7 +133,7 @@ def write_episode(folder: str | Path, index: int, episode: Episode) -> Path:
     if episode.physics is not None:
         arrays["physics"] = np.asarray(episode.physics, np.float64)
     _check(path, arrays)
-    partial = path.with_suffix(".part")
+    partial = path.with_suffix(f".part{os.getpid()}")  # several processes may collect the same buffer
     archive = io.BytesIO()
     np.savez_compressed(archive, **arrays)
     partial.write_bytes(archive.getbuffer())
