@@ -1,7 +1,19 @@
-"""Checkpoints of a run: the train state by step, and a description of the agent that is enough to rebuild it."""
+"""Checkpoints of a run: the train state by step, and a description of the agent that is enough to rebuild it.
+
+    <run>/checkpoints/<step>/{params,optimizer,description,metrics}   written by orbax, from all processes
+    <run>/checkpoints/<step>/SHA256SUMS                               written last: without it the step does not count
+
+Nothing here unpickles: arrays are tensorstore's, the rest is JSON.
+"""
 
 from __future__ import annotations
 
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,93 +22,231 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from flax import nnx
 
+from agentic_transformer import distributed, manifest
 from agentic_transformer.description import AgentDescription
 from agentic_transformer.policy import Policy
 from agentic_transformer.training import TrainState
 
+_UNFINISHED = ".orbax-checkpoint-tmp"
+"""What orbax adds to the name of a folder that is being written; here also one that is being removed."""
+
 
 class Checkpoints:
-    """The checkpoints of one run folder, under `<run>/checkpoints/<step>`."""
+    """The checkpoints of one run folder."""
 
-    def __init__(self, run: Path, keep: int = 2) -> None:
-        """Opens or makes the folder; what a killed save left behind is removed.
+    def __init__(self, run: Path, keep: int = 2, keep_best: int = 0) -> None:
+        """Writes nothing yet.
 
         Args:
             run: the run's folder.
             keep: how many of the newest checkpoints stay.
+            keep_best: how many of those with the smallest loss stay besides.
         """
         self.folder = (run / "checkpoints").resolve()
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, cleanup_tmp_directories=True)
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._keep, self._keep_best = keep, keep_best
+        self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        self._background = ThreadPoolExecutor(max_workers=1)
+        self._pending: Future | None = None
 
-    def save(self, state: TrainState, description: AgentDescription) -> None:
-        """Writes a checkpoint of the state's step in the background."""
-        self._manager.save(
-            int(state.step),
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(state.params),
-                optimizer=ocp.args.StandardSave(state.optimizer),
-                description=ocp.args.JsonSave(description.to_dict()),
-            ),
-        )
+    def open(self) -> int | None:
+        """Makes the folder ready for training and returns the newest whole step.
 
-    def latest_step(self) -> int | None:
-        """The newest complete checkpoint's step, or None."""
-        return self._manager.latest_step()
-
-    def description(self) -> AgentDescription:
-        """The newest checkpoint's description.
-
-        Raises:
-            ValueError: the run has no checkpoint.
+        What killed saves left behind is removed. A newer step that is not whole is set aside as `damaged-<step>`, and said.
         """
-        restored = self._manager.restore(self._newest(), args=ocp.args.Composite(description=ocp.args.JsonRestore()))
-        return AgentDescription.from_dict(restored["description"])
+        if distributed.is_first():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for left in self.folder.glob(f"*{_UNFINISHED}*"):
+                shutil.rmtree(left)
+        return self._newest(lambda step: _free(self.folder / f"damaged-{step}"))
 
-    def params(self, like: nnx.State) -> nnx.State:
-        """The newest checkpoint's parameters, laid out as `like` is, on however many devices.
-
-        Raises:
-            ValueError: the run has no checkpoint.
-        """
-        return self._manager.restore(self._newest(), args=ocp.args.Composite(params=_restore(like)))["params"]
-
-    def state(self, like: TrainState) -> TrainState:
-        """The newest checkpoint's train state, laid out as `like` is, on however many devices.
+    def newest(self) -> int:
+        """The newest whole step; what is wrong with a newer one is said.
 
         Raises:
-            ValueError: the run has no checkpoint.
+            ValueError: there is none.
         """
         step = self._newest()
-        args = ocp.args.Composite(params=_restore(like.params), optimizer=_restore(like.optimizer))
-        restored = self._manager.restore(step, args=args)
-        return TrainState(jax.device_put(jnp.int32(step), like.step.sharding), restored["params"], restored["optimizer"])
-
-    def close(self) -> None:
-        """Waits until all is written."""
-        self._manager.wait_until_finished()
-        self._manager.close()
-
-    def _newest(self) -> int:
-        step = self.latest_step()
         if step is None:
             raise ValueError(f"no checkpoint in {self.folder}; train the run first: python -m experiments.train")
         return step
 
+    def save(self, state: TrainState, description: AgentDescription, loss: float) -> None:
+        """Starts to write a checkpoint of the state's step; the state may be donated at once.
 
-def _restore(like: Any) -> ocp.args.StandardRestore:
-    return ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
+        Args:
+            state: of all processes.
+            description: of the agent.
+            loss: by which the best checkpoints are known.
+
+        Raises:
+            OSError: the checkpoint before this one could not be written.
+        """
+        self.wait()
+        path = self.folder / str(int(state.step))
+        items = ocp.args.Composite(
+            params=ocp.args.StandardSave(state.params),
+            optimizer=ocp.args.StandardSave(state.optimizer),
+            description=ocp.args.JsonSave(description.to_dict()),
+            metrics=ocp.args.JsonSave({"loss": loss}),
+        )
+        try:
+            self._checkpointer.save(path, args=items)
+        except Exception as error:
+            self._give_up(path, error)
+        self._pending = self._background.submit(self._commit, path)
+
+    def wait(self) -> None:
+        """Waits until all is written.
+
+        Raises:
+            OSError: it could not be.
+        """
+        if self._pending:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def close(self) -> None:
+        """Waits until all is written.
+
+        Raises:
+            OSError: it could not be.
+        """
+        self.wait()
+        self._background.shutdown()
+        self._checkpointer.close()
+
+    def description(self, step: int) -> AgentDescription:
+        """The agent that a checkpoint is of.
+
+        Raises:
+            ValueError: its settings are not of this version.
+        """
+        path = self.folder / str(step) / "description"
+        try:
+            return AgentDescription.from_dict(_read_json(path))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path}: not the description of an agent of this version: {error}") from error
+
+    def params(self, step: int, like: nnx.State) -> nnx.State:
+        """A checkpoint's parameters, laid out as `like` is, on however many devices.
+
+        Raises:
+            ValueError: an array is missing, unknown, or has another shape or type than in `like`.
+        """
+        return self._restore(step, params=like)["params"]
+
+    def state(self, step: int, like: TrainState, description: AgentDescription) -> TrainState:
+        """A checkpoint's train state, laid out as `like` is, on however many devices and processes.
+
+        Raises:
+            ValueError: it is another agent's, or an array is missing, unknown, or has another shape or type than in `like`.
+        """
+        there, here = _flat(self.description(step).to_dict()), _flat(description.to_dict())
+        for key in sorted(there.keys() | here.keys()):
+            if there.get(key) != here.get(key):
+                said = f"{key} is {there.get(key)} there and {here.get(key)} here"
+                raise ValueError(f"{self.folder / str(step)} is another agent's: {said}")
+        restored = self._restore(step, params=like.params, optimizer=like.optimizer)
+        number = jax.make_array_from_callback((), like.step.sharding, lambda _: jnp.int32(step))
+        return TrainState(number, restored["params"], restored["optimizer"])
+
+    def _newest(self, aside: Callable[[int], Path] | None = None) -> int | None:
+        """The newest whole step as process 0 finds it; newer ones are moved to `aside(step)`."""
+        found = -1
+        for step in reversed(self._steps() if distributed.is_first() else []):
+            problem = manifest.problem(self.folder / str(step))
+            if not problem:
+                found = step
+                break
+            print(f"checkpoint {step} is not whole: {problem}", file=sys.stderr, flush=True)
+            if aside:
+                (self.folder / str(step)).rename(aside(step))
+        found = distributed.agree(found)
+        return None if found < 0 else found
+
+    def _steps(self) -> list[int]:
+        return sorted(int(path.name) for path in self.folder.glob("*") if path.name.isdecimal())
+
+    def _commit(self, path: Path) -> None:
+        """In the background: once all processes have written, list the files and drop older checkpoints."""
+        try:
+            self._checkpointer.wait_until_finished()
+            if distributed.is_first():
+                manifest.write(path)
+        except Exception as error:
+            self._give_up(path, error)
+        if distributed.is_first():
+            self._prune()
+
+    def _give_up(self, path: Path, error: Exception) -> None:
+        for left in (path, *path.parent.glob(f"{path.name}{_UNFINISHED}*")):
+            shutil.rmtree(left, ignore_errors=True)
+        said = " ".join(str(error).split())[:300]
+        raise OSError(f"checkpoint {path} could not be written (earlier ones are as they were): {said}") from error
+
+    def _prune(self) -> None:
+        steps = self._steps()
+        best = sorted(steps, key=lambda step: (_read_json(self.folder / str(step) / "metrics")["loss"], -step))[: self._keep_best]
+        for step in steps[: -self._keep]:
+            if step not in best:
+                # Renamed first: what a kill leaves of it is removed at the next start.
+                shutil.rmtree((self.folder / str(step)).rename(self.folder / f"{step}{_UNFINISHED}-removed"))
+
+    def _restore(self, step: int, **like: Any) -> Any:
+        path = self.folder / str(step)
+        args = {}
+        for item, tree in like.items():
+            _check_arrays(path / item, tree)
+            args[item] = ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, tree))
+        return self._checkpointer.restore(path, args=ocp.args.Composite(**args))
+
+
+def _check_arrays(path: Path, like: Any) -> None:
+    """Raises a ValueError unless stored arrays are those of `like`: orbax would cast, and pass other shapes on."""
+    there = _arrays(ocp.StandardCheckpointHandler().metadata(path).tree)
+    here = _arrays(like)
+    for name in sorted(there.keys() | here.keys()):
+        if there.get(name) != here.get(name):
+            raise ValueError(f"{path}: {name} is {there.get(name, 'missing')} there, the agent's is {here.get(name, 'missing')}")
+
+
+def _arrays(tree: Any) -> dict[str, str]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted key, as JSON gives them back."""
+    flat = {}
+    for key, value in json.loads(json.dumps(values)).items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _read_json(item: Path) -> Any:
+    return json.loads((item / "metadata").read_text())
+
+
+def _free(path: Path) -> Path:
+    """A name that is not taken."""
+    number = 2
+    taken = path
+    while taken.exists():
+        taken, number = path.with_name(f"{path.name}-{number}"), number + 1
+    return taken
 
 
 def load_policy(run: Path) -> Policy:
-    """The agent of a trained run, from its newest checkpoint.
+    """The agent of a trained run, from its newest whole checkpoint; it acts in float32, whatever it was trained in.
 
     Raises:
         ValueError: the run has no checkpoint.
     """
     checkpoints = Checkpoints(run)
-    description = checkpoints.description()
-    graph, params = nnx.split(description.build(seed=0), nnx.Param)
-    policy = Policy(graph, checkpoints.params(params), description)
+    step = checkpoints.newest()
+    description = checkpoints.description(step)
+    acting = replace(description, model=replace(description.model, compute="float32"))
+    graph, params = nnx.split(acting.build(seed=0), nnx.Param)
+    policy = Policy(graph, checkpoints.params(step, params), description)
     checkpoints.close()
     return policy

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-
 MAXIMUM_SEED = 2**32 - 1
 
 
@@ -37,10 +36,10 @@ class DataConfig:
 
     root: str = "data"
     algo: str = "pd"
-    episodes: int = setting(4000, minimum=1)
+    episodes: int = setting(4000, minimum=1, maximum=10_000_000)
     seed: int = setting(0, minimum=0, maximum=MAXIMUM_SEED)
     relabel: str = setting("exorl", choices=("exorl", "exact"))
-    tasks: int = setting(300, minimum=1)
+    tasks: int = setting(300, minimum=1, maximum=100_000)
 
 
 @dataclass
@@ -62,22 +61,25 @@ class AgentConfig:
 class ModelConfig:
     """The transformer and its action head."""
 
-    width: int = setting(64, minimum=1)
-    layers: int = setting(2, minimum=1)
-    heads: int = setting(1, minimum=1)
-    feedforward: int = setting(4, minimum=1)
+    width: int = setting(64, minimum=1, maximum=65_536)
+    layers: int = setting(2, minimum=1, maximum=1024)
+    heads: int = setting(1, minimum=1, maximum=1024)
+    feedforward: int = setting(4, minimum=1, maximum=64)
     head: str = setting("mixture", choices=("mixture", "mse"))
-    components: int = setting(8, minimum=1)
+    components: int = setting(8, minimum=1, maximum=1024)
     attention: str = setting("ring", choices=("ring", "dense", "memory_efficient", "blockwise", "all_gather"))
     layout: str = setting("zigzag", choices=("zigzag", "contiguous"))
+    compute: str = setting("float32", choices=("float32", "bfloat16"))
+    remat: str = setting("none", choices=("none", "block", "dots"))
 
 
 @dataclass
 class TrainConfig:
     """Optimisation: AdamW, linear warm-up, cosine decay."""
 
-    steps: int = setting(1300, minimum=1)
-    batch: int = setting(32, minimum=1)
+    steps: int = setting(1300, minimum=1, maximum=1_000_000_000)
+    batch: int = setting(32, minimum=1, maximum=1_000_000)
+    accumulate: int = setting(1, minimum=1)
     learning_rate: float = setting(3e-3, minimum=1e-9, maximum=1.0)
     warmup: int = setting(100, minimum=0)
     final_fraction: float = setting(0.1, minimum=0.0, maximum=1.0)
@@ -85,6 +87,9 @@ class TrainConfig:
     clip: float = setting(1.0, minimum=1e-9)
     log_every: int = setting(50, minimum=1)
     checkpoint_every: int = setting(500, minimum=1)
+    keep: int = setting(2, minimum=1)
+    keep_best: int = setting(1, minimum=0)
+    profile: list[int] = setting([], minimum=1)
 
 
 @dataclass
@@ -95,7 +100,7 @@ class EvalConfig:
     conditions: list[str] = setting(
         ["own", "no_context", "foreign", "dataset"], choices=("own", "no_context", "foreign", "dataset")
     )
-    tasks: int = setting(64, minimum=2)
+    tasks: int = setting(64, minimum=2, maximum=100_000)
     seed: int = setting(0, minimum=0, maximum=MAXIMUM_SEED)
     target: float = setting(0.95, minimum=0.0)
     temperature: float = setting(1.0, minimum=0.0)
@@ -107,8 +112,12 @@ class EvalConfig:
 class MeshConfig:
     """Devices: a mesh of (data, ring); the data axis takes what the ring leaves."""
 
-    ring: int = setting(1, minimum=1)
+    ring: int = setting(1, minimum=1, maximum=100_000)
     virtual_devices: int = setting(0, minimum=0, maximum=256)
+    fsdp: bool = False
+    processes: int = setting(1, minimum=1)
+    process: int = setting(0, minimum=0)
+    coordinator: str | None = None
 
 
 @dataclass

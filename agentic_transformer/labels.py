@@ -54,7 +54,15 @@ class LabelledTrajectories:
 class ChainLoader:
     """Token rows of any training step."""
 
-    def __init__(self, data: LabelledTrajectories, config: AgentConfig, scaling: Scaling, seed: int, rows: int) -> None:
+    def __init__(
+        self,
+        data: LabelledTrajectories,
+        config: AgentConfig,
+        scaling: Scaling,
+        seed: int,
+        rows: int,
+        local: np.ndarray | None = None,
+    ) -> None:
         """Prepares to draw.
 
         Args:
@@ -63,14 +71,16 @@ class ChainLoader:
             scaling: of tokens.
             seed: of all draws.
             rows: per step.
+            local: which of them this process loads; all if None. All are drawn everywhere, so that processes agree.
         """
         self.data = data
         self.sampler = ChainSampler(data.returns, config, seed)
         self.scaling = scaling
         self.rows = rows
+        self.local = np.arange(rows) if local is None else local
 
     def __call__(self, step: int) -> Tokens:
-        """The rows of a step, in natural order."""
-        chains: Chains = self.sampler.draw(step, self.rows)
+        """The local rows of a step, in natural order."""
+        chains = Chains(*(x[self.local] for x in self.sampler.draw(step, self.rows)))
         trajectories, reward = self.data.load(chains.task.reshape(-1), chains.episode.reshape(-1))
         return chain_tokens(self.scaling, chains, trajectories, reward)

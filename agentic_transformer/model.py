@@ -4,11 +4,15 @@ Attention is a function handed in by the caller, so that one model serves traini
 sharded on the ring) and acting (against a key/value cache). A token knows its step within its trajectory, but no
 position in the sequence: nothing in the model depends on how many trajectories stand before it, so a context may grow
 beyond the training length.
+
+Parameters are float32. With `compute` bfloat16 the blocks calculate in it; norms and softmax accumulate in float32, and the
+head is float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -26,14 +30,14 @@ class Block(nnx.Module):
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
         """Initialises the parameters."""
-        width = config.width
+        width, dtype = config.width, jnp.dtype(config.compute)
         self.heads = config.heads
-        self.attention_norm = nnx.LayerNorm(width, rngs=rngs)
-        self.project = nnx.Linear(width, 3 * width, use_bias=False, rngs=rngs)
-        self.merge = nnx.Linear(width, width, use_bias=False, rngs=rngs)
-        self.feedforward_norm = nnx.LayerNorm(width, rngs=rngs)
-        self.expand = nnx.Linear(width, config.feedforward * width, rngs=rngs)
-        self.contract = nnx.Linear(config.feedforward * width, width, rngs=rngs)
+        self.attention_norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
+        self.project = nnx.Linear(width, 3 * width, use_bias=False, dtype=dtype, rngs=rngs)
+        self.merge = nnx.Linear(width, width, use_bias=False, dtype=dtype, rngs=rngs)
+        self.feedforward_norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
+        self.expand = nnx.Linear(width, config.feedforward * width, dtype=dtype, rngs=rngs)
+        self.contract = nnx.Linear(config.feedforward * width, width, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, attend: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]) -> jax.Array:
         """(batch, sequence, width) -> the same shape."""
@@ -62,11 +66,13 @@ class AgenticTransformer(nnx.Module):
         """
         if config.width % config.heads:
             raise ValueError(f"model.width={config.width} must be a multiple of model.heads={config.heads}")
-        self.embed = nnx.Linear(features, config.width, rngs=rngs)
-        self.timestep = nnx.Embed(steps, config.width, embedding_init=nnx.initializers.normal(0.02), rngs=rngs)
+        dtype = jnp.dtype(config.compute)
+        self.remat = config.remat
+        self.embed = nnx.Linear(features, config.width, dtype=dtype, rngs=rngs)
+        self.timestep = nnx.Embed(steps, config.width, dtype=dtype, embedding_init=nnx.initializers.normal(0.02), rngs=rngs)
         self.blocks = nnx.List([Block(config, rngs) for _ in range(config.layers)])
-        self.norm = nnx.LayerNorm(config.width, rngs=rngs)
-        self.head = nnx.Linear(config.width, head_size(config, actions), rngs=rngs)
+        self.norm = nnx.LayerNorm(config.width, dtype=jnp.float32, rngs=rngs)
+        self.head = nnx.Linear(config.width, head_size(config, actions), dtype=jnp.float32, rngs=rngs)
 
     def __call__(self, features: jax.Array, timestep: jax.Array, attention: Attention) -> jax.Array:
         """Parameters of the action distribution at every token.
@@ -81,5 +87,19 @@ class AgenticTransformer(nnx.Module):
         """
         x = self.embed(features) + self.timestep(timestep)
         for layer, block in enumerate(self.blocks):
-            x = block(x, lambda query, key, value, layer=layer: attention(layer, query, key, value))
+            x = _rematerialised(block, self.remat)(x, partial(attention, layer))
         return self.head(self.norm(x))
+
+
+def _rematerialised(block: Block, remat: str) -> Callable[..., jax.Array]:
+    """A block whose activations are kept for its gradient ("none"), computed again ("block"), or all but products ("dots")."""
+    if remat == "none":
+        return block
+    graph, params = nnx.split(block)
+    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
+
+    def apply(x: jax.Array, attend: Callable[..., jax.Array]) -> jax.Array:
+        run = jax.checkpoint(lambda params, x: nnx.merge(graph, params)(x, attend), policy=policy)
+        return run(params, x)
+
+    return apply

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from agentic_transformer import mesh as meshes
 from agentic_transformer.config import ModelConfig, TrainConfig
@@ -48,11 +51,18 @@ def make_optimizer(config: TrainConfig) -> tuple[optax.GradientTransformation, o
     return optimizer, schedule
 
 
-def init_state(model: AgenticTransformer, optimizer: optax.GradientTransformation, mesh: Mesh) -> tuple[nnx.GraphDef, TrainState]:
-    """Splits the model into its structure and a fresh train state, replicated over the mesh."""
+def init_state(
+    model: AgenticTransformer, optimizer: optax.GradientTransformation, mesh: Mesh, fsdp: bool = False
+) -> tuple[nnx.GraphDef, TrainState]:
+    """Splits the model into its structure and a fresh train state on the mesh, see `mesh.state_sharding`."""
     graph, params = nnx.split(model, nnx.Param)
     state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-    return graph, jax.device_put(state, meshes.replicated(mesh))
+
+    def put(x: jax.Array) -> jax.Array:
+        host = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, meshes.state_sharding(x.shape, mesh, fsdp), lambda index: host[index])
+
+    return graph, jax.tree.map(put, state)
 
 
 def make_train_step(
@@ -61,6 +71,8 @@ def make_train_step(
     config: ModelConfig,
     mesh: Mesh,
     length: int,
+    accumulate: int = 1,
+    fsdp: bool = False,
 ) -> TrainStep:
     """One step of training, compiled over the mesh: the same program for one CPU and for a pod.
 
@@ -70,15 +82,18 @@ def make_train_step(
         config: of the model; `attention` picks the backbone, all of which are exact.
         mesh: of `agentic_transformer.mesh.make_mesh`.
         length: tokens of a row before padding.
+        accumulate: parts into which the rows are cut, whose gradients are added before the update: less memory, the same loss.
+        fsdp: how the state is sharded, see `init_state`.
 
     Returns:
         A function of (state, placed tokens) -> (state, metrics); the state handed in is consumed.
     """
 
-    def weighted_mean(values: jax.Array, weight: jax.Array) -> jax.Array:
-        return jnp.sum(values * weight) / jnp.maximum(jnp.sum(weight), 1.0)
+    def loss_weights(tokens: Tokens) -> tuple[jax.Array, jax.Array]:
+        # The first step of a trajectory has only the context to go by: its loss shows learning from context early.
+        return tokens.weight, tokens.weight * (tokens.timestep == 0)
 
-    def loss_of(params: nnx.State, tokens: Tokens) -> tuple[jax.Array, jax.Array]:
+    def loss_of(params: nnx.State, tokens: Tokens, totals: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         attend = partial(
             attention,
             backbone=config.attention,
@@ -93,17 +108,58 @@ def make_train_step(
             tokens.features, tokens.timestep, lambda _, query, key, value: attend(query, key, value)
         )
         losses = action_loss(config, outputs, tokens.action)
-        # The first step of a trajectory has only the context to go by: its loss shows learning from context early.
-        first = weighted_mean(losses, tokens.weight * (tokens.timestep == 0))
-        return weighted_mean(losses, tokens.weight), first
+        loss, first = (jnp.sum(losses * weight) / total for weight, total in zip(loss_weights(tokens), totals, strict=True))
+        return loss, first
+
+    gradient_of = jax.value_and_grad(loss_of, has_aux=True)
+
+    def accumulated(params: nnx.State, tokens: Tokens) -> tuple[tuple[jax.Array, jax.Array], nnx.State]:
+        totals = tuple(jnp.maximum(jnp.sum(weight), 1.0) for weight in loss_weights(tokens))
+        if accumulate == 1:
+            return gradient_of(params, tokens, totals)
+
+        def cut(x: jax.Array) -> jax.Array:  # (B, S, ...) -> (parts, B / parts, S, ...); every device keeps rows of its own
+            parts = jnp.swapaxes(x.reshape(-1, accumulate, *x.shape[1:]), 0, 1)
+            return jax.lax.with_sharding_constraint(parts, NamedSharding(mesh, PartitionSpec(None, meshes.DATA, meshes.RING)))
+
+        def add(sums: Any, part: Tokens) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, sums, gradient_of(params, part, totals)), None
+
+        zeros = (jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, params)
+        return jax.lax.scan(add, zeros, jax.tree.map(cut, tokens))[0]
 
     @partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, tokens: Tokens) -> tuple[TrainState, dict[str, jax.Array]]:
-        (loss, first), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params, tokens)
+        (loss, first), gradients = accumulated(state.params, tokens)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {"loss": loss, "first_step_loss": first, "gradient_norm": optax.tree.norm(gradients)}
-        return TrainState(state.step + 1, params, optimizer_state), metrics
+        after = TrainState(state.step + 1, params, optimizer_state)
+        if fsdp:
+            after = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, meshes.state_sharding(x.shape, mesh, fsdp)), after)
+        return after, metrics
+
+    return step
+
+
+def traced(train_step: TrainStep, start: int, steps: Collection[int], folder: Path) -> TrainStep:
+    """A train step that writes a profiler trace of chosen steps to `<folder>/step_<number>`, for TensorBoard or Perfetto.
+
+    Args:
+        train_step: of `make_train_step`.
+        start: the state's step before the first call.
+        steps: numbers of the steps to trace; the first step of a process includes its compilation.
+        folder: where the traces go.
+    """
+    numbers = count(start + 1)
+
+    def step(state: TrainState, tokens: Tokens) -> tuple[TrainState, dict[str, jax.Array]]:
+        number = next(numbers)
+        if number not in steps:
+            return train_step(state, tokens)
+        jax.block_until_ready(state)
+        with jax.profiler.trace(folder / f"step_{number}"):
+            return jax.block_until_ready(train_step(state, tokens))
 
     return step
 
@@ -125,7 +181,8 @@ def fit(
     batches: Iterable[Tokens],
     config: TrainConfig,
     log: Callable[[int, dict[str, float]], None],
-    save: Callable[[TrainState], None],
+    save: Callable[[TrainState, float], None],
+    stop: Callable[[], bool] = lambda: False,
 ) -> TrainState:
     """Trains on batches, one step each, the last of which is step `config.steps`.
 
@@ -135,7 +192,8 @@ def fit(
         batches: placed token rows of the steps after the state's.
         config: numbers of steps.
         log: receives the step and the mean of its metrics since the last call, every `log_every` steps and at the end.
-        save: receives the state every `checkpoint_every` steps and at the end.
+        save: receives the state and its loss, likewise, every `checkpoint_every` steps and at the end.
+        stop: asked after each step; once it is true, the state is saved and training ends.
 
     Returns:
         The trained state.
@@ -147,13 +205,16 @@ def fit(
     for step, tokens in enumerate(batches, int(state.step) + 1):
         state, metrics = train_step(state, tokens)
         recent.append(metrics)
-        last = step == config.steps
-        if last or step % config.log_every == 0 or step % config.checkpoint_every == 0:
+        stopping = stop()
+        due = stopping or step == config.steps or step % config.checkpoint_every == 0
+        if due or step % config.log_every == 0:
             means = {name: sum(float(m[name]) for m in recent) / len(recent) for name in metrics}
             if not all(value - value == 0 for value in means.values()):
                 raise FloatingPointError(f"the loss became {means['loss']} between steps {step - len(recent) + 1} and {step}")
             log(step, means)
             recent = []
-        if last or step % config.checkpoint_every == 0:
-            save(state)
+        if due:
+            save(state, means["loss"])
+        if stopping:
+            break
     return state

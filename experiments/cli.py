@@ -45,7 +45,7 @@ def run(main: Callable[..., None], command: type) -> None:
 def _run(name: str, main: Callable[..., None], command: type, arguments: list[str]) -> None:
     import hydra
 
-    from experiments import overrides
+    from experiments import accelerators, overrides, preemption
     from experiments.jobs import Job
 
     line = overrides.read(arguments, settings(command), overrides.groups(CONF, name))
@@ -56,11 +56,24 @@ def _run(name: str, main: Callable[..., None], command: type, arguments: list[st
     if line.runs:
         place = job.prepare(_compose(name, command, line.first), line)
         own.append(f"hydra.{'sweep' if line.multirun else 'run'}.dir={_quoted(place)}")
-    sys.argv = [sys.argv[0], *line.flags, *own, *line.overrides]
+    devices = accelerators.visible()
+    if devices and "hydra/launcher=joblib" in line.overrides and "hydra.launcher.n_jobs" not in "".join(line.overrides):
+        own.append(f"hydra.launcher.n_jobs={len(devices)}")
+    sys.argv = [sys.argv[0], *own, *line.overrides, *line.flags]
     _register(command)
-    hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)()
-    if line.runs and line.multirun:
-        sys.exit(job.conclude_sweep(place))
+    start = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)
+    if not (line.runs and line.multirun):
+        start()
+        return
+    preemption.end_at_once()
+    crashed = False
+    try:
+        start()
+    except SystemExit as ended:
+        if ended.code == preemption.EXIT_CODE:
+            raise
+        crashed = True
+    sys.exit(job.conclude_sweep(place, crashed))
 
 
 def _compose(name: str, command: type, words: list[str]) -> Any:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments import run_folder
+from agentic_transformer import distributed
+from experiments import accelerators, preemption, run_folder
 from experiments.overrides import CommandLine
 from experiments.packages import is_our_word
 from experiments.settings import check_command, reject, say, settings
@@ -50,6 +51,13 @@ class Job:
         virtual_devices(command)
         if self.takes_run and not self.makes_run and not self.multirun:
             trained(command.run)
+        if hasattr(command, "mesh") and not self.multirun:
+            number, count = distributed.place(command.mesh)
+            if count > 1 and (self.name != "train" or not command.run):
+                allowed = "several of experiments.train, with run=<folder> that all of them see"
+                reject(f"{count} processes of experiments.{self.name}", allowed)
+            if number > 0:
+                return Path(command.run)
         parent = run_folder.RUNS / getattr(command, "task", self.name)
         if self.multirun:
             given = Path(command.run) if self.makes_run and command.run else None
@@ -60,10 +68,16 @@ class Job:
         """Run the command with a composed config; exits on failure, but in a sweep leaves that to `conclude_sweep`."""
         from hydra.core.hydra_config import HydraConfig
 
-        place = _short(Path(HydraConfig.get().runtime.output_dir))
-        overrides = list(HydraConfig.get().overrides.task)
+        preemption.end_at_once()
+        hydra = HydraConfig.get()
+        place = _short(Path(hydra.runtime.output_dir))
+        overrides = list(hydra.overrides.task)
+        if hydra.runtime.choices["hydra/launcher"] == "joblib":
+            accelerators.claim()
         try:
-            if self.makes_run or self.multirun:
+            if self.makes_run and distributed.place(config.mesh)[0] > 0:
+                code = self._follow(place, config)
+            elif self.makes_run or self.multirun:
                 with run_folder.lock(place):
                     code = self._run_in(place, config, overrides)
             else:
@@ -90,6 +104,16 @@ class Job:
                 run_folder.discard(place)
             return code
         run_folder.finish(place, "finished")
+        return 0
+
+    def _follow(self, place: Path, config: Any) -> int:
+        """Run the command beside process 0, which looks after the folder; returns the exit code."""
+        from omegaconf import OmegaConf
+
+        if run_folder.status(place).get("state") != "finished":
+            command = OmegaConf.to_object(config)
+            virtual_devices(command)
+            self.main(command, place)
         return 0
 
     def _work(self, config: Any, place: Path, overrides: list[str]) -> None:
@@ -121,18 +145,23 @@ class Job:
             traceback.print_exception(error)
         return 2 if bad_input else 1
 
-    def conclude_sweep(self, place: Path) -> int:
-        """Note how a sweep ended, and name the jobs that failed; returns the exit code."""
+    def conclude_sweep(self, place: Path, crashed: bool) -> int:
+        """Note how a sweep ended, and name the jobs that failed; returns the exit code.
+
+        Args:
+            place: folder of the sweep.
+            crashed: whether the launcher did not come to its end, because a worker was killed, say.
+        """
         jobs = sorted((path.parent for path in place.glob(f"*/{run_folder.STATUS}")), key=lambda job: (len(job.name), job.name))
         failed = {job: run_folder.status(job) for job in jobs if run_folder.status(job).get("state") != "finished"}
-        run_folder.finish(place, "failed" if failed else "finished")
-        if failed:
+        run_folder.finish(place, "failed" if failed or crashed else "finished")
+        if failed or crashed:
             print(f"{len(failed)} of {len(jobs)} jobs did not finish:", file=sys.stderr)
             for job, status in failed.items():
                 print(f"  {job}: {status.get('error', 'interrupted')}", file=sys.stderr)
             if self.makes_run:
                 print(f"the same command with run={place} resume=true runs these alone", file=sys.stderr)
-        return 1 if failed else 0
+        return 1 if failed or crashed else 0
 
 
 def virtual_devices(command: Any) -> None:

@@ -31,7 +31,7 @@ from experiments.settings import reject, settings, shown, value_at
 RUNS = Path("runs")
 CONFIG, OVERRIDES, PROVENANCE, STATUS, LOCK = "config.yaml", "overrides.yaml", "provenance.json", "status.json", "lock"
 # Settings that may change when a run is continued: none of them touches what is learned.
-FREE = ("run", "resume", "eval.", "mesh.", "train.log_every", "train.checkpoint_every")
+FREE = ("run", "resume", "eval.", "mesh.", "train.log_every", "train.checkpoint_every", "train.keep", "train.profile")
 
 
 def create(parent: Path) -> Path:
@@ -100,7 +100,10 @@ def _open_named(folder: Path, resume: bool) -> Path:
     if not resume and folder.is_dir() and any(folder.iterdir()):
         holds = "a run" if (folder / STATUS).exists() else "files"
         reject(f"run={folder}: the folder holds {holds} already", "a new folder, or resume=true to continue what is there")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reject(f"run={folder}: {error.strerror}", "a place where a folder can be made")
     return folder
 
 

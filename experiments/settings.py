@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import sys
 import types
 import typing
@@ -76,9 +77,9 @@ class Setting:
         else:
             words = _NAMES[self.kind]
             if self.minimum is not None and self.maximum is not None:
-                words += f" from {self.minimum:g} to {self.maximum:g}"
+                words += f" from {self.minimum} to {self.maximum}"
             elif self.minimum is not None:
-                words += f", at least {self.minimum:g}"
+                words += f", at least {self.minimum}"
         if self.many:
             words = f"a list such as [a,b], each {words}"
         return words + (", or null" if self.optional else "")
@@ -94,6 +95,9 @@ class Setting:
         else:
             for element in value:
                 self._check_one(element)
+            twice = next((element for element in value if value.count(element) > 1), None)
+            if twice is not None:
+                reject(f"{self.key}={shown(value)}: {shown(twice)} stands there twice", "each once")
 
     def _check_one(self, value: Any) -> None:
         said = f"{self.key}={shown(value)}"
@@ -110,11 +114,9 @@ def shown(value: Any) -> str:
     """A value as one would write it on the command line."""
     if isinstance(value, list):
         return f"[{','.join(map(shown, value))}]"
-    return (
-        {None: "null", True: "true", False: "false"}.get(value, str(value))
-        if value is None or isinstance(value, bool)
-        else str(value)
-    )
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _is_a(value: Any, kind: type) -> bool:
@@ -167,6 +169,30 @@ def check_task(name: str) -> None:
         )
 
 
+def check_processes(mesh: Any) -> None:
+    """Raise a SettingError if the settings of several processes do not fit each other."""
+    if mesh.process >= mesh.processes:
+        reject(f"mesh.process={mesh.process} of mesh.processes={mesh.processes}", f"0 to {mesh.processes - 1}")
+    if (mesh.processes > 1) != (mesh.coordinator is not None):
+        reject(f"mesh.processes={mesh.processes} with mesh.coordinator={shown(mesh.coordinator)}", "both, or neither of them")
+
+
+def check_agent(part: str, agent: Any, command: Any) -> None:
+    """Raise a SettingError if an agent's settings do not fit the others; `part` is "agent", or the quickstart's "baseline"."""
+    if not re.fullmatch(r"\w[\w.-]*", agent.name):
+        reject(f"{part}.name={agent.name}: names a folder", "letters, digits, _ - and . behind the first")
+    if agent.trajectories > command.data.episodes:
+        said = f"{part}.trajectories={agent.trajectories} distinct trajectories of data.episodes={command.data.episodes}"
+        reject(said, f"at most {command.data.episodes}")
+    if part == "baseline":
+        seen = command.train.batch * command.agent.trajectories
+        if agent.name == command.agent.name:
+            reject(f"baseline.name={agent.name} is the agent's name too", "another agent, such as agent@baseline=dt")
+        if seen % agent.trajectories:
+            said = f"baseline.trajectories={agent.trajectories} does not divide train.batch * agent.trajectories = {seen}"
+            reject(said, "a divisor: both see as many trajectories a step")
+
+
 def check_command(command: Any) -> None:
     """Raise a SettingError if any value of a command's dataclass may not stand where it does, alone or beside the others."""
     for key, setting in settings(type(command)).items():
@@ -178,6 +204,17 @@ def check_command(command: Any) -> None:
         if devices % ring:
             divisors = [str(size) for size in range(1, devices + 1) if devices % size == 0]
             reject(f"mesh.ring={ring} does not divide mesh.virtual_devices={devices}", ", ".join(divisors))
+        data = devices // ring
+        if hasattr(command, "train") and devices and command.train.batch % data:
+            said = f"train.batch={command.train.batch} does not divide over the {data} devices of the data axis"
+            reject(said, f"a multiple of {data} (mesh.virtual_devices / mesh.ring)")
+        check_processes(command.mesh)
+    for part in ("agent", "baseline"):
+        if hasattr(command, part):
+            check_agent(part, getattr(command, part), command)
+    if hasattr(command, "train") and command.train.batch % command.train.accumulate:
+        said = f"train.accumulate={command.train.accumulate} does not divide train.batch={command.train.batch}"
+        reject(said, "a divisor of the batch")
     if hasattr(command, "model") and command.model.width % command.model.heads:
         reject(
             f"model.heads={command.model.heads} does not divide model.width={command.model.width}", "a width that is a multiple"

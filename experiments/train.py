@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from agentic_transformer.config import TrainCommand
@@ -12,19 +13,23 @@ def main(config: TrainCommand, run: Path) -> None:
     """Data -> chains -> tokens -> sharded steps -> checkpoints and metrics in the run's folder."""
     from tqdm import tqdm
 
+    from agentic_transformer import distributed, training
     from agentic_transformer import mesh as meshes
-    from agentic_transformer import training
     from agentic_transformer.checkpoint import Checkpoints
     from agentic_transformer.description import AgentDescription
     from agentic_transformer.labels import ChainLoader
     from agentic_transformer.metrics import MetricsLog
     from experiments.data import training_data
+    from experiments.preemption import Preemption
 
+    distributed.initialize(config.mesh)
     mesh = meshes.make_mesh(config.mesh.ring)
-    data = training_data(config.task, config.data)
+    rows = meshes.local_rows(mesh, config.train.batch, config.train.accumulate)
+    with distributed.first_process_first():
+        data = training_data(config.task, config.data)
     store, steps = data.store, int(data.store.lengths[0])
     scaling = data.scaling(config.agent.reward_scale)
-    loader = ChainLoader(data, config.agent, scaling, config.seed, config.train.batch)
+    loader = ChainLoader(data, config.agent, scaling, config.seed, config.train.batch, rows)
     description = AgentDescription(
         task=config.task,
         seed=config.seed,
@@ -38,22 +43,30 @@ def main(config: TrainCommand, run: Path) -> None:
     )
 
     optimizer, schedule = training.make_optimizer(config.train)
-    graph, state = training.init_state(description.build(config.seed), optimizer, mesh)
-    train_step = training.make_train_step(graph, optimizer, config.model, mesh, config.agent.trajectories * steps)
+    graph, state = training.init_state(description.build(config.seed), optimizer, mesh, config.mesh.fsdp)
+    length = config.agent.trajectories * steps
+    train_step = training.make_train_step(graph, optimizer, config.model, mesh, length, config.train.accumulate, config.mesh.fsdp)
 
-    checkpoints = Checkpoints(run)
-    if checkpoints.latest_step() is not None:
-        state = checkpoints.state(state)
+    checkpoints = Checkpoints(run, config.train.keep, config.train.keep_best)
+    newest = checkpoints.open()
+    if newest is not None:
+        state = checkpoints.state(newest, state, description)
     start = int(state.step)
+    train_step = training.traced(train_step, start, config.train.profile, run / "profile")
     batches = training.prefetch(lambda step: meshes.place(loader(step), mesh, config.model.layout), start, config.train.steps)
-    with MetricsLog(run, start) as log, tqdm(batches, f"train {config.agent.name}", config.train.steps, initial=start) as bar:
+    bar = tqdm(batches, f"train {config.agent.name}", config.train.steps, initial=start, disable=not distributed.is_first())
+    with Preemption() as preemption, MetricsLog(run, start) if distributed.is_first() else nullcontext() as log, bar:
 
         def report(step: int, metrics: dict[str, float]) -> None:
-            log.write(step, {**metrics, "learning_rate": float(schedule(step))})
+            if log:
+                log.write(step, {**metrics, "learning_rate": float(schedule(step))})
             bar.set_postfix(loss=f"{metrics['loss']:.3f}", refresh=False)
 
-        training.fit(state, train_step, bar, config.train, report, lambda state: checkpoints.save(state, description))
-    checkpoints.close()
+        def save(state: training.TrainState, loss: float) -> None:
+            checkpoints.save(state, description, loss)
+
+        training.fit(state, train_step, bar, config.train, report, save, lambda: distributed.any_process(preemption.requested))
+        checkpoints.close()
 
 
 if __name__ == "__main__":

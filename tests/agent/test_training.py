@@ -43,7 +43,7 @@ class Training:
         batches = training.prefetch(self.tokens, int(self.state.step), self.config.steps)
         return training.fit(self.state, self.step, batches, self.config, self.logged.__setitem__, save or self.save)
 
-    def save(self, state):
+    def save(self, state, loss):
         self.saved.append(int(state.step))
 
 
@@ -96,9 +96,10 @@ def test_resumed_training_ends_at_the_same_parameters_bit_for_bit(data, tmp_path
 
     first = Training(data)
     checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.open() is None
 
-    def save_then_die(state):
-        checkpoints.save(state, first.description)
+    def save_then_die(state, loss):
+        checkpoints.save(state, first.description, loss)
         if int(state.step) == 8:
             raise Killed
 
@@ -107,8 +108,8 @@ def test_resumed_training_ends_at_the_same_parameters_bit_for_bit(data, tmp_path
     checkpoints.close()
 
     second, checkpoints = Training(data), Checkpoints(tmp_path)
-    assert checkpoints.latest_step() == 8
-    second.state = checkpoints.state(second.state)
+    assert checkpoints.open() == 8
+    second.state = checkpoints.state(8, second.state, second.description)
     jax.tree.map(np.testing.assert_array_equal, second.fit(), uninterrupted)
     checkpoints.close()
 
@@ -116,7 +117,7 @@ def test_resumed_training_ends_at_the_same_parameters_bit_for_bit(data, tmp_path
 def test_a_saved_agent_acts_as_it_did(data, tmp_path):
     run = Training(data)
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(run.state, run.description)
+    checkpoints.save(run.state, run.description, loss=1.0)
     checkpoints.close()
     policy = load_policy(tmp_path)
     assert policy.description == run.description
@@ -150,7 +151,7 @@ def test_a_batch_that_does_not_divide_is_refused():
         shape = {"data": 2, "ring": 1}
 
     with pytest.raises(ValueError, match="train.batch=3 must be a multiple of the 2 devices"):
-        meshes.place(meshes.Tokens(*[np.zeros((3, 4))] * 5), TwoDevices(), "zigzag")
+        meshes.local_rows(TwoDevices(), 3)
 
 
 def test_a_ring_larger_than_the_machine_is_refused():

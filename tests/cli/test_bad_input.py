@@ -27,7 +27,7 @@ BAD = [
     ("+experiment=quickstart", "allowed: experiment=quickstart"),
     ("train={steps:3}", "allowed: default"),
     ("eval.conditions=[own,foriegn]", "nearest: foreign"),
-    ("seed=-1", "at least 0"),
+    ("seed=-1", "a whole number from 0"),
     ("seed=1.5", "whole number"),
     ("seed=true", "whole number"),
     ("seed=", "whole number"),

@@ -1,0 +1,70 @@
+"""Several processes of one program: who they are, and the few things they do together besides computing.
+
+Slurm's processes are found by jax itself. By hand, the same command is started once for each process with
+`mesh.coordinator=<host>:<port>` (of process 0), `mesh.processes=<count>` and `mesh.process=<0, 1, ...>`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from agentic_transformer.config import MeshConfig
+
+SECONDS_TO_MEET = 120
+_SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+
+
+def place(config: MeshConfig) -> tuple[int, int]:
+    """This process's number and how many there are; jax is not imported."""
+    if config.processes > 1:
+        return config.process, config.processes
+    if all(name in os.environ for name in _SLURM):
+        return int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NTASKS"])
+    return 0, 1
+
+
+def initialize(config: MeshConfig) -> None:
+    """Meets the other processes, if there are any; to be called before jax looks for devices."""
+    if place(config)[1] == 1:
+        return
+    import jax
+
+    given = {} if config.processes == 1 else {"num_processes": config.processes, "process_id": config.process}
+    jax.distributed.initialize(config.coordinator, **given, initialization_timeout=SECONDS_TO_MEET)
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes what only one may write."""
+    import jax
+
+    return jax.process_index() == 0
+
+
+def agree(value: int) -> int:
+    """The value of process 0, in every process."""
+    from jax.experimental import multihost_utils
+
+    return int(multihost_utils.broadcast_one_to_all(value))
+
+
+def any_process(flag: bool) -> bool:
+    """Whether the flag is set in any process."""
+    import jax
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(flag)).any())
+
+
+@contextmanager
+def first_process_first() -> Iterator[None]:
+    """Process 0 goes through the block before the others do, who then find the files that it made."""
+    from jax.experimental import multihost_utils
+
+    if not is_first():
+        multihost_utils.sync_global_devices("process 0 is through")
+    yield
+    if is_first():
+        multihost_utils.sync_global_devices("process 0 is through")

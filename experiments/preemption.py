@@ -1,0 +1,52 @@
+"""SIGTERM (a scheduler wants the machine back) and SIGUSR2 (submitit's word for it): save, and end with a code that says "again".
+
+Outside of training nothing is lost by ending at once; training saves first.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType, TracebackType
+from typing import NoReturn
+
+EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: the same command with resume=true goes on
+SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
+
+
+def end_at_once() -> None:
+    """Makes the signals end the process; a launcher that handles them itself, as submitit does, is left to."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(EXIT_CODE)
+
+
+class Preemption:
+    """A context in which the signals only set `requested`; when it is left they do what they did before, and the process ends."""
+
+    def __init__(self) -> None:
+        self._received: int | None = None
+
+    @property
+    def requested(self) -> bool:
+        """Whether a signal has come."""
+        return self._received is not None
+
+    def __enter__(self) -> Preemption:
+        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._received = number
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if self._received is not None and error is None:
+            os.kill(os.getpid(), self._received)
+            sys.exit(EXIT_CODE)
