@@ -11,7 +11,7 @@ import csv
 import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -122,11 +122,10 @@ def _dm_control(task: str) -> object:
     return load(domain).build(mode(task, domain))
 
 
-def _relabelling() -> list[Line]:
+def _relabelling() -> Iterator[Line]:
     import datasets
     import envs
 
-    lines = []
     for task, at_least in _RELABEL_AT_LEAST.items():
         environment = _dm_control(task)
         environments = envs.make_vec(task, 8)
@@ -147,29 +146,27 @@ def _relabelling() -> list[Line]:
             "ours": (lambda s=states, t=task: datasets.relabel(s, t), len(states)),
         }
         rate = _rates(ways)
-        lines += [
+        yield from (
             Line("relabelling", f"{task}: states by the reference's way", rate["reference"], "1/s"),
             Line("relabelling", f"{task}: states", rate["ours"], "1/s"),
             Line("relabelling", f"{task}: minutes for 10 million transitions", _ROWS / rate["ours"] / 60, "min"),
             Line("relabelling", f"{task}: against the reference", rate["ours"] / rate["reference"], "x", at_least),
-        ]
-    return lines
+        )
 
 
-def _stepping() -> list[Line]:
+def _stepping() -> Iterator[Line]:
     import mujoco
 
     import envs
 
-    lines = []
     for task, at_least in _STEP_AT_LEAST.items():
         environment, environments = _dm_control(task), envs.make_vec(task, _ENVIRONMENTS)
         rng = np.random.default_rng(0)
         actions = rng.uniform(-1, 1, (50, *environments.action_space.shape))
         spec = environment.action_spec()
         controls = spec.minimum + (actions[:, 0] + 1) * (spec.maximum - spec.minimum) / 2
-        physics = environment.physics
         environment.reset()
+        physics = environment.physics
         model, data = physics.model.ptr, mujoco.MjData(physics.model.ptr)
         mujoco.mj_copyData(data, model, physics.data.ptr)
         substeps = round(environment.control_timestep() / physics.timestep())
@@ -193,13 +190,12 @@ def _stepping() -> list[Line]:
         together.steps = 0
         together()
         rate = _rates({"alone": (alone, 50), "together": (together, 50 * _ENVIRONMENTS), "raw": (raw, 50)})
-        lines += [
+        yield from (
             Line("stepping", f"{task}: one dm_control environment", rate["alone"], "1/s"),
             Line("stepping", f"{task}: make_vec of {_ENVIRONMENTS}", rate["together"], "1/s"),
             Line("stepping", f"{task}: share of the raw mj_step rate", rate["together"] / rate["raw"], ""),
             Line("stepping", f"{task}: against dm_control", rate["together"] / rate["alone"], "x", at_least),
-        ]
-    return lines
+        )
 
 
 def _sampling() -> list[Line]:
