@@ -95,6 +95,7 @@ class Job:
             return 0
         is_new = not (place / run_folder.STATUS).exists()
         run_folder.mark(place, "running", command=self.name)
+        print(f"run folder: {place}", flush=True)
         try:
             self._work(config, place, overrides)
         except Exception as error:
@@ -104,6 +105,7 @@ class Job:
                 run_folder.discard(place)
             return code
         run_folder.finish(place, "finished")
+        print(f"run folder: {place}", flush=True)
         return 0
 
     def _follow(self, place: Path, config: Any) -> int:

@@ -24,6 +24,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from experiments import provenance
 from experiments.settings import reject, settings, shown, value_at
@@ -144,7 +145,7 @@ def read_config(folder: Path, command: type) -> Any:
         reject(f"run={folder}: no run is there ({CONFIG} is missing)", "a run folder of experiments.train")
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(command), OmegaConf.load(path)))
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, YAMLError) as error:
         reject(f"{path} does not hold {command.__name__}'s settings: {str(error).splitlines()[0]}")
 
 
