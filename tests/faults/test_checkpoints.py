@@ -1,0 +1,188 @@
+"""What may happen to checkpoints on disk, and while they are written."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from agentic_transformer import manifest
+from agentic_transformer.checkpoint import Checkpoints, load_policy
+from agentic_transformer.config import AgentConfig, ModelConfig, TrainConfig
+from agentic_transformer.mesh import make_mesh
+from agentic_transformer.training import init_state, make_optimizer
+from tests.agent.helpers import describe, labelled
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return labelled(tmp_path_factory.mktemp("data"), episodes=8, tasks=2)
+
+
+def fresh(description):
+    optimizer, _ = make_optimizer(TrainConfig())
+    return init_state(description.build(0), optimizer, make_mesh(1))[1]
+
+
+@pytest.fixture(scope="module")
+def saved(data, tmp_path_factory):
+    """A run with checkpoints of steps 1 and 2, and its agent."""
+    run, description = tmp_path_factory.mktemp("saved"), describe(data)
+    checkpoints, state = Checkpoints(run), fresh(description)
+    checkpoints.open()
+    for step in (1, 2):
+        checkpoints.save(state._replace(step=jnp.int32(step)), description, loss=1.0)
+    checkpoints.close()
+    return run, description
+
+
+@pytest.fixture
+def run(saved, tmp_path):
+    return shutil.copytree(saved[0], tmp_path / "run")
+
+
+def files(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def flip(path, rng):
+    content = bytearray(path.read_bytes())
+    content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+    path.write_bytes(content)
+
+
+def test_any_flipped_bit_is_found(run):
+    """Places drawn over all bytes of a checkpoint, its list included."""
+    step, rng = run / "checkpoints" / "2", np.random.default_rng(0)
+    sizes = np.array([path.stat().st_size for path in files(step)])
+    for _ in range(40):
+        path = files(step)[rng.choice(len(sizes), p=sizes / sizes.sum())]
+        content = path.read_bytes()
+        flip(path, rng)
+        assert str(path) in manifest.problem(step)
+        path.write_bytes(content)
+    assert manifest.problem(step) == ""
+
+
+@pytest.mark.parametrize("fault", ["flip", "truncate", "empty", "delete", "add"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(run, saved, fault, capsys):
+    path = next(path for path in files(run / "checkpoints" / "2") if path.parent.name == "d" and path.stat().st_size > 500)
+    content = path.read_bytes()
+    if fault == "flip":
+        flip(path, np.random.default_rng(1))
+    elif fault == "truncate":
+        path.write_bytes(content[:-1])
+    elif fault == "empty":
+        path.write_bytes(b"")
+    elif fault == "delete":
+        path.unlink()
+    else:
+        path = path.with_name("more")
+        path.write_bytes(b"more")
+    assert Checkpoints(run).newest() == 1
+    assert f"checkpoint 2 is not whole: {path}" in capsys.readouterr().err
+    load_policy(run)
+    checkpoints = Checkpoints(run)
+    assert checkpoints.open() == 1
+    checkpoints.save(fresh(saved[1])._replace(step=jnp.int32(2)), saved[1], loss=1.0)
+    checkpoints.close()
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["1", "2", "damaged-2"]
+    assert Checkpoints(run).newest() == 2
+
+
+def test_a_step_without_its_list_does_not_count(run):
+    (run / "checkpoints" / "2" / manifest.NAME).unlink()
+    assert Checkpoints(run).newest() == 1
+
+
+def test_what_killed_saves_left_is_removed(run):
+    (run / "checkpoints" / "3.orbax-checkpoint-tmp" / "params").mkdir(parents=True)
+    (run / "checkpoints" / "1.orbax-checkpoint-tmp-removed").mkdir()
+    assert Checkpoints(run).open() == 2
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"model": ModelConfig(width=32, layers=1)}, "model.width is 16 there and 32 here"),
+        ({"agent": AgentConfig(trajectories=4, loss="all")}, "agent.loss is good there and all here"),
+    ],
+)
+def test_another_agents_checkpoint_is_refused(run, data, change, says):
+    other = describe(data, **change)
+    with pytest.raises(ValueError, match=f"{run}.*{says}"):
+        Checkpoints(run).state(2, fresh(other), other)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda params: params["head"].update(bias=jnp.zeros(3)), r"head.bias is missing there|head.bias.value is"),
+        (lambda params: params["head"].update(more=jnp.zeros(3)), r"head.more is missing there, the agent's is float32\[3\]"),
+        (lambda params: params.pop("norm"), r"norm.bias.value is float32\[16\] there, the agent's is missing"),
+        (
+            lambda params: params["norm"].update(jax.tree.map(lambda x: x.astype(jnp.bfloat16), params["norm"])),
+            r"norm.bias.value is float32\[16\] there, the agent's is bfloat16\[16\]",
+        ),
+        (
+            lambda params: params["norm"].update(jax.tree.map(lambda x: x[:8], params["norm"])),
+            r"norm.bias.value is float32\[16\] there, the agent's is float32\[8\]",
+        ),
+    ],
+)
+def test_arrays_are_never_cast_nor_reshaped(run, saved, change, says):
+    params = fresh(saved[1]).params
+    change(params)
+    with pytest.raises(ValueError, match=says) as error:
+        Checkpoints(run).params(2, params)
+    assert str(run / "checkpoints" / "2" / "params") in str(error.value)
+
+
+def test_the_newest_and_the_best_are_kept(data, tmp_path):
+    description = describe(data)
+    checkpoints, state = Checkpoints(tmp_path, keep=2, keep_best=1), fresh(description)
+    checkpoints.open()
+    for step, loss in enumerate([3.0, 1.0, 2.0, 2.5, 2.0], 1):
+        checkpoints.save(state._replace(step=jnp.int32(step)), description, loss)
+    checkpoints.close()
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "4", "5"]
+
+
+def test_a_save_holds_the_state_as_it_was_though_training_goes_on_in_its_memory(data, tmp_path):
+    """On a CPU a save may look at the very memory that the next steps are given to write to."""
+    description = describe(data, model=ModelConfig(width=256, layers=2))
+    advance = jax.jit(lambda tree: jax.tree.map(lambda x: x + jnp.ones((), x.dtype), tree), donate_argnums=0)
+    checkpoints, state = Checkpoints(tmp_path, keep=4), fresh(description)
+    checkpoints.open()
+    expected = {}
+    for step in range(1, 5):
+        state = advance(state)
+        expected[step] = jax.tree.map(lambda x: np.array(x, copy=True), state)
+        checkpoints.save(state, description, loss=0.0)
+        for _ in range(20):
+            state = advance(state)
+        state = state._replace(step=jnp.int32(step))
+    checkpoints.close()
+    like = fresh(description)
+    for step, there in expected.items():
+        jax.tree.map(np.testing.assert_array_equal, Checkpoints(tmp_path).state(step, like, description)[1:], there[1:])
+
+
+def test_a_full_disk_is_reported_and_spares_the_checkpoint_before(data, tmp_path, monkeypatch):
+    description = describe(data)
+    checkpoints, state = Checkpoints(tmp_path), fresh(description)
+    checkpoints.open()
+    checkpoints.save(state._replace(step=jnp.int32(1)), description, loss=0.0)
+    checkpoints.wait()
+
+    def full(folder):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(manifest, "write", full)
+    checkpoints.save(state._replace(step=jnp.int32(2)), description, loss=0.0)
+    with pytest.raises(OSError, match="checkpoints/2 could not be written .* No space left on device"):
+        checkpoints.wait()
+    assert checkpoints.newest() == 1
+    assert [path.name for path in checkpoints.folder.iterdir()] == ["1"]
