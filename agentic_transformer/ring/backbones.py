@@ -36,8 +36,9 @@ def attention(
 ) -> jax.Array:
     """Exact attention by any of `BACKBONES`; the arguments are those of `ring_attention`.
 
-    "ring" and "all_gather" share the work among the ring's devices. "dense", "memory_efficient" and "blockwise" are what one device can do
-    alone: on a mesh with a ring every device of it does the whole of them. Without a mesh all five run on one device.
+    "ring" and "all_gather" share the work among the ring's devices. "dense", "memory_efficient" and "blockwise" are what
+    one device can do alone: on a mesh with a ring every device of it does the whole of them. Without a mesh all five run
+    on one device.
     """
     if backbone not in BACKBONES:
         nearest = get_close_matches(str(backbone), BACKBONES, n=1, cutoff=0.0)[0]
@@ -64,9 +65,10 @@ def ring_attention(
     length: jax.Array | int | None = None,
     kernel: BlockKernel | None = None,
 ) -> jax.Array:
-    """Exact attention over a sequence sharded on a ring of devices (arXiv 2310.01889); differentiable, inside or outside `jax.jit`.
+    """Exact attention over a sequence sharded on a ring of devices (arXiv 2310.01889).
 
-    All arrays are in layout order (`to_layout`), positions those of the natural order.
+    Differentiable, inside or outside `jax.jit`. All arrays are in layout order (`to_layout`), positions those of the natural
+    order.
 
     Args:
         query: (batch, sequence, heads, head_dim); sequence a multiple of `2 * ring size`.

@@ -73,9 +73,8 @@ def check_shards(batch: int, sequence: int, mesh: Mesh | None, axis: str, batch_
         return
     shards = batch_shards(mesh, batch_axis)
     if batch % shards:
-        raise ValueError(
-            f"batch of {batch} does not divide over batch_axis={batch_axis!r} of size {shards}; {-(-batch // shards) * shards} would fit"
-        )
+        fits = -(-batch // shards) * shards
+        raise ValueError(f"batch of {batch} does not divide over batch_axis={batch_axis!r} of size {shards}; {fits} would fit")
     names = (batch_axis,) if isinstance(batch_axis, str) else batch_axis or ()
     if axis in names:
         raise ValueError(f"axis={axis!r} cannot shard both the sequence and the batch (batch_axis={batch_axis!r})")

@@ -1,7 +1,8 @@
 """Attention of new tokens to a cache of keys and values that is sharded over the ring.
 
-With few queries it is they that should travel: keys and values stay where they are, every device attends to its own part of the cache, and the
-partial outputs are merged by one maximum and one sum over the ring (arXiv 2310.01889, appendix C, circulates the cache instead).
+With few queries it is they that should travel: keys and values stay where they are, every device attends to its own part of
+the cache, and the partial outputs are merged by one maximum and one sum over the ring (arXiv 2310.01889, appendix C,
+circulates the cache instead).
 """
 
 from __future__ import annotations

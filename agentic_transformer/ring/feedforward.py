@@ -11,7 +11,11 @@ from jax.sharding import Mesh
 
 from agentic_transformer.ring.checks import check_shards, ring_size_of
 
-CHUNK = 1024
+PARTS = 16
+"""Chunks of a long sequence: a layer four times as wide then holds a quarter of the width's activations at a time."""
+
+LEAST = 256
+"""Tokens in a chunk below which smaller products cost more than they save."""
 
 
 def blockwise_feedforward(
@@ -20,17 +24,18 @@ def blockwise_feedforward(
     *,
     mesh: Mesh | None = None,
     axis: str = "ring",
-    chunk: int = CHUNK,
+    chunk: int | None = None,
 ) -> jax.Array:
     """Applies a function of each token chunk by chunk, and rematerialises it chunk by chunk in the backward pass.
 
     Args:
         function: (batch, tokens, width) -> (batch, tokens, any width), the same for every token; may close over parameters.
-        x: (batch, sequence, width), its sequence sharded over `axis` if there is a mesh: every device goes through its own chunks.
+        x: (batch, sequence, width), its sequence sharded over `axis` if there is a mesh: every device goes through its own
+        chunks.
         mesh: the devices, or None for one.
         axis: the mesh axis of the sequence.
-        chunk: most tokens of a sequence that a device takes at a time; a device with no more than that takes them all, without
-            rematerialisation.
+        chunk: most tokens of a sequence that a device takes at a time; None: a 16th of its tokens, at least 256. A device with no
+            more than that takes them all, without rematerialisation.
 
     Returns:
         (batch, sequence, width of the function's output).
@@ -39,6 +44,7 @@ def blockwise_feedforward(
     batch, sequence, width = x.shape
     check_shards(batch, sequence, mesh, axis, None)
     tokens = sequence // ring_size
+    chunk = max(LEAST, tokens // PARTS) if chunk is None else chunk
     if tokens <= chunk:
         return function(x)
     parts = next(count for count in range(-(-tokens // chunk), tokens + 1) if tokens % count == 0)

@@ -1,8 +1,8 @@
 """The block kernel: attention of a block of queries to a block of keys, and its gradient.
 
-A kernel is a pair of functions, `BlockKernel`, so that a GPU or TPU kernel can take the place of the plain JAX one below. The forward
-function gives the block's own output and log-sum-exp; blocks are merged outside (`merge`). The backward function takes the log-sum-exp of
-the *whole* row of attention, over all blocks, and gives this block's part of each gradient.
+A kernel is a pair of functions, `BlockKernel`, so that a GPU or TPU kernel can take the place of the plain JAX one below.
+The forward function gives the block's own output and log-sum-exp; blocks are merged outside (`merge`). The backward function
+takes the log-sum-exp of the *whole* row of attention, over all blocks, and gives this block's part of each gradient.
 """
 
 from __future__ import annotations
@@ -29,11 +29,14 @@ class BlockKernel(NamedTuple):
             that of the final output, lse that of the whole row (+inf where a query sees nothing), delta (batch, heads, queries)
             the sum over head_dim of final output times cotangent.
         padded: `half -> int`, the tokens to which each half of a device's block is padded before the ring starts.
+        one_row: `tokens -> bool`, given the tokens of a block: whether the (batch, head) rows go around the ring one after
+            another, which takes the memory of one row for all that travels, or all at once.
     """
 
     forward: Callable[..., tuple[jax.Array, jax.Array]]
     backward: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
     padded: Callable[[int], int]
+    one_row: Callable[[int], bool]
 
 
 def merge(output: jax.Array, lse: jax.Array, more: jax.Array, more_lse: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -1,9 +1,9 @@
 """The order in which the devices of a ring hold a sequence.
 
-A sequence of `S` tokens on a ring of `N` devices is cut into `2 N` equal blocks, two for each device. In the "contiguous" layout device
-`i` holds blocks `2 i` and `2 i + 1`; in the "zigzag" layout blocks `i` and `2 N - 1 - i`, so that under a causal mask every device has
-the same work at every step of the ring. Arrays are permuted once, at the input; everything after that, positions included,
-lives in layout order.
+A sequence of `S` tokens on a ring of `N` devices is cut into `2 N` equal blocks, two for each device. In the "contiguous"
+layout device `i` holds blocks `2 i` and `2 i + 1`; in the "zigzag" layout blocks `i` and `2 N - 1 - i`, so that under a
+causal mask every device has the same work at every step of the ring. Arrays are permuted once, at the input; everything
+after that, positions included, lives in layout order.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def to_layout(x: Any, ring_size: int, layout: str, axis: int = 1, fill: Any = 0)
         fill: what the padding holds.
 
     Returns:
-        An array of the same kind, its sequence padded with `fill` to a multiple of `2 * ring_size`. The padding comes last in natural order.
+        An array of the same kind, its sequence padded with `fill` to a multiple of `2 * ring_size`. The padding comes last
+        in natural order.
     """
     _check_ring_size(ring_size)
     length = x.shape[axis]

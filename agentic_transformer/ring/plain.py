@@ -1,8 +1,8 @@
 """The block kernel in plain JAX, for any platform; measured and tuned on CPUs.
 
-A small block is one batched product. A large one is cut into chunks that stay in a core's cache: pairs of chunks that see nothing of
-each other are never visited, pairs that see each other wholly are computed without a mask. Products are written so that no
-operand has to be transposed, which costs XLA's CPU backend up to three quarters of its speed.
+A small block is one batched product. A large one is cut into chunks that stay in a core's cache: pairs of chunks that see
+nothing of each other are never visited, pairs that see each other wholly are computed without a mask. Products are written
+so that no operand has to be transposed, which costs XLA's CPU backend up to three quarters of its speed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from agentic_transformer.ring.kernel import LOWEST, BlockKernel
 from agentic_transformer.ring.visibility import Keys, Queries, key_extents, pairs, query_extents, visible
 
 BOUND = 40.0
-"""Scores within +-BOUND need no running maximum: exp(40) times any number of keys is far from overflow, exp(-40) far from underflow."""
+"""Scores within +-BOUND need no running maximum: exp(40) times any number of keys does not overflow, exp(-40) not underflow."""
 
 
 class Chunks(NamedTuple):
@@ -31,24 +31,37 @@ class Chunks(NamedTuple):
     whole: int = 256
 
 
-def plain_kernel(platform: str, chunks: Chunks = Chunks()) -> BlockKernel:
+DEFAULT_CHUNKS = Chunks()
+
+
+def plain_kernel(platform: str, chunks: Chunks = DEFAULT_CHUNKS) -> BlockKernel:
     """The block kernel in plain JAX.
 
     Args:
-        platform: that of the devices. On "cpu" one (batch, head) row is taken at a time, without a running maximum where its scores
-            are bounded; elsewhere all rows in one batched product.
+        platform: that of the devices. On "cpu" one (batch, head) row is taken at a time, without a running maximum where its
+            scores are bounded; elsewhere all rows in one batched product.
         chunks: chunk sizes, the same on every device.
     """
     rowwise = platform == "cpu"
-    return BlockKernel(partial(_forward, chunks, rowwise), partial(_backward, chunks, rowwise), partial(_padded, chunks))
+    return BlockKernel(
+        partial(_forward, chunks, rowwise),
+        partial(_backward, chunks, rowwise),
+        partial(_padded, chunks),
+        partial(_one_row, rowwise),
+    )
 
 
 def _padded(chunks: Chunks, half: int) -> int:
-    """Half a block padded so that it divides into equal chunks of a multiple of 16 tokens, as near below the wanted size as may be."""
+    """Half a block padded so that it divides into equal chunks: multiples of 16 tokens, as near the wanted size as may be."""
     if 2 * half <= chunks.whole:
         return half
     parts = -(-half // chunks.forward)
     return parts * 16 * -(-half // (16 * parts))
+
+
+def _one_row(rowwise: bool, tokens: int) -> bool:
+    """Rows of fewer tokens travel together: the devices would wait for each other too often."""
+    return rowwise and tokens >= 2048
 
 
 def _chunk(wanted: int, queries: int, keys: int) -> int:
@@ -156,8 +169,8 @@ def _whole_backward(
 def _score_gradient(scores: Array, value: Array, cotangent: Array, lse: Array, delta: Array) -> tuple[Array, Array]:
     """The weights of attention and the gradient of its scores, (..., keys, queries).
 
-    A moderate log-sum-exp divides the exponential of the score, instead of being subtracted from the score: the weights then carry the very
-    rounding errors of the forward pass, and what should cancel in the gradient of a query with few keys does.
+    A moderate log-sum-exp divides the exponential of the score, instead of being subtracted from the score: the weights then
+    carry the very rounding errors of the forward pass, and what should cancel in the gradient of a query with few keys does.
     """
     moderate = jnp.abs(lse) <= BOUND
     offset, factor = jnp.where(moderate, 0, lse), jnp.where(moderate, jnp.exp(-lse), 1)
@@ -234,7 +247,8 @@ def _chunked_backward(
 ) -> tuple[Array, Array, Array]:
     """Backward over chunks of `size`; arrays (rows, tokens, ...).
 
-    Key chunks are the outer loop, whose gradients are summed; those of the queries, held as (rows, head_dim, tokens), are updated in place.
+    Key chunks are the outer loop, whose gradients are summed; those of the queries, held as (rows, head_dim, tokens), are
+    updated in place.
     """
     rows, tokens, head_dim = query.shape
     of_queries, of_keys = query_extents(queries, tokens // size), key_extents(keys, key.shape[1] // size)

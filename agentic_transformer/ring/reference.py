@@ -28,9 +28,9 @@ def dense_attention(
     window: int | None = None,
     length: jax.Array | int | None = None,
 ) -> jax.Array:
-    """Attention by the whole matrix of scores, in float32 or query's dtype if that is wider; the arguments are `ring_attention`'s.
+    """Attention by the whole matrix of scores, in float32 or query's dtype if that is wider.
 
-    Memory is quadratic in the sequence. `ring_size` is that of the layout only.
+    Memory is quadratic in the sequence. The arguments are `ring_attention`'s; `ring_size` is that of the layout only.
     """
     batch, sequence, heads, head_dim = query.shape
     at = jnp.asarray(positions(sequence, ring_size, layout))
@@ -59,8 +59,8 @@ def memory_efficient_attention(
 ) -> jax.Array:
     """Attention by chunks of queries and keys with a running softmax, rematerialised in the backward pass.
 
-    Rabe and Staats 2021, "Self-attention does not need O(n^2) memory" (arXiv 2112.05682): every pair of chunks is computed and masked. The
-    arguments are `ring_attention`'s; `ring_size` is that of the layout only.
+    Rabe and Staats 2021, "Self-attention does not need O(n^2) memory" (arXiv 2112.05682): every pair of chunks is computed
+    and masked. The arguments are `ring_attention`'s; `ring_size` is that of the layout only.
     """
     batch, sequence, heads, head_dim = query.shape
     chunk = max(size for size in range(1, min(CHUNK, sequence) + 1) if sequence % size == 0)

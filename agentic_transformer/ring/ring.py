@@ -1,19 +1,20 @@
 """Exact attention over a sequence sharded on a ring of devices, for use inside a `jax.shard_map`.
 
-Ring Attention (Liu, Zaharia and Abbeel 2023, arXiv 2310.01889): every device keeps its queries; keys and values travel around the ring. The
-permute of the next block is started before the attention to this one, and only ever sends what the step began with, so that the transfer
-and the computation are independent. The gradients of keys and values travel one step behind them, for the same reason.
-The ring is a rolled loop: memory does not grow with the number of devices.
+Ring Attention (Liu, Zaharia and Abbeel 2023, arXiv 2310.01889): every device keeps its queries; keys and values travel
+around the ring. The permute of the next block is started before the attention to this one, and only ever sends what the step
+began with, so that the transfer and the computation are independent. The gradients of keys and values travel one step behind
+them, for the same reason. The ring is a rolled loop: memory does not grow with the number of devices.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from agentic_transformer.ring.kernel import BlockKernel, merge
 from agentic_transformer.ring.layout import shard_positions
@@ -93,19 +94,37 @@ def _attention(setting: Setting, half: int, query, key, value, segment, length) 
 
 
 def _attention_forward(setting: Setting, half: int, query, key, value, segment, length):
-    output, lse = _forward(setting, half, query, key, value, segment, length)
-    output = output.astype(query.dtype)
+    def forward(query, key, value, segment):
+        output, lse = _forward(setting, half, query, key, value, segment, length)
+        return output.astype(query.dtype), lse
+
+    output, lse = _over_rows(setting, forward, (query, key, value), segment)
     return output, (query, key, value, segment, length, output, lse)
 
 
 def _attention_backward(setting: Setting, half: int, saved, cotangent):
     query, key, value, segment, length, output, lse = saved
-    delta = jnp.sum(output.astype(jnp.float32) * cotangent.astype(jnp.float32), axis=-1)
-    gradients = _backward(setting, half, query, key, value, segment, length, cotangent, lse, delta)
-    return *(gradient.astype(like.dtype) for gradient, like in zip(gradients, (query, key, value), strict=True)), None, None
+
+    def backward(query, key, value, output, lse, cotangent, segment):
+        delta = jnp.sum(output.astype(jnp.float32) * cotangent.astype(jnp.float32), axis=-1)
+        gradients = _backward(setting, half, query, key, value, segment, length, cotangent, lse, delta)
+        return [gradient.astype(like.dtype) for gradient, like in zip(gradients, (query, key, value), strict=True)]
+
+    return *_over_rows(setting, backward, (query, key, value, output, lse, cotangent), segment), None, None
 
 
 _attention.defvjp(_attention_forward, _attention_backward)
+
+
+def _over_rows(setting: Setting, function: Callable, arrays: tuple[Array, ...], segment: Array | None) -> Any:
+    """Applies `function(*arrays, segment)` to arrays (batch, key_heads, ...), at once or row after row as the kernel wishes."""
+    batch, heads, tokens = arrays[1].shape[:3]
+    if not setting.kernel.one_row(tokens):
+        return function(*arrays, segment)
+    rows = [array.reshape(batch * heads, 1, 1, *array.shape[2:]) for array in arrays]
+    segments = None if segment is None else jnp.repeat(segment, heads, axis=0)[:, None]
+    out = lax.map(lambda row: function(*row[0], row[1]), (rows, segments))
+    return jax.tree.map(lambda array: array.reshape(batch, heads, *array.shape[3:]), out)
 
 
 class Block(NamedTuple):
@@ -128,8 +147,8 @@ class Place(NamedTuple):
 def _place(setting: Setting, half: int, query, key, segment, length) -> tuple[Place, jax.Array]:
     """This device's place, and its queries.
 
-    The barrier ties the positions to the queries: otherwise partial evaluation of a scan over layers, for which positions are known,
-    would compute the masks of all ring steps ahead and store them.
+    The barrier ties the positions to the queries: otherwise partial evaluation of a scan over layers, for which positions
+    are known, would compute the masks of all ring steps ahead and store them.
     """
     index, query = lax.optimization_barrier((jnp.int32(0) if setting.axis is None else lax.axis_index(setting.axis), query))
     tokens = key.shape[2]

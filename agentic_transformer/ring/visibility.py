@@ -101,8 +101,8 @@ def pairs(queries: QueryExtents, keys: KeyExtents) -> tuple[jax.Array, jax.Array
     """Which chunks of queries and keys see each other; the extents broadcast, one chunk of the one against all of the other.
 
     Returns:
-        (partly, wholly), booleans. `wholly` is True only if every query of the one sees every key of the other. `partly` may be True
-        for a pair that turns out hidden, never False for one that is partly visible.
+        (partly, wholly), booleans. `wholly` is True only if every query of the one sees every key of the other. `partly` may
+        be True for a pair that turns out hidden, never False for one that is partly visible.
     """
     low, high, at = queries.low, queries.high, keys.position
     some = (high.most >= at.least) & (low.least <= at.most)

@@ -1,10 +1,6 @@
 """Attention and its gradients as the formulas stand, in numpy float64, natural order: what the ring must equal."""
 
-from functools import partial
-
 import numpy as np
-
-einsum = partial(np.einsum, optimize=True)
 
 
 def attention_float64(query, key, value, weights, *, causal=True, segment_ids=None, window=None):
@@ -12,27 +8,21 @@ def attention_float64(query, key, value, weights, *, causal=True, segment_ids=No
     query, key, value, weights = (np.asarray(x, np.float64) for x in (query, key, value, weights))
     batch, sequence, heads, head_dim = query.shape
     group = heads // key.shape[2]
-    every_key, every_value = key.repeat(group, axis=2), value.repeat(group, axis=2)
     i, j = np.arange(sequence)[:, None], np.arange(sequence)
-    seen = np.ones((1, sequence, sequence), bool)
-    if causal:
-        seen = seen & (j <= i)
+    seen = (j <= i) | (not causal)
     if window is not None:
-        seen = seen & (i - j < window)
-    if segment_ids is not None:
-        seen = seen & (segment_ids[:, :, None] == segment_ids[:, None])
-    scores = np.where(seen[:, None], einsum("bqhd,bkhd->bhqk", query, every_key) / np.sqrt(head_dim), -np.inf)
-    share = np.exp(scores - scores.max(axis=-1, keepdims=True))  # a query always sees itself
-    share /= share.sum(axis=-1, keepdims=True)
-    dshare = einsum("bqhd,bkhd->bhqk", weights, every_value)
-    dscores = share * (dshare - (share * dshare).sum(axis=-1, keepdims=True)) / np.sqrt(head_dim)
-
-    def of_key_heads(gradient):
-        return gradient.reshape(batch, sequence, heads // group, group, head_dim).sum(axis=3)
-
-    return [
-        einsum("bhqk,bkhd->bqhd", share, every_value),
-        einsum("bhqk,bkhd->bqhd", dscores, every_key),
-        of_key_heads(einsum("bhqk,bqhd->bkhd", dscores, query)),
-        of_key_heads(einsum("bhqk,bqhd->bkhd", share, weights)),
-    ]
+        seen &= i - j < window
+    output, *gradients = (np.zeros(x.shape) for x in (query, query, key, value))
+    for b, h in np.ndindex(batch, heads):
+        q, w, k, v = query[b, :, h], weights[b, :, h], key[b, :, h // group], value[b, :, h // group]
+        visible = seen if segment_ids is None else seen & (segment_ids[b][:, None] == segment_ids[b])
+        scores = np.where(visible, q @ k.T / np.sqrt(head_dim), -np.inf)
+        share = np.exp(scores - scores.max(axis=1, keepdims=True))  # a query always sees itself
+        share /= share.sum(axis=1, keepdims=True)
+        output[b, :, h] = share @ v
+        dshare = w @ v.T
+        dscores = share * (dshare - (share * dshare).sum(axis=1, keepdims=True)) / np.sqrt(head_dim)
+        gradients[0][b, :, h] = dscores @ k
+        gradients[1][b, :, h // group] += dscores.T @ q
+        gradients[2][b, :, h // group] += share.T @ w
+    return [output, *gradients]

@@ -1,0 +1,85 @@
+"""When the transfers of a ring hide behind its computation (arXiv 2310.01889, section 3 and table 2).
+
+At every step of the ring a device attends from its `c` queries to `c` keys while it sends `c` keys and values on. With `d`
+the width of all heads, `F` the device's rate in FLOP/s and `B` that of the link in byte/s, one way, the forward step
+computes for `4 d c^2 / F` seconds and, in 16 bits, sends for `4 d c / B`: hidden from `c = F / B` on.
+
+The block size is no choice: it is the device's share of the sequence, `c = sequence / ring size`, the same on every device since
+`to_layout` pads the sequence to a multiple of `2 * ring size`. Within a block the kernel's chunks are sized for a core's
+cache, and are the same on every device too.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+MATRIX_FLOPS = 2
+"""FLOPs of a multiply and add."""
+
+
+class Chip(NamedTuple):
+    """A device and the link to its neighbour on the ring.
+
+    Attributes:
+        name: of chip and link.
+        flops: peak dense FLOP/s in bfloat16.
+        memory: bytes of device memory.
+        link: byte/s to the next device, one way.
+        source: "paper" for the rows of its table 2, which count all of a TPU's links, else the vendor's data sheet.
+    """
+
+    name: str
+    flops: float
+    memory: float
+    link: float
+    source: str
+
+
+CHIPS = (
+    Chip("A100 NVLink", 312e12, 80e9, 300e9, "paper"),
+    Chip("A100 InfiniBand", 312e12, 80e9, 12.5e9, "paper"),
+    Chip("TPU v3", 123e12, 16e9, 112e9, "paper"),
+    Chip("TPU v4", 275e12, 32e9, 268e9, "paper"),
+    Chip("TPU v5e", 196e12, 16e9, 186e9, "paper"),
+    Chip("H100 NVLink", 989e12, 80e9, 450e9, "data sheet"),
+    Chip("H100 InfiniBand NDR", 989e12, 80e9, 50e9, "data sheet"),
+    Chip("TPU v5p, all links", 459e12, 95e9, 600e9, "data sheet"),
+    Chip("TPU v5p, one link one way", 459e12, 95e9, 100e9, "data sheet"),
+    Chip("TPU v6e, all links", 918e12, 32e9, 448e9, "data sheet"),
+    Chip("TPU v6e, one link one way", 918e12, 32e9, 112e9, "data sheet"),
+)
+
+
+def minimal_block(
+    chip: Chip, *, backward: bool = False, causal: bool = False, group: int = 1, element_bytes: int = 2, gradient_bytes: int = 4
+) -> float:
+    """Tokens per device from which on every transfer but the last hides behind the computation of its step.
+
+    The defaults are the assumptions of the paper's table 2, under which this is `F / B`.
+
+    Args:
+        chip: the device and its link.
+        backward: the backward pass, with 5 matrix products a step instead of 2, in which the gradients of keys and values
+        travel too.
+        causal: half of the scores are computed at every step (zigzag order).
+        group: query heads for each key head; the products stay, the keys and values shrink.
+        element_bytes: of keys and values.
+        gradient_bytes: of the gradients of keys and values, which are summed in float32.
+
+    Returns:
+        Tokens.
+    """
+    products = 5 if backward else 2
+    flops_per_width = MATRIX_FLOPS * products * (0.5 if causal else 1.0)  # times c^2
+    bytes_per_width = 2 * (element_bytes + (gradient_bytes if backward else 0)) / group  # times c
+    return bytes_per_width / flops_per_width * chip.flops / chip.link
+
+
+def hidden(chip: Chip, tokens: int, **setting: bool | int) -> bool:
+    """Whether the transfers hide at `tokens` a device; `setting` as for `minimal_block`."""
+    return tokens >= minimal_block(chip, **setting)
+
+
+def paper_minimal_sequence(chip: Chip) -> float:
+    """The paper's minimal sequence per device: six blocks, its count of what a device holds at a time."""
+    return 6 * minimal_block(chip)

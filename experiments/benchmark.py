@@ -1,0 +1,31 @@
+"""Measured tables and figures: `python -m experiments.benchmark suite=<name>`, one module of `experiments/benchmarks` a suite."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from agentic_transformer.config import setting
+from experiments import cli
+
+SUITES = ("data", "ring")
+
+
+@dataclass
+class BenchmarkCommand:
+    """`python -m experiments.benchmark`."""
+
+    suite: str = setting("ring", choices=SUITES)
+    out: str | None = None
+
+
+def main(config: BenchmarkCommand) -> None:
+    """Runs a suite, whose module has `run(folder)`: it prints its tables and writes CSV and figures into the folder."""
+    folder = Path(config.out or f"experiments/results/{config.suite}")
+    folder.mkdir(parents=True, exist_ok=True)
+    import_module(f"experiments.benchmarks.{config.suite}").run(folder)
+
+
+if __name__ == "__main__":
+    cli.run(main, BenchmarkCommand)

@@ -1,0 +1,124 @@
+"""Suite `ring`: the attention backbones against each other and against peers, on virtual CPU devices.
+
+Speed by CPU time, memory and TPU schedules by compilation alone, the overlap condition by its formula.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+_SPEED_TOKENS = (8192, 16384)
+_FIXED = 32768
+_SHARE = 4096
+_MILLION = 2**20
+
+
+def run(folder: Path) -> None:
+    """Runs every part and writes `<part>.csv` and the figures into `folder`."""
+    flags = "--xla_force_host_platform_device_count=16 --xla_cpu_collective_call_terminate_timeout_seconds=600"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    for name, part in {"overlap": _overlap, "memory": _memory, "schedule": _schedule, "speed": _speed}.items():
+        _write(folder / f"{name}.csv", part())
+    plot(folder)
+
+
+def _overlap() -> list[dict]:
+    """Least tokens a device that hide the transfers, in thousands: the paper's case, and ours (causal, zigzag)."""
+    from agentic_transformer.ring.overlap import CHIPS, minimal_block, paper_minimal_sequence
+
+    return [
+        {
+            "chip": chip.name,
+            "source": chip.source,
+            "paper_block": round(minimal_block(chip) / 1e3, 1),
+            "paper_sequence": round(paper_minimal_sequence(chip) / 1e3, 1),
+            "causal_forward": round(minimal_block(chip, causal=True) / 1e3, 1),
+            "causal_backward": round(minimal_block(chip, causal=True, backward=True) / 1e3, 1),
+            "causal_backward_8_grouped": round(minimal_block(chip, causal=True, backward=True, group=8) / 1e3, 1),
+        }
+        for chip in CHIPS
+    ]
+
+
+def _memory() -> list[dict]:
+    """Temporary bytes a device of a layer's training step: width 512, feedforward 4 times as wide, float32."""
+    from experiments.benchmarks.ring_layer import temporary_bytes
+
+    cases = [(backbone, tokens, 1) for backbone in ("dense", "memory_efficient", "blockwise") for tokens in (4096, 8192)]
+    cases += [(backbone, _FIXED, 1) for backbone in ("memory_efficient", "blockwise")]
+    cases += [("ring", _FIXED, devices) for devices in (1, 2, 4, 8)]
+    cases += [("ring", _SHARE * devices, devices) for devices in (1, 2, 4, 16)]
+    cases += [("all_gather", _FIXED, 8), ("ring", _MILLION, 8)]
+    return [
+        {
+            "backbone": backbone,
+            "tokens": tokens,
+            "devices": devices,
+            "megabytes": round(temporary_bytes(backbone, tokens, devices) / 1e6, 1),
+        }
+        for backbone, tokens, devices in cases
+    ]
+
+
+def _schedule() -> list[dict]:
+    """Permutes of the ring compiled for TPU pods, and those with computation between their start and end."""
+    from experiments.benchmarks.ring_schedule import TOPOLOGIES, available, schedule
+
+    if not available():
+        print("libtpu is not installed (extra `tpu`): no schedules")
+        return []
+    return [schedule(name, count)._asdict() for name, count in (*TOPOLOGIES.items(), ("v5e:4x4", 4), ("v5e:4x4", 8))]
+
+
+def _speed() -> list[dict]:
+    """CPU seconds of attention, and useful causal FLOPs over the rate of a matrix product."""
+    from experiments.benchmarks.ring_speed import speeds, torch_speeds
+
+    rows = [row for tokens in _SPEED_TOKENS for row in (*speeds(tokens), *torch_speeds(tokens))]
+    return [row._asdict() | {"seconds": round(row.seconds, 3), "utilisation": round(row.utilisation, 3)} for row in rows]
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    import pandas as pd
+
+    if rows:
+        table = pd.DataFrame(rows)
+        table.to_csv(path, index=False)
+        print(f"\n{path.stem}\n{table.to_string(index=False)}", flush=True)
+
+
+def plot(folder: Path) -> None:
+    """Figures from the CSVs alone: `speed.png` and `memory.png`."""
+    import matplotlib.pyplot as plt
+    import pandas as pd
+
+    speed = pd.read_csv(folder / "speed.csv")
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True, layout="constrained")
+    for axis, (direction, rows) in zip(axes, speed.groupby("direction"), strict=True):
+        rows.pivot_table(index="name", columns="tokens", values="utilisation").plot.barh(ax=axis, width=0.8)
+        axis.set(
+            title={"both": "forward and backward"}.get(direction, direction),
+            xlabel="useful FLOPs / matrix product rate",
+            ylabel="",
+        )
+    figure.savefig(folder / "speed.png", dpi=120)
+    plt.close(figure)
+    memory = pd.read_csv(folder / "memory.csv")
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    for backbone, rows in memory[(memory.devices == 1)].drop_duplicates(["backbone", "tokens"]).groupby("backbone"):
+        rows = rows.sort_values("tokens")
+        axes[0].loglog(rows.tokens, rows.megabytes, "o-", label=backbone)
+    axes[0].set(xlabel="tokens on one device", ylabel="temporary MB", title="A layer's training step")
+    axes[0].legend()
+    ring = memory[memory.backbone == "ring"]
+    fixed, share = ring[ring.tokens == _FIXED], ring[ring.tokens == _SHARE * ring.devices]
+    for rows, label in ((fixed, f"{_FIXED:,} tokens in all"), (share, f"{_SHARE:,} tokens a device")):
+        rows = rows.drop_duplicates("devices").sort_values("devices")
+        axes[1].loglog(rows.devices, rows.megabytes, "o-", label=label)
+    axes[1].set(xlabel="devices on the ring", ylabel="temporary MB a device", title="Ring")
+    axes[1].legend()
+    figure.savefig(folder / "memory.png", dpi=120)
+    plt.close(figure)

@@ -1,0 +1,132 @@
+"""Speed of attention on 8 virtual CPU devices, ours and others', interleaved in one process and by CPU time."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from agentic_transformer.ring import attention, to_layout
+from experiments.benchmarks.ring_layer import on_ring, ring_mesh
+
+DEVICES, HEADS, HEAD_DIM = 8, 4, 64
+PEER_CHUNKS = ((256, 512), (256, 256), (512, 512))
+PASSES = {"forward": 4, "both": 14}
+"""FLOPs of each pass over heads * head_dim * useful pairs of tokens: 2 products forward, 5 backward."""
+
+_GEMM = 2048
+
+
+class Speed(NamedTuple):
+    """CPU seconds of a call (median), and useful causal FLOPs over the rate of a matrix product in the same run."""
+
+    tokens: int
+    name: str
+    direction: str
+    seconds: float
+    utilisation: float
+
+
+def useful_flops(tokens: int, direction: str) -> float:
+    """FLOPs that causal attention cannot do without."""
+    return PASSES[direction] * HEADS * HEAD_DIM * tokens * (tokens + 1) / 2
+
+
+def speeds(tokens: int, rounds: int = 7) -> list[Speed]:
+    """Every backbone and installed peer at one length: float32, batch 1, 4 heads of 64."""
+    mesh = ring_mesh(DEVICES)
+    rng = np.random.default_rng(0)
+    natural = [rng.standard_normal((1, tokens, HEADS, HEAD_DIM), np.float32) for _ in range(4)]
+    arrays = [jax.device_put(to_layout(x, DEVICES, "zigzag"), on_ring(mesh)) for x in natural]
+    ways = {"ours": partial(attention, mesh=mesh), "all-gather ring": partial(attention, mesh=mesh, backbone="all_gather")}
+    if tokens <= 8192:
+        ways["dense XLA, 1 device"] = partial(attention, backbone="dense")
+    ways |= _peers(mesh)
+    calls = {(name, direction): _call(way, direction) for name, way in ways.items() for direction in PASSES}
+    square = jnp.asarray(rng.standard_normal((_GEMM, _GEMM), np.float32))
+    multiply = jax.jit(jnp.matmul)
+    inputs = {name: natural if name.startswith("dense") else arrays for name in ways}
+    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
+    products: list[float] = []
+    for number in range(rounds + 1):
+        products.append(_cpu_seconds(multiply, square, square))
+        for (name, direction), call in calls.items():
+            seconds[name, direction].append(_cpu_seconds(call, *inputs[name]))
+        if not number:  # compilation
+            products.clear()
+            seconds = {key: [] for key in calls}
+    rate = 2 * _GEMM**3 / np.median(products)
+    return [
+        Speed(tokens, name, direction, float(np.median(spent)), useful_flops(tokens, direction) / float(np.median(spent)) / rate)
+        for (name, direction), spent in seconds.items()
+    ]
+
+
+def torch_speeds(tokens: int) -> list[Speed]:
+    """PyTorch's attention in a process of its own, on 2 threads; nothing if PyTorch is not installed."""
+    if importlib.util.find_spec("torch") is None:
+        return []
+    command = [sys.executable, "-m", "experiments.benchmarks.torch_attention", str(tokens)]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return [
+        Speed(tokens, "PyTorch, native", direction, seconds, useful_flops(tokens, direction) / seconds / found["rate"])
+        for direction, seconds in found["seconds"].items()
+    ]
+
+
+def _call(way: Callable, direction: str) -> Callable:
+    def both(query: jax.Array, key: jax.Array, value: jax.Array, cotangent: jax.Array) -> tuple:
+        output, pull = jax.vjp(way, query, key, value)
+        return output, pull(cotangent)
+
+    return jax.jit((lambda query, key, value, _: way(query, key, value)) if direction == "forward" else both)
+
+
+def _cpu_seconds(call: Callable, *arrays: jax.Array) -> float:
+    start = time.process_time()
+    jax.block_until_ready(call(*arrays))
+    return time.process_time() - start
+
+
+def _peers(mesh: Mesh) -> dict[str, Callable]:
+    """The paper's own package, with each pair of chunk sizes; its arrays are contiguous."""
+    if importlib.util.find_spec("ringattention") is None:
+        print("ringattention is not installed (extra `peers`): left out")
+        return {}
+    from jax._src import xla_bridge
+
+    jax.lib.xla_bridge = xla_bridge  # ringattention 0.1.2 asks for it by this name, gone from jax 0.8 on
+    from ringattention import ringattention_jax
+
+    spec = PartitionSpec(None, "ring")
+
+    def attend(chunks: tuple[int, int], *arrays: jax.Array) -> jax.Array:
+        setting = {
+            "causal_block_size": 1,
+            "deterministic": True,
+            "dropout_rng": None,
+            "attn_pdrop": 0.0,
+            "query_chunk_size": chunks[0],
+            "key_chunk_size": chunks[1],
+            "dtype": jnp.float32,
+            "policy": jax.checkpoint_policies.nothing_saveable,
+            "precision": None,
+            "prevent_cse": False,
+        }
+
+        def local(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+            return ringattention_jax(query, key, value, None, None, None, "ring", True, setting)
+
+        return jax.shard_map(local, mesh=mesh, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)(*arrays)
+
+    return {f"ringattention {chunks[0]},{chunks[1]}": partial(attend, chunks) for chunks in PEER_CHUNKS}
