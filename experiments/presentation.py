@@ -21,16 +21,19 @@ def present(runs: Sequence[Path], out: Path) -> None:
 
     Args:
         runs: run folders, each with a `records.csv`.
-        out: folder for `summary.csv`, `comparisons.csv`, `return_vs_context.png`, `attempts.png`, and of several runs
-            `joined_records.csv`.
+        out: folder for `summary.csv`, `comparisons.csv`, `return_vs_context.png`, `attempts.png`; of several runs, `records.csv`.
 
     Raises:
-        ValueError: a run has no records, or records that cannot be read together; nothing is written then.
+        ValueError: a run has no records, or records that cannot be read together, or several runs are to be written into the
+            folder of one; nothing is written then.
     """
+    several = len(runs) > 1
+    if several and (out / "checkpoints").exists():
+        raise ValueError(f"out={out} is the folder of a run, whose records.csv would be lost; name another")
     tables = [statistics.read_records(_records_of(run)) for run in runs]
     records = statistics.join([table.assign(agent=name) for table, name in zip(tables, _names(runs, tables), strict=True)])
     summary, comparisons = statistics.summarise(records), statistics.compare(records)
-    written = {"summary": summary, "comparisons": comparisons} | ({"joined_records": records} if len(runs) > 1 else {})
+    written = {"summary": summary, "comparisons": comparisons} | ({"records": records} if several else {})
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

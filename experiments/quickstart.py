@@ -23,8 +23,10 @@ def main(config: QuickstartCommand, run: Path) -> None:
     agents = trained_agents(config, run)
     for command in agents:
         folder = Path(command.run)
-        folder.mkdir(exist_ok=True)
-        run_folder.describe(folder, command, [], ["python", "-m", *sys.argv])
+        if run_folder.status(folder).get("state") == "finished":  # by a quickstart that is being resumed
+            continue
+        run_folder.describe(folder, command, sys.argv[1:], ["python", "-m", *sys.argv])
+        run_folder.mark(folder, "running", command="train")
         train.main(command, folder)
         evaluate(EvaluateCommand(run=command.run, eval=config.eval, mesh=config.mesh), folder)
         run_folder.finish(folder, "finished")
@@ -33,7 +35,7 @@ def main(config: QuickstartCommand, run: Path) -> None:
 
 def trained_agents(config: QuickstartCommand, run: Path) -> list[TrainCommand]:
     """The agent and its baseline, which sees as many trajectories a step: its rows hold fewer, so there are more of them."""
-    shared = {name: getattr(config, name) for name in ("task", "seed", "data", "model", "eval", "mesh")}
+    shared = {name: getattr(config, name) for name in ("task", "seed", "data", "model", "eval", "mesh", "resume")}
     commands = []
     for agent in (config.agent, config.baseline):
         rows = config.train.batch * config.agent.trajectories // agent.trajectories

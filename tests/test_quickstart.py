@@ -58,7 +58,7 @@ def test_quickstart_leaves_everything_that_is_promised(quickstart):
             assert (demo / agent / name).exists(), name
     assert json.loads((demo / "provenance.json").read_text())["seeds"]["seed"] == 0
     assert "own - no_context = " in said
-    assert said.rstrip().endswith("demo/attempts.png")
+    assert said.rstrip().endswith("demo/return_vs_context.png\ndemo/attempts.png\nrun folder: demo")
 
 
 def test_records_hold_every_condition_paired_by_task(quickstart):

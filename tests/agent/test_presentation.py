@@ -56,7 +56,9 @@ def test_nothing_is_written_over_records_or_before_all_is_read(tmp_path):
         present([good, bad], tmp_path / "out")
     assert not (tmp_path / "out").exists()
     make_run(tmp_path / "third", make_records(RETURNS, seed=5))
-    present([good, tmp_path / "third"], good)
+    (good / "checkpoints").mkdir()
+    with pytest.raises(ValueError, match="is the folder of a run"):
+        present([good, tmp_path / "third"], tmp_path / "third" / ".." / "good")
     assert (good / "records.csv").read_bytes() == before
 
 
