@@ -1,0 +1,119 @@
+"""Two processes with two devices each train as one process with four does, and open its checkpoints."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+from jax.sharding import Mesh
+
+from agentic_transformer import mesh as meshes
+from agentic_transformer import training
+from agentic_transformer.checkpoint import Checkpoints, load_policy
+from agentic_transformer.labels import ChainLoader
+from tests.agent.helpers import describe, labelled
+
+ROOT = Path(__file__).parents[2]
+# The quickstart's settings on less data.
+WORDS = ["experiment=quickstart", "data.episodes=120", "data.tasks=6"]
+WORDS += ["train.steps=20", "train.log_every=1", "train.checkpoint_every=10"]
+
+
+def start(folder, *words):
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)}
+    line = [sys.executable, "-m", "experiments.train", *words]
+    return subprocess.Popen(line, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(*processes):
+    try:
+        said = [process.communicate(timeout=300) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0] * len(processes), said
+    return said
+
+
+def together(folder, *words):
+    """Trains in two processes; what each said."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    mesh = ["mesh.virtual_devices=2", "mesh.processes=2", f"mesh.coordinator=localhost:{port}"]
+    return finish(*(start(folder, *WORDS, *words, *mesh, f"mesh.process={number}") for number in range(2)))
+
+
+def losses(run):
+    return pd.read_csv(run / "metrics.csv")["loss"].to_numpy()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """A folder with data, and the run of one process."""
+    folder = tmp_path_factory.mktemp("processes")
+    labelled(folder / "data", episodes=120)
+    finish(start(folder, *WORDS, "mesh.virtual_devices=4", "mesh.ring=2", "run=alone"))
+    return folder
+
+
+def test_two_processes_train_as_one_and_one_opens_their_checkpoint(alone):
+    first, second = together(alone, "run=pair", "mesh.ring=2")
+    assert "train at_prefix" in first[1] and "train at_prefix" not in second[1]
+    assert {path.name for path in (alone / "pair").iterdir()} == {path.name for path in (alone / "alone").iterdir()}
+    np.testing.assert_allclose(losses(alone / "pair"), losses(alone / "alone"), rtol=1e-5)
+    ours, theirs = (load_policy(alone / run)._params for run in ("pair", "alone"))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), ours, theirs)
+
+
+def test_sharded_state_takes_its_share_of_memory_and_gives_the_same_losses(tmp_path):
+    data = labelled(tmp_path)
+    description = describe(data)
+    mesh = Mesh(np.array(jax.devices()).reshape(4, 2), (meshes.DATA, meshes.RING))
+    optimizer, _ = training.make_optimizer(training.TrainConfig(warmup=2))
+    loader = ChainLoader(data, description.agent, description.scaling, 0, 8)
+    found = {}
+    for fsdp in (False, True):
+        graph, state = training.init_state(description.build(0), optimizer, mesh, fsdp)
+        step = training.make_train_step(graph, optimizer, description.model, mesh, 4 * description.steps, fsdp=fsdp)
+        found[fsdp] = []
+        for number in range(3):
+            state, metrics = step(state, meshes.place(loader(number), mesh, "zigzag"))
+            found[fsdp].append(float(metrics["loss"]))
+        held = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state))
+        whole = sum(x.nbytes for x in jax.tree.leaves(state))
+        assert held < 0.3 * whole if fsdp else held == whole
+    np.testing.assert_allclose(found[True], found[False], rtol=1e-5)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.open()
+    checkpoints.save(state, description, 0.0)
+    checkpoints.close()
+    like = training.init_state(description.build(0), optimizer, meshes.make_mesh(8))[1]
+    jax.tree.map(np.testing.assert_array_equal, Checkpoints(tmp_path).state(3, like, description), state)
+
+
+def test_processes_hold_every_row_once():
+    """As many hosts as one likes, here of made-up devices."""
+
+    class Device:
+        def __init__(self, process):
+            self.process_index = process
+
+    class FakeMesh:
+        def __init__(self, devices):
+            self.devices = devices
+            self.shape = dict(zip((meshes.DATA, meshes.RING), devices.shape, strict=True))
+
+    hosts = np.array([[3, 3], [0, 0], [1, 1], [2, 2]])
+    rows = []
+    for process in range(4):
+        # Seen from that process: its devices are those of process 0, which this is.
+        devices = np.vectorize(lambda host, process=process: Device(0 if host == process else 1))(hosts)
+        rows.append(meshes.local_rows(FakeMesh(devices), 16))
+    assert sorted(np.concatenate(rows)) == list(range(16))
+    assert rows[3].tolist() == [0, 1, 2, 3] and rows[0].tolist() == [4, 5, 6, 7]
