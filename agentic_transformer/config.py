@@ -183,3 +183,10 @@ class PlotCommand:
 
     runs: list[str] = field(default_factory=list)
     out: str | None = None
+
+
+@dataclass
+class TableCommand:
+    """`python -m experiments.table`: the jobs of a sweep, side by side."""
+
+    sweep: str = "???"

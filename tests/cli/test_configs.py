@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from agentic_transformer import config
 from experiments import overrides
+from experiments.benchmark import BenchmarkCommand
 from experiments.cli import CONF
 from experiments.settings import check_command, settings, value_at
 
@@ -20,8 +21,15 @@ COMMANDS = {
     "quickstart": config.QuickstartCommand,
     "download": config.DownloadCommand,
     "verify": config.VerifyCommand,
+    "table": config.TableCommand,
+    "benchmark": BenchmarkCommand,
 }
-REQUIRED = {"evaluate": {"run": "x"}, "download": {"domain": "walker", "algo": "rnd"}, "verify": {"path": "x"}}
+REQUIRED = {
+    "evaluate": {"run": "x"},
+    "download": {"domain": "walker", "algo": "rnd"},
+    "verify": {"path": "x"},
+    "table": {"sweep": "x"},
+}
 CHOICES = [
     (name, f"{group}={option}")
     for name in COMMANDS

@@ -1,10 +1,17 @@
 """Runs started from the command line: their folders, what those say, resuming, sweeps, exit codes."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import pandas as pd
+import pytest
 from omegaconf import OmegaConf
+
+from tests.cli.conftest import ROOT
 
 FILES = {"config.yaml", "overrides.yaml", "provenance.json", "status.json", "lock"}
 
@@ -123,3 +130,99 @@ def test_help_and_cfg_show_and_leave_nothing(command):
         done = command(*words)
         assert done.returncode == 0 and done.stdout and not done.stderr
     assert not list(command.folder.iterdir())
+
+
+WAIT = """
+import time
+from experiments.preemption import Preemption
+with Preemption() as preemption:
+    (run / "ready").touch()
+    while not preemption.requested:
+        time.sleep(0.05)
+    (run / "saved").touch()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_signals_let_a_run_save_and_end_it_with_75(command, number):
+    started = command("run=stopped", body=WAIT, wait=False)
+    while not (command.folder / "stopped" / "ready").exists():
+        assert started.poll() is None
+    started.send_signal(number)
+    started.communicate(timeout=5)
+    assert started.returncode == 75
+    assert (command.folder / "stopped" / "saved").exists() and states(command.folder) == {"stopped": "running"}
+
+
+def test_a_signal_outside_of_training_ends_a_run_at_once(command):
+    started = command("run=stopped", body="(run / 'ready').touch()\nimport time\ntime.sleep(60)", wait=False)
+    while not (command.folder / "stopped" / "ready").exists():
+        assert started.poll() is None
+    started.terminate()
+    started.communicate(timeout=5)
+    assert started.returncode == 75 and states(command.folder) == {"stopped": "running"}
+
+
+def test_a_launchers_own_answer_to_a_signal_comes_after_the_save(command):
+    own = "import signal\nsignal.signal(signal.SIGUSR2, lambda *_: os._exit(3))\n"
+    started = command("run=stopped", body=own + WAIT, wait=False)
+    while not (command.folder / "stopped" / "ready").exists():
+        assert started.poll() is None
+    started.send_signal(signal.SIGUSR2)
+    started.communicate(timeout=5)
+    assert started.returncode == 3 and (command.folder / "stopped" / "saved").exists()
+
+
+def test_jobs_of_a_sweep_share_out_the_accelerators(command, tmp_path):
+    body = "import time\nprint('device', os.environ['CUDA_VISIBLE_DEVICES'])\ntime.sleep(3)"
+    environment = {"CUDA_VISIBLE_DEVICES": "4,7", "JAX_PLATFORMS": "", "TMPDIR": str(tmp_path)}
+    done = command("-m", "seed=0,1,2,3", "hydra/launcher=joblib", body=body, **environment)
+    assert done.returncode == 0, done.stderr
+    assert sorted(line for line in done.stdout.splitlines() if line.startswith("device")) == ["device 4"] * 2 + ["device 7"] * 2
+
+
+def test_a_sweep_whose_worker_is_killed_says_so_and_goes_on(command):
+    words = ["-m", "run=sweep", "seed=0,1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    killed = command(*words, body="if config.seed == 1: os.kill(os.getpid(), 9)")
+    assert killed.returncode == 1 and "the same command with run=sweep resume=true runs these alone" in killed.stderr
+    assert states(command.folder)["sweep"] == "failed"
+    assert command(*words, "resume=true").returncode == 0
+    assert set(states(command.folder).values()) == {"finished"}
+
+
+def test_jobs_through_submitit(command):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the extra `slurm` is not installed")
+    done = command("-m", "run=sweep", "seed=4,5", "hydra/launcher=submitit_local")
+    assert done.returncode == 0, done.stderr
+    assert states(command.folder) == dict.fromkeys(["0", "1", "sweep"], "finished")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["mesh.processes=2"], "both, or neither"),
+        (["mesh.processes=2", "mesh.process=2", "mesh.coordinator=localhost:1"], "0 to 1"),
+        (["mesh.processes=2", "mesh.coordinator=localhost:1"], "run=<folder>"),
+        (["train.accumulate=3"], "does not divide train.batch=32"),
+    ],
+)
+def test_settings_of_several_processes_fit_each_other(command, words, says):
+    done = command(*words)
+    assert done.returncode == 2 and says in done.stderr
+    assert not list(command.folder.iterdir())
+
+
+def test_a_table_of_a_sweep(command, tmp_path):
+    body = """
+(run / "metrics.csv").write_text(f"step,loss,seconds\\n1,3,1\\n2,{config.seed},5\\n")
+if config.seed == 1:
+    raise RuntimeError("job one")
+(run / "records.csv").write_text("condition,trajectories,return\\nown,1,0\\nown,4,6\\nown,4,8\\n")
+"""
+    command("-m", "run=sweep", "seed=0,1", body=body)
+    line = [sys.executable, "-m", "experiments.table", "sweep=sweep"]
+    done = subprocess.run(line, cwd=command.folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    table = pd.read_csv(command.folder / "sweep" / "table.csv")
+    assert table.columns.tolist() == ["job", "state", "seed", "step", "loss", "seconds", "return own [4]"]
+    assert table.fillna(-1).to_numpy().tolist() == [[0, "finished", 0, 2, 0, 5, 7.0], [1, "failed", 1, 2, 1, 5, -1]]
