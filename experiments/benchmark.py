@@ -9,7 +9,7 @@ from pathlib import Path
 from agentic_transformer.config import setting
 from experiments import cli
 
-SUITES = ("data", "ring")
+SUITES = ("data", "faults", "ring")
 
 
 @dataclass

@@ -1,0 +1,329 @@
+"""Suite `faults`: what must not harm a run, tried on whole runs and counted; what tests hold is run through them.
+
+About half an hour. Writes `checks.csv`: what was tried, how often it went well, of how many tries, and a figure where one is
+promised.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import random
+import re
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from experiments.packages import ROOT
+
+_KILLS = 20
+_SAVES = 20
+_MINUTES = 10  # of training and evaluating in a loop
+_PATIENCE = 300  # seconds
+_QUICKSTART = ["experiment=quickstart", "data.episodes=200", "data.tasks=6"]
+_SMALL = ["model.width=16", "model.layers=1", "train.batch=8"]
+
+# Held by tests: what, the files, and which of their tests.
+_TESTED = [
+    ("flips, truncation, emptied and deleted files in checkpoints; another agent's; a full disk", "tests/faults", ""),
+    ("bad episodes rejected by name, counted when skipped", "tests/datasets/test_episode.py", "bad"),
+    ("flips in the cache", "tests/datasets/test_store.py", "flipped or broken"),
+    ("a loss that is not finite stops training", "tests/agent/test_training.py", "finite"),
+    ("the sampler goes on with the same batches", "tests/agent/test_training.py", "sampler"),
+    ("hosts never overlap; two processes train as one", "tests/multidevice/test_processes.py", ""),
+    ("the ring is exact", "tests/multidevice/test_ring_attention.py", "exact or dense or agree"),
+    ("no leak from later tokens", "tests/agent/test_policy.py", "leak"),
+    ("every chain length is drawn", "tests/agent/test_chains.py", ""),
+    ("golden environments", "tests/envs/test_against_dm_control.py", "golden"),
+    ("runs started at once; failing jobs of a sweep; signals", "tests/cli/test_runs.py", ""),
+    ("bad configs", "tests/cli/test_bad_input.py", ""),
+    ("an evaluation repeats itself; a quickstart's parts agree with it", "tests/test_quickstart.py", "parts"),
+]
+
+
+class Check(NamedTuple):
+    """One line of the table."""
+
+    check: str
+    went_well: int
+    tries: int
+    figure: float | None = None
+    unit: str = ""
+    at_most: float | None = None
+
+
+def run(folder: Path) -> None:
+    """Make all checks and write their table."""
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        parts: list[Callable[[Path], Iterator[Check]]] = [_signals, _kills, _full_disk, _same_seed, _cost, _loop]
+        checks = []
+        for part in parts:
+            for check in part(work):
+                _say(check)
+                checks.append(check)
+    for what, file, words in _TESTED:
+        checks.append(_tests(what, file, words))
+        _say(checks[-1])
+    with (folder / "checks.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(Check._fields)
+        writer.writerows(checks)
+
+
+def _say(check: Check) -> None:
+    figure = "" if check.figure is None else f"   {check.figure:.3g} {check.unit}"
+    limit = "" if check.at_most is None else f" (at most {check.at_most:g})"
+    print(f"{check.went_well:4} of {check.tries:4}  {check.check}{figure}{limit}", flush=True)
+
+
+def _tests(what: str, file: str, words: str) -> Check:
+    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"} if "multidevice" in file else {}
+    line = [sys.executable, "-m", "pytest", "-q", file, *(["-k", words] if words else [])]
+    done = subprocess.run(line, cwd=ROOT, env=os.environ | devices, capture_output=True, text=True)
+    counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|error)", done.stdout)}
+    return Check(f"{what} ({file})", counts.get("passed", 0), max(sum(counts.values()), 1))
+
+
+def _line(*words: str) -> list[str]:
+    return [sys.executable, "-m", "experiments.train", *_QUICKSTART, *words]
+
+
+@contextmanager
+def _started(work: Path, *words: str) -> Iterator[subprocess.Popen]:
+    """A run in a process of its own, which does not outlive the block."""
+    process = subprocess.Popen(
+        _line(*words), cwd=work, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _finish(work: Path, *words: str) -> int:
+    with _started(work, *words) as process:
+        return process.wait(_PATIENCE)
+
+
+def _steps(run: Path) -> list[int]:
+    return sorted(int(path.name) for path in run.glob("checkpoints/*") if path.name.isdecimal())
+
+
+def _wait_for_step(run: Path, step: int, process: subprocess.Popen) -> None:
+    """Until a checkpoint of this step or a later one is there, or the process has ended."""
+    end = time.monotonic() + _PATIENCE
+    while process.poll() is None and not any(found >= step for found in _steps(run)):
+        if time.monotonic() > end:
+            raise TimeoutError(f"{run}: no checkpoint of step {step} after {_PATIENCE} s")
+        time.sleep(0.02)
+
+
+def _hash(run: Path) -> str:
+    """Of the parameters and optimiser state that a run has come to, and the step."""
+    import jax
+    import numpy as np
+    import orbax.checkpoint as ocp
+
+    step = run / "checkpoints" / str(_steps(run)[-1])
+    digest = hashlib.sha256(step.name.encode())
+    for item in ("params", "optimizer"):
+        folder, arrays = (step / item).resolve(), ocp.PyTreeCheckpointHandler()
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), arrays.metadata(folder).tree)
+        restored = arrays.restore(folder, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(restored):
+            digest.update(jax.tree_util.keystr(path).encode() + leaf.tobytes())
+    return digest.hexdigest()
+
+
+def _collected(work: Path) -> Path:
+    """The folder with the data that all runs here share."""
+    import datasets
+
+    buffer = datasets.buffer_folder(work / "data", "point_mass_goal", "pd")
+    datasets.collect("point_mass_goal", buffer, episodes=200, seed=0, collector="pd", progress=False)
+    return work
+
+
+def _signals(work: Path) -> Iterator[Check]:
+    """SIGTERM, SIGKILL, SIGTERM, to the end; beside a run that nothing happened to."""
+    words = [*_SMALL, "train.steps=300", "train.checkpoint_every=50"]
+    _collected(work)
+    _finish(work, *words, "run=whole")
+    codes, slowest = [], 0.0
+    for number, step in ((signal.SIGTERM, 50), (signal.SIGKILL, 150), (signal.SIGTERM, 200)):
+        with _started(work, *words, "run=signals", "resume=true") as process:
+            _wait_for_step(work / "signals", step, process)
+            start = time.monotonic()
+            process.send_signal(number)
+            codes.append(process.wait(_PATIENCE))
+            if number == signal.SIGTERM:
+                slowest = max(slowest, time.monotonic() - start)
+    codes.append(_finish(work, *words, "run=signals", "resume=true"))
+    well = sum(code == expected for code, expected in zip(codes, (75, -9, 75, 0), strict=True))
+    yield Check("exit codes of SIGTERM, SIGKILL, SIGTERM, resume", well, 4)
+    yield Check("slowest end after SIGTERM", int(slowest <= 5), 1, slowest, "s", 5)
+    yield Check("SIGTERM, SIGKILL, SIGTERM, resume: final state by hash", _hash(work / "signals") == _hash(work / "whole"), 1)
+
+
+def _kills(work: Path) -> Iterator[Check]:
+    """SIGKILL at random moments, most while the run steps and saves, some while it starts; each time it is started again."""
+    words = [*_SMALL, "train.steps=1500", "train.checkpoint_every=5", "train.log_every=50"]
+    rng, run, went_on, killed = random.Random(0), work / "kills", 0, 0
+    _finish(work, *words, "run=calm")
+    for kill in range(_KILLS):
+        before = _steps(run)[-1] if _steps(run) else 0
+        with _started(work, *words, "run=kills", "resume=true") as process:
+            if kill % 5:
+                _wait_for_step(run, before + 5, process)
+                time.sleep(rng.uniform(0, 0.7))
+            else:
+                time.sleep(rng.uniform(1, 10))
+            process.kill()
+            killed += process.wait(_PATIENCE) == -signal.SIGKILL
+        after = _steps(run)[-1] if _steps(run) else 0
+        went_on += after > before if kill % 5 else after >= before
+    yield Check("SIGKILL at a random moment: the next start went on from the newest whole step", went_on, _KILLS)
+    yield Check("SIGKILL came before the end of training", killed, _KILLS)
+    _finish(work, *words, "run=kills", "resume=true")
+    yield Check(f"{_KILLS} SIGKILLs: final state by hash", _hash(run) == _hash(work / "calm"), 1)
+    left = [path for path in (run / "checkpoints").iterdir() if "tmp" in path.name]
+    yield Check("temporary folders left behind", not left, 1)
+
+
+def _full_disk(work: Path) -> Iterator[Check]:
+    """Checkpoints pile up on a small disk, in a mount namespace of its own."""
+    disk = work / "disk"
+    disk.mkdir()
+    train = " ".join(_line(*_SMALL, "train.steps=300", "train.checkpoint_every=5", "train.keep=1000", "run=disk/run"))
+    load = "from pathlib import Path; from agentic_transformer.checkpoint import load_policy; load_policy(Path('disk/run'))"
+    script = (
+        f'mount -t tmpfs -o size=3m tmpfs disk && {{ {train}; code=$?; {sys.executable} -c "{load}" && exit $code; }}; exit 98'
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", script], cwd=work, env=environment, capture_output=True, text=True)
+    said = "could not be written" in done.stderr
+    yield Check("full disk: reported with exit code 1, earlier checkpoints open", said and done.returncode == 1, 1)
+
+
+def _same_seed(work: Path) -> Iterator[Check]:
+    import pandas as pd
+
+    tables = []
+    for name in ("one", "two"):
+        _finish(work, *_SMALL, "train.steps=60", "train.log_every=1", f"run={name}")
+        tables.append(pd.read_csv(work / name / "metrics.csv").drop(columns="seconds"))
+    same = (tables[0] == tables[1]).all(axis=1)
+    yield Check("same seed twice: lines of metrics alike but for the time", int(same.sum()), 60)
+
+
+def _cost(work: Path) -> Iterator[Check]:
+    """What saving costs the quickstart, and how soon a resumed one steps; CPU time where others share the machine."""
+    import jax
+
+    from agentic_transformer import training
+    from agentic_transformer.checkpoint import Checkpoints
+    from agentic_transformer.config import TrainCommand
+
+    trained = _Training(work, TrainCommand())
+    trained.steps(20)
+    start = time.process_time()
+    trained.steps(100)
+    step = (time.process_time() - start) / 100
+    checkpoints = Checkpoints(work / "cost")
+    checkpoints.open()
+    state = jax.tree.map(lambda x: x.copy(), trained.state)
+    start = time.process_time()
+    for number in range(1, _SAVES + 1):
+        checkpoints.save(training.TrainState(state.step + number, *state[1:]), trained.description, 0.0)
+        checkpoints.wait()
+    save = (time.process_time() - start) / _SAVES
+    checkpoints.close()
+    share = 100 * _SAVES * save / (TrainCommand().train.steps * step)
+    yield Check(f"{_SAVES} saves, as a share of the quickstart's training (CPU time)", int(share < 3), 1, share, "%", 3)
+
+    words = ["train.log_every=1", "train.checkpoint_every=20"]
+    for resume in (False, True):
+        with _started(work, *words, "run=resumed", f"resume={str(resume).lower()}") as process:
+            start, before = time.monotonic(), len(_rows(work / "resumed"))
+            while process.poll() is None and len(_rows(work / "resumed")) <= before + 25 * (not resume):
+                time.sleep(0.05)
+            seconds = time.monotonic() - start
+    yield Check("a resumed run has made its first step", int(seconds <= 15), 1, seconds, "s", 15)
+
+
+def _rows(run: Path) -> list[str]:
+    path = run / "metrics.csv"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+class _Training:
+    """The quickstart's training on little data, step by step in this process."""
+
+    def __init__(self, work: Path, command: object) -> None:
+        from agentic_transformer import mesh, training
+        from agentic_transformer.description import AgentDescription
+        from agentic_transformer.labels import ChainLoader
+        from experiments.data import training_data
+
+        data = training_data(command.task, replace(command.data, root=str(work / "data"), episodes=200, tasks=6))
+        scaling, length = data.scaling(command.agent.reward_scale), int(data.store.lengths[0])
+        self.loader = ChainLoader(data, command.agent, scaling, 0, command.train.batch)
+        sizes = data.store.observation_size, data.store.action_size, length, float(data.returns.max())
+        self.description = AgentDescription(command.task, 0, command.agent, command.model, scaling, *sizes)
+        self.mesh, (optimizer, _) = mesh.make_mesh(1), training.make_optimizer(command.train)
+        graph, self.state = training.init_state(self.description.build(0), optimizer, self.mesh)
+        tokens = command.agent.trajectories * length
+        self.step = training.make_train_step(graph, optimizer, command.model, self.mesh, tokens)
+        self.number = 0
+
+    def steps(self, count: int) -> None:
+        import jax
+
+        from agentic_transformer import mesh
+
+        for _ in range(count):
+            self.state, _ = self.step(self.state, mesh.place(self.loader(self.number), self.mesh, "zigzag"))
+            self.number += 1
+        jax.block_until_ready(self.state)
+
+
+def _loop(work: Path) -> Iterator[Check]:
+    """Memory and open files of a process that trains, saves, loads and evaluates again and again, after the first minute."""
+    from agentic_transformer.checkpoint import Checkpoints, load_policy
+    from agentic_transformer.config import AgentConfig, EvalConfig, ModelConfig, TrainCommand
+    from agentic_transformer.evaluation import Evaluation, evaluation_tasks
+
+    command = TrainCommand(agent=AgentConfig(trajectories=4), model=ModelConfig(width=16, layers=1))
+    trained, config = _Training(work, command), EvalConfig(trajectories=[1, 2], tasks=4, conditions=["own"])
+    tasks = evaluation_tasks(command.task, config, 0)
+    held, start = [], time.monotonic()
+    while time.monotonic() < start + 60 * _MINUTES:
+        trained.steps(50)
+        checkpoints = Checkpoints(work / "loop")
+        checkpoints.open()
+        checkpoints.save(trained.state, trained.description, 0.0)
+        checkpoints.close()
+        evaluation = Evaluation(load_policy(work / "loop"), tasks, config)
+        list(evaluation.attempts("own"))
+        held.append((time.monotonic() - start, _resident(), len(list(Path("/proc/self/fd").iterdir()))))
+    settled = [line for line in held if line[0] > 60] or held
+    third = max(1, len(settled) // 3)
+    early, late = (max(line[1] for line in part) / 1e6 for part in (settled[:third], settled[-third:]))
+    yield Check(f"{len(held)} rounds in {_MINUTES} minutes: growth of memory", int(late - early < 20), 1, late - early, "MB", 20)
+    files = settled[-1][2] - settled[0][2]
+    yield Check(f"{len(held)} rounds in {_MINUTES} minutes: growth of open files", int(files <= 0), 1, files, "files", 0)
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
