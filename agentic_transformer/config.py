@@ -77,7 +77,7 @@ class ModelConfig:
 class TrainConfig:
     """Optimisation: AdamW, linear warm-up, cosine decay."""
 
-    steps: int = setting(1300, minimum=1, maximum=1_000_000_000)
+    steps: int = setting(2000, minimum=1, maximum=1_000_000_000)
     batch: int = setting(32, minimum=1, maximum=1_000_000)
     accumulate: int = setting(1, minimum=1)
     learning_rate: float = setting(3e-3, minimum=1e-9, maximum=1.0)
