@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, NoReturn
 
+from agentic_transformer import distributed
+
 WIDTH = 200  # characters of one line of an error
 
 _NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
@@ -200,15 +202,20 @@ def check_command(command: Any) -> None:
     if hasattr(command, "task"):
         check_task(command.task)
     if hasattr(command, "mesh"):
-        ring, devices = command.mesh.ring, command.mesh.virtual_devices
+        check_processes(command.mesh)
+        processes = distributed.place(command.mesh)[1]
+        ring, devices = command.mesh.ring, command.mesh.virtual_devices * processes
         if devices % ring:
             divisors = [str(size) for size in range(1, devices + 1) if devices % size == 0]
-            reject(f"mesh.ring={ring} does not divide mesh.virtual_devices={devices}", ", ".join(divisors))
+            times = f" in each of {processes} processes" if processes > 1 else ""
+            reject(
+                f"mesh.ring={ring} does not divide mesh.virtual_devices={command.mesh.virtual_devices}{times}",
+                ", ".join(divisors),
+            )
         data = devices // ring
         if hasattr(command, "train") and devices and command.train.batch % data:
             said = f"train.batch={command.train.batch} does not divide over the {data} devices of the data axis"
             reject(said, f"a multiple of {data} (mesh.virtual_devices / mesh.ring)")
-        check_processes(command.mesh)
     for part in ("agent", "baseline"):
         if hasattr(command, part):
             check_agent(part, getattr(command, part), command)

@@ -203,6 +203,7 @@ def test_jobs_through_submitit(command):
         (["mesh.processes=2"], "both, or neither"),
         (["mesh.processes=2", "mesh.process=2", "mesh.coordinator=localhost:1"], "0 to 1"),
         (["mesh.processes=2", "mesh.coordinator=localhost:1"], "run=<folder>"),
+        (["mesh.processes=2", "mesh.coordinator=localhost:1", "mesh.virtual_devices=2", "mesh.ring=3"], "allowed: 1, 2, 4"),
         (["train.accumulate=3"], "does not divide train.batch=32"),
     ],
 )
