@@ -178,7 +178,7 @@ def _signals(work: Path) -> Iterator[Check]:
 
 def _kills(work: Path) -> Iterator[Check]:
     """SIGKILL at random moments, most while the run steps and saves, some while it starts; each time it is started again."""
-    words = [*_SMALL, "train.steps=1500", "train.checkpoint_every=5", "train.log_every=50"]
+    words = [*_SMALL, "train.steps=400", "train.checkpoint_every=5", "train.log_every=50"]
     rng, run, went_on, killed = random.Random(0), work / "kills", 0, 0
     _finish(work, *words, "run=calm")
     for kill in range(_KILLS):
