@@ -27,7 +27,7 @@ class Chunks(NamedTuple):
     """Tokens in a chunk, of queries and of keys alike, forward and backward; a block of up to `whole` keys is not cut."""
 
     forward: int = 256
-    backward: int = 128
+    backward: int = 256
     whole: int = 256
 
 
@@ -134,14 +134,29 @@ def _each_row(function: Callable, queries: Queries, keys: Keys, arrays: tuple[Ar
     return _all_rows(split, queries, keys, arrays)
 
 
-def _scores(a: Array, b: Array) -> Array:
+def _scores(a: Array, b: Array, *, masked: bool) -> Array:
     """Scaled scores (..., a's tokens, b's tokens) in float32."""
-    return jnp.einsum("...ad,...bd->...ab", a, b, preferred_element_type=jnp.float32) * a.shape[-1] ** -0.5
+    return _contract(a, b, "...ad,...bd->...ab", -1, quarters=masked) * a.shape[-1] ** -0.5
 
 
-def _product(a: Array, b: Array) -> Array:
+def _product(a: Array, b: Array, *, masked: bool = False) -> Array:
     """Matrix product in float32, of b's type until then."""
-    return jnp.matmul(a.astype(b.dtype), b, preferred_element_type=jnp.float32)
+    return _contract(a.astype(b.dtype), b, "...ab,...bd->...ad", -2, quarters=masked)
+
+
+def _contract(a: Array, b: Array, formula: str, axis: int, *, quarters: bool) -> Array:
+    """Product in float32, by an einsum that sums over the last axis of a and `axis` of b.
+
+    Errors are largest for queries that see few keys, and come from rounding in the scores and in sums of large weights. These
+    queries are all in masked chunks, few in number: there, in float32, quarters of the sum are added pairwise, which leaves
+    the error that exact scores would.
+    """
+    product = partial(jnp.einsum, formula, preferred_element_type=jnp.float32)
+    if not quarters or a.dtype != jnp.float32 or a.shape[-1] % 4:
+        return product(a, b)
+    parts = zip(jnp.split(a, 4, axis=-1), jnp.split(b, 4, axis=axis), strict=True)
+    first, second, third, fourth = (product(*pair) for pair in parts)
+    return (first + second) + (third + fourth)
 
 
 def _hide(scores: Array, queries: Queries, keys: Keys, *, keys_first: bool = False) -> Array:
@@ -150,7 +165,7 @@ def _hide(scores: Array, queries: Queries, keys: Keys, *, keys_first: bool = Fal
 
 
 def _whole_forward(query: Array, key: Array, value: Array, queries: Queries, keys: Keys) -> tuple[Array, Array]:
-    scores = _hide(_scores(query, key), queries, keys)  # (batch, heads, queries, keys)
+    scores = _hide(_scores(query, key, masked=True), queries, keys)  # (batch, heads, queries, keys)
     largest = jnp.maximum(scores.max(axis=-1, keepdims=True), LOWEST)
     weights = jnp.exp(scores - largest)
     total = weights.sum(axis=-1)
@@ -160,10 +175,11 @@ def _whole_forward(query: Array, key: Array, value: Array, queries: Queries, key
 def _whole_backward(
     query: Array, key: Array, value: Array, queries: Queries, keys: Keys, cotangent: Array, lse: Array, delta: Array
 ) -> tuple[Array, Array, Array]:
-    scores = _hide(_scores(key, query), queries, keys, keys_first=True)
+    scores = _hide(_scores(key, query, masked=True), queries, keys, keys_first=True)
     weights, dscores = _score_gradient(scores, value, cotangent, lse, delta)
     scale = query.shape[-1] ** -0.5
-    return _product(dscores.mT, key) * scale, _product(dscores, query) * scale, _product(weights, cotangent)
+    dkey, dvalue = (_product(a, b, masked=True) for a, b in ((dscores, query), (weights, cotangent)))
+    return _product(dscores.mT, key) * scale, dkey * scale, dvalue
 
 
 def _score_gradient(scores: Array, value: Array, cotangent: Array, lse: Array, delta: Array) -> tuple[Array, Array]:
@@ -216,7 +232,7 @@ def _chunked_forward(
 
         def pair(at: Array, carry: tuple[Array, Array], masked: bool) -> tuple[Array, Array]:
             largest, sums = carry  # (rows, size), (rows, size, head_dim + 1)
-            scores = _scores(ours, _take(key, at, size, 1))
+            scores = _scores(ours, _take(key, at, size, 1), masked=masked)
             if masked:
                 scores = _hide(scores, mine, _take(keys, at, size, -1))
             if not bounded:
@@ -261,7 +277,7 @@ def _chunked_backward(
         def pair(at: Array, carry: tuple[Array, Array, Array], masked: bool) -> tuple[Array, Array, Array]:
             dquery, dkey, dvalue = carry
             theirs, their_cotangent, their_lse, their_delta = _take((query, cotangent, lse, delta), at, size, 1)
-            scores = _scores(our_key, theirs)
+            scores = _scores(our_key, theirs, masked=masked)
             if masked:
                 scores = _hide(scores, _take(queries, at, size, -1), mine, keys_first=True)
             weights, dscores = _score_gradient(scores, our_value, their_cotangent, their_lse, their_delta)
@@ -269,7 +285,8 @@ def _chunked_backward(
                 transposed, dscores.astype(key.dtype), preferred_element_type=jnp.float32
             )
             dquery = lax.dynamic_update_slice_in_dim(dquery, more, at * size, 2)
-            return dquery, dkey + _product(dscores, theirs), dvalue + _product(weights, their_cotangent)
+            dkey += _product(dscores, theirs, masked=masked)
+            return dquery, dkey, dvalue + _product(weights, their_cotangent, masked=masked)
 
         zero = jnp.zeros((rows, size, head_dim))
         dquery, *sums = _visit(pair, *pairs(of_queries, seen), (dquery, zero, zero))

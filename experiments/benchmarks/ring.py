@@ -20,7 +20,8 @@ def run(folder: Path) -> None:
     flags = "--xla_force_host_platform_device_count=16 --xla_cpu_collective_call_terminate_timeout_seconds=600"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    for name, part in {"overlap": _overlap, "memory": _memory, "schedule": _schedule, "speed": _speed}.items():
+    parts = {"overlap": _overlap, "utilisation": _utilisation, "speed": _speed, "memory": _memory, "schedule": _schedule}
+    for name, part in parts.items():
         _write(folder / f"{name}.csv", part())
     plot(folder)
 
@@ -70,15 +71,29 @@ def _schedule() -> list[dict]:
     if not available():
         print("libtpu is not installed (extra `tpu`): no schedules")
         return []
-    return [schedule(name, count)._asdict() for name, count in (*TOPOLOGIES.items(), ("v5e:4x4", 4), ("v5e:4x4", 8))]
+    return [
+        schedule(name, count)._asdict()
+        for name, count in (*TOPOLOGIES.items(), ("v5e:4x4", 4), ("v5e:4x4", 8), ("v5p:4x4x4", 16))
+    ]
+
+
+def _utilisation() -> list[dict]:
+    """Model FLOPs utilisation of a layer's training step: the ring at N times blockwise's context, expected and measured."""
+    from experiments.benchmarks.ring_utilisation import utilisations
+
+    return [_rounded(row._asdict()) for row in utilisations()]
 
 
 def _speed() -> list[dict]:
-    """CPU seconds of attention, and useful causal FLOPs over the rate of a matrix product."""
-    from experiments.benchmarks.ring_speed import speeds, torch_speeds
+    """CPU seconds of attention, useful causal FLOPs over the rate of a matrix product, and times faster than the best peer."""
+    from experiments.benchmarks.ring_speed import speeds, times_best_peer, torch_speeds
 
     rows = [row for tokens in _SPEED_TOKENS for row in (*speeds(tokens), *torch_speeds(tokens))]
-    return [row._asdict() | {"seconds": round(row.seconds, 3), "utilisation": round(row.utilisation, 3)} for row in rows]
+    return [_rounded(row._asdict() | {"times_best_peer": times}) for row, times in zip(rows, times_best_peer(rows), strict=True)]
+
+
+def _rounded(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: round(value, 3) if isinstance(value, float) else value for name, value in row.items()}
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:

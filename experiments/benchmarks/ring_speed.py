@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ PASSES = {"forward": 4, "both": 14}
 """FLOPs of each pass over heads * head_dim * useful pairs of tokens: 2 products forward, 5 backward."""
 
 _GEMM = 2048
+_multiply = jax.jit(jnp.matmul)
 
 
 class Speed(NamedTuple):
@@ -42,34 +43,49 @@ def useful_flops(tokens: int, direction: str) -> float:
     return PASSES[direction] * HEADS * HEAD_DIM * tokens * (tokens + 1) / 2
 
 
-def speeds(tokens: int, rounds: int = 5) -> list[Speed]:
-    """Every backbone and installed peer at one length: float32, batch 1, 4 heads of 64."""
+def speeds(tokens: int, rounds: int = 3) -> list[Speed]:
+    """Every backbone and installed peer at one length: float32, batch 1, 4 heads of 64. Dense is called once."""
     mesh = ring_mesh(DEVICES)
     rng = np.random.default_rng(0)
     natural = [rng.standard_normal((1, tokens, HEADS, HEAD_DIM), np.float32) for _ in range(4)]
     arrays = [jax.device_put(to_layout(x, DEVICES, "zigzag"), on_ring(mesh)) for x in natural]
     ways = {"ours": partial(attention, mesh=mesh), "all-gather ring": partial(attention, mesh=mesh, backbone="all_gather")}
-    if tokens <= 8192:
-        ways["dense XLA, 1 device"] = partial(attention, backbone="dense")
     ways |= _peers(mesh)
-    calls = {(name, direction): _call(way, direction) for name, way in ways.items() for direction in PASSES}
-    square = jnp.asarray(rng.standard_normal((_GEMM, _GEMM), np.float32))
-    multiply = jax.jit(jnp.matmul)
-    inputs = {name: natural if name.startswith("dense") else arrays for name in ways}
+    keys = [(name, direction) for name in ways for direction in PASSES]
+    calls = {(name, direction): _call(ways[name], direction).lower(*arrays).compile() for name, direction in keys}
     seconds: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
-    products: list[float] = []
-    for number in range(rounds + 1):
-        products.append(_cpu_seconds(multiply, square, square))
-        for (name, direction), call in calls.items():
-            seconds[name, direction].append(_cpu_seconds(call, *inputs[name]))
-        if not number:  # compilation
-            products.clear()
-            seconds = {key: [] for key in calls}
-    rate = 2 * _GEMM**3 / np.median(products)
+    rates: list[float] = []
+    for _ in range(rounds):
+        rates.append(product_rate())
+        for key, call in calls.items():
+            seconds[key].append(cpu_seconds(call, *arrays))
+    if tokens <= 8192:
+        whole = {
+            ("dense XLA, 1 device", direction): _call(partial(attention, backbone="dense"), direction) for direction in PASSES
+        }
+        seconds |= {key: [cpu_seconds(call.lower(*natural).compile(), *natural)] for key, call in whole.items()}
+    rate = float(np.median(rates))
     return [
         Speed(tokens, name, direction, float(np.median(spent)), useful_flops(tokens, direction) / float(np.median(spent)) / rate)
         for (name, direction), spent in seconds.items()
     ]
+
+
+def product_rate() -> float:
+    """FLOP/s, by CPU time, of the product of two matrices of 2048 x 2048 in float32."""
+    square = jnp.ones((_GEMM, _GEMM), jnp.float32)
+    jax.block_until_ready(_multiply(square, square))
+    return 2 * _GEMM**3 / cpu_seconds(_multiply, square, square)
+
+
+def times_best_peer(rows: list[Speed]) -> list[float]:
+    """For each row, the time of the paper's own code at its best chunk sizes over the row's; NaN without that code."""
+    best: dict[tuple[int, str], float] = {}
+    for row in rows:
+        if row.name.startswith("ringattention"):
+            key = row.tokens, row.direction
+            best[key] = min(row.seconds, best.get(key, row.seconds))
+    return [best.get((row.tokens, row.direction), float("nan")) / row.seconds for row in rows]
 
 
 def torch_speeds(tokens: int) -> list[Speed]:
@@ -92,7 +108,8 @@ def _call(way: Callable, direction: str) -> Callable:
     return jax.jit((lambda query, key, value, _: way(query, key, value)) if direction == "forward" else both)
 
 
-def _cpu_seconds(call: Callable, *arrays: jax.Array) -> float:
+def cpu_seconds(call: Callable, *arrays: Any) -> float:
+    """CPU seconds, of all threads, of a call and of waiting for its result."""
     start = time.process_time()
     jax.block_until_ready(call(*arrays))
     return time.process_time() - start

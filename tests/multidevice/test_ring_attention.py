@@ -48,7 +48,8 @@ def errors(results, reference, ring, layout, length=None):
 
 
 def test_exact_at_4096_tokens_on_8_devices():
-    arrays = draw(np.random.default_rng(0), 1, 4096, 4, 4, 64)
+    # A seed where scores rounded as dense attention rounds them would miss the first bound by a third.
+    arrays = draw(np.random.default_rng(2), 1, 4096, 4, 4, 64)
     reference = attention_float64(*arrays)
     dense = errors(with_gradients(dense_attention, *arrays), reference, 1, "contiguous")
     for layout in LAYOUTS:
@@ -138,7 +139,7 @@ def test_queries_that_see_nothing_give_zero_and_finite_gradients():
 
 
 def test_error_of_bfloat16_does_not_grow_with_the_ring():
-    arrays = [jnp.asarray(x, jnp.bfloat16) for x in draw(np.random.default_rng(3), 1, 2048, 2, 2, 32)]
+    arrays = [jnp.asarray(x, jnp.bfloat16) for x in draw(np.random.default_rng(3), 1, 1024, 2, 2, 32)]
     reference = attention_float64(*arrays)
     worst = []
     for ring in (1, 2, 8):
