@@ -93,7 +93,8 @@ class Policy:
         """Empty contexts that can hold `trajectories` trajectories each."""
         config = self.description.model
         shape = (batch, trajectories * self.description.steps, config.heads, config.width // config.heads)
-        cache = tuple((jnp.zeros(shape), jnp.zeros(shape)) for _ in range(config.layers))
+        dtype = jnp.dtype(config.compute)
+        cache = tuple((jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.layers))
         past = Past(np.zeros((batch, self.description.action_size), np.float32), np.zeros(batch), np.zeros(batch))
         return Context(cache, 0, past, 0)
 

@@ -91,6 +91,19 @@ def test_acting_behind_encoded_trajectories_equals_the_uncached_forward_pass():
         to_go = to_go - last.reward[:, step]
 
 
+def test_acting_in_bfloat16_is_as_near_to_float32_as_the_uncached_forward_pass_in_it():
+    chain, first = make_chain(), (SLOTS - 1) * STEPS
+    exact = np.clip(uncached_outputs(make_policy(head="mse")[1], make_policy()[0].description, chain), -1, 1)[:, first]
+    policy, transformer = make_policy(head="mse", compute="bfloat16")
+    rounded = np.clip(uncached_outputs(transformer, policy.description, chain), -1, 1)[:, first]
+    context = policy.new_context(BATCH, SLOTS)
+    for slot in range(SLOTS - 1):
+        context = policy.append(context, trajectory(chain, slot))
+    last = trajectory(chain, SLOTS - 1)
+    action, _ = policy.act(context, last.target, last.observation[:, 0], 0, jax.random.key(0), 1.0, 1.0)
+    assert 0 < np.abs(action - exact).max() <= 2 * np.abs(rounded - exact).max()
+
+
 def test_rewriting_a_trajectory_leaves_the_cache_as_if_it_had_always_been_so():
     policy, _ = make_policy()
     chain = make_chain()
