@@ -23,7 +23,9 @@ def states(folder):
 def test_a_run_describes_itself(command):
     done = command("seed=3", "model.width=32", "mesh.virtual_devices=2", XLA_FLAGS="--xla_cpu_enable_fast_math=false")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "seed 3 False --xla_cpu_enable_fast_math=false --xla_force_host_platform_device_count=2\n"
+    said = done.stdout.splitlines()
+    assert said[1] == "seed 3 False --xla_cpu_enable_fast_math=false --xla_force_host_platform_device_count=2"
+    assert said[0] == said[2] and said[0].startswith("run folder: runs/point_mass_goal/")
     (run,) = (command.folder / "runs" / "point_mass_goal").iterdir()
     assert {path.name for path in run.iterdir()} == FILES | {"seed.txt"}
     config = OmegaConf.load(run / "config.yaml")
