@@ -29,7 +29,7 @@ def test_a_run_describes_itself(command):
     (run,) = (command.folder / "runs" / "point_mass_goal").iterdir()
     assert {path.name for path in run.iterdir()} == FILES | {"seed.txt"}
     config = OmegaConf.load(run / "config.yaml")
-    assert (config.seed, config.model.width, config.train.steps) == (3, 32, 1300)
+    assert (config.seed, config.model.width, config.train.steps) == (3, 32, 2000)
     assert list(OmegaConf.load(run / "overrides.yaml")) == ["seed=3", "model.width=32", "mesh.virtual_devices=2"]
     facts = json.loads((run / "provenance.json").read_text())
     assert facts["command"] == "python -m experiments.train seed=3 model.width=32 mesh.virtual_devices=2"

@@ -22,7 +22,7 @@ def data(tmp_path_factory):
 def losses(data, devices, ring, attention="ring", layout="zigzag"):
     """Losses of training on some of the devices."""
     mesh = Mesh(np.array(jax.devices()[:devices]).reshape(devices // ring, ring), (meshes.DATA, meshes.RING))
-    config = TrainConfig(steps=STEPS, batch=8, warmup=5)
+    config = TrainConfig(batch=8)  # the quickstart's optimisation, of which these are the first steps
     model = ModelConfig(width=32, layers=2, heads=2, attention=attention, layout=layout)
     description = describe(data, AgentConfig(trajectories=4, length="uniform"), model)
     loader = ChainLoader(data, description.agent, description.scaling, 0, config.batch)
