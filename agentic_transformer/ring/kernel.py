@@ -21,10 +21,9 @@ class BlockKernel(NamedTuple):
     """Attention within one pair of blocks; the grouped query heads of a key head are laid along the query axis.
 
     Attributes:
-        forward: `(query, key, value, queries, keys, bound) -> (output, lse)`. query (batch, heads, queries, head_dim), key and
-            value (batch, heads, keys, head_dim), heads being those of the keys; bound (batch, heads): no score is larger in
-            magnitude. output of query's shape and lse (batch, heads, queries) in float32. A query that sees nothing has
-            output 0 and lse -inf. Scores are scaled by `head_dim ** -0.5`.
+        forward: `(query, key, value, queries, keys) -> (output, lse)`. query (batch, heads, queries, head_dim), key and value
+            (batch, heads, keys, head_dim), heads being those of the keys. output of query's shape and lse (batch, heads, queries)
+            in float32. A query that sees nothing has output 0 and lse -inf. Scores are scaled by `head_dim ** -0.5`.
         backward: `(query, key, value, queries, keys, cotangent, lse, delta) -> (dquery, dkey, dvalue)` in float32. cotangent is
             that of the final output, lse that of the whole row (+inf where a query sees nothing), delta (batch, heads, queries)
             the sum over head_dim of final output times cotangent.

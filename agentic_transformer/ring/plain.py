@@ -19,8 +19,8 @@ from jax import Array, lax
 from agentic_transformer.ring.kernel import LOWEST, BlockKernel
 from agentic_transformer.ring.visibility import Keys, Queries, key_extents, pairs, query_extents, visible
 
-BOUND = 40.0
-"""Scores within +-BOUND need no running maximum: exp(40) times any number of keys does not overflow, exp(-40) not underflow."""
+MODERATE = 40.0
+"""A log-sum-exp within +-MODERATE may divide exponentials of scores that were not shifted: exp(40) is far from overflow."""
 
 
 class Chunks(NamedTuple):
@@ -38,8 +38,8 @@ def plain_kernel(platform: str, chunks: Chunks = DEFAULT_CHUNKS) -> BlockKernel:
     """The block kernel in plain JAX.
 
     Args:
-        platform: that of the devices. On "cpu" one (batch, head) row is taken at a time, without a running maximum where its
-            scores are bounded; elsewhere all rows in one batched product.
+        platform: that of the devices. On "cpu" one (batch, head) row is taken at a time; elsewhere all rows in one batched
+            product.
         chunks: chunk sizes, the same on every device.
     """
     rowwise = platform == "cpu"
@@ -78,18 +78,12 @@ def _forward(
     value: Array,
     queries: Queries,
     keys: Keys,
-    bound: Array,
 ) -> tuple[Array, Array]:
     if key.shape[2] <= chunks.whole:
         return _whole_forward(query, key, value, queries, keys)
     forward = partial(_chunked_forward, _chunk(chunks.forward, query.shape[2], key.shape[2]))
-    if not rowwise:
-        return _all_rows(partial(forward, False), queries, keys, (query, key, value))
-
-    def row(queries: Queries, keys: Keys, query: Array, key: Array, value: Array, bound: Array) -> tuple[Array, Array]:
-        return lax.cond(bound[0] <= BOUND, partial(forward, True), partial(forward, False), queries, keys, query, key, value)
-
-    return _each_row(row, queries, keys, (query, key, value, bound))
+    rows = _each_row if rowwise else _all_rows
+    return rows(forward, queries, keys, (query, key, value))
 
 
 def _backward(
@@ -188,7 +182,7 @@ def _score_gradient(scores: Array, value: Array, cotangent: Array, lse: Array, d
     A moderate log-sum-exp divides the exponential of the score, instead of being subtracted from the score: the weights then
     carry the very rounding errors of the forward pass, and what should cancel in the gradient of a query with few keys does.
     """
-    moderate = jnp.abs(lse) <= BOUND
+    moderate = jnp.abs(lse) <= MODERATE
     offset, factor = jnp.where(moderate, 0, lse), jnp.where(moderate, jnp.exp(-lse), 1)
     weights = jnp.exp(scores - offset[..., None, :]) * factor[..., None, :]
     dweights = jnp.einsum("...kd,...qd->...kq", value, cotangent, preferred_element_type=jnp.float32)
@@ -215,12 +209,12 @@ def _row_max(scores: Array) -> Array:
     return scores.max(axis=-1)
 
 
-def _chunked_forward(
-    size: int, bounded: bool, queries: Queries, keys: Keys, query: Array, key: Array, value: Array
-) -> tuple[Array, Array]:
+def _chunked_forward(size: int, queries: Queries, keys: Keys, query: Array, key: Array, value: Array) -> tuple[Array, Array]:
     """Forward over chunks of `size`; query, key, value (rows, tokens, head_dim).
 
-    A column of ones beside the values makes the product with them the sum of the weights too.
+    A column of ones beside the values makes the product with them the sum of the weights too. The running maximum is of the keys
+    that a query sees. It is kept even where no score could overflow: to leave it out by a test of all scores would let tokens
+    round the outputs of earlier ones.
     """
     rows, tokens, head_dim = query.shape
     of_queries, of_keys = query_extents(queries, tokens // size), key_extents(keys, key.shape[1] // size)
@@ -235,13 +229,12 @@ def _chunked_forward(
             scores = _scores(ours, _take(key, at, size, 1), masked=masked)
             if masked:
                 scores = _hide(scores, mine, _take(keys, at, size, -1))
-            if not bounded:
-                now = jnp.maximum(largest, _row_max(scores))
-                scores, sums, largest = scores - now[..., None], sums * jnp.exp(largest - now)[..., None], now
+            now = jnp.maximum(largest, _row_max(scores))
             values = jnp.concatenate([_take(value, at, size, 1), ones], axis=2)
-            return largest, sums + _product(jnp.exp(scores), values)
+            sums = sums * jnp.exp(largest - now)[..., None] + _product(jnp.exp(scores - now[..., None]), values)
+            return now, sums
 
-        start = (jnp.full((rows, size), 0 if bounded else LOWEST), jnp.zeros((rows, size, head_dim + 1)))
+        start = (jnp.full((rows, size), LOWEST), jnp.zeros((rows, size, head_dim + 1)))
         largest, sums = _visit(pair, *pairs(seen_by, of_keys), start)
         sums, total = sums[..., :-1], sums[..., -1]
         return sums / jnp.where(total > 0, total, 1)[..., None], largest + jnp.log(total)

@@ -188,26 +188,14 @@ def _gather(setting: Setting, block: Block) -> Block:
     return Block(gather(block.key, 2), gather(block.value, 2), segment)
 
 
-def _bound(setting: Setting, query, key) -> jax.Array:
-    """Cauchy and Schwarz: the greatest query norm times the greatest key norm of the ring, scaled; (batch, key_heads) float32."""
-
-    def norm(array):
-        return jnp.sqrt(jnp.max(jnp.sum(jnp.square(array.astype(jnp.float32)), axis=-1), axis=-1))
-
-    reach = norm(key) if setting.axis is None else lax.pmax(norm(key), setting.axis)
-    return norm(query) * reach * query.shape[-1] ** -0.5
-
-
 def _forward(setting: Setting, half: int, query, key, value, segment, length) -> tuple[jax.Array, jax.Array]:
     """Output and log-sum-exp in float32."""
     place, query = _place(setting, half, query, key, segment, length)
     block = Block(key, value, segment)
 
-    bound = _bound(setting, query, key)
-
     def attend(step, block):
         keys = _keys(setting, place, step, block.segment)
-        return setting.kernel.forward(query, block.key, block.value, place.queries, keys, bound)
+        return setting.kernel.forward(query, block.key, block.value, place.queries, keys)
 
     if setting.axis is None:
         return attend(0, block)

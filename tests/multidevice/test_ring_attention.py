@@ -60,6 +60,27 @@ def test_exact_at_4096_tokens_on_8_devices():
         assert all(error <= 1.5 * other for error, other in zip(found, dense, strict=True))
 
 
+@pytest.mark.parametrize("ring", [1, 4])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_token_changes_no_output_before_it(ring, layout):
+    """By exactly 0, also when it is so large that other tokens would be rounded otherwise if any of them were computed for it."""
+    query, key, value, _ = draw(np.random.default_rng(0), 1, 2048, 2, 1, 64)
+    changed = 1024 + 37  # within a chunk, so that tokens before it share its products
+    attend = jax.jit(partial(ring_attention, mesh=make_mesh(ring), layout=layout))
+
+    def outputs(*arrays):
+        return from_layout(np.asarray(attend(*(to_layout(x, ring, layout) for x in arrays))), ring, layout)
+
+    before = outputs(query, key, value)
+    for change in (0.25, 1e3, -1e4):
+        arrays = [x.copy() for x in (query, key, value)]
+        for array in arrays:
+            array[:, changed] += change
+        after = outputs(*arrays)
+        np.testing.assert_array_equal(after[:, :changed], before[:, :changed])
+        assert np.abs(after[:, changed] - before[:, changed]).min() > 0
+
+
 @st.composite
 def problems(draw_):
     key_heads, group = draw_(st.integers(1, 2)), draw_(st.integers(1, 3))
