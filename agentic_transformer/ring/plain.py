@@ -7,7 +7,6 @@ so that no operand has to be transposed, which costs XLA's CPU backend up to thr
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -24,10 +23,14 @@ MODERATE = 40.0
 
 
 class Chunks(NamedTuple):
-    """Tokens in a chunk, of queries and of keys alike, forward and backward; a block of up to `whole` keys is not cut."""
+    """Tokens in a chunk. A block of up to `whole` keys is not cut.
 
-    forward: int = 256
-    backward: int = 256
+    An array of 256 KiB or more is what XLA's CPU backend spreads over threads, which costs a small product a fifth of its speed:
+    a chunk's scores, queries times keys in float32, stay below that.
+    """
+
+    queries: int = 128
+    keys: int = 256
     whole: int = 256
 
 
@@ -55,8 +58,9 @@ def _padded(chunks: Chunks, half: int) -> int:
     """Half a block padded so that it divides into equal chunks: multiples of 16 tokens, as near the wanted size as may be."""
     if 2 * half <= chunks.whole:
         return half
-    parts = -(-half // chunks.forward)
-    return parts * 16 * -(-half // (16 * parts))
+    larger = max(chunks.queries, chunks.keys)
+    parts, step = -(-half // larger), 16 * larger // min(chunks.queries, chunks.keys)
+    return parts * step * -(-half // (step * parts))
 
 
 def _one_row(rowwise: bool, tokens: int) -> bool:
@@ -64,10 +68,13 @@ def _one_row(rowwise: bool, tokens: int) -> bool:
     return rowwise and tokens >= 2048
 
 
-def _chunk(wanted: int, queries: int, keys: int) -> int:
-    """The largest chunk, no larger than wanted, that divides half of the queries and of the keys."""
-    shared = math.gcd(queries // 2, keys // 2)
-    return max(size for size in range(1, wanted + 1) if shared % size == 0)
+def _chunks(chunks: Chunks, queries: int, keys: int) -> Chunks:
+    """The largest sizes, no larger than wanted, that divide half of the queries and half of the keys."""
+
+    def divisor(wanted: int, half: int) -> int:
+        return max(size for size in range(1, wanted + 1) if half % size == 0)
+
+    return chunks._replace(queries=divisor(chunks.queries, queries // 2), keys=divisor(chunks.keys, keys // 2))
 
 
 def _forward(
@@ -81,7 +88,7 @@ def _forward(
 ) -> tuple[Array, Array]:
     if key.shape[2] <= chunks.whole:
         return _whole_forward(query, key, value, queries, keys)
-    forward = partial(_chunked_forward, _chunk(chunks.forward, query.shape[2], key.shape[2]))
+    forward = partial(_chunked_forward, _chunks(chunks, query.shape[2], key.shape[2]))
     rows = _each_row if rowwise else _all_rows
     return rows(forward, queries, keys, (query, key, value))
 
@@ -100,7 +107,7 @@ def _backward(
 ) -> tuple[Array, Array, Array]:
     if key.shape[2] <= chunks.whole:
         return _whole_backward(query, key, value, queries, keys, cotangent, lse, delta)
-    backward = partial(_chunked_backward, _chunk(chunks.backward, query.shape[2], key.shape[2]))
+    backward = partial(_chunked_backward, _chunks(chunks, query.shape[2], key.shape[2]))
     rows = _each_row if rowwise else _all_rows
     return rows(backward, queries, keys, (query, key, value, cotangent, lse, delta))
 
@@ -170,13 +177,15 @@ def _whole_backward(
     query: Array, key: Array, value: Array, queries: Queries, keys: Keys, cotangent: Array, lse: Array, delta: Array
 ) -> tuple[Array, Array, Array]:
     scores = _hide(_scores(key, query, masked=True), queries, keys, keys_first=True)
-    weights, dscores = _score_gradient(scores, value, cotangent, lse, delta)
+    weights, dscores = _score_gradient(scores, value, cotangent, lse, delta, masked=True)
     scale = query.shape[-1] ** -0.5
     dkey, dvalue = (_product(a, b, masked=True) for a, b in ((dscores, query), (weights, cotangent)))
     return _product(dscores.mT, key) * scale, dkey * scale, dvalue
 
 
-def _score_gradient(scores: Array, value: Array, cotangent: Array, lse: Array, delta: Array) -> tuple[Array, Array]:
+def _score_gradient(
+    scores: Array, value: Array, cotangent: Array, lse: Array, delta: Array, *, masked: bool
+) -> tuple[Array, Array]:
     """The weights of attention and the gradient of its scores, (..., keys, queries).
 
     A moderate log-sum-exp divides the exponential of the score, instead of being subtracted from the score: the weights then
@@ -185,7 +194,7 @@ def _score_gradient(scores: Array, value: Array, cotangent: Array, lse: Array, d
     moderate = jnp.abs(lse) <= MODERATE
     offset, factor = jnp.where(moderate, 0, lse), jnp.where(moderate, jnp.exp(-lse), 1)
     weights = jnp.exp(scores - offset[..., None, :]) * factor[..., None, :]
-    dweights = jnp.einsum("...kd,...qd->...kq", value, cotangent, preferred_element_type=jnp.float32)
+    dweights = _contract(value, cotangent, "...kd,...qd->...kq", -1, quarters=masked)
     return weights, weights * (dweights - delta[..., None, :])
 
 
@@ -209,42 +218,42 @@ def _row_max(scores: Array) -> Array:
     return scores.max(axis=-1)
 
 
-def _chunked_forward(size: int, queries: Queries, keys: Keys, query: Array, key: Array, value: Array) -> tuple[Array, Array]:
-    """Forward over chunks of `size`; query, key, value (rows, tokens, head_dim).
+def _chunked_forward(chunks: Chunks, queries: Queries, keys: Keys, query: Array, key: Array, value: Array) -> tuple[Array, Array]:
+    """Forward over chunks; query, key, value (rows, tokens, head_dim).
 
     A column of ones beside the values makes the product with them the sum of the weights too. The running maximum is of the keys
     that a query sees. It is kept even where no score could overflow: to leave it out by a test of all scores would let tokens
     round the outputs of earlier ones.
     """
     rows, tokens, head_dim = query.shape
-    of_queries, of_keys = query_extents(queries, tokens // size), key_extents(keys, key.shape[1] // size)
-    ones = jnp.ones((rows, size, 1), value.dtype)
+    of_queries, of_keys = query_extents(queries, tokens // chunks.queries), key_extents(keys, key.shape[1] // chunks.keys)
+    ones = jnp.ones((rows, chunks.keys, 1), value.dtype)
 
     def query_chunk(args: tuple) -> tuple[Array, Array]:
         index, seen_by = args
-        ours, mine = _take(query, index, size, 1), _take(queries, index, size, -1)
+        ours, mine = _take(query, index, chunks.queries, 1), _take(queries, index, chunks.queries, -1)
 
         def pair(at: Array, carry: tuple[Array, Array], masked: bool) -> tuple[Array, Array]:
-            largest, sums = carry  # (rows, size), (rows, size, head_dim + 1)
-            scores = _scores(ours, _take(key, at, size, 1), masked=masked)
+            largest, sums = carry  # (rows, queries), (rows, queries, head_dim + 1)
+            scores = _scores(ours, _take(key, at, chunks.keys, 1), masked=masked)
             if masked:
-                scores = _hide(scores, mine, _take(keys, at, size, -1))
+                scores = _hide(scores, mine, _take(keys, at, chunks.keys, -1))
             now = jnp.maximum(largest, _row_max(scores))
-            values = jnp.concatenate([_take(value, at, size, 1), ones], axis=2)
+            values = jnp.concatenate([_take(value, at, chunks.keys, 1), ones], axis=2)
             sums = sums * jnp.exp(largest - now)[..., None] + _product(jnp.exp(scores - now[..., None]), values)
             return now, sums
 
-        start = (jnp.full((rows, size), LOWEST), jnp.zeros((rows, size, head_dim + 1)))
+        start = (jnp.full((rows, chunks.queries), LOWEST), jnp.zeros((rows, chunks.queries, head_dim + 1)))
         largest, sums = _visit(pair, *pairs(seen_by, of_keys), start)
         sums, total = sums[..., :-1], sums[..., -1]
         return sums / jnp.where(total > 0, total, 1)[..., None], largest + jnp.log(total)
 
-    output, lse = lax.map(query_chunk, (jnp.arange(tokens // size), of_queries))
+    output, lse = lax.map(query_chunk, (jnp.arange(tokens // chunks.queries), of_queries))
     return jnp.moveaxis(output, 0, 1).reshape(query.shape), jnp.moveaxis(lse, 0, 1).reshape(rows, tokens)
 
 
 def _chunked_backward(
-    size: int,
+    chunks: Chunks,
     queries: Queries,
     keys: Keys,
     query: Array,
@@ -254,39 +263,40 @@ def _chunked_backward(
     lse: Array,
     delta: Array,
 ) -> tuple[Array, Array, Array]:
-    """Backward over chunks of `size`; arrays (rows, tokens, ...).
+    """Backward over chunks; arrays (rows, tokens, ...).
 
     Key chunks are the outer loop, whose gradients are summed; those of the queries, held as (rows, head_dim, tokens), are
     updated in place.
     """
     rows, tokens, head_dim = query.shape
-    of_queries, of_keys = query_extents(queries, tokens // size), key_extents(keys, key.shape[1] // size)
+    of_queries, of_keys = query_extents(queries, tokens // chunks.queries), key_extents(keys, key.shape[1] // chunks.keys)
 
     def key_chunk(dquery: Array, args: tuple) -> tuple[Array, tuple[Array, Array]]:
         index, seen = args
-        mine, our_key, our_value = _take(keys, index, size, -1), _take(key, index, size, 1), _take(value, index, size, 1)
+        mine = _take(keys, index, chunks.keys, -1)
+        our_key, our_value = _take((key, value), index, chunks.keys, 1)
         transposed = our_key.mT
 
         def pair(at: Array, carry: tuple[Array, Array, Array], masked: bool) -> tuple[Array, Array, Array]:
             dquery, dkey, dvalue = carry
-            theirs, their_cotangent, their_lse, their_delta = _take((query, cotangent, lse, delta), at, size, 1)
+            theirs, their_cotangent, their_lse, their_delta = _take((query, cotangent, lse, delta), at, chunks.queries, 1)
             scores = _scores(our_key, theirs, masked=masked)
             if masked:
-                scores = _hide(scores, _take(queries, at, size, -1), mine, keys_first=True)
-            weights, dscores = _score_gradient(scores, our_value, their_cotangent, their_lse, their_delta)
-            more = _take(dquery, at, size, 2) + jnp.matmul(
+                scores = _hide(scores, _take(queries, at, chunks.queries, -1), mine, keys_first=True)
+            weights, dscores = _score_gradient(scores, our_value, their_cotangent, their_lse, their_delta, masked=masked)
+            more = _take(dquery, at, chunks.queries, 2) + jnp.matmul(
                 transposed, dscores.astype(key.dtype), preferred_element_type=jnp.float32
             )
-            dquery = lax.dynamic_update_slice_in_dim(dquery, more, at * size, 2)
+            dquery = lax.dynamic_update_slice_in_dim(dquery, more, at * chunks.queries, 2)
             dkey += _product(dscores, theirs, masked=masked)
             return dquery, dkey, dvalue + _product(weights, their_cotangent, masked=masked)
 
-        zero = jnp.zeros((rows, size, head_dim))
+        zero = jnp.zeros((rows, chunks.keys, head_dim))
         dquery, *sums = _visit(pair, *pairs(of_queries, seen), (dquery, zero, zero))
         return dquery, tuple(sums)
 
     start = jnp.zeros((rows, head_dim, tokens))
-    dquery, (dkey, dvalue) = lax.scan(key_chunk, start, (jnp.arange(key.shape[1] // size), of_keys))
+    dquery, (dkey, dvalue) = lax.scan(key_chunk, start, (jnp.arange(key.shape[1] // chunks.keys), of_keys))
     scale = head_dim**-0.5
     dkey, dvalue = (jnp.moveaxis(array, 0, 1).reshape(key.shape) for array in (dkey, dvalue))
     return dquery.mT * scale, dkey * scale, dvalue

@@ -24,7 +24,7 @@ from agentic_transformer.ring import (
 )
 
 # Small chunks, and rows that go around the ring one after another, as they do in long sequences.
-SMALL = plain_kernel("cpu", Chunks(forward=64, backward=32, whole=32))._replace(one_row=lambda tokens: True)
+SMALL = plain_kernel("cpu", Chunks(queries=32, keys=64, whole=32))._replace(one_row=lambda tokens: True)
 
 
 def make_mesh(ring: int, data: int = 1) -> jax.sharding.Mesh:
