@@ -16,7 +16,7 @@ from experiments.packages import ROOT
 
 PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pandas",
-    "mujoco", "dm_control", "gymnasium", "h5py", "hydra-core", "omegaconf",
+    "mujoco", "dm_control", "gymnasium", "h5py", "hydra-core", "omegaconf", "ringattention", "torch", "libtpu",
 )  # fmt: skip
 
 

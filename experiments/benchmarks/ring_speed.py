@@ -43,7 +43,7 @@ def useful_flops(tokens: int, direction: str) -> float:
     return PASSES[direction] * HEADS * HEAD_DIM * tokens * (tokens + 1) / 2
 
 
-def speeds(tokens: int, rounds: int = 3) -> list[Speed]:
+def speeds(tokens: int, rounds: int = 5) -> list[Speed]:
     """Every backbone and installed peer at one length: float32, batch 1, 4 heads of 64. Dense is called once."""
     mesh = ring_mesh(DEVICES)
     rng = np.random.default_rng(0)

@@ -37,7 +37,7 @@ def layer_flops(tokens: int) -> tuple[float, float]:
     return 3 * (parameters + 2 * product), (3 + 2 / 3) * parameters + (2 * 2 + 5) * product
 
 
-def utilisations(share: int = 2048, devices: tuple[int, ...] = (2, 4, 8), rounds: int = 2) -> list[Utilisation]:
+def utilisations(share: int = 4096, devices: tuple[int, ...] = (2, 4, 8), rounds: int = 2) -> list[Utilisation]:
     """Blockwise at `share` tokens on one device, then the ring at `share` tokens on each of more devices, interleaved.
 
     Expected of the ring: the rate at which blockwise does FLOPs, rematerialisation included, holds at the longer context.
