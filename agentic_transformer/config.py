@@ -98,7 +98,8 @@ class EvalConfig:
 
     trajectories: list[int] = setting([1, 2, 4, 8, 16], minimum=1, maximum=4096)
     conditions: list[str] = setting(
-        ["own", "no_context", "foreign", "dataset"], choices=("own", "no_context", "foreign", "dataset")
+        ["own", "no_context", "foreign", "dataset"],
+        choices=("own", "no_context", "foreign", "dataset", "bayes_greedy", "posterior_sampling"),
     )
     tasks: int = setting(64, minimum=2, maximum=100_000)
     seed: int = setting(0, minimum=0, maximum=MAXIMUM_SEED)

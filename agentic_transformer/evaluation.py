@@ -7,6 +7,8 @@ Conditions (the column `condition`; n is the column `trajectories`):
     foreign     one trajectory on this task after n-1 own trajectories on another task (any other: a goal may lie near)
     dataset     one trajectory after n-1 trajectories of the data relabelled for this task, ascending
     dt          the n-th attempt of a model trained with one trajectory in its context
+    bayes_greedy, posterior_sampling
+                no agent: ceilings of search with the data's own trajectories, see `agentic_transformer.ceilings`
 
 The n-th attempts of all conditions on a task start from the same state. The return is the raw sum of rewards; the best of n
 attempts is left to whoever reads the records.
@@ -23,6 +25,7 @@ import pandas as pd
 from gymnasium.vector import VectorEnv
 
 import envs
+from agentic_transformer.ceilings import CEILINGS, search
 from agentic_transformer.chains import ChainSampler
 from agentic_transformer.config import EvalConfig
 from agentic_transformer.labels import LabelledTrajectories
@@ -75,7 +78,12 @@ class Evaluation:
     """One agent on the tasks of one seed."""
 
     def __init__(
-        self, policy: Policy, tasks: Sequence[envs.Task], config: EvalConfig, data: LabelledTrajectories | None = None
+        self,
+        policy: Policy,
+        tasks: Sequence[envs.Task],
+        config: EvalConfig,
+        data: LabelledTrajectories | None = None,
+        hypotheses: np.ndarray | None = None,
     ) -> None:
         """Prepares an evaluation.
 
@@ -83,13 +91,15 @@ class Evaluation:
             policy: the agent.
             tasks: one per environment of the batch.
             config: how many trajectories, and how actions are drawn.
-            data: trajectories labelled for `tasks`, in their order; needed for the condition "dataset".
+            data: trajectories labelled for `tasks`, in their order; needed for the condition "dataset" and the ceilings.
+            hypotheses: (tasks, episodes) returns of these trajectories under the training tasks; needed for the ceilings.
         """
         self.policy = policy
         self.description = policy.description
         self.tasks = list(tasks)
         self.config = config
         self.data = data
+        self.hypotheses = hypotheses
         self.longest = max(config.trajectories)
 
     def conditions(self) -> list[str]:
@@ -104,6 +114,7 @@ class Evaluation:
             "foreign": self._foreign,
             "dataset": self._dataset,
             "dt": self._no_context,
+            **dict.fromkeys(CEILINGS, self._ceiling),
         }[condition]
         return run(condition)
 
@@ -122,6 +133,7 @@ class Evaluation:
                 "context_steps": context * self.description.steps,
                 "trained_trajectories": self.description.agent.trajectories,
                 "encoded_tokens": attempt.encoded,
+                "best_return": np.nan if self.data is None else self.data.returns.max(axis=1),
                 "return": attempt.trajectory.reward.sum(axis=1, dtype=np.float64),
             }
         )
@@ -162,6 +174,15 @@ class Evaluation:
                 context = self.policy.append(context, Trajectory(*trajectories, reward, target))
             attempt, _ = self._attempt(env, context, number, condition, keep=False)
             yield attempt._replace(encoded=attempt.encoded + context.encoded)
+
+    def _ceiling(self, condition: str) -> Iterator[Attempt]:
+        if self.data is None or self.hypotheses is None:
+            raise ValueError(f"condition {condition!r} needs the training data")
+        chosen = search(self.hypotheses, self.data.returns, self.longest, condition, self._stream(condition))
+        for number, episode in enumerate(chosen.T, 1):
+            trajectories, reward = self.data.load(np.arange(len(self.tasks)), episode)
+            trajectory = Trajectory(*trajectories, reward, target=reward.sum(axis=1, dtype=np.float64))
+            yield Attempt(number, trajectory, physics=np.empty((len(self.tasks), 0, 0)), encoded=0)
 
     def _new_context(self, trajectories: int) -> Context:
         return self.policy.new_context(len(self.tasks), trajectories)

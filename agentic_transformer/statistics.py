@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import trim_mean
 
 UNIT = ["seed", "task_id", "rollout"]
 """What is resampled, and what conditions are paired by: one hidden task of one seed (and which of its repetitions)."""
@@ -19,10 +20,13 @@ REQUIRED = [
 ]  # fmt: skip
 """Columns that records must have."""
 
-CONDITIONS = ("own", "no_context", "foreign", "dataset", "dt")
+CONDITIONS = ("own", "no_context", "foreign", "dataset", "dt", "bayes_greedy", "posterior_sampling")
 """What may stand in the column `condition`, see `agentic_transformer.evaluation`."""
 
 RESAMPLES = 2000
+
+FOUND = 0.5
+"""An attempt that earns this share of the best return in its task's data has found the goal."""
 
 
 def read_records(path: Path) -> pd.DataFrame:
@@ -32,7 +36,7 @@ def read_records(path: Path) -> pd.DataFrame:
         path: a `records.csv` (or `.csv.gz`).
 
     Returns:
-        The table; `rollout` is 0 where the file has no such column.
+        The table; `rollout` is 0 and `best_return` NaN where the file has no such column.
 
     Raises:
         ValueError: the file is empty, cut short, without a column, or has an unknown condition or a row twice.
@@ -44,7 +48,7 @@ def read_records(path: Path) -> pd.DataFrame:
     missing = [column for column in REQUIRED if column not in records]
     if missing:
         raise ValueError(f"{path} lacks the columns {missing}; records need {REQUIRED}")
-    records = records.assign(rollout=records.get("rollout", 0))
+    records = records.assign(rollout=records.get("rollout", 0), best_return=records.get("best_return", np.nan))
     incomplete = records[[*REQUIRED, "rollout"]].isna().any(axis=1)
     if incomplete.any():
         raise ValueError(f"{path} lacks values in line {_line(incomplete)}: was it cut short?")
@@ -77,7 +81,7 @@ def join(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return joined
 
 
-def interval(values: pd.Series, seeds: pd.Series) -> tuple[float, float, float]:
+def interval(values: pd.Series, seeds: pd.Series, *, iqm: bool = False) -> tuple[float, float, float]:
     """Mean over seeds of the mean over a seed's units, and its 95% bootstrap interval.
 
     The bootstrap has two stages, since the units of a seed share one trained model: seeds are drawn with replacement, then units
@@ -86,6 +90,7 @@ def interval(values: pd.Series, seeds: pd.Series) -> tuple[float, float, float]:
     Args:
         values: one per unit.
         seeds: the seed of each unit.
+        iqm: the interquartile mean of all units instead, which a few extreme ones do not move (arXiv 2108.13264).
 
     Returns:
         Mean, lower and upper end.
@@ -93,12 +98,25 @@ def interval(values: pd.Series, seeds: pd.Series) -> tuple[float, float, float]:
     rng = np.random.default_rng(0)
     groups = [group.to_numpy(np.float64) for _, group in values.groupby(seeds.to_numpy())]
     drawn = rng.integers(len(groups), size=(RESAMPLES, len(groups)))
-    means = np.empty(drawn.shape)
+    samples = np.full((*drawn.shape, max(map(len, groups))), np.nan)
     for index, group in enumerate(groups):
         chosen = drawn == index
-        means[chosen] = group[rng.integers(len(group), size=(chosen.sum(), len(group)))].mean(axis=1)
-    low, high = np.percentile(means.mean(axis=1), [2.5, 97.5])
-    return float(np.mean([group.mean() for group in groups])), float(low), float(high)
+        samples[chosen, : len(group)] = group[rng.integers(len(group), size=(chosen.sum(), len(group)))]
+    if iqm:
+        estimate = _interquartile_mean(np.concatenate(groups)[None])[0]
+        resampled = _interquartile_mean(samples.reshape(RESAMPLES, -1))
+    else:
+        estimate = np.mean([group.mean() for group in groups])
+        resampled = np.nanmean(samples, axis=2).mean(axis=1)
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return float(estimate), float(low), float(high)
+
+
+def _interquartile_mean(rows: np.ndarray) -> np.ndarray:
+    """Mean of the middle half of each row (rows, values), whose NaNs do not count."""
+    if not np.isnan(rows).any():
+        return trim_mean(rows, 0.25, axis=1)
+    return np.array([trim_mean(row[~np.isnan(row)], 0.25) for row in rows])
 
 
 def with_best(records: pd.DataFrame) -> pd.DataFrame:
@@ -108,17 +126,34 @@ def with_best(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def summarise(records: pd.DataFrame) -> pd.DataFrame:
-    """Last-trajectory return and best of n, by agent, task, condition and number of trajectories.
+    """Last-trajectory return, best of n, and share of units that have found their goal, by agent, task, condition and n.
+
+    A goal is found by the first attempt that earns half of the best return in the data of its task (`records.best_return`;
+    without it the share is NaN).
 
     Returns:
-        Columns agent, task, condition, trajectories, seeds, units, mean, low, high, best_mean, best_low, best_high.
+        Columns agent, task, condition, trajectories, context_steps, seeds, units, mean, low, high, iqm, iqm_low, iqm_high,
+        best_mean, best_low, best_high, found, found_low, found_high.
     """
     rows = []
-    for group, table in with_best(records).groupby(["agent", "task", "condition", "trajectories"], sort=False):
-        mean, best = (interval(table[column], table["seed"]) for column in ("return", "best"))
-        rows.append((*group, table["seed"].nunique(), len(table), *mean, *best))
-    names = ["seeds", "units", "mean", "low", "high", "best_mean", "best_low", "best_high"]
-    return pd.DataFrame(rows, columns=["agent", "task", "condition", "trajectories", *names])
+    best_return = records.groupby(["task", "task_id"])["best_return"].transform("max")  # a baseline's records may lack it
+    for group, table in with_best(records.assign(best_return=best_return)).groupby(
+        ["agent", "task", "condition", "trajectories"], sort=False
+    ):
+        seeds = table["seed"]
+        found = (table["best"] >= FOUND * table["best_return"]).where(table["best_return"].notna()).astype(float)
+        figures = (
+            *interval(table["return"], seeds),
+            *interval(table["return"], seeds, iqm=True),
+            *interval(table["best"], seeds),
+            *(interval(found, seeds) if found.notna().all() else [np.nan] * 3),
+        )
+        rows.append((*group, table["context_steps"].iloc[0], seeds.nunique(), len(table), *figures))
+    names = [
+        "agent", "task", "condition", "trajectories", "context_steps", "seeds", "units", "mean", "low", "high",
+        "iqm", "iqm_low", "iqm_high", "best_mean", "best_low", "best_high", "found", "found_low", "found_high",
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=names)
 
 
 def compare(records: pd.DataFrame) -> pd.DataFrame:
@@ -127,7 +162,8 @@ def compare(records: pd.DataFrame) -> pd.DataFrame:
     Controls are of the same agent; the condition `dt` is another agent, and each such agent a comparison of its own.
 
     Returns:
-        Columns agent, task, against, baseline (the agent compared with), trajectories, seeds, units, difference, low, high.
+        Columns agent, task, against, baseline (the agent compared with), trajectories, seeds, units, difference, low, high, and
+        improvement, improvement_low, improvement_high: the probability that the own context earns more (ties count half).
     """
     rows = []
     own = records[records["condition"] == "own"]
@@ -137,7 +173,11 @@ def compare(records: pd.DataFrame) -> pd.DataFrame:
         for (baseline, condition), theirs in controls.groupby(["agent", "condition"]):
             pairs = mine.merge(theirs, on=UNIT, suffixes=("", "_other"), validate="one_to_one")
             if len(pairs):
-                difference = interval(pairs["return"] - pairs["return_other"], pairs["seed"])
-                rows.append((agent, task, condition, baseline, number, pairs["seed"].nunique(), len(pairs), *difference))
-    names = ["against", "baseline", "trajectories", "seeds", "units", "difference", "low", "high"]
-    return pd.DataFrame(rows, columns=["agent", "task", *names])
+                difference = pairs["return"] - pairs["return_other"]
+                figures = *interval(difference, pairs["seed"]), *interval((np.sign(difference) + 1) / 2, pairs["seed"])
+                rows.append((agent, task, condition, baseline, number, pairs["seed"].nunique(), len(pairs), *figures))
+    names = [
+        "agent", "task", "against", "baseline", "trajectories", "seeds", "units", "difference", "low", "high",
+        "improvement", "improvement_low", "improvement_high",
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=names)

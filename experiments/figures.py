@@ -17,6 +17,8 @@ STYLES = {
     "no_context": ("control: empty context", "#d1495b", "s", "--"),
     "foreign": ("control: context of another task", "#e09f3e", "v", "--"),
     "dt": ("baseline: Decision Transformer (n = 1)", "#777777", "D", ":"),
+    "bayes_greedy": ("ceiling: Bayes-greedy search", "#222222", "", "-."),
+    "posterior_sampling": ("ceiling: posterior sampling", "#222222", "", ":"),
 }
 """Of each condition: label, colour, marker, line."""
 
@@ -25,10 +27,10 @@ MARKERS = "osv^Dxp*"
 
 
 def return_vs_context(summary: pd.DataFrame, trained: int, path: Path) -> None:
-    """Return against the number of trajectories, one row of two panels per task.
+    """Return against the number of trajectories, one row of panels per task.
 
-    Left: the last trajectory's return, which is what a context is worth. Right: the best of n attempts, which rises for any
-    policy that varies, so it is shown for all conditions or not at all.
+    First the last trajectory's return, which is what a context is worth. Then the best of n attempts, which rises for any
+    policy that varies, so it is shown for all conditions or not at all. Last, where known, the share that has found its goal.
 
     Args:
         summary: of `agentic_transformer.statistics.summarise`.
@@ -36,17 +38,24 @@ def return_vs_context(summary: pd.DataFrame, trained: int, path: Path) -> None:
         path: of the PNG.
     """
     tasks = list(dict.fromkeys(summary["task"]))
-    figure, grid = plt.subplots(len(tasks), 2, figsize=(11, 4.4 * len(tasks)), squeeze=False, layout="constrained")
+    panels = [
+        (("mean", "low", "high"), "return of the n-th trajectory", "return"),
+        (("best_mean", "best_low", "best_high"), "best of n attempts (paper protocol)", "return"),
+    ]
+    if summary["found"].notna().any():
+        panels.append((("found", "found_low", "found_high"), "goal found by attempt n", "share of contexts"))
+    size = (5.5 * len(panels), 4.4 * len(tasks))
+    figure, grid = plt.subplots(len(tasks), len(panels), figsize=size, squeeze=False, layout="constrained")
     for axes, task in zip(grid, tasks, strict=True):
         rows = summary[summary["task"] == task]
-        panels = [("", "return of the n-th trajectory"), ("best_", "best of n attempts (paper protocol)")]
-        for axis, (prefix, title) in zip(axes, panels, strict=True):
-            _curves(axis, rows, prefix)
-            axis.set(title=f"{task}: {title}", xlabel="n, the n-th trajectory", ylabel="return")
-        axes[1].set_ylim(axes[0].get_ylim()[0], max(axis.get_ylim()[1] for axis in axes))
+        for axis, (columns, title, label) in zip(axes, panels, strict=True):
+            _curves(axis, rows, columns)
+            axis.set(title=f"{task}: {title}", xlabel="n, the n-th trajectory", ylabel=label)
+        axes[1].set_ylim(axes[0].get_ylim()[0], max(axis.get_ylim()[1] for axis in axes[:2]))
         axes[0].set_ylim(axes[1].get_ylim())
         for axis in axes:
             _beyond_training(axis, rows, trained)
+        _steps_axis(axes[0], rows)
         axes[0].legend(fontsize=8, loc="upper left")
     units, seeds = summary["units"].max(), summary["seeds"].max()
     over = f"{units} contexts" + (f" of {seeds} seeds" if seeds > 1 else ", one seed")
@@ -55,7 +64,21 @@ def return_vs_context(summary: pd.DataFrame, trained: int, path: Path) -> None:
     plt.close(figure)
 
 
-def _curves(axis: plt.Axes, rows: pd.DataFrame, prefix: str) -> None:
+def _steps_axis(axis: plt.Axes, rows: pd.DataFrame) -> None:
+    """A second scale on top: environment steps in the context of the n-th trajectory, where contexts grow."""
+    grown = rows[rows["context_steps"] > 0]
+    if grown.empty:
+        return
+    steps = int((grown["context_steps"] / (grown["trajectories"] - 1)).iloc[0])
+    above = axis.twiny()
+    above.set(xscale=axis.get_xscale(), xlim=axis.get_xlim(), xlabel="steps in the context")
+    ticks = axis.get_xticks()
+    above.set_xticks(ticks, [f"{(int(n) - 1) * steps:,}" for n in ticks], fontsize=7)
+    above.minorticks_off()
+
+
+def _curves(axis: plt.Axes, rows: pd.DataFrame, columns: tuple[str, str, str]) -> None:
+    middle, low, high = columns
     agents = list(rows.loc[rows["condition"] != "dt", "agent"].unique())
     for (agent, condition), curve in rows.groupby(["agent", "condition"], sort=False):
         label, colour, marker, line = STYLES[condition]
@@ -63,8 +86,8 @@ def _curves(axis: plt.Axes, rows: pd.DataFrame, prefix: str) -> None:
             label, marker = f"{agent}: {label}", MARKERS[agents.index(agent) % len(MARKERS)]
         curve = curve.sort_values("trajectories")
         n = curve["trajectories"]
-        axis.plot(n, curve[f"{prefix}mean"], color=colour, marker=marker, linestyle=line, markersize=4, label=label)
-        axis.fill_between(n, curve[f"{prefix}low"], curve[f"{prefix}high"], color=colour, alpha=0.15, linewidth=0)
+        axis.plot(n, curve[middle], color=colour, marker=marker, linestyle=line, markersize=4, label=label)
+        axis.fill_between(n, curve[low], curve[high], color=colour, alpha=0.15, linewidth=0)
     axis.set_xscale("log", base=2)
     powers = 2 ** np.arange(int(np.log2(rows["trajectories"].max())) + 1)
     axis.set_xticks(powers, [str(n) for n in powers])

@@ -11,7 +11,7 @@ def make_records(returns, condition="own", agent="at", seed=0):
     """Records of a (units, attempts) table of returns."""
     rows = [
         {"agent": agent, "task": "t", "condition": condition, "seed": seed, "task_id": f"g{unit}", "rollout": 0,
-         "trajectories": n + 1, "context_steps": 0, "trained_trajectories": 2, "return": value}
+         "best_return": np.nan, "trajectories": n + 1, "context_steps": 0, "trained_trajectories": 2, "return": value}
         for unit, row in enumerate(returns) for n, value in enumerate(row)
     ]  # fmt: skip
     return pd.DataFrame(rows)
@@ -102,3 +102,23 @@ def test_bad_records_are_named(tmp_path):
     pd.concat([twice, twice]).to_csv(path, index=False)
     with pytest.raises(ValueError, match="two rows with the same .* line 4"):
         statistics.read_records(path)
+
+
+def test_interquartile_mean_is_the_mean_of_the_middle_half():
+    values = np.array([-1e9, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 1e9])
+    estimate, low, high = statistics.interval(pd.Series(values), pd.Series(np.repeat([0, 1], 4)), iqm=True)
+    assert estimate == np.mean([2.0, 3.0, 4.0, 5.0])
+    assert low <= estimate <= high
+
+
+def test_probability_of_improvement_counts_ties_half():
+    tables = [make_records([[1.0], [2.0], [3.0], [4.0]]), make_records([[0.0], [2.0], [9.0], [1.0]], "no_context")]
+    compared = statistics.compare(pd.concat(tables)).iloc[0]
+    assert compared["improvement"] == (1 + 0.5 + 0 + 1) / 4
+    assert 0 <= compared["improvement_low"] <= compared["improvement"] <= compared["improvement_high"] <= 1
+
+
+def test_a_goal_is_found_by_the_first_attempt_that_earns_half_of_the_best():
+    records = make_records([[1.0, 6.0, 0.0], [4.0, 4.9, 2.0]]).assign(best_return=10.0)
+    assert statistics.summarise(records)["found"].tolist() == [0.0, 0.5, 0.5]
+    assert statistics.summarise(records.assign(best_return=np.nan))["found"].isna().all()
