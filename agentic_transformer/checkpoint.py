@@ -127,6 +127,17 @@ class Checkpoints:
         except (KeyError, TypeError) as error:
             raise ValueError(f"{path}: not the description of an agent of this version: {error}") from error
 
+    def digest(self, step: int) -> str:
+        """SHA-256 of all that a checkpoint holds."""
+        return manifest.digest(self.folder / str(step))
+
+    def policy(self, step: int) -> Policy:
+        """A checkpoint's agent; it acts in float32, whatever it was trained in."""
+        description = self.description(step)
+        acting = replace(description, model=replace(description.model, compute="float32"))
+        graph, params = nnx.split(acting.build(seed=0), nnx.Param)
+        return Policy(graph, self.params(step, params), description)
+
     def params(self, step: int, like: nnx.State) -> nnx.State:
         """A checkpoint's parameters, laid out as `like` is, on however many devices.
 
@@ -237,16 +248,12 @@ def _free(path: Path) -> Path:
 
 
 def load_policy(run: Path) -> Policy:
-    """The agent of a trained run, from its newest whole checkpoint; it acts in float32, whatever it was trained in.
+    """The agent of a trained run, from its newest whole checkpoint.
 
     Raises:
         ValueError: the run has no checkpoint.
     """
     checkpoints = Checkpoints(run)
-    step = checkpoints.newest()
-    description = checkpoints.description(step)
-    acting = replace(description, model=replace(description.model, compute="float32"))
-    graph, params = nnx.split(acting.build(seed=0), nnx.Param)
-    policy = Policy(graph, checkpoints.params(step, params), description)
+    policy = checkpoints.policy(checkpoints.newest())
     checkpoints.close()
     return policy

@@ -57,7 +57,7 @@ class AgentConfig:
     reward_scale: float = setting(2.0, minimum=1e-6)
 
 
-@dataclass
+@dataclass(unsafe_hash=True)  # so that compiled functions can be kept by it; nothing changes a config once it is made
 class ModelConfig:
     """The transformer and its action head."""
 

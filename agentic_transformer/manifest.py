@@ -19,6 +19,11 @@ def write(folder: Path) -> None:
     partial.replace(folder / NAME)
 
 
+def digest(folder: Path) -> str:
+    """SHA-256 of a folder's list, and so of all that it lists."""
+    return hashlib.sha256((folder / NAME).read_bytes()).hexdigest()
+
+
 def problem(folder: Path) -> str:
     """What is wrong with a folder, by file; empty if it is as it was when its list was written."""
     listing = folder / NAME

@@ -85,9 +85,8 @@ class Policy:
             description: how its tokens are made.
         """
         self.description = description
+        self._graph = graph
         self._params = params
-        self._extend = jax.jit(partial(_extend, graph), donate_argnames="cache")
-        self._act = jax.jit(partial(_act, graph, description.model), donate_argnames="cache")
 
     def new_context(self, batch: int, trajectories: int) -> Context:
         """Empty contexts that can hold `trajectories` trajectories each."""
@@ -128,7 +127,9 @@ class Policy:
         _check_room(context, 1)
         start = np.full(len(observation), float(timestep == 0))
         features = packing.pack(self.description.scaling, return_to_go, observation, *context.past, start=start)
-        action, cache = self._act(
+        action, cache = _act(
+            self._graph,
+            self.description.model,
             self._params,
             context.cache,
             features=features[:, None],
@@ -170,7 +171,9 @@ class Policy:
             start=np.tile(np.arange(steps) == 0, (batch, 1)),
         )
         timestep = np.tile(np.arange(steps), (batch, 1))
-        _, cache = self._extend(self._params, context.cache, features=features, timestep=timestep, position=context.position)
+        _, cache = _extend(
+            self._graph, self._params, context.cache, features=features, timestep=timestep, position=context.position
+        )
         past = Past(trajectory.action[:, -1], trajectory.reward[:, -1], done[:, -1])
         return Context(cache, context.position + steps, past, context.encoded + steps)
 
@@ -181,6 +184,8 @@ def _check_room(context: Context, steps: int) -> None:
         raise ValueError(f"a context made for {capacity} steps holds {context.position}; {steps} more do not fit")
 
 
+# Compiled once for all policies of one structure.
+@partial(jax.jit, static_argnames="graph", donate_argnames="cache")
 def _extend(
     graph: nnx.GraphDef,
     params: nnx.State,
@@ -206,6 +211,7 @@ def _extend(
     return outputs, tuple(extended)
 
 
+@partial(jax.jit, static_argnames=("graph", "model"), donate_argnames="cache")
 def _act(
     graph: nnx.GraphDef,
     model: ModelConfig,

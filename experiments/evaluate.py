@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agentic_transformer.config import EvaluateCommand, TrainCommand
-from experiments import cli
+from experiments import cli, provenance
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     import envs
-    from agentic_transformer.evaluation import Attempt
+    from agentic_transformer.evaluation import Attempt, Evaluation
+    from experiments.parts import Parts
 
 PICTURED_TASKS = 5
+PICTURED_CONDITIONS = ("own", "dt")
 FRAMES_PER_SECOND = 6
 
 
@@ -26,44 +30,92 @@ def main(config: EvaluateCommand, run: Path) -> None:
 
 
 def evaluate(config: EvaluateCommand, run: Path) -> None:
-    """Writes `records.csv`, and of the first few tasks `rollouts.npz` and a video, into the run's folder."""
-    import pandas as pd
+    """Writes `records.csv`, and of the first few tasks `rollouts.npz` and a video, into the run's folder.
+
+    A condition that is finished is kept: after a kill the same evaluation of the same checkpoint goes on with the next one.
+
+    Raises:
+        SettingError: the run cannot be read, or another process evaluates it.
+    """
     from tqdm import tqdm
 
-    from agentic_transformer.checkpoint import load_policy
+    from agentic_transformer.checkpoint import Checkpoints
     from agentic_transformer.evaluation import Evaluation, evaluation_tasks
+    from experiments import run_folder
     from experiments.data import evaluation_data
-    from experiments.run_folder import read_config
+    from experiments.parts import Parts
 
-    trained = read_config(run, TrainCommand)
-    policy = load_policy(run)
+    trained = run_folder.read_config(run, TrainCommand)
+    checkpoints = Checkpoints(run)
+    step = checkpoints.newest()
+    policy, digest = checkpoints.policy(step), checkpoints.digest(step)
+    checkpoints.close()
     tasks = evaluation_tasks(trained.task, config.eval, trained.seed)
     evaluation = Evaluation(policy, tasks, config.eval)
     if "dataset" in evaluation.conditions():
         evaluation.data = evaluation_data(trained.task, trained.data, tasks)
 
+    place = run / "evaluate"
+    place.mkdir(exist_ok=True)
+    with run_folder.lock(place):
+        parts = Parts(place / "unfinished", _settings(config, trained, step, digest))
+        total = len(evaluation.conditions()) * evaluation.longest
+        with tqdm(total=total, desc=f"evaluate {trained.agent.name}", unit="attempt", mininterval=1) as bar:
+            for condition in evaluation.conditions():
+                bar.set_postfix(condition=condition, refresh=False)
+                if parts.has(*_files(condition)):
+                    bar.write(f"{condition}: kept from an evaluation that did not finish")
+                    bar.update(evaluation.longest)
+                else:
+                    _evaluate(evaluation, condition, parts, bar)
+        _conclude(run, evaluation.conditions(), parts)
+    if config.eval.video and any(condition in PICTURED_CONDITIONS for condition in evaluation.conditions()):
+        save_video(run, tasks[0], config.eval.trajectories)
+
+
+def _files(condition: str) -> list[str]:
+    """The parts that a condition leaves."""
+    return [f"{condition}.csv", *(["rollouts.npz"] if condition in PICTURED_CONDITIONS else [])]
+
+
+def _settings(config: EvaluateCommand, trained: TrainCommand, step: int, digest: str) -> dict[str, Any]:
+    """All that the records depend on: the agent by its checkpoint, what is asked of it, the code."""
+    asked = {f"eval.{key}": value for key, value in vars(config.eval).items() if key != "video"}
+    data = {f"data.{key}": value for key, value in vars(trained.data).items()}
+    code = provenance.collect([], seeds={})
+    return {"checkpoint": f"{step} {digest}"} | asked | data | {key: code[key] for key in ("commit", "python", "packages")}
+
+
+def _evaluate(evaluation: Evaluation, condition: str, parts: Parts, bar: tqdm) -> None:
+    """Runs one condition and keeps what comes of it."""
+    import pandas as pd
+
     records, shown = [], []
-    total = len(evaluation.conditions()) * evaluation.longest
-    with tqdm(total=total, desc=f"evaluate {trained.agent.name}", unit="attempt", mininterval=1) as bar:
-        for condition in evaluation.conditions():
-            bar.set_postfix(condition=condition, refresh=False)
-            for attempt in evaluation.attempts(condition):
-                records.append(evaluation.records(condition, attempt))
-                if condition in ("own", "dt"):
-                    shown.append(attempt)
-                bar.update()
-    # Renamed into place when it is whole: a kill leaves the records of an earlier evaluation as they were.
-    partial = run / "records.csv.partial"
-    pd.concat(records).to_csv(partial, index=False)
-    partial.replace(run / "records.csv")
+    for attempt in evaluation.attempts(condition):
+        records.append(evaluation.records(condition, attempt))
+        if condition in PICTURED_CONDITIONS:
+            shown.append(attempt)
+        bar.update()
     if shown:
-        save_rollouts(run, tasks[:PICTURED_TASKS], shown)
-        if config.eval.video:
-            save_video(run, tasks[0], [attempt for attempt in shown if attempt.number in config.eval.trajectories])
+        parts.put("rollouts.npz", lambda path: save_rollouts(path, evaluation.tasks[:PICTURED_TASKS], shown))
+    parts.put(f"{condition}.csv", lambda path: pd.concat(records).to_csv(path, index=False))
 
 
-def save_rollouts(run: Path, tasks: Sequence[envs.Task], attempts: Sequence[Attempt]) -> None:
-    """Keeps what the agent did on some tasks in `rollouts.npz`, from which `experiments.figures.attempts` draws."""
+def _conclude(run: Path, conditions: Sequence[str], parts: Parts) -> None:
+    """Puts the results into the run's folder, in place of an earlier evaluation's."""
+    import pandas as pd
+
+    # As text: what was written once is not rounded again.
+    records = [pd.read_csv(parts.folder / f"{condition}.csv", dtype=str, keep_default_na=False) for condition in conditions]
+    parts.put("records.csv", lambda path: pd.concat(records).to_csv(path, index=False))
+    if parts.has("rollouts.npz"):
+        parts.take("rollouts.npz", run / "rollouts.npz")
+    parts.take("records.csv", run / "records.csv")
+    parts.remove()
+
+
+def save_rollouts(path: Path, tasks: Sequence[envs.Task], attempts: Sequence[Attempt]) -> None:
+    """Keeps what the agent did on some tasks in an npz file, from which `experiments.figures.attempts` draws."""
     import numpy as np
 
     arrays = {
@@ -74,18 +126,25 @@ def save_rollouts(run: Path, tasks: Sequence[envs.Task], attempts: Sequence[Atte
     }
     if "goal" in tasks[0].params:
         arrays["goal"] = np.array([task.params["goal"] for task in tasks])
-    np.savez_compressed(run / "rollouts.npz", **arrays)
+    np.savez_compressed(path, **arrays)
 
 
-def save_video(run: Path, task: envs.Task, attempts: Sequence[Attempt]) -> None:
-    """Draws the given attempts on the first task one after another to `attempts.mp4`; says in one line where that cannot be."""
+def save_video(run: Path, task: envs.Task, trajectories: Sequence[int]) -> None:
+    """Draws attempts on the first task one after another to `attempts.mp4`; says in one line where that cannot be.
+
+    Args:
+        run: folder with `rollouts.npz`.
+        task: the first one.
+        trajectories: numbers of the attempts.
+    """
     import warnings
 
     import numpy as np
 
     import envs
 
-    states = np.concatenate([attempt.physics[0] for attempt in attempts])
+    with np.load(run / "rollouts.npz") as rollouts:
+        states = np.concatenate([rollouts["physics"][0, number - 1] for number in sorted(set(trajectories))])
     try:
         with warnings.catch_warnings():
             # jax warns of any fork; the child that draws becomes a program of its own at once.

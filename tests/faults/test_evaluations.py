@@ -1,0 +1,147 @@
+"""An evaluation that is killed goes on behind the conditions that it has finished, to the same records."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from agentic_transformer.checkpoint import Checkpoints
+from agentic_transformer.config import (
+    AgentConfig,
+    DataConfig,
+    EvalConfig,
+    EvaluateCommand,
+    ModelConfig,
+    TrainCommand,
+    TrainConfig,
+)
+from agentic_transformer.evaluation import Evaluation
+from agentic_transformer.mesh import make_mesh
+from agentic_transformer.training import init_state, make_optimizer
+from experiments import run_folder
+from experiments.evaluate import evaluate
+from tests.agent.helpers import describe, labelled
+from tests.cli.conftest import ROOT
+
+CONDITIONS = ["own", "no_context", "foreign", "dataset"]
+
+
+def save(run, description, step):
+    checkpoints = Checkpoints(run)
+    checkpoints.open()
+    state = init_state(description.build(step), make_optimizer(TrainConfig())[0], make_mesh(1))[1]
+    checkpoints.save(state._replace(step=jnp.int32(step)), description, loss=1.0)
+    checkpoints.close()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run, as good as trained, that was evaluated without interruption, and its agent."""
+    folder = tmp_path_factory.mktemp("evaluations")
+    data = labelled(folder / "data")
+    command = TrainCommand(
+        data=DataConfig(root=str(folder / "data"), episodes=40, tasks=3),
+        agent=AgentConfig(trajectories=4),
+        model=ModelConfig(width=16, layers=1),
+        eval=EvalConfig(trajectories=[1, 3], tasks=3, video=False),
+    )
+    run, description = folder / "run", describe(data)
+    run_folder.describe(run, command, [], ["python", "-m", "experiments.train"])
+    save(run, description, 1)
+    shutil.copytree(run, folder / "copied")
+    evaluate(EvaluateCommand(run=str(run), eval=command.eval), run)
+    return run, description, command.eval
+
+
+@pytest.fixture
+def again(whole, tmp_path):
+    """The same run, not evaluated yet."""
+    return shutil.copytree(whole[0].parent / "copied", tmp_path / "again")
+
+
+def results(run):
+    arrays = dict(np.load(run / "rollouts.npz"))
+    return (run / "records.csv").read_bytes(), {name: array.tobytes() for name, array in arrays.items()}
+
+
+def interrupted(run, config, monkeypatch, at):
+    """Evaluates until a condition begins."""
+    attempts = Evaluation.attempts
+
+    def fail(self, condition):
+        if condition == at:
+            raise KeyboardInterrupt
+        return attempts(self, condition)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Evaluation, "attempts", fail)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(EvaluateCommand(run=str(run), eval=config), run)
+    assert not (run / "records.csv").exists()
+
+
+def evaluated(run, config, monkeypatch):
+    """The conditions that an evaluation went through."""
+    attempts, seen = Evaluation.attempts, []
+
+    def note(self, condition):
+        seen.append(condition)
+        return attempts(self, condition)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Evaluation, "attempts", note)
+        evaluate(EvaluateCommand(run=str(run), eval=config), run)
+    assert not (run / "evaluate" / "unfinished").exists()
+    return seen
+
+
+def test_a_killed_evaluation_goes_on_to_the_same_records(whole, again, tmp_path):
+    line = [sys.executable, "-m", "experiments.evaluate", f"run={again}"]
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(line, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not (again / "evaluate" / "unfinished" / "own.csv").exists():
+            time.sleep(0.01)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL and not (again / "records.csv").exists()
+    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "own: kept" in done.stderr + done.stdout
+    assert results(again) == results(whole[0])
+
+
+def test_finished_conditions_are_not_evaluated_again(whole, again, monkeypatch):
+    interrupted(again, whole[2], monkeypatch, at="foreign")
+    assert evaluated(again, whole[2], monkeypatch) == ["foreign", "dataset"]
+    assert results(again) == results(whole[0])
+    assert evaluated(again, whole[2], monkeypatch) == CONDITIONS  # what is finished is evaluated anew if one asks
+
+
+def test_half_written_parts_are_not_taken(whole, again, monkeypatch):
+    interrupted(again, whole[2], monkeypatch, at="foreign")
+    unfinished = again / "evaluate" / "unfinished"
+    (unfinished / "rollouts.npz").rename(unfinished / ".rollouts.npz")
+    (unfinished / "no_context.csv").rename(unfinished / ".no_context.csv")
+    assert evaluated(again, whole[2], monkeypatch) == CONDITIONS
+    assert results(again) == results(whole[0])
+
+
+def test_another_evaluation_starts_afresh_and_says_so(whole, again, monkeypatch, capsys):
+    interrupted(again, whole[2], monkeypatch, at="no_context")
+    other = EvalConfig(**vars(whole[2]) | {"seed": 1})
+    interrupted(again, other, monkeypatch, at="foreign")
+    assert "an unfinished evaluation is dropped, another eval.seed was used there" in capsys.readouterr().out
+    save(again, whole[1], 2)
+    assert evaluated(again, other, monkeypatch) == CONDITIONS
+    assert "another checkpoint was used there" in capsys.readouterr().out
+
+
+def test_two_evaluations_of_a_run_do_not_mix(whole, again):
+    (again / "evaluate").mkdir()
+    with run_folder.lock(again / "evaluate"), pytest.raises(ValueError, match="another process works there"):
+        evaluate(EvaluateCommand(run=str(again), eval=whole[2]), again)
