@@ -32,6 +32,7 @@ def evaluate(config: EvaluateCommand, run: Path) -> None:
 
     from agentic_transformer.checkpoint import load_policy
     from agentic_transformer.evaluation import Evaluation, evaluation_tasks
+    from agentic_transformer.statistics import BASELINES
     from experiments.data import evaluation_data
     from experiments.run_folder import read_config
 
@@ -49,7 +50,7 @@ def evaluate(config: EvaluateCommand, run: Path) -> None:
             bar.set_postfix(condition=condition, refresh=False)
             for attempt in evaluation.attempts(condition):
                 records.append(evaluation.records(condition, attempt))
-                if condition in ("own", "dt"):
+                if condition in ("own", *BASELINES):
                     shown.append(attempt)
                 bar.update()
     # Renamed into place when it is whole: a kill leaves the records of an earlier evaluation as they were.
