@@ -78,17 +78,19 @@ class ChainSampler:
         Raises:
             ValueError: there are fewer trajectories than a chain holds.
         """
-        episodes = returns.shape[1]
+        # Trajectories of a task to draw from; the best one always is.
+        episodes = max(1, round(config.top * returns.shape[1]))
         if episodes < config.trajectories:
+            top = f" (agent.top={config.top} of {returns.shape[1]})" if config.top < 1 else ""
             raise ValueError(
-                f"agent.trajectories={config.trajectories} trajectories make a chain, but the data holds {episodes}; "
+                f"agent.trajectories={config.trajectories} trajectories make a chain, but the data holds {episodes}{top}; "
                 f"collect more (data.episodes) or set agent.trajectories to at most {episodes}"
             )
         self.config = config
         self.seed = seed
         self.returns = returns
         self.best = returns.max(axis=1)
-        self.ranking = np.argsort(returns, axis=1, kind="stable")
+        self.ranking = np.argsort(returns, axis=1, kind="stable")[:, -episodes:]
         ranked = np.take_along_axis(returns, self.ranking, axis=1)
         # Rank from which on a trajectory is good; the best one always is.
         self.first_good = np.minimum((ranked < config.good * self.best[:, None]).sum(axis=1), episodes - 1)
@@ -145,7 +147,7 @@ class ChainSampler:
         Raises:
             ValueError: there are fewer trajectories than that.
         """
-        episodes = self.returns.shape[1]
+        episodes = self.ranking.shape[1]
         if count > episodes:
             raise ValueError(f"a chain of {count} distinct trajectories cannot be drawn from {episodes}")
         if self.config.selection == "uniform":

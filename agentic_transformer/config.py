@@ -47,8 +47,10 @@ class AgentConfig:
     """What a chain of trajectories is and which of its actions are learned."""
 
     name: str = "at_prefix"
+    condition: str = setting("return", choices=("return", "none"))
     trajectories: int = setting(8, minimum=1, maximum=4096)
     length: str = setting("full", choices=("full", "uniform"))
+    top: float = setting(1.0, minimum=1e-6, maximum=1.0)
     selection: str = setting("stratified", choices=("uniform", "stratified"))
     target: str = setting("own", choices=("chain_max", "own"))
     loss: str = setting("good", choices=("all", "last", "good"))

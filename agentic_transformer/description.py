@@ -9,7 +9,7 @@ from flax import nnx
 
 from agentic_transformer.config import AgentConfig, ModelConfig
 from agentic_transformer.model import AgenticTransformer
-from agentic_transformer.tokens import Scaling, feature_size
+from agentic_transformer.tokens import PackedTokens, Scaling, TokenLayout
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,13 @@ class AgentDescription:
         """Plain values for JSON."""
         return asdict(self)
 
+    def layout(self) -> TokenLayout:
+        """How its tokens are made."""
+        return PackedTokens(self.scaling, self.action_size, self.agent.condition == "return")
+
     def build(self, seed: int) -> AgenticTransformer:
         """A freshly initialised model of this agent's shape."""
-        features = feature_size(self.observation_size, self.action_size)
-        return AgenticTransformer(self.model, features, self.action_size, self.steps, nnx.Rngs(seed))
+        return AgenticTransformer(self.model, self.layout().features, self.action_size, self.steps, nnx.Rngs(seed))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> AgentDescription:

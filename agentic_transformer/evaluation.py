@@ -6,7 +6,7 @@ Conditions (the column `condition`; n is the column `trajectories`):
     no_context  the same model's n-th attempt, its context empty each time
     foreign     one trajectory on this task after n-1 own trajectories on another task (any other: a goal may lie near)
     dataset     one trajectory after n-1 trajectories of the data relabelled for this task, ascending
-    dt          the n-th attempt of a model trained with one trajectory in its context
+    dt, bc, bc10, td3_bc   the n-th attempt of a baseline: an agent that acts without a context, see `baseline_condition`
     bayes_greedy, posterior_sampling
                 no agent: ceilings of search with the data's own trajectories, see `agentic_transformer.ceilings`
 
@@ -27,11 +27,12 @@ from gymnasium.vector import VectorEnv
 import envs
 from agentic_transformer.ceilings import CEILINGS, search
 from agentic_transformer.chains import ChainSampler
-from agentic_transformer.config import EvalConfig
+from agentic_transformer.config import AgentConfig, EvalConfig
 from agentic_transformer.labels import LabelledTrajectories
-from agentic_transformer.policy import Context, Past, Policy, Trajectory
+from agentic_transformer.policy import Context, Policy, Trajectory
+from agentic_transformer.statistics import BASELINES
 from agentic_transformer.streams import stream
-from agentic_transformer.tokens import completion
+from agentic_transformer.tokens import Past
 
 
 class Attempt(NamedTuple):
@@ -53,6 +54,15 @@ def evaluation_tasks(task: str, config: EvalConfig, seed: int) -> list[envs.Task
     Of a family of goals they are drawn anew: other goals than those of training, from the same distribution.
     """
     return envs.draw_tasks(task, config.tasks, stream("evaluation tasks", config.seed, seed))
+
+
+def baseline_condition(agent: AgentConfig) -> str | None:
+    """The condition of an agent that acts without a context, named after its kind; None for those that have one."""
+    if agent.trajectories > 1:
+        return None
+    if agent.condition == "return":
+        return "dt"
+    return "bc" if agent.top == 1 else "bc10"
 
 
 def other_tasks(tasks: Sequence[envs.Task], rng: np.random.Generator) -> list[envs.Task]:
@@ -103,8 +113,9 @@ class Evaluation:
         self.longest = max(config.trajectories)
 
     def conditions(self) -> list[str]:
-        """What there is to evaluate: a model trained on single trajectories is the baseline `dt` and nothing else."""
-        return ["dt"] if self.description.agent.trajectories == 1 else list(self.config.conditions)
+        """What there is to evaluate: a model trained on single trajectories is a baseline and nothing else."""
+        baseline = baseline_condition(self.description.agent)
+        return [baseline] if baseline else list(self.config.conditions)
 
     def attempts(self, condition: str) -> Iterator[Attempt]:
         """The attempts 1 to the longest of one condition."""
@@ -113,14 +124,14 @@ class Evaluation:
             "no_context": self._no_context,
             "foreign": self._foreign,
             "dataset": self._dataset,
-            "dt": self._no_context,
+            **dict.fromkeys(BASELINES, self._no_context),
             **dict.fromkeys(CEILINGS, self._ceiling),
         }[condition]
         return run(condition)
 
     def records(self, condition: str, attempt: Attempt) -> pd.DataFrame:
         """One row per environment."""
-        context = 0 if condition in ("no_context", "dt") else attempt.number - 1
+        context = 0 if condition in ("no_context", *BASELINES) else attempt.number - 1
         return pd.DataFrame(
             {
                 "agent": self.description.agent.name,
@@ -207,7 +218,8 @@ class Evaluation:
         key = jax.random.key(int(self._stream(f"actions, {condition}", number).integers(2**31)))
         trajectory, physics, context = run_trajectory(self.policy, env, before, self._asked(), start, key, self.config)
         remembered = self._remembered_target(trajectory.reward, trajectory.target)
-        if keep and np.any(remembered != trajectory.target):
+        # Tokens that carry nothing of the target are in the context already as they shall be.
+        if keep and self.policy.layout.conditioned and np.any(remembered != trajectory.target):
             context = self.policy.append(context.rewound(before), trajectory._replace(target=remembered))
         return Attempt(number, trajectory, physics, context.encoded - before.encoded), context
 
@@ -244,6 +256,6 @@ def run_trajectory(
         context = context.ended(Past(action, reward, np.zeros(len(reward))))
         observation = following
     observations, actions, rewards = (np.stack(column, axis=1) for column in zip(*seen, strict=True))
-    done = completion(target, rewards)[:, -1]
+    done = policy.layout.completion(target, rewards)[:, -1]
     context = context.ended(context.past._replace(done=done))
     return Trajectory(observations, actions, rewards, target), np.stack(physics, axis=1), context

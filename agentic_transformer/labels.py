@@ -8,7 +8,7 @@ import numpy as np
 
 from agentic_transformer.chains import Chains, ChainSampler
 from agentic_transformer.config import AgentConfig
-from agentic_transformer.tokens import Scaling, Tokens, chain_tokens
+from agentic_transformer.tokens import Scaling, TokenLayout, Tokens, chain_tokens
 from datasets import Store, Trajectories
 from envs import Task
 
@@ -58,7 +58,7 @@ class ChainLoader:
         self,
         data: LabelledTrajectories,
         config: AgentConfig,
-        scaling: Scaling,
+        layout: TokenLayout,
         seed: int,
         rows: int,
         local: np.ndarray | None = None,
@@ -68,14 +68,14 @@ class ChainLoader:
         Args:
             data: trajectories and rewards.
             config: how chains are made.
-            scaling: of tokens.
+            layout: of tokens.
             seed: of all draws.
             rows: per step.
             local: which of them this process loads; all if None. All are drawn everywhere, so that processes agree.
         """
         self.data = data
         self.sampler = ChainSampler(data.returns, config, seed)
-        self.scaling = scaling
+        self.layout = layout
         self.rows = rows
         self.local = np.arange(rows) if local is None else local
 
@@ -83,4 +83,4 @@ class ChainLoader:
         """The local rows of a step, in natural order."""
         chains = Chains(*(x[self.local] for x in self.sampler.draw(step, self.rows)))
         trajectories, reward = self.data.load(chains.task.reshape(-1), chains.episode.reshape(-1))
-        return chain_tokens(self.scaling, chains, trajectories, reward)
+        return chain_tokens(self.layout, chains, trajectories, reward)

@@ -16,24 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from agentic_transformer import tokens as packing
 from agentic_transformer.config import ModelConfig
 from agentic_transformer.description import AgentDescription
 from agentic_transformer.heads import draw_action
+from agentic_transformer.tokens import Past, returns_to_go
 
 LayerCache = tuple[jax.Array, jax.Array]
 """Keys and values of one layer, each (batch, capacity, heads, head_dim)."""
-
-
-class Past(NamedTuple):
-    """How the step before ended, per environment: what the next token carries of it."""
-
-    action: np.ndarray
-    """(batch, A)"""
-    reward: np.ndarray
-    """(batch,) raw"""
-    done: np.ndarray
-    """(batch,) completion"""
 
 
 class Trajectory(NamedTuple):
@@ -57,6 +46,7 @@ class Context:
     position: int
     """Tokens encoded so far."""
     past: Past
+    """How the step before ended, per environment."""
     encoded: int
     """Tokens passed through the model per environment to get here, those encoded a second time included."""
 
@@ -86,12 +76,14 @@ class Policy:
         """
         self.description = description
         self._graph = graph
+        self.layout = description.layout()
         self._params = params
 
     def new_context(self, batch: int, trajectories: int) -> Context:
         """Empty contexts that can hold `trajectories` trajectories each."""
         config = self.description.model
-        shape = (batch, trajectories * self.description.steps, config.heads, config.width // config.heads)
+        capacity = trajectories * self.description.steps * self.layout.tokens_per_step
+        shape = (batch, capacity, config.heads, config.width // config.heads)
         dtype = jnp.dtype(config.compute)
         cache = tuple((jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.layers))
         past = Past(np.zeros((batch, self.description.action_size), np.float32), np.zeros(batch), np.zeros(batch))
@@ -124,22 +116,25 @@ class Policy:
         Raises:
             ValueError: the context is full.
         """
-        _check_room(context, 1)
-        start = np.full(len(observation), float(timestep == 0))
-        features = packing.pack(self.description.scaling, return_to_go, observation, *context.past, start=start)
+        previous = Past(*(x[:, None] for x in context.past))
+        step = np.full((len(observation), 1), timestep)
+        features, timesteps = self.layout.continuation(
+            return_to_go[:, None], observation[:, None], step, previous, fresh=context.position == 0
+        )
+        new = _check_room(context, timesteps)
         action, cache = _act(
             self._graph,
             self.description.model,
             self._params,
             context.cache,
-            features=features[:, None],
-            timestep=np.full((len(observation), 1), timestep),
+            features=features,
+            timestep=timesteps,
             position=context.position,
             key=key,
             temperature=temperature,
             noise=noise,
         )
-        return np.asarray(action), replace(context, cache=cache, position=context.position + 1, encoded=context.encoded + 1)
+        return np.asarray(action), replace(context, cache=cache, position=context.position + new, encoded=context.encoded + new)
 
     def append(self, context: Context, trajectory: Trajectory) -> Context:
         """Encodes finished trajectories at the end of the contexts, all steps at once.
@@ -155,33 +150,32 @@ class Policy:
             ValueError: the contexts cannot hold them.
         """
         batch, steps = trajectory.reward.shape
-        _check_room(context, steps)
-        done = packing.completion(trajectory.target, trajectory.reward)
+        done = self.layout.completion(trajectory.target, trajectory.reward)
 
         def previous(x: np.ndarray, before: np.ndarray) -> np.ndarray:
             return np.concatenate([before[:, None], x[:, :-1]], axis=1)
 
-        features = packing.pack(
-            self.description.scaling,
-            return_to_go=packing.returns_to_go(trajectory.target, trajectory.reward),
-            observation=trajectory.observation,
-            previous_action=previous(trajectory.action, context.past.action),
-            previous_reward=previous(trajectory.reward, context.past.reward),
-            previous_done=previous(done, context.past.done),
-            start=np.tile(np.arange(steps) == 0, (batch, 1)),
+        ended = Past(trajectory.action, trajectory.reward, done)
+        features, timesteps = self.layout.continuation(
+            returns_to_go(trajectory.target, trajectory.reward),
+            trajectory.observation,
+            np.tile(np.arange(steps), (batch, 1)),
+            Past(*(previous(x, before) for x, before in zip(ended, context.past, strict=True))),
+            fresh=context.position == 0,
         )
-        timestep = np.tile(np.arange(steps), (batch, 1))
+        new = _check_room(context, timesteps)
         _, cache = _extend(
-            self._graph, self._params, context.cache, features=features, timestep=timestep, position=context.position
+            self._graph, self._params, context.cache, features=features, timestep=timesteps, position=context.position
         )
-        past = Past(trajectory.action[:, -1], trajectory.reward[:, -1], done[:, -1])
-        return Context(cache, context.position + steps, past, context.encoded + steps)
+        return Context(cache, context.position + new, Past(*(x[:, -1] for x in ended)), context.encoded + new)
 
 
-def _check_room(context: Context, steps: int) -> None:
-    capacity = context.cache[0][0].shape[1]
-    if context.position + steps > capacity:
-        raise ValueError(f"a context made for {capacity} steps holds {context.position}; {steps} more do not fit")
+def _check_room(context: Context, timesteps: np.ndarray) -> int:
+    """How many tokens there are to encode, (batch, tokens); raises a ValueError unless the context can hold them."""
+    capacity, new = context.cache[0][0].shape[1], timesteps.shape[1]
+    if context.position + new > capacity:
+        raise ValueError(f"a context made for {capacity} tokens holds {context.position}; {new} more do not fit")
+    return new
 
 
 # Compiled once for all policies of one structure.
@@ -225,4 +219,4 @@ def _act(
     noise: jax.Array,
 ) -> tuple[jax.Array, tuple[LayerCache, ...]]:
     outputs, cache = _extend(graph, params, cache, features, timestep, position)
-    return draw_action(model, outputs[:, 0], key, temperature, noise), cache
+    return draw_action(model, outputs[:, -1], key, temperature, noise), cache

@@ -20,7 +20,10 @@ REQUIRED = [
 ]  # fmt: skip
 """Columns that records must have."""
 
-CONDITIONS = ("own", "no_context", "foreign", "dataset", "dt", "bayes_greedy", "posterior_sampling")
+BASELINES = ("dt", "bc", "bc10", "td3_bc")
+"""Conditions of agents that act without a context: each is another agent, compared with whatever has one."""
+
+CONDITIONS = ("own", "no_context", "foreign", "dataset", *BASELINES, "bayes_greedy", "posterior_sampling")
 """What may stand in the column `condition`, see `agentic_transformer.evaluation`."""
 
 RESAMPLES = 2000
@@ -159,7 +162,7 @@ def summarise(records: pd.DataFrame) -> pd.DataFrame:
 def compare(records: pd.DataFrame) -> pd.DataFrame:
     """How much more the own context earns than each other condition, paired by unit.
 
-    Controls are of the same agent; the condition `dt` is another agent, and each such agent a comparison of its own.
+    Controls are of the same agent; a condition of `BASELINES` is another agent, and each such agent a comparison of its own.
 
     Returns:
         Columns agent, task, against, baseline (the agent compared with), trajectories, seeds, units, difference, low, high, and
@@ -169,7 +172,7 @@ def compare(records: pd.DataFrame) -> pd.DataFrame:
     own = records[records["condition"] == "own"]
     for (agent, task, number), mine in own.groupby(["agent", "task", "trajectories"]):
         there = records[(records["task"] == task) & (records["trajectories"] == number) & (records["condition"] != "own")]
-        controls = there[(there["agent"] == agent) | (there["condition"] == "dt")]
+        controls = there[(there["agent"] == agent) | there["condition"].isin(BASELINES)]
         for (baseline, condition), theirs in controls.groupby(["agent", "condition"]):
             pairs = mine.merge(theirs, on=UNIT, suffixes=("", "_other"), validate="one_to_one")
             if len(pairs):

@@ -8,12 +8,16 @@ and the model's output at that token is the distribution of the step's action. '
 of a chain, so the first token of a trajectory reveals how the one before it ended. The return-to-go of a step is the
 trajectory's target less the rewards so far (Chen et al. 2021, arXiv 2106.01345); completion is 1 at the last step of
 a trajectory that reached its target (arXiv 2305.16554).
+
+An agent that is not conditioned on returns (behaviour cloning; a hidden task whose best return would tell which task it is) has
+the same tokens without anything of the target in them: return-to-go is 0, and every trajectory's last step is its completion.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -22,7 +26,7 @@ from datasets import Trajectories
 
 
 class Tokens(NamedTuple):
-    """A batch of token rows; B rows of S = slots * steps tokens in natural order (or in the ring's layout, see `mesh.place`)."""
+    """B token rows of S = slots * steps * tokens per step in natural order (or in the ring's layout, see `mesh.place`)."""
 
     features: np.ndarray
     """(B, S, F) float32."""
@@ -31,7 +35,7 @@ class Tokens(NamedTuple):
     segment: np.ndarray
     """(B, S) int32, the chain; attention stays within one."""
     action: np.ndarray
-    """(B, S, A) float32, what is to be predicted."""
+    """(B, S, A) float32, what is to be predicted; 0 where nothing is."""
     weight: np.ndarray
     """(B, S) float32, weight of the token's loss."""
 
@@ -69,47 +73,151 @@ class Scaling:
         )
 
 
-def feature_size(observation_size: int, action_size: int) -> int:
-    """Features of a packed token."""
-    return observation_size + action_size + 4
+class Steps(NamedTuple):
+    """Whole steps of B rows, S of them in each."""
+
+    return_to_go: np.ndarray
+    """(B, S) raw, before the step."""
+    observation: np.ndarray
+    """(B, S, O) raw."""
+    action: np.ndarray
+    """(B, S, A)."""
+    reward: np.ndarray
+    """(B, S) raw."""
+    done: np.ndarray
+    """(B, S) completion."""
+    timestep: np.ndarray
+    """(B, S) int32, within the trajectory."""
 
 
-def pack(
-    scaling: Scaling,
-    return_to_go: np.ndarray,
-    observation: np.ndarray,
-    previous_action: np.ndarray,
-    previous_reward: np.ndarray,
-    previous_done: np.ndarray,
-    start: np.ndarray,
-) -> np.ndarray:
-    """Features of steps, any leading shape (...).
+class Past(NamedTuple):
+    """How a step ended: what tokens after it carry of it. Of one step (batch, ...), or of several (batch, steps, ...)."""
 
-    Args:
-        scaling: of observations, returns and rewards.
-        return_to_go: (...) raw.
-        observation: (..., O) raw.
-        previous_action: (..., A).
-        previous_reward: (...) raw.
-        previous_done: (...) completion of the step before.
-        start: (...) 1 at the first step of a trajectory.
+    action: np.ndarray
+    """(..., A)"""
+    reward: np.ndarray
+    """(...) raw"""
+    done: np.ndarray
+    """(...) completion"""
 
-    Returns:
-        (..., F) float32.
-    """
-    standardised = (observation - np.asarray(scaling.observation_mean)) / np.asarray(scaling.observation_std)
-    return np.concatenate(
-        [
-            return_to_go[..., None] / scaling.return_scale,
-            standardised,
-            previous_action,
-            previous_reward[..., None] * scaling.reward_scale,
-            previous_done[..., None],
-            start[..., None],
-        ],
-        axis=-1,
-        dtype=np.float32,
-    )
+
+@dataclass(frozen=True)
+class TokenLayout(ABC):
+    """How steps become tokens: what training, the model's shape and acting have to agree on."""
+
+    scaling: Scaling
+    action_size: int
+    conditioned: bool
+    """Whether the agent is conditioned on a target return."""
+
+    tokens_per_step: ClassVar[int]
+    decision: ClassVar[int]
+    """Which of a step's tokens is the one at which the model's output is the step's action."""
+
+    @property
+    @abstractmethod
+    def features(self) -> int:
+        """Size F of a token."""
+
+    @abstractmethod
+    def rows(self, steps: Steps, first: np.ndarray) -> np.ndarray:
+        """Tokens of rows of training data.
+
+        Args:
+            steps: of the rows.
+            first: (B, S) where a chain begins: nothing comes before it.
+
+        Returns:
+            (B, S * tokens_per_step, F) float32.
+        """
+
+    @abstractmethod
+    def continuation(
+        self, return_to_go: np.ndarray, observation: np.ndarray, timestep: np.ndarray, previous: Past, fresh: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens of T further steps up to the decision of the last: what the model can have seen when it acts there.
+
+        Args:
+            return_to_go: (batch, T) raw.
+            observation: (batch, T, O) raw.
+            timestep: (batch, T) within the trajectory.
+            previous: how the step before each of them ended, (batch, T, ...).
+            fresh: whether they begin a chain, so that `previous` of the first is nothing.
+
+        Returns:
+            (batch, tokens, F) float32 features, and (batch, tokens) timesteps.
+        """
+
+    def completion(self, target: np.ndarray, reward: np.ndarray) -> np.ndarray:
+        """1 at the last step of each trajectory that reached its target (of each, where there are no targets), else 0.
+
+        Args:
+            target: (...) target returns.
+            reward: (..., T) rewards.
+
+        Returns:
+            (..., T) float32.
+        """
+        done = np.zeros(reward.shape, np.float32)
+        # Both sides may be sums of the same float32 rewards in another order.
+        done[..., -1] = reward.sum(axis=-1, dtype=np.float64) >= target * (1 - 1e-5) if self.conditioned else 1
+        return done
+
+    def _return(self, return_to_go: np.ndarray) -> np.ndarray:
+        """(...) raw -> (...) as the model sees it."""
+        return return_to_go / self.scaling.return_scale if self.conditioned else np.zeros_like(return_to_go)
+
+    def _observation(self, observation: np.ndarray) -> np.ndarray:
+        """(..., O) raw -> (..., O) standardised."""
+        return (observation - np.asarray(self.scaling.observation_mean)) / np.asarray(self.scaling.observation_std)
+
+    def _reward(self, reward: np.ndarray) -> np.ndarray:
+        """(...) raw -> (...) scaled."""
+        return reward * self.scaling.reward_scale
+
+
+class PackedTokens(TokenLayout):
+    """A step is one token (ours)."""
+
+    tokens_per_step = 1
+    decision = 0
+
+    @property
+    def features(self) -> int:
+        """See `TokenLayout`."""
+        return len(self.scaling.observation_mean) + self.action_size + 4
+
+    def rows(self, steps: Steps, first: np.ndarray) -> np.ndarray:
+        """See `TokenLayout`."""
+
+        def previous(x: np.ndarray) -> np.ndarray:  # (B, S, ...), shifted by one step
+            shifted = np.roll(x, 1, axis=1)
+            shifted[first] = 0
+            return shifted
+
+        past = Past(previous(steps.action), previous(steps.reward), previous(steps.done))
+        return self._pack(steps.return_to_go, steps.observation, steps.timestep, past)
+
+    def continuation(
+        self, return_to_go: np.ndarray, observation: np.ndarray, timestep: np.ndarray, previous: Past, fresh: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See `TokenLayout`; of a fresh context the features of `previous` are 0."""
+        return self._pack(return_to_go, observation, timestep, previous), timestep
+
+    def _pack(self, return_to_go: np.ndarray, observation: np.ndarray, timestep: np.ndarray, previous: Past) -> np.ndarray:
+        """(..., F) float32 of steps of any leading shape."""
+        return np.concatenate(
+            [
+                self._return(return_to_go)[..., None],
+                self._observation(observation),
+                previous.action,
+                self._reward(previous.reward)[..., None],
+                previous.done[..., None],
+                (timestep == 0)[..., None],
+            ],
+            axis=-1,
+            dtype=np.float32,
+        )
 
 
 def returns_to_go(target: np.ndarray, reward: np.ndarray) -> np.ndarray:
@@ -125,61 +233,49 @@ def returns_to_go(target: np.ndarray, reward: np.ndarray) -> np.ndarray:
     return target[..., None] - (np.cumsum(reward, axis=-1, dtype=np.float64) - reward)
 
 
-def completion(target: np.ndarray, reward: np.ndarray) -> np.ndarray:
-    """1 at the last step of each trajectory that reached its target, else 0.
-
-    Args:
-        target: (...) target returns.
-        reward: (..., T) rewards.
-
-    Returns:
-        (..., T) float32.
-    """
-    done = np.zeros(reward.shape, np.float32)
-    # Both sides may be sums of the same float32 rewards in another order.
-    done[..., -1] = reward.sum(axis=-1, dtype=np.float64) >= target * (1 - 1e-5)
-    return done
-
-
-def chain_tokens(scaling: Scaling, chains: Chains, trajectories: Trajectories, reward: np.ndarray) -> Tokens:
+def chain_tokens(layout: TokenLayout, chains: Chains, trajectories: Trajectories, reward: np.ndarray) -> Tokens:
     """Token rows of a batch of chains, in natural order.
 
     Args:
-        scaling: of observations, returns and rewards.
+        layout: of tokens.
         chains: (B, n) slots.
         trajectories: the B * n trajectories of the slots, row by row: observation (B * n, T, O), action (B * n, T, A).
         reward: (B * n, T) rewards of those trajectories under their slot's task.
 
     Returns:
-        Tokens with S = n * T.
+        Tokens with S = n * T * layout.tokens_per_step.
     """
     rows, slots = chains.episode.shape
-    steps = reward.shape[-1]
+    length = reward.shape[-1]
     target = chains.target.reshape(-1).astype(np.float64)
 
-    def row(x: np.ndarray) -> np.ndarray:  # (B * n, T, ...) -> (B, S, ...)
-        return x.reshape(rows, slots * steps, *x.shape[2:])
+    def row(x: np.ndarray) -> np.ndarray:  # (B * n, T, ...) -> (B, n * T, ...)
+        return x.reshape(rows, slots * length, *x.shape[2:])
 
-    def per_token(x: np.ndarray) -> np.ndarray:  # (B, n) -> (B, S)
-        return np.repeat(x, steps, axis=1)
+    def per_step(x: np.ndarray) -> np.ndarray:  # (B, n) -> (B, n * T)
+        return np.repeat(x, length, axis=1)
 
-    segment = per_token(chains.chain)
-    first_of_chain = np.diff(segment, axis=1, prepend=-1) != 0
+    def per_token(x: np.ndarray) -> np.ndarray:  # (B, n * T) -> (B, S)
+        return np.repeat(x, layout.tokens_per_step, axis=1)
 
-    def previous(x: np.ndarray) -> np.ndarray:  # (B, S, ...), shifted by one step; nothing comes before a chain
-        shifted = np.roll(x, 1, axis=1)
-        shifted[first_of_chain] = 0
-        return shifted
+    def at_decisions(x: np.ndarray) -> np.ndarray:  # (B, n * T, ...) -> (B, S, ...), 0 at other tokens
+        spread = np.zeros((*x.shape[:2], layout.tokens_per_step, *x.shape[2:]), x.dtype)
+        spread[:, :, layout.decision] = x
+        return spread.reshape(rows, -1, *x.shape[2:])
 
-    timestep = np.tile(np.arange(steps, dtype=np.int32), (rows, slots))
-    action = row(trajectories.action)
-    features = pack(
-        scaling,
+    steps = Steps(
         return_to_go=row(returns_to_go(target, reward)),
         observation=row(trajectories.observation),
-        previous_action=previous(action),
-        previous_reward=previous(row(reward)),
-        previous_done=previous(row(completion(target, reward))),
-        start=(timestep == 0),
+        action=row(trajectories.action),
+        reward=row(reward),
+        done=row(layout.completion(target, reward)),
+        timestep=np.tile(np.arange(length, dtype=np.int32), (rows, slots)),
     )
-    return Tokens(features, timestep, segment, action, per_token(chains.weight))
+    chain = per_step(chains.chain)
+    return Tokens(
+        features=layout.rows(steps, first=np.diff(chain, axis=1, prepend=-1) != 0),
+        timestep=per_token(steps.timestep),
+        segment=per_token(chain),
+        action=at_decisions(steps.action),
+        weight=at_decisions(per_step(chains.weight)),
+    )

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from experiments.parts import Parts
 
 PICTURED_TASKS = 5
-PICTURED_CONDITIONS = ("own", "dt")
 FRAMES_PER_SECOND = 6
 
 
@@ -39,10 +38,11 @@ def evaluate(config: EvaluateCommand, run: Path) -> None:
     """
     from tqdm import tqdm
 
+    from agentic_transformer.ceilings import CEILINGS
     from agentic_transformer.checkpoint import Checkpoints
     from agentic_transformer.evaluation import Evaluation, evaluation_tasks
     from experiments import run_folder
-    from experiments.data import evaluation_data
+    from experiments.data import evaluation_data, training_data
     from experiments.parts import Parts
 
     trained = run_folder.read_config(run, TrainCommand)
@@ -52,8 +52,10 @@ def evaluate(config: EvaluateCommand, run: Path) -> None:
     checkpoints.close()
     tasks = evaluation_tasks(trained.task, config.eval, trained.seed)
     evaluation = Evaluation(policy, tasks, config.eval)
-    if "dataset" in evaluation.conditions():
+    if {"dataset", *CEILINGS} & set(evaluation.conditions()):
         evaluation.data = evaluation_data(trained.task, trained.data, tasks)
+    if {*CEILINGS} & set(evaluation.conditions()):
+        evaluation.hypotheses = training_data(trained.task, trained.data).returns
 
     place = run / "evaluate"
     place.mkdir(exist_ok=True)
@@ -69,13 +71,20 @@ def evaluate(config: EvaluateCommand, run: Path) -> None:
                 else:
                     _evaluate(evaluation, condition, parts, bar)
         _conclude(run, evaluation.conditions(), parts)
-    if config.eval.video and any(condition in PICTURED_CONDITIONS for condition in evaluation.conditions()):
+    if config.eval.video and any(map(_pictured, evaluation.conditions())):
         save_video(run, tasks[0], config.eval.trajectories)
+
+
+def _pictured(condition: str) -> bool:
+    """Whether a condition's attempts are kept for pictures: what the agent, or the baseline, does on its own."""
+    from agentic_transformer.statistics import BASELINES
+
+    return condition in ("own", *BASELINES)
 
 
 def _files(condition: str) -> list[str]:
     """The parts that a condition leaves."""
-    return [f"{condition}.csv", *(["rollouts.npz"] if condition in PICTURED_CONDITIONS else [])]
+    return [f"{condition}.csv", *(["rollouts.npz"] if _pictured(condition) else [])]
 
 
 def _settings(config: EvaluateCommand, trained: TrainCommand, step: int, digest: str) -> dict[str, Any]:
@@ -93,7 +102,7 @@ def _evaluate(evaluation: Evaluation, condition: str, parts: Parts, bar: tqdm) -
     records, shown = [], []
     for attempt in evaluation.attempts(condition):
         records.append(evaluation.records(condition, attempt))
-        if condition in PICTURED_CONDITIONS:
+        if _pictured(condition):
             shown.append(attempt)
         bar.update()
     if shown:

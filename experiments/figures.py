@@ -8,6 +8,8 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 
+from agentic_transformer.statistics import BASELINES
+
 mpl.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (the backend is chosen first: there may be no screen)
 
@@ -17,6 +19,9 @@ STYLES = {
     "no_context": ("control: empty context", "#d1495b", "s", "--"),
     "foreign": ("control: context of another task", "#e09f3e", "v", "--"),
     "dt": ("baseline: Decision Transformer (n = 1)", "#777777", "D", ":"),
+    "bc": ("baseline: behaviour cloning", "#8d6a9f", "P", ":"),
+    "bc10": ("baseline: behaviour cloning of the best", "#5b3a75", "X", ":"),
+    "td3_bc": ("baseline: TD3+BC", "#1b998b", "*", ":"),
     "bayes_greedy": ("ceiling: Bayes-greedy search", "#222222", "", "-."),
     "posterior_sampling": ("ceiling: posterior sampling", "#222222", "", ":"),
 }
@@ -79,10 +84,10 @@ def _steps_axis(axis: plt.Axes, rows: pd.DataFrame) -> None:
 
 def _curves(axis: plt.Axes, rows: pd.DataFrame, columns: tuple[str, str, str]) -> None:
     middle, low, high = columns
-    agents = list(rows.loc[rows["condition"] != "dt", "agent"].unique())
+    agents = list(rows.loc[~rows["condition"].isin(BASELINES), "agent"].unique())
     for (agent, condition), curve in rows.groupby(["agent", "condition"], sort=False):
         label, colour, marker, line = STYLES[condition]
-        if len(agents) > 1 and condition != "dt":
+        if len(agents) > 1 and condition not in BASELINES:
             label, marker = f"{agent}: {label}", MARKERS[agents.index(agent) % len(MARKERS)]
         curve = curve.sort_values("trajectories")
         n = curve["trajectories"]

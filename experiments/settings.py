@@ -183,9 +183,11 @@ def check_agent(part: str, agent: Any, command: Any) -> None:
     """Raise a SettingError if an agent's settings do not fit the others; `part` is "agent", or the quickstart's "baseline"."""
     if not re.fullmatch(r"\w[\w.-]*", agent.name):
         reject(f"{part}.name={agent.name}: names a folder", "letters, digits, _ - and . behind the first")
-    if agent.trajectories > command.data.episodes:
-        said = f"{part}.trajectories={agent.trajectories} distinct trajectories of data.episodes={command.data.episodes}"
-        reject(said, f"at most {command.data.episodes}")
+    available = max(1, round(agent.top * command.data.episodes))
+    if agent.trajectories > available:
+        top = f" with {part}.top={agent.top}" if agent.top < 1 else ""
+        said = f"{part}.trajectories={agent.trajectories} distinct trajectories of data.episodes={command.data.episodes}{top}"
+        reject(said, f"at most {available}")
     if part == "baseline":
         seen = command.train.batch * command.agent.trajectories
         if agent.name == command.agent.name:

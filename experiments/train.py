@@ -28,23 +28,23 @@ def main(config: TrainCommand, run: Path) -> None:
     with distributed.first_process_first():
         data = training_data(config.task, config.data)
     store, steps = data.store, int(data.store.lengths[0])
-    scaling = data.scaling(config.agent.reward_scale)
-    loader = ChainLoader(data, config.agent, scaling, config.seed, config.train.batch, rows)
     description = AgentDescription(
         task=config.task,
         seed=config.seed,
         agent=config.agent,
         model=config.model,
-        scaling=scaling,
+        scaling=data.scaling(config.agent.reward_scale),
         observation_size=store.observation_size,
         action_size=store.action_size,
         steps=steps,
         best_return=float(data.returns.max()),
     )
+    layout = description.layout()
+    loader = ChainLoader(data, config.agent, layout, config.seed, config.train.batch, rows)
 
     optimizer, schedule = training.make_optimizer(config.train)
     graph, state = training.init_state(description.build(config.seed), optimizer, mesh, config.mesh.fsdp)
-    length = config.agent.trajectories * steps
+    length = config.agent.trajectories * steps * layout.tokens_per_step
     train_step = training.make_train_step(graph, optimizer, config.model, mesh, length, config.train.accumulate, config.mesh.fsdp)
 
     checkpoints = Checkpoints(run, config.train.keep, config.train.keep_best)

@@ -280,9 +280,9 @@ class _Training:
 
         data = training_data(command.task, replace(command.data, root=str(work / "data"), episodes=200, tasks=6))
         scaling, length = data.scaling(command.agent.reward_scale), int(data.store.lengths[0])
-        self.loader = ChainLoader(data, command.agent, scaling, 0, command.train.batch)
         sizes = data.store.observation_size, data.store.action_size, length, float(data.returns.max())
         self.description = AgentDescription(command.task, 0, command.agent, command.model, scaling, *sizes)
+        self.loader = ChainLoader(data, command.agent, self.description.layout(), 0, command.train.batch)
         self.mesh, (optimizer, _) = mesh.make_mesh(1), training.make_optimizer(command.train)
         graph, self.state = training.init_state(self.description.build(0), optimizer, self.mesh)
         tokens = command.agent.trajectories * length

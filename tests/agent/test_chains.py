@@ -66,6 +66,15 @@ def test_good_trajectories_alone_are_enough():
     assert sorted(sampler.draw(0, 1).episode[0]) == list(range(8))
 
 
+@pytest.mark.parametrize("selection", ["uniform", "stratified"])
+def test_chains_of_the_top_hold_the_best_trajectories_alone_and_all_of_them(selection):
+    sampler = ChainSampler(RETURNS, AgentConfig(trajectories=2, selection=selection, top=0.25), seed=0)
+    drawn = [sampler.draw(step, 50) for step in range(20)]
+    for task, returns in enumerate(RETURNS):
+        found = {episode for rows in drawn for episode in rows.episode[rows.task == task]}
+        assert found == set(np.argsort(returns)[-10:])
+
+
 def test_a_step_is_drawn_alike_whatever_came_before():
     once, again = ChainSampler(RETURNS, PREFIX, seed=7), ChainSampler(RETURNS, PREFIX, seed=7)
     stream = [once.draw(step, 4) for step in range(5)]
@@ -77,5 +86,7 @@ def test_a_step_is_drawn_alike_whatever_came_before():
 def test_too_few_trajectories_are_refused():
     with pytest.raises(ValueError, match="agent.trajectories=6 .* the data holds 5"):
         ChainSampler(RETURNS[:, :5], PREFIX, seed=0)
+    with pytest.raises(ValueError, match=r"the data holds 4 \(agent.top=0.1 of 40\)"):
+        ChainSampler(RETURNS, AgentConfig(trajectories=6, top=0.1), seed=0)
     with pytest.raises(ValueError, match="a chain of 41 distinct trajectories cannot be drawn from 40"):
         ChainSampler(RETURNS, PREFIX, seed=0).draw_trajectories(np.random.default_rng(0), 0, 41)

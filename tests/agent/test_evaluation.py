@@ -188,9 +188,21 @@ def test_prompts_are_the_datas_trajectories_under_the_rows_task_ascending(watche
         check_attempt(watched, acted, number * STEPS, attempt.trajectory, end_of(prompt[-1]) if prompt else nothing())
 
 
-def test_a_model_of_single_trajectories_is_the_baseline(data, tasks):
-    policy = untrained_policy(describe(data, AgentConfig(name="dt", trajectories=1)))
-    assert Evaluation(policy, tasks, CONFIG).conditions() == ["dt"]
+@pytest.mark.parametrize(
+    ("condition", "settings"), [("dt", {}), ("bc", {"condition": "none"}), ("bc10", {"condition": "none", "top": 0.1})]
+)
+def test_a_model_of_single_trajectories_is_a_baseline(data, tasks, condition, settings):
+    policy = untrained_policy(describe(data, AgentConfig(name="mine", trajectories=1, **settings)))
+    evaluation = Evaluation(policy, tasks, CONFIG)
+    assert evaluation.conditions() == [condition]
+    (records, *_) = (evaluation.records(condition, attempt) for attempt in evaluation.attempts(condition))
+    assert set(records["condition"]) == {condition} and set(records["agent"]) == {"mine"}
+
+
+def test_without_targets_nothing_is_encoded_twice(data, tasks):
+    policy = untrained_policy(describe(data, AgentConfig(trajectories=4, condition="none")))
+    run = list(Evaluation(policy, tasks, CONFIG).attempts("own"))
+    assert [attempt.encoded for attempt in run] == [STEPS] * 3
 
 
 def test_evaluation_tasks_depend_on_the_seed_alone():

@@ -10,22 +10,22 @@ from agentic_transformer.chains import Chains
 from agentic_transformer.config import AgentConfig, ModelConfig
 from agentic_transformer.description import AgentDescription
 from agentic_transformer.model import AgenticTransformer
-from agentic_transformer.policy import Past, Policy, Trajectory
+from agentic_transformer.policy import Policy, Trajectory
 from agentic_transformer.ring import attention
-from agentic_transformer.tokens import Scaling, chain_tokens, completion, feature_size, pack
+from agentic_transformer.tokens import Past, Scaling, chain_tokens
 from datasets import Trajectories
 
 BATCH, SLOTS, STEPS, OBSERVATION, ACTION = 3, 4, 5, 4, 2
 
 
-def make_policy(heads=2, **model):
+def make_policy(heads=2, condition="return", **model):
     config = ModelConfig(width=32, layers=2, heads=heads, **model)
     description = AgentDescription(
-        task="point_mass_goal", seed=0, agent=AgentConfig(trajectories=SLOTS), model=config,
+        task="point_mass_goal", seed=0, agent=AgentConfig(trajectories=SLOTS, condition=condition), model=config,
         scaling=Scaling((0.1,) * OBSERVATION, (2.0,) * OBSERVATION, 8.0, 2.0),
         observation_size=OBSERVATION, action_size=ACTION, steps=STEPS, best_return=4.0,
     )  # fmt: skip
-    transformer = AgenticTransformer(config, feature_size(OBSERVATION, ACTION), ACTION, STEPS, nnx.Rngs(0))
+    transformer = AgenticTransformer(config, description.layout().features, ACTION, STEPS, nnx.Rngs(0))
     return Policy(*nnx.split(transformer, nnx.Param), description), transformer
 
 
@@ -47,7 +47,7 @@ def trajectory(chain, slot):
 
 
 def uncached_outputs(transformer, description, chain):
-    tokens = chain_tokens(description.scaling, *chain)
+    tokens = chain_tokens(description.layout(), *chain)
     return np.asarray(
         transformer(
             jnp.asarray(tokens.features), jnp.asarray(tokens.timestep), lambda _, q, k, v: attention(q, k, v, backbone="dense")
@@ -68,7 +68,7 @@ def test_cached_acting_equals_the_uncached_forward_pass_at_every_position(heads)
             action, context = policy.act(context, to_go, done.observation[:, step], step, jax.random.key(0), 1.0, 1.0)
             np.testing.assert_allclose(action, expected[:, slot * STEPS + step], atol=1e-5)
             last = step == STEPS - 1
-            ended = completion(done.target, done.reward)[:, -1] if last else np.zeros(BATCH)
+            ended = policy.layout.completion(done.target, done.reward)[:, -1] if last else np.zeros(BATCH)
             context = context.ended(Past(done.action[:, step], done.reward[:, step], ended))
             to_go = to_go - done.reward[:, step]
     assert context.position == context.encoded == SLOTS * STEPS
@@ -130,7 +130,7 @@ def test_a_full_context_is_refused():
     policy, _ = make_policy()
     chain = make_chain()
     context = policy.append(policy.new_context(BATCH, 1), trajectory(chain, 0))
-    with pytest.raises(ValueError, match="made for 5 steps holds 5"):
+    with pytest.raises(ValueError, match="made for 5 tokens holds 5"):
         policy.append(context, trajectory(chain, 1))
 
 
@@ -151,6 +151,20 @@ def test_no_leak_from_a_step_to_outputs_before_it(what):
     assert np.abs(after[:, first] - before[:, first]).min() > 0
 
 
+def test_without_condition_nothing_of_the_target_is_seen_in_training_or_acting():
+    policy, transformer = make_policy(head="mse", condition="none")
+    chains, *rest = make_chain()
+    expected = uncached_outputs(transformer, policy.description, (chains, *rest))
+    other = chains._replace(target=chains.target * 3)
+    np.testing.assert_array_equal(uncached_outputs(transformer, policy.description, (other, *rest)), expected)
+    assert not chain_tokens(policy.layout, chains, *rest).features[..., 0].any()
+    first = trajectory((other, *rest), 0)
+    context = policy.append(policy.new_context(BATCH, 2), first)
+    second = trajectory((chains, *rest), 1)
+    action, _ = policy.act(context, np.full(BATCH, 1e3), second.observation[:, 0], 0, jax.random.key(0), 1.0, 1.0)
+    np.testing.assert_allclose(action, np.clip(expected[:, STEPS], -1, 1), atol=1e-5)
+
+
 def test_temperature_zero_and_no_noise_take_the_likeliest_mean():
     policy, transformer = make_policy()
     chain = make_chain()
@@ -165,7 +179,8 @@ def test_temperature_zero_and_no_noise_take_the_likeliest_mean():
 
 def test_packing_of_a_first_step_has_nothing_before_it():
     policy, _ = make_policy()
-    features = pack(
-        policy.description.scaling, np.ones(1) * 8, np.full((1, OBSERVATION), 0.1), *policy.new_context(1, 1).past, np.ones(1)
+    nothing = Past(*(x[:, None] for x in policy.new_context(1, 1).past))
+    features, _ = policy.layout.continuation(
+        np.full((1, 1), 8.0), np.full((1, 1, OBSERVATION), 0.1), np.zeros((1, 1), np.int32), nothing, fresh=True
     )
-    np.testing.assert_allclose(features[0], [1, 0, 0, 0, 0, 0, 0, 0, 0, 1], atol=1e-6)
+    np.testing.assert_allclose(features[0, 0], [1, 0, 0, 0, 0, 0, 0, 0, 0, 1], atol=1e-6)

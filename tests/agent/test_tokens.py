@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from agentic_transformer.chains import Chains
-from agentic_transformer.tokens import Scaling, chain_tokens, feature_size
+from agentic_transformer.tokens import PackedTokens, Scaling, chain_tokens
 from datasets import Trajectories
 
 ROWS, SLOTS, STEPS, OBSERVATION, ACTION = 2, 3, 4, 2, 1
@@ -31,21 +31,22 @@ def batch():
     return chains, trajectories, reward
 
 
-def test_tokens_match_a_rewrite_by_hand(batch):
+@pytest.mark.parametrize("conditioned", [True, False])
+def test_packed_tokens_match_a_rewrite_by_hand(batch, conditioned):
     chains, trajectories, reward = batch
-    tokens = chain_tokens(SCALING, chains, trajectories, reward)
-    assert tokens.features.shape == (ROWS, SLOTS * STEPS, feature_size(OBSERVATION, ACTION))
+    tokens = chain_tokens(PackedTokens(SCALING, ACTION, conditioned), chains, trajectories, reward)
+    assert tokens.features.shape == (ROWS, SLOTS * STEPS, 1 + OBSERVATION + ACTION + 3)
     for row in range(ROWS):
         previous = None
         for slot in range(SLOTS):
             index = row * SLOTS + slot
             to_go = float(chains.target[row, slot])
-            reached = reward[index].sum() >= chains.target[row, slot] * (1 - 1e-5)
+            reached = not conditioned or reward[index].sum() >= chains.target[row, slot] * (1 - 1e-5)
             if slot == 0 or chains.chain[row, slot] != chains.chain[row, slot - 1]:
                 previous = (np.zeros(ACTION), 0.0, 0.0)
             for step in range(STEPS):
                 observation = (trajectories.observation[index, step] - [0.5, -1.0]) / [2.0, 4.0]
-                expected = [to_go / 10, *observation, *previous[0], previous[1] * 3, previous[2], float(step == 0)]
+                expected = [conditioned * to_go / 10, *observation, *previous[0], previous[1] * 3, previous[2], float(step == 0)]
                 token = slot * STEPS + step
                 np.testing.assert_allclose(tokens.features[row, token], expected, rtol=1e-5, atol=1e-6)
                 assert tokens.timestep[row, token] == step

@@ -28,7 +28,7 @@ class Training:
     def __init__(self, data, model=None, agent=None, config=CONFIG):
         self.config = config
         self.description = describe(data, agent or AgentConfig(trajectories=4, length="uniform"), model)
-        self.loader = ChainLoader(data, self.description.agent, self.description.scaling, 0, config.batch)
+        self.loader = ChainLoader(data, self.description.agent, self.description.layout(), 0, config.batch)
         self.mesh = meshes.make_mesh(1)
         optimizer, self.schedule = training.make_optimizer(config)
         self.graph, self.state = training.init_state(self.description.build(0), optimizer, self.mesh)
@@ -229,7 +229,7 @@ def test_a_request_to_stop_saves_that_very_step(data):
 
 def test_steps_of_a_sampler_that_starts_again_are_the_same(data):
     """1,000 batches; each is drawn from its step alone."""
-    first, second = (ChainLoader(data, AgentConfig(trajectories=4), data.scaling(2.0), 0, 2) for _ in range(2))
+    first, second = (ChainLoader(data, AgentConfig(trajectories=4), describe(data).layout(), 0, 2) for _ in range(2))
     list(map(first, range(50)))
     for step in range(50, 1050):
         for x, y in zip(first.sampler.draw(step, 2), second.sampler.draw(step, 2), strict=True):

@@ -75,7 +75,7 @@ def test_every_setting_is_explained(name):
 
 
 def test_agents_are_what_they_are_called():
-    said = {name: composed("train", f"agent={name}").agent for name in ("at", "at_last", "at_prefix", "dt")}
+    said = {name: composed("train", f"agent={name}").agent for name in ("at", "at_last", "at_prefix", "dt", "bc", "bc10")}
     assert all(agent.name == name for name, agent in said.items())
     assert (said["at"].target, said["at"].loss, said["at"].length, said["at"].selection) == (
         "chain_max",
@@ -85,6 +85,9 @@ def test_agents_are_what_they_are_called():
     )
     assert dataclasses.replace(said["at_last"], name="at", loss="all") == said["at"]
     assert (said["dt"].trajectories, said["dt"].loss, said["dt"].target) == (1, "all", "own")
+    assert dataclasses.replace(said["bc"], name="dt", condition="return") == said["dt"]
+    assert dataclasses.replace(said["bc10"], name="bc", top=1.0) == said["bc"]
+    assert said["bc10"].top == 0.1
     assert composed("quickstart").baseline == said["dt"]
 
 

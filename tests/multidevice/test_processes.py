@@ -76,7 +76,7 @@ def test_sharded_state_takes_its_share_of_memory_and_gives_the_same_losses(tmp_p
     description = describe(data)
     mesh = Mesh(np.array(jax.devices()).reshape(4, 2), (meshes.DATA, meshes.RING))
     optimizer, _ = training.make_optimizer(training.TrainConfig(warmup=2))
-    loader = ChainLoader(data, description.agent, description.scaling, 0, 8)
+    loader = ChainLoader(data, description.agent, description.layout(), 0, 8)
     found = {}
     for fsdp in (False, True):
         graph, state = training.init_state(description.build(0), optimizer, mesh, fsdp)

@@ -25,7 +25,7 @@ def losses(data, devices, ring, attention="ring", layout="zigzag"):
     config = TrainConfig(batch=8)  # the quickstart's optimisation, of which these are the first steps
     model = ModelConfig(width=32, layers=2, heads=2, attention=attention, layout=layout)
     description = describe(data, AgentConfig(trajectories=4, length="uniform"), model)
-    loader = ChainLoader(data, description.agent, description.scaling, 0, config.batch)
+    loader = ChainLoader(data, description.agent, description.layout(), 0, config.batch)
     optimizer, _ = training.make_optimizer(config)
     graph, state = training.init_state(description.build(0), optimizer, mesh)
     step = training.make_train_step(graph, optimizer, model, mesh, 4 * description.steps)
