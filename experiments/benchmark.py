@@ -28,7 +28,8 @@ def main(config: BenchmarkCommand) -> None:
     """
     folder = Path(config.out or f"experiments/results/{config.suite}")
     folder.mkdir(parents=True, exist_ok=True)
-    facts = provenance.collect(["python", "-m", "experiments.benchmark", *sys.argv[1:]], seeds={})
+    words = [word for word in sys.argv[1:] if not word.startswith("hydra")]
+    facts = provenance.collect(["python", "-m", "experiments.benchmark", *words], seeds={})
     provenance.write(folder / "provenance.json", facts)
     import_module(f"experiments.benchmarks.{config.suite}").run(folder)
     provenance.write(folder / "provenance.json", facts | provenance.devices() | {"ended": provenance.now()})
