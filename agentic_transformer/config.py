@@ -63,6 +63,7 @@ class AgentConfig:
 class ModelConfig:
     """The transformer and its action head."""
 
+    tokens: str = setting("packed", choices=("packed", "separate"))
     width: int = setting(64, minimum=1, maximum=65_536)
     layers: int = setting(2, minimum=1, maximum=1024)
     heads: int = setting(1, minimum=1, maximum=1024)

@@ -9,7 +9,7 @@ from flax import nnx
 
 from agentic_transformer.config import AgentConfig, ModelConfig
 from agentic_transformer.model import AgenticTransformer
-from agentic_transformer.tokens import PackedTokens, Scaling, TokenLayout
+from agentic_transformer.tokens import TOKEN_LAYOUTS, Scaling, TokenLayout
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class AgentDescription:
 
     def layout(self) -> TokenLayout:
         """How its tokens are made."""
-        return PackedTokens(self.scaling, self.action_size, self.agent.condition == "return")
+        layout = TOKEN_LAYOUTS[self.model.tokens]
+        return layout(self.scaling, self.action_size, self.steps, conditioned=self.agent.condition == "return")
 
     def build(self, seed: int) -> AgenticTransformer:
         """A freshly initialised model of this agent's shape."""

@@ -1,4 +1,4 @@
-"""The transformer: packed tokens in, parameters of action distributions out.
+"""The transformer: tokens in, parameters of action distributions out.
 
 Attention is a function handed in by the caller, so that one model serves training (exact attention over a sequence
 sharded on the ring) and acting (against a key/value cache). A token knows its step within its trajectory, but no

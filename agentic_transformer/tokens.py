@@ -5,7 +5,16 @@ Packed layout: a step is one token that carries everything known before its acti
     [return-to-go, observation, previous action, previous reward, previous completion, start]     1 + O + A + 1 + 1 + 1 features
 
 and the model's output at that token is the distribution of the step's action. 'Previous' runs across the trajectories
-of a chain, so the first token of a trajectory reveals how the one before it ended. The return-to-go of a step is the
+of a chain, so the first token of a trajectory reveals how the one before it ended.
+
+Separate layout (arXiv 2310.01889, section 5.3): a step is four tokens, in this order,
+
+    [return-to-go], [observation], [action], [reward, completion]
+
+each with the one-hot of its kind, so that the model's one linear embedding is one of its own for each kind. The output at the
+observation's token is the distribution of the step's action.
+
+The return-to-go of a step is the
 trajectory's target less the rewards so far (Chen et al. 2021, arXiv 2106.01345); completion is 1 at the last step of
 a trajectory that reached its target (arXiv 2305.16554).
 
@@ -16,6 +25,7 @@ the same tokens without anything of the target in them: return-to-go is 0, and e
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -107,6 +117,8 @@ class TokenLayout(ABC):
 
     scaling: Scaling
     action_size: int
+    steps: int
+    """Of a trajectory."""
     conditioned: bool
     """Whether the agent is conditioned on a target return."""
 
@@ -218,6 +230,65 @@ class PackedTokens(TokenLayout):
             axis=-1,
             dtype=np.float32,
         )
+
+
+class SeparateTokens(TokenLayout):
+    """A step is four tokens (the papers')."""
+
+    tokens_per_step = 4
+    decision = 1
+
+    @property
+    def features(self) -> int:
+        """See `TokenLayout`."""
+        return sum(self._sizes()) + 4
+
+    def rows(self, steps: Steps, first: np.ndarray) -> np.ndarray:
+        """See `TokenLayout`."""
+        ended = Past(steps.action, steps.reward, steps.done)
+        tokens = [*self._asked(steps.return_to_go, steps.observation), *self._ended(ended)]
+        return _in_turn(tokens)
+
+    def continuation(
+        self, return_to_go: np.ndarray, observation: np.ndarray, timestep: np.ndarray, previous: Past, fresh: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See `TokenLayout`; the tokens of how a step ended are encoded with the step after it."""
+        before = (timestep - 1) % self.steps
+        features = _in_turn([*self._ended(previous), *self._asked(return_to_go, observation)])
+        timesteps = _in_turn([before, before, timestep, timestep])
+        first = 2 if fresh else 0
+        return features[:, first:], timesteps[:, first:]
+
+    def _sizes(self) -> tuple[int, int, int, int]:
+        """Entries of each kind of token."""
+        return 1, len(self.scaling.observation_mean), self.action_size, 2
+
+    def _asked(self, return_to_go: np.ndarray, observation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """A step's first two tokens, each (B, T, F): what is known before its action."""
+        return self._token(0, self._return(return_to_go)[..., None]), self._token(1, self._observation(observation))
+
+    def _ended(self, step: Past) -> tuple[np.ndarray, np.ndarray]:
+        """A step's last two tokens, each (B, T, F): what is known after it."""
+        outcome = np.stack([self._reward(step.reward), step.done], axis=-1)
+        return self._token(2, step.action), self._token(3, outcome)
+
+    def _token(self, kind: int, values: np.ndarray) -> np.ndarray:
+        """Entries of one kind (B, T, size) in their place of a token (B, T, F) float32."""
+        token = np.zeros((*values.shape[:-1], self.features), np.float32)
+        start = sum(self._sizes()[:kind])
+        token[..., start : start + values.shape[-1]] = values
+        token[..., kind - 4] = 1
+        return token
+
+
+TOKEN_LAYOUTS: dict[str, type[TokenLayout]] = {"packed": PackedTokens, "separate": SeparateTokens}
+"""By the name of `model.tokens`."""
+
+
+def _in_turn(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Arrays, k of (B, T, ...) -> (B, T * k, ...): the first entries of all, then the second, and so on."""
+    stacked = np.stack(arrays, axis=2)
+    return stacked.reshape(stacked.shape[0], -1, *stacked.shape[3:])
 
 
 def returns_to_go(target: np.ndarray, reward: np.ndarray) -> np.ndarray:

@@ -6,8 +6,7 @@ import pytest
 import envs
 from agentic_transformer.config import AgentConfig
 from agentic_transformer.labels import ChainLoader, LabelledTrajectories
-from agentic_transformer.tokens import PackedTokens
-from tests.agent.helpers import TASK, labelled
+from tests.agent.helpers import TASK, describe, labelled
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +28,7 @@ def test_a_repeated_task_has_the_same_rewards_each_time(data):
 def test_loaded_rows_carry_the_rewards_of_the_task_that_was_drawn(data):
     config = AgentConfig(trajectories=4, length="full", target="own")
     scaling = data.scaling(2.0)
-    loader = ChainLoader(data, config, PackedTokens(scaling, data.store.action_size, conditioned=True), seed=0, rows=6)
+    loader = ChainLoader(data, config, describe(data, config).layout(), seed=0, rows=6)
     tokens, chains = loader(3), loader.sampler.draw(3, 6)
     steps = int(data.store.lengths[0])
     first = tokens.features[:, ::steps, 0] * scaling.return_scale  # return-to-go at the first step of each trajectory

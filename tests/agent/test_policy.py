@@ -18,6 +18,9 @@ from datasets import Trajectories
 BATCH, SLOTS, STEPS, OBSERVATION, ACTION = 3, 4, 5, 4, 2
 
 
+LAYOUTS = pytest.mark.parametrize("tokens", ["packed", "separate"])
+
+
 def make_policy(heads=2, condition="return", **model):
     config = ModelConfig(width=32, layers=2, heads=heads, **model)
     description = AgentDescription(
@@ -46,18 +49,28 @@ def trajectory(chain, slot):
     return Trajectory(trajectories.observation[rows], trajectories.action[rows], reward[rows], chains.target[:, slot])
 
 
-def uncached_outputs(transformer, description, chain):
+def uncached(transformer, description, chain):
+    """Outputs at all tokens, and keys and values of all layers."""
     tokens = chain_tokens(description.layout(), *chain)
-    return np.asarray(
-        transformer(
-            jnp.asarray(tokens.features), jnp.asarray(tokens.timestep), lambda _, q, k, v: attention(q, k, v, backbone="dense")
-        )
-    )
+    cache = []
+
+    def attend(_, query, key, value):
+        cache.append((key, value))
+        return attention(query, key, value, backbone="dense")
+
+    return np.asarray(transformer(jnp.asarray(tokens.features), jnp.asarray(tokens.timestep), attend)), cache
+
+
+def uncached_outputs(transformer, description, chain):
+    """Outputs at the decisions of all steps, (BATCH, SLOTS * STEPS, ...)."""
+    layout = description.layout()
+    return uncached(transformer, description, chain)[0][:, layout.decision :: layout.tokens_per_step]
 
 
 @pytest.mark.parametrize("heads", [1, 2])
-def test_cached_acting_equals_the_uncached_forward_pass_at_every_position(heads):
-    policy, transformer = make_policy(heads, head="mse")  # deterministic: its actions are its outputs, clipped to [-1, 1]
+@LAYOUTS
+def test_cached_acting_equals_the_uncached_forward_pass_at_every_position(heads, tokens):
+    policy, transformer = make_policy(heads, head="mse", tokens=tokens)  # its actions are its outputs, clipped to [-1, 1]
     chain = make_chain()
     expected = np.clip(uncached_outputs(transformer, policy.description, chain), -1, 1)
     context = policy.new_context(BATCH, SLOTS)
@@ -71,12 +84,21 @@ def test_cached_acting_equals_the_uncached_forward_pass_at_every_position(heads)
             ended = policy.layout.completion(done.target, done.reward)[:, -1] if last else np.zeros(BATCH)
             context = context.ended(Past(done.action[:, step], done.reward[:, step], ended))
             to_go = to_go - done.reward[:, step]
-    assert context.position == context.encoded == SLOTS * STEPS
+    # How the last step ended has been seen by nothing yet: tokens of their own for that are still to be encoded.
+    assert (
+        context.position
+        == context.encoded
+        == SLOTS * STEPS * policy.layout.tokens_per_step - {"packed": 0, "separate": 2}[tokens]
+    )
+    for found, whole in zip(context.cache, uncached(transformer, policy.description, chain)[1], strict=True):
+        for cached, computed in zip(found, whole, strict=True):
+            np.testing.assert_allclose(cached[:, : context.position], computed[:, : context.position], atol=1e-5)
 
 
-def test_acting_behind_encoded_trajectories_equals_the_uncached_forward_pass():
+@LAYOUTS
+def test_acting_behind_encoded_trajectories_equals_the_uncached_forward_pass(tokens):
     """Trajectories that are encoded whole (prompts, and those whose targets were rewritten) count as those that were acted."""
-    policy, transformer = make_policy(head="mse")
+    policy, transformer = make_policy(head="mse", tokens=tokens)
     chain = make_chain()
     expected = np.clip(uncached_outputs(transformer, policy.description, chain), -1, 1)
     context = policy.new_context(BATCH, SLOTS)
@@ -104,8 +126,9 @@ def test_acting_in_bfloat16_is_as_near_to_float32_as_the_uncached_forward_pass_i
     assert 0 < np.abs(action - exact).max() <= 2 * np.abs(rounded - exact).max()
 
 
-def test_rewriting_a_trajectory_leaves_the_cache_as_if_it_had_always_been_so():
-    policy, _ = make_policy()
+@LAYOUTS
+def test_rewriting_a_trajectory_leaves_the_cache_as_if_it_had_always_been_so(tokens):
+    policy, _ = make_policy(tokens=tokens)
     chain = make_chain()
     context = policy.append(policy.new_context(BATCH, 2), trajectory(chain, 0))
     direct = policy.append(context.copy(), trajectory(chain, 1))
@@ -114,7 +137,9 @@ def test_rewriting_a_trajectory_leaves_the_cache_as_if_it_had_always_been_so():
     rewritten = policy.append(acted.rewound(before), trajectory(chain, 1))
     jax.tree.map(np.testing.assert_array_equal, rewritten.cache, direct.cache)
     jax.tree.map(np.testing.assert_array_equal, rewritten.past, direct.past)
-    assert (rewritten.position, rewritten.encoded) == (2 * STEPS, 3 * STEPS)
+    per_trajectory = STEPS * policy.layout.tokens_per_step
+    pending = {"packed": 0, "separate": 2}[tokens]
+    assert (rewritten.position, rewritten.encoded) == (2 * per_trajectory - pending, 3 * per_trajectory - pending)
 
 
 def test_a_copied_context_goes_its_own_way():
@@ -134,25 +159,30 @@ def test_a_full_context_is_refused():
         policy.append(context, trajectory(chain, 1))
 
 
-@pytest.mark.parametrize("what", ["observation", "action", "reward"])
-def test_no_leak_from_a_step_to_outputs_before_it(what):
-    policy, transformer = make_policy()
+@pytest.mark.parametrize(
+    ("tokens", "what", "later"),  # the first token that carries it, counted from its step's first
+    [("packed", "observation", 0), ("packed", "action", 1), ("packed", "reward", 1)]
+    + [("separate", "observation", 1), ("separate", "action", 2), ("separate", "reward", 3)],
+)
+def test_no_leak_from_a_step_to_outputs_before_it(tokens, what, later):
+    policy, transformer = make_policy(tokens=tokens)
     chain = make_chain()
-    before = uncached_outputs(transformer, policy.description, chain)
+    before, _ = uncached(transformer, policy.description, chain)
     changed = SLOTS * STEPS // 2 + 2
     chains, trajectories, reward = make_chain()
     arrays = {"observation": trajectories.observation, "action": trajectories.action, "reward": reward}
-    # One step of every row; the first position whose input carries it is its own for observations, else the next.
+    # One step of every row.
     for row in range(BATCH):
         arrays[what][row * SLOTS + changed // STEPS, changed % STEPS] += 0.25
-    after = uncached_outputs(transformer, policy.description, (chains, trajectories, reward))
-    first = changed + (what != "observation")
+    after, _ = uncached(transformer, policy.description, (chains, trajectories, reward))
+    first = changed * policy.layout.tokens_per_step + later
     np.testing.assert_array_equal(after[:, :first], before[:, :first])
     assert np.abs(after[:, first] - before[:, first]).min() > 0
 
 
-def test_without_condition_nothing_of_the_target_is_seen_in_training_or_acting():
-    policy, transformer = make_policy(head="mse", condition="none")
+@LAYOUTS
+def test_without_condition_nothing_of_the_target_is_seen_in_training_or_acting(tokens):
+    policy, transformer = make_policy(head="mse", condition="none", tokens=tokens)
     chains, *rest = make_chain()
     expected = uncached_outputs(transformer, policy.description, (chains, *rest))
     other = chains._replace(target=chains.target * 3)

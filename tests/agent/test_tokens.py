@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from agentic_transformer.chains import Chains
-from agentic_transformer.tokens import PackedTokens, Scaling, chain_tokens
+from agentic_transformer.tokens import PackedTokens, Scaling, SeparateTokens, chain_tokens
 from datasets import Trajectories
 
 ROWS, SLOTS, STEPS, OBSERVATION, ACTION = 2, 3, 4, 2, 1
@@ -34,7 +34,7 @@ def batch():
 @pytest.mark.parametrize("conditioned", [True, False])
 def test_packed_tokens_match_a_rewrite_by_hand(batch, conditioned):
     chains, trajectories, reward = batch
-    tokens = chain_tokens(PackedTokens(SCALING, ACTION, conditioned), chains, trajectories, reward)
+    tokens = chain_tokens(PackedTokens(SCALING, ACTION, STEPS, conditioned), chains, trajectories, reward)
     assert tokens.features.shape == (ROWS, SLOTS * STEPS, 1 + OBSERVATION + ACTION + 3)
     for row in range(ROWS):
         previous = None
@@ -56,6 +56,35 @@ def test_packed_tokens_match_a_rewrite_by_hand(batch, conditioned):
                 to_go -= float(reward[index, step])
                 last = step == STEPS - 1
                 previous = (trajectories.action[index, step], float(reward[index, step]), float(last and reached))
+
+
+def test_separate_tokens_match_a_rewrite_by_hand(batch):
+    """Return-to-go, observation, action, reward with completion; the one-hot of the kind; the second predicts the action."""
+    chains, trajectories, reward = batch
+    tokens = chain_tokens(SeparateTokens(SCALING, ACTION, STEPS, True), chains, trajectories, reward)
+    assert tokens.features.shape == (ROWS, SLOTS * STEPS * 4, 1 + OBSERVATION + ACTION + 2 + 4)
+    for row in range(ROWS):
+        for slot in range(SLOTS):
+            index = row * SLOTS + slot
+            to_go = float(chains.target[row, slot])
+            reached = reward[index].sum() >= chains.target[row, slot] * (1 - 1e-5)
+            for step in range(STEPS):
+                observation = (trajectories.observation[index, step] - [0.5, -1.0]) / [2.0, 4.0]
+                action = trajectories.action[index, step]
+                done = float(step == STEPS - 1 and reached)
+                first = (slot * STEPS + step) * 4
+                expected = [
+                    [to_go / 10, 0, 0, 0, 0, 0, 1, 0, 0, 0],
+                    [0, *observation, 0, 0, 0, 0, 1, 0, 0],
+                    [0, 0, 0, *action, 0, 0, 0, 0, 1, 0],
+                    [0, 0, 0, 0, float(reward[index, step]) * 3, done, 0, 0, 0, 1],
+                ]
+                np.testing.assert_allclose(tokens.features[row, first : first + 4], expected, rtol=1e-5, atol=1e-6)
+                assert (tokens.timestep[row, first : first + 4] == step).all()
+                assert (tokens.segment[row, first : first + 4] == chains.chain[row, slot]).all()
+                np.testing.assert_array_equal(tokens.weight[row, first : first + 4], [0, chains.weight[row, slot], 0, 0])
+                np.testing.assert_array_equal(tokens.action[row, first + 1], action)
+                to_go -= float(reward[index, step])
 
 
 def test_scaling_standardises_and_leaves_constants_alone():

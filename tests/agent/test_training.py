@@ -28,11 +28,12 @@ class Training:
     def __init__(self, data, model=None, agent=None, config=CONFIG):
         self.config = config
         self.description = describe(data, agent or AgentConfig(trajectories=4, length="uniform"), model)
-        self.loader = ChainLoader(data, self.description.agent, self.description.layout(), 0, config.batch)
+        layout = self.description.layout()
+        self.loader = ChainLoader(data, self.description.agent, layout, 0, config.batch)
         self.mesh = meshes.make_mesh(1)
         optimizer, self.schedule = training.make_optimizer(config)
         self.graph, self.state = training.init_state(self.description.build(0), optimizer, self.mesh)
-        length = self.description.agent.trajectories * self.description.steps
+        length = self.description.agent.trajectories * self.description.steps * layout.tokens_per_step
         self.parts = self.graph, optimizer, self.description.model, self.mesh, length
         self.step = training.make_train_step(*self.parts)
         self.logged, self.saved = {}, []
@@ -48,12 +49,11 @@ class Training:
         self.saved.append(int(state.step))
 
 
-@pytest.mark.parametrize("head", ["mixture", "mse"])
-def test_loss_is_the_weighted_mean_over_learned_actions_under_a_segment_mask(data, head):
+@pytest.mark.parametrize(("head", "tokens"), [("mixture", "packed"), ("mse", "packed"), ("mse", "separate")])
+def test_loss_is_the_weighted_mean_over_learned_actions_under_a_segment_mask(data, head, tokens):
     """Against the dense backbone, row by row and chain by chain, with no masks at all."""
-    run = Training(
-        data, ModelConfig(width=16, layers=1, heads=2, head=head), AgentConfig(trajectories=2, length="uniform", loss="last")
-    )
+    model = ModelConfig(width=16, layers=1, heads=2, head=head, tokens=tokens)
+    run = Training(data, model, AgentConfig(trajectories=2, length="uniform", loss="last"))
     tokens = run.loader(0)
     transformer = nnx.merge(run.graph, run.state.params)
     total = weights = 0.0

@@ -19,16 +19,17 @@ def data(tmp_path_factory):
     return labelled(tmp_path_factory.mktemp("data"))
 
 
-def losses(data, devices, ring, attention="ring", layout="zigzag"):
+def losses(data, devices, ring, attention="ring", layout="zigzag", tokens="packed"):
     """Losses of training on some of the devices."""
     mesh = Mesh(np.array(jax.devices()[:devices]).reshape(devices // ring, ring), (meshes.DATA, meshes.RING))
     config = TrainConfig(batch=8)  # the quickstart's optimisation, of which these are the first steps
-    model = ModelConfig(width=32, layers=2, heads=2, attention=attention, layout=layout)
+    model = ModelConfig(width=32, layers=2, heads=2, attention=attention, layout=layout, tokens=tokens)
     description = describe(data, AgentConfig(trajectories=4, length="uniform"), model)
     loader = ChainLoader(data, description.agent, description.layout(), 0, config.batch)
     optimizer, _ = training.make_optimizer(config)
     graph, state = training.init_state(description.build(0), optimizer, mesh)
-    step = training.make_train_step(graph, optimizer, model, mesh, 4 * description.steps)
+    length = 4 * description.steps * description.layout().tokens_per_step
+    step = training.make_train_step(graph, optimizer, model, mesh, length)
     found = []
     for number in range(STEPS):
         state, metrics = step(state, meshes.place(loader(number), mesh, layout))
@@ -49,3 +50,8 @@ def test_losses_agree_over_ring_sizes_and_data_axes(data, on_one_device, devices
 @pytest.mark.parametrize("attention", ["dense", "memory_efficient", "blockwise", "all_gather"])
 def test_losses_agree_over_backbones(data, on_one_device, attention):
     np.testing.assert_allclose(losses(data, 2, 1 if attention != "all_gather" else 2, attention), on_one_device, rtol=1e-5)
+
+
+def test_losses_of_separate_tokens_agree_over_rings_and_backbones(data):
+    alone = losses(data, 1, 1, "dense", tokens="separate")
+    np.testing.assert_allclose(losses(data, 8, 4, tokens="separate"), alone, rtol=1e-5)
