@@ -14,10 +14,10 @@ from envs.planner import Planner, Settings
 # Found by trying a handful of values each; experiments/results/data holds the returns they reach.
 SETTINGS = {
     "cartpole": Settings(samples=32, knots=12, hold=10, noise=0.8, coarse=2),
-    "cheetah": Settings(samples=32, knots=10, hold=4, noise=0.8),
-    "walker": Settings(samples=16, knots=8, hold=3, noise=1.0, coarse=2),
+    "cheetah": Settings(samples=64, knots=8, hold=6, noise=1.0, coarse=2),
+    "walker": Settings(samples=16, knots=8, hold=3, noise=1.0, coarse=5),
     "quadruped": Settings(samples=16, knots=6, hold=3, coarse=2),
-    "hopper": Settings(samples=64, knots=10, hold=4, noise=1.0, coarse=2),
+    "hopper": Settings(samples=64, knots=10, hold=4, noise=1.0, coarse=4),
     "point_mass_maze": Settings(samples=16, knots=5, hold=10, noise=1.0, coarse=2),
     "jaco": Settings(samples=16, knots=6, hold=4, coarse=4),
 }

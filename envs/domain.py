@@ -31,10 +31,10 @@ class Reading(NamedTuple):
     field: str
     element: str | None = None
 
-    def bounds(self, model: mujoco.MjModel) -> tuple[int, int]:
-        """First and past-last index into the flattened field."""
+    def bounds(self, model: mujoco.MjModel, data: mujoco.MjData) -> tuple[int, int]:
+        """First and past-last index into the flattened field of `data`, a state of `model`."""
         if self.element is None:
-            return 0, getattr(mujoco.MjData(model), self.field).size
+            return 0, getattr(data, self.field).size
         if self.field == "sensordata":
             sensor = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_SENSOR, self.element)
             start = int(model.sensor_adr[sensor])

@@ -89,7 +89,9 @@ class VectorEnvironment(VectorEnv):
 
         Raises:
             ValueError: options that do not fit the task.
+            gymnasium.error.ClosedEnvironmentError: `close` was called.
         """
+        self._refuse_closed()
         if seed is not None:
             self._seed_streams([seed + index for index in range(self.num_envs)] if isinstance(seed, int | np.integer) else seed)
         chosen = {_chosen(given, options) for given in set(self._given)} if options else {None}
@@ -105,7 +107,9 @@ class VectorEnvironment(VectorEnv):
         Raises:
             ValueError: an action of another shape, or one that is not finite.
             gymnasium.error.ResetNeeded: the episodes are over.
+            gymnasium.error.ClosedEnvironmentError: `close` was called.
         """
+        self._refuse_closed()
         action = np.asarray(action, dtype=np.float64)
         if action.shape != self.action_space.shape or not np.isfinite(action).all():
             raise ValueError(f"action must be finite and of shape {self.action_space.shape}, got shape {action.shape}")
@@ -120,6 +124,15 @@ class VectorEnvironment(VectorEnv):
         reward, ended = self._rewards(readings, action), np.full(self.num_envs, over)
         observation = self._observe(readings).astype(np.float32)
         return observation, reward, np.zeros(self.num_envs, bool), ended, {"physics": self._batch.physics.copy()}
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Free the simulations; called by `close`."""
+        self._batch.close()
+        del self._batch
+
+    def _refuse_closed(self) -> None:
+        if self.closed:
+            raise gymnasium.error.ClosedEnvironmentError("this environment was closed: make another")
 
     def _modes(self) -> list[str]:
         return [mode(task.name, self._domain) for task in self.tasks]
@@ -189,6 +202,10 @@ class Environment(gymnasium.Env):
         if self.render_mode is None:
             return None
         return draw(self.task, self._physics[None])[0]
+
+    def close(self) -> None:
+        """See `VectorEnvironment.close_extras`."""
+        self._vector.close()
 
 
 def register() -> None:

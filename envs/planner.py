@@ -16,7 +16,7 @@ import numpy as np
 from mujoco.rollout import Rollout
 
 from envs.domain import load, mode
-from envs.physics import Start, readings_of
+from envs.physics import readings_of, start_of
 from envs.registry import Task
 
 
@@ -48,7 +48,7 @@ class Planner:
         """One plan for each of `tasks`, which share a domain; none of them a family."""
         self._domain, self.settings, self._rng = tasks[0].domain, settings, rng
         self._modes = np.array([mode(task.name, self._domain) for task in tasks])
-        start = Start(self._domain, str(self._modes[0]))
+        start = start_of(self._domain, str(self._modes[0]))
         self._model = copy.copy(start.model)
         self._model.opt.timestep *= settings.coarse
         self._substeps = start.substeps * settings.hold // settings.coarse  # of a piece

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -24,15 +23,14 @@ class BenchmarkCommand:
 def main(config: BenchmarkCommand) -> None:
     """Runs a suite, whose module has `run(folder)`: it prints its tables and writes CSV and figures into the folder.
 
-    `provenance.json` beside them says how they were made; without an "ended" the suite was cut short.
+    What they were made with goes beside them, once they are whole.
     """
     folder = Path(config.out or f"experiments/results/{config.suite}")
     folder.mkdir(parents=True, exist_ok=True)
-    words = [word for word in sys.argv[1:] if not word.startswith("hydra")]
-    facts = provenance.collect(["python", "-m", "experiments.benchmark", *words], seeds={})
-    provenance.write(folder / "provenance.json", facts)
+    words = ["python", "-m", "experiments.benchmark", f"suite={config.suite}", *([f"out={config.out}"] if config.out else [])]
+    facts = provenance.collect(words, {"seed": 0})  # before anything is written: is the commit all that ran?
     import_module(f"experiments.benchmarks.{config.suite}").run(folder)
-    provenance.write(folder / "provenance.json", facts | provenance.devices() | {"ended": provenance.now()})
+    provenance.write(folder / "provenance.json", facts | {"ended": provenance.now()} | provenance.devices())
 
 
 if __name__ == "__main__":

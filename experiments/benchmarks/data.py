@@ -1,8 +1,8 @@
 """Suite `data`: relabelling, stepping, sampling and collecting, against the ways they replace.
 
 Rates are CPU time (all threads), the best of several interleaved rounds, so that other load on the machine does not tilt them.
-What a line must reach stands beside it. Buffers that are not there yet are collected first, which takes tens of minutes and can
-be interrupted.
+What a line must reach stands beside it. Buffers that are not there yet are collected, which takes most of the suite's time and
+can be interrupted.
 """
 
 from __future__ import annotations
@@ -39,16 +39,17 @@ _STEP_AT_LEAST = {
     "quadruped_walk": 1.4,
     "jaco_reach_top_left": 1.4,
 }
-_ENVIRONMENTS = 64
+_WHOLE = 200  # episodes of a buffer that must be good to learn from; the others show what their planners reach
 _BUFFERS = {  # task: collector, episodes
-    "cartpole_swingup": ("mppi", 200),
-    "point_mass_maze_any": ("pd", 200),
-    "walker_any": ("mppi", 200),
+    "cartpole_swingup": ("mppi", _WHOLE),
+    "point_mass_maze_any": ("pd", _WHOLE),
+    "walker_any": ("mppi", _WHOLE),
     "jaco_any": ("mppi", 20),
     "cheetah_any": ("mppi", 20),
     "quadruped_any": ("mppi", 20),
     "hopper_hop": ("mppi", 20),
 }
+_CPU_SECONDS = 1800  # a quarter of an hour on two cores
 _BEST_AT_LEAST = {
     "cartpole_swingup": 700,
     "walker_stand": 900,
@@ -77,11 +78,11 @@ def run(folder: Path, root: Path = Path("data")) -> None:
             lines.append(line)
     returns = {}
     for task, (collector, episodes) in _BUFFERS.items():
-        returns |= _collected(root, task, collector, episodes)
-    for line in _quality(returns):
-        _say(line)
-        lines.append(line)
-    folder.mkdir(parents=True, exist_ok=True)
+        own, spent = _collected(root, task, collector, episodes)
+        for line in [*spent, *_quality(own, whole=episodes == _WHOLE)]:
+            _say(line)
+            lines.append(line)
+        returns |= own
     _write(folder / "measurements.csv", Line._fields, lines)
     rows = [(*key, index, round(float(value), 3)) for key, values in returns.items() for index, value in enumerate(values)]
     _write(folder / "returns.csv", ("buffer", "task", "episode", "return"), rows)
@@ -155,46 +156,16 @@ def _relabelling() -> Iterator[Line]:
 
 
 def _stepping() -> Iterator[Line]:
-    import mujoco
-
-    import envs
+    from experiments.benchmarks.data_stepping import STATES, measure
 
     for task, at_least in _STEP_AT_LEAST.items():
-        environment, environments = _dm_control(task), envs.make_vec(task, _ENVIRONMENTS)
-        rng = np.random.default_rng(0)
-        actions = rng.uniform(-1, 1, (50, *environments.action_space.shape))
-        spec = environment.action_spec()
-        controls = spec.minimum + (actions[:, 0] + 1) * (spec.maximum - spec.minimum) / 2
-        environment.reset()
-        physics = environment.physics
-        model, data = physics.model.ptr, mujoco.MjData(physics.model.ptr)
-        mujoco.mj_copyData(data, model, physics.data.ptr)
-        substeps = round(environment.control_timestep() / physics.timestep())
-        length = envs.spec(task).length
-
-        def alone(environment: object = environment, controls: np.ndarray = controls) -> None:
-            for control in controls:
-                environment.step(control)
-
-        def together(environments: object = environments, actions: np.ndarray = actions, length: int = length) -> None:
-            environments.reset(seed=0) if together.steps % length == 0 else None
-            for action in actions:
-                environments.step(action)
-            together.steps += len(actions)
-
-        def raw(model: object = model, data: object = data, controls: np.ndarray = controls, substeps: int = substeps) -> None:
-            for control in controls:
-                data.ctrl[:] = control
-                mujoco.mj_step(model, data, substeps)
-
-        together.steps = 0
-        together()
-        rate = _rates({"alone": (alone, 50), "together": (together, 50 * _ENVIRONMENTS), "raw": (raw, 50)})
+        rates = measure(task)
         yield from (
-            Line("stepping", f"{task}: one dm_control environment", rate["alone"], "1/s"),
-            Line("stepping", f"{task}: make_vec of {_ENVIRONMENTS}", rate["together"], "1/s"),
-            Line("stepping", f"{task}: share of the raw mj_step rate", rate["together"] / rate["raw"], ""),
-            Line("stepping", f"{task}: against dm_control", rate["together"] / rate["alone"], "x", at_least),
+            Line("stepping", f"{task}: one dm_control environment", rates.dm_control, "1/s"),
+            Line("stepping", f"{task}: make_vec of {STATES}", rates.make_vec, "1/s"),
+            Line("stepping", f"{task}: share of the raw mj_step rate", rates.make_vec / rates.mj_step, ""),
+            Line("stepping", f"{task}: largest difference after an episode", rates.difference, ""),
+            Line("stepping", f"{task}: against dm_control", rates.make_vec / rates.dm_control, "x", at_least),
         )
 
 
@@ -277,26 +248,39 @@ def _resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def _collected(root: Path, task: str, collector: str, episodes: int) -> dict[tuple[str, str], np.ndarray]:
-    """Returns of a buffer's episodes for every task of its domain, by (buffer, task)."""
+def _collected(root: Path, task: str, collector: str, episodes: int) -> tuple[dict[tuple[str, str], np.ndarray], list[Line]]:
+    """Returns of a buffer's episodes for every task of its domain, by (buffer, task), and how long collecting took."""
     import datasets
     import envs
 
     folder = datasets.buffer_folder(root, task, collector)
+    missing, start = episodes - len(list(folder.glob("episode_*.npz"))), time.process_time()
     datasets.collect(task, folder, episodes=episodes, seed=0, collector=collector)
+    rate = missing / (time.process_time() - start)
     store = datasets.Store(datasets.build_cache(folder))
     tasks = [name for name in envs.tasks() if envs.task(name).domain == envs.task(task).domain and name not in envs.families()]
     store.relabel(tasks)
-    return {(f"{task} by {collector}", name): store.returns(name) for name in tasks}
+    speed = Line(
+        "collecting", f"{task} by {collector}: episodes in {_CPU_SECONDS // 60} CPU minutes", rate * _CPU_SECONDS, "", _WHOLE
+    )
+    return {(f"{task} by {collector}", name): store.returns(name) for name in tasks}, [speed] if missing else []
 
 
-def _quality(returns: dict[tuple[str, str], np.ndarray]) -> list[Line]:
-    lines = []
+def _quality(returns: dict[tuple[str, str], np.ndarray], whole: bool) -> list[Line]:
+    """How good the episodes of a buffer are; `whole` ones have shares to reach on two tasks."""
+    lines, shares = [], []
     for (_, task), values in returns.items():
-        lines.append(Line("collecting", f"{task}: best return", float(values.max()), "", _BEST_AT_LEAST.get(task)))
-        share = float(np.mean(values >= values.max() / 2)) if values.max() > 0 else 0.0
-        lines.append(Line("collecting", f"{task}: share of {len(values)} episodes above half of it", share, ""))
-    return lines
+        best = float(values.max())
+        shares.append(float(np.mean(values >= best / 2)) if best > 0 else 0.0)
+        tenths = np.count_nonzero(np.histogram(values, bins=10, range=(0, max(best, 1e-9)))[0])
+        lines += [
+            Line("collecting", f"{task}: best return", best, "", _BEST_AT_LEAST.get(task)),
+            Line("collecting", f"{task}: share of {len(values)} episodes above half of it", shares[-1], ""),
+            Line("collecting", f"{task}: tenths of the range up to it with episodes", tenths, ""),
+        ]
+    buffer = next(iter(returns))[0]
+    second = sorted(shares)[-2]
+    return [*lines, Line("collecting", f"{buffer}: that share on the second best task", second, "", 0.05)] if whole else lines
 
 
 def plot(folder: Path) -> None:
@@ -317,7 +301,8 @@ def _plot_speed(table: object, path: Path) -> None:
     for axis, group in zip(axes, ("relabelling", "stepping", "sampling"), strict=True):
         own = table[(table.group == group) & (table.unit == "x")]
         labels = own["item"].str.replace(": against the reference|: against dm_control", "", regex=True)
-        axis.barh(labels, own["value"], color="tab:blue", label="measured")
+        axis.barh(labels, own["value"] - 1, left=1, color="tab:blue", label="measured")
+        axis.axvline(1, color="black", linewidth=0.8)
         axis.plot(own["at_least"], range(len(own)), "k|", markersize=18, label="at least")
         axis.set(xlabel="times as fast, CPU time", title=group, xscale="log")
         axis.invert_yaxis()
@@ -333,8 +318,9 @@ def _plot_returns(table: object, path: Path) -> None:
     rows = -(-len(groups) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(4 * columns, 3 * rows), layout="constrained", squeeze=False)
     for axis, (buffer, own) in zip(axes.flat, groups, strict=False):
+        bins = np.linspace(0, max(own["return"].max(), 1), 21)
         for task, episodes in own.groupby("task", sort=False):
-            axis.hist(episodes["return"], bins=20, histtype="step", label=task)
+            axis.hist(episodes["return"], bins=bins, histtype="step", label=task)
         axis.set(title=f"{buffer}, {own.episode.nunique()} episodes", xlabel="return", ylabel="episodes")
         axis.legend(fontsize=6)
     for axis in axes.flat[len(groups) :]:

@@ -1,11 +1,16 @@
 """The gymnasium side: seeds, families, options, refusals."""
 
+import gc
+import weakref
+
 import gymnasium
+import mujoco
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
 import envs
+from envs.physics import Scattered
 
 
 @pytest.mark.filterwarnings("error", "ignore:.*A Box observation space (min|max)imum value is -?infinity")
@@ -106,3 +111,64 @@ def test_wrong_use():
     assert truncated.all()
     with pytest.raises(gymnasium.error.ResetNeeded):
         vector.step(np.zeros((2, 2)))
+
+
+def test_close_frees_simulations(monkeypatch):
+    """Environments of many tasks made and closed again leave nothing of MuJoCo's behind, without the garbage collector."""
+
+    def use():
+        vector = envs.make_vec(["cheetah_run", "cheetah_run_backward", "cheetah_flip", "cheetah_flip_backward"])
+        vector.reset(seed=0)
+        vector.step(np.zeros(vector.action_space.shape))
+        vector.close()
+
+    use()  # what is kept on purpose, one start of each task, is there from now on
+    made = []
+
+    class Recorded:
+        def __new__(cls, *arguments):
+            made.append(weakref.ref(data := real(*arguments)))
+            return data
+
+    real = mujoco.MjData
+    monkeypatch.setattr(mujoco, "MjData", Recorded)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            use()
+        assert len(made) == 12
+        assert not any(reference() for reference in made)
+        assert gc.collect() < 100  # dm_control's environments, thousands of objects each, are not built again
+    finally:
+        gc.enable()
+
+
+def test_closed_environments_say_so():
+    """Neither form can be used after `close`, which may be called twice."""
+    for closed in (envs.make("cartpole_swingup"), envs.make_vec("walker_walk", 64)):
+        closed.reset()
+        closed.close()
+        closed.close()
+        with pytest.raises(gymnasium.error.ClosedEnvironmentError, match="make another"):
+            closed.step(np.zeros(closed.action_space.shape))
+        with pytest.raises(gymnasium.error.ClosedEnvironmentError, match="make another"):
+            closed.reset()
+
+
+def test_scattered_memory():
+    """Pieces anywhere in memory are read and written as the rows of one array, and nothing else is."""
+    rng = np.random.default_rng(0)
+    blocks = [rng.standard_normal(size) for size in (7, 100_000, 12, 9, 30, 5)]
+    before = [block.copy() for block in blocks]
+    rows = [[blocks[2][1:4], blocks[0][:2]], [blocks[1][50_000:50_003], blocks[3][7:9]], [blocks[4][10:13], blocks[5][3:]]]
+    scattered = Scattered(rows)
+    np.testing.assert_array_equal(scattered.read(), [np.concatenate(row) for row in rows])
+    values = rng.standard_normal((3, 5))
+    scattered.write(values)
+    np.testing.assert_array_equal([np.concatenate(row) for row in rows], values)
+    for row in rows:
+        for piece in row:
+            piece[:] = 0
+    for block, old in zip(blocks, before, strict=True):
+        assert np.count_nonzero(block != old) == sum(np.shares_memory(block, piece) * piece.size for row in rows for piece in row)

@@ -1,0 +1,89 @@
+"""Stepping 64 states at once against one dm_control environment and against bare `mj_step`, all three along the same paths.
+
+How long a step takes depends on what touches what, so that only equal episodes compare: a few starts and action sequences,
+which dm_control and `mj_step` take one after another, and the vector environment many copies of at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import mujoco
+import numpy as np
+
+import envs
+from envs.domain import load, mode
+
+STATES = 64
+_PATHS = 4
+_BLOCK = 50  # steps that one way takes before the next takes its turn; divides every episode's length
+_ROUNDS = 3  # times that the same episodes are run; of every block the quickest counts
+
+
+class Rates(NamedTuple):
+    """States that advance by one step in a second of CPU time, and the largest difference between positions and velocities."""
+
+    dm_control: float
+    make_vec: float
+    mj_step: float
+    difference: float
+
+
+def measure(task: str) -> Rates:
+    """Whole episodes of uniformly random actions."""
+    domain, length = envs.task(task).domain, envs.spec(task).length
+    environments = [load(domain).build(mode(task, domain)) for _ in range(_PATHS)]
+    vector = envs.make_vec(task, STATES)
+    shape = (length, _PATHS, *vector.single_action_space.shape)
+    actions = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32).astype(np.float64)
+    low, high = environments[0].physics.model.actuator_ctrlrange.T
+    controls = low + (actions + 1) * (high - low) / 2
+    every = np.tile(actions, (1, STATES // _PATHS, 1))
+    model = environments[0].physics.model.ptr
+    substeps = round(environments[0].control_timestep() / environments[0].physics.timestep())
+    seconds = np.full((3, length // _BLOCK), np.inf)
+    for _ in range(_ROUNDS):
+        datas = [_started(environment, seed) for seed, environment in enumerate(environments)]
+        vector.reset(seed=[index % _PATHS for index in range(STATES)])
+
+        def alone(steps: slice) -> None:
+            for path, environment in enumerate(environments):
+                for control in controls[steps, path]:
+                    environment.step(control)
+
+        def together(steps: slice) -> None:
+            for action in every[steps]:
+                together.physics = vector.step(action)[4]["physics"]
+
+        def bare(steps: slice, datas: list[mujoco.MjData] = datas) -> None:
+            for path, data in enumerate(datas):
+                for control in controls[steps, path]:
+                    data.ctrl[:] = control
+                    mujoco.mj_step(model, data, substeps)
+
+        for block in range(length // _BLOCK):
+            steps = slice(block * _BLOCK, (block + 1) * _BLOCK)
+            spent = [_timed(way, steps) for way in (alone, together, bare)]
+            seconds[:, block] = np.minimum(seconds[:, block], spent)
+        reached = np.array([environment.physics.get_state() for environment in environments])
+    work = np.array([_PATHS, STATES, _PATHS]) * length
+    return Rates(*(work / seconds.sum(axis=1)), np.abs(together.physics[:_PATHS] - reached).max())
+
+
+def _started(environment: object, seed: int) -> mujoco.MjData:
+    """Start dm_control's episode of a seed; a copy of its first state."""
+    task = environment.task
+    (task.random if hasattr(task, "random") else environment.random_state).seed(seed)
+    environment.reset()
+    data = mujoco.MjData(environment.physics.model.ptr)
+    mujoco.mj_copyData(data, environment.physics.model.ptr, environment.physics.data.ptr)
+    return data
+
+
+def _timed(way: Callable[[slice], None], steps: slice) -> float:
+    """Seconds of CPU time, of all threads."""
+    start = time.process_time()
+    way(steps)
+    return time.process_time() - start
