@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+
+from experiments.benchmarks import tables
 
 _SPEED_TOKENS = (8192, 16384)
 _FIXED = 32768
@@ -22,7 +23,7 @@ def run(folder: Path) -> None:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     parts = {"overlap": _overlap, "utilisation": _utilisation, "speed": _speed, "memory": _memory, "schedule": _schedule}
     for name, part in parts.items():
-        _write(folder / f"{name}.csv", part())
+        tables.write(folder / f"{name}.csv", part())
     plot(folder)
 
 
@@ -81,7 +82,7 @@ def _utilisation() -> list[dict]:
     """Model FLOPs utilisation of a layer's training step: the ring at N times blockwise's context, expected and measured."""
     from experiments.benchmarks.ring_utilisation import utilisations
 
-    return [_rounded(row._asdict()) for row in utilisations()]
+    return [row._asdict() for row in utilisations()]
 
 
 def _speed() -> list[dict]:
@@ -89,20 +90,7 @@ def _speed() -> list[dict]:
     from experiments.benchmarks.ring_speed import speeds, times_best_peer, torch_speeds
 
     rows = [row for tokens in _SPEED_TOKENS for row in (*speeds(tokens), *torch_speeds(tokens))]
-    return [_rounded(row._asdict() | {"times_best_peer": times}) for row, times in zip(rows, times_best_peer(rows), strict=True)]
-
-
-def _rounded(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: round(value, 3) if isinstance(value, float) else value for name, value in row.items()}
-
-
-def _write(path: Path, rows: list[dict[str, Any]]) -> None:
-    import pandas as pd
-
-    if rows:
-        table = pd.DataFrame(rows)
-        table.to_csv(path, index=False)
-        print(f"\n{path.stem}\n{table.to_string(index=False)}", flush=True)
+    return [row._asdict() | {"times_best_peer": times} for row, times in zip(rows, times_best_peer(rows), strict=True)]
 
 
 def plot(folder: Path) -> None:
