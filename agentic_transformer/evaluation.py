@@ -138,20 +138,20 @@ class Evaluation:
         )
 
     def _own(self, condition: str) -> Iterator[Attempt]:
-        env = envs.make_vec(self.tasks)
+        env = self._make_env(self.tasks)
         context = self._new_context(self.longest)
         for number in range(1, self.longest + 1):
             attempt, context = self._attempt(env, context, number, condition)
             yield attempt
 
     def _no_context(self, condition: str) -> Iterator[Attempt]:
-        env = envs.make_vec(self.tasks)
+        env = self._make_env(self.tasks)
         for number in range(1, self.longest + 1):
             yield self._attempt(env, self._new_context(1), number, condition, keep=False)[0]
 
     def _foreign(self, condition: str) -> Iterator[Attempt]:
         others = other_tasks(self.tasks, self._stream("other tasks"))
-        env, elsewhere = envs.make_vec(self.tasks), envs.make_vec(others)
+        env, elsewhere = self._make_env(self.tasks), self._make_env(others)
         context = self._new_context(self.longest)
         for number in range(1, self.longest + 1):
             yield self._attempt(env, context.copy(), number, condition, keep=False)[0]
@@ -161,7 +161,7 @@ class Evaluation:
     def _dataset(self, condition: str) -> Iterator[Attempt]:
         if self.data is None:
             raise ValueError("condition 'dataset' needs the training data")
-        env = envs.make_vec(self.tasks)
+        env = self._make_env(self.tasks)
         sampler = ChainSampler(self.data.returns, self.description.agent, seed=0)
         for number in range(1, self.longest + 1):
             rng = self._stream("prompts", number)
@@ -173,6 +173,10 @@ class Evaluation:
                 context = self.policy.append(context, Trajectory(*trajectories, reward, target))
             attempt, _ = self._attempt(env, context, number, condition, keep=False)
             yield attempt._replace(encoded=attempt.encoded + context.encoded)
+
+    def _make_env(self, tasks: Sequence[envs.Task]) -> VectorEnv:
+        """Environments whose steps are those of the training data."""
+        return envs.make_vec(tasks, action_repeat=self.description.action_repeat, horizon=self.description.steps)
 
     def _new_context(self, trajectories: int) -> Context:
         return self.policy.new_context(len(self.tasks), trajectories)
