@@ -40,6 +40,8 @@ class DataConfig:
     seed: int = setting(0, minimum=0, maximum=MAXIMUM_SEED)
     relabel: str = setting("exorl", choices=("exorl", "exact"))
     tasks: int = setting(300, minimum=1, maximum=100_000)
+    action_repeat: int = setting(1, minimum=1, maximum=1000)
+    horizon: int | None = setting(None, minimum=1, maximum=1_000_000)
 
 
 @dataclass

@@ -27,6 +27,8 @@ class AgentDescription:
     """Steps of a trajectory."""
     best_return: float
     """The best return of the training data; what the agent is asked for is a fraction of it."""
+    action_repeat: int = 1
+    """Environment steps of one of its steps."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -150,20 +150,20 @@ class Evaluation:
         )
 
     def _own(self, condition: str) -> Iterator[Attempt]:
-        env = envs.make_vec(self.tasks)
+        env = self._make_env(self.tasks)
         context = self._new_context(self.longest)
         for number in range(1, self.longest + 1):
             attempt, context = self._attempt(env, context, number, condition)
             yield attempt
 
     def _no_context(self, condition: str) -> Iterator[Attempt]:
-        env = envs.make_vec(self.tasks)
+        env = self._make_env(self.tasks)
         for number in range(1, self.longest + 1):
             yield self._attempt(env, self._new_context(1), number, condition, keep=False)[0]
 
     def _foreign(self, condition: str) -> Iterator[Attempt]:
         others = other_tasks(self.tasks, self._stream("other tasks"))
-        env, elsewhere = envs.make_vec(self.tasks), envs.make_vec(others)
+        env, elsewhere = self._make_env(self.tasks), self._make_env(others)
         context = self._new_context(self.longest)
         for number in range(1, self.longest + 1):
             yield self._attempt(env, context.copy(), number, condition, keep=False)[0]
@@ -173,7 +173,7 @@ class Evaluation:
     def _dataset(self, condition: str) -> Iterator[Attempt]:
         if self.data is None:
             raise ValueError("condition 'dataset' needs the training data")
-        env = envs.make_vec(self.tasks)
+        env = self._make_env(self.tasks)
         sampler = ChainSampler(self.data.returns, self.description.agent, seed=0)
         for number in range(1, self.longest + 1):
             rng = self._stream("prompts", number)
@@ -194,6 +194,10 @@ class Evaluation:
             trajectories, reward = self.data.load(np.arange(len(self.tasks)), episode)
             trajectory = Trajectory(*trajectories, reward, target=reward.sum(axis=1, dtype=np.float64))
             yield Attempt(number, trajectory, physics=np.empty((len(self.tasks), 0, 0)), encoded=0)
+
+    def _make_env(self, tasks: Sequence[envs.Task]) -> VectorEnv:
+        """Environments whose steps are those of the training data."""
+        return envs.make_vec(tasks, action_repeat=self.description.action_repeat, horizon=self.description.steps)
 
     def _new_context(self, trajectories: int) -> Context:
         return self.policy.new_context(len(self.tasks), trajectories)

@@ -9,14 +9,14 @@ import numpy as np
 from agentic_transformer.chains import Chains, ChainSampler
 from agentic_transformer.config import AgentConfig
 from agentic_transformer.tokens import Scaling, TokenLayout, Tokens, chain_tokens
-from datasets import Store, Trajectories
+from datasets import Store, Strided, Trajectories
 from envs import Task
 
 
 class LabelledTrajectories:
     """A store of trajectories with the rewards of every task of a list."""
 
-    def __init__(self, store: Store, tasks: Sequence[Task], mode: str) -> None:
+    def __init__(self, store: Store | Strided, tasks: Sequence[Task], mode: str) -> None:
         """Relabels what has not been relabelled before.
 
         Args:

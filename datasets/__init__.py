@@ -9,6 +9,7 @@ from datasets.episode import Episode, read_episode, write_episode
 from datasets.relabelling import relabel
 from datasets.sampling import Sampler, Selection
 from datasets.store import Store, Trajectories
+from datasets.strided import Strided
 from datasets.verification import verify
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Sampler",
     "Selection",
     "Store",
+    "Strided",
     "Trajectories",
     "buffer_folder",
     "build_cache",

@@ -35,6 +35,7 @@ def collect(
     episodes: int,
     seed: int = 0,
     collector: str = "random",
+    action_repeat: int = 1,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Run a collector and write its episodes; those that are there already are kept.
@@ -49,6 +50,7 @@ def collect(
         episodes: how many the buffer shall have.
         seed: of starts and policies.
         collector: a name of `datasets.collectors.collectors(task)`.
+        action_repeat: steps for which each action is held; every one of them is stored.
         progress: show a progress bar.
 
     Returns:
@@ -60,7 +62,7 @@ def collect(
     task, folder = envs.task(task), Path(folder)
     policy = collector_class(collector, task)
     spec = envs.spec(task)
-    made = {"task": task.id, "collector": collector, "seed": seed, "length": spec.length}
+    made = {"task": task.id, "collector": collector, "seed": seed, "length": spec.length, "action_repeat": action_repeat}
     metadata = {
         **made,
         "domain": task.domain,
@@ -81,7 +83,7 @@ def collect(
             numbers = range(batch * policy.batch, (batch + 1) * policy.batch)
             observation, info = environments.reset(seed=[_start_seed(seed, index) for index in numbers])
             actor = policy(environments.tasks, np.random.default_rng([seed, batch]))
-            run = _run(environments, actor, observation, info, bar)
+            run = _run(environments, actor, action_repeat, observation, info, bar)
             for index, episode in zip(numbers, run, strict=True):
                 if index in missing:
                     write_episode(folder, index, episode)
@@ -99,7 +101,7 @@ def _refuse_other(folder: Path, made: dict[str, Any]) -> None:
         if any(folder.glob("*.npz")):
             raise ValueError(f"buffer {folder}: holds episodes that were not collected here; choose another folder")
         return
-    before = json.loads(path.read_text())
+    before = {"action_repeat": 1} | json.loads(path.read_text())
     for key, value in made.items():
         if before.get(key) != value:
             was = f"{key}={before.get(key)!r}"
@@ -107,7 +109,7 @@ def _refuse_other(folder: Path, made: dict[str, Any]) -> None:
 
 
 def _run(
-    environments: VectorEnv, actor: Collector, observation: np.ndarray, info: dict[str, np.ndarray], bar: tqdm
+    environments: VectorEnv, actor: Collector, repeat: int, observation: np.ndarray, info: dict[str, np.ndarray], bar: tqdm
 ) -> list[Episode]:
     """One batch of episodes, just reset."""
     spec, count = envs.spec(environments.tasks[0]), environments.num_envs
@@ -118,7 +120,8 @@ def _run(
     reward_free = environments.tasks[0].name == "point_mass_goal"
     for row in range(rows):
         if row:
-            action = actor.act(row - 1, info["physics"])
+            if (row - 1) % repeat == 0:
+                action = actor.act(row - 1, info["physics"])
             observation, reward, _, _, info = environments.step(action)
             table["action"][:, row] = action
             table["reward"][:, row, 0] = 0 if reward_free else reward

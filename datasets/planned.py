@@ -37,7 +37,7 @@ class Planned:
         settings = SETTINGS[tasks[0].domain]
         effort = rng.choice(_EFFORT)
         self._planner = Planner(tasks, replace(settings, samples=max(4, int(settings.samples * effort))), rng)
-        self._hold, self._rng = settings.hold, rng
+        self._hold, self._due, self._rng = settings.hold, 0, rng
         self._shake = rng.choice(_SHAKE, (len(tasks), 1), p=_SHAKE_SHARES)
         length = envs.spec(tasks[0]).length
         self._gives_up = np.where(rng.random(len(tasks)) < _IDLE, rng.integers(length, size=len(tasks)), length)[:, None]
@@ -45,8 +45,9 @@ class Planned:
 
     def act(self, step: int, physics: np.ndarray) -> np.ndarray:
         """See `datasets.collectors.Collector`."""
-        if step % self._hold == 0:
+        if step >= self._due:
             self._action = self._planner.plan(physics)
+            self._due = step + self._hold
         noise = self._rng.standard_normal(self._action.shape)
         action = np.where(step < self._gives_up, self._action + self._shake * noise, noise)
         return np.clip(action, -1, 1)

@@ -33,16 +33,25 @@ def make(task: str | Task, seed: int = 0, render_mode: str | None = None) -> gym
     return Environment(task, seed, render_mode)
 
 
-def make_vec(task: str | Task | Sequence[str | Task], num_envs: int | None = None, seed: int = 0) -> VectorEnv:
+def make_vec(
+    task: str | Task | Sequence[str | Task],
+    num_envs: int | None = None,
+    seed: int = 0,
+    action_repeat: int = 1,
+    horizon: int | None = None,
+) -> VectorEnv:
     """Many environments of one domain that step together.
 
     Args:
         task: for all of them; or a sequence with one for each.
         num_envs: how many; for a sequence, its length.
         seed: environment i resets with seed + i.
+        action_repeat: agent steps for which each action is held: a step of the environment is all of them, its reward their sum.
+        horizon: steps of an episode; None: as many as the task's episodes last.
 
     Raises:
-        ValueError: unknown tasks, tasks of several domains, or a number that differs from the sequence's length.
+        ValueError: unknown tasks, tasks of several domains, a number that differs from the sequence's length, or more steps than
+            an episode has.
     """
     if isinstance(task, str | Task):
         chosen = [registry.task(task)] * (1 if num_envs is None else num_envs)
@@ -55,17 +64,21 @@ def make_vec(task: str | Task | Sequence[str | Task], num_envs: int | None = Non
     domains = sorted({one.domain for one in chosen})
     if len(domains) > 1:
         raise ValueError(f"tasks of one vector must share a domain, these are of {', '.join(domains)}")
-    return VectorEnvironment(chosen, seed)
+    return VectorEnvironment(chosen, seed, action_repeat, horizon)
 
 
 class VectorEnvironment(VectorEnv):
     """Environments of one domain; `tasks` says what each pays for in this episode (a family draws a member at every reset)."""
 
-    def __init__(self, tasks: Sequence[Task], seed: int) -> None:
+    def __init__(self, tasks: Sequence[Task], seed: int, action_repeat: int = 1, horizon: int | None = None) -> None:
         """See `make_vec`."""
         self._given = list(tasks)
         self._domain = tasks[0].domain
         self._spec = registry.spec(tasks[0])
+        self._repeat, self._length = action_repeat, horizon or self._spec.length // action_repeat
+        if not 1 <= self._length * action_repeat <= self._spec.length:
+            said = f"action_repeat={action_repeat} with horizon={horizon}"
+            raise ValueError(f"{said} does not fit the {self._spec.length} agent steps of an episode of {tasks[0].id}")
         self.num_envs = len(tasks)
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
         self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (self._spec.observation,), np.float32)
@@ -102,7 +115,7 @@ class VectorEnvironment(VectorEnv):
         return self._observe(self._batch.readings).astype(np.float32), {"physics": self._batch.physics.copy()}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Hold `action`, (environments, action size) in [-1, 1], for an agent step.
+        """Hold `action`, (environments, action size) in [-1, 1], for `action_repeat` agent steps, whose rewards are summed.
 
         Raises:
             ValueError: an action of another shape, or one that is not finite.
@@ -113,16 +126,17 @@ class VectorEnvironment(VectorEnv):
         action = np.asarray(action, dtype=np.float64)
         if action.shape != self.action_space.shape or not np.isfinite(action).all():
             raise ValueError(f"action must be finite and of shape {self.action_space.shape}, got shape {action.shape}")
-        if self._elapsed is None or self._elapsed >= self._spec.length:
-            raise gymnasium.error.ResetNeeded(f"an episode lasts {self._spec.length} steps: call reset before this step")
-        self._batch.step(action)
+        if self._elapsed is None or self._elapsed >= self._length:
+            raise gymnasium.error.ResetNeeded(f"an episode lasts {self._length} steps: call reset before this step")
+        reward = np.zeros(self.num_envs)
+        for _ in range(self._repeat):
+            self._batch.step(action)
+            reward += self._rewards(self._batch.readings, action)
         self._elapsed += 1
-        over = self._elapsed == self._spec.length
+        over = self._elapsed == self._length
         if over:
             self._batch.check()
-        readings = self._batch.readings
-        reward, ended = self._rewards(readings, action), np.full(self.num_envs, over)
-        observation = self._observe(readings).astype(np.float32)
+        observation, ended = self._observe(self._batch.readings).astype(np.float32), np.full(self.num_envs, over)
         return observation, reward, np.zeros(self.num_envs, bool), ended, {"physics": self._batch.physics.copy()}
 
     def close_extras(self, **kwargs: Any) -> None:

@@ -12,7 +12,9 @@ def main(config: CollectCommand) -> None:
 
     data = config.data
     folder = datasets.buffer_folder(data.root, config.task, data.algo)
-    datasets.collect(config.task, folder, episodes=data.episodes, seed=data.seed, collector=data.algo)
+    datasets.collect(
+        config.task, folder, episodes=data.episodes, seed=data.seed, collector=data.algo, action_repeat=data.action_repeat
+    )
     print(f"buffer: {folder}\ncache:  {datasets.build_cache(folder)}")
 
 

@@ -11,11 +11,11 @@ from agentic_transformer.labels import LabelledTrajectories
 from agentic_transformer.streams import stream
 
 
-def open_store(task: str, config: DataConfig) -> datasets.Store:
-    """The cache of the task's buffer, built from its episodes where it is not there yet.
+def open_store(task: str, config: DataConfig) -> datasets.Strided:
+    """The cache of the task's buffer, built from its episodes where it is not there yet, in the agent's steps.
 
     Raises:
-        ValueError: there are no episodes; says how to get them.
+        ValueError: there are no episodes (says how to get them), or they are too short.
     """
     buffer = datasets.buffer_folder(config.root, envs.task(task).domain, config.algo)
     if not any(Path(buffer).glob("*.npz")):
@@ -23,7 +23,8 @@ def open_store(task: str, config: DataConfig) -> datasets.Store:
             f"no episodes in {buffer}; make them with `python -m experiments.collect task={task} data.algo={config.algo}`, "
             f"or download ExoRL's with `python -m experiments.download`"
         )
-    return datasets.Store(datasets.build_cache(buffer), episodes=config.episodes)
+    store = datasets.Store(datasets.build_cache(buffer), episodes=config.episodes)
+    return datasets.Strided(store, config.action_repeat, config.horizon)
 
 
 def training_data(task: str, config: DataConfig) -> LabelledTrajectories:

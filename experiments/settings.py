@@ -171,6 +171,16 @@ def check_task(name: str) -> None:
         )
 
 
+def check_horizon(task: str, data: Any) -> None:
+    """Raise a SettingError if an episode of the task has fewer steps than asked for."""
+    import envs
+
+    length = envs.spec(task).length
+    if data.action_repeat * (data.horizon or 1) > length:
+        said = f"data.action_repeat={data.action_repeat} with data.horizon={shown(data.horizon)}"
+        reject(said, f"a product of at most {length}, the steps of an episode of {task}")
+
+
 def check_processes(mesh: Any) -> None:
     """Raise a SettingError if the settings of several processes do not fit each other."""
     if mesh.process >= mesh.processes:
@@ -203,6 +213,7 @@ def check_command(command: Any) -> None:
         setting.check(value_at(command, key))
     if hasattr(command, "task"):
         check_task(command.task)
+        check_horizon(command.task, command.data)
     if hasattr(command, "mesh"):
         check_processes(command.mesh)
         processes = distributed.place(command.mesh)[1]

@@ -38,6 +38,7 @@ def main(config: TrainCommand, run: Path) -> None:
         action_size=store.action_size,
         steps=steps,
         best_return=float(data.returns.max()),
+        action_repeat=config.data.action_repeat,
     )
     layout = description.layout()
     loader = ChainLoader(data, config.agent, layout, config.seed, config.train.batch, rows)

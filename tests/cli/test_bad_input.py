@@ -47,6 +47,8 @@ BAD = [
     ("train.batch=3 mesh.virtual_devices=2", "a multiple of 2"),
     ("agent.trajectories=50 data.episodes=40", "at most 40"),
     ("agent.trajectories=50 data.episodes=400 agent.top=0.1", "at most 40"),
+    ("data.action_repeat=3 data.horizon=5", "a product of at most 12"),
+    ("data.horizon=0", "or null"),
     ("agent.top=0", "from 1e-06 to 1"),
     ("agent.condition=nothing", "nearest: none"),
     ("agent.name=../x", "letters, digits"),

@@ -172,3 +172,21 @@ def test_scattered_memory():
             piece[:] = 0
     for block, old in zip(blocks, before, strict=True):
         assert np.count_nonzero(block != old) == sum(np.shares_memory(block, piece) * piece.size for row in rows for piece in row)
+
+
+def test_a_repeated_action_is_that_action_held_and_its_rewards_summed():
+    tasks = ["walker_walk", "walker_run", "walker_flip"]
+    plain, coarse = envs.make_vec(tasks), envs.make_vec(tasks, action_repeat=5, horizon=3)
+    np.testing.assert_array_equal(plain.reset(seed=3)[0], coarse.reset(seed=3)[0])
+    for action in np.random.default_rng(0).uniform(-1, 1, (3, 3, 6)):
+        steps = [plain.step(action) for _ in range(5)]
+        observation, reward, _, truncated, info = coarse.step(action)
+        np.testing.assert_array_equal(observation, steps[-1][0])
+        np.testing.assert_array_equal(info["physics"], steps[-1][4]["physics"])
+        np.testing.assert_allclose(reward, sum(step[1] for step in steps), rtol=1e-12)
+    assert truncated.all()
+    with pytest.raises(gymnasium.error.ResetNeeded, match="lasts 3 steps"):
+        coarse.step(action)
+    assert envs.make_vec("walker_walk", 1, action_repeat=300)._length == 3
+    with pytest.raises(ValueError, match="does not fit the 1000 agent steps"):
+        envs.make_vec("walker_walk", 1, action_repeat=300, horizon=4)

@@ -1,0 +1,61 @@
+"""A store at coarser steps: against an environment that holds its actions, and against sums by hand."""
+
+import numpy as np
+import pytest
+
+import datasets
+import envs
+from datasets.collection import _start_seed
+
+TASK = envs.task("point_mass_goal", goal=(0.1, 0.1))
+EPISODES = 6
+
+
+def collected(folder, action_repeat):
+    buffer = datasets.buffer_folder(folder, "point_mass_goal", "random")
+    datasets.collect("point_mass_goal", buffer, episodes=EPISODES, action_repeat=action_repeat, progress=False)
+    return datasets.Store(datasets.build_cache(buffer, progress=False))
+
+
+def test_trajectories_are_what_an_environment_of_the_same_repeat_does(tmp_path):
+    strided = datasets.Strided(collected(tmp_path, 4), 4, horizon=2)
+    assert strided.lengths.tolist() == [2] * EPISODES
+    trajectories, reward = strided.load(np.arange(EPISODES)), strided.rewards(TASK)
+    env = envs.make_vec(TASK, EPISODES, action_repeat=4, horizon=2)
+    observation, _ = env.reset(seed=[_start_seed(0, index) for index in range(EPISODES)])
+    for step in range(2):
+        np.testing.assert_allclose(trajectories.observation[:, step], observation, atol=1e-6)
+        observation, paid, *_ = env.step(trajectories.action[:, step])
+        np.testing.assert_allclose(reward[:, step], paid, atol=1e-6)
+    with pytest.raises(ValueError, match="was collected with action_repeat=4"):
+        collected(tmp_path, 1)
+
+
+def test_actions_that_varied_are_averaged(tmp_path):
+    store = collected(tmp_path, 1)
+    strided = datasets.Strided(store, 5)
+    whole, found = store.load([1, 4]), strided.load([1, 4])
+    assert strided.lengths.tolist() == [2] * EPISODES  # of 12 steps, the last two are left out
+    for row in range(2):
+        for step in range(2):
+            np.testing.assert_array_equal(found.observation[row, step], whole.observation[row, 5 * step])
+            mean = whole.action[row, 5 * step : 5 * step + 5].astype(np.float64).mean(axis=0)
+            np.testing.assert_allclose(found.action[row, step], mean, atol=1e-6)
+            np.testing.assert_allclose(
+                strided.rewards(TASK, [1, 4])[row, step],
+                store.rewards(TASK, [1, 4])[row, 5 * step : 5 * step + 5].sum(),
+                rtol=1e-6,
+            )
+
+
+def test_steps_as_they_are(tmp_path):
+    store = collected(tmp_path, 1)
+    strided = datasets.Strided(store)
+    for found, expected in zip(strided.load([0, 3]), store.load([0, 3]), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(strided.rewards(TASK), store.rewards(TASK))
+
+
+def test_trajectories_that_are_too_short_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="needs trajectories of at least 15 steps; the shortest has 12"):
+        datasets.Strided(collected(tmp_path, 1), 5, horizon=3)
