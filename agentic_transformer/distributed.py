@@ -7,6 +7,7 @@ Slurm's processes are found by jax itself. By hand, the same command is started 
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -47,6 +48,19 @@ def agree(value: int) -> int:
     from jax.experimental import multihost_utils
 
     return int(multihost_utils.broadcast_one_to_all(value))
+
+
+def differing(values: dict[str, str]) -> list[str]:
+    """Names of those values that are not the same in all processes."""
+    import jax
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() == 1:
+        return []
+    sums = np.array([zlib.crc32(value.encode()) for value in values.values()], np.uint32)
+    everywhere = multihost_utils.process_allgather(sums)  # (processes, values)
+    return [name for name, alike in zip(values, (everywhere == everywhere[0]).all(axis=0), strict=True) if not alike]
 
 
 def any_process(flag: bool) -> bool:

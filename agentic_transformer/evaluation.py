@@ -17,6 +17,7 @@ attempts is left to whoever reads the records.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import NamedTuple
 
 import jax
@@ -150,41 +151,41 @@ class Evaluation:
         )
 
     def _own(self, condition: str) -> Iterator[Attempt]:
-        env = self._make_env(self.tasks)
-        context = self._new_context(self.longest)
-        for number in range(1, self.longest + 1):
-            attempt, context = self._attempt(env, context, number, condition)
-            yield attempt
+        with closing(self._make_env(self.tasks)) as env:
+            context = self._new_context(self.longest)
+            for number in range(1, self.longest + 1):
+                attempt, context = self._attempt(env, context, number, condition)
+                yield attempt
 
     def _no_context(self, condition: str) -> Iterator[Attempt]:
-        env = self._make_env(self.tasks)
-        for number in range(1, self.longest + 1):
-            yield self._attempt(env, self._new_context(1), number, condition, keep=False)[0]
+        with closing(self._make_env(self.tasks)) as env:
+            for number in range(1, self.longest + 1):
+                yield self._attempt(env, self._new_context(1), number, condition, keep=False)[0]
 
     def _foreign(self, condition: str) -> Iterator[Attempt]:
         others = other_tasks(self.tasks, self._stream("other tasks"))
-        env, elsewhere = self._make_env(self.tasks), self._make_env(others)
-        context = self._new_context(self.longest)
-        for number in range(1, self.longest + 1):
-            yield self._attempt(env, context.copy(), number, condition, keep=False)[0]
-            if number < self.longest:
-                _, context = self._attempt(elsewhere, context, number, "own, elsewhere")
+        with closing(self._make_env(self.tasks)) as env, closing(self._make_env(others)) as elsewhere:
+            context = self._new_context(self.longest)
+            for number in range(1, self.longest + 1):
+                yield self._attempt(env, context.copy(), number, condition, keep=False)[0]
+                if number < self.longest:
+                    _, context = self._attempt(elsewhere, context, number, "own, elsewhere")
 
     def _dataset(self, condition: str) -> Iterator[Attempt]:
         if self.data is None:
             raise ValueError("condition 'dataset' needs the training data")
-        env = self._make_env(self.tasks)
-        sampler = ChainSampler(self.data.returns, self.description.agent, seed=0)
-        for number in range(1, self.longest + 1):
-            rng = self._stream("prompts", number)
-            episodes = np.stack([sampler.draw_trajectories(rng, i, number - 1) for i in range(len(self.tasks))])
-            context = self._new_context(self.longest)  # one shape for all n: one compilation
-            for episode in episodes.T:
-                trajectories, reward = self.data.load(np.arange(len(self.tasks)), episode)
-                target = self._remembered_target(reward, asked=self._asked())
-                context = self.policy.append(context, Trajectory(*trajectories, reward, target))
-            attempt, _ = self._attempt(env, context, number, condition, keep=False)
-            yield attempt._replace(encoded=attempt.encoded + context.encoded)
+        with closing(self._make_env(self.tasks)) as env:
+            sampler = ChainSampler(self.data.returns, self.description.agent, seed=0)
+            for number in range(1, self.longest + 1):
+                rng = self._stream("prompts", number)
+                episodes = np.stack([sampler.draw_trajectories(rng, i, number - 1) for i in range(len(self.tasks))])
+                context = self._new_context(self.longest)  # one shape for all n: one compilation
+                for episode in episodes.T:
+                    trajectories, reward = self.data.load(np.arange(len(self.tasks)), episode)
+                    target = self._remembered_target(reward, asked=self._asked())
+                    context = self.policy.append(context, Trajectory(*trajectories, reward, target))
+                attempt, _ = self._attempt(env, context, number, condition, keep=False)
+                yield attempt._replace(encoded=attempt.encoded + context.encoded)
 
     def _ceiling(self, condition: str) -> Iterator[Attempt]:
         if self.data is None or self.hypotheses is None:

@@ -23,6 +23,7 @@ def main(config: TrainCommand, run: Path) -> None:
     from experiments.preemption import Preemption
 
     distributed.initialize(config.mesh)
+    check_processes_agree(config)
     mesh = meshes.make_mesh(config.mesh.ring)
     rows = meshes.local_rows(mesh, config.train.batch, config.train.accumulate)
     with distributed.first_process_first():
@@ -68,6 +69,21 @@ def main(config: TrainCommand, run: Path) -> None:
 
         training.fit(state, train_step, bar, config.train, report, save, lambda: distributed.any_process(preemption.requested))
         checkpoints.close()
+
+
+def check_processes_agree(config: TrainCommand) -> None:
+    """Raises a SettingError unless all processes of a run were started with the same settings, their own numbers aside."""
+    from agentic_transformer import distributed
+    from experiments.settings import reject, settings, shown, value_at
+
+    own = ("mesh.process", "mesh.coordinator")
+    values = {key: shown(value_at(config, key)) for key in settings(TrainCommand) if key not in own}
+    if different := distributed.differing(values):
+        said = ", ".join(f"{key}={values[key]}" for key in different)
+        reject(
+            f"{said} in process {distributed.place(config.mesh)[0]}, not so in every process of the run",
+            "the same settings in all of them",
+        )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from agentic_transformer.chains import Chains
 from agentic_transformer.config import AgentConfig, ModelConfig
 from agentic_transformer.description import AgentDescription
 from agentic_transformer.model import AgenticTransformer
-from agentic_transformer.policy import Policy, Trajectory
+from agentic_transformer.policy import Policy, Trajectory, _act
 from agentic_transformer.ring import attention
 from agentic_transformer.tokens import Past, Scaling, chain_tokens
 from datasets import Trajectories
@@ -193,6 +193,17 @@ def test_without_condition_nothing_of_the_target_is_seen_in_training_or_acting(t
     second = trajectory((chains, *rest), 1)
     action, _ = policy.act(context, np.full(BATCH, 1e3), second.observation[:, 0], 0, jax.random.key(0), 1.0, 1.0)
     np.testing.assert_allclose(action, np.clip(expected[:, STEPS], -1, 1), atol=1e-5)
+
+
+def test_policies_of_one_structure_are_compiled_once():
+    """Or a process that evaluates many agents would keep, and wait for, a program for each."""
+    key, target, observation = jax.random.key(0), np.ones(BATCH), np.zeros((BATCH, OBSERVATION))
+    compiled = []
+    for _ in range(3):
+        policy, _ = make_policy()
+        policy.act(policy.new_context(BATCH, 1), target, observation, 0, key, temperature=1.0, noise=1.0)
+        compiled.append(_act._cache_size())
+    assert compiled[0] == compiled[1] == compiled[2]
 
 
 def test_temperature_zero_and_no_noise_take_the_likeliest_mean():

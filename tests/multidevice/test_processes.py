@@ -1,6 +1,7 @@
 """Two processes with two devices each train as one process with four does, and open its checkpoints."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pandas as pd
 import pytest
 from jax.sharding import Mesh
@@ -21,7 +23,7 @@ from tests.agent.helpers import describe, labelled
 ROOT = Path(__file__).parents[2]
 # The quickstart's settings on less data.
 WORDS = ["experiment=quickstart", "data.episodes=120", "data.tasks=6"]
-WORDS += ["train.steps=20", "train.log_every=1", "train.checkpoint_every=10"]
+WORDS += ["train.steps=20", "train.log_every=1", "train.checkpoint_every=1", "train.keep=20"]
 
 
 def start(folder, *words):
@@ -40,12 +42,17 @@ def finish(*processes):
     return said
 
 
-def together(folder, *words):
-    """Trains in two processes; what each said."""
+def meeting():
+    """Settings with which two processes find each other."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    mesh = ["mesh.virtual_devices=2", "mesh.processes=2", f"mesh.coordinator=localhost:{port}"]
+    return ["mesh.virtual_devices=2", "mesh.processes=2", f"mesh.coordinator=localhost:{port}"]
+
+
+def together(folder, *words):
+    """Trains in two processes; what each said."""
+    mesh = meeting()
     return finish(*(start(folder, *WORDS, *words, *mesh, f"mesh.process={number}") for number in range(2)))
 
 
@@ -69,6 +76,43 @@ def test_two_processes_train_as_one_and_one_opens_their_checkpoint(alone):
     np.testing.assert_allclose(losses(alone / "pair"), losses(alone / "alone"), rtol=1e-5)
     ours, theirs = (load_policy(alone / run)._params for run in ("pair", "alone"))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), ours, theirs)
+
+
+def test_two_processes_go_on_from_the_checkpoint_of_one_and_shard_its_state(alone):
+    run = shutil.copytree(alone / "alone", alone / "sharded")
+    for step in range(11, 21):
+        shutil.rmtree(run / "checkpoints" / str(step))
+    (run / "status.json").unlink()
+    together(alone, f"run={run.name}", "resume=true", "mesh.ring=2", "mesh.fsdp=true")
+    expected, found = losses(alone / "alone"), losses(run)
+    # From one state: the same loss and, by Adam's moments (decay 0.9) after that step, the same gradient.
+    assert found[:10].tolist() == expected[:10].tolist()
+    np.testing.assert_allclose(found[10], expected[10], rtol=1e-5)
+    before, there, here = (first_moment(*where) for where in ((run, 10), (alone / "alone", 11), (run, 11)))
+    gradient = 10 * (there - 0.9 * before)
+    assert np.linalg.norm(10 * (here - there)) < 1e-5 * np.linalg.norm(gradient)
+    # Sums in another order differ in their last bits, which Adam's division makes larger step by step where gradients are small.
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def first_moment(run, step):
+    """All of Adam's running means of the gradient, in float64."""
+    handler, folder = ocp.PyTreeCheckpointHandler(), (run / "checkpoints" / str(step) / "optimizer").resolve()
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(folder).tree)
+    arrays = jax.tree_util.tree_leaves_with_path(handler.restore(folder, args=ocp.args.PyTreeRestore(restore_args=as_numpy)))
+    means = [leaf for path, leaf in arrays if any(getattr(key, "key", None) == "mu" for key in path)]
+    assert means
+    return np.concatenate([leaf.ravel() for leaf in means]).astype(np.float64)
+
+
+def test_processes_with_other_settings_say_so_and_end(alone):
+    mesh = [*WORDS, "run=unlike", *meeting()]
+    started = [start(alone, *mesh, f"mesh.process={number}", f"train.clip={1 + number}") for number in range(2)]
+    ended = [process.communicate(timeout=300) for process in started]
+    assert [process.returncode for process in started] == [2, 2]
+    for number, (_, said) in enumerate(ended):
+        assert f"train.clip={1 + number}.0 in process {number}, not so in every process" in said
+    assert not (alone / "unlike").exists()
 
 
 def test_sharded_state_takes_its_share_of_memory_and_gives_the_same_losses(tmp_path):
