@@ -8,6 +8,7 @@ can be interrupted.
 from __future__ import annotations
 
 import csv
+import logging
 import resource
 import tempfile
 import time
@@ -71,6 +72,7 @@ class Line(NamedTuple):
 
 def run(folder: Path, root: Path = Path("data")) -> None:
     """Measure, print, and write `measurements.csv`, `returns.csv` and two figures to `folder`; buffers lie under `root`."""
+    logging.getLogger("absl").setLevel(logging.ERROR)  # a warning for each model that dm_control compiles
     lines: list[Line] = []
     for measure in (_relabelling, _stepping, _sampling, _memory):
         for line in measure():

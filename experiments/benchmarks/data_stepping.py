@@ -19,7 +19,8 @@ from envs.domain import load, mode
 STATES = 64
 _PATHS = 4
 _BLOCK = 50  # steps that one way takes before the next takes its turn; divides every episode's length
-_ROUNDS = 3  # times that the same episodes are run; of every block the quickest counts
+_SECONDS = 20  # CPU time in which the same episodes are run again and again; of every block the quickest counts
+_ROUNDS = 3  # at least
 
 
 class Rates(NamedTuple):
@@ -44,7 +45,8 @@ def measure(task: str) -> Rates:
     model = environments[0].physics.model.ptr
     substeps = round(environments[0].control_timestep() / environments[0].physics.timestep())
     seconds = np.full((3, length // _BLOCK), np.inf)
-    for _ in range(_ROUNDS):
+    start, rounds = time.process_time(), 0
+    while rounds < _ROUNDS or time.process_time() - start < _SECONDS:
         datas = [_started(environment, seed) for seed, environment in enumerate(environments)]
         vector.reset(seed=[index % _PATHS for index in range(STATES)])
 
@@ -67,6 +69,7 @@ def measure(task: str) -> Rates:
             steps = slice(block * _BLOCK, (block + 1) * _BLOCK)
             spent = [_timed(way, steps) for way in (alone, together, bare)]
             seconds[:, block] = np.minimum(seconds[:, block], spent)
+        rounds += 1
         reached = np.array([environment.physics.get_state() for environment in environments])
     work = np.array([_PATHS, STATES, _PATHS]) * length
     return Rates(*(work / seconds.sum(axis=1)), np.abs(together.physics[:_PATHS] - reached).max())
