@@ -23,6 +23,7 @@ import orbax.checkpoint as ocp
 from flax import nnx
 
 from agentic_transformer import distributed, manifest
+from agentic_transformer.baselines import td3_bc
 from agentic_transformer.description import AgentDescription
 from agentic_transformer.policy import Policy
 from agentic_transformer.training import TrainState
@@ -236,7 +237,7 @@ def _free(path: Path) -> Path:
     return taken
 
 
-def load_policy(run: Path) -> Policy:
+def load_policy(run: Path) -> Policy | td3_bc.TD3BCPolicy:
     """The agent of a trained run, from its newest whole checkpoint; it acts in float32, whatever it was trained in.
 
     Raises:
@@ -245,8 +246,12 @@ def load_policy(run: Path) -> Policy:
     checkpoints = Checkpoints(run)
     step = checkpoints.newest()
     description = checkpoints.description(step)
-    acting = replace(description, model=replace(description.model, compute="float32"))
-    graph, params = nnx.split(acting.build(seed=0), nnx.Param)
-    policy = Policy(graph, checkpoints.params(step, params), description)
+    if description.agent.learner == "td3_bc":
+        networks, params = td3_bc.init(description, seed=0)
+        policy = td3_bc.TD3BCPolicy(networks, checkpoints.params(step, params), description)
+    else:
+        acting = replace(description, model=replace(description.model, compute="float32"))
+        graph, params = nnx.split(acting.build(seed=0), nnx.Param)
+        policy = Policy(graph, checkpoints.params(step, params), description)
     checkpoints.close()
     return policy
