@@ -53,7 +53,8 @@ def loss_weights(returns: np.ndarray, best: float, config: AgentConfig) -> np.nd
         config: `loss` is "all", "last" (of the chain), or "good" (from `loss_threshold` of `best` on).
 
     Returns:
-        (trajectories,) zeros and ones, float32.
+        (trajectories,) float32: 0 where nothing is learned, else 1; `first_weight` for the first that is learned after some that
+        are not, by which the agent learns to search.
     """
     if config.loss == "all":
         chosen = np.ones(len(returns), bool)
@@ -61,7 +62,11 @@ def loss_weights(returns: np.ndarray, best: float, config: AgentConfig) -> np.nd
         chosen = np.arange(len(returns)) == len(returns) - 1
     else:
         chosen = returns >= config.loss_threshold * best
-    return chosen.astype(np.float32)
+    weight = chosen.astype(np.float32)
+    first = int(np.argmax(chosen))
+    if chosen[first] and first > 0:
+        weight[first] = config.first_weight
+    return weight
 
 
 class ChainSampler:
@@ -134,7 +139,8 @@ class ChainSampler:
         """Distinct trajectories of one chain, in ascending order of return.
 
         With `selection: stratified` the share of good trajectories (return from `good` of the task's best on) is uniform on 0..1;
-        drawn uniformly, a good one would hardly ever be seen where most of the data is poor.
+        drawn uniformly, a good one would hardly ever be seen where most of the data is poor. With `search` half of the chains are
+        drawn so, the others are searches.
 
         Args:
             rng: source of randomness.
@@ -150,6 +156,8 @@ class ChainSampler:
         episodes = self.ranking.shape[1]
         if count > episodes:
             raise ValueError(f"a chain of {count} distinct trajectories cannot be drawn from {episodes}")
+        if self.config.selection == "search" and rng.uniform() < 0.5:
+            return self._search(rng, task, count)
         if self.config.selection == "uniform":
             ranks = rng.choice(episodes, count, replace=False)
         else:
@@ -159,3 +167,27 @@ class ChainSampler:
                 [rng.choice(poor, count - good, replace=False), poor + rng.choice(episodes - poor, good, replace=False)]
             )
         return self.ranking[task, np.sort(ranks)]
+
+    def _search(self, rng: np.random.Generator, task: int, count: int) -> np.ndarray:
+        """The attempts of a search by posterior sampling, its misses and then hits, in ascending order of return.
+
+        An attempt is a good trajectory of some task that the attempts before do not rule out, until one is good for the chain's
+        own task: misses of this kind look like those of an agent, as the poor trajectories of the data mostly do not.
+        """
+        misses: list[int] = []
+        possible = np.ones(len(self.returns), bool)
+        while len(misses) < count - 1:
+            guess = int(rng.choice(np.flatnonzero(possible)))
+            attempt = int(rng.choice(self.ranking[guess, self.first_good[guess] :]))
+            good_for = self.returns[:, attempt] >= self.config.good * self.best
+            if good_for[task]:
+                break
+            misses.append(attempt)
+            possible &= ~good_for
+            possible[task] = True
+        hits = self.ranking[task, self.first_good[task] :]
+        wanted = count - len(misses)
+        chosen = np.concatenate([np.array(misses, int), rng.choice(hits, min(wanted, len(hits)), replace=False)])
+        rest = np.setdiff1d(self.ranking[task, : self.first_good[task]], misses)
+        chosen = np.concatenate([chosen, rng.choice(rest, count - len(chosen), replace=False)])
+        return chosen[np.argsort(self.returns[task, chosen], kind="stable")]

@@ -23,6 +23,7 @@ import orbax.checkpoint as ocp
 from flax import nnx
 
 from agentic_transformer import distributed, manifest
+from agentic_transformer.baselines import td3_bc
 from agentic_transformer.description import AgentDescription
 from agentic_transformer.policy import Policy
 from agentic_transformer.training import TrainState
@@ -131,9 +132,12 @@ class Checkpoints:
         """SHA-256 of all that a checkpoint holds."""
         return manifest.digest(self.folder / str(step))
 
-    def policy(self, step: int) -> Policy:
+    def policy(self, step: int) -> Policy | td3_bc.TD3BCPolicy:
         """A checkpoint's agent; it acts in float32, whatever it was trained in."""
         description = self.description(step)
+        if description.agent.learner == "td3_bc":
+            networks, params = td3_bc.init(description, seed=0)
+            return td3_bc.TD3BCPolicy(networks, self.params(step, params), description)
         acting = replace(description, model=replace(description.model, compute="float32"))
         graph, params = nnx.split(acting.build(seed=0), nnx.Param)
         return Policy(graph, self.params(step, params), description)
@@ -247,7 +251,7 @@ def _free(path: Path) -> Path:
     return taken
 
 
-def load_policy(run: Path) -> Policy:
+def load_policy(run: Path) -> Policy | td3_bc.TD3BCPolicy:
     """The agent of a trained run, from its newest whole checkpoint.
 
     Raises:

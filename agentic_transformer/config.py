@@ -49,15 +49,17 @@ class AgentConfig:
     """What a chain of trajectories is and which of its actions are learned."""
 
     name: str = "at_prefix"
+    learner: str = setting("transformer", choices=("transformer", "td3_bc"))
     condition: str = setting("return", choices=("return", "none"))
     trajectories: int = setting(8, minimum=1, maximum=4096)
     length: str = setting("full", choices=("full", "uniform"))
     top: float = setting(1.0, minimum=1e-6, maximum=1.0)
-    selection: str = setting("stratified", choices=("uniform", "stratified"))
+    selection: str = setting("stratified", choices=("uniform", "stratified", "search"))
     target: str = setting("own", choices=("chain_max", "own"))
     loss: str = setting("good", choices=("all", "last", "good"))
     good: float = setting(0.6, minimum=0.0, maximum=1.0)
     loss_threshold: float = setting(0.5, minimum=0.0, maximum=1.0)
+    first_weight: float = setting(1.0, minimum=0.0, maximum=1000.0)
     reward_scale: float = setting(2.0, minimum=1e-6)
 
 
@@ -95,6 +97,22 @@ class TrainConfig:
     keep: int = setting(2, minimum=1)
     keep_best: int = setting(1, minimum=0)
     profile: list[int] = setting([], minimum=1)
+
+
+@dataclass
+class TD3BCConfig:
+    """The temporal-difference reference, TD3+BC (arXiv 2106.06860)."""
+
+    width: int = setting(256, minimum=1, maximum=65_536)
+    layers: int = setting(2, minimum=1, maximum=64)
+    batch: int = setting(256, minimum=1, maximum=1_000_000)
+    learning_rate: float = setting(3e-4, minimum=1e-9, maximum=1.0)
+    discount: float = setting(0.99, minimum=0.0, maximum=1.0)
+    alpha: float = setting(2.5, minimum=0.0)
+    tau: float = setting(0.005, minimum=1e-9, maximum=1.0)
+    noise: float = setting(0.2, minimum=0.0)
+    noise_clip: float = setting(0.5, minimum=0.0)
+    delay: int = setting(2, minimum=1)
 
 
 @dataclass
@@ -163,6 +181,7 @@ class TrainCommand:
     agent: AgentConfig = field(default_factory=AgentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    td3_bc: TD3BCConfig = field(default_factory=TD3BCConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
 

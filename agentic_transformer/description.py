@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from flax import nnx
 
-from agentic_transformer.config import AgentConfig, ModelConfig
+from agentic_transformer.config import AgentConfig, ModelConfig, TD3BCConfig
 from agentic_transformer.model import AgenticTransformer
 from agentic_transformer.tokens import TOKEN_LAYOUTS, Scaling, TokenLayout
 
@@ -29,6 +29,8 @@ class AgentDescription:
     """The best return of the training data; what the agent is asked for is a fraction of it."""
     action_repeat: int = 1
     """Environment steps of one of its steps."""
+    td3_bc: TD3BCConfig = field(default_factory=TD3BCConfig)
+    """Of an agent whose learner that is."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -50,5 +52,6 @@ class AgentDescription:
             "agent": AgentConfig(**values["agent"]),
             "model": ModelConfig(**values["model"]),
             "scaling": Scaling.from_dict(values["scaling"]),
+            "td3_bc": TD3BCConfig(**values.get("td3_bc", {})),
         }
         return cls(**{**values, **parts})

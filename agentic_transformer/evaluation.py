@@ -59,6 +59,8 @@ def evaluation_tasks(task: str, config: EvalConfig, seed: int) -> list[envs.Task
 
 def baseline_condition(agent: AgentConfig) -> str | None:
     """The condition of an agent that acts without a context, named after its kind; None for those that have one."""
+    if agent.learner != "transformer":
+        return agent.learner
     if agent.trajectories > 1:
         return None
     if agent.condition == "return":

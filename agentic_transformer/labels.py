@@ -44,6 +44,10 @@ class LabelledTrajectories:
         """
         return self.store.load(episode), self._rewards[self._row[task], episode]
 
+    def rewards(self, task: np.ndarray, episode: np.ndarray, step: np.ndarray) -> np.ndarray:
+        """Rewards (k,) of single steps, under tasks (k,) of episodes (k,)."""
+        return self._rewards[self._row[task], episode, step]
+
     def scaling(self, reward_scale: float, sample: int = 1000) -> Scaling:
         """Scales measured on the first `sample` trajectories of a fixed shuffle, and the best return of any task."""
         chosen = np.random.default_rng(0).permutation(self.store.episodes)[:sample]

@@ -179,11 +179,11 @@ class TokenLayout(ABC):
         """(...) raw -> (...) as the model sees it."""
         return return_to_go / self.scaling.return_scale if self.conditioned else np.zeros_like(return_to_go)
 
-    def _observation(self, observation: np.ndarray) -> np.ndarray:
+    def standardised(self, observation: np.ndarray) -> np.ndarray:
         """(..., O) raw -> (..., O) standardised."""
         return (observation - np.asarray(self.scaling.observation_mean)) / np.asarray(self.scaling.observation_std)
 
-    def _reward(self, reward: np.ndarray) -> np.ndarray:
+    def scaled(self, reward: np.ndarray) -> np.ndarray:
         """(...) raw -> (...) scaled."""
         return reward * self.scaling.reward_scale
 
@@ -221,9 +221,9 @@ class PackedTokens(TokenLayout):
         return np.concatenate(
             [
                 self._return(return_to_go)[..., None],
-                self._observation(observation),
+                self.standardised(observation),
                 previous.action,
-                self._reward(previous.reward)[..., None],
+                self.scaled(previous.reward)[..., None],
                 previous.done[..., None],
                 (timestep == 0)[..., None],
             ],
@@ -265,11 +265,11 @@ class SeparateTokens(TokenLayout):
 
     def _asked(self, return_to_go: np.ndarray, observation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """A step's first two tokens, each (B, T, F): what is known before its action."""
-        return self._token(0, self._return(return_to_go)[..., None]), self._token(1, self._observation(observation))
+        return self._token(0, self._return(return_to_go)[..., None]), self._token(1, self.standardised(observation))
 
     def _ended(self, step: Past) -> tuple[np.ndarray, np.ndarray]:
         """A step's last two tokens, each (B, T, F): what is known after it."""
-        outcome = np.stack([self._reward(step.reward), step.done], axis=-1)
+        outcome = np.stack([self.scaled(step.reward), step.done], axis=-1)
         return self._token(2, step.action), self._token(3, outcome)
 
     def _token(self, kind: int, values: np.ndarray) -> np.ndarray:

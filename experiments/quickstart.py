@@ -35,7 +35,7 @@ def main(config: QuickstartCommand, run: Path) -> None:
 
 def trained_agents(config: QuickstartCommand, run: Path) -> list[TrainCommand]:
     """The agent and its baseline, which sees as many trajectories a step: its rows hold fewer, so there are more of them."""
-    shared = {name: getattr(config, name) for name in ("task", "seed", "data", "model", "eval", "mesh", "resume")}
+    shared = {name: getattr(config, name) for name in ("task", "seed", "data", "model", "td3_bc", "eval", "mesh", "resume")}
     commands = []
     for agent in (config.agent, config.baseline):
         rows = config.train.batch * config.agent.trajectories // agent.trajectories

@@ -193,6 +193,8 @@ def check_agent(part: str, agent: Any, command: Any) -> None:
     """Raise a SettingError if an agent's settings do not fit the others; `part` is "agent", or the quickstart's "baseline"."""
     if not re.fullmatch(r"\w[\w.-]*", agent.name):
         reject(f"{part}.name={agent.name}: names a folder", "letters, digits, _ - and . behind the first")
+    if agent.learner != "transformer" and distributed.place(command.mesh)[1] > 1:
+        reject(f"{part}.learner={agent.learner} in several processes", "one: a single device trains it")
     available = max(1, round(agent.top * command.data.episodes))
     if agent.trajectories > available:
         top = f" with {part}.top={agent.top}" if agent.top < 1 else ""

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agentic_transformer.config import TrainCommand
 from experiments import cli
+
+if TYPE_CHECKING:
+    from agentic_transformer.description import AgentDescription
+    from agentic_transformer.labels import LabelledTrajectories
+    from agentic_transformer.training import TrainState, TrainStep
+
+
+class Learner(NamedTuple):
+    """What the training loop needs of an agent, whatever it learns by."""
+
+    state: TrainState
+    step: TrainStep
+    batch: Callable[[int], Any]
+    """What a step learns from, placed on the devices."""
+    learning_rate: Callable[[int], Any]
+    """By step."""
 
 
 def main(config: TrainCommand, run: Path) -> None:
@@ -14,61 +32,76 @@ def main(config: TrainCommand, run: Path) -> None:
     from tqdm import tqdm
 
     from agentic_transformer import distributed, training
-    from agentic_transformer import mesh as meshes
     from agentic_transformer.checkpoint import Checkpoints
     from agentic_transformer.description import AgentDescription
-    from agentic_transformer.labels import ChainLoader
     from agentic_transformer.metrics import MetricsLog
     from experiments.data import training_data
     from experiments.preemption import Preemption
 
     distributed.initialize(config.mesh)
     check_processes_agree(config)
-    mesh = meshes.make_mesh(config.mesh.ring)
-    rows = meshes.local_rows(mesh, config.train.batch, config.train.accumulate)
     with distributed.first_process_first():
         data = training_data(config.task, config.data)
-    store, steps = data.store, int(data.store.lengths[0])
     description = AgentDescription(
         task=config.task,
         seed=config.seed,
         agent=config.agent,
         model=config.model,
         scaling=data.scaling(config.agent.reward_scale),
-        observation_size=store.observation_size,
-        action_size=store.action_size,
-        steps=steps,
+        observation_size=data.store.observation_size,
+        action_size=data.store.action_size,
+        steps=int(data.store.lengths[0]),
         best_return=float(data.returns.max()),
         action_repeat=config.data.action_repeat,
+        td3_bc=config.td3_bc,
     )
-    layout = description.layout()
-    loader = ChainLoader(data, config.agent, layout, config.seed, config.train.batch, rows)
-
-    optimizer, schedule = training.make_optimizer(config.train)
-    graph, state = training.init_state(description.build(config.seed), optimizer, mesh, config.mesh.fsdp)
-    length = config.agent.trajectories * steps * layout.tokens_per_step
-    train_step = training.make_train_step(graph, optimizer, config.model, mesh, length, config.train.accumulate, config.mesh.fsdp)
+    learner = {"transformer": _transformer, "td3_bc": _td3_bc}[config.agent.learner](config, data, description)
 
     checkpoints = Checkpoints(run, config.train.keep, config.train.keep_best)
     newest = checkpoints.open()
-    if newest is not None:
-        state = checkpoints.state(newest, state, description)
+    state = learner.state if newest is None else checkpoints.state(newest, learner.state, description)
     start = int(state.step)
-    train_step = training.traced(train_step, start, config.train.profile, run / "profile")
-    batches = training.prefetch(lambda step: meshes.place(loader(step), mesh, config.model.layout), start, config.train.steps)
+    train_step = training.traced(learner.step, start, config.train.profile, run / "profile")
+    batches = training.prefetch(learner.batch, start, config.train.steps)
     bar = tqdm(batches, f"train {config.agent.name}", config.train.steps, initial=start, disable=not distributed.is_first())
     with Preemption() as preemption, MetricsLog(run, start) if distributed.is_first() else nullcontext() as log, bar:
 
         def report(step: int, metrics: dict[str, float]) -> None:
             if log:
-                log.write(step, {**metrics, "learning_rate": float(schedule(step))})
+                log.write(step, {**metrics, "learning_rate": float(learner.learning_rate(step))})
             bar.set_postfix(loss=f"{metrics['loss']:.3f}", refresh=False)
 
-        def save(state: training.TrainState, loss: float) -> None:
+        def save(state: TrainState, loss: float) -> None:
             checkpoints.save(state, description, loss)
 
         training.fit(state, train_step, bar, config.train, report, save, lambda: distributed.any_process(preemption.requested))
         checkpoints.close()
+
+
+def _transformer(config: TrainCommand, data: LabelledTrajectories, description: AgentDescription) -> Learner:
+    """The agent, on the mesh."""
+    from agentic_transformer import mesh as meshes
+    from agentic_transformer import training
+    from agentic_transformer.labels import ChainLoader
+
+    mesh, layout = meshes.make_mesh(config.mesh.ring), description.layout()
+    rows = meshes.local_rows(mesh, config.train.batch, config.train.accumulate)
+    loader = ChainLoader(data, config.agent, layout, config.seed, config.train.batch, rows)
+    optimizer, schedule = training.make_optimizer(config.train)
+    graph, state = training.init_state(description.build(config.seed), optimizer, mesh, config.mesh.fsdp)
+    length = config.agent.trajectories * description.steps * layout.tokens_per_step
+    step = training.make_train_step(graph, optimizer, config.model, mesh, length, config.train.accumulate, config.mesh.fsdp)
+    return Learner(state, step, lambda number: meshes.place(loader(number), mesh, config.model.layout), schedule)
+
+
+def _td3_bc(config: TrainCommand, data: LabelledTrajectories, description: AgentDescription) -> Learner:
+    """The temporal-difference reference, on one device."""
+    from agentic_transformer.baselines import td3_bc
+
+    networks, params = td3_bc.init(description, config.seed)
+    loader = td3_bc.TransitionLoader(data, description, config.td3_bc.batch, config.seed)
+    step = td3_bc.make_step(networks, config.td3_bc, config.seed)
+    return Learner(td3_bc.init_state(params, config.td3_bc), step, loader, lambda _: config.td3_bc.learning_rate)
 
 
 def check_processes_agree(config: TrainCommand) -> None:

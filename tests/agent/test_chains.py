@@ -90,3 +90,33 @@ def test_too_few_trajectories_are_refused():
         ChainSampler(RETURNS, AgentConfig(trajectories=6, top=0.1), seed=0)
     with pytest.raises(ValueError, match="a chain of 41 distinct trajectories cannot be drawn from 40"):
         ChainSampler(RETURNS, PREFIX, seed=0).draw_trajectories(np.random.default_rng(0), 0, 41)
+
+
+def test_searches_rule_goals_out():
+    """Six goals, each reached by ten trajectories of its own: no goal is missed twice, every number of misses is as likely."""
+    goals, length = 6, 8
+    returns = np.kron(np.eye(goals), np.ones(10)) + np.linspace(0, 1e-3, 10 * goals)
+    config = AgentConfig(trajectories=length, selection="search", loss="good", first_weight=4.0)
+    sampler = ChainSampler(returns, config, seed=0)
+    misses = []
+    for _ in range(3000):
+        task = len(misses) % goals
+        episodes = sampler._search(np.random.default_rng(len(misses)), task, length)
+        reached = episodes // 10
+        assert (np.diff(returns[task, episodes]) > 0).all()
+        missed = reached[reached != task]
+        assert len(set(missed)) == len(missed)
+        misses.append(len(missed))
+    # Draws without replacement find the goal at each attempt with probability 1/6; 3,000 draws leave a deviation of about 20.
+    assert np.abs(np.bincount(misses) - 500).max() < 80
+
+
+def test_the_first_trajectory_learned_after_misses_weighs_more():
+    config = AgentConfig(trajectories=6, loss="good", loss_threshold=0.5, first_weight=4.0)
+    sampler = ChainSampler(RETURNS, config, seed=0)
+    weights = np.concatenate([sampler.draw(step, 16).weight for step in range(20)])
+    learned = weights > 0
+    first = learned.argmax(axis=1)
+    expected = learned.astype(float)
+    expected[np.arange(len(first))[first > 0], first[first > 0]] = 4.0
+    np.testing.assert_array_equal(weights, expected)

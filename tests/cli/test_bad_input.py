@@ -49,6 +49,7 @@ BAD = [
     ("agent.trajectories=50 data.episodes=400 agent.top=0.1", "at most 40"),
     ("data.action_repeat=3 data.horizon=5", "a product of at most 12"),
     ("data.horizon=0", "or null"),
+    ("agent=td3_bc run=x mesh.processes=2 mesh.coordinator=localhost:1", "one: a single device"),
     ("agent.top=0", "from 1e-06 to 1"),
     ("agent.condition=nothing", "nearest: none"),
     ("agent.name=../x", "letters, digits"),

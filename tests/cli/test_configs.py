@@ -75,7 +75,9 @@ def test_every_setting_is_explained(name):
 
 
 def test_agents_are_what_they_are_called():
-    said = {name: composed("train", f"agent={name}").agent for name in ("at", "at_last", "at_prefix", "dt", "bc", "bc10")}
+    said = {
+        name: composed("train", f"agent={name}").agent for name in ("at", "at_last", "at_prefix", "dt", "bc", "bc10", "td3_bc")
+    }
     assert all(agent.name == name for name, agent in said.items())
     assert (said["at"].target, said["at"].loss, said["at"].length, said["at"].selection) == (
         "chain_max",
@@ -88,6 +90,7 @@ def test_agents_are_what_they_are_called():
     assert dataclasses.replace(said["bc"], name="dt", condition="return") == said["dt"]
     assert dataclasses.replace(said["bc10"], name="bc", top=1.0) == said["bc"]
     assert said["bc10"].top == 0.1
+    assert (said["td3_bc"].learner, said["td3_bc"].trajectories) == ("td3_bc", 1)
     assert composed("quickstart").baseline == said["dt"]
 
 

@@ -1,0 +1,1 @@
+"""What the agent is compared with and is not a setting of it."""
