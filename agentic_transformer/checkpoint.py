@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from flax import nnx
+from jax.sharding import Mesh
 
 from agentic_transformer import distributed, manifest
 from agentic_transformer.baselines import td3_bc
@@ -132,15 +133,15 @@ class Checkpoints:
         """SHA-256 of all that a checkpoint holds."""
         return manifest.digest(self.folder / str(step))
 
-    def policy(self, step: int) -> Policy | td3_bc.TD3BCPolicy:
-        """A checkpoint's agent; it acts in float32, whatever it was trained in."""
+    def policy(self, step: int, mesh: Mesh | None = None) -> Policy | td3_bc.TD3BCPolicy:
+        """A checkpoint's agent; it acts in float32, whatever it was trained in, with its caches on `mesh` if one is given."""
         description = self.description(step)
         if description.agent.learner == "td3_bc":
             networks, params = td3_bc.init(description, seed=0)
             return td3_bc.TD3BCPolicy(networks, self.params(step, params), description)
         acting = replace(description, model=replace(description.model, compute="float32"))
         graph, params = nnx.split(acting.build(seed=0), nnx.Param)
-        return Policy(graph, self.params(step, params), description)
+        return Policy(graph, self.params(step, params), description, mesh)
 
     def params(self, step: int, like: nnx.State) -> nnx.State:
         """A checkpoint's parameters, laid out as `like` is, on however many devices.

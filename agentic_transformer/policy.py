@@ -15,10 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from agentic_transformer import mesh as meshes
 from agentic_transformer.config import ModelConfig
 from agentic_transformer.description import AgentDescription
 from agentic_transformer.heads import draw_action
+from agentic_transformer.ring import decode_attention, write_cache
 from agentic_transformer.tokens import Past, returns_to_go
 
 LayerCache = tuple[jax.Array, jax.Array]
@@ -66,26 +69,33 @@ class Context:
 class Policy:
     """Parameters and what is needed to act with them."""
 
-    def __init__(self, graph: nnx.GraphDef, params: nnx.State, description: AgentDescription) -> None:
+    def __init__(self, graph: nnx.GraphDef, params: nnx.State, description: AgentDescription, mesh: Mesh | None = None) -> None:
         """Holds a trained model.
 
         Args:
             graph: structure of the model.
             params: its parameters.
             description: how its tokens are made.
+            mesh: where caches are to lie, sharded over the ring and batches over the data axis (see `mesh.make_mesh`); they stay
+                there, queries come to them. None: on one device.
         """
         self.description = description
+        self._mesh = mesh
         self._graph = graph
         self.layout = description.layout()
-        self._params = params
+        self._params = params if mesh is None else jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
 
     def new_context(self, batch: int, trajectories: int) -> Context:
         """Empty contexts that can hold `trajectories` trajectories each."""
         config = self.description.model
         capacity = trajectories * self.description.steps * self.layout.tokens_per_step
+        if self._mesh is not None:
+            blocks = 2 * self._mesh.shape[meshes.RING]
+            capacity = -(-capacity // blocks) * blocks
         shape = (batch, capacity, config.heads, config.width // config.heads)
         dtype = jnp.dtype(config.compute)
-        cache = tuple((jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.layers))
+        place = None if self._mesh is None else NamedSharding(self._mesh, PartitionSpec(meshes.DATA, meshes.RING))
+        cache = tuple(tuple(jnp.zeros(shape, dtype, device=place) for _ in "kv") for _ in range(config.layers))
         past = Past(np.zeros((batch, self.description.action_size), np.float32), np.zeros(batch), np.zeros(batch))
         return Context(cache, 0, past, 0)
 
@@ -125,6 +135,7 @@ class Policy:
         action, cache = _act(
             self._graph,
             self.description.model,
+            self._mesh,
             self._params,
             context.cache,
             features=features,
@@ -165,7 +176,7 @@ class Policy:
         )
         new = _check_room(context, timesteps)
         _, cache = _extend(
-            self._graph, self._params, context.cache, features=features, timestep=timesteps, position=context.position
+            self._graph, self._mesh, self._params, context.cache, features=features, timestep=timesteps, position=context.position
         )
         return Context(cache, context.position + new, Past(*(x[:, -1] for x in ended)), context.encoded + new)
 
@@ -179,9 +190,10 @@ def _check_room(context: Context, timesteps: np.ndarray) -> int:
 
 
 # Compiled once for all policies of one structure.
-@partial(jax.jit, static_argnames="graph", donate_argnames="cache")
+@partial(jax.jit, static_argnames=("graph", "mesh"), donate_argnames="cache")
 def _extend(
     graph: nnx.GraphDef,
+    mesh: Mesh | None,
     params: nnx.State,
     cache: tuple[LayerCache, ...],
     features: jax.Array,
@@ -192,23 +204,38 @@ def _extend(
     extended: list[LayerCache] = []
 
     def attend(layer: int, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-        keys, values = (
-            jax.lax.dynamic_update_slice_in_dim(old, new, position, axis=1)
-            for old, new in zip(cache[layer], (key, value), strict=True)
-        )
-        extended.append((keys, values))
-        # Query i stands at `position + i` and sees the cache up to and with itself: (new, capacity)
-        visible = jnp.arange(keys.shape[1])[None, :] <= position + jnp.arange(query.shape[1])[:, None]
-        return jax.nn.dot_product_attention(query, keys, values, mask=visible[None, None])
+        attention = _attend_here if mesh is None else partial(_attend_sharded, mesh)
+        output, layer_cache = attention(query, (key, value), cache[layer], position)
+        extended.append(layer_cache)
+        return output
 
     outputs = nnx.merge(graph, params)(features, timestep, attend)
     return outputs, tuple(extended)
 
 
-@partial(jax.jit, static_argnames=("graph", "model"), donate_argnames="cache")
+def _attend_here(query: jax.Array, new: LayerCache, cache: LayerCache, position: jax.Array) -> tuple[jax.Array, LayerCache]:
+    """Attention of new tokens (batch, new, heads, head_dim) to the cache with them; one device."""
+    keys, values = (jax.lax.dynamic_update_slice_in_dim(old, x, position, axis=1) for old, x in zip(cache, new, strict=True))
+    # Query i stands at `position + i` and sees the cache up to and with itself: (new, capacity)
+    visible = jnp.arange(keys.shape[1])[None, :] <= position + jnp.arange(query.shape[1])[:, None]
+    return jax.nn.dot_product_attention(query, keys, values, mask=visible[None, None]), (keys, values)
+
+
+def _attend_sharded(
+    mesh: Mesh, query: jax.Array, new: LayerCache, cache: LayerCache, position: jax.Array
+) -> tuple[jax.Array, LayerCache]:
+    """As `_attend_here`, with a cache that is sharded over the ring."""
+    where = {"mesh": mesh, "axis": meshes.RING, "batch_axis": meshes.DATA, "layout": "contiguous"}
+    at = jnp.broadcast_to(position + jnp.arange(query.shape[1]), query.shape[:2])
+    keys, values = (write_cache(old, x, at, **where) for old, x in zip(cache, new, strict=True))
+    return decode_attention(query, keys, values, at, **where), (keys, values)
+
+
+@partial(jax.jit, static_argnames=("graph", "model", "mesh"), donate_argnames="cache")
 def _act(
     graph: nnx.GraphDef,
     model: ModelConfig,
+    mesh: Mesh | None,
     params: nnx.State,
     cache: tuple[LayerCache, ...],
     features: jax.Array,
@@ -218,5 +245,5 @@ def _act(
     temperature: jax.Array,
     noise: jax.Array,
 ) -> tuple[jax.Array, tuple[LayerCache, ...]]:
-    outputs, cache = _extend(graph, params, cache, features, timestep, position)
+    outputs, cache = _extend(graph, mesh, params, cache, features, timestep, position)
     return draw_action(model, outputs[:, -1], key, temperature, noise), cache

@@ -41,6 +41,7 @@ def evaluate(config: EvaluateCommand, run: Path) -> None:
     from agentic_transformer.ceilings import CEILINGS
     from agentic_transformer.checkpoint import Checkpoints
     from agentic_transformer.evaluation import Evaluation, evaluation_tasks
+    from agentic_transformer.mesh import make_mesh
     from experiments import run_folder
     from experiments.data import evaluation_data, training_data
     from experiments.parts import Parts
@@ -48,7 +49,8 @@ def evaluate(config: EvaluateCommand, run: Path) -> None:
     trained = run_folder.read_config(run, TrainCommand)
     checkpoints = Checkpoints(run)
     step = checkpoints.newest()
-    policy, digest = checkpoints.policy(step), checkpoints.digest(step)
+    mesh = make_mesh(config.mesh.ring) if config.mesh.ring > 1 else None
+    policy, digest = checkpoints.policy(step, mesh), checkpoints.digest(step)
     checkpoints.close()
     tasks = evaluation_tasks(trained.task, config.eval, trained.seed)
     evaluation = Evaluation(policy, tasks, config.eval)
