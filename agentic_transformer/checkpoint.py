@@ -135,11 +135,13 @@ class Checkpoints:
         """A checkpoint's agent; it acts in float32, whatever it was trained in."""
         description = self.description(step)
         acting = replace(description, model=replace(description.model, compute="float32"))
-        graph, params = nnx.split(acting.build(seed=0), nnx.Param)
-        return Policy(graph, self.params(step, params), description)
+        graph, params = nnx.split(nnx.eval_shape(lambda: acting.build(seed=0)), nnx.Param)
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), params)
+        return Policy(graph, self.params(step, like), description)
 
     def params(self, step: int, like: nnx.State) -> nnx.State:
-        """A checkpoint's parameters, laid out as `like` is, on however many devices.
+        """A checkpoint's parameters, laid out as `like` is (arrays, or their shapes), on however many devices.
 
         Raises:
             ValueError: an array is missing, unknown, or has another shape or type than in `like`.
@@ -147,7 +149,7 @@ class Checkpoints:
         return self._restore(step, params=like)["params"]
 
     def state(self, step: int, like: TrainState, description: AgentDescription) -> TrainState:
-        """A checkpoint's train state, laid out as `like` is, on however many devices and processes.
+        """A checkpoint's train state, laid out as `like` is (arrays, or their shapes), on however many devices and processes.
 
         Raises:
             ValueError: it is another agent's, or an array is missing, unknown, or has another shape or type than in `like`.

@@ -45,15 +45,17 @@ def main(config: TrainCommand, run: Path) -> None:
     loader = ChainLoader(data, config.agent, layout, config.seed, config.train.batch, rows)
 
     optimizer, schedule = training.make_optimizer(config.train)
-    graph, state = training.init_state(description.build(config.seed), optimizer, mesh, config.mesh.fsdp)
-    length = config.agent.trajectories * steps * layout.tokens_per_step
-    train_step = training.make_train_step(graph, optimizer, config.model, mesh, length, config.train.accumulate, config.mesh.fsdp)
-
     checkpoints = Checkpoints(run, config.train.keep, config.train.keep_best)
     newest = checkpoints.open()
-    if newest is not None:
-        state = checkpoints.state(newest, state, description)
+    if newest is None:
+        graph, state = training.init_state(description.build(config.seed), optimizer, mesh, config.mesh.fsdp)
+    else:
+        graph, outline = training.outline_state(lambda: description.build(config.seed), optimizer, mesh, config.mesh.fsdp)
+        state = checkpoints.state(newest, outline, description)
     start = int(state.step)
+
+    length = config.agent.trajectories * steps * layout.tokens_per_step
+    train_step = training.make_train_step(graph, optimizer, config.model, mesh, length, config.train.accumulate, config.mesh.fsdp)
     train_step = training.traced(train_step, start, config.train.profile, run / "profile")
     batches = training.prefetch(lambda step: meshes.place(loader(step), mesh, config.model.layout), start, config.train.steps)
     bar = tqdm(batches, f"train {config.agent.name}", config.train.steps, initial=start, disable=not distributed.is_first())
