@@ -140,11 +140,13 @@ class Checkpoints:
             networks, params = td3_bc.init(description, seed=0)
             return td3_bc.TD3BCPolicy(networks, self.params(step, params), description)
         acting = replace(description, model=replace(description.model, compute="float32"))
-        graph, params = nnx.split(acting.build(seed=0), nnx.Param)
-        return Policy(graph, self.params(step, params), description, mesh)
+        graph, params = nnx.split(nnx.eval_shape(lambda: acting.build(seed=0)), nnx.Param)
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), params)
+        return Policy(graph, self.params(step, like), description, mesh)
 
     def params(self, step: int, like: nnx.State) -> nnx.State:
-        """A checkpoint's parameters, laid out as `like` is, on however many devices.
+        """A checkpoint's parameters, laid out as `like` is (arrays, or their shapes), on however many devices.
 
         Raises:
             ValueError: an array is missing, unknown, or has another shape or type than in `like`.
@@ -152,7 +154,7 @@ class Checkpoints:
         return self._restore(step, params=like)["params"]
 
     def state(self, step: int, like: TrainState, description: AgentDescription) -> TrainState:
-        """A checkpoint's train state, laid out as `like` is, on however many devices and processes.
+        """A checkpoint's train state, laid out as `like` is (arrays, or their shapes), on however many devices and processes.
 
         Raises:
             ValueError: it is another agent's, or an array is missing, unknown, or has another shape or type than in `like`.

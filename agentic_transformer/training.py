@@ -65,6 +65,19 @@ def init_state(
     return graph, jax.tree.map(put, state)
 
 
+def outline_state(
+    build: Callable[[], AgenticTransformer], optimizer: optax.GradientTransformation, mesh: Mesh, fsdp: bool = False
+) -> tuple[nnx.GraphDef, TrainState]:
+    """What `init_state` makes of a built model, in shapes and shardings alone, for a checkpoint to fill: nothing is computed."""
+    graph, params = nnx.split(nnx.eval_shape(build), nnx.Param)
+    state = jax.eval_shape(lambda params: TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params)), params)
+
+    def placed(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=meshes.state_sharding(x.shape, mesh, fsdp))
+
+    return graph, jax.tree.map(placed, state)
+
+
 def make_train_step(
     graph: nnx.GraphDef,
     optimizer: optax.GradientTransformation,

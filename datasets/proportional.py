@@ -54,7 +54,7 @@ class GoalRing(_Steered):
 
 
 class Rooms(_Steered):
-    """Through the rooms of the maze: one way round or the other to some room, a while there, then on."""
+    """Through the rooms of the maze: at once to any of them, one way round or the other, a while there, then on to another."""
 
     def __init__(self, tasks: Sequence[Task], rng: np.random.Generator) -> None:
         """See `Collector`."""
@@ -63,6 +63,8 @@ class Rooms(_Steered):
         self._leave = np.zeros(len(tasks), int)  # step at which to set out again; 0 while on the way
         self._route: list[list[np.ndarray]] = [[] for _ in tasks]
         self._waypoint = np.tile(maze.ROOMS[0], (len(tasks), 1))
+        for episode, rooms in enumerate(rng.integers(0, 4, len(tasks))):
+            self._set_out(episode, rooms)
 
     def act(self, step: int, physics: np.ndarray) -> np.ndarray:
         """See `Collector`."""
@@ -74,12 +76,12 @@ class Rooms(_Steered):
                 self._leave[episode] = step + self._rng.integers(*_STAY)
             elif step >= self._leave[episode]:
                 self._leave[episode] = 0
-                self._set_out(episode)
+                self._set_out(episode, self._rng.integers(1, 4))
         return self._force(physics, self._waypoint)
 
-    def _set_out(self, episode: int) -> None:
-        """Plan a way through one to three gaps, clockwise or counterclockwise."""
-        rooms, direction = self._rng.integers(1, 4), self._rng.choice([-1, 1])
+    def _set_out(self, episode: int, rooms: int) -> None:
+        """Plan a way through as many gaps, clockwise or counterclockwise."""
+        direction = self._rng.choice([-1, 1])
         here, self._room[episode] = self._room[episode], (self._room[episode] + direction * rooms) % 4
         gaps = maze.route(here, self._room[episode], direction)
         self._waypoint[episode], *self._route[episode] = [*gaps, maze.ROOMS[self._room[episode]]]

@@ -55,10 +55,10 @@ def main(config: TrainCommand, run: Path) -> None:
         action_repeat=config.data.action_repeat,
         td3_bc=config.td3_bc,
     )
-    learner = {"transformer": _transformer, "td3_bc": _td3_bc}[config.agent.learner](config, data, description)
-
     checkpoints = Checkpoints(run, config.train.keep, config.train.keep_best)
     newest = checkpoints.open()
+    make = {"transformer": _transformer, "td3_bc": _td3_bc}[config.agent.learner]
+    learner = make(config, data, description, fresh=newest is None)
     state = learner.state if newest is None else checkpoints.state(newest, learner.state, description)
     start = int(state.step)
     train_step = training.traced(learner.step, start, config.train.profile, run / "profile")
@@ -78,8 +78,8 @@ def main(config: TrainCommand, run: Path) -> None:
         checkpoints.close()
 
 
-def _transformer(config: TrainCommand, data: LabelledTrajectories, description: AgentDescription) -> Learner:
-    """The agent, on the mesh."""
+def _transformer(config: TrainCommand, data: LabelledTrajectories, description: AgentDescription, fresh: bool) -> Learner:
+    """The agent, on the mesh; of its state an outline is enough where a checkpoint is loaded."""
     from agentic_transformer import mesh as meshes
     from agentic_transformer import training
     from agentic_transformer.labels import ChainLoader
@@ -88,13 +88,16 @@ def _transformer(config: TrainCommand, data: LabelledTrajectories, description: 
     rows = meshes.local_rows(mesh, config.train.batch, config.train.accumulate)
     loader = ChainLoader(data, config.agent, layout, config.seed, config.train.batch, rows)
     optimizer, schedule = training.make_optimizer(config.train)
-    graph, state = training.init_state(description.build(config.seed), optimizer, mesh, config.mesh.fsdp)
+    if fresh:
+        graph, state = training.init_state(description.build(config.seed), optimizer, mesh, config.mesh.fsdp)
+    else:
+        graph, state = training.outline_state(lambda: description.build(config.seed), optimizer, mesh, config.mesh.fsdp)
     length = config.agent.trajectories * description.steps * layout.tokens_per_step
     step = training.make_train_step(graph, optimizer, config.model, mesh, length, config.train.accumulate, config.mesh.fsdp)
     return Learner(state, step, lambda number: meshes.place(loader(number), mesh, config.model.layout), schedule)
 
 
-def _td3_bc(config: TrainCommand, data: LabelledTrajectories, description: AgentDescription) -> Learner:
+def _td3_bc(config: TrainCommand, data: LabelledTrajectories, description: AgentDescription, fresh: bool) -> Learner:
     """The temporal-difference reference, on one device."""
     from agentic_transformer.baselines import td3_bc
 
