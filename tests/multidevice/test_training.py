@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import optax
 import pytest
 from jax.sharding import Mesh
 
@@ -35,6 +36,44 @@ def losses(data, devices, ring, attention="ring", layout="zigzag", tokens="packe
         state, metrics = step(state, meshes.place(loader(number), mesh, layout))
         found.append(float(metrics["loss"]))
     return np.array(found)
+
+
+def loss_and_gradients(data, params, attention, ring):
+    """At given parameters: one step of plain gradient descent, so fast that the parameters before it do not count."""
+    rate = 1e6
+    mesh = Mesh(np.array(jax.devices()[:ring]).reshape(1, ring), (meshes.DATA, meshes.RING))
+    model = ModelConfig(width=32, layers=2, heads=2, attention=attention)
+    description = describe(data, AgentConfig(trajectories=4, length="uniform"), model)
+    loader = ChainLoader(data, description.agent, description.layout(), 0, 8)
+    graph, state = training.init_state(description.build(0), optax.sgd(rate), mesh)
+    state = state._replace(params=jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), params, state.params))
+    step = training.make_train_step(graph, optax.sgd(rate), model, mesh, 4 * description.steps)
+    after, metrics = step(state, meshes.place(loader(0), mesh, "zigzag"))
+    gradients = jax.tree.map(lambda new, old: (np.asarray(old) - np.asarray(new)) / rate, after.params, params)
+    return float(metrics["loss"]), np.concatenate([x.ravel() for x in jax.tree.leaves(gradients)])
+
+
+def trained_parameters(data):
+    """Of a few steps with dense attention."""
+    mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), (meshes.DATA, meshes.RING))
+    model = ModelConfig(width=32, layers=2, heads=2, attention="dense")
+    description = describe(data, AgentConfig(trajectories=4, length="uniform"), model)
+    loader = ChainLoader(data, description.agent, description.layout(), 0, 8)
+    optimizer, _ = training.make_optimizer(TrainConfig(batch=8, warmup=5))
+    graph, state = training.init_state(description.build(0), optimizer, mesh)
+    step = training.make_train_step(graph, optimizer, model, mesh, 4 * description.steps)
+    for number in range(1, STEPS):
+        state, _ = step(state, meshes.place(loader(number), mesh, "zigzag"))
+    return jax.tree.map(np.asarray, state.params)
+
+
+def test_gradients_agree_over_backbones_at_trained_parameters(data):
+    params = trained_parameters(data)
+    loss, gradients = loss_and_gradients(data, params, "dense", 1)
+    for attention, ring in (("memory_efficient", 1), ("blockwise", 1), ("all_gather", 4), ("ring", 4), ("ring", 8)):
+        found, others = loss_and_gradients(data, params, attention, ring)
+        assert found == pytest.approx(loss, rel=1e-5)
+        assert np.linalg.norm(others - gradients) <= 1e-5 * np.linalg.norm(gradients)
 
 
 @pytest.fixture(scope="module")
