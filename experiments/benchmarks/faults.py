@@ -83,7 +83,7 @@ def run(folder: Path) -> None:
         writer.writerow(Check._fields)
         for check in _checks():
             _say(check)
-            writer.writerow(check)
+            writer.writerow(check._replace(went_well=int(check.went_well)))
 
 
 def _checks() -> Iterator[Check]:
