@@ -28,7 +28,8 @@ def main(config: QuickstartCommand, run: Path) -> None:
         run_folder.describe(folder, command, sys.argv[1:], ["python", "-m", *sys.argv])
         run_folder.mark(folder, "running", command="train")
         train.main(command, folder)
-        evaluate(EvaluateCommand(run=command.run, eval=config.eval, mesh=config.mesh), folder)
+        # Acting needs no ring where the context is short.
+        evaluate(EvaluateCommand(run=command.run, eval=config.eval, mesh=replace(config.mesh, ring=1)), folder)
         run_folder.finish(folder, "finished")
     present([Path(command.run) for command in agents], run)
 
