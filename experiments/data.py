@@ -23,7 +23,7 @@ def open_store(task: str, config: DataConfig) -> datasets.Strided:
             f"no episodes in {buffer}; make them with `python -m experiments.collect task={task} data.algo={config.algo}`, "
             f"or download ExoRL's with `python -m experiments.download`"
         )
-    store = datasets.Store(datasets.build_cache(buffer), episodes=config.episodes)
+    store = datasets.Store(datasets.build_cache(buffer), episodes=config.episodes, seed=config.seed)
     return datasets.Strided(store, config.action_repeat, config.horizon)
 
 
