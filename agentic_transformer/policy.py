@@ -95,9 +95,9 @@ class Policy:
         shape = (batch, capacity, config.heads, config.width // config.heads)
         dtype = jnp.dtype(config.compute)
         place = None if self._mesh is None else NamedSharding(self._mesh, PartitionSpec(meshes.DATA, meshes.RING))
-        cache = tuple(tuple(jnp.zeros(shape, dtype, device=place) for _ in "kv") for _ in range(config.layers))
-        past = Past(np.zeros((batch, self.description.action_size), np.float32), np.zeros(batch), np.zeros(batch))
-        return Context(cache, 0, past, 0)
+        empty = partial(jnp.zeros, shape, dtype, device=place)
+        cache = tuple((empty(), empty()) for _ in range(config.layers))
+        return Context(cache, 0, Past.nothing(batch, self.description.action_size), 0)
 
     def act(
         self,

@@ -110,6 +110,11 @@ class Past(NamedTuple):
     done: np.ndarray
     """(...) completion"""
 
+    @classmethod
+    def nothing(cls, batch: int, action_size: int) -> Past:
+        """What stands before the first step of a chain, (batch, ...)."""
+        return cls(np.zeros((batch, action_size), np.float32), np.zeros(batch), np.zeros(batch))
+
 
 @dataclass(frozen=True)
 class TokenLayout(ABC):

@@ -210,8 +210,7 @@ class TD3BCPolicy:
 
     def new_context(self, batch: int, trajectories: int) -> Context:
         """A context that remembers nothing."""
-        past = Past(np.zeros((batch, self.description.action_size), np.float32), np.zeros(batch), np.zeros(batch))
-        return Context((), 0, past, 0)
+        return Context((), 0, Past.nothing(batch, self.description.action_size), 0)
 
     def act(
         self,
