@@ -135,7 +135,7 @@ class Checkpoints:
         return manifest.digest(self.folder / str(step))
 
     def policy(self, step: int, mesh: Mesh | None = None) -> Policy | td3_bc.TD3BCPolicy:
-        """A checkpoint's agent; it acts in float32, its layers one by one, however it was trained, with its caches on `mesh` if given."""
+        """A checkpoint's agent, its caches on `mesh` if one is given; it acts in float32 and layer by layer, however it was trained."""
         description = self.description(step)
         if description.agent.learner == "td3_bc":
             networks, params = td3_bc.init(description, seed=0)

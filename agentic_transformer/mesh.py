@@ -1,7 +1,7 @@
 """Devices as a mesh of (data, ring): the batch is sharded over `data`, the sequence over `ring`.
 
-Parameters and optimiser state are replicated, or sharded over all devices, those of a ring too (FSDP; ZeRO, arXiv 1910.02054). The
-mesh may span several processes, each of which then brings only the rows of the batch that its own devices hold.
+Parameters and optimiser state are replicated, or sharded over all devices, those of a ring too (FSDP; ZeRO, arXiv 1910.02054).
+The mesh may span several processes, each of which then brings only the rows of the batch that its own devices hold.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def state_sharding(shape: tuple[int, ...], mesh: Mesh, fsdp: bool) -> NamedShard
     Args:
         shape: of the array.
         mesh: of `make_mesh`.
-        fsdp: whether it is cut: its longest axis into as many equal parts as divide both it and the devices, the next with what is
-            left of the devices, and so on (a width of 3200 on 256 devices: 128 by 2). What then is left holds copies.
+        fsdp: whether it is cut: its longest axis into as many equal parts as divide both it and the devices, the next with what
+            is left of the devices, and so on (a width of 3200 on 256 devices: 128 by 2). What then is left holds copies.
     """
     if not fsdp:
         return NamedSharding(mesh, PartitionSpec())
@@ -97,8 +97,9 @@ def _factored(mesh: Mesh) -> Mesh:
 
 
 def gathered(params: Any, mesh: Mesh, dtype: jnp.dtype) -> Any:
-    """Parameters that are sharded over the devices, whole on every device: to be called where they are needed, so that they are
-    whole for no longer.
+    """Parameters that are sharded over the devices, whole on every device.
+
+    To be called where they are needed, so that they are whole for no longer.
 
     Args:
         params: a tree of arrays, sharded as `state_sharding` says.

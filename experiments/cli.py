@@ -33,7 +33,7 @@ def run(main: Callable[..., None], command: type, together: bool = False) -> Non
             each run where that may be null, else the existing run that was named. Its module's name is that of its primary
             config, `conf/<module>.yaml`.
         command: dataclass of the command's settings.
-        together: `main` takes a list of instances, one for each combination of the values `a,b` of a setting, which need no -m then.
+        together: `main` takes a list of instances, one for each combination of the values `a,b` of settings, which need no -m.
     """
     name = Path(main.__code__.co_filename).stem
     try:

@@ -1,8 +1,9 @@
-"""Bytes on each device of a train step, by kind: an estimate without a compiler, and the paper's own count of a layer's activations.
+"""Bytes on each device of a train step, by kind: an estimate without a compiler, and the paper's count of a layer's activations.
 
-State is counted: 4 bytes a parameter and its gradient, 8 for AdamW's two means, each array padded to the tiles of a TPU. So are the inputs
-of layers that are kept for the backward pass. What the rest takes at its fullest, the backward pass of one layer, is a few times the
-size of an activation and of a layer's weights: those numbers are fitted to compiled steps (`experiments/results/plan`).
+State is counted: 4 bytes a parameter and its gradient, 8 for AdamW's two means, each array padded to the tiles of a TPU. So are
+the inputs of layers that are kept for the backward pass. What the rest takes at its fullest, in the backward pass of one layer,
+is a few times the size of an activation and of a layer's weights: those numbers are fitted to compiled steps
+(`experiments/results/plan`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class Held(NamedTuple):
     """What the backward pass of one layer holds, in bytes.
 
     Attributes:
-        ring: for each token and entry of the width: queries, keys, values, what of them arrives, and the float32 gradients of all.
+        ring: for each token and entry of the width: queries, keys, values, what arrives, and the float32 gradients of all.
         activation: likewise, all else.
         score: for each head and pair of tokens.
     """

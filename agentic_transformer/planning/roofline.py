@@ -1,4 +1,4 @@
-"""How long a step takes at least: FLOPs over the chip's peak, bytes over one of its links, the longer of the two where they overlap."""
+"""How long a step takes at least: FLOPs over the chip's peak, bytes over one of its links, the longer where they overlap."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from agentic_transformer.ring.overlap import CHIPS, Chip, minimal_block
 
 ASSUMPTIONS = (
     "matrix products run at the chip's peak in bfloat16; norms, softmax and the optimiser take no time",
-    "a layer is computed forward, forward again and backward (rematerialised), half of all scores being masked, evenly over the ring",
+    "a layer is computed forward, forward again and backward; half of all scores are masked, evenly over the ring",
     "keys, values and their gradients travel over one link in one direction, beside the attention of their step",
-    "weights are gathered in bfloat16, forward and backward, and their gradients scattered, over one link in one direction, beside "
-    "the products of their layer",
+    "weights are gathered in bfloat16, forward and backward, their gradients scattered, over one link in one direction, beside the "
+    "products of their layer",
 )
 
 BF16, FLOAT32 = 2, 4
@@ -82,9 +82,8 @@ def step_time(workload: Workload) -> StepTime:
     attention = workload.ring * (2 * forward.compute + backward.compute)
     hops = workload.ring - 1
     waiting = hops * sum(times * max(0, step.transfer - step.compute) for times, step in ((2, forward), (1, backward)))
-    waiting += (
-        (2 * FLOAT32 * model.width * tokens / chip.link) if hops else 0
-    )  # the last hop of gradients, with nothing beside it
+    if hops:  # the last hop of the gradients, with nothing beside it
+        waiting += 2 * FLOAT32 * model.width * tokens / chip.link
     others = workload.topology.devices - 1
     gathered = BF16 * parameters_of_layer(model) * others / workload.topology.devices / chip.link
     # Gathered forward, and again backward while gradients are scattered.

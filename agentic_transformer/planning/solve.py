@@ -56,8 +56,8 @@ def rounded(tokens: float) -> int:
 def longest_context(workload: Workload, compile_step: Compile) -> Bracket:
     """Brackets the longest context by at most `COMPILATIONS` compilations.
 
-    The first is a little below the estimate, the second a little above it. If the estimate was wrong, the third goes where what the
-    others said of memory points.
+    The first is a little below the estimate, the second a little above it. If the estimate was wrong, the third goes where what
+    the others said of memory points.
     """
     estimated = estimated_tokens(workload)
     bracket = Bracket(estimated, None, None, 0)

@@ -41,7 +41,9 @@ class Compilations:
         path = self.folder / f"{name}.json"
         if kept := provenance.read(path):
             return _outcome(kept["outcome"])
-        what = f"{workload.topology.name}, {workload.model.layers} layers of {workload.model.width}, {workload.tokens:,} tokens a device"
+        what = (
+            f"{workload.topology.name}, {workload.model.layers} layers of {workload.model.width}, {workload.tokens:,} tokens each"
+        )
         print(f"compiling {'for memory' if fast else 'the schedule'}: {what} ...", end=" ", flush=True)
         started = time.process_time()
         outcome = compiler.compile_step(workload, fast=fast)
