@@ -135,7 +135,7 @@ class Checkpoints:
         return manifest.digest(self.folder / str(step))
 
     def policy(self, step: int, mesh: Mesh | None = None) -> Policy | td3_bc.TD3BCPolicy:
-        """A checkpoint's agent, its caches on `mesh` if one is given; it acts in float32 and layer by layer, however it was trained."""
+        """A checkpoint's agent, its caches on `mesh` if one is given; it acts in float32, layer by layer, however trained."""
         description = self.description(step)
         if description.agent.learner == "td3_bc":
             networks, params = td3_bc.init(description, seed=0)

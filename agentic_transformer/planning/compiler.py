@@ -153,7 +153,8 @@ def refusal(said: str) -> Refused | None:
     """What a compiler's error says of memory; None if it is about something else.
 
     Its words: "RESOURCE_EXHAUSTED: ... Ran out of memory on HBM, the total memory required for HLO temporaries (97.06G)
-    exceeds available HBM (95.74G).", or "RESOURCE_EXHAUSTED: ... Ran out of memory in memory space hbm. Used 20.1G of 15.75G hbm."
+    exceeds available HBM (95.74G).", or "RESOURCE_EXHAUSTED: ... Ran out of memory in memory space hbm. Used 20.1G of 15.75G
+    hbm."
     """
     _, found, words = said.partition("an out of memory")
     amounts = [float(number) * _UNITS[unit] for number, unit in _AMOUNT.findall(words)[:2]]

@@ -14,8 +14,8 @@ ASSUMPTIONS = (
     "matrix products run at the chip's peak in bfloat16; norms, softmax and the optimiser take no time",
     "a layer is computed forward, forward again and backward; half of all scores are masked, evenly over the ring",
     "keys, values and their gradients travel over one link in one direction, beside the attention of their step",
-    "weights are gathered in bfloat16, forward and backward, their gradients scattered, over one link in one direction, beside the "
-    "products of their layer",
+    "weights are gathered in bfloat16, forward and backward, their gradients scattered, over one link in one direction, beside "
+    "the products of their layer",
 )
 
 BF16, FLOAT32 = 2, 4

@@ -95,8 +95,9 @@ def _work(plan: Plan) -> str:
     growth = growth_since_one(workload)
     return (
         f"{cost:.2e} FLOPs train on a sequence, causal scores alone counted; a data set costs {growth:.1f} times what it does in "
-        f"contexts of one trajectory (arXiv 2310.01889, appendix D). At best {time.total:.3g} s a step: {time.compute:.3g} computing, "
-        f"{time.ring:.3g} waiting for the ring, {time.weights:.3g} for weights; {100 * time.utilisation:.0f}% of the chips' peak is of use."
+        f"contexts of one trajectory (arXiv 2310.01889, appendix D). At best {time.total:.3g} s a step: {time.compute:.3g} "
+        f"computing, {time.ring:.3g} waiting for the ring, {time.weights:.3g} for weights; {100 * time.utilisation:.0f}% of the "
+        "chips' peak is of use."
     )
 
 
