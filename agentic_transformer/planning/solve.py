@@ -10,7 +10,10 @@ from agentic_transformer.planning.compiler import Accepted, Refused
 from agentic_transformer.planning.workload import Workload
 
 BELOW, ABOVE = 0.96, 1.04
-"""Of the estimated context, where the bracket is tried first."""
+"""Of the context at which the limit is expected, where it is tried."""
+
+NARROW = 1.15
+"""A bracket whose ends are that near each other is good enough."""
 
 COMPILATIONS = 3
 
@@ -54,42 +57,34 @@ def rounded(tokens: float) -> int:
 
 
 def longest_context(workload: Workload, compile_step: Compile) -> Bracket:
-    """Brackets the longest context by at most `COMPILATIONS` compilations.
+    """Brackets the longest context by at most `COMPILATIONS` compilations, two if the estimate is right.
 
-    The first is a little below the estimate, the second a little above it. If the estimate was wrong, the third goes where what
-    the others said of memory points.
+    The first is a little below the estimate. Each further one goes where what the one before it said of memory points: a little
+    above the limit after one that fits, a little below it after one that does not.
     """
     estimated = estimated_tokens(workload)
     bracket = Bracket(estimated, None, None, 0)
     tokens = rounded(BELOW * estimated)
-    while bracket.compilations < COMPILATIONS:
-        bracket = _with(bracket, workload.with_tokens(tokens), compile_step)
-        if bracket.fits and bracket.refused:
-            break
-        tokens = _next(bracket, workload)
+    while bracket.compilations < COMPILATIONS and not _narrow(bracket):
+        tried = workload.with_tokens(tokens)
+        outcome = compile_step(tried)
+        bracket = bracket._replace(compilations=bracket.compilations + 1)
+        if isinstance(outcome, Refused):
+            if bracket.refused is None or tokens < bracket.refused[0].tokens:
+                bracket = bracket._replace(refused=(tried, outcome))
+            tokens = rounded(BELOW * _limit(tried, outcome.required))
+        else:
+            if bracket.fits is None or tokens > bracket.fits[0].tokens:
+                bracket = bracket._replace(fits=(tried, outcome))
+            tokens = rounded(ABOVE * _limit(tried, outcome.memory.peak))
     return bracket
 
 
-def _with(bracket: Bracket, workload: Workload, compile_step: Compile) -> Bracket:
-    outcome = compile_step(workload)
-    bracket = bracket._replace(compilations=bracket.compilations + 1)
-    if isinstance(outcome, Refused):
-        return bracket._replace(refused=(workload, outcome))
-    return bracket._replace(fits=(workload, outcome))
+def _narrow(bracket: Bracket) -> bool:
+    return bool(bracket.fits and bracket.refused) and bracket.refused[0].tokens <= NARROW * bracket.fits[0].tokens
 
 
-def _next(bracket: Bracket, workload: Workload) -> int:
-    """Where to try next while the limit is bracketed on one side only."""
-    if bracket.fits and bracket.compilations == 1:
-        return rounded(ABOVE * bracket.estimated)
-    if bracket.fits:
-        tried, needed = bracket.fits[0], bracket.fits[1].memory.peak
-        return rounded(ABOVE * _scaled(tried, needed, workload.topology.memory))
-    tried, needed = bracket.refused[0], bracket.refused[1].required
-    return rounded(BELOW * min(tried.tokens, _scaled(tried, needed, workload.topology.memory)))
-
-
-def _scaled(tried: Workload, needed: float, limit: float) -> float:
-    """Tokens at which a program would just fit, if what the estimate does not call state grows in proportion to them."""
+def _limit(tried: Workload, needed: float) -> float:
+    """Tokens at which a program would just fit, if all that it needs beside the state grows in proportion to them."""
     state = memory.estimate(tried).state
-    return tried.tokens * max(0.0, limit - state) / max(1.0, needed - state)
+    return tried.tokens * max(0.0, tried.topology.memory - state) / max(1.0, needed - state)

@@ -130,9 +130,7 @@ def scheduled(permutes: Sequence[Permute]) -> list[str]:
 
 def assumptions() -> str:
     """What the times rest on."""
-    return "\n".join(
-        ["Times are a bound, not a measurement. They assume:", "", *(f"- {words};" for words in roofline.ASSUMPTIONS)]
-    )
+    return "\n".join(["Times are a bound, not a measurement. They assume:", "", *(f"- {said}" for said in roofline.ASSUMPTIONS)])
 
 
 def draw(plans: Sequence[Plan], path: Path) -> None:
