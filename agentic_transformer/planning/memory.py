@@ -20,28 +20,30 @@ TILE = (8, 128)
 
 
 class Held(NamedTuple):
-    """What the backward pass of one layer holds, in bytes.
+    """What the backward pass of one layer holds at its fullest.
 
     Attributes:
-        ring: for each token and entry of the width: queries, keys, values, what arrives, and the float32 gradients of all.
+        weights: bytes for each entry of a width x width matrix: the layer's 12 of them gathered, their gradients, and float32
+            sums of some.
+        ring: bytes for each token and entry of the width: keys and values, those that arrive, and the float32 gradients of both.
         activation: likewise, all else.
-        score: for each head and pair of tokens.
+        heads: likewise, of arrays that end in a head's entries, which are padded to whole tiles.
+        score: bytes for each head and pair of tokens.
     """
 
+    weights: float
     ring: float
     activation: float
-    score: float = 0.0
+    heads: float
+    score: float = 0
 
-
-LAYER_WEIGHTS = 70.0
-"""For each entry of a width x width matrix: a layer's 12 of them gathered, their gradients, and float32 sums of some."""
 
 HELD = {
-    "ring": Held(34, 5),
-    "all_gather": Held(34, 5),
-    "blockwise": Held(0, 30),
-    "memory_efficient": Held(0, 60),
-    "dense": Held(0, 60, 4),
+    "ring": Held(weights=62, ring=24, activation=8, heads=6),
+    "all_gather": Held(weights=62, ring=24, activation=8, heads=6),
+    "blockwise": Held(weights=62, ring=0, activation=22, heads=4),
+    "memory_efficient": Held(weights=37, ring=0, activation=14, heads=26),
+    "dense": Held(weights=46, ring=0, activation=0, heads=0, score=6),
 }
 
 
@@ -70,20 +72,25 @@ class Estimate(NamedTuple):
 
 
 def estimate(workload: Workload) -> Estimate:
-    """Estimates a train step with rolled, rematerialised layers in bfloat16, its state sharded over all devices."""
+    """Estimates a train step with rolled, rematerialised layers in bfloat16, its state sharded over all devices.
+
+    With the feedforward network in chunks, where attention is ("ring", "all_gather", "blockwise"), and whole where it is not.
+    """
     model, tokens = workload.model, workload.tokens
     held = HELD[model.attention]
     activation = float(tokens) * model.width
     parameters = parameter_bytes(workload)
+    head = model.width // model.heads
+    padded = -(-head // TILE[1]) * TILE[1] / head
     return Estimate(
         parameters=parameters,
         optimizer=2 * parameters,
         gradients=parameters,
         checkpoints=BF16 * model.layers * activation,
         ring=held.ring * activation,
-        working=held.activation * activation
-        + held.score * model.heads * float(tokens) ** 2
-        + LAYER_WEIGHTS * float(model.width) ** 2,
+        working=held.weights * model.width**2
+        + (held.activation + held.heads * padded) * activation
+        + held.score * model.heads * float(tokens) ** 2,
     )
 
 

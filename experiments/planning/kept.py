@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from agentic_transformer.config import ModelConfig
 from agentic_transformer.planning import compiler
 from agentic_transformer.planning.compiler import Accepted, Memory, Refused
-from agentic_transformer.planning.hardware import GIB
+from agentic_transformer.planning.hardware import GIB, topology
 from agentic_transformer.planning.schedule import Permute
 from agentic_transformer.planning.workload import Workload
 from experiments import provenance
@@ -52,6 +54,18 @@ class Compilations:
         print(f"{said} GiB, {seconds:.0f} CPU seconds", flush=True)
         provenance.write(path, facts | {"seconds": round(seconds, 1), "outcome": _plain(outcome)})
         return outcome
+
+    def accepted(self) -> Iterator[tuple[Workload, int]]:
+        """Every workload that was compiled for memory by these versions and accepted, and its peak."""
+        for path in sorted(self.folder.glob("*.json")):
+            kept = provenance.read(path)
+            if kept["fast"] and kept["versions"] == self._versions and "memory" in kept["outcome"]:
+                step = kept["step"]
+                model = ModelConfig(**step["model"])
+                yield (
+                    Workload(**step | {"topology": topology(step["topology"]), "model": model}),
+                    kept["outcome"]["memory"]["peak"],
+                )
 
 
 def _facts(workload: Workload) -> dict:
