@@ -41,9 +41,9 @@ class Held(NamedTuple):
 HELD = {
     "ring": Held(weights=62, ring=24, activation=8, heads=6),
     "all_gather": Held(weights=62, ring=24, activation=8, heads=6),
-    "blockwise": Held(weights=62, ring=0, activation=22, heads=4),
+    "blockwise": Held(weights=62, ring=0, activation=24, heads=4),
     "memory_efficient": Held(weights=37, ring=0, activation=14, heads=26),
-    "dense": Held(weights=46, ring=0, activation=0, heads=0, score=6),
+    "dense": Held(weights=6, ring=0, activation=19, heads=0, score=6),
 }
 
 
