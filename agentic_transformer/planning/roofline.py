@@ -14,8 +14,8 @@ ASSUMPTIONS = (
     "matrix products run at the chip's peak in bfloat16; norms, softmax and the optimiser take no time",
     "a layer is computed forward, forward again and backward; half of all scores are masked, evenly over the ring",
     "keys, values and their gradients travel over one link in one direction, beside the attention of their step",
-    "weights are gathered in bfloat16, forward and backward, their gradients scattered, over one link in one direction, beside "
-    "the products of their layer",
+    "weights are gathered in bfloat16, forward and backward, and their gradients scattered (the feedforward network's reduced "
+    "whole, twice the bytes), over one link in one direction, beside the products of their layer",
 )
 
 BF16, FLOAT32 = 2, 4
@@ -84,10 +84,11 @@ def step_time(workload: Workload) -> StepTime:
     waiting = hops * sum(times * max(0, step.transfer - step.compute) for times, step in ((2, forward), (1, backward)))
     if hops:  # the last hop of the gradients, with nothing beside it
         waiting += 2 * FLOAT32 * model.width * tokens / chip.link
-    others = workload.topology.devices - 1
-    gathered = BF16 * parameters_of_layer(model) * others / workload.topology.devices / chip.link
+    share = (workload.topology.devices - 1) / workload.topology.devices
+    whole = BF16 * parameters_of_layer(model) * share / chip.link
+    reduced = BF16 * 2 * model.feedforward * model.width**2 * share / chip.link
     # Gathered forward, and again backward while gradients are scattered.
-    late = max(0, gathered - products) + max(0, 2 * gathered - (1 + flops.BACKWARD) * products)
+    late = max(0, whole - products) + max(0, 2 * whole + reduced - (1 + flops.BACKWARD) * products)
     compute = model.layers * ((2 + flops.BACKWARD) * products + attention)
     ring, weights = model.layers * waiting, model.layers * late
     useful = flops.model_flops(model, workload.context) / workload.ring / chip.flops

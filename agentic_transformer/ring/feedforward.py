@@ -53,17 +53,10 @@ def blockwise_feedforward(
     apply = partial(_in_chunks, function, chunk)
     if mesh is None:
         return apply(params, x)
-    # A loop over chunks within each device: seen from outside, the gradients of the parameters would be added over the devices
-    # once a chunk, not once. Each device is handed a copy, so that they are added where they leave the device, and the sum may
-    # go in parts to where the parameters are sharded.
-    copies = jax.tree.map(lambda x: jnp.broadcast_to(x, (mesh.size, *x.shape)), params)
     tokens = PartitionSpec(batch_axis, axis)
-
-    def shard(copies, x) -> jax.Array:
-        return apply(jax.tree.map(lambda x: x[0], copies), x)
-
-    specs = (PartitionSpec(mesh.axis_names), tokens)
-    return jax.shard_map(shard, mesh=mesh, in_specs=specs, out_specs=tokens, check_vma=False)(copies, x)
+    # A loop over chunks within each device: seen from outside, the gradients of the parameters would be added over the devices
+    # once a chunk, not once.
+    return jax.shard_map(apply, mesh=mesh, in_specs=(PartitionSpec(), tokens), out_specs=tokens, check_vma=False)(params, x)
 
 
 def _in_chunks(function: Function, chunk: int | None, params, x) -> jax.Array:
