@@ -22,7 +22,7 @@ from agentic_transformer.planning.schedule import Permute
 from agentic_transformer.planning.workload import Workload
 from agentic_transformer.tokens import Tokens
 
-NEEDED = "compiling for TPUs needs their compiler: make install EXTRAS=tpu (no TPU is needed)"
+NEEDED = "compiling for TPUs needs their compiler, but no TPU: make install EXTRAS=tpu; compile=nothing estimates without it"
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _AMOUNT = re.compile(r"\b([\d.]+)([KMGT]?)\b")
