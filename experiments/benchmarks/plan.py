@@ -57,6 +57,7 @@ def run(folder: Path) -> None:
     parts = {"agent": _agent, "schedule": _schedule, "growth": _growth, "contexts": _contexts}
     for name, part in parts.items():
         tables.write(folder / f"{name}.csv", list(part(compilations)))
+    tables.write(folder / "table_3.csv", list(_beside_reported(folder / "contexts.csv")))
     tables.write(folder / "accuracy.csv", list(_accuracy(compilations)))
     plot(folder)
 
@@ -130,6 +131,18 @@ def _contexts(compilations: Any) -> Iterator[dict]:
                     "paper": beside,
                     "paper_thousands": reported[number] if reported else None,
                 }
+
+
+def _beside_reported(contexts: Path) -> Iterator[dict]:
+    """The paper's table 3 in its own form: thousands of tokens, ours and reported, and how many times blockwise's the ring's are."""
+    import pandas as pd
+
+    for (topology, model), rows in pd.read_csv(contexts).groupby(["topology", "model"], sort=False):
+        for whose, column, thousand in ((topology, "context", 1000), (rows.paper.iloc[0], "paper_thousands", 1)):
+            found = rows.set_index("attention")[column] / thousand
+            if found.notna().all():
+                names = {name: round(found[attention], 1) for attention, name in BACKBONES.items()}
+                yield {"model": model, "on": whose, **names, "gain": round(found["ring"] / found["blockwise"], 1)}
 
 
 def _accuracy(compilations: Any) -> Iterator[dict]:

@@ -140,7 +140,7 @@ def draw(plans: Sequence[Plan], path: Path) -> None:
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(9, 1.2 + 0.5 * len(plans)), layout="constrained")
+    figure, axis = plt.subplots(figsize=(10, 2 + 0.5 * len(plans)), layout="constrained")
     names = [f"{title(plan)}\n{plan.workload.context:,} tokens" for plan in plans]
     left = [0.0] * len(plans)
     for kind, words in KINDS.items():
@@ -151,8 +151,8 @@ def draw(plans: Sequence[Plan], path: Path) -> None:
         axis.plot([plan.workload.topology.memory / GIB] * 2, [number - 0.4, number + 0.4], "k-")
         if isinstance(plan.outcome, Accepted):
             axis.plot(plan.peak / GIB, number, "kx")
-    axis.set(xlabel="GiB on each device, estimated by kind; x: the compiler's peak; |: what there is")
+    axis.set(xlabel="GiB on each device; line: what there is; cross: the compiler's peak")
     axis.invert_yaxis()
-    axis.legend(fontsize="x-small", ncols=2)
+    figure.legend(loc="outside lower center", fontsize="small", ncols=3)
     figure.savefig(path, dpi=120)
     plt.close(figure)
