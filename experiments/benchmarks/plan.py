@@ -134,7 +134,7 @@ def _contexts(compilations: Any) -> Iterator[dict]:
 
 
 def _beside_reported(contexts: Path) -> Iterator[dict]:
-    """The paper's table 3 in its own form: thousands of tokens, ours and reported, and how many times blockwise's the ring's are."""
+    """The paper's table 3 in its own form: thousands of tokens, ours and reported, and the ring's over blockwise's."""
     import pandas as pd
 
     for (topology, model), rows in pd.read_csv(contexts).groupby(["topology", "model"], sort=False):
