@@ -26,6 +26,7 @@ from jax.sharding import Mesh
 from agentic_transformer import distributed, manifest
 from agentic_transformer.baselines import td3_bc
 from agentic_transformer.description import AgentDescription
+from agentic_transformer.model import unrolled
 from agentic_transformer.policy import Policy
 from agentic_transformer.training import TrainState
 
@@ -134,7 +135,7 @@ class Checkpoints:
         return manifest.digest(self.folder / str(step))
 
     def policy(self, step: int, mesh: Mesh | None = None) -> Policy | td3_bc.TD3BCPolicy:
-        """A checkpoint's agent; it acts in float32, whatever it was trained in, with its caches on `mesh` if one is given."""
+        """A checkpoint's agent, its caches on `mesh` if one is given; it acts in float32, layer by layer, however trained."""
         description = self.description(step)
         if description.agent.learner == "td3_bc":
             networks, params = td3_bc.init(description, seed=0)
@@ -143,7 +144,11 @@ class Checkpoints:
         graph, params = nnx.split(nnx.eval_shape(lambda: acting.build(seed=0)), nnx.Param)
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), params)
-        return Policy(graph, self.params(step, like), description, mesh)
+        params = self.params(step, like)
+        if acting.model.rolled:
+            acting = replace(acting, model=replace(acting.model, rolled=False))
+            graph, params = nnx.graphdef(nnx.eval_shape(lambda: acting.build(seed=0))), unrolled(params)
+        return Policy(graph, params, description, mesh)
 
     def params(self, step: int, like: nnx.State) -> nnx.State:
         """A checkpoint's parameters, laid out as `like` is (arrays, or their shapes), on however many devices.

@@ -78,6 +78,8 @@ class ModelConfig:
     layout: str = setting("zigzag", choices=("zigzag", "contiguous"))
     compute: str = setting("float32", choices=("float32", "bfloat16"))
     remat: str = setting("none", choices=("none", "block", "dots"))
+    rolled: bool = False
+    blockwise_feedforward: bool = False
 
 
 @dataclass
@@ -184,6 +186,34 @@ class TrainCommand:
     td3_bc: TD3BCConfig = field(default_factory=TD3BCConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
+
+
+@dataclass
+class PlanCommand:
+    """`python -m experiments.plan`: what would fit and how long it would take, on machines that are not there."""
+
+    topology: str = "v5e:4x4"
+    trajectories: int = setting(128, minimum=1, maximum=10_000_000)
+    solve: str | None = setting(None, choices=("context",))
+    steps: int = setting(1000, minimum=1, maximum=1_000_000)
+    observation: int = setting(24, minimum=1, maximum=100_000)
+    action: int = setting(6, minimum=1, maximum=10_000)
+    ring: int | None = setting(None, minimum=1, maximum=100_000)
+    compile: str = setting("schedule", choices=("schedule", "memory", "nothing"))
+    out: str = "runs/plan"
+    model: ModelConfig = field(
+        default_factory=lambda: ModelConfig(
+            tokens="separate",
+            width=1024,
+            layers=24,
+            heads=16,
+            head="mse",
+            compute="bfloat16",
+            remat="block",
+            rolled=True,
+            blockwise_feedforward=True,
+        )
+    )
 
 
 @dataclass

@@ -20,7 +20,7 @@ from agentic_transformer import mesh as meshes
 from agentic_transformer.config import ModelConfig, TrainConfig
 from agentic_transformer.heads import action_loss
 from agentic_transformer.model import AgenticTransformer
-from agentic_transformer.ring import attention
+from agentic_transformer.ring import attention, blockwise_feedforward
 from agentic_transformer.tokens import Tokens
 
 
@@ -117,8 +117,15 @@ def make_train_step(
             segment_ids=tokens.segment,
             length=length,
         )
+        options: dict[str, Callable] = {}
+        if fsdp:
+            options["weights"] = partial(meshes.gathered, mesh=mesh, dtype=jnp.dtype(config.compute))
+            whole = partial(meshes.gathered, mesh=mesh, dtype=jnp.float32)
+            params = nnx.State({name: part if name == "blocks" else whole(part) for name, part in params.items()})
+        if config.blockwise_feedforward:
+            options["feedforward"] = partial(blockwise_feedforward, mesh=mesh, axis=meshes.RING, batch_axis=meshes.DATA)
         outputs = nnx.merge(graph, params)(
-            tokens.features, tokens.timestep, lambda _, query, key, value: attend(query, key, value)
+            tokens.features, tokens.timestep, lambda _, query, key, value: attend(query, key, value), **options
         )
         losses = action_loss(config, outputs, tokens.action)
         loss, first = (jnp.sum(losses * weight) / total for weight, total in zip(loss_weights(tokens), totals, strict=True))

@@ -9,7 +9,7 @@ from pathlib import Path
 from agentic_transformer.config import setting
 from experiments import cli, provenance
 
-SUITES = ("agent", "data", "faults", "ring")
+SUITES = ("agent", "data", "faults", "plan", "ring")
 
 
 @dataclass

@@ -12,19 +12,20 @@ later (missing data, say); HYDRA_FULL_ERROR=1 shows where. A SystemExit (75 afte
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments.packages import ROOT, check_packages
+from experiments.packages import ROOT, check_packages, is_our_word
 from experiments.settings import SettingError, check_command, reject, say, settings
 
 CONF = ROOT / "conf"
 
 
-def run(main: Callable[..., None], command: type) -> None:
+def run(main: Callable[..., None], command: type, together: bool = False) -> None:
     """Run a command from the words of the command line; returns on success and exits otherwise.
 
     Args:
@@ -32,23 +33,27 @@ def run(main: Callable[..., None], command: type) -> None:
             each run where that may be null, else the existing run that was named. Its module's name is that of its primary
             config, `conf/<module>.yaml`.
         command: dataclass of the command's settings.
+        together: `main` takes a list of instances, one for each combination of the values `a,b` of settings, which need no -m.
     """
     name = Path(main.__code__.co_filename).stem
     try:
         check_packages()
-        _run(name, main, command, sys.argv[1:])
+        _run(name, main, command, sys.argv[1:], together)
     except SettingError as error:
         say(name, error)
         sys.exit(2)
 
 
-def _run(name: str, main: Callable[..., None], command: type, arguments: list[str]) -> None:
+def _run(name: str, main: Callable[..., None], command: type, arguments: list[str], together: bool) -> None:
     import hydra
 
     from experiments import accelerators, overrides, preemption
     from experiments.jobs import Job
 
-    line = overrides.read(arguments, settings(command), overrides.groups(CONF, name))
+    line = overrides.read(arguments, settings(command), overrides.groups(CONF, name), together)
+    if together and line.runs:
+        _run_together(name, main, [_compose(name, command, words) for words in line.each])
+        return
     job = Job(name, main, command, ["python", "-m", f"experiments.{name}", *arguments], line.multirun)
     # Libraries report each of their steps at INFO (orbax does, hundreds of lines); what a user should read is printed.
     quiet = ["hydra/job_logging=stdout", "hydra.job_logging.root.level=WARNING"]
@@ -59,7 +64,7 @@ def _run(name: str, main: Callable[..., None], command: type, arguments: list[st
     devices = accelerators.visible()
     if devices and "hydra/launcher=joblib" in line.overrides and "hydra.launcher.n_jobs" not in "".join(line.overrides):
         own.append(f"hydra.launcher.n_jobs={len(devices)}")
-    sys.argv = [sys.argv[0], *own, *line.overrides, *line.flags]
+    sys.argv = [sys.argv[0], *own, *(line.first if together else line.overrides), *line.flags]
     _register(command)
     start = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)
     if not (line.runs and line.multirun):
@@ -74,6 +79,16 @@ def _run(name: str, main: Callable[..., None], command: type, arguments: list[st
             raise
         crashed = True
     sys.exit(job.conclude_sweep(place, crashed))
+
+
+def _run_together(name: str, main: Callable[..., None], commands: list[Any]) -> None:
+    """Run a command on all its combinations of settings at once; bad input that it finds is said as such."""
+    try:
+        main(commands)
+    except (ValueError, FileNotFoundError) as error:
+        if isinstance(error, SettingError) or not is_our_word(error) or "HYDRA_FULL_ERROR" in os.environ:
+            raise
+        reject(str(error))
 
 
 def _compose(name: str, command: type, words: list[str]) -> Any:

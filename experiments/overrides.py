@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,11 +24,21 @@ class CommandLine:
     flags: list[str] = field(default_factory=list)
     """Such as --cfg job; --multirun is among them."""
     overrides: list[str] = field(default_factory=list)
-    first: list[str] = field(default_factory=list)
-    """`overrides` with the first value of each sweep."""
+    values: list[list[str]] = field(default_factory=list)
+    """For each of `overrides` the words that set its value, or each value of its sweep."""
     multirun: bool = False
     runs: bool = True
     """Whether it starts work; --help and --cfg only show."""
+
+    @property
+    def first(self) -> list[str]:
+        """`overrides` with the first value of each sweep."""
+        return [words[0] for words in self.values]
+
+    @property
+    def each(self) -> list[list[str]]:
+        """`overrides` with every combination of the values of sweeps, the last of them changing fastest."""
+        return [list(words) for words in itertools.product(*self.values)]
 
     def without(self, *keys: str) -> list[str]:
         """The overrides of all but some keys."""
@@ -48,18 +59,21 @@ def groups(conf: Path, name: str) -> dict[str, list[str]]:
     return {group: sorted(path.stem for path in (conf / group.split("@")[0]).glob("*.yaml")) for group in names}
 
 
-def read(arguments: list[str], known: dict[str, Setting], options: dict[str, list[str]]) -> CommandLine:
+def read(arguments: list[str], known: dict[str, Setting], options: dict[str, list[str]], together: bool = False) -> CommandLine:
     """Check a command line.
 
     Args:
         arguments: the words after the program's name.
         known: every setting by its key.
         options: every config group's options.
+        together: whether the command takes the values of a sweep together: they need no -m then, which is for separate jobs.
 
     Raises:
         SettingError: something is unknown, malformed, given twice, or not a value that may stand there.
     """
     line = _flags(arguments)
+    if together and line.multirun:
+        reject("-m: this command takes several values together", "the same words without -m")
     if "--shell-completion" in line.flags or "-sc" in line.flags:
         return line
     parser = OverridesParser.create()
@@ -70,9 +84,9 @@ def read(arguments: list[str], known: dict[str, Setting], options: dict[str, lis
         if key in seen:
             reject(f"{key} is given twice: {seen[key]} and {word}", "each setting once")
         seen[key] = word
-        elements = _check(override, word, line.multirun, known, options)
-        sweep = override.is_sweep_override()
-        line.first.append(f"{word.split('=', 1)[0]}={Transformer.str(elements[0])}" if sweep else word)
+        elements = _check(override, word, line.multirun or together, known, options)
+        key, sweep = word.split("=", 1)[0], override.is_sweep_override()
+        line.values.append([f"{key}={Transformer.str(element)}" for element in elements] if sweep else [word])
     return line
 
 

@@ -40,7 +40,7 @@ def collect(command: list[str], seeds: dict[str, int]) -> dict[str, Any]:
         "seeds": seeds,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: version(name) for name in PACKAGES},
     }
 
 
@@ -78,7 +78,8 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def _version(name: str) -> str | None:
+def version(name: str) -> str | None:
+    """Of an installed package; None if it is not."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

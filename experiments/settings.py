@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, NoReturn
 
 from agentic_transformer import distributed
+from agentic_transformer.planning import hardware
 
 WIDTH = 200  # characters of one line of an error
 
@@ -181,6 +182,19 @@ def check_horizon(task: str, data: Any) -> None:
         reject(said, f"a product of at most {length}, the steps of an episode of {task}")
 
 
+def check_topology(command: Any) -> None:
+    """Raise a SettingError if what is to be planned for does not exist, or its devices do not form rings."""
+    try:
+        devices = hardware.topology(command.topology).devices
+    except ValueError as error:
+        said, close = str(error).split("\n")
+        reject(f"topology={command.topology}: no such topology", said, close)
+    ring = command.ring or 1
+    if devices % ring:
+        sizes = [str(size) for size in range(1, devices + 1) if devices % size == 0]
+        reject(f"ring={ring} does not divide the {devices} devices of {command.topology}", ", ".join(sizes))
+
+
 def check_processes(mesh: Any) -> None:
     """Raise a SettingError if the settings of several processes do not fit each other."""
     if mesh.process >= mesh.processes:
@@ -216,6 +230,8 @@ def check_command(command: Any) -> None:
     if hasattr(command, "task"):
         check_task(command.task)
         check_horizon(command.task, command.data)
+    if hasattr(command, "topology"):
+        check_topology(command)
     if hasattr(command, "mesh"):
         check_processes(command.mesh)
         processes = distributed.place(command.mesh)[1]

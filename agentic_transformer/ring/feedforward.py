@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
-from agentic_transformer.ring.checks import check_shards, ring_size_of
+from agentic_transformer.ring.checks import check_shards
 
 PARTS = 16
 """Chunks of a long sequence: a layer four times as wide then holds a quarter of the width's activations at a time."""
@@ -17,45 +19,77 @@ PARTS = 16
 LEAST = 256
 """Tokens in a chunk below which smaller products cost more than they save."""
 
+Function = Callable[[Any, jax.Array], jax.Array]
+
 
 def blockwise_feedforward(
-    function: Callable[[jax.Array], jax.Array],
+    function: Function,
+    params: Any,
     x: jax.Array,
     *,
     mesh: Mesh | None = None,
     axis: str = "ring",
+    batch_axis: str | tuple[str, ...] | None = None,
     chunk: int | None = None,
 ) -> jax.Array:
-    """Applies a function of each token chunk by chunk, and rematerialises it chunk by chunk in the backward pass.
+    """Applies a function of each token chunk by chunk, and computes it again chunk by chunk in the backward pass.
 
     Args:
-        function: (batch, tokens, width) -> (batch, tokens, any width), the same for every token; may close over parameters.
+        function: (params, (batch, tokens, width)) -> (batch, tokens, any width), the same for every token; it closes over no
+            array.
+        params: a tree of arrays, whole on every device. Their gradients are added over chunks in float32.
         x: (batch, sequence, width), its sequence sharded over `axis` if there is a mesh: every device goes through its own
-        chunks.
+            chunks.
         mesh: the devices, or None for one.
         axis: the mesh axis of the sequence.
+        batch_axis: the mesh axis, or axes, of the batch.
         chunk: most tokens of a sequence that a device takes at a time; None: a 16th of its tokens, at least 256. A device with no
-            more than that takes them all, without rematerialisation.
+            more than that takes them all, and keeps what the function keeps.
 
     Returns:
         (batch, sequence, width of the function's output).
     """
-    ring_size = 1 if mesh is None else ring_size_of(mesh, axis)
-    batch, sequence, width = x.shape
-    check_shards(batch, sequence, mesh, axis, None)
-    tokens = sequence // ring_size
+    check_shards(x.shape[0], x.shape[1], mesh, axis, batch_axis)
+    apply = partial(_in_chunks, function, chunk)
+    if mesh is None:
+        return apply(params, x)
+    tokens = PartitionSpec(batch_axis, axis)
+    # A loop over chunks within each device: seen from outside, the gradients of the parameters would be added over the devices
+    # once a chunk, not once.
+    return jax.shard_map(apply, mesh=mesh, in_specs=(PartitionSpec(), tokens), out_specs=tokens, check_vma=False)(params, x)
+
+
+def _in_chunks(function: Function, chunk: int | None, params, x) -> jax.Array:
+    batch, tokens, width = x.shape
     chunk = max(LEAST, tokens // PARTS) if chunk is None else chunk
     if tokens <= chunk:
-        return function(x)
+        return function(params, x)
     parts = next(count for count in range(-(-tokens // chunk), tokens + 1) if tokens % count == 0)
-    size = tokens // parts
-    # Chunk i of every device at once: the sequence stays sharded where it is.
-    chunks = jnp.moveaxis(x.reshape(batch, ring_size, parts, size, width), 2, 0)
+    y = _mapped(function, params, jnp.moveaxis(x.reshape(batch, parts, -1, width), 1, 0))
+    return jnp.moveaxis(y, 0, 1).reshape(batch, tokens, y.shape[-1])
 
-    @jax.checkpoint
-    def apply(part: jax.Array) -> jax.Array:
-        y = function(part.reshape(batch, ring_size * size, width))
-        return y.reshape(batch, ring_size, size, y.shape[-1])
 
-    y = lax.map(apply, chunks)
-    return jnp.moveaxis(y, 0, 2).reshape(batch, sequence, y.shape[-1])
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _mapped(function: Function, params, chunks) -> jax.Array:
+    """(chunks, batch, tokens, width) -> (chunks, batch, tokens, output width)."""
+    return lax.map(partial(function, params), chunks)
+
+
+def _mapped_forward(function: Function, params, chunks):
+    return _mapped(function, params, chunks), (params, chunks)
+
+
+def _mapped_backward(function: Function, saved, cotangents):
+    params, chunks = saved
+
+    def add(sums, pair):
+        chunk, cotangent = pair
+        of_params, of_chunk = jax.vjp(function, params, chunk)[1](cotangent)
+        return jax.tree.map(lambda total, part: total + part.astype(total.dtype), sums, of_params), of_chunk
+
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), params)
+    sums, of_chunks = lax.scan(add, zeros, (chunks, cotangents))
+    return jax.tree.map(lambda total, x: total.astype(x.dtype), sums, params), of_chunks
+
+
+_mapped.defvjp(_mapped_forward, _mapped_backward)

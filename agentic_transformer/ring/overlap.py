@@ -41,6 +41,7 @@ CHIPS = (
     Chip("TPU v3", 123e12, 16e9, 112e9, "paper"),
     Chip("TPU v4", 275e12, 32e9, 268e9, "paper"),
     Chip("TPU v5e", 196e12, 16e9, 186e9, "paper"),
+    Chip("TPU v5e, one link one way", 197e12, 16e9, 50e9, "data sheet"),
     Chip("H100 NVLink", 989e12, 80e9, 450e9, "data sheet"),
     Chip("H100 InfiniBand NDR", 989e12, 80e9, 50e9, "data sheet"),
     Chip("TPU v5p, all links", 459e12, 95e9, 600e9, "data sheet"),

@@ -38,12 +38,13 @@ def layer(parameters: dict[str, jax.Array], x: jax.Array, *, mesh: Mesh, backbon
     attended = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], backbone=backbone, mesh=mesh)
     x = x + attended.reshape(x.shape) @ parameters["out"]
 
-    def feedforward(x: jax.Array) -> jax.Array:
+    def feedforward(parameters: dict[str, jax.Array], x: jax.Array) -> jax.Array:
         return jax.nn.gelu(_normalise(x) @ parameters["up"]) @ parameters["down"]
 
     if backbone in WHOLE_FEEDFORWARD:
-        return x + feedforward(x)
-    return x + blockwise_feedforward(feedforward, x, mesh=mesh)
+        return x + feedforward(parameters, x)
+    wide = {name: parameters[name] for name in ("up", "down")}
+    return x + blockwise_feedforward(feedforward, wide, x, mesh=mesh)
 
 
 def training_step(mesh: Mesh, backbone: str) -> Callable:

@@ -11,6 +11,7 @@ from agentic_transformer.checkpoint import Checkpoints, load_policy
 from agentic_transformer.config import AgentConfig, ModelConfig, TrainConfig
 from agentic_transformer.heads import action_loss
 from agentic_transformer.labels import ChainLoader
+from agentic_transformer.model import unrolled
 from agentic_transformer.ring import attention
 from tests.agent.helpers import describe, labelled
 
@@ -181,6 +182,36 @@ def plain(data):
 def test_accumulated_gradients_are_those_of_the_whole_batch(data, plain):
     """To the rounding of sums taken in another order; rows differ in how many of their actions are learned."""
     np.testing.assert_allclose(losses(data, accumulate=2)[0], plain[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("remat", ["none", "block"])
+def test_rolled_layers_train_as_layers_one_by_one(data, plain, remat):
+    """The same losses, and after them the same parameters."""
+    found, state = losses(data, ModelConfig(width=32, layers=2, heads=2, rolled=True, remat=remat))
+    np.testing.assert_allclose(found, plain[0], rtol=1e-5)
+    expected = dict(nnx.to_flat_state(plain[1].params))
+    together = dict(nnx.to_flat_state(unrolled(state.params)))
+    assert together.keys() == expected.keys()
+    for path, value in expected.items():
+        np.testing.assert_allclose(together[path][...], value[...], rtol=1e-4, atol=1e-6, err_msg=str(path))
+
+
+def test_a_saved_agent_with_rolled_layers_acts_as_it_was_trained(data, tmp_path):
+    """Its outputs, by a block for each layer, are those of the rolled model."""
+    run = Training(data, ModelConfig(width=16, layers=3, heads=2, rolled=True, compute="bfloat16"))
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(run.state, run.description, loss=1.0)
+    checkpoints.close()
+    policy = load_policy(tmp_path)
+    tokens = run.tokens(0)
+
+    def outputs(graph, params):
+        model = nnx.merge(graph, params)
+        return model(tokens.features, tokens.timestep, lambda _, q, k, v: jax.nn.dot_product_attention(q, k, v, is_causal=True))
+
+    whole = ModelConfig(width=16, layers=3, heads=2, rolled=True)
+    rolled = nnx.graphdef(describe(data, run.description.agent, whole).build(0))
+    np.testing.assert_allclose(outputs(policy._graph, policy._params), outputs(rolled, run.state.params), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("remat", ["block", "dots"])

@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": config.EvaluateCommand,
     "plot": config.PlotCommand,
     "quickstart": config.QuickstartCommand,
+    "plan": config.PlanCommand,
     "download": config.DownloadCommand,
     "verify": config.VerifyCommand,
     "table": config.TableCommand,

@@ -1,6 +1,9 @@
 """One train step for any shape of the mesh."""
 
+from functools import partial
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -10,6 +13,7 @@ from agentic_transformer import mesh as meshes
 from agentic_transformer import training
 from agentic_transformer.config import AgentConfig, ModelConfig, TrainConfig
 from agentic_transformer.labels import ChainLoader
+from agentic_transformer.ring import feedforward
 from tests.agent.helpers import describe, labelled
 
 STEPS = 20
@@ -20,17 +24,17 @@ def data(tmp_path_factory):
     return labelled(tmp_path_factory.mktemp("data"))
 
 
-def losses(data, devices, ring, attention="ring", layout="zigzag", tokens="packed"):
+def losses(data, devices, ring, attention="ring", layout="zigzag", tokens="packed", fsdp=False, **settings):
     """Losses of training on some of the devices."""
     mesh = Mesh(np.array(jax.devices()[:devices]).reshape(devices // ring, ring), (meshes.DATA, meshes.RING))
     config = TrainConfig(batch=8)  # the quickstart's optimisation, of which these are the first steps
-    model = ModelConfig(width=32, layers=2, heads=2, attention=attention, layout=layout, tokens=tokens)
+    model = ModelConfig(width=32, layers=2, heads=2, attention=attention, layout=layout, tokens=tokens, **settings)
     description = describe(data, AgentConfig(trajectories=4, length="uniform"), model)
     loader = ChainLoader(data, description.agent, description.layout(), 0, config.batch)
     optimizer, _ = training.make_optimizer(config)
-    graph, state = training.init_state(description.build(0), optimizer, mesh)
+    graph, state = training.init_state(description.build(0), optimizer, mesh, fsdp)
     length = 4 * description.steps * description.layout().tokens_per_step
-    step = training.make_train_step(graph, optimizer, model, mesh, length)
+    step = training.make_train_step(graph, optimizer, model, mesh, length, fsdp=fsdp)
     found = []
     for number in range(STEPS):
         state, metrics = step(state, meshes.place(loader(number), mesh, layout))
@@ -94,3 +98,43 @@ def test_losses_agree_over_backbones(data, on_one_device, attention):
 def test_losses_of_separate_tokens_agree_over_rings_and_backbones(data):
     alone = losses(data, 1, 1, "dense", tokens="separate")
     np.testing.assert_allclose(losses(data, 8, 4, tokens="separate"), alone, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("devices", "ring"), [(8, 8), (8, 2), (6, 3)])
+def test_losses_agree_where_the_state_is_sharded_over_the_whole_mesh(data, on_one_device, devices, ring):
+    """With the settings of a pod: rolled layers, rematerialised; 6 devices divide few of the axes."""
+    found = losses(data, devices, ring, fsdp=True, rolled=True, remat="block", blockwise_feedforward=True)
+    np.testing.assert_allclose(found, on_one_device, rtol=1e-5)
+
+
+def test_losses_agree_over_chunks_of_the_feedforward(data, on_one_device, monkeypatch):
+    monkeypatch.setattr(feedforward, "LEAST", 3)
+    found = losses(data, 4, 2, rolled=True, blockwise_feedforward=True)
+    np.testing.assert_allclose(found, on_one_device, rtol=1e-5)
+
+
+def test_state_is_cut_where_it_divides():
+    """Every device holds its share, of any width: the longest axis first, what is left of the devices from the next."""
+    mesh = Mesh(np.array(jax.devices()).reshape(1, 8), (meshes.DATA, meshes.RING))
+    shapes = {(3, 20, 60): (3, 10, 15), (3, 16, 16): (3, 2, 16), (5, 7): (5, 7), (): (), (12,): (3,)}
+    for shape, part in shapes.items():
+        assert meshes.state_sharding(shape, mesh, fsdp=True).shard_shape(shape) == part
+        assert meshes.state_sharding(shape, mesh, fsdp=False).shard_shape(shape) == shape
+
+
+def test_chunks_of_a_feedforward_on_a_mesh_give_the_gradients_of_the_whole():
+    rng = np.random.default_rng(3)
+    x, up, down = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((4, 48, 8), (8, 32), (32, 8)))
+    mesh = Mesh(np.array(jax.devices()).reshape(2, 4), (meshes.DATA, meshes.RING))
+
+    def function(params, x):
+        return jax.nn.relu(x @ params[0]) @ params[1]
+
+    def loss(apply, params, x):
+        return jnp.sum(jnp.sin(apply(function, params, x)))
+
+    on_mesh = partial(feedforward.blockwise_feedforward, mesh=mesh, batch_axis=meshes.DATA, chunk=5)
+    found = jax.grad(partial(loss, on_mesh), argnums=(0, 1))((up, down), x)
+    whole = jax.grad(partial(loss, lambda function, params, x: function(params, x)), argnums=(0, 1))((up, down), x)
+    for gradient, expected in zip(jax.tree.leaves(found), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-4)

@@ -71,7 +71,7 @@ def test_blockwise_feedforward_is_the_feedforward():
     x, up, down = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((2, 96, 8), (8, 32), (32, 8)))
 
     def loss(chunk, x, up, down):
-        y = blockwise_feedforward(lambda x: jax.nn.gelu(x @ up) @ down, x, chunk=chunk)
+        y = blockwise_feedforward(lambda params, x: jax.nn.gelu(x @ params[0]) @ params[1], (up, down), x, chunk=chunk)
         return jnp.sum(y**2)
 
     whole = jax.grad(partial(loss, 96), argnums=(0, 1, 2))(x, up, down)

@@ -1,0 +1,208 @@
+"""Suite `plan`: the longest contexts that fit, compiled for TPU pods that are not there, beside the paper's table 3.
+
+What was compiled is kept in `runs/plan/compiled`, so that the suite goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from agentic_transformer.config import ModelConfig, PlanCommand
+from experiments.benchmarks import tables
+
+MODELS = {"3B": (3200, 26, 32), "7B": (4096, 32, 32), "13B": (5120, 40, 40), "30B": (6656, 60, 52)}
+"""LLaMA's width, layers and heads, as conf/model/llama_*.yaml."""
+
+BACKBONES = {"dense": "vanilla", "memory_efficient": "memory efficient", "blockwise": "blockwise", "ring": "ring"}
+"""Ours, and the paper's names for them."""
+
+REPORTED = {
+    ("TPUv5e-256", "3B"): (4, 8, 32, 4096),
+    ("TPUv5e-256", "7B"): (2, 8, 16, 2048),
+    ("TPUv4-1024", "3B"): (8, 16, 32, 16384),
+    ("TPUv4-1024", "7B"): (4, 8, 16, 8192),
+    ("TPUv4-1024", "13B"): (4, 8, 16, 4096),
+    ("TPUv4-1024", "30B"): (2, 4, 8, 2048),
+    ("8x A100 NVLink", "3B"): (4, 32, 64, 512),
+    ("8x A100 NVLink", "7B"): (2, 16, 32, 256),
+    ("8x A100 NVLink", "13B"): (2, 4, 16, 128),
+    ("32x A100 InfiniBand", "7B"): (4, 64, 128, 4096),
+    ("32x A100 InfiniBand", "13B"): (4, 32, 64, 2048),
+}
+"""Longest contexts of `BACKBONES` (arXiv 2310.01889, table 3), in thousands; GPUs in float32. 1024 are cores: 512 chips."""
+
+BESIDE = {
+    "v5e:16x16": "TPUv5e-256",
+    "v5p:8x8x8": "TPUv4-1024",
+    "a100:8": "8x A100 NVLink",
+    "a100_infiniband:32": "32x A100 InfiniBand",
+}
+"""What of the paper's table stands beside a topology. Its v4 has 32 GB a chip, v5p three times that."""
+
+AGENT = "v5e:4x4"
+TRAJECTORIES = (32, 128, 512)
+GROWTH = {"350M": ("v5e:2x2", "v5e:2x4", "v5e:4x4", "v5e:4x8", "v5e:8x8"), "7B": ("v5p:2x2x1", "v5p:2x2x4", "v5p:4x4x4")}
+SIDES = {"below": 2048, "above": 16384}
+"""Tokens a device on either side of the overlap condition of `AGENT`."""
+
+
+def run(folder: Path) -> None:
+    """Runs every part and writes `<part>.csv` and the figures into `folder`."""
+    from experiments.planning.kept import Compilations
+
+    compilations = Compilations(Path(PlanCommand().out) / "compiled")
+    parts = {"agent": _agent, "schedule": _schedule, "growth": _growth, "contexts": _contexts}
+    for name, part in parts.items():
+        tables.write(folder / f"{name}.csv", list(part(compilations)))
+    tables.write(folder / "table_3.csv", list(_beside_reported(folder / "contexts.csv")))
+    tables.write(folder / "accuracy.csv", list(_accuracy(compilations)))
+    plot(folder)
+
+
+def llama(name: str, attention: str = "ring") -> ModelConfig:
+    """A model of LLaMA's shape around a backbone; the feedforward network is cut where the attention is, as in the paper."""
+    width, layers, heads = MODELS[name]
+    cut = attention in ("ring", "blockwise")
+    shape = {"width": width, "layers": layers, "heads": heads}
+    return replace(PlanCommand().model, **shape, attention=attention, blockwise_feedforward=cut)
+
+
+def _plan(compilations: Any, **settings: Any) -> Any:
+    from experiments.planning.plan import make_plan
+
+    return make_plan(PlanCommand(**settings), compilations)
+
+
+def _agent(compilations: Any) -> Iterator[dict]:
+    """The paper's agent with its numbers of trajectories of 4,000 tokens."""
+    for trajectories in TRAJECTORIES:
+        plan = _plan(compilations, topology=AGENT, trajectories=trajectories, compile="memory")
+        yield plan.row()
+
+
+def _schedule(compilations: Any) -> Iterator[dict]:
+    """What stands beside the ring's permutes, below and above the overlap condition."""
+    from agentic_transformer.planning import roofline
+    from experiments.planning.plan import workload_of
+
+    for side, tokens in SIDES.items():
+        workload = workload_of(PlanCommand(topology=AGENT)).with_tokens(tokens)
+        permutes = compilations(workload, fast=False).permutes
+        for direction in ("forward", "forward again", "backward"):
+            ours = [permute for permute in permutes if permute.of_ring and permute.direction == direction]
+            step = roofline.ring_step(workload, backward=direction == "backward")
+            yield {
+                "side": side,
+                "topology": AGENT,
+                "tokens_a_device": tokens,
+                "least_tokens": roofline.least_tokens(workload, backward=direction == "backward"),
+                "direction": direction,
+                "permutes": len(ours),
+                "beside_computation": sum(permute.computed for permute in ours),
+                "beside_products": sum(permute.multiplied for permute in ours),
+                "compute_ms": 1e3 * step.compute,
+                "transfer_ms": 1e3 * step.transfer,
+                "hidden": step.hidden,
+            }
+
+
+def _growth(compilations: Any) -> Iterator[dict]:
+    """Longest contexts from 4 to 64 devices."""
+    models = {"350M": PlanCommand().model, "7B": llama("7B")}
+    for name, topologies in GROWTH.items():
+        for topology in topologies:
+            plan = _plan(compilations, topology=topology, model=models[name], solve="context", compile="memory")
+            yield {"model": name} | plan.row()
+
+
+def _contexts(compilations: Any) -> Iterator[dict]:
+    """The paper's table of longest contexts: bracketed by compilation on TPUs, estimated on GPUs."""
+    for topology, beside in BESIDE.items():
+        for name in MODELS:
+            for number, attention in enumerate(BACKBONES):
+                settings = {"topology": topology, "model": llama(name, attention), "solve": "context", "compile": "memory"}
+                reported = REPORTED.get((beside, name))
+                yield {
+                    "model": name,
+                    **_plan(compilations, **settings).row(),
+                    "paper": beside,
+                    "paper_thousands": reported[number] if reported else None,
+                }
+
+
+def _beside_reported(contexts: Path) -> Iterator[dict]:
+    """The paper's table 3 in its own form: thousands of tokens, ours and reported, and the ring's over blockwise's."""
+    import pandas as pd
+
+    for (topology, model), rows in pd.read_csv(contexts).groupby(["topology", "model"], sort=False):
+        for whose, column, thousand in ((topology, "context", 1000), (rows.paper.iloc[0], "paper_thousands", 1)):
+            found = rows.set_index("attention")[column] / thousand
+            if found.notna().all():
+                names = {name: round(found[attention], 1) for attention, name in BACKBONES.items()}
+                yield {"model": model, "on": whose, **names, "gain": round(found["ring"] / found["blockwise"], 1)}
+
+
+def _accuracy(compilations: Any) -> Iterator[dict]:
+    """The estimate beside the compiler's peak, of all that was compiled for memory and accepted."""
+    from agentic_transformer.planning import memory
+    from agentic_transformer.planning.hardware import GIB
+
+    for workload, peak in compilations.accepted():
+        estimated = memory.estimate(workload).peak
+        yield {
+            "topology": workload.topology.name,
+            "layers": workload.model.layers,
+            "width": workload.model.width,
+            "attention": workload.model.attention,
+            "tokens_a_device": workload.tokens,
+            "estimated": estimated / GIB,
+            "compiled": peak / GIB,
+            "ratio": estimated / peak,
+        }
+
+
+def plot(folder: Path) -> None:
+    """Figures from the CSVs alone: `contexts.png` and `growth.png`."""
+    import matplotlib.pyplot as plt
+    import numpy as np
+    import pandas as pd
+
+    contexts = pd.read_csv(folder / "contexts.csv")
+    shown = [topology for topology in ("v5e:16x16", "v5p:8x8x8") if topology in set(contexts.topology)]
+    figure, axes = plt.subplots(1, len(shown), figsize=(10, 3.8), sharey=True, squeeze=False, layout="constrained")
+    for axis, topology in zip(axes[0], shown, strict=True):
+        rows = contexts[contexts.topology == topology]
+        models = list(dict.fromkeys(rows.model))
+        for number, (attention, name) in enumerate(BACKBONES.items()):
+            ours = rows[rows.attention == attention].set_index("model").reindex(models)
+            at = np.arange(len(models)) + 0.2 * (number - 1.5)
+            axis.bar(at, ours.context, width=0.18, label=f"{name}")
+            axis.plot(at, 1e3 * ours.paper_thousands, "k_", markersize=12)
+        axis.set(
+            yscale="log", xticks=range(len(models)), xticklabels=models, title=f"{topology} (line: paper, {BESIDE[topology]})"
+        )
+    axes[0][0].set(ylabel="longest context, tokens")
+    axes[0][0].legend(fontsize="small")
+    figure.savefig(folder / "contexts.png", dpi=120)
+    plt.close(figure)
+    growth = pd.read_csv(folder / "growth.csv")
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    for name, rows in growth.groupby("model"):
+        axes[0].loglog(rows.devices, rows.context, "o-", label=f"{name}, {rows.topology.iloc[0].partition(':')[0]}")
+        axes[0].loglog(rows.devices, rows.context.iloc[0] * rows.devices / rows.devices.iloc[0], ":", color="gray")
+    axes[0].set(xlabel="devices", ylabel="longest context, tokens", title="dotted: in proportion to devices")
+    axes[0].legend()
+    rows = growth[growth.model == "7B"]
+    left = np.zeros(len(rows))
+    for kind in ("parameters", "optimizer", "gradients", "checkpoints", "ring", "working"):
+        sizes = rows[f"estimated_{kind}"].to_numpy()
+        axes[1].bar(rows.topology, sizes, bottom=left, label=kind)
+        left += sizes
+    axes[1].plot(rows.topology, rows.compiled_peak, "kx", label="compiler's peak")
+    axes[1].set(ylabel="GiB a device", title="7B at its longest context")
+    axes[1].legend(fontsize="x-small")
+    figure.savefig(folder / "growth.png", dpi=120)
+    plt.close(figure)

@@ -1,0 +1,1 @@
+"""What `experiments.plan` keeps, says and draws."""

@@ -1,0 +1,108 @@
+"""The command that plans: several settings at once, what cannot be, and reports without the TPU compiler."""
+
+import sys
+
+import pandas as pd
+import pytest
+
+from agentic_transformer.config import PlanCommand
+from agentic_transformer.planning import compiler
+from experiments import cli, plan
+
+# The words, and what the error must say.
+BAD = [
+    ("topology=v5e:4x44", "nearest: v5e:4x4"),
+    ("topology=v5e:4x5", "v5e:16x16"),
+    ("topology=v5:4x4", "nearest: v5e:4x4"),
+    ("topology=v5e", "allowed: v5e:2x2, v5e:2x4"),
+    ("topology=a100:0", "a100:<number of devices>"),
+    ("topology=v5e:4x4,v5e:5x5", "topology=v5e:5x5: no such topology"),
+    ("topology=v5e:4x4 ring=3", "allowed: 1, 2, 4, 8, 16"),
+    ("model=at_350m,llama_8b", "nearest: llama_7b"),
+    ("solve=contxt", "nearest: context"),
+    ("trajectories=0", "from 1 to"),
+    ("trajectories=32,many", "trajectories=many"),
+    ("model.heads=3", "does not divide"),
+    ("-m topology=v5e:4x4,v5p:4x4x4", "without -m"),
+    ("compile=all", "allowed: memory, nothing, schedule"),
+]
+
+
+def run(main, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["plan", *words.split()])
+    cli.run(main, PlanCommand, together=True)
+
+
+def never(commands):
+    raise AssertionError("bad input reached the command")
+
+
+never.__code__ = never.__code__.replace(co_filename="plan.py")
+
+
+@pytest.mark.parametrize(("words", "says"), BAD)
+def test_bad_input(words, says, tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run(never, words, tmp_path, monkeypatch)
+    error = capsys.readouterr().err.rstrip("\n")
+    assert stopped.value.code == 2
+    assert says in error
+    assert len(error.split("\n")) <= 3
+    assert not list(tmp_path.iterdir())
+
+
+def test_several_values_are_planned_together(tmp_path, monkeypatch):
+    taken = []
+
+    def keep(commands):
+        taken.extend(commands)
+
+    keep.__code__ = keep.__code__.replace(co_filename="plan.py")
+    run(keep, "topology=v5e:4x4,a100:8 model=at_350m,llama_7b trajectories=32", tmp_path, monkeypatch)
+    found = [(command.topology, command.model.width, command.trajectories) for command in taken]
+    assert found == [("v5e:4x4", 1024, 32), ("v5e:4x4", 4096, 32), ("a100:8", 1024, 32), ("a100:8", 4096, 32)]
+
+
+def test_without_the_compiler_one_line_says_what_to_install(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(compiler, "available", lambda: False)
+    with pytest.raises(SystemExit) as stopped:
+        run(plan.main, "topology=v5e:4x4 out=out", tmp_path, monkeypatch)
+    error = capsys.readouterr().err.rstrip("\n")
+    assert stopped.value.code == 2
+    assert "EXTRAS=tpu" in error and "compile=nothing" in error and "\n" not in error
+
+
+def test_what_needs_no_compiler_is_reported_without(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(compiler, "available", lambda: False)
+    run(plan.main, "topology=a100:8,v5e:4x4 compile=nothing solve=context out=out", tmp_path, monkeypatch)
+    said = capsys.readouterr().out
+    assert said.count("An estimate alone") == 2 and "GPUs cannot be compiled for" in said
+    table = pd.read_csv(tmp_path / "out" / "plan.csv")
+    assert list(table.topology) == ["a100:8", "v5e:4x4"]
+    assert (table.estimated_peak < table.limit).all() and (table.estimated_peak > 0.9 * table.limit).all()
+    kinds = [name for name in table if name.startswith("estimated_") and name != "estimated_peak"]
+    assert table[kinds].sum(axis=1).to_numpy() == pytest.approx(table.estimated_peak.to_numpy(), rel=1e-2)
+    assert (tmp_path / "out" / "plan.png").stat().st_size > 0
+    assert "## 303M parameters (24 layers of 1024) on a100:8" in (tmp_path / "out" / "plan.md").read_text()
+
+
+def test_what_was_compiled_is_found_again(tmp_path, monkeypatch, capsys):
+    compiled = []
+
+    def stub(workload, *, fast):
+        compiled.append((workload.tokens, fast))
+        if workload.tokens > 20_000:
+            return compiler.Refused(2**35, 2**34)
+        permute = compiler.Permute(True, "forward", 8, True, True)
+        return compiler.Accepted(compiler.Memory(2**33, 2**20, 2**20, 2**20, 2**33), () if fast else (permute,))
+
+    monkeypatch.setattr(compiler, "compile_step", stub)
+    words = "topology=v5e:4x4 trajectories=32,128 out=out"
+    for _ in range(2):
+        run(plan.main, words, tmp_path, monkeypatch)
+    assert compiled == [(8000, True), (8000, False), (32000, True)]
+    report = (tmp_path / "out" / "plan.md").read_text()
+    assert "The compiler accepts it, 7.75 GiB are left" in report
+    assert "The compiler refuses it: 32.00 GiB would be needed" in report
+    assert "forward, 1 of 1 permutes beside computation, 1 beside matrix products" in report
