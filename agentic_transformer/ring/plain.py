@@ -88,7 +88,7 @@ def _forward(
     if key.shape[2] <= chunks.whole:
         return _whole_forward(query, key, value, queries, keys)
     output, lse = _chunked_forward(
-        _chunks(chunks, query.shape[2], key.shape[2]), *_grouped(rowwise, queries, keys, query, key, value)
+        _chunks(chunks, query.shape[2], key.shape[2]), rowwise, *_rows(queries, keys, query, key, value)
     )
     return output.reshape(query.shape), lse.reshape(query.shape[:-1])
 
@@ -109,18 +109,18 @@ def _backward(
         return _whole_backward(query, key, value, queries, keys, cotangent, lse, delta)
     dquery, dkey, dvalue = _chunked_backward(
         _chunks(chunks, query.shape[2], key.shape[2]),
-        *_grouped(rowwise, queries, keys, query, key, value, cotangent, lse, delta),
+        rowwise,
+        *_rows(queries, keys, query, key, value, cotangent, lse, delta),
     )
     return dquery.reshape(query.mT.shape), dkey.reshape(key.shape), dvalue.reshape(value.shape)
 
 
-def _grouped(rowwise: bool, queries: Queries, keys: Keys, *arrays: Array) -> tuple:
-    """Arrays (batch, heads, ...) and segments (batch, tokens) as (groups, rows, ...): groups are taken one after another."""
-    batch, heads = arrays[0].shape[:2]
-    shape = (batch * heads, 1) if rowwise else (1, batch * heads)
+def _rows(queries: Queries, keys: Keys, *arrays: Array) -> tuple:
+    """Arrays (batch, heads, ...) and segments (batch, tokens) as rows, (batch * heads, ...)."""
+    heads = arrays[0].shape[1]
     if queries.segment is not None:
-        queries, keys = (x._replace(segment=jnp.repeat(x.segment, heads, axis=0).reshape(*shape, -1)) for x in (queries, keys))
-    return queries, keys, *(array.reshape(*shape, *array.shape[2:]) for array in arrays)
+        queries, keys = (x._replace(segment=jnp.repeat(x.segment, heads, axis=0)) for x in (queries, keys))
+    return queries, keys, *(array.reshape(-1, *array.shape[2:]) for array in arrays)
 
 
 def _scores(a: Array, b: Array, *, masked: bool) -> Array:
@@ -208,7 +208,10 @@ class Visits(NamedTuple):
 
 
 def _visits(partly: Array, wholly: Array, groups: int) -> Visits:
-    """Visits of every chunk, (groups * chunks, ...), from flags (1 or groups, chunks, chunks of the other kind)."""
+    """Visits of every chunk of every group, (groups * chunks, ...), from flags (1 or rows, chunks, chunks of the other kind)."""
+    if groups == 1:  # all rows together
+        partly, wholly = (partly | wholly).any(axis=0, keepdims=True), wholly.all(axis=0, keepdims=True)
+        partly &= ~wholly
     partly, wholly = (jnp.broadcast_to(x, (groups, *x.shape[1:])).reshape(-1, x.shape[-1]) for x in (partly, wholly))
     order = jnp.argsort(jnp.where(wholly, 0, jnp.where(partly, 1, 2)), axis=-1, stable=True).astype(jnp.int32)
     return Visits(order, wholly.sum(axis=-1, dtype=jnp.int32), (wholly | partly).sum(axis=-1, dtype=jnp.int32))
@@ -221,70 +224,78 @@ def _visit(pair: Callable, visits: Visits, carry: Any) -> Any:
     return lax.fori_loop(wholly, seen, lambda n, carry: pair(order[n], carry, masked=True), carry)
 
 
-def _take(array: Array, group: Array, index: Array, size: int) -> Array:
-    """Chunk `index` of `size` tokens of one group: (groups, rows, tokens, ...) -> (rows, size, ...)."""
-    return lax.dynamic_slice_in_dim(lax.dynamic_index_in_dim(array, group, 0, keepdims=False), index * size, size, 1)
+class Cut(NamedTuple):
+    """How rows (rows, tokens, ...) are cut: `together` of them form a group, and groups are taken one after another."""
 
+    groups: int
+    together: int
 
-def _take_marks(marks: Queries | Keys, group: Array, index: Array, size: int) -> Queries | Keys:
-    """As `_take`, of what tells which queries see which keys."""
-    *positions, segment = marks
-    positions = (lax.dynamic_slice_in_dim(position, index * size, size) for position in positions)
-    return type(marks)(*positions, None if segment is None else _take(segment, group, index, size))
+    def take(self, array: Array, group: Array, index: Array, size: int) -> Array:
+        """Chunk `index` of `size` tokens of a group, (together, size, ...)."""
+        start = (group * self.together, index * size, *[0] * (array.ndim - 2))
+        return lax.dynamic_slice(array, start, (self.together, size, *array.shape[2:]))
 
+    def marks(self, marks: Queries | Keys, group: Array, index: Array, size: int) -> Queries | Keys:
+        """As `take`, of what tells which queries see which keys."""
+        *positions, segment = marks
+        positions = (lax.dynamic_slice_in_dim(position, index * size, size) for position in positions)
+        return type(marks)(*positions, None if segment is None else self.take(segment, group, index, size))
 
-def _places(groups: int, chunks: int) -> tuple[Array, Array]:
-    """Group and number of every chunk of every group, (groups * chunks,)."""
-    return jnp.repeat(jnp.arange(groups), chunks), jnp.tile(jnp.arange(chunks), groups)
+    def places(self, chunks: int) -> tuple[Array, Array]:
+        """Group and number of every chunk of every group, (groups * chunks,)."""
+        return jnp.repeat(jnp.arange(self.groups), chunks), jnp.tile(jnp.arange(chunks), self.groups)
 
-
-def _joined(array: Array, groups: int) -> Array:
-    """(groups * chunks, rows, size, ...) -> (groups, rows, chunks, size, ...)."""
-    return jnp.moveaxis(array.reshape(groups, -1, *array.shape[1:]), 1, 2)
+    def join(self, array: Array) -> Array:
+        """All chunks of all groups, (groups * chunks, together, size, ...), to (groups, together, chunks, size, ...)."""
+        return jnp.moveaxis(array.reshape(self.groups, -1, *array.shape[1:]), 1, 2)
 
 
 def _reduce(ufunc: jnp.ufunc, x: Array) -> Array:
     """Reduces each row. Halves are combined as whole vectors first: a reduction along a row is slow on CPUs."""
-    while x.shape[-1] > 16 and x.shape[-1] % 2 == 0:
+    while x.shape[-1] > 1 and x.shape[-1] % 2 == 0:
         x = ufunc(*jnp.split(x, 2, axis=-1))
     return ufunc.reduce(x, axis=-1)
 
 
-def _chunked_forward(chunks: Chunks, queries: Queries, keys: Keys, query: Array, key: Array, value: Array) -> tuple[Array, Array]:
+def _chunked_forward(
+    chunks: Chunks, rowwise: bool, queries: Queries, keys: Keys, query: Array, key: Array, value: Array
+) -> tuple[Array, Array]:
     """Forward over chunks; query, key, value (groups, rows, tokens, head_dim), chunks apart in what is returned.
 
     The running maximum is of the keys that a query sees. It is kept even where no score could overflow: to leave it out by a
     test of all scores would let tokens round the outputs of earlier ones.
     """
-    groups, rows, tokens, head_dim = query.shape
+    rows, tokens, head_dim = query.shape
+    cut = Cut(rows, 1) if rowwise else Cut(1, rows)
     parts = tokens // chunks.queries
     scale = _scale(query)
 
     def query_chunk(args: tuple) -> tuple[Array, Array]:
         (group, index), visits = args
-        ours, mine = _take(query, group, index, chunks.queries), _take_marks(queries, group, index, chunks.queries)
+        ours, mine = cut.take(query, group, index, chunks.queries), cut.marks(queries, group, index, chunks.queries)
 
         def pair(at: Array, carry: tuple[Array, Array, Array], masked: bool) -> tuple[Array, Array, Array]:
             largest, total, sums = carry  # (rows, queries), (rows, queries), (rows, queries, head_dim)
-            scores = _scores(ours, _take(key, group, at, chunks.keys), masked=masked)
+            scores = _scores(ours, cut.take(key, group, at, chunks.keys), masked=masked)
             if masked:
-                scores = _hide(scores, mine, _take_marks(keys, group, at, chunks.keys))
+                scores = _hide(scores, mine, cut.marks(keys, group, at, chunks.keys))
             now = jnp.maximum(largest, _reduce(jnp.maximum, scores) * scale)
             weights, shrink = jnp.exp(scores * scale - now[..., None]), jnp.exp(largest - now)
-            sums = sums * shrink[..., None] + _product(weights, _take(value, group, at, chunks.keys))
+            sums = sums * shrink[..., None] + _product(weights, cut.take(value, group, at, chunks.keys))
             return now, total * shrink + _reduce(jnp.add, weights), sums
 
-        each = (rows, chunks.queries)
+        each = (cut.together, chunks.queries)
         largest, total, sums = _visit(pair, visits, (jnp.full(each, LOWEST), jnp.zeros(each), jnp.zeros((*each, head_dim))))
         return sums / jnp.where(total > 0, total, 1)[..., None], largest + jnp.log(total)
 
-    visits = _visits(*pairs(queries, keys, parts, key.shape[2] // chunks.keys), groups)
-    output, lse = lax.map(query_chunk, (_places(groups, parts), visits))
-    return _joined(output, groups), _joined(lse, groups)
+    visits = _visits(*pairs(queries, keys, parts, key.shape[1] // chunks.keys), cut.groups)
+    output, lse = lax.map(query_chunk, (cut.places(parts), visits))
+    return cut.join(output), cut.join(lse)
 
 
 def _chunked_backward(
     chunks: Chunks,
+    rowwise: bool,
     queries: Queries,
     keys: Keys,
     query: Array,
@@ -299,37 +310,40 @@ def _chunked_backward(
     Key chunks are the outer loop, whose gradients are summed; those of the queries, held as (groups, rows, head_dim, tokens),
     are updated in place.
     """
-    groups, rows, tokens, head_dim = query.shape
-    parts = key.shape[2] // chunks.keys
+    rows, tokens, head_dim = query.shape
+    cut = Cut(rows, 1) if rowwise else Cut(1, rows)
+    parts = key.shape[1] // chunks.keys
     scale = _scale(query)
 
     def key_chunk(dquery: Array, args: tuple) -> tuple[Array, tuple[Array, Array]]:
         (group, index), visits = args
-        mine = _take_marks(keys, group, index, chunks.keys)
-        our_key, our_value = (_take(array, group, index, chunks.keys) for array in (key, value))
+        mine = cut.marks(keys, group, index, chunks.keys)
+        our_key, our_value = (cut.take(array, group, index, chunks.keys) for array in (key, value))
         transposed = our_key.mT
 
         def pair(at: Array, carry: tuple[Array, Array, Array], masked: bool) -> tuple[Array, Array, Array]:
             dquery, dkey, dvalue = carry
             theirs, their_cotangent, their_lse, their_delta = (
-                _take(array, group, at, chunks.queries) for array in (query, cotangent, lse, delta)
+                cut.take(array, group, at, chunks.queries) for array in (query, cotangent, lse, delta)
             )
             scores = _scores(our_key, theirs, masked=masked)
             if masked:
-                scores = _hide(scores, _take_marks(queries, group, at, chunks.queries), mine, keys_first=True)
+                scores = _hide(scores, cut.marks(queries, group, at, chunks.queries), mine, keys_first=True)
             weights, dscores = _score_gradient(scores * scale, our_value, their_cotangent, their_lse, their_delta, masked=masked)
-            place = (group, 0, 0, at * chunks.queries)
-            more = lax.dynamic_slice(dquery, place, (1, rows, head_dim, chunks.queries)) + _product_of_keys(transposed, dscores)
+            place = (group * cut.together, 0, at * chunks.queries)
+            more = lax.dynamic_slice(dquery, place, (cut.together, head_dim, chunks.queries)) + _product_of_keys(
+                transposed, dscores
+            )
             dkey += _product(dscores, theirs, masked=masked)
             dvalue += _product(weights, their_cotangent, masked=masked)
             return lax.dynamic_update_slice(dquery, more, place), dkey, dvalue
 
-        zero = jnp.zeros((rows, chunks.keys, head_dim))
+        zero = jnp.zeros((cut.together, chunks.keys, head_dim))
         dquery, *sums = _visit(pair, visits, (dquery, zero, zero))
         return dquery, tuple(sums)
 
     flags = pairs(queries, keys, tokens // chunks.queries, parts)
-    visits = _visits(*(flag.mT for flag in flags), groups)
-    dquery, sums = lax.scan(key_chunk, jnp.zeros((groups, rows, head_dim, tokens)), (_places(groups, parts), visits))
-    dkey, dvalue = (_joined(array, groups) for array in sums)
+    visits = _visits(*(flag.mT for flag in flags), cut.groups)
+    dquery, sums = lax.scan(key_chunk, jnp.zeros((rows, head_dim, tokens)), (cut.places(parts), visits))
+    dkey, dvalue = (cut.join(array) for array in sums)
     return dquery * scale, dkey * scale, dvalue
