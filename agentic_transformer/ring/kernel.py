@@ -24,9 +24,10 @@ class BlockKernel(NamedTuple):
         forward: `(query, key, value, queries, keys) -> (output, lse)`. query (batch, heads, queries, head_dim), key and value
             (batch, heads, keys, head_dim), heads being those of the keys. output of query's shape and lse (batch, heads, queries)
             in float32. A query that sees nothing has output 0 and lse -inf. Scores are scaled by `head_dim ** -0.5`.
-        backward: `(query, key, value, queries, keys, cotangent, lse, delta) -> (dquery, dkey, dvalue)` in float32. cotangent is
-            that of the final output, lse that of the whole row (+inf where a query sees nothing), delta (batch, heads, queries)
-            the sum over head_dim of final output times cotangent.
+        backward: `(query, key, value, queries, keys, cotangent, lse, delta) -> (dquery, dkey, dvalue)` in float32, dquery
+            as (batch, heads, head_dim, queries): so products give it without a transposed operand, and it is transposed once,
+            after the ring. cotangent is that of the final output, lse that of the whole row (+inf where a query sees nothing),
+            delta (batch, heads, queries) the sum over head_dim of final output times cotangent.
         padded: `half -> int`, the tokens to which each half of a device's block is padded before the ring starts.
         one_row: `tokens -> bool`, given the tokens of a block: whether the (batch, head) rows go around the ring one after
             another, which takes the memory of one row for all that travels, or all at once.

@@ -11,12 +11,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from agentic_transformer.ring.kernel import LOWEST, BlockKernel
-from agentic_transformer.ring.visibility import Keys, Queries, key_extents, pairs, query_extents, visible
+from agentic_transformer.ring.visibility import Keys, Queries, pairs, visible
 
 MODERATE = 40.0
 """A log-sum-exp within +-MODERATE may divide exponentials of scores that were not shifted: exp(40) is far from overflow."""
@@ -88,9 +87,10 @@ def _forward(
 ) -> tuple[Array, Array]:
     if key.shape[2] <= chunks.whole:
         return _whole_forward(query, key, value, queries, keys)
-    forward = partial(_chunked_forward, _chunks(chunks, query.shape[2], key.shape[2]))
-    rows = _each_row if rowwise else _all_rows
-    return rows(forward, queries, keys, (query, key, value))
+    output, lse = _chunked_forward(
+        _chunks(chunks, query.shape[2], key.shape[2]), rowwise, *_rows(queries, keys, query, key, value)
+    )
+    return output.reshape(query.shape), lse.reshape(query.shape[:-1])
 
 
 def _backward(
@@ -107,37 +107,25 @@ def _backward(
 ) -> tuple[Array, Array, Array]:
     if key.shape[2] <= chunks.whole:
         return _whole_backward(query, key, value, queries, keys, cotangent, lse, delta)
-    backward = partial(_chunked_backward, _chunks(chunks, query.shape[2], key.shape[2]))
-    rows = _each_row if rowwise else _all_rows
-    return rows(backward, queries, keys, (query, key, value, cotangent, lse, delta))
+    dquery, dkey, dvalue = _chunked_backward(
+        _chunks(chunks, query.shape[2], key.shape[2]),
+        rowwise,
+        *_rows(queries, keys, query, key, value, cotangent, lse, delta),
+    )
+    return dquery.reshape(query.mT.shape), dkey.reshape(key.shape), dvalue.reshape(value.shape)
 
 
-def _all_rows(function: Callable, queries: Queries, keys: Keys, arrays: tuple[Array, ...]) -> Any:
-    """Applies `function(queries, keys, *arrays)`, which takes arrays (rows, ...), to arrays (batch, heads, ...)."""
-    batch, heads = arrays[0].shape[:2]
+def _rows(queries: Queries, keys: Keys, *arrays: Array) -> tuple:
+    """Arrays (batch, heads, ...) and segments (batch, tokens) as rows, (batch * heads, ...)."""
+    heads = arrays[0].shape[1]
     if queries.segment is not None:
         queries, keys = (x._replace(segment=jnp.repeat(x.segment, heads, axis=0)) for x in (queries, keys))
-    out = function(queries, keys, *(array.reshape(batch * heads, *array.shape[2:]) for array in arrays))
-    return jax.tree.map(lambda array: array.reshape(batch, heads, *array.shape[1:]), out)
-
-
-def _each_row(function: Callable, queries: Queries, keys: Keys, arrays: tuple[Array, ...]) -> Any:
-    """As `_all_rows`, with one row at a time."""
-
-    def one(segments: tuple[Array | None, Array | None], *arrays: Array) -> Any:
-        ours, theirs = segments
-        return function(queries._replace(segment=ours), keys._replace(segment=theirs), *arrays)
-
-    def split(queries: Queries, keys: Keys, *arrays: Array) -> Any:
-        each = jax.tree.map(lambda array: array[:, None], ((queries.segment, keys.segment), *arrays))
-        return jax.tree.map(lambda array: array[:, 0], lax.map(lambda row: one(*row), each))
-
-    return _all_rows(split, queries, keys, arrays)
+    return queries, keys, *(array.reshape(-1, *array.shape[2:]) for array in arrays)
 
 
 def _scores(a: Array, b: Array, *, masked: bool) -> Array:
-    """Scaled scores (..., a's tokens, b's tokens) in float32."""
-    return _contract(a, b, "...ad,...bd->...ab", -1, quarters=masked) * a.shape[-1] ** -0.5
+    """Scores before they are scaled, (..., a's tokens, b's tokens) in float32."""
+    return _contract(a, b, "...ad,...bd->...ab", -1, quarters=masked)
 
 
 def _product(a: Array, b: Array, *, masked: bool = False) -> Array:
@@ -166,7 +154,8 @@ def _hide(scores: Array, queries: Queries, keys: Keys, *, keys_first: bool = Fal
 
 
 def _whole_forward(query: Array, key: Array, value: Array, queries: Queries, keys: Keys) -> tuple[Array, Array]:
-    scores = _hide(_scores(query, key, masked=True), queries, keys)  # (batch, heads, queries, keys)
+    # (batch, heads, queries, keys)
+    scores = _hide(_scores(query, key, masked=True), queries, keys) * _scale(query)
     largest = jnp.maximum(scores.max(axis=-1, keepdims=True), LOWEST)
     weights = jnp.exp(scores - largest)
     total = weights.sum(axis=-1)
@@ -176,11 +165,19 @@ def _whole_forward(query: Array, key: Array, value: Array, queries: Queries, key
 def _whole_backward(
     query: Array, key: Array, value: Array, queries: Queries, keys: Keys, cotangent: Array, lse: Array, delta: Array
 ) -> tuple[Array, Array, Array]:
-    scores = _hide(_scores(key, query, masked=True), queries, keys, keys_first=True)
+    scores = _hide(_scores(key, query, masked=True), queries, keys, keys_first=True) * _scale(query)
     weights, dscores = _score_gradient(scores, value, cotangent, lse, delta, masked=True)
-    scale = query.shape[-1] ** -0.5
     dkey, dvalue = (_product(a, b, masked=True) for a, b in ((dscores, query), (weights, cotangent)))
-    return _product(dscores.mT, key) * scale, dkey * scale, dvalue
+    return _product_of_keys(key.mT, dscores) * _scale(query), dkey * _scale(query), dvalue
+
+
+def _scale(query: Array) -> float:
+    return query.shape[-1] ** -0.5
+
+
+def _product_of_keys(transposed: Array, dscores: Array) -> Array:
+    """Gradient of the queries, (..., head_dim, queries), of keys (..., head_dim, keys) and dscores (..., keys, queries)."""
+    return jnp.matmul(transposed, dscores.astype(transposed.dtype), preferred_element_type=jnp.float32)
 
 
 def _score_gradient(
@@ -188,72 +185,117 @@ def _score_gradient(
 ) -> tuple[Array, Array]:
     """The weights of attention and the gradient of its scores, (..., keys, queries).
 
-    A moderate log-sum-exp divides the exponential of the score, instead of being subtracted from the score: the weights then
-    carry the very rounding errors of the forward pass, and what should cancel in the gradient of a query with few keys does.
+    Where a query may see few keys, in masked chunks, a moderate log-sum-exp divides the exponential of the score, instead of
+    being subtracted from the score: the weights then carry the very rounding errors of the forward pass, and what should
+    cancel in the gradient does.
     """
-    moderate = jnp.abs(lse) <= MODERATE
-    offset, factor = jnp.where(moderate, 0, lse), jnp.where(moderate, jnp.exp(-lse), 1)
-    weights = jnp.exp(scores - offset[..., None, :]) * factor[..., None, :]
+    if masked:
+        moderate = jnp.abs(lse) <= MODERATE
+        offset, factor = jnp.where(moderate, 0, lse), jnp.where(moderate, jnp.exp(-lse), 1)
+        weights = jnp.exp(scores - offset[..., None, :]) * factor[..., None, :]
+    else:
+        weights = jnp.exp(scores - lse[..., None, :])
     dweights = _contract(value, cotangent, "...kd,...qd->...kq", -1, quarters=masked)
     return weights, weights * (dweights - delta[..., None, :])
 
 
-def _take(tree: Any, index: Array, size: int, axis: int) -> Any:
-    """Chunk `index` of `size` tokens of every array of a tree."""
-    return jax.tree.map(lambda array: lax.dynamic_slice_in_dim(array, index * size, size, axis), tree)
+class Visits(NamedTuple):
+    """Which chunks of the other kind a chunk sees, by number: first those wholly visible, then those partly so."""
+
+    order: Array  # (..., chunks of the other kind) int32
+    wholly: Array  # (...) int32, how many are wholly visible
+    seen: Array  # (...) int32, how many are visible at all
 
 
-def _visit(pair: Callable, partly: Array, wholly: Array, carry: Any) -> Any:
-    """Runs `carry = pair(chunk, carry, masked)` over the chunks flagged, without a mask over those that are wholly visible."""
-    order = jnp.argsort(jnp.where(wholly, 0, jnp.where(partly, 1, 2)), stable=True).astype(jnp.int32)
-    first, last = wholly.sum(dtype=jnp.int32), (wholly | partly).sum(dtype=jnp.int32)
-    carry = lax.fori_loop(0, first, lambda n, carry: pair(order[n], carry, masked=False), carry)
-    return lax.fori_loop(first, last, lambda n, carry: pair(order[n], carry, masked=True), carry)
+def _visits(partly: Array, wholly: Array, groups: int) -> Visits:
+    """Visits of every chunk of every group, (groups * chunks, ...), from flags (1 or rows, chunks, chunks of the other kind)."""
+    if groups == 1:  # all rows together
+        partly, wholly = (partly | wholly).any(axis=0, keepdims=True), wholly.all(axis=0, keepdims=True)
+        partly &= ~wholly
+    partly, wholly = (jnp.broadcast_to(x, (groups, *x.shape[1:])).reshape(-1, x.shape[-1]) for x in (partly, wholly))
+    order = jnp.argsort(jnp.where(wholly, 0, jnp.where(partly, 1, 2)), axis=-1, stable=True).astype(jnp.int32)
+    return Visits(order, wholly.sum(axis=-1, dtype=jnp.int32), (wholly | partly).sum(axis=-1, dtype=jnp.int32))
 
 
-def _row_max(scores: Array) -> Array:
-    """Greatest of each row. Halves are compared as whole vectors first: a reduction along a row is slow on CPUs."""
-    while scores.shape[-1] > 16 and scores.shape[-1] % 2 == 0:
-        scores = jnp.maximum(*jnp.split(scores, 2, axis=-1))
-    return scores.max(axis=-1)
+def _visit(pair: Callable, visits: Visits, carry: Any) -> Any:
+    """Runs `carry = pair(chunk, carry, masked)` over the chunks seen, without a mask over those that are wholly visible."""
+    order, wholly, seen = visits
+    carry = lax.fori_loop(0, wholly, lambda n, carry: pair(order[n], carry, masked=False), carry)
+    return lax.fori_loop(wholly, seen, lambda n, carry: pair(order[n], carry, masked=True), carry)
 
 
-def _chunked_forward(chunks: Chunks, queries: Queries, keys: Keys, query: Array, key: Array, value: Array) -> tuple[Array, Array]:
-    """Forward over chunks; query, key, value (rows, tokens, head_dim).
+class Cut(NamedTuple):
+    """How rows (rows, tokens, ...) are cut: `together` of them form a group, and groups are taken one after another."""
 
-    A column of ones beside the values makes the product with them the sum of the weights too. The running maximum is of the keys
-    that a query sees. It is kept even where no score could overflow: to leave it out by a test of all scores would let tokens
-    round the outputs of earlier ones.
+    groups: int
+    together: int
+
+    def take(self, array: Array, group: Array, index: Array, size: int) -> Array:
+        """Chunk `index` of `size` tokens of a group, (together, size, ...)."""
+        start = (group * self.together, index * size, *[0] * (array.ndim - 2))
+        return lax.dynamic_slice(array, start, (self.together, size, *array.shape[2:]))
+
+    def marks(self, marks: Queries | Keys, group: Array, index: Array, size: int) -> Queries | Keys:
+        """As `take`, of what tells which queries see which keys."""
+        *positions, segment = marks
+        positions = (lax.dynamic_slice_in_dim(position, index * size, size) for position in positions)
+        return type(marks)(*positions, None if segment is None else self.take(segment, group, index, size))
+
+    def places(self, chunks: int) -> tuple[Array, Array]:
+        """Group and number of every chunk of every group, (groups * chunks,)."""
+        return jnp.repeat(jnp.arange(self.groups), chunks), jnp.tile(jnp.arange(chunks), self.groups)
+
+    def join(self, array: Array) -> Array:
+        """All chunks of all groups, (groups * chunks, together, size, ...), to (groups, together, chunks, size, ...)."""
+        return jnp.moveaxis(array.reshape(self.groups, -1, *array.shape[1:]), 1, 2)
+
+
+def _reduce(ufunc: jnp.ufunc, x: Array) -> Array:
+    """Reduces each row. Halves are combined as whole vectors first: a reduction along a row is slow on CPUs."""
+    while x.shape[-1] > 1 and x.shape[-1] % 2 == 0:
+        x = ufunc(*jnp.split(x, 2, axis=-1))
+    return ufunc.reduce(x, axis=-1)
+
+
+def _chunked_forward(
+    chunks: Chunks, rowwise: bool, queries: Queries, keys: Keys, query: Array, key: Array, value: Array
+) -> tuple[Array, Array]:
+    """Forward over chunks; query, key, value (groups, rows, tokens, head_dim), chunks apart in what is returned.
+
+    The running maximum is of the keys that a query sees. It is kept even where no score could overflow: to leave it out by a
+    test of all scores would let tokens round the outputs of earlier ones.
     """
     rows, tokens, head_dim = query.shape
-    of_queries, of_keys = query_extents(queries, tokens // chunks.queries), key_extents(keys, key.shape[1] // chunks.keys)
-    ones = jnp.ones((rows, chunks.keys, 1), value.dtype)
+    cut = Cut(rows, 1) if rowwise else Cut(1, rows)
+    parts = tokens // chunks.queries
+    scale = _scale(query)
 
     def query_chunk(args: tuple) -> tuple[Array, Array]:
-        index, seen_by = args
-        ours, mine = _take(query, index, chunks.queries, 1), _take(queries, index, chunks.queries, -1)
+        (group, index), visits = args
+        ours, mine = cut.take(query, group, index, chunks.queries), cut.marks(queries, group, index, chunks.queries)
 
-        def pair(at: Array, carry: tuple[Array, Array], masked: bool) -> tuple[Array, Array]:
-            largest, sums = carry  # (rows, queries), (rows, queries, head_dim + 1)
-            scores = _scores(ours, _take(key, at, chunks.keys, 1), masked=masked)
+        def pair(at: Array, carry: tuple[Array, Array, Array], masked: bool) -> tuple[Array, Array, Array]:
+            largest, total, sums = carry  # (rows, queries), (rows, queries), (rows, queries, head_dim)
+            scores = _scores(ours, cut.take(key, group, at, chunks.keys), masked=masked)
             if masked:
-                scores = _hide(scores, mine, _take(keys, at, chunks.keys, -1))
-            now = jnp.maximum(largest, _row_max(scores))
-            values = jnp.concatenate([_take(value, at, chunks.keys, 1), ones], axis=2)
-            sums = sums * jnp.exp(largest - now)[..., None] + _product(jnp.exp(scores - now[..., None]), values)
-            return now, sums
+                scores = _hide(scores, mine, cut.marks(keys, group, at, chunks.keys))
+            now = jnp.maximum(largest, _reduce(jnp.maximum, scores) * scale)
+            weights, shrink = jnp.exp(scores * scale - now[..., None]), jnp.exp(largest - now)
+            sums = sums * shrink[..., None] + _product(weights, cut.take(value, group, at, chunks.keys))
+            return now, total * shrink + _reduce(jnp.add, weights), sums
 
-        start = (jnp.full((rows, chunks.queries), LOWEST), jnp.zeros((rows, chunks.queries, head_dim + 1)))
-        largest, sums = _visit(pair, *pairs(seen_by, of_keys), start)
-        sums, total = sums[..., :-1], sums[..., -1]
+        each = (cut.together, chunks.queries)
+        largest, total, sums = _visit(pair, visits, (jnp.full(each, LOWEST), jnp.zeros(each), jnp.zeros((*each, head_dim))))
         return sums / jnp.where(total > 0, total, 1)[..., None], largest + jnp.log(total)
 
-    output, lse = lax.map(query_chunk, (jnp.arange(tokens // chunks.queries), of_queries))
-    return jnp.moveaxis(output, 0, 1).reshape(query.shape), jnp.moveaxis(lse, 0, 1).reshape(rows, tokens)
+    visits = _visits(*pairs(queries, keys, parts, key.shape[1] // chunks.keys), cut.groups)
+    output, lse = lax.map(query_chunk, (cut.places(parts), visits))
+    return cut.join(output), cut.join(lse)
 
 
 def _chunked_backward(
     chunks: Chunks,
+    rowwise: bool,
     queries: Queries,
     keys: Keys,
     query: Array,
@@ -263,40 +305,45 @@ def _chunked_backward(
     lse: Array,
     delta: Array,
 ) -> tuple[Array, Array, Array]:
-    """Backward over chunks; arrays (rows, tokens, ...).
+    """Backward over chunks; arrays (groups, rows, tokens, ...), chunks of keys apart in what is returned.
 
-    Key chunks are the outer loop, whose gradients are summed; those of the queries, held as (rows, head_dim, tokens), are
-    updated in place.
+    Key chunks are the outer loop, whose gradients are summed; those of the queries, held as (groups, rows, head_dim, tokens),
+    are updated in place.
     """
     rows, tokens, head_dim = query.shape
-    of_queries, of_keys = query_extents(queries, tokens // chunks.queries), key_extents(keys, key.shape[1] // chunks.keys)
+    cut = Cut(rows, 1) if rowwise else Cut(1, rows)
+    parts = key.shape[1] // chunks.keys
+    scale = _scale(query)
 
     def key_chunk(dquery: Array, args: tuple) -> tuple[Array, tuple[Array, Array]]:
-        index, seen = args
-        mine = _take(keys, index, chunks.keys, -1)
-        our_key, our_value = _take((key, value), index, chunks.keys, 1)
+        (group, index), visits = args
+        mine = cut.marks(keys, group, index, chunks.keys)
+        our_key, our_value = (cut.take(array, group, index, chunks.keys) for array in (key, value))
         transposed = our_key.mT
 
         def pair(at: Array, carry: tuple[Array, Array, Array], masked: bool) -> tuple[Array, Array, Array]:
             dquery, dkey, dvalue = carry
-            theirs, their_cotangent, their_lse, their_delta = _take((query, cotangent, lse, delta), at, chunks.queries, 1)
+            theirs, their_cotangent, their_lse, their_delta = (
+                cut.take(array, group, at, chunks.queries) for array in (query, cotangent, lse, delta)
+            )
             scores = _scores(our_key, theirs, masked=masked)
             if masked:
-                scores = _hide(scores, _take(queries, at, chunks.queries, -1), mine, keys_first=True)
-            weights, dscores = _score_gradient(scores, our_value, their_cotangent, their_lse, their_delta, masked=masked)
-            more = _take(dquery, at, chunks.queries, 2) + jnp.matmul(
-                transposed, dscores.astype(key.dtype), preferred_element_type=jnp.float32
+                scores = _hide(scores, cut.marks(queries, group, at, chunks.queries), mine, keys_first=True)
+            weights, dscores = _score_gradient(scores * scale, our_value, their_cotangent, their_lse, their_delta, masked=masked)
+            place = (group * cut.together, 0, at * chunks.queries)
+            more = lax.dynamic_slice(dquery, place, (cut.together, head_dim, chunks.queries)) + _product_of_keys(
+                transposed, dscores
             )
-            dquery = lax.dynamic_update_slice_in_dim(dquery, more, at * chunks.queries, 2)
             dkey += _product(dscores, theirs, masked=masked)
-            return dquery, dkey, dvalue + _product(weights, their_cotangent, masked=masked)
+            dvalue += _product(weights, their_cotangent, masked=masked)
+            return lax.dynamic_update_slice(dquery, more, place), dkey, dvalue
 
-        zero = jnp.zeros((rows, chunks.keys, head_dim))
-        dquery, *sums = _visit(pair, *pairs(of_queries, seen), (dquery, zero, zero))
+        zero = jnp.zeros((cut.together, chunks.keys, head_dim))
+        dquery, *sums = _visit(pair, visits, (dquery, zero, zero))
         return dquery, tuple(sums)
 
-    start = jnp.zeros((rows, head_dim, tokens))
-    dquery, (dkey, dvalue) = lax.scan(key_chunk, start, (jnp.arange(key.shape[1] // chunks.keys), of_keys))
-    scale = head_dim**-0.5
-    dkey, dvalue = (jnp.moveaxis(array, 0, 1).reshape(key.shape) for array in (dkey, dvalue))
-    return dquery.mT * scale, dkey * scale, dvalue
+    flags = pairs(queries, keys, tokens // chunks.queries, parts)
+    visits = _visits(*(flag.mT for flag in flags), cut.groups)
+    dquery, sums = lax.scan(key_chunk, jnp.zeros((rows, head_dim, tokens)), (cut.places(parts), visits))
+    dkey, dvalue = (cut.join(array) for array in sums)
+    return dquery * scale, dkey * scale, dvalue

@@ -224,10 +224,11 @@ def _backward(setting: Setting, half: int, query, key, value, segment, length, c
         return setting.kernel.backward(query, block.key, block.value, place.queries, keys, cotangent, lse, delta)
 
     if setting.axis is None:
-        return differentiate(0, block)
+        dquery, *rest = differentiate(0, block)
+        return dquery.mT, *rest
     if setting.gathered:
         dquery, *rest = differentiate(0, _gather(setting, block))
-        return dquery, *(lax.psum_scatter(array, setting.axis, scatter_dimension=2, tiled=True) for array in rest)
+        return dquery.mT, *(lax.psum_scatter(array, setting.axis, scatter_dimension=2, tiled=True) for array in rest)
 
     def ring_step(carry, step):
         block, dquery, dblock = carry
@@ -237,8 +238,8 @@ def _backward(setting: Setting, half: int, query, key, value, segment, length, c
 
     zero = jnp.zeros(key.shape, jnp.float32)
     last = setting.ring_size - 1
-    start = (block, jnp.zeros(query.shape, jnp.float32), (zero, zero))
+    start = (block, jnp.zeros(query.mT.shape, jnp.float32), (zero, zero))
     (block, dquery, dblock), _ = lax.scan(ring_step, start, jnp.arange(last))
     dkey, dvalue = _rotate(setting, dblock)
     more, more_key, more_value = differentiate(last, block)
-    return dquery + more, *_rotate(setting, (dkey + more_key, dvalue + more_value))
+    return (dquery + more).mT, *_rotate(setting, (dkey + more_key, dvalue + more_value))

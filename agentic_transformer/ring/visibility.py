@@ -58,57 +58,32 @@ def visible(queries: Queries, keys: Keys, *, keys_first: bool = False) -> jax.Ar
 
 
 class Extent(NamedTuple):
-    """Least and greatest of a quantity over each chunk, (chunks,)."""
+    """Least and greatest of a quantity over each chunk."""
 
     least: jax.Array
     most: jax.Array
 
 
-def extents(values: jax.Array | None, chunks: int) -> Extent | None:
-    """Extent of `values` (..., tokens) over each of `chunks` equal parts of the last axis, and over all the others."""
-    if values is None:
-        return None
-    parts = jnp.moveaxis(values.reshape(*values.shape[:-1], chunks, -1), -2, 0).reshape(chunks, -1)
-    return Extent(parts.min(axis=1), parts.max(axis=1))
+def _extent(values: jax.Array, chunks: int, axis: int) -> Extent:
+    """Extent of `values` (..., tokens) over each of `chunks` equal parts, with an axis of 1 for the chunks of the other kind."""
+    parts = values.reshape(*values.shape[:-1], chunks, -1)
+    return Extent(*(jnp.expand_dims(end, axis) for end in (parts.min(axis=-1), parts.max(axis=-1))))
 
 
-class QueryExtents(NamedTuple):
-    """`Queries`, by chunk."""
-
-    low: Extent
-    high: Extent
-    segment: Extent | None
-
-
-class KeyExtents(NamedTuple):
-    """`Keys`, by chunk."""
-
-    position: Extent
-    segment: Extent | None
-
-
-def query_extents(queries: Queries, chunks: int) -> QueryExtents:
-    """Extents of queries over equal chunks."""
-    return QueryExtents(*(extents(values, chunks) for values in queries))
-
-
-def key_extents(keys: Keys, chunks: int) -> KeyExtents:
-    """Extents of keys over equal chunks."""
-    return KeyExtents(*(extents(values, chunks) for values in keys))
-
-
-def pairs(queries: QueryExtents, keys: KeyExtents) -> tuple[jax.Array, jax.Array]:
-    """Which chunks of queries and keys see each other; the extents broadcast, one chunk of the one against all of the other.
+def pairs(queries: Queries, keys: Keys, query_chunks: int, key_chunks: int) -> tuple[jax.Array, jax.Array]:
+    """Which of the equal chunks of queries and of keys see each other.
 
     Returns:
-        (partly, wholly), booleans. `wholly` is True only if every query of the one sees every key of the other. `partly` may
-        be True for a pair that turns out hidden, never False for one that is partly visible.
+        (partly, wholly), booleans (1 or batch, query_chunks, key_chunks). `wholly` is True only if every query of the one sees
+        every key of the other. `partly` may be True for a pair that turns out hidden, never False for one that is partly
+        visible.
     """
-    low, high, at = queries.low, queries.high, keys.position
-    some = (high.most >= at.least) & (low.least <= at.most)
-    wholly = (high.least >= at.most) & (low.most <= at.least)
+    low, high = (_extent(values, query_chunks, -1) for values in (queries.low, queries.high))
+    at = _extent(keys.position, key_chunks, -2)
+    some = ((high.most >= at.least) & (low.least <= at.most))[None]
+    wholly = ((high.least >= at.most) & (low.most <= at.least))[None]
     if queries.segment is not None:
-        ours, theirs = queries.segment, keys.segment
+        ours, theirs = _extent(queries.segment, query_chunks, -1), _extent(keys.segment, key_chunks, -2)
         some &= (ours.most >= theirs.least) & (ours.least <= theirs.most)
-        wholly &= (ours.least == ours.most) & (theirs.least == theirs.most) & (ours.least == theirs.least)
+        wholly &= (ours.least == theirs.most) & (ours.most == theirs.least)
     return some & ~wholly, wholly
