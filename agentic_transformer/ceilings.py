@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
-CEILINGS = ("bayes_greedy", "posterior_sampling")
+from agentic_transformer.posterior import log_likelihood
 
-_PRECISION = 0.05
-"""Standard deviation of an observed return about a task's, as a share of the best: tasks in between those known are met too."""
+CEILINGS = ("bayes_greedy", "posterior_sampling")
 
 
 def search(known: np.ndarray, true: np.ndarray, attempts: int, rule: str, rng: np.random.Generator) -> np.ndarray:
@@ -31,7 +30,6 @@ def search(known: np.ndarray, true: np.ndarray, attempts: int, rule: str, rng: n
     units = np.arange(len(true))
     log_posterior = np.zeros((len(true), len(known)))
     best_of = known.argmax(axis=1)
-    deviation = _PRECISION * known.max()
     chosen = []
     for _ in range(attempts):
         if rule == "bayes_greedy":
@@ -40,6 +38,6 @@ def search(known: np.ndarray, true: np.ndarray, attempts: int, rule: str, rng: n
         else:
             episode = best_of[(log_posterior + rng.gumbel(size=log_posterior.shape)).argmax(axis=1)]
         observed = true[units, episode]
-        log_posterior -= 0.5 * ((known[:, episode].T - observed[:, None]) / deviation) ** 2
+        log_posterior += log_likelihood(known[:, episode].T, observed[:, None], known.max())
         chosen.append(episode)
     return np.stack(chosen, axis=1)

@@ -1,9 +1,9 @@
 """Chain of hindsight: which trajectories stand in a context, in which order, and what the agent is asked to imitate.
 
-A chain is a few trajectories of one task in ascending order of return (Liu and Abbeel 2023, arXiv 2305.16554, section 3). A row
-of `slots` trajectories holds one chain of full length, or several shorter chains laid end to end, each of a length
-drawn uniformly from what is left of the row (they are kept apart by segment ids), so that no slot is padding. Every
-length is drawn, short ones more often.
+A chain is a few trajectories of one task in ascending order of return (Liu and Abbeel 2023, arXiv 2305.16554, section 3), or
+(ours) the attempts of a search for the task, in the order in which they are made. A row of `slots` trajectories holds one chain
+of full length, or several shorter chains laid end to end, each of a length drawn uniformly from what is left of the row (they are
+kept apart by segment ids), so that no slot is padding. Every length is drawn, short ones more often.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from agentic_transformer.config import AgentConfig
+from agentic_transformer.posterior import log_likelihood
 from agentic_transformer.streams import stream
 
 
@@ -35,26 +36,25 @@ def chain_targets(returns: np.ndarray, target: str) -> np.ndarray:
     """Target return of every trajectory of one chain.
 
     Args:
-        returns: (trajectories,) returns of the chain, ascending.
+        returns: (trajectories,) returns of the chain.
         target: "chain_max" asks each trajectory for the chain's best return (the paper); "own" for the return it got (ours).
 
     Returns:
         (trajectories,) target returns.
     """
-    return np.full_like(returns, returns[-1]) if target == "chain_max" else returns
+    return np.full_like(returns, returns.max()) if target == "chain_max" else returns
 
 
 def loss_weights(returns: np.ndarray, best: float, config: AgentConfig) -> np.ndarray:
     """Which trajectories of one chain are imitated.
 
     Args:
-        returns: (trajectories,) returns of the chain, ascending.
+        returns: (trajectories,) returns of the chain.
         best: the best return of the task in the data.
         config: `loss` is "all", "last" (of the chain), or "good" (from `loss_threshold` of `best` on).
 
     Returns:
-        (trajectories,) float32: 0 where nothing is learned, else 1; `first_weight` for the first that is learned after some that
-        are not, by which the agent learns to search.
+        (trajectories,) float32: 1 where the actions are learned, else 0.
     """
     if config.loss == "all":
         chosen = np.ones(len(returns), bool)
@@ -62,11 +62,7 @@ def loss_weights(returns: np.ndarray, best: float, config: AgentConfig) -> np.nd
         chosen = np.arange(len(returns)) == len(returns) - 1
     else:
         chosen = returns >= config.loss_threshold * best
-    weight = chosen.astype(np.float32)
-    first = int(np.argmax(chosen))
-    if chosen[first] and first > 0:
-        weight[first] = config.first_weight
-    return weight
+    return chosen.astype(np.float32)
 
 
 class ChainSampler:
@@ -95,6 +91,7 @@ class ChainSampler:
         self.seed = seed
         self.returns = returns
         self.best = returns.max(axis=1)
+        self._worst, self._best = returns.min(), returns.max()
         self.ranking = np.argsort(returns, axis=1, kind="stable")[:, -episodes:]
         ranked = np.take_along_axis(returns, self.ranking, axis=1)
         # Rank from which on a trajectory is good; the best one always is.
@@ -124,8 +121,11 @@ class ChainSampler:
         return Chains(*(np.concatenate(columns) for columns in zip(*chains, strict=True)))
 
     def _draw_chain(self, rng: np.random.Generator, chain: int, count: int) -> Chains:
-        task = int(rng.integers(len(self.returns)))
-        episode = self.draw_trajectories(rng, task, count)
+        if self.config.selection == "search":
+            task, episode = self._search(rng, count)
+        else:
+            task = int(rng.integers(len(self.returns)))
+            episode = self.draw_trajectories(rng, task, count)
         returns = self.returns[task, episode]
         return Chains(
             task=np.full(count, task, np.int32),
@@ -138,9 +138,8 @@ class ChainSampler:
     def draw_trajectories(self, rng: np.random.Generator, task: int, count: int) -> np.ndarray:
         """Distinct trajectories of one chain, in ascending order of return.
 
-        With `selection: stratified` the share of good trajectories (return from `good` of the task's best on) is uniform on 0..1;
-        drawn uniformly, a good one would hardly ever be seen where most of the data is poor. With `search` half of the chains are
-        drawn so, the others are searches.
+        Unless `selection` is uniform, the share of good trajectories (return from `good` of the task's best on) is uniform on
+        0..1; drawn uniformly, a good one would hardly ever be seen where most of the data is poor.
 
         Args:
             rng: source of randomness.
@@ -156,8 +155,6 @@ class ChainSampler:
         episodes = self.ranking.shape[1]
         if count > episodes:
             raise ValueError(f"a chain of {count} distinct trajectories cannot be drawn from {episodes}")
-        if self.config.selection == "search" and rng.uniform() < 0.5:
-            return self._search(rng, task, count)
         if self.config.selection == "uniform":
             ranks = rng.choice(episodes, count, replace=False)
         else:
@@ -168,26 +165,33 @@ class ChainSampler:
             )
         return self.ranking[task, np.sort(ranks)]
 
-    def _search(self, rng: np.random.Generator, task: int, count: int) -> np.ndarray:
-        """The attempts of a search by posterior sampling, its misses and then hits, in ascending order of return.
+    def _search(self, rng: np.random.Generator, count: int) -> tuple[int, np.ndarray]:
+        """A search by posterior sampling.
 
-        An attempt is a good trajectory of some task that the attempts before do not rule out, until one is good for the chain's
-        own task: misses of this kind look like those of an agent, as the poor trajectories of the data mostly do not.
+        An attempt is a good trajectory of a task drawn from the posterior, given what the attempts before it earned. The first
+        few, a number uniform on 0..count-1, earn nothing; then the task that is searched for is drawn from the posterior too.
+        So every attempt is what the attempts before it call for, and long searches are seen as often as short ones.
+
+        Args:
+            rng: source of randomness.
+            count: attempts.
+
+        Returns:
+            The task, and (count,) episode indices in the order of the search.
         """
-        misses: list[int] = []
-        possible = np.ones(len(self.returns), bool)
-        while len(misses) < count - 1:
-            guess = int(rng.choice(np.flatnonzero(possible)))
-            attempt = int(rng.choice(self.ranking[guess, self.first_good[guess] :]))
-            good_for = self.returns[:, attempt] >= self.config.good * self.best
-            if good_for[task]:
-                break
-            misses.append(attempt)
-            possible &= ~good_for
-            possible[task] = True
-        hits = self.ranking[task, self.first_good[task] :]
-        wanted = count - len(misses)
-        chosen = np.concatenate([np.array(misses, int), rng.choice(hits, min(wanted, len(hits)), replace=False)])
-        rest = np.setdiff1d(self.ranking[task, : self.first_good[task]], misses)
-        chosen = np.concatenate([chosen, rng.choice(rest, count - len(chosen), replace=False)])
-        return chosen[np.argsort(self.returns[task, chosen], kind="stable")]
+        log_posterior = np.zeros(len(self.returns))
+
+        def draw_task() -> int:
+            return int((log_posterior + rng.gumbel(size=len(log_posterior))).argmax())
+
+        task, misses = None, rng.integers(count)
+        episodes = []
+        for number in range(count):
+            if number == misses:
+                task = draw_task()
+            guess = draw_task()
+            episode = rng.choice(self.ranking[guess, self.first_good[guess] :])
+            earned = self._worst if task is None else self.returns[task, episode]
+            log_posterior += log_likelihood(self.returns[:, episode], earned, self._best)
+            episodes.append(episode)
+        return task, np.array(episodes)

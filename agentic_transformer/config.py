@@ -59,7 +59,6 @@ class AgentConfig:
     loss: str = setting("good", choices=("all", "last", "good"))
     good: float = setting(0.6, minimum=0.0, maximum=1.0)
     loss_threshold: float = setting(0.5, minimum=0.0, maximum=1.0)
-    first_weight: float = setting(1.0, minimum=0.0, maximum=1000.0)
     reward_scale: float = setting(2.0, minimum=1e-6)
 
 
@@ -74,6 +73,7 @@ class ModelConfig:
     feedforward: int = setting(4, minimum=1, maximum=64)
     head: str = setting("mixture", choices=("mixture", "mse"))
     components: int = setting(8, minimum=1, maximum=1024)
+    log_std_min: float = setting(-3.0, minimum=-10.0, maximum=0.0)
     attention: str = setting("ring", choices=("ring", "dense", "memory_efficient", "blockwise", "all_gather"))
     layout: str = setting("zigzag", choices=("zigzag", "contiguous"))
     compute: str = setting("float32", choices=("float32", "bfloat16"))

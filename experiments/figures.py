@@ -69,6 +69,37 @@ def return_vs_context(summary: pd.DataFrame, trained: int, path: Path) -> None:
     plt.close(figure)
 
 
+def agents(summary: pd.DataFrame, path: Path) -> None:
+    """Agents side by side: the last trajectory's return at the most trajectories, one panel per task, one line per agent.
+
+    Args:
+        summary: of `agentic_transformer.statistics.summarise`.
+        path: of the PNG.
+    """
+    names = list(summary["agent"].unique())
+    tasks = list(summary["task"].unique())
+    size = (5.5 * len(tasks) + 1.5, 0.42 * len(names) + 1.8)
+    figure, axes = plt.subplots(1, len(tasks), figsize=size, squeeze=False, sharey=True, layout="constrained")
+    for axis, task in zip(axes[0], tasks, strict=True):
+        rows = summary[summary["task"] == task]
+        rows = rows[rows["trajectories"] == rows["trajectories"].max()]
+        conditions = list(rows["condition"].unique())
+        for index, (condition, points) in enumerate(rows.groupby("condition", sort=False)):
+            label, colour, marker, _ = STYLES[condition]
+            # Intervals of one agent stand below each other, not over each other.
+            offset = 0.5 * (index - (len(conditions) - 1) / 2) / len(conditions)
+            heights = [names.index(agent) + offset for agent in points["agent"]]
+            error = np.abs(points[["low", "high"]].to_numpy().T - points["mean"].to_numpy())
+            axis.errorbar(points["mean"], heights, xerr=error, fmt=marker or "|", color=colour, markersize=5, label=label)
+        axis.set(title=f"{task}: trajectory {rows['trajectories'].max()}", xlabel="return, mean and 95% bootstrap interval")
+        axis.grid(axis="x", alpha=0.25)
+    axes[0, 0].set_yticks(range(len(names)), names)
+    axes[0, 0].invert_yaxis()
+    axes[0, -1].legend(fontsize=8, loc="best")
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
 def _steps_axis(axis: plt.Axes, rows: pd.DataFrame) -> None:
     """A second scale on top: environment steps in the context of the n-th trajectory, where contexts grow."""
     grown = rows[rows["context_steps"] > 0]

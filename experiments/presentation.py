@@ -21,7 +21,8 @@ def present(runs: Sequence[Path], out: Path) -> None:
 
     Args:
         runs: run folders, each with a `records.csv`.
-        out: folder for `summary.csv`, `comparisons.csv`, `return_vs_context.png`, `attempts.png`; of several runs, `records.csv`.
+        out: folder for `summary.csv`, `comparisons.csv`, `return_vs_context.png`, `attempts.png`; of several runs, `records.csv`;
+            of several agents that have a context, `agents.png`.
 
     Raises:
         ValueError: a run has no records, or records that cannot be read together, or several runs are to be written into the
@@ -41,12 +42,16 @@ def present(runs: Sequence[Path], out: Path) -> None:
     for name, table in written.items():
         table.to_csv(out / f"{name}.csv", index=False)
     figures.return_vs_context(summary, int(records["trained_trajectories"].max()), out / "return_vs_context.png")
+    drawn = ["return_vs_context.png"]
+    if summary.loc[summary["condition"] == "own", "agent"].nunique() > 1:
+        figures.agents(summary, out / "agents.png")
+        drawn.append("agents.png")
     rollouts = next((run / "rollouts.npz" for run in runs if (run / "rollouts.npz").exists()), None)
     if rollouts:
         figures.attempts(rollouts, reported(summary["trajectories"]), out / "attempts.png")
+        drawn.append("attempts.png")
     print(table_text(summary, comparisons), flush=True)
-    names = [f"{name}.csv" for name in written] + ["return_vs_context.png"] + (["attempts.png"] if rollouts else [])
-    print("\n".join(str(out / name) for name in names), flush=True)
+    print("\n".join(str(out / name) for name in [*(f"{name}.csv" for name in written), *drawn]), flush=True)
 
 
 def reported(trajectories: pd.Series) -> list[int]:

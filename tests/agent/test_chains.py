@@ -92,31 +92,33 @@ def test_too_few_trajectories_are_refused():
         ChainSampler(RETURNS, PREFIX, seed=0).draw_trajectories(np.random.default_rng(0), 0, 41)
 
 
+SEARCH = AgentConfig(trajectories=5, selection="search", target="chain_max", loss="all", good=0.9)
+
+
 def test_searches_rule_goals_out():
-    """Six goals, each reached by ten trajectories of its own: no goal is missed twice, every number of misses is as likely."""
-    goals, length = 6, 8
-    returns = np.kron(np.eye(goals), np.ones(10)) + np.linspace(0, 1e-3, 10 * goals)
-    config = AgentConfig(trajectories=length, selection="search", loss="good", first_weight=4.0)
-    sampler = ChainSampler(returns, config, seed=0)
-    misses = []
-    for _ in range(3000):
-        task = len(misses) % goals
-        episodes = sampler._search(np.random.default_rng(len(misses)), task, length)
-        reached = episodes // 10
-        assert (np.diff(returns[task, episodes]) > 0).all()
-        missed = reached[reached != task]
-        assert len(set(missed)) == len(missed)
-        misses.append(len(missed))
-    # Draws without replacement find the goal at each attempt with probability 1/6; 3,000 draws leave a deviation of about 20.
-    assert np.abs(np.bincount(misses) - 500).max() < 80
+    """Eight goals, each reached by ten trajectories of its own: none is missed twice, and one that is found is repeated."""
+    goals, length, searches = 8, SEARCH.trajectories, 4000
+    returns = np.kron(np.eye(goals), np.ones(10))
+    chains = ChainSampler(returns, SEARCH, seed=0).draw(0, searches)
+    misses = np.zeros(length + 1)
+    for task, episodes in zip(chains.task[:, 0], chains.episode, strict=True):
+        tried = list(episodes // 10)
+        found = tried.index(task) if task in tried else length
+        assert len(set(tried[:found])) == found
+        assert set(tried[found:]) <= {task}
+        misses[found] += 1
+    # So many misses are certain, each number as likely; behind them every goal that is left is as likely at each attempt.
+    certain = np.arange(length)
+    expected = [sum(1 / length / (goals - m) for m in certain if m <= number) for number in range(length)]
+    expected.append(1 - sum(expected))
+    # Four standard deviations of a binomial count
+    np.testing.assert_array_less(np.abs(misses - searches * np.array(expected)), 4 * np.sqrt(searches * np.array(expected)))
 
 
-def test_the_first_trajectory_learned_after_misses_weighs_more():
-    config = AgentConfig(trajectories=6, loss="good", loss_threshold=0.5, first_weight=4.0)
-    sampler = ChainSampler(RETURNS, config, seed=0)
-    weights = np.concatenate([sampler.draw(step, 16).weight for step in range(20)])
-    learned = weights > 0
-    first = learned.argmax(axis=1)
-    expected = learned.astype(float)
-    expected[np.arange(len(first))[first > 0], first[first > 0]] = 4.0
-    np.testing.assert_array_equal(weights, expected)
+def test_every_attempt_of_a_search_is_learned_and_asked_for_its_best():
+    chains = ChainSampler(RETURNS, SEARCH, seed=0).draw(0, 50)
+    earned = RETURNS[chains.task, chains.episode]
+    np.testing.assert_array_equal(chains.target, np.broadcast_to(earned.max(axis=1, keepdims=True), earned.shape))
+    np.testing.assert_array_equal(chains.weight, 1)
+    best = RETURNS.max(axis=1)
+    assert (RETURNS[:, chains.episode] >= SEARCH.good * best[:, None, None]).any(axis=0).all()  # good for some task

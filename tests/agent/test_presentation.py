@@ -36,6 +36,7 @@ def test_agents_of_a_sweep_are_told_apart_by_what_differs(tmp_path, capsys):
     present(runs, tmp_path / "out")
     assert set(pd.read_csv(tmp_path / "out" / "summary.csv")["agent"]) == {"at model.width=64", "at model.width=128"}
     assert "at model.width=128: own at n=3 is 2.3 times own at n=1" in capsys.readouterr().out
+    assert (tmp_path / "out" / "agents.png").exists()
 
 
 def test_seeds_of_one_agent_are_one_curve(tmp_path):
@@ -47,6 +48,7 @@ def test_seeds_of_one_agent_are_one_curve(tmp_path):
     summary = pd.read_csv(tmp_path / "out" / "summary.csv")
     assert set(summary["agent"]) == {"at"}
     assert set(summary["seeds"]) == {2}
+    assert not (tmp_path / "out" / "agents.png").exists()
 
 
 def test_nothing_is_written_over_records_or_before_all_is_read(tmp_path):

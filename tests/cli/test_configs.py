@@ -77,7 +77,8 @@ def test_every_setting_is_explained(name):
 
 def test_agents_are_what_they_are_called():
     said = {
-        name: composed("train", f"agent={name}").agent for name in ("at", "at_last", "at_prefix", "dt", "bc", "bc10", "td3_bc")
+        name: composed("train", f"agent={name}").agent
+        for name in ("at", "at_last", "at_prefix", "at_search", "dt", "bc", "bc10", "td3_bc")
     }
     assert all(agent.name == name for name, agent in said.items())
     assert (said["at"].target, said["at"].loss, said["at"].length, said["at"].selection) == (
@@ -87,6 +88,8 @@ def test_agents_are_what_they_are_called():
         "uniform",
     )
     assert dataclasses.replace(said["at_last"], name="at", loss="all") == said["at"]
+    searched = dataclasses.replace(said["at"], name="at_search", length="full", selection="search", good=0.9)
+    assert said["at_search"] == searched
     assert (said["dt"].trajectories, said["dt"].loss, said["dt"].target) == (1, "all", "own")
     assert dataclasses.replace(said["bc"], name="dt", condition="return") == said["dt"]
     assert dataclasses.replace(said["bc10"], name="bc", top=1.0) == said["bc"]
