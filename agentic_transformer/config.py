@@ -74,6 +74,7 @@ class ModelConfig:
     feedforward: int = setting(4, minimum=1, maximum=64)
     head: str = setting("mixture", choices=("mixture", "mse"))
     components: int = setting(8, minimum=1, maximum=1024)
+    log_std_min: float = setting(-3.0, minimum=-10.0, maximum=0.0)
     attention: str = setting("ring", choices=("ring", "dense", "memory_efficient", "blockwise", "all_gather"))
     layout: str = setting("zigzag", choices=("zigzag", "contiguous"))
     compute: str = setting("float32", choices=("float32", "bfloat16"))
@@ -200,6 +201,14 @@ class EvaluateCommand:
     run: str = "???"
     eval: EvalConfig = field(default_factory=EvalConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
+
+
+@dataclass
+class ExportCommand:
+    """`python -m experiments.export`: what of a trained run it takes to act."""
+
+    run: str = "???"
+    out: str = "???"
 
 
 @dataclass

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 
 from agentic_transformer.config import ModelConfig
 
-LOG_STD_BOUNDS = (-3.0, 1.0)
-"""A Gaussian narrower than 0.05 would spend the loss on digits of noise-free actions; actions lie within [-1, 1]."""
+_LOG_STD_MAX = 1.0
 
 
 def head_size(config: ModelConfig, actions: int) -> int:
@@ -22,11 +21,12 @@ def head_size(config: ModelConfig, actions: int) -> int:
     return config.components * (1 + 2 * actions)  # weight, mean, log standard deviation
 
 
-def _mixture(outputs: jax.Array, components: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _mixture(config: ModelConfig, outputs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(..., K * (1 + 2A)) -> logits (..., K), means (..., K, A), log standard deviations (..., K, A)."""
-    logits, rest = outputs[..., :components], outputs[..., components:]
-    means, log_stds = jnp.split(rest.reshape(*rest.shape[:-1], components, -1), 2, axis=-1)
-    return logits, means, jnp.clip(log_stds, *LOG_STD_BOUNDS)
+    logits, rest = outputs[..., : config.components], outputs[..., config.components :]
+    means, log_stds = jnp.split(rest.reshape(*rest.shape[:-1], config.components, -1), 2, axis=-1)
+    # A Gaussian that may be ever narrower spends the loss on digits of noise-free actions, and its gradients on the others.
+    return logits, means, jnp.clip(log_stds, config.log_std_min, _LOG_STD_MAX)
 
 
 def action_loss(config: ModelConfig, outputs: jax.Array, action: jax.Array) -> jax.Array:
@@ -42,7 +42,7 @@ def action_loss(config: ModelConfig, outputs: jax.Array, action: jax.Array) -> j
     """
     if config.head == "mse":
         return jnp.sum((outputs - action) ** 2, axis=-1)
-    logits, means, log_stds = _mixture(outputs, config.components)
+    logits, means, log_stds = _mixture(config, outputs)
     z = (action[..., None, :] - means) * jnp.exp(-log_stds)
     log_density = jnp.sum(-0.5 * z**2 - log_stds - 0.5 * jnp.log(2 * jnp.pi), axis=-1)
     return -jax.nn.logsumexp(jax.nn.log_softmax(logits) + log_density, axis=-1)
@@ -63,7 +63,7 @@ def draw_action(config: ModelConfig, outputs: jax.Array, key: jax.Array, tempera
     """
     if config.head == "mse":
         return jnp.clip(outputs, -1.0, 1.0)
-    logits, means, log_stds = _mixture(outputs, config.components)
+    logits, means, log_stds = _mixture(config, outputs)
     component_key, noise_key = jax.random.split(key)
     greedy = jnp.argmax(logits, axis=-1)
     drawn = jax.random.categorical(component_key, logits / jnp.maximum(temperature, 1e-6), axis=-1)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from agentic_transformer.config import ModelConfig
-from agentic_transformer.heads import draw_action
+from agentic_transformer.heads import action_loss, draw_action
 
 CONFIG = ModelConfig(components=3)
 LOGITS, MEANS, STD = np.array([0.0, 1.0, 2.0]), np.array([-0.6, 0.0, 0.6]), 0.05
@@ -31,3 +31,14 @@ def test_noise_scales_the_deviation_within_a_component(noise):
     actions = draw(0.0, noise)  # the likeliest component alone
     assert actions.mean() == pytest.approx(0.6, abs=4 * STD / np.sqrt(DRAWS) + 1e-6)
     assert actions.std() == pytest.approx(noise * STD, rel=0.03, abs=1e-6)
+
+
+@pytest.mark.parametrize("log_std_min", [-3.0, -1.5])
+def test_no_gaussian_is_narrower_than_the_smallest_deviation(log_std_min):
+    """An action at the mean of a component that would be narrower costs what the floor says, and draws vary by the floor."""
+    config, std = ModelConfig(components=1, log_std_min=log_std_min), np.exp(log_std_min)
+    outputs = np.tile(np.array([0.0, 0.2, -9.0], np.float32), (DRAWS, 1))  # logit, mean, log deviation of the only component
+    expected = np.log(std * np.sqrt(2 * np.pi))
+    np.testing.assert_allclose(action_loss(config, outputs[0], np.array([0.2], np.float32)), expected, rtol=1e-6)
+    drawn = np.asarray(draw_action(config, outputs, jax.random.key(0), 1.0, 1.0))
+    assert drawn.std() == pytest.approx(std, rel=0.03)

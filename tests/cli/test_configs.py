@@ -17,6 +17,7 @@ COMMANDS = {
     "collect": config.CollectCommand,
     "train": config.TrainCommand,
     "evaluate": config.EvaluateCommand,
+    "export": config.ExportCommand,
     "plot": config.PlotCommand,
     "quickstart": config.QuickstartCommand,
     "download": config.DownloadCommand,
@@ -26,6 +27,7 @@ COMMANDS = {
 }
 REQUIRED = {
     "evaluate": {"run": "x"},
+    "export": {"run": "x", "out": "y"},
     "download": {"domain": "walker", "algo": "rnd"},
     "verify": {"path": "x"},
     "table": {"sweep": "x"},
