@@ -135,6 +135,19 @@ class Checkpoints:
         """SHA-256 of all that a checkpoint holds."""
         return manifest.digest(self.folder / str(step))
 
+    def export(self, step: int, run: Path) -> Path:
+        """Copies a checkpoint to another run folder without its optimizer: enough to act, a third of the size.
+
+        Returns:
+            the copy's folder.
+        """
+        path = run / "checkpoints" / str(step)
+        # orbax's mark that a save to cloud storage was whole names the folder it was saved to; SHA256SUMS does that here.
+        left_out = shutil.ignore_patterns("optimizer", "commit_success.txt", manifest.NAME)
+        shutil.copytree(self.folder / str(step), path, ignore=left_out)
+        manifest.write(path)
+        return path
+
     def policy(self, step: int, mesh: Mesh | None = None) -> Policy | td3_bc.TD3BCPolicy:
         """A checkpoint's agent, its caches on `mesh` if one is given; it acts in float32, layer by layer, however trained."""
         description = self.description(step)
@@ -163,13 +176,16 @@ class Checkpoints:
         """A checkpoint's train state, laid out as `like` is (arrays, or their shapes), on however many devices and processes.
 
         Raises:
-            ValueError: it is another agent's, or an array is missing, unknown, or has another shape or type than in `like`.
+            ValueError: it is another agent's or without its optimizer, or an array is missing, unknown, or has another shape or
+                type than in `like`.
         """
         there, here = _flat(self.description(step).to_dict()), _flat(description.to_dict())
         for key in sorted(there.keys() | here.keys()):
             if there.get(key) != here.get(key):
                 said = f"{key} is {there.get(key)} there and {here.get(key)} here"
                 raise ValueError(f"{self.folder / str(step)} is another agent's: {said}")
+        if not (self.folder / str(step) / "optimizer").exists():
+            raise ValueError(f"{self.folder / str(step)} is without its optimizer: it can be evaluated, not trained further")
         restored = self._restore(step, params=like.params, optimizer=like.optimizer)
         number = jax.make_array_from_callback((), like.step.sharding, lambda _: jnp.int32(step))
         return TrainState(number, restored["params"], restored["optimizer"])

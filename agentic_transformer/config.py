@@ -233,6 +233,14 @@ class EvaluateCommand:
 
 
 @dataclass
+class ExportCommand:
+    """`python -m experiments.export`: what of a trained run it takes to act."""
+
+    run: str = "???"
+    out: str = "???"
+
+
+@dataclass
 class PlotCommand:
     """`python -m experiments.plot`: figures and tables from records alone."""
 

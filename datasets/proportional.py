@@ -15,8 +15,8 @@ _DAMPING = 0.25  # of the gain
 _NOISE = (0.0, 0.15, 0.4, 1.0)
 _NOISE_SHARES = (0.55, 0.25, 0.15, 0.05)
 
-_ARRIVED = 0.02  # metres
-_STAY = (1, 600)  # control steps in a room
+_ARRIVED = 0.05  # metres from a waypoint; less would have the mass settle in every gap
+_STAY = (1, 2000)  # control steps in a room, mostly to the end of the episode: what it earned is then the room's and not chance
 
 
 class _Steered:
@@ -54,7 +54,7 @@ class GoalRing(_Steered):
 
 
 class Rooms(_Steered):
-    """Through the rooms of the maze: at once to any of them, one way round or the other, a while there, then on to another."""
+    """Through the rooms of the maze: at once to any of them, one way round or the other, long there, then on to another."""
 
     def __init__(self, tasks: Sequence[Task], rng: np.random.Generator) -> None:
         """See `Collector`."""

@@ -20,11 +20,18 @@ def open_store(task: str, config: DataConfig) -> datasets.Strided:
     buffer = datasets.buffer_folder(config.root, envs.task(task).domain, config.algo)
     if not any(Path(buffer).glob("*.npz")):
         raise ValueError(
-            f"no episodes in {buffer}; make them with `python -m experiments.collect task={task} data.algo={config.algo}`, "
+            f"no episodes in {buffer}; make them with `{_collect(task, config)}`, "
             f"or download ExoRL's with `python -m experiments.download`"
         )
     store = datasets.Store(datasets.build_cache(buffer), episodes=config.episodes, seed=config.seed)
     return datasets.Strided(store, config.action_repeat, config.horizon)
+
+
+def _collect(task: str, config: DataConfig) -> str:
+    """The command that makes such data."""
+    made_by = ("root", "algo", "episodes", "seed", "action_repeat")
+    given = {key: value for key, value in vars(config).items() if key in made_by and value != getattr(DataConfig(), key)}
+    return " ".join(["python -m experiments.collect", f"task={task}", *(f"data.{key}={value}" for key, value in given.items())])
 
 
 def training_data(task: str, config: DataConfig) -> LabelledTrajectories:

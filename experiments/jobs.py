@@ -134,7 +134,8 @@ class Job:
         else:
             run = Path(command.run)
             described = run / self.name
-            _inherit_evaluation(command, overrides)
+            if hasattr(command, "eval"):
+                _inherit_evaluation(command, overrides)
         run_folder.describe(described, command, overrides, self.words)
         self.main(command, run)
 

@@ -17,6 +17,7 @@ COMMANDS = {
     "collect": config.CollectCommand,
     "train": config.TrainCommand,
     "evaluate": config.EvaluateCommand,
+    "export": config.ExportCommand,
     "plot": config.PlotCommand,
     "quickstart": config.QuickstartCommand,
     "plan": config.PlanCommand,
@@ -27,6 +28,7 @@ COMMANDS = {
 }
 REQUIRED = {
     "evaluate": {"run": "x"},
+    "export": {"run": "x", "out": "y"},
     "download": {"domain": "walker", "algo": "rnd"},
     "verify": {"path": "x"},
     "table": {"sweep": "x"},

@@ -70,7 +70,7 @@ def test_pd_solves_the_maze(tmp_path):
     assert verify(tmp_path / "buffer", progress=False).problems == {}
     store = datasets.Store(datasets.build_cache(tmp_path / "buffer", progress=False))
     for corner in envs.members("point_mass_maze_any"):
-        assert store.returns(corner).max() > 200
+        assert store.returns(corner).max() > 500
 
 
 def test_planning_swings_the_pole_up():

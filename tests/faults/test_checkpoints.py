@@ -103,6 +103,23 @@ def test_what_killed_saves_left_is_removed(run):
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["1", "2"]
 
 
+def test_an_exported_checkpoint_acts_as_its_original_but_is_not_trained_further(run, saved, tmp_path):
+    Checkpoints(run).export(2, tmp_path / "copy")
+    copy = Checkpoints(tmp_path / "copy")
+    assert copy.newest() == 2
+    chosen = [load_policy(folder).act(*first_step(load_policy(folder)))[0] for folder in (run, tmp_path / "copy")]
+    np.testing.assert_array_equal(*chosen)
+    assert not [path for path in files(tmp_path / "copy") if str(tmp_path).encode() in path.read_bytes()]
+    with pytest.raises(ValueError, match="without its optimizer"):
+        copy.state(2, fresh(saved[1]), saved[1])
+
+
+def first_step(policy):
+    """What a policy acts on in two empty contexts."""
+    observation = np.ones((2, policy.description.observation_size))
+    return policy.new_context(2, 1), np.ones(2), observation, 0, jax.random.key(0), 1.0, 1.0
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
