@@ -14,8 +14,8 @@ import jax
 KINDS = ("attention, products", "attention, the rest", "layers, products", "optimiser", "norms, activations, head")
 
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = .*")
-_COMPUTATION = re.compile(r"^%?([\w.\-]+) \(.*\{$")
-_CALLS = re.compile(r"calls=%?([\w.\-]+)")
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
+_CALLS = re.compile(r"(?:calls|to_apply|body|condition)=%([\w.\-]+)|branch_computations=\{([^}]*)\}")
 
 
 def shares(call: Callable[[], Any], program: str) -> dict[str, float]:
@@ -50,17 +50,32 @@ def _kinds(program: str) -> Iterator[tuple[str, str]]:
             body = bodies.setdefault(head[1], [])
         elif _INSTRUCTION.match(line):
             body.append(line)
-    for line in (line for body in bodies.values() for line in body):
-        if not re.search(r" (while|call|conditional)\(", line):
-            called = _CALLS.search(line)
-            yield _INSTRUCTION.match(line)[1], _kind("\n".join([line, *bodies.get(called[1] if called else "", [])]))
+    in_loops = set(_called_from(bodies, [line for body in bodies.values() for line in body if " while(" in line]))
+    for name, body in bodies.items():
+        for line in body:
+            if not re.search(r" (while|call|conditional)\(", line):
+                fused = [inner for called in _called(line) for inner in bodies[called]]
+                yield _INSTRUCTION.match(line)[1], _kind("\n".join([line, *fused]), looped=name in in_loops)
 
 
-def _kind(text: str) -> str:
+def _called(line: str) -> list[str]:
+    """The computations that an instruction names."""
+    return [name for one, several in _CALLS.findall(line) for name in re.findall(r"[\w.\-]+", one or several)]
+
+
+def _called_from(bodies: dict[str, list[str]], lines: list[str]) -> Iterator[str]:
+    """The computations that some instructions call, and those called in turn."""
+    for line in lines:
+        for name in _called(line):
+            yield name
+            yield from _called_from(bodies, bodies[name])
+
+
+def _kind(text: str, looped: bool) -> str:
     """The kind of an instruction, given with what is fused into it."""
     product = " dot(" in text
-    # Attention is jitted by itself, and its products alone are batched (not all of them keep the name of their origin).
-    if "jit(apply)" in text or "lhs_batch_dims" in text:
+    # Attention is jitted by itself; its products alone are batched, and it alone loops. (Not everything keeps its origin's name.)
+    if looped or "jit(apply)" in text or "lhs_batch_dims" in text:
         return "attention, products" if product else "attention, the rest"
     if product:
         return "layers, products"
