@@ -145,6 +145,7 @@ class Evaluation:
                 "rollout": np.arange(len(self.tasks)),
                 "trajectories": attempt.number,
                 "context_steps": context * self.description.steps,
+                "context_tokens": context * self.description.steps * self.policy.layout.tokens_per_step,
                 "trained_trajectories": self.description.agent.trajectories,
                 "encoded_tokens": attempt.encoded,
                 "best_return": np.nan if self.data is None else self.data.returns.max(axis=1),

@@ -39,7 +39,7 @@ def read_records(path: Path) -> pd.DataFrame:
         path: a `records.csv` (or `.csv.gz`).
 
     Returns:
-        The table; `rollout` is 0 and `best_return` NaN where the file has no such column.
+        The table; `rollout` is 0, `best_return` and `context_tokens` are NaN where the file has no such column.
 
     Raises:
         ValueError: the file is empty, cut short, without a column, or has an unknown condition or a row twice.
@@ -51,7 +51,8 @@ def read_records(path: Path) -> pd.DataFrame:
     missing = [column for column in REQUIRED if column not in records]
     if missing:
         raise ValueError(f"{path} lacks the columns {missing}; records need {REQUIRED}")
-    records = records.assign(rollout=records.get("rollout", 0), best_return=records.get("best_return", np.nan))
+    optional = {"rollout": 0, "best_return": np.nan, "context_tokens": np.nan}
+    records = records.assign(**{column: records.get(column, default) for column, default in optional.items()})
     incomplete = records[[*REQUIRED, "rollout"]].isna().any(axis=1)
     if incomplete.any():
         raise ValueError(f"{path} lacks values in line {_line(incomplete)}: was it cut short?")
@@ -135,8 +136,8 @@ def summarise(records: pd.DataFrame) -> pd.DataFrame:
     without it the share is NaN).
 
     Returns:
-        Columns agent, task, condition, trajectories, context_steps, seeds, units, mean, low, high, iqm, iqm_low, iqm_high,
-        best_mean, best_low, best_high, found, found_low, found_high.
+        Columns agent, task, condition, trajectories, context_steps, context_tokens, seeds, units, mean, low, high, iqm, iqm_low,
+        iqm_high, best_mean, best_low, best_high, found, found_low, found_high.
     """
     rows = []
     best_return = records.groupby(["task", "task_id"])["best_return"].transform("max")  # a baseline's records may lack it
@@ -151,9 +152,10 @@ def summarise(records: pd.DataFrame) -> pd.DataFrame:
             *interval(table["best"], seeds),
             *(interval(found, seeds) if found.notna().all() else [np.nan] * 3),
         )
-        rows.append((*group, table["context_steps"].iloc[0], seeds.nunique(), len(table), *figures))
+        context = table["context_steps"].iloc[0], table["context_tokens"].iloc[0]
+        rows.append((*group, *context, seeds.nunique(), len(table), *figures))
     names = [
-        "agent", "task", "condition", "trajectories", "context_steps", "seeds", "units", "mean", "low", "high",
+        "agent", "task", "condition", "trajectories", "context_steps", "context_tokens", "seeds", "units", "mean", "low", "high",
         "iqm", "iqm_low", "iqm_high", "best_mean", "best_low", "best_high", "found", "found_low", "found_high",
     ]  # fmt: skip
     return pd.DataFrame(rows, columns=names)
