@@ -11,7 +11,7 @@ def make_records(returns, condition="own", agent="at", seed=0):
     """Records of a (units, attempts) table of returns."""
     rows = [
         {"agent": agent, "task": "t", "condition": condition, "seed": seed, "task_id": f"g{unit}", "rollout": 0,
-         "best_return": np.nan, "trajectories": n + 1, "context_steps": 12 * n, "context_tokens": 48 * n,
+         "best_return": np.nan, "again": np.nan, "trajectories": n + 1, "context_steps": 12 * n, "context_tokens": 48 * n,
          "trained_trajectories": 2, "return": value}
         for unit, row in enumerate(returns) for n, value in enumerate(row)
     ]  # fmt: skip
