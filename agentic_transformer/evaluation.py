@@ -31,6 +31,7 @@ from agentic_transformer.chains import ChainSampler
 from agentic_transformer.config import AgentConfig, EvalConfig
 from agentic_transformer.labels import LabelledTrajectories
 from agentic_transformer.policy import Context, Policy, Trajectory
+from agentic_transformer.retries import Retries
 from agentic_transformer.statistics import BASELINES
 from agentic_transformer.streams import stream
 from agentic_transformer.tokens import Past
@@ -47,6 +48,8 @@ class Attempt(NamedTuple):
     encoded: int
     """Tokens per environment that went through the model for this attempt: its steps, their second encoding where targets are
     rewritten, and a prompt made for it alone."""
+    again: np.ndarray | float = np.nan
+    """(batch,) of `agentic_transformer.retries`, where attempts follow each other on hidden tasks whose data are at hand."""
 
 
 def evaluation_tasks(task: str, config: EvalConfig, seed: int) -> list[envs.Task]:
@@ -122,6 +125,15 @@ class Evaluation:
 
     def attempts(self, condition: str) -> Iterator[Attempt]:
         """The attempts 1 to the longest of one condition."""
+        run = self._run(condition)
+        if self.data is None or len(set(self.tasks)) == 1 or condition not in ("own", "no_context", *BASELINES):
+            yield from run
+            return
+        retries = Retries(self.tasks, self.data.returns.max(axis=1), self.description.action_repeat)
+        for attempt in run:
+            yield attempt._replace(again=retries(attempt.physics, attempt.trajectory.reward))
+
+    def _run(self, condition: str) -> Iterator[Attempt]:
         run = {
             "own": self._own,
             "no_context": self._no_context,
@@ -145,9 +157,11 @@ class Evaluation:
                 "rollout": np.arange(len(self.tasks)),
                 "trajectories": attempt.number,
                 "context_steps": context * self.description.steps,
+                "context_tokens": context * self.description.steps * self.policy.layout.tokens_per_step,
                 "trained_trajectories": self.description.agent.trajectories,
                 "encoded_tokens": attempt.encoded,
                 "best_return": np.nan if self.data is None else self.data.returns.max(axis=1),
+                "again": attempt.again,
                 "return": attempt.trajectory.reward.sum(axis=1, dtype=np.float64),
             }
         )

@@ -216,9 +216,18 @@ def _extend(
 def _attend_here(query: jax.Array, new: LayerCache, cache: LayerCache, position: jax.Array) -> tuple[jax.Array, LayerCache]:
     """Attention of new tokens (batch, new, heads, head_dim) to the cache with them; one device."""
     keys, values = (jax.lax.dynamic_update_slice_in_dim(old, x, position, axis=1) for old, x in zip(cache, new, strict=True))
-    # Query i stands at `position + i` and sees the cache up to and with itself: (new, capacity)
-    visible = jnp.arange(keys.shape[1])[None, :] <= position + jnp.arange(query.shape[1])[:, None]
-    return jax.nn.dot_product_attention(query, keys, values, mask=visible[None, None]), (keys, values)
+    # Query i stands at `position + i` and sees the cache up to and with itself: (capacity, new)
+    visible = jnp.arange(keys.shape[1])[:, None] <= position + jnp.arange(query.shape[1])[None, :]
+
+    def one(row: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        query, keys, values = row  # (tokens, heads, head_dim)
+        scores = jnp.einsum("qhd,khd->hkq", query, keys, preferred_element_type=jnp.float32) * query.shape[-1] ** -0.5
+        weights = jax.nn.softmax(jnp.where(visible, scores, -jnp.inf), axis=1)
+        return jnp.einsum("hkq,khd->qhd", weights.astype(values.dtype), values)
+
+    # A CPU takes one row at a time: for a whole batch, XLA's backend would first make a transposed copy of the cache.
+    at_once = None if jax.default_backend() == "cpu" else len(query)
+    return jax.lax.map(one, (query, keys, values), batch_size=at_once), (keys, values)
 
 
 def _attend_sharded(

@@ -39,7 +39,7 @@ def read_records(path: Path) -> pd.DataFrame:
         path: a `records.csv` (or `.csv.gz`).
 
     Returns:
-        The table; `rollout` is 0 and `best_return` NaN where the file has no such column.
+        The table; `rollout` is 0, `best_return`, `context_tokens` and `again` are NaN where the file has no such column.
 
     Raises:
         ValueError: the file is empty, cut short, without a column, or has an unknown condition or a row twice.
@@ -51,7 +51,8 @@ def read_records(path: Path) -> pd.DataFrame:
     missing = [column for column in REQUIRED if column not in records]
     if missing:
         raise ValueError(f"{path} lacks the columns {missing}; records need {REQUIRED}")
-    records = records.assign(rollout=records.get("rollout", 0), best_return=records.get("best_return", np.nan))
+    optional = {"rollout": 0, "best_return": np.nan, "context_tokens": np.nan, "again": np.nan}
+    records = records.assign(**{column: records.get(column, default) for column, default in optional.items()})
     incomplete = records[[*REQUIRED, "rollout"]].isna().any(axis=1)
     if incomplete.any():
         raise ValueError(f"{path} lacks values in line {_line(incomplete)}: was it cut short?")
@@ -129,14 +130,15 @@ def with_best(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def summarise(records: pd.DataFrame) -> pd.DataFrame:
-    """Last-trajectory return, best of n, and share of units that have found their goal, by agent, task, condition and n.
+    """Last-trajectory return, best of n, and how the search for a goal went, by agent, task, condition and n.
 
     A goal is found by the first attempt that earns half of the best return in the data of its task (`records.best_return`;
-    without it the share is NaN).
+    without it the share of units that have found theirs is NaN). `again` is the share of what the n-th attempts of those that
+    still search would have found, that they had missed before (`agentic_transformer.retries`; NaN where none is known).
 
     Returns:
-        Columns agent, task, condition, trajectories, context_steps, seeds, units, mean, low, high, iqm, iqm_low, iqm_high,
-        best_mean, best_low, best_high, found, found_low, found_high.
+        Columns agent, task, condition, trajectories, context_steps, context_tokens, seeds, units, mean, low, high, iqm, iqm_low,
+        iqm_high, best_mean, best_low, best_high, found, found_low, found_high, again, again_low, again_high.
     """
     rows = []
     best_return = records.groupby(["task", "task_id"])["best_return"].transform("max")  # a baseline's records may lack it
@@ -145,16 +147,20 @@ def summarise(records: pd.DataFrame) -> pd.DataFrame:
     ):
         seeds = table["seed"]
         found = (table["best"] >= FOUND * table["best_return"]).where(table["best_return"].notna()).astype(float)
+        again = table[table["again"].notna()]
         figures = (
             *interval(table["return"], seeds),
             *interval(table["return"], seeds, iqm=True),
             *interval(table["best"], seeds),
             *(interval(found, seeds) if found.notna().all() else [np.nan] * 3),
+            *(interval(again["again"], again["seed"]) if len(again) else [np.nan] * 3),
         )
-        rows.append((*group, table["context_steps"].iloc[0], seeds.nunique(), len(table), *figures))
+        context = table["context_steps"].iloc[0], table["context_tokens"].iloc[0]
+        rows.append((*group, *context, seeds.nunique(), len(table), *figures))
     names = [
-        "agent", "task", "condition", "trajectories", "context_steps", "seeds", "units", "mean", "low", "high",
+        "agent", "task", "condition", "trajectories", "context_steps", "context_tokens", "seeds", "units", "mean", "low", "high",
         "iqm", "iqm_low", "iqm_high", "best_mean", "best_low", "best_high", "found", "found_low", "found_high",
+        "again", "again_low", "again_high",
     ]  # fmt: skip
     return pd.DataFrame(rows, columns=names)
 

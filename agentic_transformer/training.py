@@ -20,7 +20,7 @@ from agentic_transformer import mesh as meshes
 from agentic_transformer.config import ModelConfig, TrainConfig
 from agentic_transformer.heads import action_loss
 from agentic_transformer.model import AgenticTransformer
-from agentic_transformer.ring import attention, blockwise_feedforward
+from agentic_transformer.ring import attention, blockwise_feedforward, to_layout
 from agentic_transformer.tokens import Tokens
 
 
@@ -86,6 +86,7 @@ def make_train_step(
     length: int,
     accumulate: int = 1,
     fsdp: bool = False,
+    trajectories: int = 1,
 ) -> TrainStep:
     """One step of training, compiled over the mesh: the same program for one CPU and for a pod.
 
@@ -97,16 +98,22 @@ def make_train_step(
         length: tokens of a row before padding.
         accumulate: parts into which the rows are cut, whose gradients are added before the update: less memory, the same loss.
         fsdp: how the state is sharded, see `init_state`.
+        trajectories: of a row. Of several, `first_step_loss_<n>` is the loss of first steps of those that stand n-th in their row
+            (of powers of two, and of the last; 0 where none of them is learned).
 
     Returns:
         A function of (state, placed tokens) -> (state, metrics); the state handed in is consumed.
     """
+    nth = np.arange(length) // (length // trajectories) + 1  # of each token: which trajectory of its row it belongs to
+    nth = to_layout(nth, mesh.shape[meshes.RING], config.layout, axis=0)
+    shown = [n for n in range(1, trajectories + 1) if n & (n - 1) == 0 or n == trajectories] if trajectories > 1 else []
 
-    def loss_weights(tokens: Tokens) -> tuple[jax.Array, jax.Array]:
+    def loss_weights(tokens: Tokens) -> dict[str, jax.Array]:
         # The first step of a trajectory has only the context to go by: its loss shows learning from context early.
-        return tokens.weight, tokens.weight * (tokens.timestep == 0)
+        first = tokens.weight * (tokens.timestep == 0)
+        return {"loss": tokens.weight, "first_step_loss": first} | {f"first_step_loss_{n}": first * (nth == n) for n in shown}
 
-    def loss_of(params: nnx.State, tokens: Tokens, totals: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def loss_of(params: nnx.State, tokens: Tokens, totals: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
         attend = partial(
             attention,
             backbone=config.attention,
@@ -128,13 +135,13 @@ def make_train_step(
             tokens.features, tokens.timestep, lambda _, query, key, value: attend(query, key, value), **options
         )
         losses = action_loss(config, outputs, tokens.action)
-        loss, first = (jnp.sum(losses * weight) / total for weight, total in zip(loss_weights(tokens), totals, strict=True))
-        return loss, first
+        means = {name: jnp.sum(losses * weight) / totals[name] for name, weight in loss_weights(tokens).items()}
+        return means["loss"], means
 
     gradient_of = jax.value_and_grad(loss_of, has_aux=True)
 
-    def accumulated(params: nnx.State, tokens: Tokens) -> tuple[tuple[jax.Array, jax.Array], nnx.State]:
-        totals = tuple(jnp.maximum(jnp.sum(weight), 1.0) for weight in loss_weights(tokens))
+    def accumulated(params: nnx.State, tokens: Tokens) -> tuple[tuple[jax.Array, dict[str, jax.Array]], nnx.State]:
+        totals = {name: jnp.maximum(jnp.sum(weight), 1.0) for name, weight in loss_weights(tokens).items()}
         if accumulate == 1:
             return gradient_of(params, tokens, totals)
 
@@ -145,15 +152,15 @@ def make_train_step(
         def add(sums: Any, part: Tokens) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, sums, gradient_of(params, part, totals)), None
 
-        zeros = (jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, params)
+        zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, totals)), jax.tree.map(jnp.zeros_like, params)
         return jax.lax.scan(add, zeros, jax.tree.map(cut, tokens))[0]
 
     @partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, tokens: Tokens) -> tuple[TrainState, dict[str, jax.Array]]:
-        (loss, first), gradients = accumulated(state.params, tokens)
+        (_, means), gradients = accumulated(state.params, tokens)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": loss, "first_step_loss": first, "gradient_norm": optax.tree.norm(gradients)}
+        metrics = means | {"gradient_norm": optax.tree.norm(gradients)}
         after = TrainState(state.step + 1, params, optimizer_state)
         if fsdp:
             after = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, meshes.state_sharding(x.shape, mesh, fsdp)), after)

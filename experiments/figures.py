@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -35,7 +36,8 @@ def return_vs_context(summary: pd.DataFrame, trained: int, path: Path) -> None:
     """Return against the number of trajectories, one row of panels per task.
 
     First the last trajectory's return, which is what a context is worth. Then the best of n attempts, which rises for any
-    policy that varies, so it is shown for all conditions or not at all. Last, where known, the share that has found its goal.
+    policy that varies, so it is shown for all conditions or not at all. Last, where known, the share that has found its goal, and
+    how much of what the others try is tried again.
 
     Args:
         summary: of `agentic_transformer.statistics.summarise`.
@@ -49,12 +51,17 @@ def return_vs_context(summary: pd.DataFrame, trained: int, path: Path) -> None:
     ]
     if summary["found"].notna().any():
         panels.append((("found", "found_low", "found_high"), "goal found by attempt n", "share of contexts"))
+    if summary["again"].notna().any():
+        panels.append((("again", "again_low", "again_high"), "attempt n of those who search: tried in vain before", "share"))
     size = (5.5 * len(panels), 4.4 * len(tasks))
     figure, grid = plt.subplots(len(tasks), len(panels), figsize=size, squeeze=False, layout="constrained")
     for axes, task in zip(grid, tasks, strict=True):
         rows = summary[summary["task"] == task]
         for axis, (columns, title, label) in zip(axes, panels, strict=True):
-            _curves(axis, rows, columns)
+            _curves(axis, rows, "trajectories", columns)
+            axis.set_xscale("log", base=2)
+            powers = 2 ** np.arange(int(np.log2(rows["trajectories"].max())) + 1)
+            axis.set_xticks(powers, [str(n) for n in powers])
             axis.set(title=f"{task}: {title}", xlabel="n, the n-th trajectory", ylabel=label)
         axes[1].set_ylim(axes[0].get_ylim()[0], max(axis.get_ylim()[1] for axis in axes[:2]))
         axes[0].set_ylim(axes[1].get_ylim())
@@ -100,6 +107,61 @@ def agents(summary: pd.DataFrame, path: Path) -> None:
     plt.close(figure)
 
 
+def return_vs_tokens(summary: pd.DataFrame, trained: int, path: Path) -> None:
+    """The last trajectory's return against the tokens before it, a panel per task: what a context is worth at its price.
+
+    Agents whose tokens differ share the axis. Hollow points lie beyond the training length.
+
+    Args:
+        summary: of `agentic_transformer.statistics.summarise`, with `context_tokens`; conditions without a context are left out.
+        trained: trajectories in the training context.
+        path: of the PNG.
+    """
+    longest = summary.groupby(["agent", "task", "condition"])["context_tokens"].transform("max")
+    grown = summary[longest > 0]
+    tasks = list(dict.fromkeys(grown["task"]))
+    figure, grid = plt.subplots(1, len(tasks), figsize=(5.5 * len(tasks), 4.4), squeeze=False, layout="constrained")
+    for axis, task in zip(grid[0], tasks, strict=True):
+        rows = grown[grown["task"] == task]
+        _curves(axis, rows, "context_tokens", ("mean", "low", "high"), trained)
+        first = rows.loc[rows["context_tokens"] > 0, "context_tokens"].min()
+        axis.set_xscale("symlog", linthresh=first)
+        axis.set(title=task, xlabel="tokens in the context of the n-th trajectory", ylabel="return of the n-th trajectory")
+        axis.legend(fontsize=8, loc="upper left")
+    figure.suptitle("mean and 95% bootstrap interval; hollow: beyond the training length", fontsize=9, color="#555555")
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def training_curves(logs: Sequence[tuple[str, pd.DataFrame]], path: Path) -> None:
+    """The loss by step, a panel per agent and a line per run; below it that of trajectories' first steps, by their place.
+
+    Args:
+        logs: the agent's name and the `metrics.csv` of each run.
+        path: of the PNG.
+    """
+    agents = list(dict.fromkeys(name for name, _ in logs))
+    figure, grid = plt.subplots(2, len(agents), figsize=(4.5 * len(agents), 6), squeeze=False, layout="constrained")
+    for (above, below), agent in zip(grid.T, agents, strict=True):
+        for log in (log for name, log in logs if name == agent):
+            above.plot(log["step"], log["loss"], color="#0b5fa5", linewidth=1)
+            places = [column for column in log if column.startswith("first_step_loss")]
+            for column, shade in zip(places, np.linspace(0.9, 0.2, len(places)), strict=True):
+                place = column.removeprefix("first_step_loss").lstrip("_")
+                label = f"trajectory {place} of a row" if place else "all trajectories"
+                below.plot(log["step"], log[column], color=plt.cm.viridis(shade), linewidth=1, label=label)
+        above.set(title=agent, ylabel="loss")
+        below.set(xlabel="training step", ylabel="loss of first steps")
+        for axis in (above, below):
+            axis.grid(alpha=0.25)
+        if labels := dict(zip(*reversed(below.get_legend_handles_labels()), strict=True)):  # one entry for all runs
+            below.legend(labels.values(), labels.keys(), fontsize=7)
+        else:
+            below.axis("off")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
 def _steps_axis(axis: plt.Axes, rows: pd.DataFrame) -> None:
     """A second scale on top: environment steps in the context of the n-th trajectory, where contexts grow."""
     grown = rows[rows["context_steps"] > 0]
@@ -113,7 +175,8 @@ def _steps_axis(axis: plt.Axes, rows: pd.DataFrame) -> None:
     above.minorticks_off()
 
 
-def _curves(axis: plt.Axes, rows: pd.DataFrame, columns: tuple[str, str, str]) -> None:
+def _curves(axis: plt.Axes, rows: pd.DataFrame, over: str, columns: tuple[str, str, str], trained: float = np.inf) -> None:
+    """A curve per agent and condition of three columns (middle, low, high) over another; hollow where n is above `trained`."""
     middle, low, high = columns
     agents = list(rows.loc[~rows["condition"].isin(BASELINES), "agent"].unique())
     for (agent, condition), curve in rows.groupby(["agent", "condition"], sort=False):
@@ -121,12 +184,10 @@ def _curves(axis: plt.Axes, rows: pd.DataFrame, columns: tuple[str, str, str]) -
         if len(agents) > 1 and condition not in BASELINES:
             label, marker = f"{agent}: {label}", MARKERS[agents.index(agent) % len(MARKERS)]
         curve = curve.sort_values("trajectories")
-        n = curve["trajectories"]
-        axis.plot(n, curve[middle], color=colour, marker=marker, linestyle=line, markersize=4, label=label)
-        axis.fill_between(n, curve[low], curve[high], color=colour, alpha=0.15, linewidth=0)
-    axis.set_xscale("log", base=2)
-    powers = 2 ** np.arange(int(np.log2(rows["trajectories"].max())) + 1)
-    axis.set_xticks(powers, [str(n) for n in powers])
+        x, beyond = curve[over], curve["trajectories"] > trained
+        axis.plot(x, curve[middle], color=colour, marker=marker, linestyle=line, markersize=4, label=label)
+        axis.plot(x[beyond], curve.loc[beyond, middle], color="white", marker=marker, linestyle="", markersize=2)
+        axis.fill_between(x, curve[low], curve[high], color=colour, alpha=0.15, linewidth=0)
     axis.grid(alpha=0.25)
 
 

@@ -1,7 +1,7 @@
-"""The parts of an evaluation that are finished, kept until all of it is: after a kill the same command goes on behind them.
+"""Finished parts of long work, kept until all of it is finished: after a kill the same command goes on behind them.
 
-    <run>/evaluate/unfinished/
-        settings.json     all that the parts depend on; parts of any other evaluation are dropped
+    <run>/evaluate/unfinished/      of an evaluation; a suite of benchmarks keeps its tables in the like of it
+        settings.json     all that the parts depend on; parts that depend on anything else are dropped
         <condition>.csv   the records of a condition
         rollouts.npz      of the condition that pictures are made of
 
@@ -21,10 +21,10 @@ SETTINGS = "settings.json"
 
 
 class Parts:
-    """The finished parts of one evaluation, each a file; one process at a time may work on them."""
+    """The finished parts of one piece of work, each a file; one process at a time may work on them."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        """Opens the parts, or makes a place for them; says so where an unfinished evaluation is dropped.
+        """Opens the parts, or makes a place for them; says so where earlier ones are dropped.
 
         Args:
             folder: of the parts.
@@ -34,7 +34,7 @@ class Parts:
         earlier = provenance.read(folder / SETTINGS)
         if folder.exists() and earlier != settings:
             changed = sorted(key for key in earlier.keys() | settings.keys() if earlier.get(key) != settings.get(key))
-            print(f"an unfinished evaluation is dropped, another {', '.join(changed)} was used there", flush=True)
+            print(f"what was unfinished is dropped, another {', '.join(changed)} was used there", flush=True)
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         provenance.write(folder / SETTINGS, settings)
@@ -54,5 +54,5 @@ class Parts:
         (self.folder / name).replace(to)
 
     def remove(self) -> None:
-        """Removes what is left: the evaluation is finished."""
+        """Removes what is left: the work is finished."""
         shutil.rmtree(self.folder)

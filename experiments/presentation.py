@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from agentic_transformer import statistics
 from experiments import figures
+from experiments.paper import beside_paper, paper_text
 
 NOT_OF_THE_AGENT = ("run", "resume", "seed", "eval", "mesh", "baseline")
 """Settings in which runs of one agent may differ."""
@@ -21,8 +22,8 @@ def present(runs: Sequence[Path], out: Path) -> None:
 
     Args:
         runs: run folders, each with a `records.csv`.
-        out: folder for `summary.csv`, `comparisons.csv`, `return_vs_context.png`, `attempts.png`; of several runs, `records.csv`;
-            of several agents that have a context, `agents.png`.
+        out: folder for `summary.csv`, `comparisons.csv`, `return_vs_context.png`, and where there is what they show `agents.png`,
+            `return_vs_tokens.png`, `training.png`, `attempts.png`, `paper_table.csv`; of several runs, `records.csv`.
 
     Raises:
         ValueError: a run has no records, or records that cannot be read together, or several runs are to be written into the
@@ -32,26 +33,45 @@ def present(runs: Sequence[Path], out: Path) -> None:
     if several and (out / "checkpoints").exists():
         raise ValueError(f"out={out} is the folder of a run, whose records.csv would be lost; name another")
     tables = [statistics.read_records(_records_of(run)) for run in runs]
-    records = statistics.join([table.assign(agent=name) for table, name in zip(tables, _names(runs, tables), strict=True)])
+    names = _names(runs, tables)
+    records = statistics.join([table.assign(agent=name) for table, name in zip(tables, names, strict=True)])
     summary, comparisons = statistics.summarise(records), statistics.compare(records)
     written = {"summary": summary, "comparisons": comparisons} | ({"records": records} if several else {})
+    paper = beside_paper(summary)
+    if len(paper):
+        written["paper_table"] = paper
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"out={out} cannot be a folder: {error.strerror}") from None
     for name, table in written.items():
         table.to_csv(out / f"{name}.csv", index=False)
-    figures.return_vs_context(summary, int(records["trained_trajectories"].max()), out / "return_vs_context.png")
+    drawn = _draw(runs, names, summary, int(records["trained_trajectories"].max()), out)
+    print(table_text(summary, comparisons), flush=True)
+    if len(paper):
+        print(paper_text(paper), flush=True)
+    print("\n".join(str(out / name) for name in [*(f"{name}.csv" for name in written), *drawn]), flush=True)
+
+
+def _draw(runs: Sequence[Path], names: Sequence[str], summary: pd.DataFrame, trained: int, out: Path) -> list[str]:
+    """Draws what the runs have to show; the names of the figures."""
+    figures.return_vs_context(summary, trained, out / "return_vs_context.png")
     drawn = ["return_vs_context.png"]
     if summary.loc[summary["condition"] == "own", "agent"].nunique() > 1:
         figures.agents(summary, out / "agents.png")
         drawn.append("agents.png")
+    if (summary["context_tokens"] > 0).any():
+        figures.return_vs_tokens(summary, trained, out / "return_vs_tokens.png")
+        drawn.append("return_vs_tokens.png")
+    logs = [(name, run / "metrics.csv") for name, run in zip(names, runs, strict=True) if (run / "metrics.csv").exists()]
+    if logs:
+        figures.training_curves([(name, pd.read_csv(log)) for name, log in logs], out / "training.png")
+        drawn.append("training.png")
     rollouts = next((run / "rollouts.npz" for run in runs if (run / "rollouts.npz").exists()), None)
     if rollouts:
         figures.attempts(rollouts, reported(summary["trajectories"]), out / "attempts.png")
         drawn.append("attempts.png")
-    print(table_text(summary, comparisons), flush=True)
-    print("\n".join(str(out / name) for name in [*(f"{name}.csv" for name in written), *drawn]), flush=True)
+    return drawn
 
 
 def reported(trajectories: pd.Series) -> list[int]:

@@ -93,7 +93,8 @@ def _transformer(config: TrainCommand, data: LabelledTrajectories, description: 
     else:
         graph, state = training.outline_state(lambda: description.build(config.seed), optimizer, mesh, config.mesh.fsdp)
     length = config.agent.trajectories * description.steps * layout.tokens_per_step
-    step = training.make_train_step(graph, optimizer, config.model, mesh, length, config.train.accumulate, config.mesh.fsdp)
+    cut = config.train.accumulate, config.mesh.fsdp, config.agent.trajectories
+    step = training.make_train_step(graph, optimizer, config.model, mesh, length, *cut)
     return Learner(state, step, lambda number: meshes.place(loader(number), mesh, config.model.layout), schedule)
 
 

@@ -91,5 +91,6 @@ def test_a_cell_is_evaluated_with_the_actions_held_and_episodes_as_short(root, t
     records = pd.read_csv(tmp_path / "records.csv")
     assert set(records["condition"]) == {"own", "no_context", "dataset"}
     assert set(records["context_steps"]) == {0, 50}
+    assert set(records["context_tokens"]) == {0, 200}
     with np.load(tmp_path / "rollouts.npz") as stored:
         assert stored["physics"].shape[2] == 51

@@ -13,7 +13,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
     if rows:
         table = pd.DataFrame([{name: _rounded(value) for name, value in row.items()} for row in rows])
         table.to_csv(path, index=False)
-        print(f"\n{path.stem}\n{table.to_string(index=False)}", flush=True)
+        print(f"\n{path.stem.lstrip('.')}\n{table.to_string(index=False)}", flush=True)
 
 
 def _rounded(value: Any) -> Any:

@@ -6,6 +6,8 @@ import sys
 import pandas as pd
 import pytest
 
+from agentic_transformer.statistics import summarise
+from experiments.paper import beside_paper
 from experiments.presentation import present, reported
 from tests.agent.test_statistics import make_records
 
@@ -28,6 +30,32 @@ def test_plotting_imports_neither_a_model_nor_an_environment(tmp_path):
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
     assert (run / "return_vs_context.png").stat().st_size > 10_000
+
+
+def test_every_figure_there_is_something_for_is_drawn(tmp_path):
+    runs = [make_run(tmp_path / f"{seed}", make_records(RETURNS, seed=seed)) for seed in (0, 1)]
+    present(runs, tmp_path / "without")
+    figures = {"return_vs_context.png", "return_vs_tokens.png"}
+    assert {path.name for path in (tmp_path / "without").glob("*.png")} == figures
+    log = pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.0], "first_step_loss": [3.0, 2.5], "first_step_loss_1": [3.0, 2.9]})
+    log.to_csv(runs[0] / "metrics.csv", index=False)
+    present(runs, tmp_path / "with")
+    assert {path.name for path in (tmp_path / "with").glob("*.png")} == figures | {"training.png"}
+
+
+def test_both_protocols_stand_beside_what_the_paper_reports():
+    ours = [
+        make_records(RETURNS),
+        make_records(RETURNS, agent="at model.attention=ring"),
+        make_records(RETURNS, "dt", agent="dt"),
+    ]
+    elsewhere = make_records(RETURNS)
+    table = beside_paper(summarise(pd.concat([elsewhere, *(records.assign(task="walker_stand") for records in ours)])))
+    assert set(table["task"]) == {"walker_stand"}
+    assert set(table["trajectories"]) == {3}
+    assert set(table["last"]) == {3.5}
+    assert set(table["best_of_n"]) == {4.0}
+    assert table.set_index("agent")["reported"].dropna().to_dict() == {"at model.attention=ring": 98.23, "dt": 34.54}
 
 
 def test_agents_of_a_sweep_are_told_apart_by_what_differs(tmp_path, capsys):

@@ -11,7 +11,8 @@ def make_records(returns, condition="own", agent="at", seed=0):
     """Records of a (units, attempts) table of returns."""
     rows = [
         {"agent": agent, "task": "t", "condition": condition, "seed": seed, "task_id": f"g{unit}", "rollout": 0,
-         "best_return": np.nan, "trajectories": n + 1, "context_steps": 0, "trained_trajectories": 2, "return": value}
+         "best_return": np.nan, "again": np.nan, "trajectories": n + 1, "context_steps": 12 * n, "context_tokens": 48 * n,
+         "trained_trajectories": 2, "return": value}
         for unit, row in enumerate(returns) for n, value in enumerate(row)
     ]  # fmt: skip
     return pd.DataFrame(rows)
@@ -49,6 +50,7 @@ def test_best_of_n_is_the_running_maximum_and_the_mean_is_of_the_nth():
     summary = statistics.summarise(make_records(returns)).set_index("trajectories")
     assert summary["mean"].tolist() == [1.5, 1.5, 3.5]
     assert summary["best_mean"].tolist() == [1.5, 2.5, 4.0]
+    assert summary["context_tokens"].tolist() == [0, 48, 96]
 
 
 def test_comparison_is_paired():

@@ -1,6 +1,7 @@
 """The train step and its checkpoints."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -67,6 +68,20 @@ def test_loss_is_the_weighted_mean_over_learned_actions_under_a_segment_mask(dat
             total, weights = total + (losses * part[4]).sum(), weights + part[4].sum()
     _, metrics = run.step(run.state, run.tokens(0))
     assert float(metrics["loss"]) == pytest.approx(total / weights, rel=2e-5)
+
+
+def test_losses_of_first_steps_are_told_apart_by_the_place_in_the_row(data):
+    """Zero-weighting all but the first step of the n-th trajectory must leave its loss alone, wherever the ring puts it."""
+    run = Training(data, agent=AgentConfig(trajectories=4, loss="all"))
+    step = training.make_train_step(*run.parts, trajectories=4)
+    tokens = run.loader(0)
+    _, metrics = step(jax.tree.map(jnp.copy, run.state), run.tokens(0))
+    assert {name for name in metrics if name.startswith("first_step_loss_")} == {f"first_step_loss_{n}" for n in (1, 2, 4)}
+    for n in (1, 2, 4):
+        alone = np.zeros_like(tokens.weight)
+        alone[:, (n - 1) * run.description.steps] = 1
+        _, only = run.step(jax.tree.map(jnp.copy, run.state), meshes.place(tokens._replace(weight=alone), run.mesh, "zigzag"))
+        assert float(metrics[f"first_step_loss_{n}"]) == pytest.approx(float(only["loss"]), rel=1e-5)
 
 
 def test_mixture_loss_is_the_density_of_a_gaussian_mixture():

@@ -135,7 +135,7 @@ def test_another_evaluation_starts_afresh_and_says_so(whole, again, monkeypatch,
     interrupted(again, whole[2], monkeypatch, at="no_context")
     other = EvalConfig(**vars(whole[2]) | {"seed": 1})
     interrupted(again, other, monkeypatch, at="foreign")
-    assert "an unfinished evaluation is dropped, another eval.seed was used there" in capsys.readouterr().out
+    assert "what was unfinished is dropped, another eval.seed was used there" in capsys.readouterr().out
     save(again, whole[1], 2)
     assert evaluated(again, other, monkeypatch) == CONDITIONS
     assert "another checkpoint was used there" in capsys.readouterr().out

@@ -1,0 +1,81 @@
+"""What suite `agent` measures: untrained agents of a task's shape, their training step, and CPU time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import AxisType
+
+from agentic_transformer import mesh as meshes
+from agentic_transformer import training
+from agentic_transformer.config import AgentConfig, ModelConfig, TrainConfig
+from agentic_transformer.description import AgentDescription
+from agentic_transformer.policy import Policy
+from agentic_transformer.tokens import Scaling, Tokens
+
+
+def describe(trajectories: int, steps: int, observation: int, action: int, model: ModelConfig) -> AgentDescription:
+    """An agent for a task of the given sizes."""
+    scaling = Scaling((0.0,) * observation, (1.0,) * observation, return_scale=1.0, reward_scale=1.0)
+    agent = AgentConfig(trajectories=trajectories)
+    return AgentDescription("point_mass_goal", 0, agent, model, scaling, observation, action, steps, best_return=1.0)
+
+
+def quickstart(trajectories: int = 8) -> AgentDescription:
+    """The agent of the quickstart, with any number of trajectories."""
+    return describe(trajectories, 12, 4, 2, ModelConfig())
+
+
+def policy(description: AgentDescription) -> Policy:
+    """An untrained agent."""
+    return Policy(*nnx.split(description.build(0), nnx.Param), description)
+
+
+def context_tokens(description: AgentDescription) -> int:
+    """Tokens of a full context."""
+    return description.agent.trajectories * description.steps * description.layout().tokens_per_step
+
+
+def train_step(description: AgentDescription, rows: int, devices: int) -> tuple[Callable, training.TrainState, Tokens]:
+    """The step of `experiments.train` on a ring of the first `devices`, a fresh state, and a batch of random tokens."""
+    axes = (AxisType.Auto, AxisType.Auto)
+    mesh = jax.make_mesh((1, devices), (meshes.DATA, meshes.RING), axis_types=axes, devices=jax.devices()[:devices])
+    layout, length = description.layout(), context_tokens(description)
+    shape = (rows, length)
+    rng = np.random.default_rng(0)
+    tokens = Tokens(
+        features=rng.standard_normal((*shape, layout.features), np.float32),
+        timestep=np.broadcast_to(np.arange(length) // layout.tokens_per_step % description.steps, shape).astype(np.int32),
+        segment=np.zeros(shape, np.int32),
+        action=rng.uniform(-1, 1, (*shape, description.action_size)).astype(np.float32),
+        weight=np.broadcast_to(np.arange(length) % layout.tokens_per_step == layout.decision, shape).astype(np.float32),
+    )
+    optimizer, _ = training.make_optimizer(TrainConfig())
+    graph, state = training.init_state(description.build(0), optimizer, mesh)
+    step = training.make_train_step(graph, optimizer, description.model, mesh, length)
+    return step, state, meshes.place(tokens, mesh, description.model.layout)
+
+
+def model_flops(description: AgentDescription, rows: int) -> float:
+    """FLOPs of the model's products in a training step: three times those of the forward pass, causal pairs only."""
+    model, length = description.model, context_tokens(description)
+    outer = description.layout().features + model.components * (1 + 2 * description.action_size)
+    products = 2 * model.width * (outer + model.layers * (4 + 2 * model.feedforward) * model.width)
+    pairs = model.layers * 4 * model.width * (length + 1) / 2
+    return 3.0 * rows * length * (products + pairs)
+
+
+def cpu_seconds(call: Callable[[], Any], calls: int = 20) -> float:
+    """CPU seconds of a call, the least of several, the first left out: it may compile."""
+    jax.block_until_ready(call())
+    spent = []
+    for _ in range(calls):
+        start = time.process_time()
+        jax.block_until_ready(call())
+        spent.append(time.process_time() - start)
+    return min(spent)
