@@ -22,22 +22,28 @@ MODERATE = 40.0
 
 
 class Chunks(NamedTuple):
-    """What is computed at once: tokens in a chunk, and how many (batch, head) rows. A block of up to `whole` keys is not cut.
+    """What is computed at once, which bounds memory whatever the batch and the number of heads.
 
-    Temporary arrays are of rows * queries * keys float32, whatever the batch and the number of heads.
+    Attributes:
+        queries: tokens in a chunk of queries.
+        keys: tokens in a chunk of keys.
+        whole: keys of a block that is not cut.
+        rows: (batch, head) rows at once.
+        halving: whether rows of scores are reduced by halves, as whole vectors: a reduction along a row is slow on CPUs.
     """
 
     queries: int
     keys: int
     whole: int
     rows: int = 1
+    halving: bool = True
 
 
-CPU_CHUNKS = Chunks(256, 256, whole=256, rows=1)
+CPU_CHUNKS = Chunks(256, 256, whole=256)
 """Scores of 256 KiB, which stay in a core's cache beside their operands: larger and smaller ones took up to a fifth longer."""
 
-ACCELERATOR_CHUNKS = Chunks(512, 512, whole=512, rows=64)
-"""Scores of at most 64 MiB. Nothing was measured: matrix units want large products, and memory is to be bounded."""
+ACCELERATOR_CHUNKS = Chunks(512, 512, whole=512, rows=16, halving=False)
+"""Scores of at most 16 MiB, of which a dozen are held. No speed was measured: matrix units want large products."""
 
 
 def plain_kernel(platform: str, chunks: Chunks | None = None) -> BlockKernel:
@@ -238,9 +244,9 @@ class Cut(NamedTuple):
         return jnp.moveaxis(array.reshape(self.groups, -1, *array.shape[1:]), 1, 2)
 
 
-def _reduce(ufunc: jnp.ufunc, x: Array) -> Array:
-    """Reduces each row. Halves are combined as whole vectors first: a reduction along a row is slow on CPUs."""
-    while x.shape[-1] > 1 and x.shape[-1] % 2 == 0:
+def _reduce(ufunc: jnp.ufunc, x: Array, halving: bool) -> Array:
+    """Reduces each row."""
+    while halving and x.shape[-1] % 2 == 0:
         x = ufunc(*jnp.split(x, 2, axis=-1))
     return ufunc.reduce(x, axis=-1)
 
@@ -266,10 +272,10 @@ def _chunked_forward(chunks: Chunks, queries: Queries, keys: Keys, query: Array,
             scores = _scores(ours, cut.take(key, group, at, chunks.keys), masked=masked)
             if masked:
                 scores = _hide(scores, mine, cut.marks(keys, group, at, chunks.keys))
-            now = jnp.maximum(largest, _reduce(jnp.maximum, scores) * scale)
+            now = jnp.maximum(largest, _reduce(jnp.maximum, scores, chunks.halving) * scale)
             weights, shrink = jnp.exp(scores * scale - now[..., None]), jnp.exp(largest - now)
             sums = sums * shrink[..., None] + _product(weights, cut.take(value, group, at, chunks.keys))
-            return now, total * shrink + _reduce(jnp.add, weights), sums
+            return now, total * shrink + _reduce(jnp.add, weights, chunks.halving), sums
 
         each = (cut.together, chunks.queries)
         largest, total, sums = _visit(pair, visits, (jnp.full(each, LOWEST), jnp.zeros(each), jnp.zeros((*each, head_dim))))
