@@ -22,35 +22,39 @@ MODERATE = 40.0
 
 
 class Chunks(NamedTuple):
-    """Tokens in a chunk. A block of up to `whole` keys is not cut.
+    """What is computed at once, which bounds memory whatever the batch and the number of heads.
 
-    An array of 256 KiB or more is what XLA's CPU backend spreads over threads, which costs a small product a fifth of its speed:
-    a chunk's scores, queries times keys in float32, stay below that.
+    Attributes:
+        queries: tokens in a chunk of queries.
+        keys: tokens in a chunk of keys.
+        whole: keys of a block that is not cut.
+        rows: (batch, head) rows at once.
+        halving: whether rows of scores are reduced by halves, as whole vectors: a reduction along a row is slow on CPUs.
     """
 
-    queries: int = 128
-    keys: int = 256
-    whole: int = 256
+    queries: int
+    keys: int
+    whole: int
+    rows: int = 1
+    halving: bool = True
 
 
-DEFAULT_CHUNKS = Chunks()
+CPU_CHUNKS = Chunks(256, 256, whole=256)
+"""Scores of 256 KiB, which stay in a core's cache beside their operands: larger and smaller ones took up to a fifth longer."""
+
+ACCELERATOR_CHUNKS = Chunks(512, 512, whole=512, rows=16, halving=False)
+"""Scores of at most 16 MiB, of which a dozen are held. No speed was measured: matrix units want large products."""
 
 
-def plain_kernel(platform: str, chunks: Chunks = DEFAULT_CHUNKS) -> BlockKernel:
+def plain_kernel(platform: str, chunks: Chunks | None = None) -> BlockKernel:
     """The block kernel in plain JAX.
 
     Args:
-        platform: that of the devices. On "cpu" one (batch, head) row is taken at a time; elsewhere all rows in one batched
-            product.
-        chunks: chunk sizes, the same on every device.
+        platform: that of the devices.
+        chunks: the same on every device; None: `CPU_CHUNKS` on "cpu", `ACCELERATOR_CHUNKS` elsewhere.
     """
-    rowwise = platform == "cpu"
-    return BlockKernel(
-        partial(_forward, chunks, rowwise),
-        partial(_backward, chunks, rowwise),
-        partial(_padded, chunks),
-        partial(_one_row, rowwise),
-    )
+    chunks = chunks or (CPU_CHUNKS if platform == "cpu" else ACCELERATOR_CHUNKS)
+    return BlockKernel(*(partial(function, chunks) for function in (_forward, _backward, _padded, _one_row)))
 
 
 def _padded(chunks: Chunks, half: int) -> int:
@@ -62,40 +66,31 @@ def _padded(chunks: Chunks, half: int) -> int:
     return parts * step * -(-half // (step * parts))
 
 
-def _one_row(rowwise: bool, tokens: int) -> bool:
+def _one_row(chunks: Chunks, tokens: int) -> bool:
     """Rows of fewer tokens travel together: the devices would wait for each other too often."""
-    return rowwise and tokens >= 2048
+    return chunks.rows == 1 and tokens >= 2048
 
 
-def _chunks(chunks: Chunks, queries: int, keys: int) -> Chunks:
-    """The largest sizes, no larger than wanted, that divide half of the queries and half of the keys."""
+def _fitted(chunks: Chunks, rows: int, queries: int, keys: int) -> Chunks:
+    """The largest sizes, no larger than wanted, that divide half of the queries, half of the keys, and the rows."""
 
-    def divisor(wanted: int, half: int) -> int:
-        return max(size for size in range(1, wanted + 1) if half % size == 0)
+    def divisor(wanted: int, whole: int) -> int:
+        return max(size for size in range(1, wanted + 1) if whole % size == 0)
 
-    return chunks._replace(queries=divisor(chunks.queries, queries // 2), keys=divisor(chunks.keys, keys // 2))
+    return chunks._replace(
+        queries=divisor(chunks.queries, queries // 2), keys=divisor(chunks.keys, keys // 2), rows=divisor(chunks.rows, rows)
+    )
 
 
-def _forward(
-    chunks: Chunks,
-    rowwise: bool,
-    query: Array,
-    key: Array,
-    value: Array,
-    queries: Queries,
-    keys: Keys,
-) -> tuple[Array, Array]:
+def _forward(chunks: Chunks, query: Array, key: Array, value: Array, queries: Queries, keys: Keys) -> tuple[Array, Array]:
     if key.shape[2] <= chunks.whole:
         return _whole_forward(query, key, value, queries, keys)
-    output, lse = _chunked_forward(
-        _chunks(chunks, query.shape[2], key.shape[2]), rowwise, *_rows(queries, keys, query, key, value)
-    )
+    output, lse = _chunked_forward(chunks, *_rows(queries, keys, query, key, value))
     return output.reshape(query.shape), lse.reshape(query.shape[:-1])
 
 
 def _backward(
     chunks: Chunks,
-    rowwise: bool,
     query: Array,
     key: Array,
     value: Array,
@@ -107,12 +102,10 @@ def _backward(
 ) -> tuple[Array, Array, Array]:
     if key.shape[2] <= chunks.whole:
         return _whole_backward(query, key, value, queries, keys, cotangent, lse, delta)
-    dquery, dkey, dvalue = _chunked_backward(
-        _chunks(chunks, query.shape[2], key.shape[2]),
-        rowwise,
-        *_rows(queries, keys, query, key, value, cotangent, lse, delta),
+    gradients = _chunked_backward(chunks, *_rows(queries, keys, query, key, value, cotangent, lse, delta))
+    return tuple(
+        gradient.reshape(shape) for gradient, shape in zip(gradients, (query.mT.shape, key.shape, value.shape), strict=True)
     )
-    return dquery.reshape(query.mT.shape), dkey.reshape(key.shape), dvalue.reshape(value.shape)
 
 
 def _rows(queries: Queries, keys: Keys, *arrays: Array) -> tuple:
@@ -207,16 +200,6 @@ class Visits(NamedTuple):
     seen: Array  # (...) int32, how many are visible at all
 
 
-def _visits(partly: Array, wholly: Array, groups: int) -> Visits:
-    """Visits of every chunk of every group, (groups * chunks, ...), from flags (1 or rows, chunks, chunks of the other kind)."""
-    if groups == 1:  # all rows together
-        partly, wholly = (partly | wholly).any(axis=0, keepdims=True), wholly.all(axis=0, keepdims=True)
-        partly &= ~wholly
-    partly, wholly = (jnp.broadcast_to(x, (groups, *x.shape[1:])).reshape(-1, x.shape[-1]) for x in (partly, wholly))
-    order = jnp.argsort(jnp.where(wholly, 0, jnp.where(partly, 1, 2)), axis=-1, stable=True).astype(jnp.int32)
-    return Visits(order, wholly.sum(axis=-1, dtype=jnp.int32), (wholly | partly).sum(axis=-1, dtype=jnp.int32))
-
-
 def _visit(pair: Callable, visits: Visits, carry: Any) -> Any:
     """Runs `carry = pair(chunk, carry, masked)` over the chunks seen, without a mask over those that are wholly visible."""
     order, wholly, seen = visits
@@ -245,28 +228,38 @@ class Cut(NamedTuple):
         """Group and number of every chunk of every group, (groups * chunks,)."""
         return jnp.repeat(jnp.arange(self.groups), chunks), jnp.tile(jnp.arange(chunks), self.groups)
 
+    def visits(self, seen: Array, wholly: Array) -> Visits:
+        """Visits of the chunks of `places`, from flags (1 or rows, chunks, chunks of the other kind)."""
+
+        def grouped(flags: Array) -> Array:
+            flags = jnp.broadcast_to(flags, (self.groups * self.together, *flags.shape[1:]))
+            return flags.reshape(self.groups, self.together, *flags.shape[1:])
+
+        seen, wholly = (x.reshape(-1, x.shape[-1]) for x in (grouped(seen).any(axis=1), grouped(wholly).all(axis=1)))
+        order = jnp.argsort(jnp.where(wholly, 0, jnp.where(seen, 1, 2)), axis=-1, stable=True).astype(jnp.int32)
+        return Visits(order, wholly.sum(axis=-1, dtype=jnp.int32), seen.sum(axis=-1, dtype=jnp.int32))
+
     def join(self, array: Array) -> Array:
-        """All chunks of all groups, (groups * chunks, together, size, ...), to (groups, together, chunks, size, ...)."""
+        """What was computed for `places`, (groups * chunks, together, size, ...), as (groups, together, chunks, size, ...)."""
         return jnp.moveaxis(array.reshape(self.groups, -1, *array.shape[1:]), 1, 2)
 
 
-def _reduce(ufunc: jnp.ufunc, x: Array) -> Array:
-    """Reduces each row. Halves are combined as whole vectors first: a reduction along a row is slow on CPUs."""
-    while x.shape[-1] > 1 and x.shape[-1] % 2 == 0:
+def _reduce(ufunc: jnp.ufunc, x: Array, halving: bool) -> Array:
+    """Reduces each row."""
+    while halving and x.shape[-1] % 2 == 0:
         x = ufunc(*jnp.split(x, 2, axis=-1))
     return ufunc.reduce(x, axis=-1)
 
 
-def _chunked_forward(
-    chunks: Chunks, rowwise: bool, queries: Queries, keys: Keys, query: Array, key: Array, value: Array
-) -> tuple[Array, Array]:
-    """Forward over chunks; query, key, value (groups, rows, tokens, head_dim), chunks apart in what is returned.
+def _chunked_forward(chunks: Chunks, queries: Queries, keys: Keys, query: Array, key: Array, value: Array) -> tuple[Array, Array]:
+    """Forward over chunks; query, key, value (rows, tokens, head_dim), what is returned as `Cut.join` gives it.
 
     The running maximum is of the keys that a query sees. It is kept even where no score could overflow: to leave it out by a
     test of all scores would let tokens round the outputs of earlier ones.
     """
     rows, tokens, head_dim = query.shape
-    cut = Cut(rows, 1) if rowwise else Cut(1, rows)
+    chunks = _fitted(chunks, rows, tokens, key.shape[1])
+    cut = Cut(rows // chunks.rows, chunks.rows)
     parts = tokens // chunks.queries
     scale = _scale(query)
 
@@ -279,23 +272,22 @@ def _chunked_forward(
             scores = _scores(ours, cut.take(key, group, at, chunks.keys), masked=masked)
             if masked:
                 scores = _hide(scores, mine, cut.marks(keys, group, at, chunks.keys))
-            now = jnp.maximum(largest, _reduce(jnp.maximum, scores) * scale)
+            now = jnp.maximum(largest, _reduce(jnp.maximum, scores, chunks.halving) * scale)
             weights, shrink = jnp.exp(scores * scale - now[..., None]), jnp.exp(largest - now)
             sums = sums * shrink[..., None] + _product(weights, cut.take(value, group, at, chunks.keys))
-            return now, total * shrink + _reduce(jnp.add, weights), sums
+            return now, total * shrink + _reduce(jnp.add, weights, chunks.halving), sums
 
         each = (cut.together, chunks.queries)
         largest, total, sums = _visit(pair, visits, (jnp.full(each, LOWEST), jnp.zeros(each), jnp.zeros((*each, head_dim))))
         return sums / jnp.where(total > 0, total, 1)[..., None], largest + jnp.log(total)
 
-    visits = _visits(*pairs(queries, keys, parts, key.shape[1] // chunks.keys), cut.groups)
+    visits = cut.visits(*pairs(queries, keys, parts, key.shape[1] // chunks.keys))
     output, lse = lax.map(query_chunk, (cut.places(parts), visits))
     return cut.join(output), cut.join(lse)
 
 
 def _chunked_backward(
     chunks: Chunks,
-    rowwise: bool,
     queries: Queries,
     keys: Keys,
     query: Array,
@@ -305,13 +297,14 @@ def _chunked_backward(
     lse: Array,
     delta: Array,
 ) -> tuple[Array, Array, Array]:
-    """Backward over chunks; arrays (groups, rows, tokens, ...), chunks of keys apart in what is returned.
+    """Backward over chunks; arrays (rows, tokens, ...), what is returned of keys and values as `Cut.join` gives it.
 
-    Key chunks are the outer loop, whose gradients are summed; those of the queries, held as (groups, rows, head_dim, tokens),
-    are updated in place.
+    Key chunks are the outer loop, whose gradients are summed; those of the queries, held as (rows, head_dim, tokens), are
+    updated in place.
     """
     rows, tokens, head_dim = query.shape
-    cut = Cut(rows, 1) if rowwise else Cut(1, rows)
+    chunks = _fitted(chunks, rows, tokens, key.shape[1])
+    cut = Cut(rows // chunks.rows, chunks.rows)
     parts = key.shape[1] // chunks.keys
     scale = _scale(query)
 
@@ -331,19 +324,17 @@ def _chunked_backward(
                 scores = _hide(scores, cut.marks(queries, group, at, chunks.queries), mine, keys_first=True)
             weights, dscores = _score_gradient(scores * scale, our_value, their_cotangent, their_lse, their_delta, masked=masked)
             place = (group * cut.together, 0, at * chunks.queries)
-            more = lax.dynamic_slice(dquery, place, (cut.together, head_dim, chunks.queries)) + _product_of_keys(
-                transposed, dscores
-            )
+            so_far = lax.dynamic_slice(dquery, place, (cut.together, head_dim, chunks.queries))
+            dquery = lax.dynamic_update_slice(dquery, so_far + _product_of_keys(transposed, dscores), place)
             dkey += _product(dscores, theirs, masked=masked)
-            dvalue += _product(weights, their_cotangent, masked=masked)
-            return lax.dynamic_update_slice(dquery, more, place), dkey, dvalue
+            return dquery, dkey, dvalue + _product(weights, their_cotangent, masked=masked)
 
         zero = jnp.zeros((cut.together, chunks.keys, head_dim))
         dquery, *sums = _visit(pair, visits, (dquery, zero, zero))
         return dquery, tuple(sums)
 
     flags = pairs(queries, keys, tokens // chunks.queries, parts)
-    visits = _visits(*(flag.mT for flag in flags), cut.groups)
+    visits = cut.visits(*(flag.mT for flag in flags))
     dquery, sums = lax.scan(key_chunk, jnp.zeros((rows, head_dim, tokens)), (cut.places(parts), visits))
     dkey, dvalue = (cut.join(array) for array in sums)
     return dquery * scale, dkey * scale, dvalue

@@ -74,16 +74,15 @@ def pairs(queries: Queries, keys: Keys, query_chunks: int, key_chunks: int) -> t
     """Which of the equal chunks of queries and of keys see each other.
 
     Returns:
-        (partly, wholly), booleans (1 or batch, query_chunks, key_chunks). `wholly` is True only if every query of the one sees
-        every key of the other. `partly` may be True for a pair that turns out hidden, never False for one that is partly
-        visible.
+        (seen, wholly), booleans (1 or batch, query_chunks, key_chunks). `wholly` is True only if every query of the one sees
+        every key of the other. `seen` may be True for a pair that turns out hidden, never False for one that is not.
     """
     low, high = (_extent(values, query_chunks, -1) for values in (queries.low, queries.high))
     at = _extent(keys.position, key_chunks, -2)
-    some = ((high.most >= at.least) & (low.least <= at.most))[None]
+    seen = ((high.most >= at.least) & (low.least <= at.most))[None]
     wholly = ((high.least >= at.most) & (low.most <= at.least))[None]
     if queries.segment is not None:
         ours, theirs = _extent(queries.segment, query_chunks, -1), _extent(keys.segment, key_chunks, -2)
-        some &= (ours.most >= theirs.least) & (ours.least <= theirs.most)
+        seen &= (ours.most >= theirs.least) & (ours.least <= theirs.most)
         wholly &= (ours.least == theirs.most) & (ours.most == theirs.least)
-    return some & ~wholly, wholly
+    return seen, wholly

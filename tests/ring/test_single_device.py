@@ -9,7 +9,7 @@ import pytest
 
 from agentic_transformer.ring import BACKBONES, Chunks, attention, blockwise_attention, blockwise_feedforward, plain_kernel
 
-KERNELS = [None] + [plain_kernel(platform, Chunks(32, 16, 32)) for platform in ("cpu", "tpu")]
+KERNELS = [None] + [plain_kernel("cpu", Chunks(32, 16, whole=32, rows=rows)) for rows in (1, 2, 64)]
 
 
 def plainly(query, key, value, *, causal=True, segment_ids=None, window=None, length=None):
