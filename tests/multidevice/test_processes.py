@@ -105,6 +105,30 @@ def first_moment(run, step):
     return np.concatenate([leaf.ravel() for leaf in means]).astype(np.float64)
 
 
+def test_the_processes_of_a_slurm_job_find_each_other():
+    """By what `srun` tells each of them; jax takes the coordinator's port from the job's number."""
+    script = (
+        "from agentic_transformer import distributed\n"
+        "from agentic_transformer.config import MeshConfig\n"
+        "distributed.initialize(MeshConfig())\n"
+        "import jax\n"
+        "print(jax.process_index(), jax.process_count(), distributed.is_first(), distributed.agree(jax.process_index() + 7))"
+    )
+    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2", "PYTHONPATH": str(ROOT)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", script],
+            env=os.environ | job | {"SLURM_PROCID": str(number), "SLURM_LOCALID": str(number)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    said = finish(*started)
+    assert [out.splitlines()[-1] for out, _ in said] == ["0 2 True 7", "1 2 False 7"]
+
+
 def test_processes_with_other_settings_say_so_and_end(alone):
     mesh = [*WORDS, "run=unlike", *meeting()]
     started = [start(alone, *mesh, f"mesh.process={number}", f"train.clip={1 + number}") for number in range(2)]
