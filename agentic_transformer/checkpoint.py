@@ -73,6 +73,24 @@ class Checkpoints:
             raise ValueError(f"no checkpoint in {self.folder}; train the run first: python -m experiments.train")
         return step
 
+    def find(self, which: str) -> int:
+        """The step of a whole checkpoint.
+
+        Args:
+            which: "newest", "best" (by its loss), or a step.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if which == "newest":
+            return self.newest()
+        whole = [step for step in self._steps() if self._is_whole(step)]
+        found = self._by_loss(whole)[:1] if which == "best" else [step for step in whole if str(step) == which]
+        if not found:
+            there = ", ".join(map(str, whole)) or "none"
+            raise ValueError(f"no checkpoint {which} in {self.folder}; whole ones there: {there}")
+        return found[0]
+
     def save(self, state: TrainState, description: AgentDescription, loss: float) -> None:
         """Starts to write a checkpoint of the state's step; the state may be donated at once.
 
@@ -173,15 +191,24 @@ class Checkpoints:
         """The newest whole step as process 0 finds it; newer ones are moved to `aside(step)`."""
         found = -1
         for step in reversed(self._steps() if distributed.is_first() else []):
-            problem = manifest.problem(self.folder / str(step))
-            if not problem:
+            if self._is_whole(step):
                 found = step
                 break
-            print(f"checkpoint {step} is not whole: {problem}", file=sys.stderr, flush=True)
             if aside:
                 (self.folder / str(step)).rename(aside(step))
         found = distributed.agree(found)
         return None if found < 0 else found
+
+    def _is_whole(self, step: int) -> bool:
+        """Whether a checkpoint is as it was written; what is wrong with it is said."""
+        problem = manifest.problem(self.folder / str(step))
+        if problem:
+            print(f"checkpoint {step} is not whole: {problem}", file=sys.stderr, flush=True)
+        return not problem
+
+    def _by_loss(self, steps: list[int]) -> list[int]:
+        """Best first; of equals the newest."""
+        return sorted(steps, key=lambda step: (_read_json(self.folder / str(step) / "metrics")["loss"], -step))
 
     def _steps(self) -> list[int]:
         return sorted(int(path.name) for path in self.folder.glob("*") if path.name.isdecimal())
@@ -205,7 +232,7 @@ class Checkpoints:
 
     def _prune(self) -> None:
         steps = self._steps()
-        best = sorted(steps, key=lambda step: (_read_json(self.folder / str(step) / "metrics")["loss"], -step))[: self._keep_best]
+        best = self._by_loss(steps)[: self._keep_best]
         for step in steps[: -self._keep]:
             if step not in best:
                 # Renamed first: what a kill leaves of it is removed at the next start.
