@@ -125,8 +125,8 @@ def test_the_processes_of_a_slurm_job_find_each_other():
         )
         for number in range(2)
     ]
-    said = finish(*started)
-    assert [out.splitlines()[-1] for out, _ in said] == ["0 2 True 7", "1 2 False 7"]
+    for (out, _), says in zip(finish(*started), ("0 2 True 7", "1 2 False 7"), strict=True):
+        assert says in out.splitlines()
 
 
 def test_processes_with_other_settings_say_so_and_end(alone):
