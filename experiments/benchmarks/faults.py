@@ -63,6 +63,7 @@ _TESTED = [
         "tests/cli/test_runs.py",
         "not (eight or named or left_alone or failing_job or describes)",
     ),
+    ("", "settings and descriptions of strangers run nothing", "tests/faults/test_strangers.py", ""),
     ("", "two processes train as one, each opens the other's", "tests/multidevice/test_processes.py", ""),
 ]
 
