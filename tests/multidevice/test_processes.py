@@ -1,10 +1,13 @@
 """Two processes with two devices each train as one process with four does, and open its checkpoints."""
 
+import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -22,8 +25,8 @@ from tests.agent.helpers import describe, labelled
 
 ROOT = Path(__file__).parents[2]
 # The quickstart's settings on less data.
-WORDS = ["experiment=quickstart", "data.episodes=120", "data.tasks=6"]
-WORDS += ["train.steps=20", "train.log_every=1", "train.checkpoint_every=1", "train.keep=20"]
+QUICKSTART = ["experiment=quickstart", "data.episodes=120", "data.tasks=6", "train.log_every=1"]
+WORDS = [*QUICKSTART, "train.steps=20", "train.checkpoint_every=1", "train.keep=20"]
 
 
 def start(folder, *words):
@@ -103,6 +106,24 @@ def first_moment(run, step):
     means = [leaf for path, leaf in arrays if any(getattr(key, "key", None) == "mu" for key in path)]
     assert means
     return np.concatenate([leaf.ravel() for leaf in means]).astype(np.float64)
+
+
+def test_a_signal_to_one_process_stops_both_with_one_checkpoint(alone):
+    """A scheduler's signals arrive when they do: the processes agree on the step at which they stop."""
+    mesh = [*meeting(), "run=stopped", "mesh.ring=2", "train.steps=100000", "train.checkpoint_every=100000"]
+    pair = [start(alone, *QUICKSTART, *mesh, f"mesh.process={number}") for number in range(2)]
+    metrics = alone / "stopped" / "metrics.csv"
+    while not metrics.exists() or metrics.read_text().count("\n") < 3:
+        assert all(process.poll() is None for process in pair)
+        time.sleep(0.05)
+    pair[1].send_signal(signal.SIGTERM)
+    for process in pair:
+        process.communicate(timeout=60)
+    assert [process.returncode for process in pair] == [75, 75]
+    (step,) = (int(path.name) for path in (alone / "stopped" / "checkpoints").iterdir())
+    assert step == pd.read_csv(metrics)["step"].max()
+    assert Checkpoints(alone / "stopped").newest() == step
+    assert json.loads((alone / "stopped" / "status.json").read_text())["state"] == "running"  # and not finished: it goes on
 
 
 def test_the_processes_of_a_slurm_job_find_each_other():
