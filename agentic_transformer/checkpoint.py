@@ -3,7 +3,7 @@
     <run>/checkpoints/<step>/{params,optimizer,description,metrics}   written by orbax, from all processes
     <run>/checkpoints/<step>/SHA256SUMS                               written last: without it the step does not count
 
-Nothing here unpickles: arrays are tensorstore's, the rest is JSON.
+Nothing here unpickles: arrays are zarr's, the rest is JSON.
 """
 
 from __future__ import annotations
@@ -73,6 +73,24 @@ class Checkpoints:
         if step is None:
             raise ValueError(f"no checkpoint in {self.folder}; train the run first: python -m experiments.train")
         return step
+
+    def find(self, which: str) -> int:
+        """The step of a whole checkpoint.
+
+        Args:
+            which: "newest", "best" (by its loss), or a step.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if which == "newest":
+            return self.newest()
+        whole = [step for step in self._steps() if self._is_whole(step)]
+        found = self._by_loss(whole)[:1] if which == "best" else [step for step in whole if str(step) == which]
+        if not found:
+            there = ", ".join(map(str, whole)) or "none"
+            raise ValueError(f"no checkpoint {which} in {self.folder}; whole ones there: {there}")
+        return found[0]
 
     def save(self, state: TrainState, description: AgentDescription, loss: float) -> None:
         """Starts to write a checkpoint of the state's step; the state may be donated at once.
@@ -170,7 +188,7 @@ class Checkpoints:
         Raises:
             ValueError: an array is missing, unknown, or has another shape or type than in `like`.
         """
-        return self._restore(step, params=like)["params"]
+        return _read(self.folder / str(step) / "params", like)
 
     def state(self, step: int, like: TrainState, description: AgentDescription) -> TrainState:
         """A checkpoint's train state, laid out as `like` is (arrays, or their shapes), on however many devices and processes.
@@ -179,30 +197,39 @@ class Checkpoints:
             ValueError: it is another agent's or without its optimizer, or an array is missing, unknown, or has another shape or
                 type than in `like`.
         """
+        path = self.folder / str(step)
         there, here = _flat(self.description(step).to_dict()), _flat(description.to_dict())
         for key in sorted(there.keys() | here.keys()):
             if there.get(key) != here.get(key):
                 said = f"{key} is {there.get(key)} there and {here.get(key)} here"
-                raise ValueError(f"{self.folder / str(step)} is another agent's: {said}")
-        if not (self.folder / str(step) / "optimizer").exists():
-            raise ValueError(f"{self.folder / str(step)} is without its optimizer: it can be evaluated, not trained further")
-        restored = self._restore(step, params=like.params, optimizer=like.optimizer)
+                raise ValueError(f"{path} is another agent's: {said}")
+        if not (path / "optimizer").exists():
+            raise ValueError(f"{path} is without its optimizer: it can be evaluated, not trained further")
         number = jax.make_array_from_callback((), like.step.sharding, lambda _: jnp.int32(step))
-        return TrainState(number, restored["params"], restored["optimizer"])
+        return TrainState(number, _read(path / "params", like.params), _read(path / "optimizer", like.optimizer))
 
     def _newest(self, aside: Callable[[int], Path] | None = None) -> int | None:
         """The newest whole step as process 0 finds it; newer ones are moved to `aside(step)`."""
         found = -1
         for step in reversed(self._steps() if distributed.is_first() else []):
-            problem = manifest.problem(self.folder / str(step))
-            if not problem:
+            if self._is_whole(step):
                 found = step
                 break
-            print(f"checkpoint {step} is not whole: {problem}", file=sys.stderr, flush=True)
             if aside:
                 (self.folder / str(step)).rename(aside(step))
         found = distributed.agree(found)
         return None if found < 0 else found
+
+    def _is_whole(self, step: int) -> bool:
+        """Whether a checkpoint is as it was written; what is wrong with it is said."""
+        problem = manifest.problem(self.folder / str(step))
+        if problem:
+            print(f"checkpoint {step} is not whole: {problem}", file=sys.stderr, flush=True)
+        return not problem
+
+    def _by_loss(self, steps: list[int]) -> list[int]:
+        """Best first; of equals the newest."""
+        return sorted(steps, key=lambda step: (_read_json(self.folder / str(step) / "metrics")["loss"], -step))
 
     def _steps(self) -> list[int]:
         return sorted(int(path.name) for path in self.folder.glob("*") if path.name.isdecimal())
@@ -226,41 +253,42 @@ class Checkpoints:
 
     def _prune(self) -> None:
         steps = self._steps()
-        best = sorted(steps, key=lambda step: (_read_json(self.folder / str(step) / "metrics")["loss"], -step))[: self._keep_best]
+        best = self._by_loss(steps)[: self._keep_best]
         for step in steps[: -self._keep]:
             if step not in best:
                 # Renamed first: what a kill leaves of it is removed at the next start.
                 shutil.rmtree((self.folder / str(step)).rename(self.folder / f"{step}{_UNFINISHED}-removed"))
 
-    def _restore(self, step: int, **like: Any) -> Any:
-        path = self.folder / str(step)
-        args = {}
-        for item, tree in like.items():
-            _check_arrays(path / item, tree)
-            args[item] = ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, tree))
-        return self._checkpointer.restore(path, args=ocp.args.Composite(**args))
 
+def _read(path: Path, like: Any) -> Any:
+    """The arrays of an item, laid out as `like` is (arrays, or their shapes); every process reads its own part.
 
-def _check_arrays(path: Path, like: Any) -> None:
-    """Raises a ValueError unless stored arrays are those of `like`: orbax would cast, and pass other shapes on."""
-    there = _stored(path)
-    leaves = jax.tree_util.tree_leaves_with_path(like)
-    here = {jax.tree_util.keystr(key, simple=True, separator="."): f"{leaf.dtype}{list(leaf.shape)}" for key, leaf in leaves}
+    Not by orbax, which would cast types and pass other shapes on, and asks tensorstore for descriptions in JSON; those are never
+    freed (tensorstore 0.1.86): 4 kB an array and load.
+    """
+    store = ts.KvStore.open({"driver": "ocdbt", "base": {"driver": "file", "path": f"{path}/"}}).result()
+    there = {name: f"{jnp.dtype(header['dtype'])}{header['shape']}" for name, header in _headers(store).items()}
+    here = {_name(key): f"{leaf.dtype}{list(leaf.shape)}" for key, leaf in jax.tree_util.tree_leaves_with_path(like)}
     for name in sorted(there.keys() | here.keys()):
         if there.get(name) != here.get(name):
             raise ValueError(f"{path}: {name} is {there.get(name, 'missing')} there, the agent's is {here.get(name, 'missing')}")
 
+    def read(key: jax.tree_util.KeyPath, leaf: Any) -> jax.Array:
+        array = ts.open({"driver": "zarr"}, kvstore=store / f"{_name(key)}/").result()
+        return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: array[index].read().result())
 
-def _stored(path: Path) -> dict[str, str]:
-    """Type and shape of the arrays of an item, from their headers.
+    return jax.tree_util.tree_map_with_path(read, like)
 
-    orbax's own `metadata` says the same, but what tensorstore 0.1.86 makes of a `Spec` in JSON for it is never freed: 3 kB an
-    array and load.
-    """
-    files = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{path}/"}}
-    store = ts.KvStore.open(files).result()
-    headers = {key.decode(): json.loads(store[key]) for key in store.list().result() if key.endswith(b"/.zarray")}
-    return {name.removesuffix("/.zarray"): f"{jnp.dtype(head['dtype'])}{head['shape']}" for name, head in headers.items()}
+
+def _headers(store: ts.KvStore) -> dict[str, Any]:
+    """What zarr says of each array, by name."""
+    files = (file.decode() for file in store.list().result())
+    return {file.removesuffix("/.zarray"): json.loads(store[file]) for file in files if file.endswith("/.zarray")}
+
+
+def _name(key: jax.tree_util.KeyPath) -> str:
+    """Of an array in a tree, as orbax writes it."""
+    return jax.tree_util.keystr(key, simple=True, separator=".")
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -228,6 +228,7 @@ class EvaluateCommand:
     """`python -m experiments.evaluate`: a trained run; unset evaluation settings are those of the run."""
 
     run: str = "???"
+    checkpoint: str = "newest"
     eval: EvalConfig = field(default_factory=EvalConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
 

@@ -22,10 +22,12 @@ class MetricsLog:
         """
         path = run / "metrics.csv"
         kept = _rows_until(path, from_step)
-        self._file = path.open("w", newline="", buffering=1)
+        partial = path.with_suffix(".part")
+        self._file = partial.open("w", newline="", buffering=1)
         self._writer: csv.DictWriter | None = None
         for row in kept:
             self._append(row)
+        partial.replace(path)  # only now: a kill before this leaves the rows that there were
         self._events = SummaryWriter(str(run / "tensorboard"), purge_step=from_step + 1)
         self._before = float(kept[-1]["seconds"]) if kept else 0.0
         self._start = time.perf_counter()

@@ -62,7 +62,16 @@ def collect(
     task, folder = envs.task(task), Path(folder)
     policy = collector_class(collector, task)
     spec = envs.spec(task)
-    made = {"task": task.id, "collector": collector, "seed": seed, "length": spec.length, "action_repeat": action_repeat}
+    made = {
+        "task": task.id,
+        "collector": collector,
+        "seed": seed,
+        "length": spec.length,
+        "action_repeat": action_repeat,
+        "settings": json.loads(json.dumps(policy.settings(task.domain))),  # tuples come back from the file as lists
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    _refuse_other(folder, made)
     metadata = {
         **made,
         "domain": task.domain,
@@ -70,8 +79,6 @@ def collect(
         "episodes": episodes,
         "versions": {name: version(name) for name in _LIBRARIES},
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    _refuse_other(folder, made)
     (folder / METADATA).write_text(json.dumps(metadata, indent=2) + "\n")
     missing = {index for index in range(episodes) if not (folder / f"episode_{index:06d}_{spec.length}.npz").exists()}
     batches = sorted({index // policy.batch for index in missing})
@@ -101,11 +108,20 @@ def _refuse_other(folder: Path, made: dict[str, Any]) -> None:
         if any(folder.glob("*.npz")):
             raise ValueError(f"buffer {folder}: holds episodes that were not collected here; choose another folder")
         return
-    before = {"action_repeat": 1} | json.loads(path.read_text())
-    for key, value in made.items():
-        if before.get(key) != value:
-            was = f"{key}={before.get(key)!r}"
-            raise ValueError(f"buffer {folder}: was collected with {was}, not {value!r}; choose another folder")
+    before = {"action_repeat": 1, "settings": None} | json.loads(path.read_text())
+    if before["settings"] is None:
+        tqdm.write(f"{path}: does not say with which settings its episodes were collected; they may not be those of today")
+        made["settings"] = None  # of the buffer as a whole it stays unknown
+    there, here = _by_key(before), _by_key(made)
+    for key in [*here, *(key for key in there if key.startswith("settings.") and key not in here)]:
+        if there.get(key) != here.get(key):
+            was = f"{key}={there.get(key)!r}"
+            raise ValueError(f"buffer {folder}: was collected with {was}, not {here.get(key)!r}; choose another folder")
+
+
+def _by_key(facts: dict[str, Any]) -> dict[str, Any]:
+    """Of metadata, the collector's settings each by a key of its own."""
+    return facts | {f"settings.{key}": value for key, value in (facts["settings"] or {}).items()} | {"settings": None}
 
 
 def _run(

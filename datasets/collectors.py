@@ -7,7 +7,7 @@ by episode, so that a buffer holds trajectories of every quality.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -26,6 +26,10 @@ class Collector(Protocol):
 
     batch: ClassVar[int]
 
+    @staticmethod
+    def settings(domain: str) -> dict[str, Any]:
+        """What its episodes depend on besides task and seed, in plain values: kept beside a buffer, which is of one kind."""
+
     def __init__(self, tasks: Sequence[Task], rng: np.random.Generator) -> None:
         """For one episode of each of `tasks`, none of them a family."""
 
@@ -38,6 +42,11 @@ class Uniform:
 
     batch = 100
 
+    @staticmethod
+    def settings(domain: str) -> dict[str, Any]:
+        """See `Collector`."""
+        return {}
+
     def __init__(self, tasks: Sequence[Task], rng: np.random.Generator) -> None:
         """See `Collector`."""
         self._shape, self._rng = (len(tasks), envs.spec(tasks[0]).action), rng
@@ -47,16 +56,25 @@ class Uniform:
         return self._rng.uniform(-1, 1, self._shape)
 
 
+_TIME_SCALES = (2.0, 100.0)  # steps
+_STRENGTHS = (0.3, 1.5)
+
+
 class Correlated:
     """Ornstein-Uhlenbeck noise whose time scale and strength differ by episode: slow drifts reach what white noise never does."""
 
     batch = 100
 
+    @staticmethod
+    def settings(domain: str) -> dict[str, Any]:
+        """See `Collector`."""
+        return {"time_scales": _TIME_SCALES, "strengths": _STRENGTHS}
+
     def __init__(self, tasks: Sequence[Task], rng: np.random.Generator) -> None:
         """See `Collector`."""
         self._rng = rng
-        self._keep = np.exp(-1 / np.exp(rng.uniform(np.log(2), np.log(100), (len(tasks), 1))))  # time scales of 2 to 100 steps
-        self._strength = rng.uniform(0.3, 1.5, (len(tasks), 1))
+        self._keep = np.exp(-1 / np.exp(rng.uniform(*np.log(_TIME_SCALES), (len(tasks), 1))))
+        self._strength = rng.uniform(*_STRENGTHS, (len(tasks), 1))
         self._state = rng.standard_normal((len(tasks), envs.spec(tasks[0]).action))
 
     def act(self, step: int, physics: np.ndarray) -> np.ndarray:

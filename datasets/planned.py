@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +32,12 @@ class Planned:
     """Plans for each episode's own task; how well differs by batch and by episode."""
 
     batch = 10
+
+    @staticmethod
+    def settings(domain: str) -> dict[str, Any]:
+        """See `datasets.collectors.Collector`."""
+        varied = {"effort": _EFFORT, "shake": _SHAKE, "shake_shares": _SHAKE_SHARES, "idle": _IDLE}
+        return asdict(SETTINGS[domain]) | varied
 
     def __init__(self, tasks: Sequence[Task], rng: np.random.Generator) -> None:
         """See `datasets.collectors.Collector`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ _GAINS = (20.0, 8.0)
 _DAMPING = 0.25  # of the gain
 _NOISE = (0.0, 0.15, 0.4, 1.0)
 _NOISE_SHARES = (0.55, 0.25, 0.15, 0.05)
+_TURNS = 0.2  # share of the episodes on the ring that change their waypoint
 
 _ARRIVED = 0.05  # metres from a waypoint; less would have the mass settle in every gap
 _STAY = (1, 2000)  # control steps in a room, mostly to the end of the episode: what it earned is then the room's and not chance
@@ -23,6 +25,11 @@ class _Steered:
     """Steers toward `waypoint` with a gain and a noise drawn by episode."""
 
     batch = 100
+
+    @staticmethod
+    def settings(domain: str) -> dict[str, Any]:
+        """See `datasets.collectors.Collector`."""
+        return {"gains": _GAINS, "damping": _DAMPING, "noise": _NOISE, "noise_shares": _NOISE_SHARES}
 
     def __init__(self, tasks: Sequence[Task], rng: np.random.Generator) -> None:
         """One episode for each of `tasks`."""
@@ -38,14 +45,19 @@ class _Steered:
 
 
 class GoalRing(_Steered):
-    """From the centre to a point of the ring on which goals lie; a fifth of the episodes changes its waypoint midway."""
+    """From the centre to a point of the ring on which goals lie; some of the episodes change their waypoint midway."""
+
+    @staticmethod
+    def settings(domain: str) -> dict[str, Any]:
+        """See `datasets.collectors.Collector`."""
+        return _Steered.settings(domain) | {"ring": GOAL_RING, "turns": _TURNS}
 
     def __init__(self, tasks: Sequence[Task], rng: np.random.Generator) -> None:
         """See `Collector`."""
         super().__init__(tasks, rng)
         angles = rng.uniform(-np.pi, np.pi, (2, len(tasks)))
         self._waypoints = GOAL_RING * np.stack([np.cos(angles), np.sin(angles)], axis=2)
-        self._waypoints[1] = np.where(rng.random((len(tasks), 1)) < 0.2, self._waypoints[1], self._waypoints[0])
+        self._waypoints[1] = np.where(rng.random((len(tasks), 1)) < _TURNS, self._waypoints[1], self._waypoints[0])
         self._length = envs.spec(tasks[0]).length
 
     def act(self, step: int, physics: np.ndarray) -> np.ndarray:
@@ -55,6 +67,11 @@ class GoalRing(_Steered):
 
 class Rooms(_Steered):
     """Through the rooms of the maze: at once to any of them, one way round or the other, long there, then on to another."""
+
+    @staticmethod
+    def settings(domain: str) -> dict[str, Any]:
+        """See `datasets.collectors.Collector`."""
+        return _Steered.settings(domain) | {"arrived": _ARRIVED, "stay": _STAY}
 
     def __init__(self, tasks: Sequence[Task], rng: np.random.Generator) -> None:
         """See `Collector`."""

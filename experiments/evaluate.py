@@ -48,7 +48,8 @@ def evaluate(config: EvaluateCommand, run: Path) -> None:
 
     trained = run_folder.read_config(run, TrainCommand)
     checkpoints = Checkpoints(run)
-    step = checkpoints.newest()
+    step = checkpoints.find(config.checkpoint)
+    print(f"checkpoint: {checkpoints.folder / str(step)}", flush=True)
     mesh = make_mesh(config.mesh.ring) if config.mesh.ring > 1 else None
     policy, digest = checkpoints.policy(step, mesh), checkpoints.digest(step)
     checkpoints.close()

@@ -11,6 +11,8 @@ import sys
 from types import FrameType, TracebackType
 from typing import NoReturn
 
+from agentic_transformer import distributed
+
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: the same command with resume=true goes on
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 
@@ -36,6 +38,12 @@ class Preemption:
     def requested(self) -> bool:
         """Whether a signal has come."""
         return self._received is not None
+
+    def agreed(self) -> bool:
+        """Whether a signal has come to any process of the run, which then ends in all of them; they have to ask together."""
+        if distributed.any_process(self.requested) and not self.requested:
+            self._received = signal.SIGTERM
+        return self.requested
 
     def __enter__(self) -> Preemption:
         self._before = {number: signal.signal(number, self._note) for number in SIGNALS}

@@ -203,6 +203,13 @@ def check_processes(mesh: Any) -> None:
         reject(f"mesh.processes={mesh.processes} with mesh.coordinator={shown(mesh.coordinator)}", "both, or neither of them")
 
 
+def check_checkpoint(which: str) -> None:
+    """Raise a SettingError unless this may name a checkpoint."""
+    words = ("newest", "best")
+    if which not in words and not which.isdecimal():
+        reject(f"checkpoint={which}: unknown", f"{listing(words)}, or a step", nearest(which, words))
+
+
 def check_agent(part: str, agent: Any, command: Any) -> None:
     """Raise a SettingError if an agent's settings do not fit the others; `part` is "agent", or the quickstart's "baseline"."""
     if not re.fullmatch(r"\w[\w.-]*", agent.name):
@@ -232,6 +239,8 @@ def check_command(command: Any) -> None:
         check_horizon(command.task, command.data)
     if hasattr(command, "topology"):
         check_topology(command)
+    if hasattr(command, "checkpoint"):
+        check_checkpoint(command.checkpoint)
     if hasattr(command, "mesh"):
         check_processes(command.mesh)
         processes = distributed.place(command.mesh)[1]

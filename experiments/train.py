@@ -74,7 +74,7 @@ def main(config: TrainCommand, run: Path) -> None:
         def save(state: TrainState, loss: float) -> None:
             checkpoints.save(state, description, loss)
 
-        training.fit(state, train_step, bar, config.train, report, save, lambda: distributed.any_process(preemption.requested))
+        training.fit(state, train_step, bar, config.train, report, save, preemption.agreed)
         checkpoints.close()
 
 

@@ -7,6 +7,7 @@ and a figure where one is promised. The column `item` counts the promises throug
 from __future__ import annotations
 
 import csv
+import ctypes
 import hashlib
 import os
 import random
@@ -29,6 +30,8 @@ from experiments.packages import ROOT
 
 _KILLS = 20
 _SAVES = 20
+_RESUMPTIONS = 3
+_CACHE = "JAX_COMPILATION_CACHE_DIR"  # jax's own setting, off by default: users may keep compiled programs in a folder of theirs
 _MINUTES = 10  # of training and evaluating in a loop
 _PATIENCE = 300  # seconds
 _QUICKSTART = ["experiment=quickstart", "data.episodes=200", "data.tasks=6"]
@@ -60,6 +63,7 @@ _TESTED = [
         "tests/cli/test_runs.py",
         "not (eight or named or left_alone or failing_job or describes)",
     ),
+    ("", "settings and descriptions of strangers run nothing", "tests/faults/test_strangers.py", ""),
     ("", "two processes train as one, each opens the other's", "tests/multidevice/test_processes.py", ""),
 ]
 
@@ -119,11 +123,10 @@ def _line(*words: str) -> list[str]:
 
 
 @contextmanager
-def _started(work: Path, *words: str) -> Iterator[subprocess.Popen]:
+def _started(work: Path, *words: str, **environment: str) -> Iterator[subprocess.Popen]:
     """A run in a process of its own, which does not outlive the block."""
-    process = subprocess.Popen(
-        _line(*words), cwd=work, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+    process = subprocess.Popen(_line(*words), cwd=work, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield process
     finally:
@@ -131,8 +134,8 @@ def _started(work: Path, *words: str) -> Iterator[subprocess.Popen]:
         process.wait()
 
 
-def _finish(work: Path, *words: str) -> int:
-    with _started(work, *words) as process:
+def _finish(work: Path, *words: str, **environment: str) -> int:
+    with _started(work, *words, **environment) as process:
         return process.wait(_PATIENCE)
 
 
@@ -175,19 +178,19 @@ def _collected(work: Path) -> None:
 
 
 def _signals(work: Path) -> Iterator[Check]:
-    """SIGTERM, SIGKILL, SIGTERM, to the end; beside a run that nothing happened to."""
-    words = [*_SMALL, "train.steps=300", "train.checkpoint_every=50"]
+    """SIGTERM, SIGKILL, SIGTERM, to the end, compiled programs kept; beside a run that compiles them and is left alone."""
+    words, cache = [*_SMALL, "train.steps=300", "train.checkpoint_every=50"], {_CACHE: str(work / "compiled")}
     _finish(work, *words, "run=whole")
     codes, slowest = [], 0.0
     for number, step in ((signal.SIGTERM, 50), (signal.SIGKILL, 150), (signal.SIGTERM, 200)):
-        with _started(work, *words, "run=signals", "resume=true") as process:
+        with _started(work, *words, "run=signals", "resume=true", **cache) as process:
             _wait_for_step(work / "signals", step, process)
             start = time.monotonic()
             process.send_signal(number)
             codes.append(process.wait(_PATIENCE))
             if number == signal.SIGTERM:
                 slowest = max(slowest, time.monotonic() - start)
-    codes.append(_finish(work, *words, "run=signals", "resume=true"))
+    codes.append(_finish(work, *words, "run=signals", "resume=true", **cache))
     well = sum(code == expected for code, expected in zip(codes, (75, -9, 75, 0), strict=True))
     yield Check("1", "exit codes of SIGTERM, SIGKILL, SIGTERM, resume", well, 4)
     yield Check("1", "slowest end after SIGTERM", int(slowest <= 5), 1, slowest, "s", 5)
@@ -272,16 +275,28 @@ def _cost(work: Path) -> Iterator[Check]:
     share = 100 * _SAVES * save / (TrainCommand().train.steps * step)
     yield Check("", f"{_SAVES} saves, as a share of the quickstart's training (CPU time)", int(share < 3), 1, share, "%", 3)
 
-    words = ["train.log_every=1", "train.checkpoint_every=20"]
-    metrics = work / "resumed" / "metrics.csv"
-    with _started(work, *words, "run=resumed") as process:
+    yield from _resumption(work)
+
+
+def _resumption(work: Path) -> Iterator[Check]:
+    """From the command to the first step it logs. Others may share the machine: of the clock, the quickest round counts."""
+    words = ["train.log_every=1", "train.checkpoint_every=20", "run=resumed"]
+    metrics, cache = work / "resumed" / "metrics.csv", {_CACHE: str(work / "compiled")}
+    with _started(work, *words, **cache) as process:
         _wait_for_step(work / "resumed", 20, process)
-    metrics.unlink()
-    with _started(work, *words, "run=resumed", "resume=true") as process:
-        while process.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") > 1):
-            time.sleep(0.02)
-        seconds = _cpu_seconds(process)
-    yield Check("", "a resumed run has made its first step (CPU time)", int(seconds <= 15), 1, seconds, "s", 15)
+    for how, environment in (("", {}), (", compiled programs kept", cache)):
+        cpu, clock = [], []
+        for _ in range(_RESUMPTIONS):
+            metrics.unlink()
+            start = time.monotonic()
+            with _started(work, *words, "resume=true", **environment) as process:
+                while process.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") > 1):
+                    time.sleep(0.02)
+                clock.append(time.monotonic() - start)
+                cpu.append(_cpu_seconds(process))
+        what = f"a resumed run has made its first step{how}"
+        yield Check("", f"{what} (CPU time)", sum(seconds <= 15 for seconds in cpu), len(cpu), max(cpu), "s", 15)
+        yield Check("", f"{what} (by the clock, the quickest of {len(clock)})", int(min(clock) <= 15), 1, min(clock), "s", 15)
 
 
 def _cpu_seconds(process: subprocess.Popen) -> float:
@@ -323,9 +338,13 @@ class _Training:
 def _loop(work: Path) -> list[Check]:
     """Memory and open files of a process that trains, saves, loads and evaluates again and again, after the first minute.
 
-    A save every 500 steps, as by default: tensorstore 0.1.86 keeps some 0.1 MB of every save and of every load for good
-    (`Spec.to_json` and its metrics lose their lists), which no one can free.
+    A save every 50 steps, ten times as often as by default, so that allocators have settled after that minute. The bound is per
+    round, on the slope of a line through all of them: orbax 0.12.8 asks tensorstore 0.1.86 for descriptions in JSON, which are
+    never freed, 0.05 MB a save of this agent (tracemalloc names the two lines), and large buffers come and go.
     """
+    allocator = _steady_allocator()
+    import numpy as np
+
     from agentic_transformer.checkpoint import Checkpoints, load_policy
     from agentic_transformer.config import AgentConfig, EvalConfig, ModelConfig, TrainCommand
     from agentic_transformer.evaluation import Evaluation, evaluation_tasks
@@ -335,23 +354,36 @@ def _loop(work: Path) -> list[Check]:
     tasks = evaluation_tasks(command.task, config, 0)
     held, start = [], time.monotonic()
     while time.monotonic() < start + 60 * _MINUTES:
-        trained.steps(command.train.checkpoint_every)
+        trained.steps(command.train.checkpoint_every // 10)
         checkpoints = Checkpoints(work / "loop")
         checkpoints.open()
         checkpoints.save(trained.state, trained.description, 0.0)
         checkpoints.close()
         evaluation = Evaluation(load_policy(work / "loop"), tasks, config)
         list(evaluation.attempts("own"))
+        allocator.malloc_trim(0)
         held.append((time.monotonic() - start, _resident(), len(list(Path("/proc/self/fd").iterdir()))))
-    settled = [line for line in held if line[0] > 60] or held
-    third = max(1, len(settled) // 3)
-    early, late = (max(line[1] for line in part) / 1e6 for part in (settled[:third], settled[-third:]))
-    files = settled[-1][2] - settled[0][2]
-    rounds = f"{len(held)} rounds of training and evaluating in {_MINUTES} minutes"
+    after = [line for line in held if line[0] > 60]
+    slope = np.polyfit(range(len(after)), [line[1] / 1e6 for line in after], 1)[0]
+    files = after[-1][2] - after[0][2]
+    rounds = f"{len(held)} rounds of training and evaluating in {_MINUTES} minutes, after the first of them"
     return [
-        Check("", f"{rounds}: growth of memory", int(late - early < 20), 1, late - early, "MB", 20),
+        Check("", f"{rounds}: growth of memory a round", int(slope <= 0.1), 1, slope, "MB", 0.1),
         Check("", f"{rounds}: growth of open files", int(files <= 0), 1, files, "files", 0),
     ]
+
+
+def _steady_allocator() -> ctypes.CDLL:
+    """The C library, told to give memory back as it is freed: what then stays resident is in use, not kept for later.
+
+    As it comes, glibc spreads allocations over an arena a thread and keeps what was freed: resident memory wanders by 20 MB. To
+    be called before there are threads.
+    """
+    library = ctypes.CDLL(None)
+    arenas, mapped_from = -8, -3  # M_ARENA_MAX, M_MMAP_THRESHOLD of malloc.h
+    library.mallopt(arenas, 1)
+    library.mallopt(mapped_from, 1 << 16)
+    return library
 
 
 def _resident() -> int:

@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
-from agentic_transformer.config import TrainCommand
+from agentic_transformer.config import EvaluateCommand, TrainCommand
 from experiments import cli
+from experiments.settings import SettingError, check_command
 from tests.cli.conftest import ROOT
 
 # The words, and what the error must say.
@@ -109,6 +110,12 @@ def test_bad_input(words, says, tmp_path, monkeypatch, capsys):
     assert says in error
     assert len(error.split("\n")) <= 3 and all(len(line) <= 220 for line in error.split("\n"))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("which", "says"), [("bset", "nearest: best"), ("-1", "or a step"), ("1.5", "or a step")])
+def test_a_checkpoint_is_named_by_its_step_or_a_word(which, says):
+    with pytest.raises(SettingError, match=says):
+        check_command(EvaluateCommand(run="run", checkpoint=which))
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in cli.CONF.glob("*.yaml")))

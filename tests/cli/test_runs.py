@@ -215,6 +215,17 @@ def test_settings_of_several_processes_fit_each_other(command, words, says):
     assert not list(command.folder.iterdir())
 
 
+def test_the_processes_of_a_slurm_job_are_told_from_one_alone(command):
+    """One task is a run like any other, as submitit's jobs are; of several each has to know the folder, and the first writes."""
+    job = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+    assert command("run=single", SLURM_NTASKS="1", **job).returncode == 0
+    unnamed = command(SLURM_NTASKS="2", **job)
+    assert unnamed.returncode == 2 and "run=<folder>" in unnamed.stderr
+    assert command("run=first", SLURM_NTASKS="2", **job).returncode == 0
+    assert command("run=second", SLURM_NTASKS="2", **job | {"SLURM_PROCID": "1"}).returncode == 0
+    assert states(command.folder) == {"single": "finished", "first": "finished"}
+
+
 def test_a_table_of_a_sweep(command, tmp_path):
     body = """
 (run / "metrics.csv").write_text(f"step,loss,seconds\\n1,3,1\\n2,{config.seed},5\\n")

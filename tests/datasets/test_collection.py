@@ -49,11 +49,29 @@ def test_a_buffer_is_made_in_one_way(tmp_path):
         collect("walker_walk", tmp_path / "b", 2, "mpi")
 
 
+def test_a_buffer_goes_on_under_the_settings_it_was_begun_with(tmp_path, monkeypatch, capsys):
+    """Whoever changes a collector's constants is told; a buffer from before they were kept is taken, and that is said."""
+    collect("point_mass_goal", tmp_path / "a", 2, "pd")
+    collect("point_mass_goal", tmp_path / "a", 3, "pd")
+    metadata = json.loads((tmp_path / "a" / "metadata.json").read_text())
+    assert metadata["settings"]["gains"] == [20.0, 8.0]
+    with monkeypatch.context() as patched:
+        patched.setattr("datasets.proportional._GAINS", (20.0, 9.0))
+        with pytest.raises(ValueError, match=r"settings.gains=\[20.0, 8.0\], not \[20.0, 9.0\]; choose another folder"):
+            collect("point_mass_goal", tmp_path / "a", 3, "pd")
+    assert capsys.readouterr().out == ""
+    del metadata["settings"]
+    (tmp_path / "a" / "metadata.json").write_text(json.dumps(metadata))
+    assert collect("point_mass_goal", tmp_path / "a", 4, "pd")["settings"] is None
+    assert "does not say with which settings" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("domain", sorted({envs.task(name).domain for name in envs.tasks()}))
 def test_every_collector_acts(domain):
     """Finite actions within [-1, 1] for ten episodes of any task of the domain."""
     name = next(name for name in envs.tasks() if envs.task(name).domain == domain)
     for collector in collectors(name).values():
+        assert json.loads(json.dumps(collector.settings(domain))) is not None  # they can be kept beside a buffer
         environments = envs.make_vec(name, 4, seed=0)
         _, info = environments.reset()
         actor = collector(environments.tasks, np.random.default_rng(0))

@@ -120,6 +120,21 @@ def test_wrong_content(tmp_path):
         assert not (tmp_path / "walker" / "rnd.zip").exists()
 
 
+@pytest.mark.parametrize("name", ["../../escaped.npz", "/escaped.npz", "..\\escaped.npz", "buffer/../../../../escaped.npz"])
+def test_an_archive_writes_into_its_buffer_alone(tmp_path, name):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as out:
+        out.writestr(name, b"episode")
+        link = zipfile.ZipInfo("buffer/link.npz")
+        link.external_attr = 0o120777 << 16  # a symbolic link, if one believes it
+        out.writestr(link, str(tmp_path / "escaped.npz"))
+    with Server([], packed.getvalue()) as server:
+        buffer = fetch(server, tmp_path / "root")
+    written = [path for path in tmp_path.rglob("*") if not path.is_dir()]
+    assert {path.parent for path in written if path.name != ".complete"} == {buffer} and len(written) == 3
+    assert not any(path.is_symlink() for path in written)
+
+
 def test_refusals(tmp_path, monkeypatch):
     """Unknown names, a file the server lacks, and a full disk."""
     with pytest.raises(ValueError, match="nearest match: 'walker'"):

@@ -165,6 +165,12 @@ def test_the_newest_and_the_best_are_kept(data, tmp_path):
         checkpoints.save(state._replace(step=jnp.int32(step)), description, loss)
     checkpoints.close()
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "4", "5"]
+    checkpoints = Checkpoints(tmp_path)
+    assert [checkpoints.find(which) for which in ("newest", "best", "4")] == [5, 2, 4]
+    with pytest.raises(ValueError, match="no checkpoint 3 in .*; whole ones there: 2, 4, 5"):
+        checkpoints.find("3")
+    next((tmp_path / "checkpoints" / "2" / "metrics").iterdir()).write_text("")
+    assert checkpoints.find("best") == 5
 
 
 def test_a_save_holds_the_state_as_it_was_though_training_goes_on_in_its_memory(data, tmp_path):

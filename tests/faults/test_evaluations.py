@@ -141,6 +141,12 @@ def test_another_evaluation_starts_afresh_and_says_so(whole, again, monkeypatch,
     assert "another checkpoint was used there" in capsys.readouterr().out
 
 
+def test_the_checkpoint_that_is_asked_for_is_evaluated(whole, again):
+    save(again, whole[1], 2)
+    evaluate(EvaluateCommand(run=str(again), checkpoint="1", eval=whole[2]), again)
+    assert results(again) == results(whole[0])
+
+
 def test_two_evaluations_of_a_run_do_not_mix(whole, again):
     (again / "evaluate").mkdir()
     with run_folder.lock(again / "evaluate"), pytest.raises(ValueError, match="another process works there"):

@@ -1,10 +1,13 @@
 """Two processes with two devices each train as one process with four does, and open its checkpoints."""
 
+import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -22,8 +25,8 @@ from tests.agent.helpers import describe, labelled
 
 ROOT = Path(__file__).parents[2]
 # The quickstart's settings on less data.
-WORDS = ["experiment=quickstart", "data.episodes=120", "data.tasks=6"]
-WORDS += ["train.steps=20", "train.log_every=1", "train.checkpoint_every=1", "train.keep=20"]
+QUICKSTART = ["experiment=quickstart", "data.episodes=120", "data.tasks=6", "train.log_every=1"]
+WORDS = [*QUICKSTART, "train.steps=20", "train.checkpoint_every=1", "train.keep=20"]
 
 
 def start(folder, *words):
@@ -103,6 +106,48 @@ def first_moment(run, step):
     means = [leaf for path, leaf in arrays if any(getattr(key, "key", None) == "mu" for key in path)]
     assert means
     return np.concatenate([leaf.ravel() for leaf in means]).astype(np.float64)
+
+
+def test_a_signal_to_one_process_stops_both_with_one_checkpoint(alone):
+    """A scheduler's signals arrive when they do: the processes agree on the step at which they stop."""
+    mesh = [*meeting(), "run=stopped", "mesh.ring=2", "train.steps=100000", "train.checkpoint_every=100000"]
+    pair = [start(alone, *QUICKSTART, *mesh, f"mesh.process={number}") for number in range(2)]
+    metrics = alone / "stopped" / "metrics.csv"
+    while not metrics.exists() or metrics.read_text().count("\n") < 3:
+        assert all(process.poll() is None for process in pair)
+        time.sleep(0.05)
+    pair[1].send_signal(signal.SIGTERM)
+    for process in pair:
+        process.communicate(timeout=60)
+    assert [process.returncode for process in pair] == [75, 75]
+    (step,) = (int(path.name) for path in (alone / "stopped" / "checkpoints").iterdir())
+    assert step == pd.read_csv(metrics)["step"].max()
+    assert Checkpoints(alone / "stopped").newest() == step
+    assert json.loads((alone / "stopped" / "status.json").read_text())["state"] == "running"  # and not finished: it goes on
+
+
+def test_the_processes_of_a_slurm_job_find_each_other():
+    """By what `srun` tells each of them; jax takes the coordinator's port from the job's number."""
+    script = (
+        "from agentic_transformer import distributed\n"
+        "from agentic_transformer.config import MeshConfig\n"
+        "distributed.initialize(MeshConfig())\n"
+        "import jax\n"
+        "print(jax.process_index(), jax.process_count(), distributed.is_first(), distributed.agree(jax.process_index() + 7))"
+    )
+    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2", "PYTHONPATH": str(ROOT)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", script],
+            env=os.environ | job | {"SLURM_PROCID": str(number), "SLURM_LOCALID": str(number)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    for (out, _), says in zip(finish(*started), ("0 2 True 7", "1 2 False 7"), strict=True):
+        assert says in out.splitlines()
 
 
 def test_processes_with_other_settings_say_so_and_end(alone):

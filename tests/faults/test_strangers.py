@@ -1,0 +1,35 @@
+"""Runs that others made are read, never obeyed: nothing in them runs code."""
+
+import json
+
+import pytest
+
+from agentic_transformer.checkpoint import Checkpoints
+from agentic_transformer.config import TrainCommand
+from experiments import run_folder
+from experiments.settings import SettingError
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "task: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path [{place}]]",
+        "_target_: os.system\n_args_: ['touch {place}']",
+        "agent: {{_target_: os.system, command: 'touch {place}'}}",
+    ],
+)
+def test_settings_run_nothing(text, tmp_path):
+    place = tmp_path / "touched"
+    (tmp_path / run_folder.CONFIG).write_text(text.format(place=place))
+    with pytest.raises(SettingError, match="does not hold TrainCommand's settings"):
+        run_folder.read_config(tmp_path, TrainCommand)
+    assert not place.exists()
+
+
+@pytest.mark.parametrize("more", [{"_target_": "os.system"}, {"agent": {"__reduce__": "os.system"}}, {"model": []}])
+def test_a_description_that_is_not_ours_is_refused(more, tmp_path):
+    description = tmp_path / "checkpoints" / "1" / "description"
+    description.mkdir(parents=True)
+    (description / "metadata").write_text(json.dumps({"agent": {}, "model": {}, "scaling": {}} | more))
+    with pytest.raises(ValueError, match="not the description of an agent of this version"):
+        Checkpoints(tmp_path).description(1)
