@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from agentic_transformer import torus
 from agentic_transformer.ring import to_layout
 from agentic_transformer.tokens import Tokens
 
@@ -25,7 +24,7 @@ PADDING_SEGMENT = -1
 
 
 def make_mesh(ring: int, described: Sequence[Any] | None = None) -> Mesh:
-    """A mesh over all devices. Ring neighbours are next to each other on a pod: by `torus.ring_order`, else in jax's own order.
+    """A mesh over all devices; `jax.make_mesh` places ring neighbours next to each other on a torus.
 
     Args:
         ring: devices that share one sequence; the data axis takes what is left.
@@ -41,9 +40,6 @@ def make_mesh(ring: int, described: Sequence[Any] | None = None) -> Mesh:
             f"mesh.ring={ring} must divide the {devices} device(s) here (one of {divisors}); "
             f"on a machine without accelerators mesh.virtual_devices={ring} makes that many"
         )
-    in_order = torus.ring_order(described or jax.devices()) if devices == ring else None
-    if in_order is not None:
-        return Mesh(np.array(in_order).reshape(1, ring), (DATA, RING))
     automatic = (AxisType.Auto, AxisType.Auto)
     return jax.make_mesh((devices // ring, ring), (DATA, RING), axis_types=automatic, devices=described)
 

@@ -114,16 +114,22 @@ def make_train_step(
         return {"loss": tokens.weight, "first_step_loss": first} | {f"first_step_loss_{n}": first * (nth == n) for n in shown}
 
     def loss_of(params: nnx.State, tokens: Tokens, totals: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
-        attend = partial(
-            attention,
-            backbone=config.attention,
-            mesh=mesh,
-            axis=meshes.RING,
-            batch_axis=meshes.DATA,
-            layout=config.layout,
-            segment_ids=tokens.segment,
-            length=length,
-        )
+        def attend(_: Any, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+            # Tied to the queries: else what sees what would be computed ahead of a loop over layers, for all of the sequence.
+            query, segment = jax.lax.optimization_barrier((query, tokens.segment))
+            return attention(
+                query,
+                key,
+                value,
+                backbone=config.attention,
+                mesh=mesh,
+                axis=meshes.RING,
+                batch_axis=meshes.DATA,
+                layout=config.layout,
+                segment_ids=segment,
+                length=length,
+            )
+
         options: dict[str, Callable] = {}
         if fsdp:
             options["weights"] = partial(meshes.gathered, mesh=mesh, dtype=jnp.dtype(config.compute))
@@ -131,9 +137,7 @@ def make_train_step(
             params = nnx.State({name: part if name == "blocks" else whole(part) for name, part in params.items()})
         if config.blockwise_feedforward:
             options["feedforward"] = partial(blockwise_feedforward, mesh=mesh, axis=meshes.RING, batch_axis=meshes.DATA)
-        outputs = nnx.merge(graph, params)(
-            tokens.features, tokens.timestep, lambda _, query, key, value: attend(query, key, value), **options
-        )
+        outputs = nnx.merge(graph, params)(tokens.features, tokens.timestep, attend, **options)
         losses = action_loss(config, outputs, tokens.action)
         means = {name: jnp.sum(losses * weight) / totals[name] for name, weight in loss_weights(tokens).items()}
         return means["loss"], means

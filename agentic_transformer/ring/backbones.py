@@ -11,14 +11,11 @@ from jax.sharding import Mesh, PartitionSpec
 from agentic_transformer.ring.checks import check_attention, ring_size_of
 from agentic_transformer.ring.kernel import BlockKernel
 from agentic_transformer.ring.layout import check_layout, from_layout, to_layout
-from agentic_transformer.ring.plain import DEFAULT_CHUNKS, Chunks, plain_kernel
+from agentic_transformer.ring.plain import plain_kernel
 from agentic_transformer.ring.reference import dense_attention, memory_efficient_attention
 from agentic_transformer.ring.ring import ring_attention_shard
 
 BACKBONES = ("ring", "dense", "memory_efficient", "blockwise", "all_gather")
-
-ACCELERATOR_CHUNKS = Chunks(queries=512, keys=512, whole=512)
-"""Large enough for the matrix units, small enough that the scores of all rows at once do not count beside the activations."""
 
 
 def attention(
@@ -144,7 +141,7 @@ def blockwise_attention(
 @lru_cache
 def _default_kernel(platform: str) -> BlockKernel:
     """One kernel object a platform, so that what is compiled with it is found again."""
-    return plain_kernel(platform, DEFAULT_CHUNKS if platform == "cpu" else ACCELERATOR_CHUNKS)
+    return plain_kernel(platform)
 
 
 @lru_cache(maxsize=256)

@@ -42,8 +42,8 @@ class Chunks(NamedTuple):
 CPU_CHUNKS = Chunks(256, 256, whole=256)
 """Scores of 256 KiB, which stay in a core's cache beside their operands: larger and smaller ones took up to a fifth longer."""
 
-ACCELERATOR_CHUNKS = Chunks(512, 512, whole=512, rows=16, halving=False)
-"""Scores of at most 16 MiB, of which a dozen are held. No speed was measured: matrix units want large products."""
+ACCELERATOR_CHUNKS = Chunks(512, 512, whole=512, rows=64, halving=False)
+"""Scores of at most 64 MiB, of which a dozen may be held. No speed was measured: matrix units want large products."""
 
 
 def plain_kernel(platform: str, chunks: Chunks | None = None) -> BlockKernel:

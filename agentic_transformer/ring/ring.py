@@ -167,7 +167,7 @@ def _positions(setting: Setting, index, tokens: int, half: int) -> jax.Array:
 def _keys(setting: Setting, place: Place, step, segment) -> Keys:
     """Positions and segments of the block that this device holds at a step of the ring."""
     if setting.gathered:
-        sources = jnp.arange(setting.ring_size)
+        sources, _ = lax.optimization_barrier((jnp.arange(setting.ring_size), place.index))  # for the reason of `_place`
         at = jax.vmap(lambda source: _positions(setting, source, place.tokens, place.half))(sources).reshape(-1)
         return Keys(at, segment)
     source = (place.index - step) % setting.ring_size

@@ -67,7 +67,8 @@ def _memory() -> list[dict]:
 
 def _schedule() -> list[dict]:
     """Permutes of the ring compiled for TPU pods, and those with computation between their start and end."""
-    from experiments.benchmarks.ring_schedule import TOPOLOGIES, available, schedule
+    from agentic_transformer.planning.compiler import available
+    from experiments.benchmarks.ring_schedule import TOPOLOGIES, schedule
 
     if not available():
         print("libtpu is not installed (extra `tpu`): no schedules")

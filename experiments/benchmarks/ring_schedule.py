@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import re
 from typing import NamedTuple
+
+from agentic_transformer.planning.schedule import permutes
 
 TOPOLOGIES = {"v5e:4x4": 16, "v5p:4x4x4": 64}
 _TOKENS = 4096  # a device
-_START = re.compile(r"%(collective-permute-start[.\d]*) = ")
-_DONE = re.compile(r"collective-permute-done\(%?(collective-permute-start[.\d]*)\)")
-_COMPUTE = re.compile(r" (fusion|while|convolution|dot)\(")
-_PRODUCTS = re.compile(r" (while|convolution|dot)\(|fusion\(.*kind=kOutput")  # matrix products, or the loop over chunks of them
 
 
 class Schedule(NamedTuple):
@@ -26,24 +21,17 @@ class Schedule(NamedTuple):
     temporary_bytes: int
 
 
-def available() -> bool:
-    """Whether the TPU compiler is installed."""
-    return importlib.util.find_spec("libtpu") is not None
-
-
 def schedule(topology: str, devices: int) -> Schedule:
     """Compiles the ring, forward and backward, in bfloat16: 4 heads of 128 and 4,096 tokens on each of the first `devices`."""
-    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
     import jax
     import jax.numpy as jnp
     import numpy as np
-    from jax.experimental import topologies
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+    from agentic_transformer.planning.compiler import described_devices
     from agentic_transformer.ring import ring_attention
 
-    described = topologies.get_topology_desc(topology, "tpu").devices
-    mesh = Mesh(np.array(described)[:devices], ("ring",))
+    mesh = Mesh(np.array(described_devices(topology))[:devices], ("ring",))
     sharding = NamedSharding(mesh, PartitionSpec(None, "ring"))
     x = jax.ShapeDtypeStruct((1, _TOKENS * devices, 4, 128), jnp.bfloat16, sharding=sharding)
 
@@ -57,17 +45,5 @@ def schedule(topology: str, devices: int) -> Schedule:
 
 def overlap(program: str) -> tuple[int, int, int]:
     """Counts the permutes of a scheduled program, those with computation between start and end, those with matrix products."""
-    started: dict[str, tuple[bool, bool]] = {}
-    permutes = hidden = behind_products = 0
-    for line in program.splitlines():
-        if match := _DONE.search(line):
-            computed, multiplied = started.pop(match[1])
-            hidden += computed
-            behind_products += multiplied
-        elif match := _START.search(line):
-            started[match[1]] = (False, False)
-            permutes += 1
-        elif _COMPUTE.search(line):
-            products = _PRODUCTS.search(line) is not None
-            started = {name: (True, multiplied or products) for name, (_, multiplied) in started.items()}
-    return permutes, hidden, behind_products
+    found = permutes(program)
+    return len(found), sum(permute.computed for permute in found), sum(permute.multiplied for permute in found)

@@ -2,13 +2,15 @@
 
 import dataclasses
 
+import pandas as pd
 import pytest
 
 from agentic_transformer.config import ModelConfig, PlanCommand
 from agentic_transformer.planning import flops, memory, roofline
-from agentic_transformer.planning.hardware import FAMILIES, topology
+from agentic_transformer.planning.hardware import FAMILIES, GIB, topology
 from agentic_transformer.planning.workload import Workload
 from agentic_transformer.ring.overlap import CHIPS, hidden, minimal_block
+from experiments.packages import ROOT
 
 MODEL = PlanCommand().model
 
@@ -61,6 +63,16 @@ def test_kinds_grow_as_they_should():
         for tokens in (2**17, 2**18)
     ]
     assert dense[1] == pytest.approx(4 * dense[0], rel=0.01)
+
+
+def test_the_estimate_is_within_a_tenth_of_every_peak_that_was_compiled():
+    """The committed figures, of many sizes, backbones and machines; `test_compiler.py` compiles some more."""
+    compiled = pd.read_csv(ROOT / "experiments/results/plan/accuracy.csv")
+    assert len(compiled) >= 12 and compiled.width.nunique() >= 2
+    for row in compiled.itertuples():
+        model = dataclasses.replace(MODEL, width=row.width, layers=row.layers, heads=row.heads, attention=row.attention)
+        estimated = memory.estimate(workload(row.topology, model, row.tokens_a_device, ring=row.ring)).peak
+        assert estimated / GIB == pytest.approx(row.compiled, rel=0.1)
 
 
 def test_table_1_of_the_paper():

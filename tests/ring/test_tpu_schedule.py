@@ -2,7 +2,8 @@
 
 import pytest
 
-from experiments.benchmarks.ring_schedule import TOPOLOGIES, available, overlap, schedule
+from agentic_transformer.planning.compiler import available
+from experiments.benchmarks.ring_schedule import TOPOLOGIES, overlap, schedule
 
 needs_compiler = pytest.mark.skipif(not available(), reason="the extra `tpu` is not installed")
 
