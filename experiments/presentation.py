@@ -99,18 +99,18 @@ def table_text(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
 
 
 def _names(runs: Sequence[Path], tables: Sequence[pd.DataFrame]) -> list[str]:
-    """A name for each run's agent; where agents of one name differ in settings (a sweep's), those are added to it."""
-    plain = [str(table["agent"].iloc[0]) for table in tables]
+    """A name for each run's agent; where agents of one name differ in settings on one task (a sweep's), those are added to it."""
+    kinds = [tuple(table[["agent", "task"]].iloc[0]) for table in tables]
     settings = [_flat(_config_of(run)) for run in runs]
     names = []
-    for index, name in enumerate(plain):
-        alike = [other for other, same in zip(settings, plain, strict=True) if same == name]
+    for kind, own in zip(kinds, settings, strict=True):
+        alike = [other for other, same in zip(settings, kinds, strict=True) if same == kind]
         differing = [
-            f"{key}={settings[index].get(key)}"
+            f"{key}={own.get(key)}"
             for key in sorted({key for config in alike for key in config})
             if len({str(config.get(key)) for config in alike}) > 1
         ]
-        names.append(" ".join([name, *differing]))
+        names.append(" ".join([kind[0], *differing]))
     return names
 
 

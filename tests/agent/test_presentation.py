@@ -66,6 +66,17 @@ def test_agents_of_a_sweep_are_told_apart_by_what_differs(tmp_path, capsys):
     assert "at model.width=128: own at n=3 is 2.3 times own at n=1" in capsys.readouterr().out
 
 
+def test_one_agent_on_two_tasks_keeps_its_name(tmp_path):
+    runs = [
+        make_run(tmp_path / task, make_records(RETURNS).assign(task=task), f"agent: {{name: at}}\ntask: {task}\nseed: 0\n")
+        for task in ("a", "b")
+    ]
+    present(runs, tmp_path / "out")
+    summary = pd.read_csv(tmp_path / "out" / "summary.csv")
+    assert set(summary["agent"]) == {"at"}
+    assert set(summary["task"]) == {"a", "b"}
+
+
 def test_seeds_of_one_agent_are_one_curve(tmp_path):
     runs = [
         make_run(tmp_path / f"{seed}", make_records(RETURNS, seed=seed), f"agent: {{name: at}}\nseed: {seed}\n")
