@@ -12,6 +12,9 @@ from omegaconf import OmegaConf
 from agentic_transformer import statistics
 from experiments import figures
 from experiments.paper import beside_paper, paper_text
+from experiments.run_folder import STATUS
+
+RECORDS = ("records.csv", "records.csv.gz")
 
 NOT_OF_THE_AGENT = ("run", "resume", "seed", "eval", "mesh", "baseline")
 """Settings in which runs of one agent may differ."""
@@ -34,7 +37,7 @@ def present(runs: Sequence[Path], out: Path) -> None:
         raise ValueError(f"out={out} is the folder of a run, whose records.csv would be lost; name another")
     tables = [statistics.read_records(_records_of(run)) for run in runs]
     names = _names(runs, tables)
-    records = statistics.join([table.assign(agent=name) for table, name in zip(tables, names, strict=True)])
+    records = statistics.join([_renamed(table, name) for table, name in zip(tables, names, strict=True)])
     summary, comparisons = statistics.summarise(records), statistics.compare(records)
     written = {"summary": summary, "comparisons": comparisons} | ({"records": records} if several else {})
     paper = beside_paper(summary)
@@ -114,6 +117,11 @@ def _names(runs: Sequence[Path], tables: Sequence[pd.DataFrame]) -> list[str]:
     return names
 
 
+def _renamed(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """A run's records under the name of its agent; those of several agents, told apart when they were joined, keep theirs."""
+    return table.assign(agent=name) if table["agent"].nunique() == 1 else table
+
+
 def _config_of(run: Path) -> dict[str, Any]:
     """A run's settings that make its agent; empty where a run has no `config.yaml`, only records."""
     path = run / "config.yaml"
@@ -129,8 +137,16 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def runs_within(folder: Path) -> list[Path]:
+    """A run itself; of a sweep its jobs, all of which must have been evaluated."""
+    if any((folder / name).exists() for name in RECORDS):
+        return [folder]
+    jobs = sorted(path.parent for path in folder.glob(f"*/{STATUS}"))
+    return [run for job in jobs for run in runs_within(job)] or [folder]
+
+
 def _records_of(run: Path) -> Path:
-    for name in ("records.csv", "records.csv.gz"):
+    for name in RECORDS:
         if (run / name).exists():
             return run / name
     raise ValueError(f"no records in {run}; evaluate it first: python -m experiments.evaluate run={run}")
