@@ -9,14 +9,14 @@ from experiments import cli
 
 
 def main(config: PlotCommand) -> None:
-    """Plots the runs into `out`; by default a single run into its own folder, several into `comparison` beside the first."""
-    from experiments.presentation import present
+    """Plots the runs into `out`; by default a single folder into itself, several into `comparison` beside the first."""
+    from experiments.presentation import present, runs_within
 
     if not config.runs:
         raise ValueError("runs=[] names no run; give run folders, for example runs=[runs/a,runs/b]")
-    runs = [Path(run) for run in config.runs]
-    default = runs[0] if len(runs) == 1 else runs[0].parent / "comparison"
-    present(runs, Path(config.out) if config.out else default)
+    folders = [Path(run) for run in config.runs]
+    default = folders[0] if len(folders) == 1 else folders[0].parent / "comparison"
+    present([run for folder in folders for run in runs_within(folder)], Path(config.out) if config.out else default)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,9 @@ from omegaconf import OmegaConf
 from agentic_transformer import statistics
 from experiments import figures
 from experiments.paper import beside_paper, paper_text
+from experiments.run_folder import STATUS
+
+RECORDS = ("records.csv", "records.csv.gz")
 
 NOT_OF_THE_AGENT = ("run", "resume", "seed", "eval", "mesh", "baseline")
 """Settings in which runs of one agent may differ."""
@@ -34,7 +37,7 @@ def present(runs: Sequence[Path], out: Path) -> None:
         raise ValueError(f"out={out} is the folder of a run, whose records.csv would be lost; name another")
     tables = [statistics.read_records(_records_of(run)) for run in runs]
     names = _names(runs, tables)
-    records = statistics.join([table.assign(agent=name) for table, name in zip(tables, names, strict=True)])
+    records = statistics.join([_renamed(table, name) for table, name in zip(tables, names, strict=True)])
     summary, comparisons = statistics.summarise(records), statistics.compare(records)
     written = {"summary": summary, "comparisons": comparisons} | ({"records": records} if several else {})
     paper = beside_paper(summary)
@@ -102,19 +105,24 @@ def table_text(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
 
 
 def _names(runs: Sequence[Path], tables: Sequence[pd.DataFrame]) -> list[str]:
-    """A name for each run's agent; where agents of one name differ in settings (a sweep's), those are added to it."""
-    plain = [str(table["agent"].iloc[0]) for table in tables]
+    """A name for each run's agent; where agents of one name differ in settings on one task (a sweep's), those are added to it."""
+    kinds = [tuple(table[["agent", "task"]].iloc[0]) for table in tables]
     settings = [_flat(_config_of(run)) for run in runs]
     names = []
-    for index, name in enumerate(plain):
-        alike = [other for other, same in zip(settings, plain, strict=True) if same == name]
+    for kind, own in zip(kinds, settings, strict=True):
+        alike = [other for other, same in zip(settings, kinds, strict=True) if same == kind]
         differing = [
-            f"{key}={settings[index].get(key)}"
+            f"{key}={own.get(key)}"
             for key in sorted({key for config in alike for key in config})
             if len({str(config.get(key)) for config in alike}) > 1
         ]
-        names.append(" ".join([name, *differing]))
+        names.append(" ".join([kind[0], *differing]))
     return names
+
+
+def _renamed(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """A run's records under the name of its agent; those of several agents, told apart when they were joined, keep theirs."""
+    return table.assign(agent=name) if table["agent"].nunique() == 1 else table
 
 
 def _config_of(run: Path) -> dict[str, Any]:
@@ -132,8 +140,16 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def runs_within(folder: Path) -> list[Path]:
+    """A run itself; of a sweep its jobs, all of which must have been evaluated."""
+    if any((folder / name).exists() for name in RECORDS):
+        return [folder]
+    jobs = sorted(path.parent for path in folder.glob(f"*/{STATUS}"))
+    return [run for job in jobs for run in runs_within(job)] or [folder]
+
+
 def _records_of(run: Path) -> Path:
-    for name in ("records.csv", "records.csv.gz"):
+    for name in RECORDS:
         if (run / name).exists():
             return run / name
     raise ValueError(f"no records in {run}; evaluate it first: python -m experiments.evaluate run={run}")

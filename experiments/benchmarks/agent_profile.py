@@ -28,7 +28,7 @@ def shares(call: Callable[[], Any], program: str) -> dict[str, float]:
     Returns:
         Of each of `KINDS`, the share of the time of all operations.
     """
-    kinds = dict(_kinds(program))
+    kinds = dict(instruction_kinds(program))
     spent: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
@@ -42,7 +42,7 @@ def shares(call: Callable[[], Any], program: str) -> dict[str, float]:
     return {kind: spent[kind] / spent.total() for kind in KINDS}
 
 
-def _kinds(program: str) -> Iterator[tuple[str, str]]:
+def instruction_kinds(program: str) -> Iterator[tuple[str, str]]:
     """(instruction, its kind) of a program; loops and calls, whose time is that of what they hold, are left out."""
     bodies: dict[str, list[str]] = {}
     for line in program.splitlines():

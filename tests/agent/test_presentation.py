@@ -8,7 +8,7 @@ import pytest
 
 from agentic_transformer.statistics import summarise
 from experiments.paper import beside_paper
-from experiments.presentation import present, reported
+from experiments.presentation import present, reported, runs_within
 from tests.agent.test_statistics import make_records
 
 RETURNS = [[1.0, 3.0, 2.0], [2.0, 0.0, 5.0]]
@@ -65,6 +65,32 @@ def test_agents_of_a_sweep_are_told_apart_by_what_differs(tmp_path, capsys):
     assert set(pd.read_csv(tmp_path / "out" / "summary.csv")["agent"]) == {"at model.width=64", "at model.width=128"}
     assert "at model.width=128: own at n=3 is 2.3 times own at n=1" in capsys.readouterr().out
     assert (tmp_path / "out" / "agents.png").exists()
+
+
+def test_one_agent_on_two_tasks_keeps_its_name(tmp_path):
+    runs = [
+        make_run(tmp_path / task, make_records(RETURNS).assign(task=task), f"agent: {{name: at}}\ntask: {task}\nseed: 0\n")
+        for task in ("a", "b")
+    ]
+    present(runs, tmp_path / "out")
+    summary = pd.read_csv(tmp_path / "out" / "summary.csv")
+    assert set(summary["agent"]) == {"at"}
+    assert set(summary["task"]) == {"a", "b"}
+
+
+def test_a_sweep_is_its_jobs_and_what_was_joined_is_read_as_it_is(tmp_path):
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+    for seed in (0, 1):
+        job = make_run(sweep / f"{seed}", make_records(RETURNS, seed=seed))
+        (job / "status.json").write_text("{}")
+    dt = make_run(tmp_path / "dt", make_records(RETURNS, "dt", agent="dt"), "agent: {name: dt}\nseed: 0\n")
+    assert runs_within(sweep) == [sweep / "0", sweep / "1"]
+    present([*runs_within(sweep), *runs_within(dt)], tmp_path / "out")
+    present([tmp_path / "out"], tmp_path / "again")
+    summary = pd.read_csv(tmp_path / "out" / "summary.csv")
+    assert set(summary["agent"]) == {"at", "dt"}
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "again" / "summary.csv"), summary)
 
 
 def test_seeds_of_one_agent_are_one_curve(tmp_path):
