@@ -24,6 +24,7 @@ TENSOR = re.compile(r"tensor<((?:\d+x)*)[a-z]\w*>")
 
 def sizes(attention, tokens, remat):
     """Entries of every tensor of the lowered step, in its order."""
+    jax.clear_caches()  # what was traced before is lowered in fewer words
     model = dataclasses.replace(PlanCommand().model, width=32, layers=3, heads=2, attention=attention, remat=remat)
     ring = 8 if attention in SHARED else 1
     where = Workload(Topology("eight virtual devices", "v5e", 8), model, tokens, 24, 6, 1000, ring)
