@@ -53,7 +53,8 @@ def return_vs_context(summary: pd.DataFrame, trained: int, path: Path) -> None:
         panels.append((("found", "found_low", "found_high"), "found (half of the best return)", "share of contexts"))
     if summary["again"].notna().any():
         panels.append((("again", "again_low", "again_high"), "tried, and missed before", "share of what is tried"))
-    size = (5.5 * len(panels), 4.4 * len(tasks))
+    size = (5.5 * len(panels), 4.4 * len(tasks) + 0.5)
+    drawn = {}  # curves by label; tasks may have different ones
     figure, grid = plt.subplots(len(tasks), len(panels), figsize=size, squeeze=False, layout="constrained")
     for axes, task in zip(grid, tasks, strict=True):
         rows = summary[summary["task"] == task]
@@ -63,15 +64,17 @@ def return_vs_context(summary: pd.DataFrame, trained: int, path: Path) -> None:
             powers = 2 ** np.arange(int(np.log2(rows["trajectories"].max())) + 1)
             axis.set_xticks(powers, [str(n) for n in powers])
             axis.set(title=f"{task}: {title}", xlabel="n, the n-th trajectory", ylabel=label)
+            if label.startswith("share"):
+                axis.set_ylim(-0.03, 1.03)
         axes[1].set_ylim(axes[0].get_ylim()[0], max(axis.get_ylim()[1] for axis in axes[:2]))
         axes[0].set_ylim(axes[1].get_ylim())
         for axis in axes:
             _beyond_training(axis, rows, trained)
         _steps_axis(axes[0], rows)
-    curves = {label: line for axis in grid[:, 0] for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(curves.values(), curves.keys(), fontsize=8, loc="outside lower center", ncols=3)
+        drawn |= dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
     units, seeds = summary["units"].max(), summary["seeds"].max()
     over = f"{units} contexts" + (f" of {seeds} seeds" if seeds > 1 else ", one seed")
+    figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=len(panels), fontsize=8)
     figure.suptitle(f"mean and 95% bootstrap interval over {over}", fontsize=9, color="#555555")
     figure.savefig(path, dpi=130)
     plt.close(figure)
@@ -90,6 +93,7 @@ def return_vs_tokens(summary: pd.DataFrame, trained: int, path: Path) -> None:
     longest = summary.groupby(["agent", "task", "condition"])["context_tokens"].transform("max")
     grown = summary[longest > 0]
     tasks = list(dict.fromkeys(grown["task"]))
+    drawn = {}  # curves by label
     figure, grid = plt.subplots(1, len(tasks), figsize=(5.5 * len(tasks), 4.4), squeeze=False, layout="constrained")
     for axis, task in zip(grid[0], tasks, strict=True):
         rows = grown[grown["task"] == task]
@@ -97,8 +101,8 @@ def return_vs_tokens(summary: pd.DataFrame, trained: int, path: Path) -> None:
         first = rows.loc[rows["context_tokens"] > 0, "context_tokens"].min()
         axis.set_xscale("symlog", linthresh=first)
         axis.set(title=task, xlabel="tokens in the context of the n-th trajectory", ylabel="return of the n-th trajectory")
-    curves = {label: line for axis in grid[0] for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(curves.values(), curves.keys(), fontsize=8, loc="outside lower center", ncols=2)
+        drawn |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=2, fontsize=8)
     figure.suptitle("mean and 95% bootstrap interval; hollow: beyond the training length", fontsize=9, color="#555555")
     figure.savefig(path, dpi=130)
     plt.close(figure)
