@@ -50,10 +50,11 @@ def return_vs_context(summary: pd.DataFrame, trained: int, path: Path) -> None:
         (("best_mean", "best_low", "best_high"), "best of n attempts (paper protocol)", "return"),
     ]
     if summary["found"].notna().any():
-        panels.append((("found", "found_low", "found_high"), "goal found by attempt n", "share of contexts"))
+        panels.append((("found", "found_low", "found_high"), "found (half of the best return)", "share of contexts"))
     if summary["again"].notna().any():
-        panels.append((("again", "again_low", "again_high"), "attempt n of those who search: tried in vain before", "share"))
-    size = (5.5 * len(panels), 4.4 * len(tasks))
+        panels.append((("again", "again_low", "again_high"), "tried, and missed before", "share of what is tried"))
+    size = (5.5 * len(panels), 4.4 * len(tasks) + 0.5)
+    drawn = {}  # curves by label; tasks may have different ones
     figure, grid = plt.subplots(len(tasks), len(panels), figsize=size, squeeze=False, layout="constrained")
     for axes, task in zip(grid, tasks, strict=True):
         rows = summary[summary["task"] == task]
@@ -63,14 +64,17 @@ def return_vs_context(summary: pd.DataFrame, trained: int, path: Path) -> None:
             powers = 2 ** np.arange(int(np.log2(rows["trajectories"].max())) + 1)
             axis.set_xticks(powers, [str(n) for n in powers])
             axis.set(title=f"{task}: {title}", xlabel="n, the n-th trajectory", ylabel=label)
+            if label.startswith("share"):
+                axis.set_ylim(-0.03, 1.03)
         axes[1].set_ylim(axes[0].get_ylim()[0], max(axis.get_ylim()[1] for axis in axes[:2]))
         axes[0].set_ylim(axes[1].get_ylim())
         for axis in axes:
             _beyond_training(axis, rows, trained)
         _steps_axis(axes[0], rows)
-        axes[0].legend(fontsize=8, loc="upper left")
+        drawn |= dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
     units, seeds = summary["units"].max(), summary["seeds"].max()
     over = f"{units} contexts" + (f" of {seeds} seeds" if seeds > 1 else ", one seed")
+    figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=len(panels), fontsize=8)
     figure.suptitle(f"mean and 95% bootstrap interval over {over}", fontsize=9, color="#555555")
     figure.savefig(path, dpi=130)
     plt.close(figure)
@@ -120,6 +124,7 @@ def return_vs_tokens(summary: pd.DataFrame, trained: int, path: Path) -> None:
     longest = summary.groupby(["agent", "task", "condition"])["context_tokens"].transform("max")
     grown = summary[longest > 0]
     tasks = list(dict.fromkeys(grown["task"]))
+    drawn = {}  # curves by label
     figure, grid = plt.subplots(1, len(tasks), figsize=(5.5 * len(tasks), 4.4), squeeze=False, layout="constrained")
     for axis, task in zip(grid[0], tasks, strict=True):
         rows = grown[grown["task"] == task]
@@ -127,38 +132,43 @@ def return_vs_tokens(summary: pd.DataFrame, trained: int, path: Path) -> None:
         first = rows.loc[rows["context_tokens"] > 0, "context_tokens"].min()
         axis.set_xscale("symlog", linthresh=first)
         axis.set(title=task, xlabel="tokens in the context of the n-th trajectory", ylabel="return of the n-th trajectory")
-        axis.legend(fontsize=8, loc="upper left")
+        drawn |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=2, fontsize=8)
     figure.suptitle("mean and 95% bootstrap interval; hollow: beyond the training length", fontsize=9, color="#555555")
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
 
-def training_curves(logs: Sequence[tuple[str, pd.DataFrame]], path: Path) -> None:
-    """The loss by step, a panel per agent and a line per run; below it that of trajectories' first steps, by their place.
+def training_curves(logs: Sequence[tuple[str, str, pd.DataFrame]], path: Path) -> None:
+    """The loss by step, a panel per agent and task, a line per run; below it that of trajectories' first steps, by their place.
 
     Args:
-        logs: the agent's name and the `metrics.csv` of each run.
+        logs: of each run its agent's name, its task and its `metrics.csv`.
         path: of the PNG.
     """
-    agents = list(dict.fromkeys(name for name, _ in logs))
-    figure, grid = plt.subplots(2, len(agents), figsize=(4.5 * len(agents), 6), squeeze=False, layout="constrained")
-    for (above, below), agent in zip(grid.T, agents, strict=True):
-        for log in (log for name, log in logs if name == agent):
-            above.plot(log["step"], log["loss"], color="#0b5fa5", linewidth=1)
-            places = [column for column in log if column.startswith("first_step_loss")]
-            for column, shade in zip(places, np.linspace(0.9, 0.2, len(places)), strict=True):
-                place = column.removeprefix("first_step_loss").lstrip("_")
-                label = f"trajectory {place} of a row" if place else "all trajectories"
-                below.plot(log["step"], log[column], color=plt.cm.viridis(shade), linewidth=1, label=label)
-        above.set(title=agent, ylabel="loss")
-        below.set(xlabel="training step", ylabel="loss of first steps")
-        for axis in (above, below):
-            axis.grid(alpha=0.25)
-        if labels := dict(zip(*reversed(below.get_legend_handles_labels()), strict=True)):  # one entry for all runs
-            below.legend(labels.values(), labels.keys(), fontsize=7)
-        else:
-            below.axis("off")
-    figure.savefig(path, dpi=110)
+    agents, tasks = (list(dict.fromkeys(names)) for names in list(zip(*logs, strict=True))[:2])
+    size = (4.5 * len(agents), 5.5 * len(tasks))
+    figure, grid = plt.subplots(2 * len(tasks), len(agents), figsize=size, squeeze=False, layout="constrained")
+    for axis in grid.flat:
+        axis.grid(alpha=0.25)
+    for agent, task, log in logs:
+        above, below = grid[2 * tasks.index(task) :, agents.index(agent)][:2]
+        above.plot(log["step"], log["loss"], color="#0b5fa5", linewidth=1)
+        above.set(title=f"{task}: {agent}", ylabel="loss")
+        places = [column for column in log if column.startswith("first_step_loss")]
+        seen = below.get_legend_handles_labels()[1]
+        for column, shade in zip(places, np.linspace(0.9, 0.2, len(places)), strict=True):
+            place = column.removeprefix("first_step_loss").lstrip("_")
+            label = f"trajectory {place} of a row" if place else "all trajectories"
+            label = "_" * (label in seen) + label  # one entry for all runs: matplotlib leaves out what begins so
+            below.plot(log["step"], log[column], color=plt.cm.viridis(shade), linewidth=1, label=label)
+        if places:
+            below.legend(fontsize=7)
+            below.set(xlabel="training step", ylabel="loss of first steps")
+    for axis in grid.flat:
+        if not axis.lines:
+            axis.axis("off")
+    figure.savefig(path, dpi=90)
     plt.close(figure)
 
 

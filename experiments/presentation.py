@@ -49,14 +49,21 @@ def present(runs: Sequence[Path], out: Path) -> None:
         raise ValueError(f"out={out} cannot be a folder: {error.strerror}") from None
     for name, table in written.items():
         table.to_csv(out / f"{name}.csv", index=False)
-    drawn = _draw(runs, names, summary, int(records["trained_trajectories"].max()), out)
+    logs = [
+        (name, table["task"].iloc[0], pd.read_csv(run / "metrics.csv"))
+        for run, name, table in zip(runs, names, tables, strict=True)
+        if (run / "metrics.csv").exists()
+    ]
+    drawn = _draw(runs, logs, summary, int(records["trained_trajectories"].max()), out)
     print(table_text(summary, comparisons), flush=True)
     if len(paper):
         print(paper_text(paper), flush=True)
     print("\n".join(str(out / name) for name in [*(f"{name}.csv" for name in written), *drawn]), flush=True)
 
 
-def _draw(runs: Sequence[Path], names: Sequence[str], summary: pd.DataFrame, trained: int, out: Path) -> list[str]:
+def _draw(
+    runs: Sequence[Path], logs: Sequence[tuple[str, str, pd.DataFrame]], summary: pd.DataFrame, trained: int, out: Path
+) -> list[str]:
     """Draws what the runs have to show; the names of the figures."""
     figures.return_vs_context(summary, trained, out / "return_vs_context.png")
     drawn = ["return_vs_context.png"]
@@ -66,9 +73,8 @@ def _draw(runs: Sequence[Path], names: Sequence[str], summary: pd.DataFrame, tra
     if (summary["context_tokens"] > 0).any():
         figures.return_vs_tokens(summary, trained, out / "return_vs_tokens.png")
         drawn.append("return_vs_tokens.png")
-    logs = [(name, run / "metrics.csv") for name, run in zip(names, runs, strict=True) if (run / "metrics.csv").exists()]
     if logs:
-        figures.training_curves([(name, pd.read_csv(log)) for name, log in logs], out / "training.png")
+        figures.training_curves(logs, out / "training.png")
         drawn.append("training.png")
     rollouts = next((run / "rollouts.npz" for run in runs if (run / "rollouts.npz").exists()), None)
     if rollouts:
@@ -100,7 +106,7 @@ def table_text(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
     for row in comparisons[comparisons["trajectories"] == comparisons["trajectories"].max()].itertuples():
         verdict = "above 0" if row.low > 0 else "below 0" if row.high < 0 else "0 not excluded"
         said = f"{row.difference:+.2f} [{row.low:.2f}, {row.high:.2f}], {verdict}"
-        blocks.append(f"{row.agent}, n={row.trajectories}: own - {row.against} = {said}")
+        blocks.append(f"{row.task}, {row.agent}, n={row.trajectories}: own - {row.against} = {said}")
     return "\n".join(blocks)
 
 
