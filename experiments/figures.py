@@ -49,7 +49,8 @@ def return_vs_context(summary: pd.DataFrame, trained: int, path: Path) -> None:
     ]
     if summary["found"].notna().any():
         panels.append((("found", "found_low", "found_high"), "goal found by attempt n", "share of contexts"))
-    size = (5.5 * len(panels), 4.4 * len(tasks))
+    size = (5.5 * len(panels), 4.4 * len(tasks) + 0.5)
+    drawn = {}  # curves by label; tasks may have different ones
     figure, grid = plt.subplots(len(tasks), len(panels), figsize=size, squeeze=False, layout="constrained")
     for axes, task in zip(grid, tasks, strict=True):
         rows = summary[summary["task"] == task]
@@ -61,9 +62,10 @@ def return_vs_context(summary: pd.DataFrame, trained: int, path: Path) -> None:
         for axis in axes:
             _beyond_training(axis, rows, trained)
         _steps_axis(axes[0], rows)
-        axes[0].legend(fontsize=8, loc="upper left")
+        drawn |= dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
     units, seeds = summary["units"].max(), summary["seeds"].max()
     over = f"{units} contexts" + (f" of {seeds} seeds" if seeds > 1 else ", one seed")
+    figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=2 * len(panels), fontsize=8)
     figure.suptitle(f"mean and 95% bootstrap interval over {over}", fontsize=9, color="#555555")
     figure.savefig(path, dpi=130)
     plt.close(figure)
