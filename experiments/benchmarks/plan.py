@@ -139,10 +139,10 @@ def _beside_reported(contexts: Path) -> Iterator[dict]:
 
     for (topology, model), rows in pd.read_csv(contexts).groupby(["topology", "model"], sort=False):
         for whose, column, thousand in ((topology, "context", 1000), (rows.paper.iloc[0], "paper_thousands", 1)):
-            found = rows.set_index("attention")[column] / thousand
-            if found.notna().all():
-                names = {name: round(found[attention], 1) for attention, name in BACKBONES.items()}
-                yield {"model": model, "on": whose, **names, "gain": round(found["ring"] / found["blockwise"], 1)}
+            found = rows.set_index("attention")[column].reindex(list(BACKBONES)) / thousand
+            if found.notna().any():
+                names = {name: found[attention] for attention, name in BACKBONES.items()}
+                yield {"model": model, "on": whose, **names, "gain": found["ring"] / found["blockwise"]}
 
 
 def _accuracy(compilations: Any) -> Iterator[dict]:
