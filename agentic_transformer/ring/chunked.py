@@ -1,7 +1,7 @@
 """Attention of a large block in chunks that stay in a core's cache.
 
-Pairs of chunks that see each other wholly are computed without a mask; then what is left, in smaller chunks with a mask. Pairs
-that see nothing of each other are never visited. Sums are updated in place.
+Pairs of chunks that see each other wholly are computed without a mask, then those that do so in part with one; pairs that see
+nothing of each other are never visited. Sums are updated in place.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ class Chunks(NamedTuple):
         keys: tokens in a chunk of keys.
         whole: keys of a block that is not cut.
         rows: (batch, head) rows at once.
-        finer: parts of either kind of chunk, where a pair is visible in part.
         halving: whether rows of scores are reduced by halves, as whole vectors: a reduction along a row is slow on CPUs.
     """
 
@@ -33,18 +32,16 @@ class Chunks(NamedTuple):
     keys: int
     whole: int
     rows: int = 1
-    finer: int = 2
     halving: bool = True
 
     def fitted(self, rows: int, queries: int, keys: int) -> Chunks:
-        """The largest sizes, no larger than wanted, that divide half of the queries, half of the keys, the rows and a chunk."""
+        """The largest sizes, no larger than wanted, that divide half of the queries, half of the keys, and the rows."""
 
-        def divisor(wanted: int, *wholes: int) -> int:
-            return max(size for size in range(1, wanted + 1) if not any(whole % size for whole in wholes))
+        def divisor(wanted: int, whole: int) -> int:
+            return max(size for size in range(1, wanted + 1) if whole % size == 0)
 
-        of_queries, of_keys = divisor(self.queries, queries // 2), divisor(self.keys, keys // 2)
         return self._replace(
-            queries=of_queries, keys=of_keys, rows=divisor(self.rows, rows), finer=divisor(self.finer, of_queries, of_keys)
+            queries=divisor(self.queries, queries // 2), keys=divisor(self.keys, keys // 2), rows=divisor(self.rows, rows)
         )
 
 
@@ -75,29 +72,17 @@ class Cut(NamedTuple):
 class Sweep(NamedTuple):
     """Pairs of chunks that are computed alike, one after another."""
 
-    queries: Cut
-    keys: Cut
     seen: Array  # (groups, chunks of queries, chunks of keys) bool
     masked: bool
 
 
 def _sweeps(chunks: Chunks, queries: Queries, keys: Keys, rows: int) -> tuple[Sweep, Sweep]:
-    """First the pairs that are wholly visible, then what else is visible, in finer chunks."""
-    parts = queries.low.size // chunks.queries, keys.position.size // chunks.keys
-
-    def grouped(flags: Array) -> Array:
-        flags = jnp.broadcast_to(flags, (rows, *flags.shape[1:]))
-        return flags.reshape(-1, chunks.rows, *flags.shape[1:])
-
-    wholly = grouped(pairs(queries, keys, *parts)[1]).all(axis=1)
-    finer = chunks.finer
-    seen = grouped(pairs(queries, keys, *(finer * part for part in parts))[0]).any(axis=1)
-    partly = seen & ~wholly.repeat(finer, axis=1).repeat(finer, axis=2)
-    sizes = chunks.queries, chunks.keys
-    return (
-        Sweep(*(Cut(chunks.rows, size) for size in sizes), wholly, masked=False),
-        Sweep(*(Cut(chunks.rows, size // finer) for size in sizes), partly, masked=True),
-    )
+    """First the pairs that are wholly visible, then those that are so in part."""
+    flags = pairs(queries, keys, queries.low.size // chunks.queries, keys.position.size // chunks.keys)
+    flags = (jnp.broadcast_to(flag, (rows, *flag.shape[1:])) for flag in flags)
+    seen, wholly = (flag.reshape(-1, chunks.rows, *flag.shape[1:]) for flag in flags)
+    wholly = wholly.all(axis=1)
+    return Sweep(wholly, masked=False), Sweep(seen.any(axis=1) & ~wholly, masked=True)
 
 
 def _visit(seen: Array, chunk: Callable, carry: Any) -> Any:
@@ -129,24 +114,25 @@ def chunked_forward(
 ) -> Running:
     """`BlockKernel.forward` over chunks; arrays and segments of rows, (rows, tokens, ...)."""
     chunks = chunks.fitted(*query.shape[:2], key.shape[1])
+    of_queries, of_keys = Cut(chunks.rows, chunks.queries), Cut(chunks.rows, chunks.keys)
 
-    def sweep(of: Sweep, running: Running) -> Running:
+    def run(sweep: Sweep, running: Running) -> Running:
         def chunk(group: Array, index: Array, visit: Callable, running: Running) -> Running:
-            ours, mine = of.queries.take(query, group, index), of.queries.marks(queries, group, index)
+            ours, mine = of_queries.take(query, group, index), of_queries.marks(queries, group, index)
 
             def pair(at: Array, so_far: Running) -> Running:
-                theirs = (of.keys.take(array, group, at) for array in (key, value))
+                theirs = (of_keys.take(array, group, at) for array in (key, value))
                 return attend(
-                    ours, *theirs, mine, of.keys.marks(keys, group, at), so_far, masked=of.masked, halving=chunks.halving
+                    ours, *theirs, mine, of_keys.marks(keys, group, at), so_far, masked=sweep.masked, halving=chunks.halving
                 )
 
-            after = visit(pair, Running(*(of.queries.take(array, group, index) for array in running)))
-            return Running(*(of.queries.put(array, part, group, index) for array, part in zip(running, after, strict=True)))
+            after = visit(pair, Running(*(of_queries.take(array, group, index) for array in running)))
+            return Running(*(of_queries.put(array, part, group, index) for array, part in zip(running, after, strict=True)))
 
-        return _visit(of.seen, chunk, running)
+        return _visit(sweep.seen, chunk, running)
 
     wholly, partly = _sweeps(chunks, queries, keys, query.shape[0])
-    return sweep(partly, sweep(wholly, running))
+    return run(partly, run(wholly, running))
 
 
 def chunked_backward(
@@ -166,29 +152,30 @@ def chunked_backward(
     Key chunks are the outer loop.
     """
     chunks = chunks.fitted(*query.shape[:2], key.shape[1])
+    of_queries, of_keys = Cut(chunks.rows, chunks.queries), Cut(chunks.rows, chunks.keys)
 
-    def sweep(of: Sweep, gradients: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    def run(sweep: Sweep, gradients: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         def chunk(group: Array, index: Array, visit: Callable, gradients: tuple) -> tuple:
             dquery, *sums = gradients
-            our_key, our_value = (of.keys.take(array, group, index) for array in (key, value))
-            mine, transposed = of.keys.marks(keys, group, index), our_key.mT
+            our_key, our_value = (of_keys.take(array, group, index) for array in (key, value))
+            mine, transposed = of_keys.marks(keys, group, index), our_key.mT
 
             def pair(at: Array, so_far: tuple) -> tuple:
                 dquery, *sums = so_far
-                theirs, *rest = (of.queries.take(array, group, at) for array in (query, cotangent, lse, delta))
-                marks = of.queries.marks(queries, group, at)
+                theirs, *rest = (of_queries.take(array, group, at) for array in (query, cotangent, lse, delta))
+                marks = of_queries.marks(queries, group, at)
                 more, *parts = differentiate(
-                    theirs, our_key, our_value, marks, mine, *rest, transposed=transposed, masked=of.masked
+                    theirs, our_key, our_value, marks, mine, *rest, transposed=transposed, masked=sweep.masked
                 )
-                place = (group * of.queries.together, 0, at * of.queries.size)
+                place = (group * of_queries.together, 0, at * of_queries.size)
                 more += lax.dynamic_slice(dquery, place, more.shape)
                 return lax.dynamic_update_slice(dquery, more, place), *(a + b for a, b in zip(sums, parts, strict=True))
 
-            dquery, *parts = visit(pair, (dquery, *(of.keys.take(array, group, index) for array in sums)))
-            return dquery, *(of.keys.put(array, part, group, index) for array, part in zip(sums, parts, strict=True))
+            dquery, *parts = visit(pair, (dquery, *(of_keys.take(array, group, index) for array in sums)))
+            return dquery, *(of_keys.put(array, part, group, index) for array, part in zip(sums, parts, strict=True))
 
-        return _visit(of.seen.mT, chunk, gradients)
+        return _visit(sweep.seen.mT, chunk, gradients)
 
     wholly, partly = _sweeps(chunks, queries, keys, query.shape[0])
     zero = jnp.zeros(key.shape, jnp.float32)
-    return sweep(partly, sweep(wholly, (dquery, zero, zero)))
+    return run(partly, run(wholly, (dquery, zero, zero)))
