@@ -8,11 +8,12 @@ Example:
 """
 
 from agentic_transformer.ring.backbones import BACKBONES, attention, blockwise_attention, ring_attention
+from agentic_transformer.ring.chunked import Chunks
 from agentic_transformer.ring.decode import decode_attention, write_cache
 from agentic_transformer.ring.feedforward import blockwise_feedforward
 from agentic_transformer.ring.kernel import BlockKernel
 from agentic_transformer.ring.layout import LAYOUTS, from_layout, padded_length, positions, to_layout
-from agentic_transformer.ring.plain import Chunks, plain_kernel
+from agentic_transformer.ring.plain import plain_kernel
 from agentic_transformer.ring.reference import dense_attention, memory_efficient_attention
 from agentic_transformer.ring.ring import ring_attention_shard
 

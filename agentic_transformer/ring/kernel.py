@@ -1,8 +1,9 @@
 """The block kernel: attention of a block of queries to a block of keys, and its gradient.
 
-A kernel is a pair of functions, `BlockKernel`, so that a GPU or TPU kernel can take the place of the plain JAX one below.
-The forward function gives the block's own output and log-sum-exp; blocks are merged outside (`merge`). The backward function
-takes the log-sum-exp of the *whole* row of attention, over all blocks, and gives this block's part of each gradient.
+A kernel is a pair of functions, `BlockKernel`, so that a GPU or TPU kernel can take the place of the plain JAX one. The forward
+function continues a softmax from the blocks before (`Running`). The backward function takes the log-sum-exp of the *whole* row
+of attention, over all blocks; it continues the sum of the queries' gradient, and gives its part of the keys' and values' alone:
+those travel, and to wait for the sum so far would be to wait for a transfer.
 """
 
 from __future__ import annotations
@@ -17,33 +18,46 @@ LOWEST = -1e30
 """Starting point of a running maximum: finite, so that rows that see nothing give no NaN."""
 
 
+class Running(NamedTuple):
+    """Attention of queries to the keys that they have met, in float32.
+
+    Attributes:
+        largest: (..., queries), the greatest scaled score, at least LOWEST.
+        total: (..., queries), the sum of weights `exp(score - largest)`.
+        sums: (..., queries, head_dim), the sum of weights times values.
+    """
+
+    largest: jax.Array
+    total: jax.Array
+    sums: jax.Array
+
+    @classmethod
+    def start(cls, query: jax.Array) -> Running:
+        """That of queries (..., queries, head_dim) that have met none."""
+        rows = query.shape[:-1]
+        return cls(jnp.full(rows, LOWEST, jnp.float32), jnp.zeros(rows, jnp.float32), jnp.zeros(query.shape, jnp.float32))
+
+    def finish(self) -> tuple[jax.Array, jax.Array]:
+        """Output (..., queries, head_dim) and log-sum-exp (..., queries): 0 and -inf where a query saw nothing."""
+        return self.sums / jnp.where(self.total > 0, self.total, 1)[..., None], self.largest + jnp.log(self.total)
+
+
 class BlockKernel(NamedTuple):
     """Attention within one pair of blocks; the grouped query heads of a key head are laid along the query axis.
 
     Attributes:
-        forward: `(query, key, value, queries, keys) -> (output, lse)`. query (batch, heads, queries, head_dim), key and value
-            (batch, heads, keys, head_dim), heads being those of the keys. output of query's shape and lse (batch, heads, queries)
-            in float32. A query that sees nothing has output 0 and lse -inf. Scores are scaled by `head_dim ** -0.5`.
-        backward: `(query, key, value, queries, keys, cotangent, lse, delta) -> (dquery, dkey, dvalue)` in float32, dquery
-            as (batch, heads, head_dim, queries): so products give it without a transposed operand, and it is transposed once,
-            after the ring. cotangent is that of the final output, lse that of the whole row (+inf where a query sees nothing),
-            delta (batch, heads, queries) the sum over head_dim of final output times cotangent.
+        forward: `(query, key, value, queries, keys, running) -> Running`. query (batch, heads, queries, head_dim), key and value
+            (batch, heads, keys, head_dim), heads being those of the keys. Scores are scaled by `head_dim ** -0.5`.
+        backward: `(query, key, value, queries, keys, cotangent, lse, delta, dquery) -> (dquery, dkey, dvalue)` in float32. The
+            sum dquery is (batch, heads, head_dim, queries): so products give it without a transposed operand, and it is
+            transposed once, after the ring. cotangent is that of the final output, lse that of the whole row (+inf where a
+            query sees nothing), delta (batch, heads, queries) the sum over head_dim of final output times cotangent.
         padded: `half -> int`, the tokens to which each half of a device's block is padded before the ring starts.
         one_row: `tokens -> bool`, given the tokens of a block: whether the (batch, head) rows go around the ring one after
             another, which takes the memory of one row for all that travels, or all at once.
     """
 
-    forward: Callable[..., tuple[jax.Array, jax.Array]]
+    forward: Callable[..., Running]
     backward: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
     padded: Callable[[int], int]
     one_row: Callable[[int], bool]
-
-
-def merge(output: jax.Array, lse: jax.Array, more: jax.Array, more_lse: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Merges the attention of the same queries to two sets of keys; outputs (..., queries, head_dim), lse (..., queries)."""
-    largest = jnp.maximum(jnp.maximum(lse, more_lse), LOWEST)
-    weight, more_weight = jnp.exp(lse - largest), jnp.exp(more_lse - largest)
-    total = weight + more_weight
-    share = 1 / jnp.where(total > 0, total, 1)
-    merged = output * (weight * share)[..., None] + more * (more_weight * share)[..., None]
-    return merged, largest + jnp.log(total)

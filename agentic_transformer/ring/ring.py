@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from agentic_transformer.ring.kernel import BlockKernel, merge
+from agentic_transformer.ring.kernel import BlockKernel, Running
 from agentic_transformer.ring.layout import shard_positions
 from agentic_transformer.ring.plain import plain_kernel
 from agentic_transformer.ring.visibility import NOWHERE, Keys, Queries, queries_at
@@ -106,7 +106,7 @@ def _attention_backward(setting: Setting, half: int, saved, cotangent):
     query, key, value, segment, length, output, lse = saved
 
     def backward(query, key, value, output, lse, cotangent, segment):
-        delta = jnp.sum(output.astype(jnp.float32) * cotangent.astype(jnp.float32), axis=-1)
+        delta = jnp.einsum("...d,...d->...", output, cotangent, preferred_element_type=jnp.float32)
         gradients = _backward(setting, half, query, key, value, segment, length, cotangent, lse, delta)
         return [gradient.astype(like.dtype) for gradient, like in zip(gradients, (query, key, value), strict=True)]
 
@@ -193,24 +193,24 @@ def _forward(setting: Setting, half: int, query, key, value, segment, length) ->
     place, query = _place(setting, half, query, key, segment, length)
     block = Block(key, value, segment)
 
-    def attend(step, block):
+    def attend(step, block, running):
         keys = _keys(setting, place, step, block.segment)
-        return setting.kernel.forward(query, block.key, block.value, place.queries, keys)
+        return setting.kernel.forward(query, block.key, block.value, place.queries, keys, running)
 
+    start = Running.start(query)
     if setting.axis is None:
-        return attend(0, block)
+        return attend(0, block, start).finish()
     if setting.gathered:
-        return attend(0, _gather(setting, block))
+        return attend(0, _gather(setting, block), start).finish()
 
     def ring_step(carry, step):
-        block, output, lse = carry
+        block, running = carry
         arriving = _rotate(setting, block)
-        return (arriving, *merge(output, lse, *attend(step, block))), None
+        return (arriving, attend(step, block, running)), None
 
-    start = (block, jnp.zeros(query.shape, jnp.float32), jnp.full(query.shape[:-1], -jnp.inf, jnp.float32))
     last = setting.ring_size - 1
-    (block, output, lse), _ = lax.scan(ring_step, start, jnp.arange(last))
-    return merge(output, lse, *attend(last, block))
+    (block, running), _ = lax.scan(ring_step, (block, start), jnp.arange(last))
+    return attend(last, block, running).finish()
 
 
 def _backward(setting: Setting, half: int, query, key, value, segment, length, cotangent, lse, delta):
@@ -219,27 +219,27 @@ def _backward(setting: Setting, half: int, query, key, value, segment, length, c
     block = Block(key, value, segment)
     lse = jnp.where(lse == -jnp.inf, jnp.inf, lse)
 
-    def differentiate(step, block):
+    def differentiate(step, block, dquery):
         keys = _keys(setting, place, step, block.segment)
-        return setting.kernel.backward(query, block.key, block.value, place.queries, keys, cotangent, lse, delta)
+        return setting.kernel.backward(query, block.key, block.value, place.queries, keys, cotangent, lse, delta, dquery)
 
+    start = jnp.zeros(query.mT.shape, jnp.float32)
     if setting.axis is None:
-        dquery, *rest = differentiate(0, block)
+        dquery, *rest = differentiate(0, block, start)
         return dquery.mT, *rest
     if setting.gathered:
-        dquery, *rest = differentiate(0, _gather(setting, block))
+        dquery, *rest = differentiate(0, _gather(setting, block), start)
         return dquery.mT, *(lax.psum_scatter(array, setting.axis, scatter_dimension=2, tiled=True) for array in rest)
 
     def ring_step(carry, step):
         block, dquery, dblock = carry
         arriving, (dkey, dvalue) = _rotate(setting, block), _rotate(setting, dblock)
-        more, more_key, more_value = differentiate(step, block)
-        return (arriving, dquery + more, (dkey + more_key, dvalue + more_value)), None
+        dquery, more_key, more_value = differentiate(step, block, dquery)
+        return (arriving, dquery, (dkey + more_key, dvalue + more_value)), None
 
     zero = jnp.zeros(key.shape, jnp.float32)
     last = setting.ring_size - 1
-    start = (block, jnp.zeros(query.mT.shape, jnp.float32), (zero, zero))
-    (block, dquery, dblock), _ = lax.scan(ring_step, start, jnp.arange(last))
+    (block, dquery, dblock), _ = lax.scan(ring_step, (block, start, (zero, zero)), jnp.arange(last))
     dkey, dvalue = _rotate(setting, dblock)
-    more, more_key, more_value = differentiate(last, block)
-    return (dquery + more).mT, *_rotate(setting, (dkey + more_key, dvalue + more_value))
+    dquery, more_key, more_value = differentiate(last, block, dquery)
+    return dquery.mT, *_rotate(setting, (dkey + more_key, dvalue + more_value))
