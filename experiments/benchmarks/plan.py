@@ -195,7 +195,10 @@ def plot(folder: Path) -> None:
     for name, rows in growth.groupby("model"):
         axes[0].loglog(rows.devices, rows.context, "o-", label=f"{name}, {rows.topology.iloc[0].partition(':')[0]}")
         axes[0].loglog(rows.devices, rows.context.iloc[0] * rows.devices / rows.devices.iloc[0], ":", color="gray")
+    counts = sorted(growth.devices.unique())
     axes[0].set(xlabel="devices", ylabel="longest context, tokens", title="dotted: in proportion to devices")
+    axes[0].set_xticks(counts, counts, minor=False)
+    axes[0].minorticks_off()
     axes[0].legend()
     rows = growth[growth.model == "7B"]
     left = np.zeros(len(rows))
@@ -205,6 +208,6 @@ def plot(folder: Path) -> None:
         left += sizes
     axes[1].plot(rows.topology, rows.compiled_peak, "kx", label="compiler's peak")
     axes[1].set(ylabel="GiB a device", title="7B at its longest context")
-    axes[1].legend(fontsize="x-small")
+    axes[1].legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(folder / "growth.png", dpi=120)
     plt.close(figure)
