@@ -61,7 +61,7 @@ def return_vs_context(summary: pd.DataFrame, trained: int, path: Path) -> None:
         for axis in axes:
             _beyond_training(axis, rows, trained)
         _steps_axis(axes[0], rows)
-        axes[0].legend(fontsize=8, loc="upper left")
+        axes[0].legend(fontsize=8, loc="best")
     units, seeds = summary["units"].max(), summary["seeds"].max()
     over = f"{units} contexts" + (f" of {seeds} seeds" if seeds > 1 else ", one seed")
     figure.suptitle(f"mean and 95% bootstrap interval over {over}", fontsize=9, color="#555555")
