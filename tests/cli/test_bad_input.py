@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
-from agentic_transformer.config import EvaluateCommand, TrainCommand
+from agentic_transformer.config import DataConfig, EvaluateCommand, TrainCommand
 from experiments import cli
+from experiments.data import open_store
 from experiments.settings import SettingError, check_command
 from tests.cli.conftest import ROOT
 
@@ -44,6 +45,7 @@ BAD = [
     ("mesh.ring=3 mesh.virtual_devices=4", "allowed: 1, 2, 4"),
     ("model.heads=3", "does not divide"),
     ("model.width=100000000000", "from 1 to 65536"),
+    ("model.log_std_min=1", "a number from -10"),
     ("seed=4294967296", "to 4294967295"),
     ("train.batch=3 mesh.virtual_devices=2", "a multiple of 2"),
     ("agent.trajectories=50 data.episodes=40", "at most 40"),
@@ -134,6 +136,13 @@ def test_nothing_slow_is_imported(name, tmp_path):
     )
     assert done.stdout.split() == ["2"], done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_missing_data_says_which_command_makes_it(tmp_path):
+    with pytest.raises(ValueError) as missing:
+        open_store("point_mass_maze_any", DataConfig(root=str(tmp_path), action_repeat=20, horizon=28))
+    collect = f"python -m experiments.collect task=point_mass_maze_any data.root={tmp_path} data.action_repeat=20`"
+    assert collect in str(missing.value)
 
 
 def test_another_package_called_datasets(tmp_path):
