@@ -61,7 +61,8 @@ def return_vs_context(summary: pd.DataFrame, trained: int, path: Path) -> None:
         for axis in axes:
             _beyond_training(axis, rows, trained)
         _steps_axis(axes[0], rows)
-        axes[0].legend(fontsize=8, loc="best")
+    lines = {line.get_label(): line for axis in grid[:, 0] for line in axis.get_lines()}
+    figure.legend(lines.values(), lines.keys(), fontsize=8, loc="outside lower center", ncols=4)
     units, seeds = summary["units"].max(), summary["seeds"].max()
     over = f"{units} contexts" + (f" of {seeds} seeds" if seeds > 1 else ", one seed")
     figure.suptitle(f"mean and 95% bootstrap interval over {over}", fontsize=9, color="#555555")
@@ -121,6 +122,7 @@ def attempts(rollouts: Path, numbers: list[int], path: Path) -> None:
         physics, reward, ids = stored["physics"], stored["reward"], stored["task_id"]
         planar, goals = bool(stored["planar"]), stored.get("goal")
     numbers = [number for number in numbers if number <= physics.shape[1]]
+    limit = max(0.2, float(np.abs(physics[..., :2]).max()) * 1.05)
     size = (2.1 * len(numbers) + 0.5, 2.2 * len(ids))
     figure, grid = plt.subplots(
         len(ids), len(numbers), figsize=size, squeeze=False, sharex=True, sharey=True, layout="constrained"
@@ -128,7 +130,7 @@ def attempts(rollouts: Path, numbers: list[int], path: Path) -> None:
     for row, axes in enumerate(grid):
         for axis, number in zip(axes, numbers, strict=True):
             if planar:
-                _path(axis, physics[row, number - 1], None if goals is None else goals[row])
+                _path(axis, physics[row, number - 1], None if goals is None else goals[row], limit)
             else:
                 axis.plot(reward[row, number - 1], color="#0b5fa5", linewidth=1)
             axis.set_title(f"attempt {number}: {reward[row, number - 1].sum():.2f}", fontsize=8)
@@ -140,11 +142,10 @@ def attempts(rollouts: Path, numbers: list[int], path: Path) -> None:
     plt.close(figure)
 
 
-def _path(axis: plt.Axes, physics: np.ndarray, goal: np.ndarray | None) -> None:
+def _path(axis: plt.Axes, physics: np.ndarray, goal: np.ndarray | None, limit: float) -> None:
     axis.plot(physics[:, 0], physics[:, 1], color="#0b5fa5", marker=".", markersize=3, linewidth=1)
     axis.plot(*physics[0, :2], color="#000000", marker="+")
     if goal is not None:
         axis.add_patch(plt.Circle(tuple(goal), 0.045, color="#6a9f2a", alpha=0.4, linewidth=0))
     axis.set_aspect("equal")
-    limit = max(0.2, float(np.abs(physics[:, :2]).max()) * 1.05)
     axis.set(xlim=(-limit, limit), ylim=(-limit, limit))
