@@ -58,7 +58,8 @@ def test_quickstart_leaves_everything_that_is_promised(quickstart):
             assert (demo / agent / name).exists(), name
     assert json.loads((demo / "provenance.json").read_text())["seeds"]["seed"] == 0
     assert "own - no_context = " in said
-    assert said.rstrip().endswith("demo/return_vs_context.png\ndemo/attempts.png\nrun folder: demo")
+    figures = ["return_vs_context.png", "return_vs_tokens.png", "training.png", "attempts.png"]
+    assert said.rstrip().splitlines()[-5:] == [*(f"demo/{name}" for name in figures), "run folder: demo"]
 
 
 def test_records_hold_every_condition_paired_by_task(quickstart):
