@@ -236,6 +236,9 @@ def fit(
     for step, tokens in enumerate(batches, int(state.step) + 1):
         state, metrics = train_step(state, tokens)
         recent.append(metrics)
+        if jax.process_count() > 1:
+            # What processes ask each other in `stop` may overtake the step's own communication in one of them, and then all wait.
+            jax.block_until_ready(metrics)
         stopping = stop()
         due = stopping or step == config.steps or step % config.checkpoint_every == 0
         if due or step % config.log_every == 0:
