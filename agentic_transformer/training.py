@@ -104,14 +104,7 @@ def make_train_step(
     Returns:
         A function of (state, placed tokens) -> (state, metrics); the state handed in is consumed.
     """
-    nth = np.arange(length) // (length // trajectories) + 1  # of each token: which trajectory of its row it belongs to
-    nth = to_layout(nth, mesh.shape[meshes.RING], config.layout, axis=0)
-    shown = [n for n in range(1, trajectories + 1) if n & (n - 1) == 0 or n == trajectories] if trajectories > 1 else []
-
-    def loss_weights(tokens: Tokens) -> dict[str, jax.Array]:
-        # The first step of a trajectory has only the context to go by: its loss shows learning from context early.
-        first = tokens.weight * (tokens.timestep == 0)
-        return {"loss": tokens.weight, "first_step_loss": first} | {f"first_step_loss_{n}": first * (nth == n) for n in shown}
+    loss_weights = _loss_weights(length, trajectories, mesh, config.layout)
 
     def loss_of(params: nnx.State, tokens: Tokens, totals: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
         def attend(_: Any, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
@@ -171,6 +164,20 @@ def make_train_step(
         return after, metrics
 
     return step
+
+
+def _loss_weights(length: int, trajectories: int, mesh: Mesh, layout: str) -> Callable[[Tokens], dict[str, jax.Array]]:
+    """The weights of tokens in each of the losses that a step reports, by its name; see `make_train_step`."""
+    nth = np.arange(length) // (length // trajectories) + 1  # of each token: which trajectory of its row it belongs to
+    nth = to_layout(nth, mesh.shape[meshes.RING], layout, axis=0)
+    shown = [n for n in range(1, trajectories + 1) if n & (n - 1) == 0 or n == trajectories] if trajectories > 1 else []
+
+    def weights(tokens: Tokens) -> dict[str, jax.Array]:
+        # The first step of a trajectory has only the context to go by: its loss shows learning from context early.
+        first = tokens.weight * (tokens.timestep == 0)
+        return {"loss": tokens.weight, "first_step_loss": first} | {f"first_step_loss_{n}": first * (nth == n) for n in shown}
+
+    return weights
 
 
 def traced(train_step: TrainStep, start: int, steps: Collection[int], folder: Path) -> TrainStep:
