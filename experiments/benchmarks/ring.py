@@ -6,6 +6,9 @@ Speed by CPU time, memory and TPU schedules by compilation alone, the overlap co
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 from experiments.benchmarks import tables
@@ -18,13 +21,28 @@ _MILLION = 2**20
 
 def run(folder: Path) -> None:
     """Runs every part and writes `<part>.csv` and the figures into `folder`."""
-    flags = "--xla_force_host_platform_device_count=16 --xla_cpu_collective_call_terminate_timeout_seconds=600"
+    parts = {
+        "overlap": (_overlap, 1),
+        "utilisation": (_utilisation, 8),
+        "speed": (_speed, 8),
+        "memory": (_memory, 16),
+        "schedule": (_schedule, 1),
+    }
+    for name, (part, devices) in parts.items():
+        tables.write(folder / f"{name}.csv", _alone(part, devices))
+    plot(folder)
+
+
+def _alone(part: Callable[[], list[dict]], devices: int) -> list[dict]:
+    """A part's rows, from a process of its own with so many virtual devices: the more there are, the slower all of them."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_virtual_devices, initargs=(devices,)) as pool:
+        return pool.submit(part).result()
+
+
+def _virtual_devices(count: int) -> None:
+    flags = f"--xla_force_host_platform_device_count={count} --xla_cpu_collective_call_terminate_timeout_seconds=600"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    parts = {"overlap": _overlap, "utilisation": _utilisation, "speed": _speed, "memory": _memory, "schedule": _schedule}
-    for name, part in parts.items():
-        tables.write(folder / f"{name}.csv", part())
-    plot(folder)
 
 
 def _overlap() -> list[dict]:
