@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 from agentic_transformer.config import setting
-from experiments import cli, provenance
+from experiments.harness import cli, provenance
 
 SUITES = ("agent", "data", "faults", "plan", "ring")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agentic_transformer.config import CollectCommand
-from experiments import cli
+from experiments.harness import cli
 
 
 def main(config: CollectCommand) -> None:

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentic_transformer.config import EvaluateCommand, TrainCommand
-from experiments import cli, provenance
+from experiments.harness import cli, provenance
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
     import envs
     from agentic_transformer.evaluation import Attempt, Evaluation
-    from experiments.parts import Parts
+    from experiments.harness.parts import Parts
 
 PICTURED_TASKS = 5
 FRAMES_PER_SECOND = 6
@@ -22,7 +22,7 @@ FRAMES_PER_SECOND = 6
 
 def main(config: EvaluateCommand, run: Path) -> None:
     """Rollouts under every condition -> records, then tables, figures and a video, in the run's folder."""
-    from experiments.presentation import present
+    from experiments.reports.presentation import present
 
     evaluate(config, run)
     present([run], run)
@@ -42,9 +42,9 @@ def evaluate(config: EvaluateCommand, run: Path) -> None:
     from agentic_transformer.checkpoint import Checkpoints
     from agentic_transformer.evaluation import Evaluation, evaluation_tasks
     from agentic_transformer.mesh import make_mesh
-    from experiments import run_folder
-    from experiments.data import evaluation_data, training_data
-    from experiments.parts import Parts
+    from experiments.harness import run_folder
+    from experiments.harness.data import evaluation_data, training_data
+    from experiments.harness.parts import Parts
 
     trained = run_folder.read_config(run, TrainCommand)
     checkpoints = Checkpoints(run)
@@ -127,7 +127,7 @@ def _conclude(run: Path, conditions: Sequence[str], parts: Parts) -> None:
 
 
 def save_rollouts(path: Path, tasks: Sequence[envs.Task], attempts: Sequence[Attempt]) -> None:
-    """Keeps what the agent did on some tasks in an npz file, from which `experiments.figures.attempts` draws."""
+    """Keeps what the agent did on some tasks in an npz file, from which `experiments.reports.figures.attempts` draws."""
     import numpy as np
 
     arrays = {

@@ -9,13 +9,13 @@ import shutil
 from pathlib import Path
 
 from agentic_transformer.config import ExportCommand
-from experiments import cli
+from experiments.harness import cli
 
 
 def main(config: ExportCommand, run: Path) -> None:
     """The newest whole checkpoint, and the files that say what the run was."""
     from agentic_transformer.checkpoint import Checkpoints
-    from experiments import run_folder
+    from experiments.harness import run_folder
 
     out = Path(config.out)
     if out.exists():

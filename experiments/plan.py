@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from agentic_transformer.config import PlanCommand
-from experiments import cli
+from experiments.harness import cli
 
 
 def main(commands: list[PlanCommand]) -> None:

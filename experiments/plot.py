@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from agentic_transformer.config import PlotCommand
-from experiments import cli
+from experiments.harness import cli
 
 
 def main(config: PlotCommand) -> None:
     """Plots the runs into `out`; by default a single folder into itself, several into `comparison` beside the first."""
-    from experiments.presentation import present, runs_within
+    from experiments.reports.presentation import present, runs_within
 
     if not config.runs:
         raise ValueError("runs=[] names no run; give run folders, for example runs=[runs/a,runs/b]")

@@ -10,14 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from agentic_transformer.config import CollectCommand, EvaluateCommand, QuickstartCommand, TrainCommand
-from experiments import cli
+from experiments.harness import cli
 
 
 def main(config: QuickstartCommand, run: Path) -> None:
     """Each part is the command of its name, called here with its settings."""
-    from experiments import collect, run_folder, train
+    from experiments import collect, train
     from experiments.evaluate import evaluate
-    from experiments.presentation import present
+    from experiments.harness import run_folder
+    from experiments.reports.presentation import present
 
     collect.main(CollectCommand(config.task, config.data))
     agents = trained_agents(config, run)

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from agentic_transformer.config import TableCommand
-from experiments import cli
+from experiments.harness import cli
 
 
 def main(config: TableCommand) -> None:
     """Prints the table and writes `<sweep>/table.csv`: of each job its overrides, its state, its last metrics and its returns."""
     import pandas as pd
 
-    from experiments.run_folder import STATUS
+    from experiments.harness.run_folder import STATUS
 
     sweep = Path(config.sweep)
     jobs = sorted((path.parent for path in sweep.glob(f"*/{STATUS}")), key=lambda job: (len(job.name), job.name))
@@ -29,7 +29,7 @@ def _line(job: Path) -> dict[str, Any]:
     import pandas as pd
     from omegaconf import OmegaConf
 
-    from experiments.run_folder import OVERRIDES, status
+    from experiments.harness.run_folder import OVERRIDES, status
 
     words = OmegaConf.load(job / OVERRIDES) if (job / OVERRIDES).exists() else []
     line = {"job": job.name, "state": status(job).get("state")}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agentic_transformer.config import TrainCommand
-from experiments import cli
+from experiments.harness import cli
 
 if TYPE_CHECKING:
     from agentic_transformer.description import AgentDescription
@@ -35,8 +35,8 @@ def main(config: TrainCommand, run: Path) -> None:
     from agentic_transformer.checkpoint import Checkpoints
     from agentic_transformer.description import AgentDescription
     from agentic_transformer.metrics import MetricsLog
-    from experiments.data import training_data
-    from experiments.preemption import Preemption
+    from experiments.harness.data import training_data
+    from experiments.harness.preemption import Preemption
 
     distributed.initialize(config.mesh)
     check_processes_agree(config)
@@ -111,7 +111,7 @@ def _td3_bc(config: TrainCommand, data: LabelledTrajectories, description: Agent
 def check_processes_agree(config: TrainCommand) -> None:
     """Raises a SettingError unless all processes of a run were started with the same settings, their own numbers aside."""
     from agentic_transformer import distributed
-    from experiments.settings import reject, settings, shown, value_at
+    from experiments.harness.settings import reject, settings, shown, value_at
 
     own = ("mesh.process", "mesh.coordinator")
     values = {key: shown(value_at(config, key)) for key in settings(TrainCommand) if key not in own}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from agentic_transformer.config import VerifyCommand
-from experiments import cli
+from experiments.harness import cli
 
 
 def main(config: VerifyCommand) -> None:

@@ -57,6 +57,13 @@ def test_the_ring_imports_nothing_of_ours():
     assert outside == {}
 
 
+def test_what_carries_commands_imports_none_of_them():
+    allowed = ("experiments.harness", "experiments.reports")
+    carriers = files("experiments/harness") + files("experiments/reports")
+    ours = {str(path): {name for name in imports(path) if name.startswith("experiments.")} for path in carriers}
+    assert {path: found for path, names in ours.items() if (found := {n for n in names if not n.startswith(allowed)})} == {}
+
+
 @pytest.mark.parametrize("room", ["envs", "datasets"])
 def test_workers_import_no_jax(room):
     assert {str(path): found for path in files(room) if (found := tops(path) & SLOW)} == {}

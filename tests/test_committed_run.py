@@ -9,7 +9,7 @@ import pandas as pd
 from agentic_transformer.checkpoint import load_policy
 from agentic_transformer.config import TrainCommand
 from agentic_transformer.evaluation import Evaluation, evaluation_tasks
-from experiments.run_folder import read_config
+from experiments.harness.run_folder import read_config
 
 MAZE = Path(__file__).parents[1] / "experiments" / "results" / "maze"
 

@@ -11,8 +11,8 @@ import envs
 from agentic_transformer.config import EvaluateCommand
 from experiments import train
 from experiments.evaluate import evaluate
-from experiments.run_folder import describe
-from experiments.settings import check_command
+from experiments.harness.run_folder import describe
+from experiments.harness.settings import check_command
 from tests.cli.test_configs import composed
 
 TASKS = ("walker_stand", "walker_run", "walker_walk", "cheetah_run", "jaco_reach_top_left", "cartpole_swingup")

@@ -10,9 +10,9 @@ import os
 from importlib import import_module
 from pathlib import Path
 
-from experiments import provenance
 from experiments.benchmarks import tables
-from experiments.parts import Parts
+from experiments.harness import provenance
+from experiments.harness.parts import Parts
 
 _PARTS = {
     "acting": "agent_acting",

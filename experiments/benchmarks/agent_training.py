@@ -18,7 +18,7 @@ from experiments import collect
 from experiments.benchmarks import agent_models as models
 from experiments.benchmarks.agent_profile import shares
 from experiments.benchmarks.ring_speed import product_rate
-from experiments.data import training_data
+from experiments.harness.data import training_data
 
 _WAITED_STEPS = 200
 

@@ -26,7 +26,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.packages import ROOT
+from experiments.harness.packages import ROOT
 
 _KILLS = 20
 _SAVES = 20
@@ -311,7 +311,7 @@ class _Training:
         from agentic_transformer import mesh, training
         from agentic_transformer.description import AgentDescription
         from agentic_transformer.labels import ChainLoader
-        from experiments.data import training_data
+        from experiments.harness.data import training_data
 
         data = training_data(command.task, replace(command.data, root=str(work / "data"), episodes=200, tasks=6))
         scaling, length = data.scaling(command.agent.reward_scale), int(data.store.lengths[0])

@@ -15,8 +15,8 @@ from agentic_transformer.planning.compiler import Accepted, Memory, Refused
 from agentic_transformer.planning.hardware import GIB, topology
 from agentic_transformer.planning.schedule import Permute
 from agentic_transformer.planning.workload import Workload
-from experiments import provenance
-from experiments.packages import ROOT
+from experiments.harness import provenance
+from experiments.harness.packages import ROOT
 
 VERSIONS = ("jax", "jaxlib", "libtpu", "flax", "optax")
 SOURCES = ("mesh.py", "model.py", "heads.py", "training.py", "ring/*.py")

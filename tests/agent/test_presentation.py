@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from agentic_transformer.statistics import summarise
-from experiments.paper import beside_paper
-from experiments.presentation import present, reported, runs_within
+from experiments.reports.paper import beside_paper
+from experiments.reports.presentation import present, reported, runs_within
 from tests.agent.test_statistics import make_records
 
 RETURNS = [[1.0, 3.0, 2.0], [2.0, 0.0, 5.0]]
@@ -24,7 +24,7 @@ def make_run(folder, table, config="agent: {name: at}\nmodel: {width: 64}\nseed:
 def test_plotting_imports_neither_a_model_nor_an_environment(tmp_path):
     run = make_run(tmp_path / "run", make_records(RETURNS))
     script = (
-        "import sys; from pathlib import Path; from experiments.presentation import present; "
+        "import sys; from pathlib import Path; from experiments.reports.presentation import present; "
         f"present([Path({str(run)!r})], Path({str(run)!r})); "
         "sys.exit(any(name in sys.modules for name in ('jax', 'mujoco', 'dm_control', 'gymnasium', 'envs')))"
     )

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 STUB = """
 import os, sys
 from agentic_transformer.config import TrainCommand
-from experiments import cli
+from experiments.harness import cli
 
 def main(config, run):
     print("seed", config.seed, "jax" in sys.modules, os.environ.get("XLA_FLAGS"))

@@ -6,9 +6,9 @@ import sys
 import pytest
 
 from agentic_transformer.config import DataConfig, EvaluateCommand, TrainCommand
-from experiments import cli
-from experiments.data import open_store
-from experiments.settings import SettingError, check_command
+from experiments.harness import cli
+from experiments.harness.data import open_store
+from experiments.harness.settings import SettingError, check_command
 from tests.cli.conftest import ROOT
 
 # The words, and what the error must say.

@@ -8,10 +8,10 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from agentic_transformer import config
-from experiments import overrides
 from experiments.benchmark import BenchmarkCommand
-from experiments.cli import CONF
-from experiments.settings import check_command, settings, value_at
+from experiments.harness import overrides
+from experiments.harness.cli import CONF
+from experiments.harness.settings import check_command, settings, value_at
 
 COMMANDS = {
     "collect": config.CollectCommand,

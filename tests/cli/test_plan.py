@@ -7,7 +7,8 @@ import pytest
 
 from agentic_transformer.config import PlanCommand
 from agentic_transformer.planning import compiler
-from experiments import cli, plan
+from experiments import plan
+from experiments.harness import cli
 
 # The words, and what the error must say.
 BAD = [

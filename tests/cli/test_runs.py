@@ -84,10 +84,10 @@ def test_a_run_that_goes_on_is_left_alone(command):
 
 
 def test_bad_input_found_later_leaves_nothing(command):
-    missing = command("run=quiet/new", body="from experiments.settings import reject\nreject('no data', 'data')")
+    missing = command("run=quiet/new", body="from experiments.harness.settings import reject\nreject('no data', 'data')")
     assert (missing.returncode, missing.stderr) == (2, "experiments.train: no data\n  allowed: data\n")
     assert not (command.folder / "quiet" / "new").exists()
-    shown = command("run=other", body="from experiments.settings import reject\nreject('no data', 'data')")
+    shown = command("run=other", body="from experiments.harness.settings import reject\nreject('no data', 'data')")
     assert shown.returncode == 2 and states(command.folder / "other") == {"other": "failed"}  # the command left a file in it
     bug = command("run=bug", body="raise ValueError('not the project speaking')")
     assert bug.returncode == 1 and "Traceback" in bug.stderr
@@ -136,7 +136,7 @@ def test_help_and_cfg_show_and_leave_nothing(command):
 
 WAIT = """
 import time
-from experiments.preemption import Preemption
+from experiments.harness.preemption import Preemption
 with Preemption() as preemption:
     (run / "ready").touch()
     while not preemption.requested:

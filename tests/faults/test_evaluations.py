@@ -24,8 +24,8 @@ from agentic_transformer.config import (
 from agentic_transformer.evaluation import Evaluation
 from agentic_transformer.mesh import make_mesh
 from agentic_transformer.training import init_state, make_optimizer
-from experiments import run_folder
 from experiments.evaluate import evaluate
+from experiments.harness import run_folder
 from tests.agent.helpers import describe, labelled
 from tests.cli.conftest import ROOT
 

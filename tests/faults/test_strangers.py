@@ -6,8 +6,8 @@ import pytest
 
 from agentic_transformer.checkpoint import Checkpoints
 from agentic_transformer.config import TrainCommand
-from experiments import run_folder
-from experiments.settings import SettingError
+from experiments.harness import run_folder
+from experiments.harness.settings import SettingError
 
 
 @pytest.mark.parametrize(

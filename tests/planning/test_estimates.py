@@ -10,7 +10,7 @@ from agentic_transformer.planning import flops, memory, roofline
 from agentic_transformer.planning.hardware import FAMILIES, GIB, topology
 from agentic_transformer.planning.workload import Workload
 from agentic_transformer.ring.overlap import CHIPS, hidden, minimal_block
-from experiments.packages import ROOT
+from experiments.harness.packages import ROOT
 
 MODEL = PlanCommand().model
 

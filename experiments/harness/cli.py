@@ -19,8 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments.packages import ROOT, check_packages, is_our_word
-from experiments.settings import SettingError, check_command, reject, say, settings
+from experiments.harness.packages import ROOT, check_packages, is_our_word
+from experiments.harness.settings import SettingError, check_command, reject, say, settings
 
 CONF = ROOT / "conf"
 
@@ -47,8 +47,8 @@ def run(main: Callable[..., None], command: type, together: bool = False) -> Non
 def _run(name: str, main: Callable[..., None], command: type, arguments: list[str], together: bool) -> None:
     import hydra
 
-    from experiments import accelerators, overrides, preemption
-    from experiments.jobs import Job
+    from experiments.harness import accelerators, overrides, preemption
+    from experiments.harness.jobs import Job
 
     line = overrides.read(arguments, settings(command), overrides.groups(CONF, name), together)
     if together and line.runs:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from agentic_transformer import distributed
-from experiments import accelerators, preemption, run_folder
-from experiments.overrides import CommandLine
-from experiments.packages import is_our_word
-from experiments.settings import check_command, reject, say, settings
+from experiments.harness import accelerators, preemption, run_folder
+from experiments.harness.overrides import CommandLine
+from experiments.harness.packages import is_our_word
+from experiments.harness.settings import check_command, reject, say, settings
 
 
 @dataclass

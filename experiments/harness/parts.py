@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments import provenance
+from experiments.harness import provenance
 
 SETTINGS = "settings.json"
 

@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Transformer, ValueType
 from hydra.errors import HydraException
 
-from experiments.settings import Setting, check_task, listing, nearest, reject, shown
+from experiments.harness.settings import Setting, check_task, listing, nearest, reject, shown
 
 FOLDER_KEYS = ("hydra.run", "hydra.sweep", "hydra.mode", "hydra.output_subdir", "hydra.job.chdir")
 

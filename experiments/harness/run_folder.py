@@ -26,8 +26,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from experiments import provenance
-from experiments.settings import reject, settings, shown, value_at
+from experiments.harness import provenance
+from experiments.harness.settings import reject, settings, shown, value_at
 
 RUNS = Path("runs")
 CONFIG, OVERRIDES, PROVENANCE, STATUS, LOCK = "config.yaml", "overrides.yaml", "provenance.json", "status.json", "lock"

@@ -10,9 +10,9 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from agentic_transformer import statistics
-from experiments import figures
-from experiments.paper import beside_paper, paper_text
-from experiments.run_folder import STATUS
+from experiments.harness.run_folder import STATUS
+from experiments.reports import figures
+from experiments.reports.paper import beside_paper, paper_text
 
 RECORDS = ("records.csv", "records.csv.gz")
 

@@ -6,9 +6,9 @@ import importlib.util
 import traceback
 from pathlib import Path
 
-from experiments.settings import SettingError, reject
+from experiments.harness.settings import SettingError, reject
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("envs", "datasets", "agentic_transformer", "experiments")
 
 
