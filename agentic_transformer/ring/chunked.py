@@ -1,4 +1,4 @@
-"""Attention of a large block in chunks that stay in a core's cache.
+"""Attention of a large block in chunks, which on CPUs stay in a core's cache.
 
 Pairs of chunks that see each other wholly are computed without a mask, then those that do so in part with one; pairs that see
 nothing of each other are never visited. Sums are updated in place.

@@ -5,8 +5,8 @@ the width of all heads, `F` the device's rate in FLOP/s and `B` that of the link
 computes for `4 d c^2 / F` seconds and, in 16 bits, sends for `4 d c / B`: hidden from `c = F / B` on.
 
 The block size is no choice: it is the device's share of the sequence, `c = sequence / ring size`, the same on every device since
-`to_layout` pads the sequence to a multiple of `2 * ring size`. Within a block the kernel's chunks are sized for a core's
-cache, and are the same on every device too.
+`to_layout` pads the sequence to a multiple of `2 * ring size`. Within a block the kernel's chunks are, on CPUs, sized for a
+core's cache, and are the same on every device too.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """SIGTERM (a scheduler wants the machine back) and SIGUSR2 (submitit's word for it): save, and end with a code that says "again".
 
-Outside of training nothing is lost by ending at once; training saves first.
+Training saves first; an evaluation ends at once, and loses at most the condition under way.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Figures and tables, from records alone."""
+"""Figures and tables, from the files of runs alone."""
