@@ -1,4 +1,4 @@
-"""What people look at, from the files of runs alone; neither an environment nor a model is touched, nor jax or MuJoCo imported."""
+"""What people look at, from the files of runs alone; no environment or model is touched, nor jax or MuJoCo imported."""
 
 from __future__ import annotations
 
