@@ -9,6 +9,7 @@ Nothing here unpickles: arrays are zarr's, the rest is JSON.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 from collections.abc import Callable
@@ -102,9 +103,12 @@ class Checkpoints:
 
         Raises:
             OSError: the checkpoint before this one could not be written.
+            ValueError: there is a checkpoint of that step.
         """
         self.wait()
         path = self.folder / str(int(state.step))
+        if path.exists():
+            raise ValueError(f"{path} is there already, and stays as it is")
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
             optimizer=ocp.args.StandardSave(state.optimizer),
@@ -228,8 +232,15 @@ class Checkpoints:
         return not problem
 
     def _by_loss(self, steps: list[int]) -> list[int]:
-        """Best first; of equals the newest."""
-        return sorted(steps, key=lambda step: (_read_json(self.folder / str(step) / "metrics")["loss"], -step))
+        """Best first; of equals the newest. One whose loss cannot be read is the worst."""
+
+        def loss(step: int) -> float:
+            try:
+                return float(_read_json(self.folder / str(step) / "metrics")["loss"])
+            except (OSError, ValueError, KeyError, TypeError):
+                return math.inf
+
+        return sorted(steps, key=lambda step: (loss(step), -step))
 
     def _steps(self) -> list[int]:
         return sorted(int(path.name) for path in self.folder.glob("*") if path.name.isdecimal())

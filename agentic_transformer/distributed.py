@@ -7,6 +7,7 @@ Slurm's processes are found by jax itself. By hand, the same command is started 
 from __future__ import annotations
 
 import os
+import signal
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from agentic_transformer.config import MeshConfig
 
 SECONDS_TO_MEET = 120
+SECONDS_TO_PART = 20  # a process that failed alone waits for the others, which may wait for it, no longer than this
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 
 
@@ -33,7 +35,10 @@ def initialize(config: MeshConfig) -> None:
     import jax
 
     given = {} if config.processes == 1 else {"num_processes": config.processes, "process_id": config.process}
-    jax.distributed.initialize(config.coordinator, **given, initialization_timeout=SECONDS_TO_MEET)
+    patience = {"initialization_timeout": SECONDS_TO_MEET, "shutdown_timeout_seconds": SECONDS_TO_PART}
+    jax.distributed.initialize(config.coordinator, **given, **patience)
+    # jax now catches SIGTERM below Python, for a service that is not used here; without this line the signal would be lost.
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 def is_first() -> bool:
@@ -74,11 +79,19 @@ def any_process(flag: bool) -> bool:
 
 @contextmanager
 def first_process_first() -> Iterator[None]:
-    """Process 0 goes through the block before the others do, who then find the files that it made."""
-    from jax.experimental import multihost_utils
+    """Process 0 goes through the block before the others do, who then find the files that it made.
 
+    Raises:
+        ValueError: in the others, where process 0 failed.
+    """
     if not is_first():
-        multihost_utils.sync_global_devices("process 0 is through")
-    yield
-    if is_first():
-        multihost_utils.sync_global_devices("process 0 is through")
+        if not agree(True):
+            raise ValueError("process 0 failed: what it printed says why")
+        yield
+        return
+    try:
+        yield
+    except Exception:
+        agree(False)
+        raise
+    agree(True)

@@ -39,7 +39,11 @@ def problem(folder: Path) -> str:
             return f"{folder / name} is missing"
         if name not in listed:
             return f"{folder / name} is not in {NAME}"
-        if _digest(present[name]) != listed[name]:
+        try:
+            changed = _digest(present[name]) != listed[name]
+        except OSError as error:
+            return f"{present[name]} cannot be read: {error.strerror}"
+        if changed:
             return f"{present[name]} has changed (SHA-256)"
     return ""
 

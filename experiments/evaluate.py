@@ -95,7 +95,8 @@ def _settings(config: EvaluateCommand, trained: TrainCommand, step: int, digest:
     asked = {f"eval.{key}": value for key, value in vars(config.eval).items() if key != "video"}
     data = {f"data.{key}": value for key, value in vars(trained.data).items()}
     code = provenance.collect([], seeds={})
-    return {"checkpoint": f"{step} {digest}"} | asked | data | {key: code[key] for key in ("commit", "python", "packages")}
+    made_with = {key: code[key] for key in ("commit", "python", "packages")} | {"changes": provenance.changes()}
+    return {"checkpoint": f"{step} {digest}"} | asked | data | made_with
 
 
 def _evaluate(evaluation: Evaluation, condition: str, parts: Parts, bar: tqdm) -> None:

@@ -26,7 +26,7 @@ def main(config: QuickstartCommand, run: Path) -> None:
         folder = Path(command.run)
         if run_folder.status(folder).get("state") == "finished":  # by a quickstart that is being resumed
             continue
-        run_folder.describe(folder, command, sys.argv[1:], ["python", "-m", *sys.argv])
+        run_folder.describe(folder, command, sys.argv[1:], run_folder.facts_of(command, ["python", "-m", *sys.argv]))
         run_folder.mark(folder, "running", command="train")
         train.main(command, folder)
         # Acting needs no ring where the context is short.

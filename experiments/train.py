@@ -61,6 +61,8 @@ def main(config: TrainCommand, run: Path) -> None:
     learner = make(config, data, description, fresh=newest is None)
     state = learner.state if newest is None else checkpoints.state(newest, learner.state, description)
     start = int(state.step)
+    if newest is not None and distributed.is_first():
+        print(f"goes on from checkpoint {start}", flush=True)
     train_step = training.traced(learner.step, start, config.train.profile, run / "profile")
     batches = training.prefetch(learner.batch, start, config.train.steps)
     bar = tqdm(batches, f"train {config.agent.name}", config.train.steps, initial=start, disable=not distributed.is_first())

@@ -85,7 +85,7 @@ def test_rows_train(root, tmp_path, task):
 
 def test_a_cell_is_evaluated_with_the_actions_held_and_episodes_as_short(root, tmp_path):
     command = replace(cell("cartpole_swingup", COLUMNS[5], *SMALL, *SHORT, f"data.root={root}"), run=str(tmp_path))
-    describe(tmp_path, command, [], [])
+    describe(tmp_path, command, [], {})
     train.main(command, tmp_path)
     evaluate(EvaluateCommand(run=str(tmp_path), eval=command.eval), tmp_path)
     records = pd.read_csv(tmp_path / "records.csv")

@@ -26,6 +26,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
+from agentic_transformer import manifest
 from experiments.harness.packages import ROOT
 
 _KILLS = 20
@@ -124,9 +125,10 @@ def _line(*words: str) -> list[str]:
 
 @contextmanager
 def _started(work: Path, *words: str, **environment: str) -> Iterator[subprocess.Popen]:
-    """A run in a process of its own, which does not outlive the block."""
+    """A run in a process of its own, which does not outlive the block; what it prints goes to `said.txt`."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
-    process = subprocess.Popen(_line(*words), cwd=work, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with (work / "said.txt").open("w") as said:
+        process = subprocess.Popen(_line(*words), cwd=work, env=environment, stdout=said, stderr=subprocess.DEVNULL)
     try:
         yield process
     finally:
@@ -205,7 +207,7 @@ def _kills(work: Path) -> Iterator[Check]:
     rng, run, went_on, killed = random.Random(0), work / "kills", 0, 0
     _finish(work, *words, "run=calm")
     for kill in range(_KILLS):
-        before = _steps(run)[-1] if _steps(run) else 0
+        before = max((step for step in _steps(run) if (run / "checkpoints" / str(step) / manifest.NAME).exists()), default=0)
         with _started(work, *words, "run=kills", "resume=true") as process:
             if kill % 5:
                 _wait_for_step(run, before + 5, process)
@@ -214,8 +216,8 @@ def _kills(work: Path) -> Iterator[Check]:
                 time.sleep(rng.uniform(1, 10))
             process.kill()
             killed += process.wait(_PATIENCE) == -signal.SIGKILL
-        after = _steps(run)[-1] if _steps(run) else 0
-        went_on += after > before if kill % 5 else after >= before
+        said = re.findall(r"goes on from checkpoint (\d+)", (work / "said.txt").read_text())
+        went_on += said == [str(before)] or (not said and (before == 0 or kill % 5 == 0))  # the latter may not come so far
     yield Check("2", "SIGKILL at a random moment: the next start went on from the newest whole step", went_on, _KILLS)
     yield Check("2", "SIGKILL came before the end of training", killed, _KILLS)
     _finish(work, *words, "run=kills", "resume=true")

@@ -128,16 +128,18 @@ class Job:
             self.main(command)
             return
         sys.argv = self.words[2:]
+        facts = run_folder.facts_of(command, self.words)
         if self.makes_run:
             run_folder.check_same(place, command)
-            run = described = place
-        else:
-            run = Path(command.run)
-            described = run / self.name
-            if hasattr(command, "eval"):
-                _inherit_evaluation(command, overrides)
-        run_folder.describe(described, command, overrides, self.words)
+            run_folder.describe(place, command, overrides, facts)
+            self.main(command, place)
+            return
+        run = Path(command.run)
+        if hasattr(command, "eval"):
+            _inherit_evaluation(command, overrides)
         self.main(command, run)
+        # Only now: until then the results in the folder are those of the command before.
+        run_folder.describe(run / self.name, command, overrides, facts)
 
     def _report(self, error: Exception) -> int:
         """Print an error as its kind deserves; returns the exit code."""

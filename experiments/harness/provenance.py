@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import shlex
@@ -42,6 +43,12 @@ def collect(command: list[str], seeds: dict[str, int]) -> dict[str, Any]:
         "platform": platform.platform(),
         "packages": {name: version(name) for name in PACKAGES},
     }
+
+
+def changes() -> str | None:
+    """SHA-256 of what the files of the commit have become since, and of the names of new ones; None without git."""
+    parts = _git("status", "--porcelain"), _git("diff", "HEAD")
+    return None if None in parts else hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def devices() -> dict[str, Any]:

@@ -149,17 +149,26 @@ def read_config(folder: Path, command: type) -> Any:
         reject(f"{path} does not hold {command.__name__}'s settings: {str(error).splitlines()[0]}")
 
 
-def describe(folder: Path, command: Any, overrides: list[str], words: list[str]) -> None:
+def facts_of(command: Any, words: list[str]) -> dict[str, Any]:
+    """What a run starts with.
+
+    Args:
+        command: its settings.
+        words: the command line.
+    """
+    seeds = {key: value_at(command, key) for key in settings(type(command)) if key.rpartition(".")[2] == "seed"}
+    return provenance.collect(words, seeds)
+
+
+def describe(folder: Path, command: Any, overrides: list[str], facts: dict[str, Any]) -> None:
     """Write what a run is into its folder, or one more entry for a run that is continued.
 
     Args:
         folder: of the run.
         command: its settings.
         overrides: what was said on the command line.
-        words: the command line.
+        facts: of `facts_of`.
     """
-    seeds = {key: value_at(command, key) for key in settings(type(command)) if key.rpartition(".")[2] == "seed"}
-    facts = provenance.collect(words, seeds)
     if getattr(command, "resume", False) and (earlier := provenance.read(folder / PROVENANCE)):
         facts = earlier | {"resumed": [*earlier.get("resumed", []), facts]}
     else:

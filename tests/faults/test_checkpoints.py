@@ -91,6 +91,36 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(run, saved, f
     assert Checkpoints(run).newest() == 2
 
 
+def test_a_checkpoint_that_cannot_be_read_is_named_and_the_one_before_it_taken(run, monkeypatch, capsys):
+    read = manifest._digest
+
+    def failing(path):
+        if "checkpoints/2/" in str(path):
+            raise OSError(5, "Input/output error")
+        return read(path)
+
+    monkeypatch.setattr(manifest, "_digest", failing)
+    assert Checkpoints(run).newest() == 1
+    assert "cannot be read: Input/output error" in capsys.readouterr().err
+
+
+def test_an_old_checkpoint_whose_loss_cannot_be_read_does_not_stop_training(run, saved):
+    next((run / "checkpoints" / "1" / "metrics").iterdir()).write_text("")
+    checkpoints = Checkpoints(run, keep=1, keep_best=1)
+    checkpoints.open()
+    checkpoints.save(fresh(saved[1])._replace(step=jnp.int32(3)), saved[1], loss=2.0)
+    checkpoints.close()
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["2", "3"]
+
+
+def test_a_checkpoint_is_never_overwritten(run, saved):
+    checkpoints = Checkpoints(run)
+    with pytest.raises(ValueError, match="checkpoints/2 is there already, and stays as it is"):
+        checkpoints.save(fresh(saved[1])._replace(step=jnp.int32(2)), saved[1], loss=0.0)
+    checkpoints.close()
+    assert Checkpoints(run).newest() == 2
+
+
 def test_a_step_without_its_list_does_not_count(run):
     (run / "checkpoints" / "2" / manifest.NAME).unlink()
     assert Checkpoints(run).newest() == 1

@@ -8,6 +8,7 @@ from agentic_transformer.checkpoint import Checkpoints
 from agentic_transformer.config import TrainCommand
 from experiments.harness import run_folder
 from experiments.harness.settings import SettingError
+from tests.agent.helpers import describe, labelled
 
 
 @pytest.mark.parametrize(
@@ -28,8 +29,15 @@ def test_settings_run_nothing(text, tmp_path):
 
 @pytest.mark.parametrize("more", [{"_target_": "os.system"}, {"agent": {"__reduce__": "os.system"}}, {"model": []}])
 def test_a_description_that_is_not_ours_is_refused(more, tmp_path):
-    description = tmp_path / "checkpoints" / "1" / "description"
-    description.mkdir(parents=True)
-    (description / "metadata").write_text(json.dumps({"agent": {}, "model": {}, "scaling": {}} | more))
+    ours = labelled_description(tmp_path).to_dict()
+    path = tmp_path / "checkpoints" / "1" / "description" / "metadata"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(ours))
+    assert Checkpoints(tmp_path).description(1).to_dict() == ours
+    path.write_text(json.dumps(ours | more))
     with pytest.raises(ValueError, match="not the description of an agent of this version"):
         Checkpoints(tmp_path).description(1)
+
+
+def labelled_description(folder):
+    return describe(labelled(folder / "data", episodes=4, tasks=2))

@@ -132,8 +132,9 @@ def test_the_processes_of_a_slurm_job_find_each_other():
         "from agentic_transformer import distributed\n"
         "from agentic_transformer.config import MeshConfig\n"
         "distributed.initialize(MeshConfig())\n"
-        "import jax\n"
-        "print(jax.process_index(), jax.process_count(), distributed.is_first(), distributed.agree(jax.process_index() + 7))"
+        "import jax, sys\n"
+        "found = jax.process_index(), jax.process_count(), distributed.is_first(), distributed.agree(jax.process_index() + 7)\n"
+        "sys.stderr.write(f'found {found}\\n')"  # standard output has Gloo's words in the middle of others
     )
     job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2", "PYTHONPATH": str(ROOT)}
     started = [
@@ -146,8 +147,8 @@ def test_the_processes_of_a_slurm_job_find_each_other():
         )
         for number in range(2)
     ]
-    for (out, _), says in zip(finish(*started), ("0 2 True 7", "1 2 False 7"), strict=True):
-        assert says in out.splitlines()
+    for (_, said), found in zip(finish(*started), ((0, 2, True, 7), (1, 2, False, 7)), strict=True):
+        assert f"found {found}" in said
 
 
 def test_processes_with_other_settings_say_so_and_end(alone):
@@ -158,6 +159,15 @@ def test_processes_with_other_settings_say_so_and_end(alone):
     for number, (_, said) in enumerate(ended):
         assert f"train.clip={1 + number}.0 in process {number}, not so in every process" in said
     assert not (alone / "unlike").exists()
+
+
+def test_where_process_0_fails_the_other_says_so_and_both_end(alone):
+    words = [*WORDS, "data.root=nowhere", "run=dataless", *meeting()]
+    started = [start(alone, *words, f"mesh.process={number}") for number in range(2)]
+    ended = [process.communicate(timeout=120) for process in started]
+    assert [process.returncode for process in started] == [2, 2]
+    assert "no episodes" in ended[0][1]
+    assert "process 0 failed" in ended[1][1]
 
 
 def test_sharded_state_takes_its_share_of_memory_and_gives_the_same_losses(tmp_path):
