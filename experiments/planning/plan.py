@@ -125,5 +125,5 @@ def _scheduled(command: PlanCommand, plan: Plan, compilations: Compilations) -> 
 
 
 def growth_since_one(workload: Workload) -> float:
-    """How many times more a data set costs in this context than in one of a single trajectory (appendix D)."""
+    """How many times more a data set costs in this context than in one of a single trajectory (appendix D: no mask)."""
     return flops.growth(workload.model, workload.context / workload.trajectories, workload.context)
