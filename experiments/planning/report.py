@@ -80,12 +80,10 @@ def _memory(plan: Plan) -> str:
 
 def _bracket(plan: Plan) -> str:
     bracket = plan.bracket
-    words = f"Longest context, bracketed by {bracket.compilations} compilations:"
-    if bracket.fits:
-        words += f" {bracket.fits[0].context:,} tokens fit"
-    if bracket.refused:
-        words += f"{',' if bracket.fits else ''} {bracket.refused[0].context:,} do not"
-    return f"{words} (estimated: {bracket.estimated * plan.workload.ring:,})."
+    ends = {"fit": bracket.fits, "do not fit": bracket.refused}
+    words = ", ".join(f"{end[0].context:,} tokens {said}" for said, end in ends.items() if end)
+    estimated = f"{bracket.estimated * plan.workload.ring:,}"
+    return f"Longest context, bracketed by {bracket.compilations} compilations: {words} (estimated: {estimated})."
 
 
 def _work(plan: Plan) -> str:
@@ -113,8 +111,8 @@ def _ring(plan: Plan) -> str:
             f"{least:,.0f} are needed |"
         )
     said = "\n".join(lines)
-    if plan.schedule:
-        said += "\n\nScheduled: " + "; ".join(scheduled(plan.schedule.permutes)) + "."
+    if plan.permutes:
+        said += "\n\nScheduled: " + "; ".join(scheduled(plan.permutes)) + "."
     return said
 
 

@@ -107,3 +107,18 @@ def test_what_was_compiled_is_found_again(tmp_path, monkeypatch, capsys):
     assert "The compiler accepts it, 7.75 GiB are left" in report
     assert "The compiler refuses it: 32.00 GiB would be needed" in report
     assert "forward, 1 of 1 permutes beside computation, 1 beside matrix products" in report
+
+
+@pytest.mark.parametrize("solve", ["", "solve=context"])
+def test_what_is_refused_as_it_would_run_does_not_fit(solve, tmp_path, monkeypatch, capsys):
+    """Although the fast compilation of it was accepted."""
+
+    def stub(workload, *, fast):
+        return compiler.Accepted(compiler.Memory(2**33, 0, 0, 0, 0), ()) if fast else compiler.Refused(2**35, 2**34)
+
+    monkeypatch.setattr(compiler, "compile_step", stub)
+    run(plan.main, f"topology=v5e:4x4 {solve} out=out", tmp_path, monkeypatch)
+    report = (tmp_path / "out" / "plan.md").read_text()
+    assert "The compiler refuses it: 32.00 GiB would be needed" in report
+    assert "accepts" not in report and "tokens fit" not in report
+    assert list(pd.read_csv(tmp_path / "out" / "plan.csv").verdict) == ["refused: needs 32.00 GiB"]
