@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from agentic_transformer.planning import flops, roofline
+from agentic_transformer.planning import flops, modelled, roofline
 from agentic_transformer.planning.compiler import Accepted, Refused
 from agentic_transformer.planning.hardware import GIB
 from agentic_transformer.planning.schedule import Permute
+from experiments.harness.settings import written
 from experiments.planning.plan import Plan, growth_since_one
 
 KINDS = {
@@ -75,6 +76,8 @@ def _memory(plan: Plan) -> str:
     else:
         why = "" if plan.workload.topology.compilable else ": GPUs cannot be compiled for without one"
         said = f"An estimate alone{why}. {plan.verdict.capitalize()}."
+    if taken := modelled.instead(plan.workload.model):
+        said += f" The estimate is not of this step: it is as if {written(taken, 'model.')}."
     return "\n".join(lines) + f"\n\n{said}"
 
 
