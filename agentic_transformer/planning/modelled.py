@@ -13,8 +13,8 @@ BACKBONES = ("blockwise", "dense", "memory_efficient", "ring")
 def instead(model: ModelConfig) -> dict[str, Any]:
     """Settings that the estimate of memory takes in place of a model's own; none if it is of this model.
 
-    Its numbers are fitted to rolled, rematerialised layers in bfloat16, with feedforward networks as wide as the papers', cut where
-    the attention's queries are.
+    Its numbers are fitted to rolled, rematerialised layers in bfloat16, their feedforward networks as wide as the papers',
+    cut where the attention's queries are.
     """
     chunks = model.attention in ("ring", "blockwise")
     taken = {"compute": "bfloat16", "remat": "block", "rolled": True, "feedforward": 4, "blockwise_feedforward": chunks}
