@@ -25,6 +25,7 @@ from agentic_transformer.tokens import Tokens
 NEEDED = "compiling for TPUs needs their compiler, but no TPU: make install EXTRAS=tpu; compile=nothing estimates without it"
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_REFUSED = re.compile(r"Ran out of memory (?:on|in memory space) hbm\b(.*)", re.IGNORECASE | re.DOTALL)
 _AMOUNT = re.compile(r"\b([\d.]+)([KMGT]?)\b")
 
 
@@ -150,14 +151,14 @@ def lowerable(workload: Workload, devices: list) -> tuple[training.TrainStep, tr
 
 
 def refusal(said: str) -> Refused | None:
-    """What a compiler's error says of memory; None if it is about something else.
+    """What a compiler's error says of a device's memory; None if it is about something else, such as a core's VMEM.
 
     Its words: "RESOURCE_EXHAUSTED: ... Ran out of memory on HBM, the total memory required for HLO temporaries (97.06G)
     exceeds available HBM (95.74G).", or "RESOURCE_EXHAUSTED: ... Ran out of memory in memory space hbm. Used 20.1G of 15.75G
     hbm."
     """
-    _, found, words = said.partition("an out of memory")
-    amounts = [float(number) * _UNITS[unit] for number, unit in _AMOUNT.findall(words)[:2]]
-    if "RESOURCE_EXHAUSTED" not in said or not found or len(amounts) < 2:
+    found = _REFUSED.search(said)
+    amounts = [float(number) * _UNITS[unit] for number, unit in _AMOUNT.findall(found[1] if found else "")[:2]]
+    if "RESOURCE_EXHAUSTED" not in said or len(amounts) < 2:
         return None
     return Refused(*map(round, amounts))

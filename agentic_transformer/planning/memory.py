@@ -40,7 +40,6 @@ class Held(NamedTuple):
 
 HELD = {
     "ring": Held(weights=62, ring=24, activation=8, heads=6),
-    "all_gather": Held(weights=62, ring=24, activation=8, heads=6),
     "blockwise": Held(weights=62, ring=0, activation=24, heads=4),
     "memory_efficient": Held(weights=37, ring=0, activation=14, heads=26),
     "dense": Held(weights=6, ring=0, activation=19, heads=0, score=6),
@@ -72,10 +71,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(workload: Workload) -> Estimate:
-    """Estimates a train step with rolled, rematerialised layers in bfloat16, its state sharded over all devices.
-
-    With the feedforward network in chunks, where attention is ("ring", "all_gather", "blockwise"), and whole where it is not.
-    """
+    """Estimates a train step, its state sharded over all devices: of the model with the settings of `modelled.instead`."""
     model, tokens = workload.model, workload.tokens
     held = HELD[model.attention]
     activation = float(tokens) * model.width

@@ -146,11 +146,13 @@ def _beside_reported(contexts: Path) -> Iterator[dict]:
 
 
 def _accuracy(compilations: Any) -> Iterator[dict]:
-    """The estimate beside the compiler's peak, of all that was compiled for memory and accepted."""
-    from agentic_transformer.planning import memory
+    """The estimate beside the compiler's peak, of all that it is of and that was compiled for memory and accepted."""
+    from agentic_transformer.planning import memory, modelled
     from agentic_transformer.planning.hardware import GIB
 
     for workload, peak in compilations.accepted():
+        if modelled.instead(workload.model):
+            continue
         estimated = memory.estimate(workload).peak
         yield {
             "topology": workload.topology.name,

@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, NoReturn
 
 from agentic_transformer import distributed
-from agentic_transformer.planning import hardware
+from agentic_transformer.planning import hardware, modelled
 
 WIDTH = 200  # characters of one line of an error
 
@@ -122,6 +122,11 @@ def shown(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def written(values: dict[str, Any], prefix: str = "") -> str:
+    """Settings as one would write them on the command line."""
+    return " ".join(f"{prefix}{name}={shown(value)}" for name, value in values.items())
+
+
 def _is_a(value: Any, kind: type) -> bool:
     if kind is bool or isinstance(value, bool):
         return kind is bool and isinstance(value, bool)
@@ -182,17 +187,26 @@ def check_horizon(task: str, data: Any) -> None:
         reject(said, f"a product of at most {length}, the steps of an episode of {task}")
 
 
-def check_topology(command: Any) -> None:
-    """Raise a SettingError if what is to be planned for does not exist, or its devices do not form rings."""
+def check_plan(command: Any) -> None:
+    """Raise a SettingError if what is to be planned for does not exist, forms no such rings, or is nothing that we model."""
     try:
-        devices = hardware.topology(command.topology).devices
+        topology = hardware.topology(command.topology)
     except ValueError as error:
         said, close = str(error).split("\n")
         reject(f"topology={command.topology}: no such topology", said, close)
-    ring = command.ring or 1
+    model, ring, devices = command.model, command.ring or 1, topology.devices
+    if model.attention not in modelled.BACKBONES:
+        reject(f"model.attention={model.attention}: not planned for", listing(modelled.BACKBONES))
+    if ring > 1 and model.attention != "ring":
+        said = f"ring={ring} with model.attention={model.attention}, of which each device takes whole sequences"
+        reject(said, "ring=1, or model.attention=ring")
     if devices % ring:
         sizes = [str(size) for size in range(1, devices + 1) if devices % size == 0]
         reject(f"ring={ring} does not divide the {devices} devices of {command.topology}", ", ".join(sizes))
+    taken = modelled.instead(model)
+    if taken and (command.compile == "nothing" or not topology.compilable):
+        asked = written({name: getattr(model, name) for name in taken}, "model.")
+        reject(f"{asked}: not estimated, and nothing is compiled", f"{written(taken, 'model.')}, or a TPU and compile=memory")
 
 
 def check_processes(mesh: Any) -> None:
@@ -238,7 +252,7 @@ def check_command(command: Any) -> None:
         check_task(command.task)
         check_horizon(command.task, command.data)
     if hasattr(command, "topology"):
-        check_topology(command)
+        check_plan(command)
     if hasattr(command, "checkpoint"):
         check_checkpoint(command.checkpoint)
     if hasattr(command, "mesh"):

@@ -19,8 +19,11 @@ from experiments.harness import provenance
 from experiments.harness.packages import ROOT
 
 VERSIONS = ("jax", "jaxlib", "libtpu", "flax", "optax")
-SOURCES = ("mesh.py", "model.py", "heads.py", "training.py", "ring/*.py")
-"""What the train step is made of, under agentic_transformer/."""
+SOURCES = (
+    *("config.py", "description.py", "heads.py", "mesh.py", "model.py", "ring/*.py", "tokens.py", "training.py"),
+    *("planning/compiler.py", "planning/schedule.py", "planning/workload.py"),
+)
+"""What makes the train step, has it compiled and reads what the compiler says of it, under agentic_transformer/."""
 
 
 class Compilations:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from agentic_transformer.config import PlanCommand
 from agentic_transformer.planning import flops, memory, roofline, solve
 from agentic_transformer.planning.compiler import Accepted, Refused
 from agentic_transformer.planning.hardware import GIB, topology
+from agentic_transformer.planning.schedule import Permute
 from agentic_transformer.planning.workload import SHARED, Workload
 from experiments.planning.kept import Compilations
 
@@ -19,15 +20,13 @@ class Plan:
 
     Attributes:
         workload: at the context that was asked for, or the longest that fits.
-        outcome: of its compilation; None where there was none.
+        outcome: of its compilation, of the program that would run if its schedule is asked for; None where there was none.
         bracket: of the longest context, where that was asked for and compiled.
-        schedule: the compilation whose schedule is what would run; None where there was none.
     """
 
     workload: Workload
     outcome: Accepted | Refused | None = None
     bracket: solve.Bracket | None = None
-    schedule: Accepted | None = None
 
     @property
     def estimate(self) -> memory.Estimate:
@@ -38,6 +37,11 @@ class Plan:
     def peak(self) -> float:
         """The compiler's, or else the estimate's, in bytes."""
         return self.outcome.memory.peak if isinstance(self.outcome, Accepted) else self.estimate.peak
+
+    @property
+    def permutes(self) -> tuple[Permute, ...]:
+        """As they would run; none where no schedule is known."""
+        return self.outcome.permutes if isinstance(self.outcome, Accepted) else ()
 
     def row(self) -> dict[str, Any]:
         """A line of a table, sizes in GiB."""
@@ -66,8 +70,8 @@ class Plan:
         row |= {"seconds_a_step": time.total, "utilisation": time.utilisation}
         for name, backward in (("forward", False), ("backward", True)):
             row[f"hidden_{name}"] = roofline.ring_step(workload, backward=backward).hidden if workload.ring > 1 else None
-        if self.schedule:
-            ours = [permute for permute in self.schedule.permutes if permute.of_ring]
+        if self.permutes:
+            ours = [permute for permute in self.permutes if permute.of_ring]
             row |= {"permutes": len(ours), "beside_products": sum(permute.multiplied for permute in ours)}
         return row
 
@@ -117,13 +121,15 @@ def _solved(command: PlanCommand, workload: Workload, compilations: Compilations
 
 
 def _scheduled(command: PlanCommand, plan: Plan, compilations: Compilations) -> Plan:
-    """With its schedule, if that is asked for and there is a ring."""
+    """Compiled as it would run, if its schedule is asked for and there is a ring; what is refused then does not fit."""
     if command.compile != "schedule" or plan.workload.ring == 1 or not isinstance(plan.outcome, Accepted):
         return plan
-    outcome = compilations(plan.workload, fast=False)
-    return Plan(plan.workload, plan.outcome, plan.bracket, outcome if isinstance(outcome, Accepted) else None)
+    outcome, bracket = compilations(plan.workload, fast=False), plan.bracket
+    if bracket and isinstance(outcome, Refused):
+        bracket = bracket._replace(fits=None, refused=(plan.workload, outcome), compilations=bracket.compilations + 1)
+    return replace(plan, outcome=outcome, bracket=bracket)
 
 
 def growth_since_one(workload: Workload) -> float:
-    """How many times more a data set costs in this context than in one of a single trajectory (appendix D)."""
+    """How many times more a data set costs in this context than in one of a single trajectory (appendix D: no mask)."""
     return flops.growth(workload.model, workload.context / workload.trajectories, workload.context)

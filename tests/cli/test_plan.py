@@ -25,6 +25,11 @@ BAD = [
     ("trajectories=32,many", "trajectories=many"),
     ("model.heads=3", "does not divide"),
     ("-m topology=v5e:4x4,v5p:4x4x4", "without -m"),
+    ("model.attention=all_gather", "allowed: blockwise, dense, memory_efficient, ring"),
+    ("ring=4 model.attention=blockwise", "allowed: ring=1, or model.attention=ring"),
+    ("topology=a100:8 model.compute=float32", "model.compute=float32: not estimated"),
+    ("compile=nothing model=paper", "allowed: model.compute=bfloat16 model.remat=block model.rolled=true"),
+    ("compile=nothing model.attention=dense", "allowed: model.blockwise_feedforward=false"),
     ("compile=all", "allowed: memory, nothing, schedule"),
 ]
 
@@ -107,3 +112,34 @@ def test_what_was_compiled_is_found_again(tmp_path, monkeypatch, capsys):
     assert "The compiler accepts it, 7.75 GiB are left" in report
     assert "The compiler refuses it: 32.00 GiB would be needed" in report
     assert "forward, 1 of 1 permutes beside computation, 1 beside matrix products" in report
+
+
+@pytest.mark.parametrize("solve", ["", "solve=context"])
+def test_what_is_refused_as_it_would_run_does_not_fit(solve, tmp_path, monkeypatch, capsys):
+    """Although the fast compilation of it was accepted."""
+
+    def stub(workload, *, fast):
+        return compiler.Accepted(compiler.Memory(2**33, 0, 0, 0, 0), ()) if fast else compiler.Refused(2**35, 2**34)
+
+    monkeypatch.setattr(compiler, "compile_step", stub)
+    run(plan.main, f"topology=v5e:4x4 {solve} out=out", tmp_path, monkeypatch)
+    report = (tmp_path / "out" / "plan.md").read_text()
+    assert "The compiler refuses it: 32.00 GiB would be needed" in report
+    assert "accepts" not in report and "tokens fit" not in report
+    assert list(pd.read_csv(tmp_path / "out" / "plan.csv").verdict) == ["refused: needs 32.00 GiB"]
+
+
+def test_a_report_says_what_its_estimate_is_not_of(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(compiler, "compile_step", lambda workload, *, fast: compiler.Refused(2**35, 2**34))
+    for words, says in (("", False), ("model.compute=float32 model.remat=none", True)):
+        run(plan.main, f"topology=v5e:4x4 compile=memory out=out {words}", tmp_path, monkeypatch)
+        report = (tmp_path / "out" / "plan.md").read_text()
+        assert ("it is as if model.compute=bfloat16 model.remat=block." in report) == says
+
+
+def test_backbones_that_do_not_share_a_sequence_need_no_settings_of_a_ring(tmp_path, monkeypatch, capsys):
+    words = (
+        "topology=v5e:4x4 model.blockwise_feedforward=false model.attention=dense,memory_efficient ring=null,1 compile=nothing"
+    )
+    run(plan.main, f"{words} solve=context out=out", tmp_path, monkeypatch)
+    assert list(pd.read_csv(tmp_path / "out" / "plan.csv").ring) == 4 * [1]

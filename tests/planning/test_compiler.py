@@ -35,7 +35,9 @@ def test_refusals_are_read(said, required, limit):
 
 
 def test_other_errors_are_not_refusals():
-    assert compiler.refusal("INVALID_ARGUMENT: Ran out of memory 1.00G of 2.00G") is None
+    assert compiler.refusal("INVALID_ARGUMENT: Ran out of memory in memory space hbm. Used 1.00G of 2.00G hbm.") is None
+    vmem = "RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem. Used 20.10M of 16.00M vmem. Arguments lie in hbm."
+    assert compiler.refusal(vmem) is None
     assert compiler.refusal("RESOURCE_EXHAUSTED: too many requests") is None
 
 

@@ -6,10 +6,11 @@ import pandas as pd
 import pytest
 
 from agentic_transformer.config import ModelConfig, PlanCommand
-from agentic_transformer.planning import flops, memory, roofline
+from agentic_transformer.planning import flops, memory, modelled, roofline
 from agentic_transformer.planning.hardware import FAMILIES, GIB, topology
 from agentic_transformer.planning.workload import Workload
 from agentic_transformer.ring.overlap import CHIPS, hidden, minimal_block
+from experiments.benchmarks import plan as suite
 from experiments.harness.packages import ROOT
 
 MODEL = PlanCommand().model
@@ -73,6 +74,19 @@ def test_the_estimate_is_within_a_tenth_of_every_peak_that_was_compiled():
         model = dataclasses.replace(MODEL, width=row.width, layers=row.layers, heads=row.heads, attention=row.attention)
         estimated = memory.estimate(workload(row.topology, model, row.tokens_a_device, ring=row.ring)).peak
         assert estimated / GIB == pytest.approx(row.compiled, rel=0.1)
+
+
+def test_the_suite_plans_what_is_modelled_and_judges_estimates_by_nothing_else():
+    assert set(memory.HELD) == set(suite.BACKBONES) == set(modelled.BACKBONES)
+    assert not any(modelled.instead(suite.llama(name, attention)) for name in suite.MODELS for attention in suite.BACKBONES)
+    whole = dataclasses.replace(MODEL, remat="none")
+    assert modelled.instead(whole) == {"remat": "block"}
+
+    class Kept:
+        def accepted(self):
+            return [(workload(), 2**30), (workload(model=whole), 2**31)]
+
+    assert [row["compiled"] for row in suite._accuracy(Kept())] == [1]
 
 
 def test_table_1_of_the_paper():
