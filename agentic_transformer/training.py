@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -237,7 +238,7 @@ def fit(
         The trained state.
 
     Raises:
-        FloatingPointError: the loss is not finite; nothing is saved from then on.
+        FloatingPointError: the loss, or another metric, is not finite; nothing is saved from then on.
     """
     recent: list[dict[str, jax.Array]] = []
     for step, tokens in enumerate(batches, int(state.step) + 1):
@@ -250,8 +251,8 @@ def fit(
         due = stopping or step == config.steps or step % config.checkpoint_every == 0
         if due or step % config.log_every == 0:
             means = {name: sum(float(m[name]) for m in recent) / len(recent) for name in metrics}
-            if not all(value - value == 0 for value in means.values()):
-                raise FloatingPointError(f"the loss became {means['loss']} between steps {step - len(recent) + 1} and {step}")
+            if broken := [f"{name} became {value}" for name, value in means.items() if not math.isfinite(value)]:
+                raise FloatingPointError(f"{', '.join(broken)} between steps {step - len(recent) + 1} and {step}")
             log(step, means)
             recent = []
         if due:

@@ -46,7 +46,7 @@ class Rows:
 
     def __del__(self) -> None:
         """Close the file."""
-        if hasattr(self, "_file"):
+        if hasattr(self, "_file") and os:  # at the end of the interpreter modules may be gone before their users
             os.close(self._file)
 
     @property
