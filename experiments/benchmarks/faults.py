@@ -7,7 +7,6 @@ and a figure where one is promised. The column `item` counts the promises throug
 from __future__ import annotations
 
 import csv
-import ctypes
 import hashlib
 import os
 import random
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agentic_transformer import manifest
+from experiments.harness import allocator
 from experiments.harness.packages import ROOT
 
 _KILLS = 20
@@ -344,7 +344,7 @@ def _loop(work: Path) -> list[Check]:
     round, on the slope of a line through all of them: orbax 0.12.8 asks tensorstore 0.1.86 for descriptions in JSON, which are
     never freed, 0.05 MB a save of this agent (tracemalloc names the two lines), and large buffers come and go.
     """
-    allocator = _steady_allocator()
+    allocator.return_freed()
     import numpy as np
 
     from agentic_transformer.checkpoint import Checkpoints, load_policy
@@ -363,7 +363,7 @@ def _loop(work: Path) -> list[Check]:
         checkpoints.close()
         evaluation = Evaluation(load_policy(work / "loop"), tasks, config)
         list(evaluation.attempts("own"))
-        allocator.malloc_trim(0)
+        allocator.trim()
         held.append((time.monotonic() - start, _resident(), len(list(Path("/proc/self/fd").iterdir()))))
     after = [line for line in held if line[0] > 60]
     slope = np.polyfit(range(len(after)), [line[1] / 1e6 for line in after], 1)[0]
@@ -373,19 +373,6 @@ def _loop(work: Path) -> list[Check]:
         Check("", f"{rounds}: growth of memory a round", int(slope <= 0.1), 1, slope, "MB", 0.1),
         Check("", f"{rounds}: growth of open files", int(files <= 0), 1, files, "files", 0),
     ]
-
-
-def _steady_allocator() -> ctypes.CDLL:
-    """The C library, told to give memory back as it is freed: what then stays resident is in use, not kept for later.
-
-    As it comes, glibc spreads allocations over an arena a thread and keeps what was freed: resident memory wanders by 20 MB. To
-    be called before there are threads.
-    """
-    library = ctypes.CDLL(None)
-    arenas, mapped_from = -8, -3  # M_ARENA_MAX, M_MMAP_THRESHOLD of malloc.h
-    library.mallopt(arenas, 1)
-    library.mallopt(mapped_from, 1 << 16)
-    return library
 
 
 def _resident() -> int:

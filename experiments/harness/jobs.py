@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agentic_transformer import distributed
-from experiments.harness import accelerators, preemption, run_folder
+from experiments.harness import accelerators, allocator, preemption, run_folder
 from experiments.harness.overrides import CommandLine
 from experiments.harness.packages import is_our_word
 from experiments.harness.settings import check_command, reject, say, settings
@@ -69,6 +69,7 @@ class Job:
         from hydra.core.hydra_config import HydraConfig
 
         preemption.end_at_once()
+        allocator.keep_freed()
         hydra = HydraConfig.get()
         place = _short(Path(hydra.runtime.output_dir))
         overrides = list(hydra.overrides.task)
