@@ -41,7 +41,7 @@ class Held(NamedTuple):
 HELD = {
     "ring": Held(weights=62, ring=24, activation=8, heads=6),
     "blockwise": Held(weights=62, ring=0, activation=24, heads=4),
-    "memory_efficient": Held(weights=37, ring=0, activation=14, heads=26),
+    "memory_efficient": Held(weights=35, ring=0, activation=20, heads=16),
     "dense": Held(weights=6, ring=0, activation=19, heads=0, score=6),
 }
 
