@@ -1,7 +1,8 @@
 """Attention of a large block in chunks, which on CPUs stay in a core's cache.
 
-Pairs of chunks that see each other wholly are computed without a mask, then those that do so in part with one; pairs that see
-nothing of each other are never visited. Sums are updated in place.
+Of the chunks that a chunk sees, those that are wholly visible come first, without a mask, then those that are so in part, with
+one; pairs that see nothing of each other are never visited. Which they are is told for one chunk at a time: a table of all pairs
+would grow with the square of the block. Sums are updated in place.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from jax import Array, lax
 
 from agentic_transformer.ring.kernel import Running
 from agentic_transformer.ring.pair import attend, differentiate
-from agentic_transformer.ring.visibility import Keys, Queries, pairs
+from agentic_transformer.ring.visibility import Extent, Keys, Queries, extent, pairs
 
 
 class Chunks(NamedTuple):
@@ -69,44 +70,47 @@ class Cut(NamedTuple):
         return group * self.together, index * self.size, *[0] * (array.ndim - 2)
 
 
-class Sweep(NamedTuple):
-    """Pairs of chunks that are computed alike, one after another."""
-
-    seen: Array  # (groups, chunks of queries, chunks of keys) bool
-    masked: bool
-
-
-def _sweeps(chunks: Chunks, queries: Queries, keys: Keys, rows: int) -> tuple[Sweep, Sweep]:
-    """First the pairs that are wholly visible, then those that are so in part."""
-    flags = pairs(queries, keys, queries.low.size // chunks.queries, keys.position.size // chunks.keys)
-    flags = (jnp.broadcast_to(flag, (rows, *flag.shape[1:])) for flag in flags)
-    seen, wholly = (flag.reshape(-1, chunks.rows, *flag.shape[1:]) for flag in flags)
-    wholly = wholly.all(axis=1)
-    return Sweep(wholly, masked=False), Sweep(seen.any(axis=1) & ~wholly, masked=True)
-
-
-def _visit(seen: Array, chunk: Callable, carry: Any) -> Any:
-    """Runs `carry = chunk(group, index, visit, carry)` over the chunks that see any of the other kind.
+def _visit(cuts: tuple[Cut, Cut], ours: Queries | Keys, theirs: Keys | Queries, rows: int, chunk: Callable, carry: Any) -> Any:
+    """Runs `carry = chunk(group, index, visit, carry)` over the chunks of the one kind that see any of the other.
 
     Args:
-        seen: (groups, chunks, chunks of the other kind).
-        chunk: is given `visit(pair, carry)`, which runs `carry = pair(other, carry)` over those that it sees.
+        cuts: how the one kind and the other are cut.
+        ours: the marks of the one kind.
+        theirs: those of the other.
+        rows: (batch, head) rows.
+        chunk: is given `visit(pair, carry)`, which runs `carry = pair(index, carry, masked=)` over the chunks of the other kind
+            that it sees.
         carry: the start.
     """
-    groups, chunks, others = seen.shape
-    seen = seen.reshape(-1, others)
-    counts = seen.sum(axis=-1, dtype=jnp.int32)
-    order, busy = (jnp.argsort(hidden, axis=-1, stable=True).astype(jnp.int32) for hidden in (~seen, counts == 0))
+    together = cuts[0].together
+    count, others = (marks[0].size // cut.size for marks, cut in zip((ours, theirs), cuts, strict=True))
+    of_ours, of_theirs = extent(ours, count), extent(theirs, others)
+
+    def of_group(whole: Extent, cut: Cut, group: Array, index: Array | int = 0) -> Extent:
+        return Extent(*(cut.marks(marks, group, index) for marks in whole))
+
+    def see(ours: Extent, theirs: Extent) -> tuple[Array, Array]:
+        return pairs(ours, theirs) if isinstance(ours.least, Queries) else pairs(theirs, ours)
+
+    some = see(of_ours, extent(theirs, 1))[0].reshape(-1, count)
+    some = jnp.broadcast_to(some, (rows, count)).reshape(-1, together, count).any(axis=1).reshape(-1)
+    busy = jnp.argsort(~some, stable=True).astype(jnp.int32)
 
     def one(n: Array, carry: Any) -> Any:
-        at = busy[n]
+        group, index = busy[n] // count, busy[n] % count
+        flags = see(of_group(of_ours, Cut(together, 1), group, index), of_group(of_theirs, Cut(together, others), group))
+        seen, wholly = (flag.reshape(-1, others) for flag in flags)
+        seen, wholly = seen.any(axis=0), wholly.all(axis=0)
+        order = jnp.argsort(jnp.where(wholly, 0, jnp.where(seen, 1, 2)), stable=True).astype(jnp.int32)
+        first, last = (flag.sum(dtype=jnp.int32) for flag in (wholly, seen))
 
         def visit(pair: Callable, carry: Any) -> Any:
-            return lax.fori_loop(0, counts[at], lambda m, carry: pair(order[at, m], carry), carry)
+            carry = lax.fori_loop(0, first, lambda m, carry: pair(order[m], carry, masked=False), carry)
+            return lax.fori_loop(first, last, lambda m, carry: pair(order[m], carry, masked=True), carry)
 
-        return chunk(at // chunks, at % chunks, visit, carry)
+        return chunk(group, index, visit, carry)
 
-    return lax.fori_loop(0, (counts > 0).sum(dtype=jnp.int32), one, carry)
+    return lax.fori_loop(0, some.sum(dtype=jnp.int32), one, carry)
 
 
 def chunked_forward(
@@ -116,23 +120,18 @@ def chunked_forward(
     chunks = chunks.fitted(*query.shape[:2], key.shape[1])
     of_queries, of_keys = Cut(chunks.rows, chunks.queries), Cut(chunks.rows, chunks.keys)
 
-    def run(sweep: Sweep, running: Running) -> Running:
-        def chunk(group: Array, index: Array, visit: Callable, running: Running) -> Running:
-            ours, mine = of_queries.take(query, group, index), of_queries.marks(queries, group, index)
+    def chunk(group: Array, index: Array, visit: Callable, running: Running) -> Running:
+        ours, mine = of_queries.take(query, group, index), of_queries.marks(queries, group, index)
 
-            def pair(at: Array, so_far: Running) -> Running:
-                theirs = (of_keys.take(array, group, at) for array in (key, value))
-                return attend(
-                    ours, *theirs, mine, of_keys.marks(keys, group, at), so_far, masked=sweep.masked, halving=chunks.halving
-                )
+        def pair(at: Array, so_far: Running, masked: bool) -> Running:
+            theirs = (of_keys.take(array, group, at) for array in (key, value))
+            marks = of_keys.marks(keys, group, at)
+            return attend(ours, *theirs, mine, marks, so_far, masked=masked, halving=chunks.halving)
 
-            after = visit(pair, Running(*(of_queries.take(array, group, index) for array in running)))
-            return Running(*(of_queries.put(array, part, group, index) for array, part in zip(running, after, strict=True)))
+        after = visit(pair, Running(*(of_queries.take(array, group, index) for array in running)))
+        return Running(*(of_queries.put(array, part, group, index) for array, part in zip(running, after, strict=True)))
 
-        return _visit(sweep.seen, chunk, running)
-
-    wholly, partly = _sweeps(chunks, queries, keys, query.shape[0])
-    return run(partly, run(wholly, running))
+    return _visit((of_queries, of_keys), queries, keys, query.shape[0], chunk, running)
 
 
 def chunked_backward(
@@ -154,28 +153,22 @@ def chunked_backward(
     chunks = chunks.fitted(*query.shape[:2], key.shape[1])
     of_queries, of_keys = Cut(chunks.rows, chunks.queries), Cut(chunks.rows, chunks.keys)
 
-    def run(sweep: Sweep, gradients: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        def chunk(group: Array, index: Array, visit: Callable, gradients: tuple) -> tuple:
-            dquery, *sums = gradients
-            our_key, our_value = (of_keys.take(array, group, index) for array in (key, value))
-            mine, transposed = of_keys.marks(keys, group, index), our_key.mT
+    def chunk(group: Array, index: Array, visit: Callable, gradients: tuple) -> tuple:
+        dquery, *sums = gradients
+        our_key, our_value = (of_keys.take(array, group, index) for array in (key, value))
+        mine, transposed = of_keys.marks(keys, group, index), our_key.mT
 
-            def pair(at: Array, so_far: tuple) -> tuple:
-                dquery, *sums = so_far
-                theirs, *rest = (of_queries.take(array, group, at) for array in (query, cotangent, lse, delta))
-                marks = of_queries.marks(queries, group, at)
-                more, *parts = differentiate(
-                    theirs, our_key, our_value, marks, mine, *rest, transposed=transposed, masked=sweep.masked
-                )
-                place = (group * of_queries.together, 0, at * of_queries.size)
-                more += lax.dynamic_slice(dquery, place, more.shape)
-                return lax.dynamic_update_slice(dquery, more, place), *(a + b for a, b in zip(sums, parts, strict=True))
+        def pair(at: Array, so_far: tuple, masked: bool) -> tuple:
+            dquery, *sums = so_far
+            theirs, *rest = (of_queries.take(array, group, at) for array in (query, cotangent, lse, delta))
+            marks = of_queries.marks(queries, group, at)
+            more, *parts = differentiate(theirs, our_key, our_value, marks, mine, *rest, transposed=transposed, masked=masked)
+            place = (group * of_queries.together, 0, at * of_queries.size)
+            more += lax.dynamic_slice(dquery, place, more.shape)
+            return lax.dynamic_update_slice(dquery, more, place), *(a + b for a, b in zip(sums, parts, strict=True))
 
-            dquery, *parts = visit(pair, (dquery, *(of_keys.take(array, group, index) for array in sums)))
-            return dquery, *(of_keys.put(array, part, group, index) for array, part in zip(sums, parts, strict=True))
+        dquery, *parts = visit(pair, (dquery, *(of_keys.take(array, group, index) for array in sums)))
+        return dquery, *(of_keys.put(array, part, group, index) for array, part in zip(sums, parts, strict=True))
 
-        return _visit(sweep.seen.mT, chunk, gradients)
-
-    wholly, partly = _sweeps(chunks, queries, keys, query.shape[0])
     zero = jnp.zeros(key.shape, jnp.float32)
-    return run(partly, run(wholly, (dquery, zero, zero)))
+    return _visit((of_keys, of_queries), keys, queries, query.shape[0], chunk, (dquery, zero, zero))

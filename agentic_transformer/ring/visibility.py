@@ -58,31 +58,31 @@ def visible(queries: Queries, keys: Keys, *, keys_first: bool = False) -> jax.Ar
 
 
 class Extent(NamedTuple):
-    """Least and greatest of a quantity over each chunk."""
+    """Least and greatest of all marks over each of the chunks: the fields of marks, of chunks instead of tokens."""
 
-    least: jax.Array
-    most: jax.Array
-
-
-def _extent(values: jax.Array, chunks: int, axis: int) -> Extent:
-    """Extent of `values` (..., tokens) over each of `chunks` equal parts, with an axis of 1 for the chunks of the other kind."""
-    parts = values.reshape(*values.shape[:-1], chunks, -1)
-    return Extent(*(jnp.expand_dims(end, axis) for end in (parts.min(axis=-1), parts.max(axis=-1))))
+    least: Queries | Keys
+    most: Queries | Keys
 
 
-def pairs(queries: Queries, keys: Keys, query_chunks: int, key_chunks: int) -> tuple[jax.Array, jax.Array]:
-    """Which of the equal chunks of queries and of keys see each other.
+def extent(marks: Queries | Keys, chunks: int) -> Extent:
+    """What `marks` come to over each of `chunks` equal parts."""
+    parts = jax.tree.map(lambda values: values.reshape(*values.shape[:-1], chunks, -1), marks)
+    return Extent(*(jax.tree.map(lambda values, end=end: end(values, axis=-1), parts) for end in (jnp.min, jnp.max)))
+
+
+def pairs(queries: Extent, keys: Extent) -> tuple[jax.Array, jax.Array]:
+    """Which chunks of queries and of keys see each other.
 
     Returns:
-        (seen, wholly), booleans (1 or batch, query_chunks, key_chunks). `wholly` is True only if every query of the one sees
-        every key of the other. `seen` may be True for a pair that turns out hidden, never False for one that is not.
+        (seen, wholly), booleans (1 or batch, chunks of queries, chunks of keys). `wholly` is True only if every query of the one
+        sees every key of the other. `seen` may be True for a pair that turns out hidden, never False for one that is not.
     """
-    low, high = (_extent(values, query_chunks, -1) for values in (queries.low, queries.high))
-    at = _extent(keys.position, key_chunks, -2)
-    seen = ((high.most >= at.least) & (low.least <= at.most))[None]
-    wholly = ((high.least >= at.most) & (low.most <= at.least))[None]
-    if queries.segment is not None:
-        ours, theirs = _extent(queries.segment, query_chunks, -1), _extent(keys.segment, key_chunks, -2)
-        seen &= (ours.most >= theirs.least) & (ours.least <= theirs.most)
-        wholly &= (ours.least == theirs.most) & (ours.most == theirs.least)
+    queries = Extent(*(jax.tree.map(lambda values: values[..., :, None], end) for end in queries))
+    keys = Extent(*(jax.tree.map(lambda values: values[..., None, :], end) for end in keys))
+    seen = (queries.most.high >= keys.least.position) & (queries.least.low <= keys.most.position)
+    wholly = (queries.least.high >= keys.most.position) & (queries.most.low <= keys.least.position)
+    seen, wholly = seen[None], wholly[None]
+    if queries.least.segment is not None:
+        seen &= (queries.most.segment >= keys.least.segment) & (queries.least.segment <= keys.most.segment)
+        wholly &= (queries.least.segment == keys.most.segment) & (queries.most.segment == keys.least.segment)
     return seen, wholly
