@@ -26,14 +26,14 @@ class Chunks(NamedTuple):
         keys: tokens in a chunk of keys.
         whole: keys of a block that is not cut.
         rows: (batch, head) rows at once.
-        halving: whether rows of scores are reduced by halves, as whole vectors: a reduction along a row is slow on CPUs.
+        on_cpu: whether pairs are written as XLA's CPU backend is fast at.
     """
 
     queries: int
     keys: int
     whole: int
     rows: int = 1
-    halving: bool = True
+    on_cpu: bool = True
 
     def fitted(self, rows: int, queries: int, keys: int) -> Chunks:
         """The largest sizes, no larger than wanted, that divide half of the queries, half of the keys, and the rows."""
@@ -126,7 +126,7 @@ def chunked_forward(
         def pair(at: Array, so_far: Running, masked: bool) -> Running:
             theirs = (of_keys.take(array, group, at) for array in (key, value))
             marks = of_keys.marks(keys, group, at)
-            return attend(ours, *theirs, mine, marks, so_far, masked=masked, halving=chunks.halving)
+            return attend(ours, *theirs, mine, marks, so_far, masked=masked, on_cpu=chunks.on_cpu)
 
         after = visit(pair, Running(*(of_queries.take(array, group, index) for array in running)))
         return Running(*(of_queries.put(array, part, group, index) for array, part in zip(running, after, strict=True)))
@@ -162,12 +162,15 @@ def chunked_backward(
             dquery, *sums = so_far
             theirs, *rest = (of_queries.take(array, group, at) for array in (query, cotangent, lse, delta))
             marks = of_queries.marks(queries, group, at)
-            more, *parts = differentiate(theirs, our_key, our_value, marks, mine, *rest, transposed=transposed, masked=masked)
+            more, *parts = differentiate(
+                theirs, our_key, our_value, marks, mine, *rest, transposed=transposed, masked=masked, on_cpu=chunks.on_cpu
+            )
             place = (group * of_queries.together, 0, at * of_queries.size)
             more += lax.dynamic_slice(dquery, place, more.shape)
             return lax.dynamic_update_slice(dquery, more, place), *(a + b for a, b in zip(sums, parts, strict=True))
 
-        dquery, *parts = visit(pair, (dquery, *(of_keys.take(array, group, index) for array in sums)))
+        nothing = jnp.zeros(our_key.shape, jnp.float32)
+        dquery, *parts = visit(pair, (dquery, nothing, nothing))
         return dquery, *(of_keys.put(array, part, group, index) for array, part in zip(sums, parts, strict=True))
 
     zero = jnp.zeros(key.shape, jnp.float32)

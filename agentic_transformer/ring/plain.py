@@ -16,7 +16,7 @@ from agentic_transformer.ring.visibility import Keys, Queries
 CPU_CHUNKS = Chunks(256, 256, whole=256)
 """Scores of 256 KiB, which stay in a core's cache beside their operands: larger and smaller ones took up to a fifth longer."""
 
-ACCELERATOR_CHUNKS = Chunks(512, 512, whole=512, rows=64, halving=False)
+ACCELERATOR_CHUNKS = Chunks(512, 512, whole=512, rows=64, on_cpu=False)
 """Scores of at most 64 MiB, of which a dozen may be held. No speed was measured: matrix units want large products."""
 
 
