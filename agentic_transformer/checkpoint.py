@@ -274,8 +274,7 @@ class Checkpoints:
 def _read(path: Path, like: Any) -> Any:
     """The arrays of an item, laid out as `like` is (arrays, or their shapes); every process reads its own part.
 
-    Not by orbax, which would cast types and pass other shapes on, and asks tensorstore for descriptions in JSON; those are never
-    freed (tensorstore 0.1.86): 4 kB an array and load.
+    Not by orbax, which would cast types and pass other shapes on.
     """
     store = ts.KvStore.open({"driver": "ocdbt", "base": {"driver": "file", "path": f"{path}/"}}).result()
     there = {name: f"{jnp.dtype(header['dtype'])}{header['shape']}" for name, header in _headers(store).items()}
