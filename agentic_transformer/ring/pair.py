@@ -132,7 +132,7 @@ def _exp(x: Array) -> Array:
     """
     x = jnp.where(x < -87, -87, x)
     n = jnp.round(x * 1.4426950408889634)
-    f = x - n * 0.6931471805599453
+    f = x - n * 0.693359375 + n * 2.12194440e-4  # ln 2 in two parts: n times the first is exact
     series = jnp.full_like(f, 0.001381459878757596)
     for coefficient in (0.008368716575205326, 0.04166838899254799, 0.1666652113199234, 0.4999999403953552, 1, 1):
         series = series * f + coefficient

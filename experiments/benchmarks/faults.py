@@ -341,7 +341,7 @@ def _loop(work: Path) -> list[Check]:
     """Memory and open files of a process that trains, saves, loads and evaluates again and again, after the first minute.
 
     A save every 50 steps, ten times as often as by default, so that allocators have settled after that minute. The bound is per
-    round, on the slope of a line through all of them: the heap may grow once by 4 MB, which is no leak.
+    round, on the slope of a line through all of them: steps of a few MB that the heap makes once are no leak.
     """
     allocator.return_freed()
     import numpy as np

@@ -7,13 +7,9 @@ import numpy as np
 from agentic_transformer.ring.pair import _exp
 
 
-def test_exponentials_are_as_exact_as_numpys():
+def test_exponentials_equal_those_of_float64():
     x = np.linspace(-87, 2, 1_000_001, dtype=np.float32)
-    exact = np.exp(x.astype(np.float64))
-    ours, theirs = (np.abs(y / exact - 1) for y in (np.asarray(jax.jit(_exp)(x)), np.exp(x)))
-    # A single constant for ln 2 leaves n * 2e-9, which matters to no weight that does.
-    likely = x > -10
-    assert ours[likely].max() <= 1.5 * theirs[likely].max() and ours.max() <= 3e-7
+    assert np.abs(np.asarray(jax.jit(_exp)(x)) / np.exp(x.astype(np.float64)) - 1).max() <= 1.5e-7
 
 
 def test_exponentials_of_what_is_out_of_range_harm_nothing():
