@@ -37,8 +37,8 @@ format: install
 # A file's tests stay in one process; most of their time is compilation, which uses one core.
 # The second part has eight devices, whose number XLA fixes for a whole process.
 test: lint
-	$(python) -m pytest tests --ignore tests/multidevice -n 2 --dist loadfile --durations 10
-	XLA_FLAGS=--xla_force_host_platform_device_count=8 $(python) -m pytest tests/multidevice -n 2 --dist loadfile --durations 10
+	.ci/alive pytest $(python) -m pytest tests --ignore tests/multidevice -n 2 --dist loadfile --durations 10
+	XLA_FLAGS=--xla_force_host_platform_device_count=8 .ci/alive pytest $(python) -m pytest tests/multidevice -n 2 --dist loadfile --durations 10
 
 # Versions only, no addresses of an index and no paths, so that they hold with any mirror. 3.13 gets dm_control's line by hand: .ci/install says why.
 constraints: install
