@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 
+from envs.above import plane
 from envs.registry import Spec, Task, draw_tasks, families, members, spec, task, tasks, training_tasks
 
 # Workers never draw, and a machine without GL libraries must not fail on import; who renders in-process sets MUJOCO_GL.
@@ -24,6 +25,7 @@ __all__ = [
     "make",
     "make_vec",
     "members",
+    "plane",
     "register",
     "render",
     "spec",

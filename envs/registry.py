@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 GOAL_RING = 0.15  # metres from the centre at which the goals of point_mass_goal lie
+GOAL_RADIUS = 0.045  # metres around such a goal that pay in full, and over which the reward then falls to 0.1
 ARENA = 0.29  # metres: the point mass's joints end here
 
 

@@ -131,14 +131,16 @@ def save_rollouts(path: Path, tasks: Sequence[envs.Task], attempts: Sequence[Att
     """Keeps what the agent did on some tasks in an npz file, from which `experiments.reports.figures.attempts` draws."""
     import numpy as np
 
+    import envs
+
     arrays = {
         "physics": np.stack([attempt.physics[: len(tasks)] for attempt in attempts], axis=1),
         "reward": np.stack([attempt.trajectory.reward[: len(tasks)] for attempt in attempts], axis=1),
         "task_id": np.array([task.id for task in tasks]),
-        "planar": np.array(tasks[0].domain.startswith("point_mass")),
     }
-    if "goal" in tasks[0].params:
-        arrays["goal"] = np.array([task.params["goal"] for task in tasks])
+    if (seen := envs.plane(tasks[0])) is not None:
+        goals = np.array([envs.plane(task).goal for task in tasks])
+        arrays |= {"goal": goals, "radius": np.array(seen.radius), "walls": np.array(seen.walls).reshape(-1, 2)}
     np.savez_compressed(path, **arrays)
 
 

@@ -12,8 +12,8 @@ from dm_control.suite import point_mass
 from dm_control.utils.rewards import tolerance
 
 from envs.domain import Domain, Readings
+from envs.registry import GOAL_RADIUS
 
-_RADIUS = 0.045  # metres around the goal that pay in full, and over which the reward falls to 0.1
 _START = 0.01  # metres around the centre within which episodes start
 
 
@@ -35,7 +35,7 @@ def observe(readings: Readings) -> np.ndarray:
 
 
 def _reward(readings: Readings) -> np.ndarray:
-    return tolerance(np.linalg.norm(readings["qpos"] - readings["goal"], axis=1), (0, _RADIUS), _RADIUS)
+    return tolerance(np.linalg.norm(readings["qpos"] - readings["goal"], axis=1), (0, GOAL_RADIUS), GOAL_RADIUS)
 
 
 DOMAIN = Domain(build=_build, observe=observe, rewards={"goal": _reward}, repeat=15, slow=True)

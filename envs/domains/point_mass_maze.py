@@ -12,12 +12,10 @@ from lxml import etree
 
 from envs.domain import Domain, Readings
 from envs.domains.point_mass import observe
-from envs.maze import ROOMS, distance
+from envs.maze import RADIUS, ROOM_OF, ROOMS, WALLS, distance
 
-_RADIUS = 0.015
 _START_X, _START_Y = (-0.29, -0.15), (0.15, 0.29)  # the top-left room
 _TIME_LIMIT = 20
-_ROOM_OF = {"reach_top_left": 0, "reach_top_right": 1, "reach_bottom_right": 2, "reach_bottom_left": 3}
 
 
 class _FromTopLeft(point_mass.PointMass):
@@ -31,8 +29,9 @@ def _model() -> bytes:
     option = tree.find("option")
     option.remove(option.find("flag"))
     tree.find(".//geom[@name='target']").attrib.update({"contype": "0", "conaffinity": "0"})
-    for name, size in (("maze_x", ".02 .18 .02"), ("maze_y", ".18 .02 .02")):
-        etree.SubElement(tree.find("worldbody"), "geom", name=name, type="box", pos="0 0 .02", size=size, material="decoration")
+    for name, (width, height) in zip(("maze_x", "maze_y"), WALLS, strict=True):
+        box = {"type": "box", "pos": "0 0 .02", "size": f"{width} {height} .02", "material": "decoration"}
+        etree.SubElement(tree.find("worldbody"), "geom", name=name, **box)
     return etree.tostring(tree)
 
 
@@ -43,7 +42,7 @@ def _build(mode: str) -> Environment:
 
 def _reach(room: int) -> Callable[[Readings], np.ndarray]:
     def reward(readings: Readings) -> np.ndarray:
-        near = tolerance(np.linalg.norm(readings["qpos"] - ROOMS[room], axis=1), (0, _RADIUS), _RADIUS)
+        near = tolerance(np.linalg.norm(readings["qpos"] - ROOMS[room], axis=1), (0, RADIUS), RADIUS)
         small_control = tolerance(readings["ctrl"], margin=1, value_at_margin=0, sigmoid="quadratic").mean(axis=1)
         return near * (small_control + 4) / 5
 
@@ -57,6 +56,6 @@ def _approach(room: int) -> Callable[[Readings], np.ndarray]:
 DOMAIN = Domain(
     build=_build,
     observe=observe,
-    rewards={mode: _reach(room) for mode, room in _ROOM_OF.items()},
-    guides={mode: _approach(room) for mode, room in _ROOM_OF.items()},
+    rewards={mode: _reach(room) for mode, room in ROOM_OF.items()},
+    guides={mode: _approach(room) for mode, room in ROOM_OF.items()},
 )

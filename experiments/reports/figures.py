@@ -215,13 +215,14 @@ def attempts(rollouts: Path, numbers: list[int], path: Path) -> None:
 
     Args:
         rollouts: `rollouts.npz` of a run, arrays of the first few tasks: physics (tasks, attempts, T + 1, P), reward
-            (tasks, attempts, T), task_id (tasks,), planar () bool, and goal (tasks, 2) where the tasks have one.
+            (tasks, attempts, T), task_id (tasks,), and where states are a plane, goal (tasks, 2), radius () and walls
+            (boxes, 2), as in `envs.plane`.
         numbers: which attempts, counted from 1.
         path: of the PNG.
     """
     with np.load(rollouts, allow_pickle=False) as stored:
         physics, reward, ids = stored["physics"], stored["reward"], stored["task_id"]
-        planar, goals = bool(stored["planar"]), stored.get("goal")
+        places = {name: stored[name] for name in ("goal", "radius", "walls") if name in stored}
     numbers = [number for number in numbers if number <= physics.shape[1]]
     size = (2.1 * len(numbers) + 0.5, 2.2 * len(ids))
     figure, grid = plt.subplots(
@@ -229,24 +230,26 @@ def attempts(rollouts: Path, numbers: list[int], path: Path) -> None:
     )
     for row, axes in enumerate(grid):
         for axis, number in zip(axes, numbers, strict=True):
-            if planar:
-                _path(axis, physics[row, number - 1], None if goals is None else goals[row])
+            if places:
+                _path(axis, physics[row, number - 1], places["goal"][row], places["radius"], places["walls"])
             else:
                 axis.plot(reward[row, number - 1], color="#0b5fa5", linewidth=1)
             axis.set_title(f"attempt {number}: {reward[row, number - 1].sum():.2f}", fontsize=8)
             axis.tick_params(labelsize=6)
         axes[0].set_ylabel(str(ids[row]).split("(")[-1].rstrip(")"), fontsize=7)
-    what = "paths of" if planar else "reward per step of"
+    what = "paths of" if places else "reward per step of"
+    if places:
+        limit = max(0.2, float(np.abs(physics[:, np.array(numbers) - 1, :, :2]).max()) * 1.05)
+        grid[0, 0].set(xlim=(-limit, limit), ylim=(-limit, limit))  # shared by all
     figure.suptitle(f"{what} the agent's own attempts in one growing context (title: return)", fontsize=9, color="#555555")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
-def _path(axis: plt.Axes, physics: np.ndarray, goal: np.ndarray | None) -> None:
+def _path(axis: plt.Axes, physics: np.ndarray, goal: np.ndarray, radius: float, walls: np.ndarray) -> None:
     axis.plot(physics[:, 0], physics[:, 1], color="#0b5fa5", marker=".", markersize=3, linewidth=1)
     axis.plot(*physics[0, :2], color="#000000", marker="+")
-    if goal is not None:
-        axis.add_patch(plt.Circle(tuple(goal), 0.045, color="#6a9f2a", alpha=0.4, linewidth=0))
+    axis.add_patch(plt.Circle(tuple(goal), float(radius), color="#6a9f2a", alpha=0.4, linewidth=0))
+    for width, height in walls:
+        axis.add_patch(plt.Rectangle((-width, -height), 2 * width, 2 * height, color="#b8b0a4", linewidth=0))
     axis.set_aspect("equal")
-    limit = max(0.2, float(np.abs(physics[:, :2]).max()) * 1.05)
-    axis.set(xlim=(-limit, limit), ylim=(-limit, limit))
