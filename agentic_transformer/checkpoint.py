@@ -184,7 +184,7 @@ class Checkpoints:
         if acting.model.rolled:
             acting = replace(acting, model=replace(acting.model, rolled=False))
             graph, params = nnx.graphdef(nnx.eval_shape(lambda: acting.build(seed=0))), unrolled(params)
-        return Policy(graph, params, description, mesh)
+        return Policy(graph, params, acting, mesh)
 
     def params(self, step: int, like: nnx.State) -> nnx.State:
         """A checkpoint's parameters, laid out as `like` is (arrays, or their shapes), on however many devices.

@@ -24,6 +24,9 @@ from agentic_transformer.heads import draw_action
 from agentic_transformer.ring import decode_attention, write_cache
 from agentic_transformer.tokens import Past, returns_to_go
 
+_SCORES = 2**28
+"""Attention scores that may be held at once, over all rows, heads, new tokens and the cache: 1 GiB in float32."""
+
 LayerCache = tuple[jax.Array, jax.Array]
 """Keys and values of one layer, each (batch, capacity, heads, head_dim)."""
 
@@ -148,7 +151,7 @@ class Policy:
         return np.asarray(action), replace(context, cache=cache, position=context.position + new, encoded=context.encoded + new)
 
     def append(self, context: Context, trajectory: Trajectory) -> Context:
-        """Encodes finished trajectories at the end of the contexts, all steps at once.
+        """Encodes finished trajectories at the end of the contexts, as many tokens at once as memory allows.
 
         Args:
             context: where they are put; consumed.
@@ -174,11 +177,21 @@ class Policy:
             Past(*(previous(x, before) for x, before in zip(ended, context.past, strict=True))),
             fresh=context.position == 0,
         )
-        new = _check_room(context, timesteps)
-        _, cache = _extend(
-            self._graph, self._mesh, self._params, context.cache, features=features, timestep=timesteps, position=context.position
-        )
+        new, cache = _check_room(context, timesteps), context.cache
+        together = self._together(*cache[0][0].shape)
+        for start in range(0, new, together):
+            part = slice(start, start + together)
+            tokens = {"features": features[:, part], "timestep": timesteps[:, part], "position": context.position + start}
+            _, cache = _extend(self._graph, self._mesh, self._params, cache, **tokens)
         return Context(cache, context.position + new, Past(*(x[:, -1] for x in ended)), context.encoded + new)
+
+    def _together(self, batch: int, capacity: int, heads: int, _: int) -> int:
+        """New tokens of which the scores against a whole cache, (batch, capacity, heads, head_dim), are held at once."""
+        if self._mesh is not None:
+            batch, capacity = batch // self._mesh.shape[meshes.DATA], capacity // self._mesh.shape[meshes.RING]
+        elif jax.default_backend() == "cpu":
+            batch = 1  # see `_attend_here`
+        return max(1, _SCORES // (batch * heads * capacity))
 
 
 def _check_room(context: Context, timesteps: np.ndarray) -> int:

@@ -10,7 +10,7 @@ from agentic_transformer.chains import Chains
 from agentic_transformer.config import AgentConfig, ModelConfig
 from agentic_transformer.description import AgentDescription
 from agentic_transformer.model import AgenticTransformer
-from agentic_transformer.policy import Policy, Trajectory, _act
+from agentic_transformer.policy import Policy, Trajectory, _act, _extend
 from agentic_transformer.ring import attention
 from agentic_transformer.tokens import Past, Scaling, chain_tokens
 from datasets import Trajectories
@@ -111,6 +111,28 @@ def test_acting_behind_encoded_trajectories_equals_the_uncached_forward_pass(tok
         np.testing.assert_allclose(action, expected[:, (SLOTS - 1) * STEPS + step], atol=1e-5)
         context = context.ended(Past(last.action[:, step], last.reward[:, step], np.zeros(BATCH)))
         to_go = to_go - last.reward[:, step]
+
+
+@LAYOUTS
+def test_trajectories_encoded_in_parts_are_those_encoded_at_once(tokens, monkeypatch):
+    """Where the scores of a whole trajectory's tokens would take too much memory; the last part is a shorter one."""
+    policy, _ = make_policy(tokens=tokens)
+    chain = make_chain()
+    whole, parts = policy.new_context(BATCH, SLOTS), policy.new_context(BATCH, SLOTS)
+    capacity, heads = whole.cache[0][0].shape[1:3]
+    for slot in range(SLOTS - 1):
+        whole = policy.append(whole, trajectory(chain, slot))
+    monkeypatch.setattr("agentic_transformer.policy._SCORES", 2 * heads * capacity)
+    encoded = []
+    monkeypatch.setattr(
+        "agentic_transformer.policy._extend", lambda *args, **tokens: encoded.append(tokens) or _extend(*args, **tokens)
+    )
+    for slot in range(SLOTS - 1):
+        parts = policy.append(parts, trajectory(chain, slot))
+    assert max(part["timestep"].shape[1] for part in encoded) == 2
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), parts.cache, whole.cache)
+    jax.tree.map(np.testing.assert_array_equal, parts.past, whole.past)
+    assert (parts.position, parts.encoded) == (whole.position, whole.encoded)
 
 
 def test_acting_in_bfloat16_is_as_near_to_float32_as_the_uncached_forward_pass_in_it():

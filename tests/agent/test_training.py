@@ -13,6 +13,7 @@ from agentic_transformer.config import AgentConfig, ModelConfig, TrainConfig
 from agentic_transformer.heads import action_loss
 from agentic_transformer.labels import ChainLoader
 from agentic_transformer.model import unrolled
+from agentic_transformer.policy import Policy
 from agentic_transformer.ring import attention
 from tests.agent.helpers import describe, labelled
 
@@ -212,7 +213,7 @@ def test_rolled_layers_train_as_layers_one_by_one(data, plain, remat):
 
 
 def test_a_saved_agent_with_rolled_layers_acts_as_it_was_trained(data, tmp_path):
-    """Its outputs, by a block for each layer, are those of the rolled model."""
+    """Its outputs, by a block for each layer, are those of the rolled model; it remembers and acts in float32."""
     run = Training(data, ModelConfig(width=16, layers=3, heads=2, rolled=True, compute="bfloat16"))
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(run.state, run.description, loss=1.0)
@@ -227,6 +228,14 @@ def test_a_saved_agent_with_rolled_layers_acts_as_it_was_trained(data, tmp_path)
     whole = ModelConfig(width=16, layers=3, heads=2, rolled=True)
     rolled = nnx.graphdef(describe(data, run.description.agent, whole).build(0))
     np.testing.assert_allclose(outputs(policy._graph, policy._params), outputs(rolled, run.state.params), rtol=1e-5, atol=1e-6)
+
+    def first_action(policy):
+        observation = np.full((2, data.store.observation_size), 0.1)
+        return policy.act(policy.new_context(2, 1), np.array([3.0, 5.0]), observation, 0, jax.random.key(0), 1.0, 1.0)[0]
+
+    plain = describe(data, run.description.agent, ModelConfig(width=16, layers=3, heads=2))
+    same = Policy(nnx.graphdef(plain.build(0)), unrolled(run.state.params), plain)
+    np.testing.assert_allclose(first_action(policy), first_action(same), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("remat", ["block", "dots"])
