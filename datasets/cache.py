@@ -34,7 +34,7 @@ def cache_path(buffer: str | Path) -> Path:
 
 
 def build_cache(buffer: str | Path, *, progress: bool = True, skip_bad: bool = False) -> Path:
-    """Bring the cache of a buffer up to date: only episodes that it lacks are read.
+    """Bring the cache of a buffer up to date: only episodes that it lacks are read, unless one has changed or is gone.
 
     Several processes may call this at once, and readers may go on reading: one builds, the others wait. A cache that an
     interrupted append left unreadable is built anew.
@@ -79,7 +79,7 @@ def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
 
 
 def _missing(path: Path, files: Sequence[Path]) -> list[Path]:
-    """Those of `files` that the cache lacks; all of them if it cannot be read, or holds one that has changed since."""
+    """Those of `files` that the cache lacks; all of them if it cannot be read, or holds one that has changed or gone since."""
     if not path.exists():
         return list(files)
     try:
@@ -89,8 +89,10 @@ def _missing(path: Path, files: Sequence[Path]) -> list[Path]:
         tqdm.write(f"{path}: unreadable ({error}); built anew")
         return list(files)
     changed = [file.name for file in files if file.name in stamps and stamps[file.name] != _stamp(file)]
-    if changed:
-        tqdm.write(f"{path}: {len(changed)} of its episodes have changed, first: {changed[0]}; built anew")
+    # Another process may have cached what was not yet there when `files` were listed: only what is not on disk is gone.
+    gone = [name for name in stamps.keys() - {file.name for file in files} if not (files[0].parent / name).exists()]
+    if changed or gone:
+        tqdm.write(f"{path}: {len(changed + gone)} of its episodes have changed or are gone: {(changed + gone)[0]}; built anew")
         return list(files)
     return [file for file in files if file.name not in stamps]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,7 +55,7 @@ def collect(
         progress: show a progress bar.
 
     Returns:
-        the metadata.
+        the metadata; its versions are those of the libraries that episodes were last made with.
 
     Raises:
         ValueError: unknown task or collector, or a folder that was collected otherwise.
@@ -72,15 +73,20 @@ def collect(
     }
     folder.mkdir(parents=True, exist_ok=True)
     _refuse_other(folder, made)
+    missing = {index for index in range(episodes) if not (folder / f"episode_{index:06d}_{spec.length}.npz").exists()}
+    before = json.loads((folder / METADATA).read_text()) if (folder / METADATA).exists() else {}
+    if before and not missing:
+        return before
     metadata = {
         **made,
         "domain": task.domain,
         "format": "ExoRL",
-        "episodes": episodes,
+        "episodes": max(episodes, before.get("episodes", 0)),
         "versions": {name: version(name) for name in _LIBRARIES},
     }
-    (folder / METADATA).write_text(json.dumps(metadata, indent=2) + "\n")
-    missing = {index for index in range(episodes) if not (folder / f"episode_{index:06d}_{spec.length}.npz").exists()}
+    partial = folder / f"{METADATA}.{os.getpid()}.part"  # of this process: several may start on one buffer
+    partial.write_text(json.dumps(metadata, indent=2) + "\n")
+    partial.replace(folder / METADATA)
     batches = sorted({index // policy.batch for index in missing})
     environments = envs.make_vec(task, policy.batch)
     steps = len(batches) * policy.batch * spec.length

@@ -19,6 +19,7 @@ from envs.registry import unknown
 SERVER = "https://dl.fbaipublicfiles.com/exorl"
 DOMAINS = ("cartpole", "cheetah", "jaco", "point_mass_maze", "quadruped", "walker")
 ALGORITHMS = ("aps", "icm_apt", "diayn", "disagreement", "icm", "proto", "random", "rnd", "smm")
+_STARTED = ".unfinished"  # in a data set's folder until it is unpacked
 _BLOCK = 1 << 20
 _TIMEOUT = 30  # seconds without a byte
 _ATTEMPTS = 8  # in a row without progress
@@ -53,7 +54,8 @@ def download(
         the buffer's folder.
 
     Raises:
-        ValueError: unknown names, no such file on the server, a wrong checksum, or a damaged archive (which is removed).
+        ValueError: unknown names, a folder with episodes of another origin, no such file on the server, a wrong checksum, or a
+            damaged archive (which is removed).
         OSError: not enough disk space, or no connection after several attempts.
     """
     if domain not in DOMAINS:
@@ -63,8 +65,14 @@ def download(
     folder = Path(root) / domain / algorithm
     done = folder / ".complete"
     if done.exists():
+        if sha256 and (digest := done.read_text().strip()) != sha256.lower():
+            raise ValueError(
+                f"{folder}: is unpacked from an archive with SHA-256 {digest}, not {sha256}; remove it to start over"
+            )
         return folder / "buffer"
+    _refuse_other(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / _STARTED).touch()
     archive = folder.with_suffix(".zip")
     _fetch(f"{server}/{domain}/{algorithm}.zip", archive, progress, pause)
     digest = _digest(archive, progress)
@@ -74,7 +82,14 @@ def download(
     _unpack(archive, folder, progress)
     done.write_text(digest + "\n")
     archive.unlink()
+    (folder / _STARTED).unlink()
     return folder / "buffer"
+
+
+def _refuse_other(folder: Path) -> None:
+    """Episodes that were not unpacked here stay as they are: a collector may have the name of an algorithm."""
+    if not (folder / _STARTED).exists() and any((folder / "buffer").glob("*.npz")):
+        raise ValueError(f"{folder / 'buffer'}: holds episodes that were not downloaded; choose another data.root")
 
 
 def _fetch(url: str, target: Path, progress: bool, pause: Callable[[float], None]) -> None:

@@ -42,6 +42,7 @@ class Store:
 
     Attributes:
         episodes: number of trajectories E.
+        cached: episodes in the cache, of which these are drawn.
         lengths: (E,) transitions T of each.
         observation_size, action_size: of one row.
     """
@@ -69,7 +70,7 @@ class Store:
             raise ValueError(f"cache {cache}: missing or damaged ({error}); make it with datasets.build_cache") from error
         starts = np.concatenate([[0], np.cumsum(lengths + 1)])
         self._total_rows = int(starts[-1])
-        chosen = np.arange(len(lengths))
+        self.cached, chosen = len(lengths), np.arange(len(lengths))
         if episodes is not None and episodes < len(lengths):
             chosen = np.sort(np.random.default_rng(seed).choice(len(lengths), episodes, replace=False))
         self.lengths, self._starts = lengths[chosen], starts[:-1][chosen]

@@ -35,6 +35,7 @@ def main(config: TrainCommand, run: Path) -> None:
     from agentic_transformer.checkpoint import Checkpoints
     from agentic_transformer.description import AgentDescription
     from agentic_transformer.metrics import MetricsLog
+    from experiments.harness import run_folder
     from experiments.harness.data import training_data
     from experiments.harness.preemption import Preemption
 
@@ -42,6 +43,8 @@ def main(config: TrainCommand, run: Path) -> None:
     check_processes_agree(config)
     with distributed.first_process_first():
         data = training_data(config.task, config.data)
+    if distributed.is_first():
+        run_folder.note(run, episodes=data.store.episodes)
     description = AgentDescription(
         task=config.task,
         seed=config.seed,

@@ -24,6 +24,8 @@ def open_store(task: str, config: DataConfig) -> datasets.Strided:
             f"or download ExoRL's with `python -m experiments.download`"
         )
     store = datasets.Store(datasets.build_cache(buffer), episodes=config.episodes, seed=config.seed)
+    short = f", fewer than data.episodes={config.episodes}" if store.episodes < config.episodes else ""
+    print(f"data: {store.episodes} of the {store.cached} episodes in {buffer}{short}", flush=True)
     return datasets.Strided(store, config.action_repeat, config.horizon)
 
 

@@ -183,11 +183,15 @@ def mark(folder: Path, state: str, **facts: Any) -> None:
     provenance.write(folder / STATUS, {"state": state, "started": provenance.now()} | facts)
 
 
+def note(folder: Path, **facts: Any) -> None:
+    """Add facts to how a run was made."""
+    if known := provenance.read(folder / PROVENANCE):
+        provenance.write(folder / PROVENANCE, known | facts)
+
+
 def finish(folder: Path, state: str, error: str | None = None) -> None:
     """Note how a run or a sweep ended, and on which devices."""
-    facts = provenance.read(folder / PROVENANCE)
-    if facts:
-        provenance.write(folder / PROVENANCE, facts | provenance.devices())
+    note(folder, **provenance.devices())
     ended = {"ended": provenance.now()} | ({"error": error} if error else {})
     provenance.write(folder / STATUS, status(folder) | {"state": state} | ended)
 

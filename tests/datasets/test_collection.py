@@ -35,6 +35,19 @@ def test_an_interrupted_collection_goes_on_to_the_same_buffer(tmp_path):
     assert "mujoco" in metadata["versions"]
 
 
+def test_what_made_a_buffer_is_not_rewritten(tmp_path, monkeypatch):
+    """To ask for what is there already, or for less, under other libraries: the record stays that of the episodes."""
+    before = collect("point_mass_goal", tmp_path, 6, "pd")
+    monkeypatch.setattr("datasets.collection.version", lambda name: "another")
+    for episodes in (6, 2):
+        assert collect("point_mass_goal", tmp_path, episodes, "pd") == before
+    (tmp_path / "episode_000001_12.npz").unlink()
+    after = collect("point_mass_goal", tmp_path, 4, "pd")
+    assert (after["episodes"], after["versions"]["mujoco"]) == (6, "another")
+    assert json.loads((tmp_path / "metadata.json").read_text()) == after
+    assert not list(tmp_path.glob("*.part"))
+
+
 def test_a_buffer_is_made_in_one_way(tmp_path):
     """Another seed or collector, or episodes of unknown origin, need another folder."""
     collect("point_mass_goal", tmp_path / "a", 2, "pd")

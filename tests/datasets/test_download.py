@@ -135,6 +135,21 @@ def test_an_archive_writes_into_its_buffer_alone(tmp_path, name):
     assert not any(path.is_symlink() for path in written)
 
 
+def test_nothing_of_another_origin_is_touched(tmp_path):
+    """Episodes collected under an algorithm's name stay; a data set that is there has the checksum asked for, or it is said."""
+    buffer = tmp_path / "walker" / "rnd" / "buffer"
+    buffer.mkdir(parents=True)
+    (buffer / "episode_000000_50.npz").write_bytes(b"collected")
+    with Server([]) as server, pytest.raises(ValueError, match="were not downloaded"):
+        fetch(server, tmp_path)
+    assert [path.read_bytes() for path in tmp_path.rglob("*.npz")] == [b"collected"]
+    with Server([]) as server:
+        fetch(server, tmp_path / "fresh")
+        fetch(server, tmp_path / "fresh", sha256=hashlib.sha256(ARCHIVE).hexdigest().upper())
+        with pytest.raises(ValueError, match="not 0000"):
+            fetch(server, tmp_path / "fresh", sha256="0" * 64)
+
+
 def test_refusals(tmp_path, monkeypatch):
     """Unknown names, a file the server lacks, and a full disk."""
     with pytest.raises(ValueError, match="nearest match: 'walker'"):

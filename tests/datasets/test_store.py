@@ -75,6 +75,17 @@ def test_a_buffer_made_anew_is_noticed(buffer):
     assert not np.array_equal(store.returns("walker_run"), old)
 
 
+def test_a_removed_episode_is_in_no_training(buffer):
+    """What was found to be bad and removed: the cache and its rewards are built anew without it."""
+    datasets.Store(build(buffer)).returns("walker_run")
+    next(buffer.glob("episode_000003_*.npz")).unlink()
+    store = datasets.Store(build(buffer))
+    assert store.episodes == 11
+    np.testing.assert_array_equal(store.load([3]).action[0], make_episode(seed=4).action[1:])
+    expected = datasets.relabel(make_episode(seed=4).physics, "walker_run")[1:]
+    np.testing.assert_array_equal(store.rewards("walker_run", [3])[0], expected)
+
+
 def test_relabelling_many_tasks(buffer):
     """All tasks of a family at once, both modes; each file is read back by another store."""
     store = datasets.Store(build(buffer))
