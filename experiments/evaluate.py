@@ -123,6 +123,9 @@ def _conclude(run: Path, conditions: Sequence[str], parts: Parts) -> None:
     parts.put("records.csv", lambda path: pd.concat(records).to_csv(path, index=False))
     if parts.has("rollouts.npz"):
         parts.take("rollouts.npz", run / "rollouts.npz")
+    else:
+        for name in ("rollouts.npz", "attempts.png", "attempts.mp4"):
+            (run / name).unlink(missing_ok=True)
     parts.take("records.csv", run / "records.csv")
     parts.remove()
 

@@ -161,7 +161,7 @@ def facts_of(command: Any, words: list[str]) -> dict[str, Any]:
 
 
 def describe(folder: Path, command: Any, overrides: list[str], facts: dict[str, Any]) -> None:
-    """Write what a run is into its folder, or one more entry for a run that is continued.
+    """Write what a run is into its folder; for a run that is continued, what has changed, and one more entry.
 
     Args:
         folder: of the run.
@@ -173,8 +173,10 @@ def describe(folder: Path, command: Any, overrides: list[str], facts: dict[str, 
         facts = earlier | {"resumed": [*earlier.get("resumed", []), facts]}
     else:
         folder.mkdir(exist_ok=True)
-        OmegaConf.save(OmegaConf.structured(command), folder / CONFIG)
         OmegaConf.save(OmegaConf.create(overrides), folder / OVERRIDES)
+    partial = folder / f".{CONFIG}.partial"
+    OmegaConf.save(OmegaConf.structured(command), partial)
+    partial.replace(folder / CONFIG)
     provenance.write(folder / PROVENANCE, facts)
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from agentic_transformer import statistics
-from experiments.harness.run_folder import STATUS
+from experiments.harness.run_folder import CONFIG, STATUS
 from experiments.reports import figures
 from experiments.reports.paper import beside_paper, paper_text
 
@@ -18,6 +18,9 @@ RECORDS = ("records.csv", "records.csv.gz")
 
 NOT_OF_THE_AGENT = ("run", "resume", "seed", "eval", "mesh", "baseline")
 """Settings in which runs of one agent may differ."""
+
+ACTING = ("target", "temperature", "noise")
+"""Evaluation settings in which they may not: what the agent is asked for, and how it draws its actions."""
 
 
 def present(runs: Sequence[Path], out: Path) -> None:
@@ -132,10 +135,17 @@ def _renamed(table: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def _config_of(run: Path) -> dict[str, Any]:
-    """A run's settings that make its agent; empty where a run has no `config.yaml`, only records."""
-    path = run / "config.yaml"
-    config = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else {}
-    return {key: value for key, value in config.items() if key not in NOT_OF_THE_AGENT}
+    """A run's settings that make its agent and how it acted; empty where a run has no `config.yaml`, only records."""
+    config = _settings(run)
+    evaluated = _settings(run / "evaluate") or config  # of an evaluation by its own command
+    acted = {key: value for key, value in evaluated.get("eval", {}).items() if key in ACTING}
+    agent = {key: value for key, value in config.items() if key not in NOT_OF_THE_AGENT}
+    return agent | {"checkpoint": evaluated.get("checkpoint", "newest"), "eval": acted}
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    return OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else {}
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

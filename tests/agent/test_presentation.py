@@ -67,6 +67,21 @@ def test_agents_of_a_sweep_are_told_apart_by_what_differs(tmp_path, capsys):
     assert (tmp_path / "out" / "agents.png").exists()
 
 
+def test_agents_that_acted_otherwise_are_not_averaged(tmp_path):
+    """One was evaluated by a command of its own, at another temperature and checkpoint; how many tasks makes no difference."""
+    config = "agent: {name: at}\nseed: 0\neval: {temperature: 1.0, noise: 1.0, target: 0.95, tasks: 64}\n"
+    runs = [make_run(tmp_path / name, make_records(RETURNS, seed=seed), config) for seed, name in enumerate("abc")]
+    (runs[1] / "evaluate").mkdir()
+    evaluated = config.replace("temperature: 1.0", "temperature: 0.1").replace("tasks: 64", "tasks: 8")
+    (runs[1] / "evaluate" / "config.yaml").write_text(f"{evaluated}checkpoint: best\n")
+    present(runs, tmp_path / "out")
+    summary = pd.read_csv(tmp_path / "out" / "summary.csv")
+    assert dict(zip(summary["agent"], summary["seeds"], strict=True)) == {
+        "at checkpoint=newest eval.temperature=1.0": 2,
+        "at checkpoint=best eval.temperature=0.1": 1,
+    }
+
+
 def test_one_agent_on_two_tasks_keeps_its_name(tmp_path):
     runs = [
         make_run(tmp_path / task, make_records(RETURNS).assign(task=task), f"agent: {{name: at}}\ntask: {task}\nseed: 0\n")

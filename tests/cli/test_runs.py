@@ -57,6 +57,8 @@ def test_a_named_folder_is_used_once_unless_resumed(command):
     resumed = command("run=kept", "seed=1", "resume=true", "mesh.ring=2")
     assert resumed.returncode == 0 and states(kept) == {"kept": "finished"}
     assert len(json.loads((kept / "provenance.json").read_text())["resumed"]) == 1
+    config = OmegaConf.load(kept / "config.yaml")  # from which an evaluation takes its settings
+    assert (config.seed, config.mesh.ring) == (1, 2)
     finished = command("run=kept", "seed=1", "resume=true")
     assert finished.returncode == 0 and finished.stdout == "kept is finished already\n"
 

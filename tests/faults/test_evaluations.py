@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
@@ -145,6 +146,14 @@ def test_the_checkpoint_that_is_asked_for_is_evaluated(whole, again):
     save(again, whole[1], 2)
     evaluate(EvaluateCommand(run=str(again), checkpoint="1", eval=whole[2]), again)
     assert results(again) == results(whole[0])
+
+
+def test_pictures_of_another_evaluation_do_not_stay(whole, again):
+    """Records without the agent's own attempts: those of an earlier evaluation are not shown beside them."""
+    for name in ("rollouts.npz", "attempts.png", "attempts.mp4"):
+        (again / name).write_bytes(b"of an earlier one")
+    evaluate(EvaluateCommand(run=str(again), eval=replace(whole[2], conditions=["no_context"])), again)
+    assert not [*again.glob("rollouts*"), *again.glob("attempts*")]
 
 
 def test_two_evaluations_of_a_run_do_not_mix(whole, again):
