@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -231,7 +232,8 @@ def fit(
         batches: placed token rows of the steps after the state's.
         config: numbers of steps.
         log: receives the step and the mean of its metrics since the last call, every `log_every` steps and at the end.
-        save: receives the state and its loss, likewise, every `checkpoint_every` steps and at the end.
+        save: receives the state and its loss every `checkpoint_every` steps and at the end. The loss, by which the best is known,
+            is the mean of the last `log_every` steps, infinite where fewer were made here: means of fewer scatter more.
         stop: asked after each step; once it is true, the state is saved and training ends.
 
     Returns:
@@ -241,9 +243,11 @@ def fit(
         FloatingPointError: the loss, or another metric, is not finite; nothing is saved from then on.
     """
     recent: list[dict[str, jax.Array]] = []
+    losses: deque[jax.Array] = deque(maxlen=config.log_every)
     for step, tokens in enumerate(batches, int(state.step) + 1):
         state, metrics = train_step(state, tokens)
         recent.append(metrics)
+        losses.append(metrics["loss"])
         if jax.process_count() > 1:
             # What processes ask each other in `stop` may overtake the step's own communication in one of them, and then all wait.
             jax.block_until_ready(metrics)
@@ -256,7 +260,7 @@ def fit(
             log(step, means)
             recent = []
         if due:
-            save(state, means["loss"])
+            save(state, sum(map(float, losses)) / len(losses) if len(losses) == losses.maxlen else math.inf)
         if stopping:
             break
     return state

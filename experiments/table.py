@@ -36,7 +36,7 @@ def _line(job: Path) -> dict[str, Any]:
     line |= {key: value for key, _, value in (word.lstrip("+").partition("=") for word in words) if key not in ("run", "resume")}
     for path in sorted(job.rglob("metrics.csv")):
         agent = "" if path.parent == job else f"{path.parent.name} "
-        if len(rows := pd.read_csv(path)):
+        if path.stat().st_size and len(rows := pd.read_csv(path)):  # it is empty until the first row is due
             line |= {f"{agent}{name}": rows[name].iloc[-1] for name in ("step", "loss", "seconds")}
     if (job / "records.csv").exists():
         records = pd.read_csv(job / "records.csv")

@@ -17,10 +17,14 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.harness.packages import ROOT, check_packages, is_our_word
 from experiments.harness.settings import SettingError, check_command, reject, say, settings
+
+if TYPE_CHECKING:
+    from experiments.harness.jobs import Job
+    from experiments.harness.overrides import CommandLine
 
 CONF = ROOT / "conf"
 
@@ -47,10 +51,11 @@ def run(main: Callable[..., None], command: type, together: bool = False) -> Non
 def _run(name: str, main: Callable[..., None], command: type, arguments: list[str], together: bool) -> None:
     import hydra
 
-    from experiments.harness import accelerators, overrides, preemption
+    from experiments.harness import accelerators, overrides, run_folder
     from experiments.harness.jobs import Job
 
     line = overrides.read(arguments, settings(command), overrides.groups(CONF, name), together)
+    _check_devices(name, command, line)
     if together and line.runs:
         _run_together(name, main, [_compose(name, command, words) for words in line.each])
         return
@@ -70,7 +75,18 @@ def _run(name: str, main: Callable[..., None], command: type, arguments: list[st
     if not (line.runs and line.multirun):
         start()
         return
-    preemption.end_at_once()
+    with run_folder.lock(place):
+        sys.exit(_sweep(start, job, place))
+
+
+def _sweep(start: Callable[[], None], job: Job, place: Path) -> int:
+    """Run the jobs of a sweep in its folder; returns the exit code."""
+    from experiments.harness import preemption
+
+    if "hydra/launcher=joblib" in job.words:
+        preemption.end_jobs()
+    else:
+        preemption.end_at_once()
     crashed = False
     try:
         start()
@@ -78,7 +94,20 @@ def _run(name: str, main: Callable[..., None], command: type, arguments: list[st
         if ended.code == preemption.EXIT_CODE:
             raise
         crashed = True
-    sys.exit(job.conclude_sweep(place, crashed))
+    if preemption.told():
+        return preemption.EXIT_CODE
+    return job.conclude_sweep(place, crashed)
+
+
+def _check_devices(name: str, command: type, line: CommandLine) -> None:
+    """Raise a SettingError if jobs of a sweep ask for different numbers of devices: they share a process, which has one."""
+    counts = {}
+    for words in line.kinds if line.runs and line.multirun and line.of_groups else []:
+        if hasattr(made := _compose(name, command, words), "mesh"):
+            counts.setdefault(made.mesh.virtual_devices, " ".join(words))
+    if len(counts) > 1:
+        what = "; ".join(f"mesh.virtual_devices={count} of {words}" for count, words in counts.items())
+        reject(f"a process has one number of devices: {what}", "one command for each number")
 
 
 def _run_together(name: str, main: Callable[..., None], commands: list[Any]) -> None:

@@ -68,9 +68,16 @@ class Job:
         """Run the command with a composed config; exits on failure, but in a sweep leaves that to `conclude_sweep`."""
         from hydra.core.hydra_config import HydraConfig
 
-        preemption.end_at_once()
-        allocator.keep_freed()
         hydra = HydraConfig.get()
+        if self.multirun and hydra.runtime.choices["hydra/launcher"] == "joblib":
+            preemption.end_jobs()
+            preemption.run_job(lambda: self._start(config, hydra))
+        else:
+            preemption.end_at_once()
+            self._start(config, hydra)
+
+    def _start(self, config: Any, hydra: Any) -> None:
+        allocator.keep_freed()
         place = _short(Path(hydra.runtime.output_dir))
         overrides = list(hydra.overrides.task)
         if hydra.runtime.choices["hydra/launcher"] == "joblib":

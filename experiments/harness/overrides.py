@@ -26,6 +26,8 @@ class CommandLine:
     overrides: list[str] = field(default_factory=list)
     values: list[list[str]] = field(default_factory=list)
     """For each of `overrides` the words that set its value, or each value of its sweep."""
+    of_groups: set[str] = field(default_factory=set)
+    """Those of `overrides` that sweep over a config group."""
     multirun: bool = False
     runs: bool = True
     """Whether it starts work; --help and --cfg only show."""
@@ -34,6 +36,16 @@ class CommandLine:
     def first(self) -> list[str]:
         """`overrides` with the first value of each sweep."""
         return [words[0] for words in self.values]
+
+    @property
+    def kinds(self) -> list[list[str]]:
+        """As `each`, of the values of sweeps over config groups; of other sweeps the first value."""
+        return [
+            list(words)
+            for words in itertools.product(
+                *(words if word in self.of_groups else words[:1] for word, words in zip(self.overrides, self.values, strict=True))
+            )
+        ]
 
     @property
     def each(self) -> list[list[str]]:
@@ -85,6 +97,8 @@ def read(arguments: list[str], known: dict[str, Setting], options: dict[str, lis
             reject(f"{key} is given twice: {seen[key]} and {word}", "each setting once")
         seen[key] = word
         elements = _check(override, word, line.multirun or together, known, options)
+        if key in options and override.is_sweep_override():
+            line.of_groups.add(word)
         key, sweep = word.split("=", 1)[0], override.is_sweep_override()
         line.values.append([f"{key}={Transformer.str(element)}" for element in elements] if sweep else [word])
     return line
@@ -142,6 +156,8 @@ def _check(override: Override, word: str, multirun: bool, known: dict[str, Setti
     if sweep and not multirun:
         hint = " (a list is written [a,b])" if key in known and known[key].many else ""
         reject(f"{word}: several values make a sweep, which needs -m{hint}", _allowed(key, known, options))
+    if sweep and (key == "resume" or (key == "run" and known[key].optional)):
+        reject(f"{word}: a sweep is one folder, with one for each of its jobs in it", "one value")
     if sweep and key == "mesh.virtual_devices":
         reject(f"{word}: a process has one number of devices", "one command for each number")
     elements = _elements(override, word, options.get(key, []))

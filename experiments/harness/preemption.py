@@ -1,6 +1,7 @@
 """SIGTERM (a scheduler wants the machine back) and SIGUSR2 (submitit's word for it): save, and end with a code that says "again".
 
-Training saves first; an evaluation ends at once, and loses at most the condition under way.
+Training saves first; an evaluation ends at once, and loses at most the condition under way. Where joblib's workers run the jobs
+of a sweep, the process that waits for them passes the signal on. No worker ends before they all have: joblib would kill the rest.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import NoReturn
 
@@ -26,6 +29,55 @@ def end_at_once() -> None:
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:
     sys.exit(EXIT_CODE)
+
+
+class _Sweep:
+    """Of this process, which runs jobs of a sweep one after another, or waits for those that do."""
+
+    told = False
+    at_work = False
+
+
+def told() -> bool:
+    """Whether jobs were told to end, see `end_jobs`."""
+    return _Sweep.told
+
+
+def end_jobs() -> None:
+    """Makes the signals end the job under way, here and in joblib's workers, and those that would follow it."""
+    for number in SIGNALS:
+        signal.signal(number, _end_job)
+
+
+def _end_job(number: int, frame: FrameType | None) -> None:
+    _Sweep.told = True
+    for worker in _workers():
+        with suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGTERM)
+    if _Sweep.at_work:
+        sys.exit(EXIT_CODE)
+
+
+def _workers() -> list[int]:
+    """Processes that joblib has started from here."""
+    from joblib.externals.loky import reusable_executor
+
+    return list(getattr(reusable_executor._executor, "_processes", None) or ())
+
+
+def run_job(job: Callable[[], None]) -> None:
+    """Runs a job of a sweep, unless told to end; the process lives on where a signal ends it."""
+    if _Sweep.told:
+        return
+    _Sweep.at_work = True
+    try:
+        job()
+    except SystemExit as ended:
+        if ended.code != EXIT_CODE:
+            raise
+        _Sweep.told = True
+    finally:
+        _Sweep.at_work = False
 
 
 class Preemption:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -27,7 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from experiments.harness import provenance
-from experiments.harness.settings import reject, settings, shown, value_at
+from experiments.harness.settings import SettingError, reject, settings, shown, value_at
 
 RUNS = Path("runs")
 CONFIG, OVERRIDES, PROVENANCE, STATUS, LOCK = "config.yaml", "overrides.yaml", "provenance.json", "status.json", "lock"
@@ -62,8 +63,8 @@ def open_run(parent: Path, name: str, command: Any) -> Path:
         return folder
     if not command.resume:
         return create(parent)
-    candidates = (found for found in _unfinished(parent, CONFIG) if status(found).get("command") == name and not is_locked(found))
-    matching = (found for found in candidates if not _difference(found, command))
+    candidates = (found for found in _unfinished(parent, CONFIG) if status(found).get("command") == name)
+    matching = (found for found in candidates if _is_run_of(found, command))
     return next(matching, None) or reject(f"resume=true: no unfinished run with these settings in {parent}", "run=<folder>")
 
 
@@ -81,10 +82,8 @@ def open_sweep(parent: Path, named: Path | None, overrides: list[str], resume: b
     """
     folder = _open_named(named, resume) if named else None
     if folder is None and resume:
-        matching = (
-            found for found in _unfinished(parent, OVERRIDES) if not (found / CONFIG).exists() and _is_sweep_of(found, overrides)
-        )
-        folder = next(matching, None) or reject(
+        sweeps = (found for found in _unfinished(parent, OVERRIDES) if not (found / CONFIG).exists())
+        folder = next((found for found in sweeps if _is_sweep_of(found, overrides)), None) or reject(
             f"resume=true: no unfinished sweep with these overrides in {parent}", "run=<folder>"
         )
     folder = folder or create(parent)
@@ -109,13 +108,22 @@ def _open_named(folder: Path, resume: bool) -> Path:
 
 
 def _unfinished(parent: Path, file: str) -> list[Path]:
-    """Folders in `parent` that hold `file` and are not finished, newest first."""
+    """Folders in `parent` that hold `file`, are not finished and in which no process works, newest first."""
     found = [folder for folder in parent.glob("*") if (folder / file).is_file() and status(folder).get("state") != "finished"]
+    found = [folder for folder in found if not is_locked(folder)]
     return sorted(found, key=lambda folder: status(folder).get("started", ""), reverse=True)
 
 
 def _is_sweep_of(folder: Path, overrides: list[str]) -> bool:
     return list(OmegaConf.load(folder / OVERRIDES)) == overrides
+
+
+def _is_run_of(folder: Path, command: Any) -> bool:
+    """Whether a run was started with these settings; one of another version, with others than there are now, was not."""
+    try:
+        return not _difference(folder, command)
+    except SettingError:
+        return False
 
 
 def check_same(folder: Path, command: Any) -> None:
@@ -143,6 +151,8 @@ def read_config(folder: Path, command: type) -> Any:
     path = folder / CONFIG
     if not path.is_file():
         reject(f"run={folder}: no run is there ({CONFIG} is missing)", "a run folder of experiments.train")
+    if not path.stat().st_size:
+        reject(f"{path} is empty", "a folder whose settings were written whole")
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(command), OmegaConf.load(path)))
     except (OmegaConfBaseException, YAMLError) as error:
@@ -218,7 +228,7 @@ def discard(folder: Path) -> None:
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Hold a run's folder.
+    """Hold a folder of a run or a sweep; on a file system without locks, which is said, nobody is kept out.
 
     Raises:
         SettingError: another process works there.
@@ -226,8 +236,10 @@ def lock(folder: Path) -> Iterator[None]:
     with (folder / LOCK).open("a") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             reject(f"run={folder}: another process works there", "wait until it ended, or start a run of its own")
+        except OSError as error:
+            print(f"{folder}: cannot be locked ({error.strerror}): let no two processes work there", file=sys.stderr, flush=True)
         yield
 
 
@@ -240,7 +252,9 @@ def is_locked(folder: Path) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return False
-    except OSError:
+    except BlockingIOError:
         return True
+    except OSError:  # there are no locks here
+        return False
     finally:
         os.close(handle)

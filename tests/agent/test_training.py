@@ -106,6 +106,31 @@ def test_training_learns_and_reports_every_step_once(data):
     assert run.logged[60]["loss"] < run.logged[20]["loss"] - 0.2
 
 
+def test_the_best_checkpoint_is_known_by_as_many_steps_as_the_others(data):
+    """A lucky step at which training was told to stop makes no best checkpoint, nor does one soon after a resume."""
+    run = Training(data, config=TrainConfig(steps=20, batch=4, warmup=2, log_every=4, checkpoint_every=6))
+    losses = {step: float(step % 3) for step in range(1, 21)} | {13: -50.0}
+    saved = {}
+
+    def train_step(state, tokens):
+        return state._replace(step=state.step + 1), {"loss": jnp.float32(losses[int(state.step) + 1])}
+
+    def save(state, loss):
+        saved[int(state.step)] = loss
+
+    def fit(start, stop):
+        state = run.state._replace(step=jnp.int32(start))
+        training.fit(
+            state, train_step, [None] * (20 - start), run.config, lambda *_: None, save, lambda: max(saved, default=0) >= stop
+        )
+
+    fit(0, stop=12)
+    assert saved == {6: (0 + 1 + 2 + 0) / 4, 12: (0 + 1 + 2 + 0) / 4, 13: (1 + 2 + 0 - 50) / 4}
+    saved.clear()
+    fit(16, stop=30)
+    assert saved == {18: np.inf, 20: (2 + 0 + 1 + 2) / 4}
+
+
 def test_resumed_training_ends_at_the_same_parameters_bit_for_bit(data, tmp_path):
     uninterrupted = Training(data).fit()
 

@@ -27,7 +27,7 @@ def command(tmp_path):
     work = tmp_path / "work"
     work.mkdir()
 
-    def run(*words, body="", wait=True, **environment):
+    def run(*words, body="", wait=True, start_new_session=False, **environment):
         script, text = tmp_path / "train.py", STUB.format(body="    " + body.replace("\n", "\n    "))
         if not script.exists() or script.read_text() != text:  # another process may be reading it
             script.write_text(text)
@@ -40,6 +40,7 @@ def command(tmp_path):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=start_new_session,
         )
         if not wait:
             return started

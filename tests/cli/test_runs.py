@@ -1,5 +1,6 @@
 """Runs started from the command line: their folders, what those say, resuming, sweeps, exit codes."""
 
+import errno
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
+from experiments.harness import run_folder
 from tests.cli.conftest import ROOT
 
 FILES = {"config.yaml", "overrides.yaml", "provenance.json", "status.json", "lock"}
@@ -72,6 +74,33 @@ def test_resume_finds_the_newest_unfinished_run(command):
         "2": "finished",
     }
     assert "no unfinished run" in command("resume=true", "seed=2").stderr
+
+
+def test_resume_passes_over_runs_whose_settings_are_no_longer_known(command):
+    """One of an earlier version, and one whose settings were never written: neither stops the search or is taken."""
+    killed = [command("seed=1", body="os.kill(os.getpid(), 9)") for _ in range(3)]
+    assert [done.returncode for done in killed] == [-signal.SIGKILL] * 3
+    ours, old, empty = sorted((command.folder / "runs" / "point_mass_goal").iterdir())
+    old_config = OmegaConf.load(old / "config.yaml")
+    old_config.model.gone = 1
+    OmegaConf.save(old_config, old / "config.yaml")
+    (empty / "config.yaml").write_text("")
+    assert command("resume=true", "seed=1").returncode == 0
+    assert states(command.folder) == {ours.name: "finished", old.name: "running", empty.name: "running"}
+
+
+def test_without_locks_a_run_goes_on_and_says_so(tmp_path, monkeypatch, capsys):
+    """As on file systems that are mounted without them; who else works there cannot be known."""
+
+    def unsupported(handle, operation):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    with run_folder.lock(tmp_path):
+        assert run_folder.is_locked(tmp_path)
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    with run_folder.lock(tmp_path):
+        assert "cannot be locked (Function not implemented)" in capsys.readouterr().err
+    assert not run_folder.is_locked(tmp_path)
 
 
 def test_a_run_that_goes_on_is_left_alone(command):
@@ -158,6 +187,35 @@ def test_signals_let_a_run_save_and_end_it_with_75(command, number):
     assert (command.folder / "stopped" / "saved").exists() and states(command.folder) == {"stopped": "running"}
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+@pytest.mark.parametrize("group", [False, True])
+def test_signals_let_the_jobs_of_a_sweep_save(command, number, group):
+    """Told alone, or with all of its processes: jobs under way save, those after them do not begin; 75 says it goes on."""
+    words = ["-m", "run=sweep", "seed=0,1,2,3", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    slow = WAIT.replace('    (run / "saved")', '    time.sleep(0.5 + config.seed)\n    (run / "saved")')
+    started = command(*words, body=slow, wait=False, start_new_session=True)
+    sweep = command.folder / "sweep"
+    while len(list(sweep.glob("*/ready"))) < 2:
+        assert started.poll() is None
+    (os.killpg if group else os.kill)(started.pid, number)
+    started.communicate(timeout=20)
+    assert started.returncode == 75
+    assert len(list(sweep.glob("*/saved"))) == 2 and states(sweep) == dict.fromkeys(["0", "1", "sweep"], "running")
+    assert command(*words, "resume=true").returncode == 0
+    assert states(sweep) == dict.fromkeys(["0", "1", "2", "3", "sweep"], "finished")
+
+
+def test_a_sweep_that_goes_on_is_left_alone(command):
+    words = ["-m", "seed=0,1"]
+    first = command(*words, body="import time\ntime.sleep(60)", wait=False)
+    while not list(command.folder.glob("runs/*/*/0/status.json")):
+        assert first.poll() is None
+    second = command(*words, "resume=true")
+    first.kill()
+    first.communicate()
+    assert second.returncode == 2 and "no unfinished sweep" in second.stderr
+
+
 def test_a_signal_outside_of_training_ends_a_run_at_once(command):
     started = command("run=stopped", body="(run / 'ready').touch()\nimport time\ntime.sleep(60)", wait=False)
     while not (command.folder / "stopped" / "ready").exists():
@@ -230,15 +288,20 @@ def test_the_processes_of_a_slurm_job_are_told_from_one_alone(command):
 
 def test_a_table_of_a_sweep(command, tmp_path):
     body = """
-(run / "metrics.csv").write_text(f"step,loss,seconds\\n1,3,1\\n2,{config.seed},5\\n")
-if config.seed == 1:
+rows = f"step,loss,seconds\\n1,3,1\\n2,{config.seed},5\\n" if config.seed < 2 else ""  # empty until the first row is due
+(run / "metrics.csv").write_text(rows)
+if config.seed:
     raise RuntimeError("job one")
 (run / "records.csv").write_text("condition,trajectories,return\\nown,1,0\\nown,4,6\\nown,4,8\\n")
 """
-    command("-m", "run=sweep", "seed=0,1", body=body)
+    command("-m", "run=sweep", "seed=0,1,2", body=body)
     line = [sys.executable, "-m", "experiments.table", "sweep=sweep"]
     done = subprocess.run(line, cwd=command.folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     table = pd.read_csv(command.folder / "sweep" / "table.csv")
     assert table.columns.tolist() == ["job", "state", "seed", "step", "loss", "seconds", "return own [4]"]
-    assert table.fillna(-1).to_numpy().tolist() == [[0, "finished", 0, 2, 0, 5, 7.0], [1, "failed", 1, 2, 1, 5, -1]]
+    assert table.fillna(-1).to_numpy().tolist() == [
+        [0, "finished", 0, 2, 0, 5, 7.0],
+        [1, "failed", 1, 2, 1, 5, -1],
+        [2, "failed", 2, -1, -1, -1, -1],
+    ]
