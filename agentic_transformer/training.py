@@ -54,23 +54,25 @@ def make_optimizer(config: TrainConfig) -> tuple[optax.GradientTransformation, o
 
 
 def init_state(
-    model: AgenticTransformer, optimizer: optax.GradientTransformation, mesh: Mesh, fsdp: bool = False
+    build: Callable[[], AgenticTransformer], optimizer: optax.GradientTransformation, mesh: Mesh, fsdp: bool = False
 ) -> tuple[nnx.GraphDef, TrainState]:
-    """Splits the model into its structure and a fresh train state on the mesh, see `mesh.state_sharding`."""
-    graph, params = nnx.split(model, nnx.Param)
-    state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    """The structure of a model and a fresh train state on the mesh, see `mesh.state_sharding`.
 
-    def put(x: jax.Array) -> jax.Array:
-        host = np.asarray(x)
-        return jax.make_array_from_callback(x.shape, meshes.state_sharding(x.shape, mesh, fsdp), lambda index: host[index])
+    One program draws it all, on every device what is to lie there: a sharded state is never whole anywhere.
+    """
 
-    return graph, jax.tree.map(put, state)
+    def fresh() -> TrainState:
+        params = nnx.split(build(), nnx.Param)[1]
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+    graph, outline = outline_state(build, optimizer, mesh, fsdp)
+    return graph, jax.jit(fresh, out_shardings=jax.tree.map(lambda x: x.sharding, outline))()
 
 
 def outline_state(
     build: Callable[[], AgenticTransformer], optimizer: optax.GradientTransformation, mesh: Mesh, fsdp: bool = False
 ) -> tuple[nnx.GraphDef, TrainState]:
-    """What `init_state` makes of a built model, in shapes and shardings alone, for a checkpoint to fill: nothing is computed."""
+    """What `init_state` makes, in shapes and shardings alone, for a checkpoint to fill: nothing is computed."""
     graph, params = nnx.split(nnx.eval_shape(build), nnx.Param)
     state = jax.eval_shape(lambda params: TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params)), params)
 

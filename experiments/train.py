@@ -94,7 +94,7 @@ def _transformer(config: TrainCommand, data: LabelledTrajectories, description: 
     loader = ChainLoader(data, config.agent, layout, config.seed, config.train.batch, rows)
     optimizer, schedule = training.make_optimizer(config.train)
     if fresh:
-        graph, state = training.init_state(description.build(config.seed), optimizer, mesh, config.mesh.fsdp)
+        graph, state = training.init_state(lambda: description.build(config.seed), optimizer, mesh, config.mesh.fsdp)
     else:
         graph, state = training.outline_state(lambda: description.build(config.seed), optimizer, mesh, config.mesh.fsdp)
     length = config.agent.trajectories * description.steps * layout.tokens_per_step

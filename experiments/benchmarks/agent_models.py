@@ -56,7 +56,7 @@ def train_step(description: AgentDescription, rows: int, devices: int) -> tuple[
         weight=np.broadcast_to(np.arange(length) % layout.tokens_per_step == layout.decision, shape).astype(np.float32),
     )
     optimizer, _ = training.make_optimizer(TrainConfig())
-    graph, state = training.init_state(description.build(0), optimizer, mesh)
+    graph, state = training.init_state(lambda: description.build(0), optimizer, mesh)
     step = training.make_train_step(graph, optimizer, description.model, mesh, length)
     return step, state, meshes.place(tokens, mesh, description.model.layout)
 

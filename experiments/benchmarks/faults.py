@@ -321,7 +321,7 @@ class _Training:
         self.description = AgentDescription(command.task, 0, command.agent, command.model, scaling, *sizes)
         self.loader = ChainLoader(data, command.agent, self.description.layout(), 0, command.train.batch)
         self.mesh, (optimizer, _) = mesh.make_mesh(1), training.make_optimizer(command.train)
-        graph, self.state = training.init_state(self.description.build(0), optimizer, self.mesh)
+        graph, self.state = training.init_state(lambda: self.description.build(0), optimizer, self.mesh)
         tokens = command.agent.trajectories * length
         self.step = training.make_train_step(graph, optimizer, command.model, self.mesh, tokens)
         self.number = 0

@@ -35,7 +35,7 @@ class Training:
         self.loader = ChainLoader(data, self.description.agent, layout, 0, config.batch)
         self.mesh = meshes.make_mesh(1)
         optimizer, self.schedule = training.make_optimizer(config)
-        self.graph, self.state = training.init_state(self.description.build(0), optimizer, self.mesh)
+        self.graph, self.state = training.init_state(lambda: self.description.build(0), optimizer, self.mesh)
         length = self.description.agent.trajectories * self.description.steps * layout.tokens_per_step
         self.parts = self.graph, optimizer, self.description.model, self.mesh, length
         self.step = training.make_train_step(*self.parts)

@@ -22,7 +22,7 @@ def data(tmp_path_factory):
 
 def fresh(description):
     optimizer, _ = make_optimizer(TrainConfig())
-    return init_state(description.build(0), optimizer, make_mesh(1))[1]
+    return init_state(lambda: description.build(0), optimizer, make_mesh(1))[1]
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ CONDITIONS = ["own", "no_context", "foreign", "dataset"]
 def save(run, description, step):
     checkpoints = Checkpoints(run)
     checkpoints.open()
-    state = init_state(description.build(step), make_optimizer(TrainConfig())[0], make_mesh(1))[1]
+    state = init_state(lambda: description.build(step), make_optimizer(TrainConfig())[0], make_mesh(1))[1]
     checkpoints.save(state._replace(step=jnp.int32(step)), description, loss=1.0)
     checkpoints.close()
 

@@ -22,7 +22,7 @@ def metrics(data, ring, layout, accumulate=1):
     model = ModelConfig(width=16, layers=1, layout=layout, tokens="separate")
     description = describe(data, AgentConfig(trajectories=5, loss="all"), model)
     optimizer, _ = training.make_optimizer(TrainConfig())
-    graph, state = training.init_state(description.build(0), optimizer, mesh)
+    graph, state = training.init_state(lambda: description.build(0), optimizer, mesh)
     length = 5 * description.steps * description.layout().tokens_per_step
     step = training.make_train_step(graph, optimizer, model, mesh, length, accumulate, trajectories=5)
     rows = ChainLoader(data, description.agent, description.layout(), 0, 4)(0)

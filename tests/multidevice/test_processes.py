@@ -178,7 +178,7 @@ def test_sharded_state_takes_its_share_of_memory_and_gives_the_same_losses(tmp_p
     loader = ChainLoader(data, description.agent, description.layout(), 0, 8)
     found = {}
     for fsdp in (False, True):
-        graph, state = training.init_state(description.build(0), optimizer, mesh, fsdp)
+        graph, state = training.init_state(lambda: description.build(0), optimizer, mesh, fsdp)
         step = training.make_train_step(graph, optimizer, description.model, mesh, 4 * description.steps, fsdp=fsdp)
         found[fsdp] = []
         for number in range(3):
@@ -192,7 +192,7 @@ def test_sharded_state_takes_its_share_of_memory_and_gives_the_same_losses(tmp_p
     checkpoints.open()
     checkpoints.save(state, description, 0.0)
     checkpoints.close()
-    like = training.init_state(description.build(0), optimizer, meshes.make_mesh(8))[1]
+    like = training.init_state(lambda: description.build(0), optimizer, meshes.make_mesh(8))[1]
     jax.tree.map(np.testing.assert_array_equal, Checkpoints(tmp_path).state(3, like, description), state)
 
 

@@ -32,7 +32,7 @@ def losses(data, devices, ring, attention="ring", layout="zigzag", tokens="packe
     description = describe(data, AgentConfig(trajectories=4, length="uniform"), model)
     loader = ChainLoader(data, description.agent, description.layout(), 0, config.batch)
     optimizer, _ = training.make_optimizer(config)
-    graph, state = training.init_state(description.build(0), optimizer, mesh, fsdp)
+    graph, state = training.init_state(lambda: description.build(0), optimizer, mesh, fsdp)
     length = 4 * description.steps * description.layout().tokens_per_step
     step = training.make_train_step(graph, optimizer, model, mesh, length, fsdp=fsdp)
     found = []
@@ -49,7 +49,7 @@ def loss_and_gradients(data, params, attention, ring):
     model = ModelConfig(width=32, layers=2, heads=2, attention=attention)
     description = describe(data, AgentConfig(trajectories=4, length="uniform"), model)
     loader = ChainLoader(data, description.agent, description.layout(), 0, 8)
-    graph, state = training.init_state(description.build(0), optax.sgd(rate), mesh)
+    graph, state = training.init_state(lambda: description.build(0), optax.sgd(rate), mesh)
     state = state._replace(params=jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), params, state.params))
     step = training.make_train_step(graph, optax.sgd(rate), model, mesh, 4 * description.steps)
     after, metrics = step(state, meshes.place(loader(0), mesh, "zigzag"))
@@ -64,7 +64,7 @@ def trained_parameters(data):
     description = describe(data, AgentConfig(trajectories=4, length="uniform"), model)
     loader = ChainLoader(data, description.agent, description.layout(), 0, 8)
     optimizer, _ = training.make_optimizer(TrainConfig(batch=8, warmup=5))
-    graph, state = training.init_state(description.build(0), optimizer, mesh)
+    graph, state = training.init_state(lambda: description.build(0), optimizer, mesh)
     step = training.make_train_step(graph, optimizer, model, mesh, 4 * description.steps)
     for number in range(1, STEPS):
         state, _ = step(state, meshes.place(loader(number), mesh, "zigzag"))
