@@ -180,12 +180,15 @@ def _unpack(archive: Path, folder: Path, progress: bool) -> None:
     buffer.mkdir(exist_ok=True)
     try:
         with zipfile.ZipFile(archive) as source:
-            members = [member for member in source.infolist() if member.filename.endswith(".npz")]
-            for member in tqdm(members, desc="unpacking", unit="file", disable=not progress, mininterval=0.5):
+            members = {buffer / Path(member.filename).name: member for member in source.infolist()}
+            members = {path: member for path, member in members.items() if path.suffix == ".npz"}
+            # No member unpacks to more than the size that it states.
+            _check_space(buffer, sum(member.file_size for path, member in members.items() if not path.exists()))
+            for path, member in tqdm(members.items(), desc="unpacking", unit="file", disable=not progress, mininterval=0.5):
                 partial = buffer / "unpacking.part"
                 with source.open(member) as packed, partial.open("wb") as out:
                     shutil.copyfileobj(packed, out, _BLOCK)
-                partial.replace(buffer / Path(member.filename).name)
+                partial.replace(path)
     except (zipfile.BadZipFile, EOFError) as error:
         archive.unlink()
         raise ValueError(f"{archive}: damaged ({error}); the file was removed, download it again") from error

@@ -135,6 +135,18 @@ def test_an_archive_writes_into_its_buffer_alone(tmp_path, name):
     assert not any(path.is_symlink() for path in written)
 
 
+def test_an_archive_that_unpacks_to_more_than_the_disk_holds_is_not_unpacked(tmp_path, monkeypatch):
+    """It may be a thousandth of its contents; the archive is kept, for a disk with more room."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as out:
+        out.writestr("buffer/episode_000000_50.npz", bytes(2_000_000))
+    usage = type("Usage", (), {"free": 1_000_000})
+    monkeypatch.setattr(download_module.shutil, "disk_usage", lambda folder: usage)
+    with Server([], packed.getvalue()) as server, pytest.raises(OSError, match="GB are needed"):
+        fetch(server, tmp_path)
+    assert list(tmp_path.rglob("*.npz")) == [] and list(tmp_path.rglob("*.zip"))
+
+
 def test_nothing_of_another_origin_is_touched(tmp_path):
     """Episodes collected under an algorithm's name stay; a data set that is there has the checksum asked for, or it is said."""
     buffer = tmp_path / "walker" / "rnd" / "buffer"
