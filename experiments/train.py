@@ -85,6 +85,8 @@ def main(config: TrainCommand, run: Path) -> None:
 
 def _transformer(config: TrainCommand, data: LabelledTrajectories, description: AgentDescription, fresh: bool) -> Learner:
     """The agent, on the mesh; of its state an outline is enough where a checkpoint is loaded."""
+    import jax
+
     from agentic_transformer import mesh as meshes
     from agentic_transformer import training
     from agentic_transformer.labels import ChainLoader
@@ -100,7 +102,7 @@ def _transformer(config: TrainCommand, data: LabelledTrajectories, description: 
     length = config.agent.trajectories * description.steps * layout.tokens_per_step
     cut = config.train.accumulate, config.mesh.fsdp, config.agent.trajectories
     step = training.make_train_step(graph, optimizer, config.model, mesh, length, *cut)
-    return Learner(state, step, lambda number: meshes.place(loader(number), mesh, config.model.layout), schedule)
+    return Learner(state, step, lambda number: meshes.place(loader(number), mesh, config.model.layout), jax.jit(schedule))
 
 
 def _td3_bc(config: TrainCommand, data: LabelledTrajectories, description: AgentDescription, fresh: bool) -> Learner:

@@ -26,13 +26,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agentic_transformer import manifest
-from experiments.harness import allocator
+from experiments.harness import allocator, compiled
 from experiments.harness.packages import ROOT
 
 _KILLS = 20
 _SAVES = 20
 _RESUMPTIONS = 3
-_CACHE = "JAX_COMPILATION_CACHE_DIR"  # jax's own setting, off by default: users may keep compiled programs in a folder of theirs
+_COLD = {compiled.FOLDER: ""}  # for a run that compiles everything itself
 _MINUTES = 10  # of training and evaluating in a loop
 _PATIENCE = 300  # seconds
 _QUICKSTART = ["experiment=quickstart", "data.episodes=200", "data.tasks=6"]
@@ -125,8 +125,11 @@ def _line(*words: str) -> list[str]:
 
 @contextmanager
 def _started(work: Path, *words: str, **environment: str) -> Iterator[subprocess.Popen]:
-    """A run in a process of its own, which does not outlive the block; what it prints goes to `said.txt`."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+    """A run in a process of its own, which does not outlive the block; what it prints goes to `said.txt`.
+
+    The runs of a folder `work` share what they compile, as those of a user do.
+    """
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(work / "cache")} | environment
     with (work / "said.txt").open("w") as said:
         process = subprocess.Popen(_line(*words), cwd=work, env=environment, stdout=said, stderr=subprocess.DEVNULL)
     try:
@@ -180,19 +183,19 @@ def _collected(work: Path) -> None:
 
 
 def _signals(work: Path) -> Iterator[Check]:
-    """SIGTERM, SIGKILL, SIGTERM, to the end, compiled programs kept; beside a run that compiles them and is left alone."""
-    words, cache = [*_SMALL, "train.steps=300", "train.checkpoint_every=50"], {_CACHE: str(work / "compiled")}
-    _finish(work, *words, "run=whole")
+    """SIGTERM, SIGKILL, SIGTERM, to the end; beside a run that is left alone, and takes no compiled program from another."""
+    words = [*_SMALL, "train.steps=300", "train.checkpoint_every=50"]
+    _finish(work, *words, "run=whole", **_COLD)
     codes, slowest = [], 0.0
     for number, step in ((signal.SIGTERM, 50), (signal.SIGKILL, 150), (signal.SIGTERM, 200)):
-        with _started(work, *words, "run=signals", "resume=true", **cache) as process:
+        with _started(work, *words, "run=signals", "resume=true") as process:
             _wait_for_step(work / "signals", step, process)
             start = time.monotonic()
             process.send_signal(number)
             codes.append(process.wait(_PATIENCE))
             if number == signal.SIGTERM:
                 slowest = max(slowest, time.monotonic() - start)
-    codes.append(_finish(work, *words, "run=signals", "resume=true", **cache))
+    codes.append(_finish(work, *words, "run=signals", "resume=true"))
     well = sum(code == expected for code, expected in zip(codes, (75, -9, 75, 0), strict=True))
     yield Check("1", "exit codes of SIGTERM, SIGKILL, SIGTERM, resume", well, 4)
     yield Check("1", "slowest end after SIGTERM", int(slowest <= 5), 1, slowest, "s", 5)
@@ -283,10 +286,10 @@ def _cost(work: Path) -> Iterator[Check]:
 def _resumption(work: Path) -> Iterator[Check]:
     """From the command to the first step it logs. Others may share the machine: of the clock, the quickest round counts."""
     words = ["train.log_every=1", "train.checkpoint_every=20", "run=resumed"]
-    metrics, cache = work / "resumed" / "metrics.csv", {_CACHE: str(work / "compiled")}
-    with _started(work, *words, **cache) as process:
+    metrics = work / "resumed" / "metrics.csv"
+    with _started(work, *words) as process:
         _wait_for_step(work / "resumed", 20, process)
-    for how, environment in (("", {}), (", compiled programs kept", cache)):
+    for how, environment in (("", {}), (" where nothing it compiled was kept", _COLD)):
         cpu, clock = [], []
         for _ in range(_RESUMPTIONS):
             metrics.unlink()

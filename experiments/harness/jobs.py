@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agentic_transformer import distributed
-from experiments.harness import accelerators, allocator, preemption, run_folder
+from experiments.harness import accelerators, allocator, compiled, preemption, run_folder
 from experiments.harness.overrides import CommandLine
 from experiments.harness.packages import is_our_word
 from experiments.harness.settings import check_command, reject, say, settings
@@ -78,6 +78,8 @@ class Job:
 
     def _start(self, config: Any, hydra: Any) -> None:
         allocator.keep_freed()
+        if "mesh" in config:  # of commands that compute
+            compiled.keep()
         place = _short(Path(hydra.runtime.output_dir))
         overrides = list(hydra.overrides.task)
         if hydra.runtime.choices["hydra/launcher"] == "joblib":

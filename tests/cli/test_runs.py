@@ -305,3 +305,32 @@ if config.seed:
         [1, "failed", 1, 2, 1, 5, -1],
         [2, "failed", 2, -1, -1, -1, -1],
     ]
+
+
+def test_what_was_compiled_is_found_by_the_next_run_of_the_user_alone(command, tmp_path, monkeypatch):
+    """In their cache folder, where nobody else may write; not where the environment says no, or there is no place."""
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    body = """
+import time, jax, logging
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_enable_compilation_cache", True)
+found = []
+jax.monitoring.register_event_listener(lambda name, **_: found.append(name) if name.endswith("cache_hits") else None)
+jax.jit(lambda x: jax.numpy.sin(x) @ x)(jax.numpy.ones((8, 8)))
+print("hits", len(found))
+"""
+    first, second = (command(body=body, XDG_CACHE_HOME=str(tmp_path / "cache")) for _ in range(2))
+    folder = tmp_path / "cache" / "agentic_transformer" / "compiled"
+    assert "hits 0\n" in first.stdout and "hits 0\n" not in second.stdout and "hits" in second.stdout, (
+        first.stderr + second.stderr
+    )
+    assert folder.stat().st_mode & 0o077 == 0 and list(folder.iterdir())
+    before = sorted(folder.iterdir())
+    cold = command(body=body, XDG_CACHE_HOME=str(tmp_path / "cache"), JAX_COMPILATION_CACHE_DIR="")
+    nowhere = command(body=body, XDG_CACHE_HOME="/dev/null")
+    assert "hits 0\n" in cold.stdout and "hits 0\n" in nowhere.stdout and not nowhere.returncode
+    assert sorted(folder.iterdir()) == before
+    for entry in before:  # as by a kill while it was written
+        entry.write_bytes(entry.read_bytes()[: entry.stat().st_size // 2])
+    broken = command(body=body, XDG_CACHE_HOME=str(tmp_path / "cache"))
+    assert "hits 0\n" in broken.stdout and broken.returncode == 0
