@@ -222,7 +222,8 @@ def attempts(rollouts: Path, numbers: list[int], path: Path) -> None:
     """
     with np.load(rollouts, allow_pickle=False) as stored:
         physics, reward, ids = stored["physics"], stored["reward"], stored["task_id"]
-        places = {name: stored[name] for name in ("goal", "radius", "walls") if name in stored}
+        # Rollouts of earlier versions say of a goal neither its radius nor its walls.
+        places = {name: stored[name] for name in ("goal", "radius", "walls")} if "radius" in stored else {}
     numbers = [number for number in numbers if number <= physics.shape[1]]
     size = (2.1 * len(numbers) + 0.5, 2.2 * len(ids))
     figure, grid = plt.subplots(
