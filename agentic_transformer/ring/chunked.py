@@ -1,21 +1,22 @@
 """Attention of a large block in chunks, which on CPUs stay in a core's cache.
 
 Of the chunks that a chunk sees, those that are wholly visible come first, without a mask, then those that are so in part, with
-one; pairs that see nothing of each other are never visited. Which they are is told for one chunk at a time: a table of all pairs
-would grow with the square of the block. Sums are updated in place.
+one, and last those of queries that see few keys, with care; pairs that see nothing of each other are never visited. Which they
+are is told for one chunk at a time: a table of all pairs would grow with the square of the block. Sums are updated in place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
 
 from agentic_transformer.ring.kernel import Running
-from agentic_transformer.ring.pair import attend, differentiate
-from agentic_transformer.ring.visibility import Extent, Keys, Queries, extent, pairs
+from agentic_transformer.ring.pair import attend, differentiate, norm, rises
+from agentic_transformer.ring.visibility import Extent, Keys, Queries, Sight, extent, sight
 
 
 class Chunks(NamedTuple):
@@ -70,16 +71,58 @@ class Cut(NamedTuple):
         return group * self.together, index * self.size, *[0] * (array.ndim - 2)
 
 
-def _visit(cuts: tuple[Cut, Cut], ours: Queries | Keys, theirs: Keys | Queries, rows: int, chunk: Callable, carry: Any) -> Any:
-    """Runs `carry = chunk(group, index, visit, carry)` over the chunks of the one kind that see any of the other.
+class Visits(NamedTuple):
+    """The chunks of the other kind that a chunk sees, in the order in which they are visited.
+
+    Attributes:
+        order: (chunks,): those that are wholly visible, those that are so in part, those that are so and need care, the unseen.
+        whole: where the first kind ends.
+        partial: where the second ends.
+        seen: where the third ends.
+    """
+
+    order: Array
+    whole: Array
+    partial: Array
+    seen: Array
+
+    @classmethod
+    def of(cls, sight: Sight) -> Visits:
+        """Those of one chunk, from what (1 or rows of a group, chunks) it sees."""
+        seen, wholly, few = sight.seen.any(axis=0), sight.wholly.all(axis=0), sight.few.any(axis=0)
+        kind = jnp.where(wholly, 0, jnp.where(~seen, 3, jnp.where(few, 2, 1)))
+        order = jnp.argsort(kind, stable=True).astype(jnp.int32)
+        return cls(order, *((kind < after).sum(dtype=jnp.int32) for after in (1, 2, 3)))
+
+    def longest(self, lengths: Array) -> Array:
+        """The greatest of lengths (rows of a group, chunks) of those that are wholly visible; infinite if there are none."""
+        lengths = jnp.where(jnp.arange(self.order.size) < self.whole, lengths[:, self.order], 0).max(axis=1)
+        return jnp.where(self.whole > 0, lengths, jnp.inf)
+
+    def wholly(self, pair: Callable, carry: Any, when: Array | bool = True) -> Any:
+        """Runs `carry = pair(index, carry)` over those that are wholly visible, or over none."""
+        return self._run(0, jnp.where(when, self.whole, 0), pair, carry)
+
+    def partly(self, pair: Callable, carry: Any) -> Any:
+        """Runs `carry = pair(index, carry, careful=)` over the others."""
+        carry = self._run(self.whole, self.partial, partial(pair, careful=False), carry)
+        return self._run(self.partial, self.seen, partial(pair, careful=True), carry)
+
+    def _run(self, start: Array | int, stop: Array, pair: Callable, carry: Any) -> Any:
+        return lax.fori_loop(start, stop, lambda m, carry: pair(self.order[m], carry), carry)
+
+
+def _over_chunks(
+    cuts: tuple[Cut, Cut], ours: Queries | Keys, theirs: Keys | Queries, rows: int, chunk: Callable, carry: Any
+) -> Any:
+    """Runs `carry = chunk(group, index, visits, carry)` over the chunks of the one kind that see any of the other.
 
     Args:
         cuts: how the one kind and the other are cut.
         ours: the marks of the one kind.
         theirs: those of the other.
         rows: (batch, head) rows.
-        chunk: is given `visit(pair, carry)`, which runs `carry = pair(index, carry, masked=)` over the chunks of the other kind
-            that it sees.
+        chunk: is given the `Visits` that it has to make.
         carry: the start.
     """
     together = cuts[0].together
@@ -89,26 +132,17 @@ def _visit(cuts: tuple[Cut, Cut], ours: Queries | Keys, theirs: Keys | Queries, 
     def of_group(whole: Extent, cut: Cut, group: Array, index: Array | int = 0) -> Extent:
         return Extent(*(cut.marks(marks, group, index) for marks in whole))
 
-    def see(ours: Extent, theirs: Extent) -> tuple[Array, Array]:
-        return pairs(ours, theirs) if isinstance(ours.least, Queries) else pairs(theirs, ours)
+    def see(ours: Extent, theirs: Extent) -> Sight:
+        return sight(ours, theirs) if isinstance(ours.least, Queries) else sight(theirs, ours)
 
-    some = see(of_ours, extent(theirs, 1))[0].reshape(-1, count)
+    some = see(of_ours, extent(theirs, 1)).seen.reshape(-1, count)
     some = jnp.broadcast_to(some, (rows, count)).reshape(-1, together, count).any(axis=1).reshape(-1)
     busy = jnp.argsort(~some, stable=True).astype(jnp.int32)
 
     def one(n: Array, carry: Any) -> Any:
         group, index = busy[n] // count, busy[n] % count
-        flags = see(of_group(of_ours, Cut(together, 1), group, index), of_group(of_theirs, Cut(together, others), group))
-        seen, wholly = (flag.reshape(-1, others) for flag in flags)
-        seen, wholly = seen.any(axis=0), wholly.all(axis=0)
-        order = jnp.argsort(jnp.where(wholly, 0, jnp.where(seen, 1, 2)), stable=True).astype(jnp.int32)
-        first, last = (flag.sum(dtype=jnp.int32) for flag in (wholly, seen))
-
-        def visit(pair: Callable, carry: Any) -> Any:
-            carry = lax.fori_loop(0, first, lambda m, carry: pair(order[m], carry, masked=False), carry)
-            return lax.fori_loop(first, last, lambda m, carry: pair(order[m], carry, masked=True), carry)
-
-        return chunk(group, index, visit, carry)
+        seen = see(of_group(of_ours, Cut(together, 1), group, index), of_group(of_theirs, Cut(together, others), group))
+        return chunk(group, index, Visits.of(Sight(*(flag.reshape(-1, others) for flag in seen))), carry)
 
     return lax.fori_loop(0, some.sum(dtype=jnp.int32), one, carry)
 
@@ -116,22 +150,33 @@ def _visit(cuts: tuple[Cut, Cut], ours: Queries | Keys, theirs: Keys | Queries, 
 def chunked_forward(
     chunks: Chunks, query: Array, key: Array, value: Array, queries: Queries, keys: Keys, running: Running
 ) -> Running:
-    """`BlockKernel.forward` over chunks; arrays and segments of rows, (rows, tokens, ...)."""
+    """`BlockKernel.forward` over chunks; arrays and segments of rows, (rows, tokens, ...).
+
+    Where the lengths of a query and of the wholly visible keys bound its scores, they are relative to 0 at least, and no maximum
+    is looked for. That is told for each query by keys that it sees alone: other tokens must not round its output otherwise.
+    """
     chunks = chunks.fitted(*query.shape[:2], key.shape[1])
     of_queries, of_keys = Cut(chunks.rows, chunks.queries), Cut(chunks.rows, chunks.keys)
+    lengths = norm(key).reshape(key.shape[0], -1, chunks.keys).max(axis=-1)  # (rows, chunks of keys)
 
-    def chunk(group: Array, index: Array, visit: Callable, running: Running) -> Running:
+    def chunk(group: Array, index: Array, visits: Visits, running: Running) -> Running:
         ours, mine = of_queries.take(query, group, index), of_queries.marks(queries, group, index)
 
-        def pair(at: Array, so_far: Running, masked: bool) -> Running:
+        def pair(at: Array, so_far: Running, **how: Any) -> Running:
             theirs = (of_keys.take(array, group, at) for array in (key, value))
             marks = of_keys.marks(keys, group, at)
-            return attend(ours, *theirs, mine, marks, so_far, masked=masked, on_cpu=chunks.on_cpu)
+            return attend(ours, *theirs, mine, marks, so_far, **how, on_cpu=chunks.on_cpu)
 
-        after = visit(pair, Running(*(of_queries.take(array, group, index) for array in running)))
+        start = Running(*(of_queries.take(array, group, index) for array in running))
+        rising = rises(ours, visits.longest(Cut(chunks.rows, lengths.shape[1]).take(lengths, group, 0)))
+        after = start.relative_to(jnp.where(rising, start.reference, jnp.maximum(start.reference, 0)))
+        whole = partial(pair, masked=False, careful=False)
+        after = visits.wholly(partial(whole, rising=False), after, when=~rising.any())
+        after = visits.wholly(partial(whole, rising=rising), after, when=rising.any())
+        after = visits.partly(partial(pair, masked=True), after)
         return Running(*(of_queries.put(array, part, group, index) for array, part in zip(running, after, strict=True)))
 
-    return _visit((of_queries, of_keys), queries, keys, query.shape[0], chunk, running)
+    return _over_chunks((of_queries, of_keys), queries, keys, query.shape[0], chunk, running)
 
 
 def chunked_backward(
@@ -153,25 +198,26 @@ def chunked_backward(
     chunks = chunks.fitted(*query.shape[:2], key.shape[1])
     of_queries, of_keys = Cut(chunks.rows, chunks.queries), Cut(chunks.rows, chunks.keys)
 
-    def chunk(group: Array, index: Array, visit: Callable, gradients: tuple) -> tuple:
+    def chunk(group: Array, index: Array, visits: Visits, gradients: tuple) -> tuple:
         dquery, *sums = gradients
         our_key, our_value = (of_keys.take(array, group, index) for array in (key, value))
         mine, transposed = of_keys.marks(keys, group, index), our_key.mT
 
-        def pair(at: Array, so_far: tuple, masked: bool) -> tuple:
+        def pair(at: Array, so_far: tuple, **how: bool) -> tuple:
             dquery, *sums = so_far
             theirs, *rest = (of_queries.take(array, group, at) for array in (query, cotangent, lse, delta))
             marks = of_queries.marks(queries, group, at)
             more, *parts = differentiate(
-                theirs, our_key, our_value, marks, mine, *rest, transposed=transposed, masked=masked, on_cpu=chunks.on_cpu
+                theirs, our_key, our_value, marks, mine, *rest, transposed=transposed, **how, on_cpu=chunks.on_cpu
             )
             place = (group * of_queries.together, 0, at * of_queries.size)
             more += lax.dynamic_slice(dquery, place, more.shape)
             return lax.dynamic_update_slice(dquery, more, place), *(a + b for a, b in zip(sums, parts, strict=True))
 
         nothing = jnp.zeros(our_key.shape, jnp.float32)
-        dquery, *parts = visit(pair, (dquery, nothing, nothing))
+        so_far = visits.wholly(partial(pair, masked=False, careful=False), (dquery, nothing, nothing))
+        dquery, *parts = visits.partly(partial(pair, masked=True), so_far)
         return dquery, *(of_keys.put(array, part, group, index) for array, part in zip(sums, parts, strict=True))
 
     zero = jnp.zeros(key.shape, jnp.float32)
-    return _visit((of_keys, of_queries), keys, queries, query.shape[0], chunk, (dquery, zero, zero))
+    return _over_chunks((of_keys, of_queries), keys, queries, query.shape[0], chunk, (dquery, zero, zero))

@@ -13,8 +13,11 @@ from jax import Array, lax
 from agentic_transformer.ring.kernel import Running
 from agentic_transformer.ring.visibility import Keys, Queries, visible
 
+BITS = 1.4426950408889634
+"""1 / ln 2, the bits in a score of 1."""
+
 MODERATE = 40.0
-"""A log-sum-exp within +-MODERATE may divide exponentials of scores that were not shifted: exp(40) is far from overflow."""
+"""Scores within +-MODERATE bits need not be shifted before they are raised to powers: sums of 2^40 are far from overflow."""
 
 
 def attend(
@@ -26,12 +29,11 @@ def attend(
     running: Running,
     *,
     masked: bool,
+    careful: bool,
+    rising: Array | bool = True,
     on_cpu: bool = False,
 ) -> Running:
     """Continues a softmax with the keys given.
-
-    The running maximum is of the keys that a query sees. It is kept even where no score could overflow: to leave it out by a
-    test of all scores would let tokens round the outputs of earlier ones.
 
     Args:
         query: (..., queries, head_dim).
@@ -41,17 +43,30 @@ def attend(
         keys: where the keys are.
         running: the softmax over the keys before.
         masked: whether some query may not see some key.
+        careful: whether some query may see few keys in all, see `_contract`.
+        rising: (..., queries), or the same for all: whether scores may be so large that the reference has to follow the greatest.
         on_cpu: whether it is written as XLA's CPU backend is fast at: reductions along rows, exponentials.
     """
-    scores = _contract(query, key, "...ad,...bd->...ab", -1, quarters=masked)
+    scores = _contract(query, key, "...ad,...bd->...ab", -1, careful=careful)
     if masked:
         scores = _hide(scores, queries, keys)
-    scale = query.shape[-1] ** -0.5
-    largest = jnp.maximum(running.largest, _reduce(jnp.maximum, scores, halving=on_cpu) * scale)
-    exp = _exp if on_cpu and not masked else jnp.exp
-    weights, shrink = exp(scores * scale - largest[..., None]), jnp.exp(running.largest - largest)
-    total = running.total * shrink + _reduce(jnp.add, weights, halving=on_cpu)
-    return Running(largest, total, running.sums * shrink[..., None] + _product(weights, value))
+    scale, exp2 = query.shape[-1] ** -0.5 * BITS, _exp2 if on_cpu else jnp.exp2
+    if rising is not False:
+        greatest = jnp.maximum(running.reference, _reduce(jnp.maximum, scores, halving=on_cpu) * scale)
+        running = running.relative_to(jnp.where(rising, greatest, running.reference))
+    weights = exp2(scores * scale - running.reference[..., None])
+    total = running.total + _reduce(jnp.add, weights, halving=on_cpu)
+    return Running(running.reference, total, running.sums + _product(weights, value))
+
+
+def rises(query: Array, longest: Array) -> Array:
+    """Whether scores of queries (..., queries, head_dim) may not be moderate for keys up to a length `longest` (...)."""
+    return ~(norm(query) * longest[..., None] * query.shape[-1] ** -0.5 * BITS <= MODERATE)
+
+
+def norm(x: Array) -> Array:
+    """Lengths of vectors (..., head_dim), in float32."""
+    return jnp.sqrt(jnp.einsum("...d,...d->...", x, x, preferred_element_type=jnp.float32))
 
 
 def differentiate(
@@ -66,45 +81,46 @@ def differentiate(
     *,
     transposed: Array,
     masked: bool,
+    careful: bool,
     on_cpu: bool = False,
 ) -> tuple[Array, Array, Array]:
     """This pair's part of the gradients of query (as (..., head_dim, queries)), key and value.
 
     Arguments are those of `BlockKernel` and `attend`, and `transposed`, which is key.mT: a loop over queries computes it once.
 
-    Where a query may see few keys, in masked pairs, a moderate log-sum-exp divides the exponential of the score, instead of
+    Where a query may see few keys, in careful pairs, a moderate log-sum-exp divides the exponential of the score, instead of
     being subtracted from the score: the weights then carry the very rounding errors of the forward pass, and what should
     cancel in the gradient does.
     """
-    scale = query.shape[-1] ** -0.5
-    scores = _contract(key, query, "...ad,...bd->...ab", -1, quarters=masked) * scale  # (..., keys, queries)
+    scale, exp2 = query.shape[-1] ** -0.5, _exp2 if on_cpu else jnp.exp2
+    scores = _contract(key, query, "...ad,...bd->...ab", -1, careful=careful) * (scale * BITS)  # (..., keys, queries)
     if masked:
         scores = _hide(scores, queries, keys, keys_first=True)
+    if careful:
         moderate = jnp.abs(lse) <= MODERATE
-        offset, factor = jnp.where(moderate, 0, lse), jnp.where(moderate, jnp.exp(-lse), 1)
-        weights = jnp.exp(scores - offset[..., None, :]) * factor[..., None, :]
+        offset, factor = jnp.where(moderate, 0, lse), jnp.where(moderate, jnp.exp2(-lse), 1)
+        weights = exp2(scores - offset[..., None, :]) * factor[..., None, :]
     else:
-        weights = (_exp if on_cpu else jnp.exp)(scores - lse[..., None, :])
-    dweights = _contract(value, cotangent, "...ad,...bd->...ab", -1, quarters=masked)
+        weights = exp2(scores - lse[..., None, :])
+    dweights = _contract(value, cotangent, "...ad,...bd->...ab", -1, careful=careful)
     dscores = weights * (dweights - delta[..., None, :]) * scale
     dquery = jnp.matmul(transposed, dscores.astype(key.dtype), preferred_element_type=jnp.float32)
-    return dquery, _product(dscores, query, quarters=masked), _product(weights, cotangent, quarters=masked)
+    return dquery, _product(dscores, query, careful=careful), _product(weights, cotangent, careful=careful)
 
 
-def _product(a: Array, b: Array, *, quarters: bool = False) -> Array:
+def _product(a: Array, b: Array, *, careful: bool = False) -> Array:
     """Matrix product in float32, of b's type until then."""
-    return _contract(a.astype(b.dtype), b, "...ab,...bd->...ad", -2, quarters=quarters)
+    return _contract(a.astype(b.dtype), b, "...ab,...bd->...ad", -2, careful=careful)
 
 
-def _contract(a: Array, b: Array, formula: str, axis: int, *, quarters: bool) -> Array:
+def _contract(a: Array, b: Array, formula: str, axis: int, *, careful: bool) -> Array:
     """Product in float32, by an einsum that sums over the last axis of a and `axis` of b.
 
-    Errors are largest for queries that see few keys, and come from rounding in the scores and in sums of large weights. These
-    queries are all in masked pairs, few in number: there, in float32, quarters of the sum are added pairwise, which leaves
-    the error that exact scores would.
+    Errors are largest for queries that see few keys, and come from rounding in the scores and in sums of large weights. For
+    these, if careful, in float32, quarters of the sum are added pairwise, which leaves the error that exact scores would.
     """
     product = partial(jnp.einsum, formula, preferred_element_type=jnp.float32)
-    if not quarters or a.dtype != jnp.float32 or a.shape[-1] % 4:
+    if not careful or a.dtype != jnp.float32 or a.shape[-1] % 4:
         return product(a, b)
     parts = zip(jnp.split(a, 4, axis=-1), jnp.split(b, 4, axis=axis), strict=True)
     first, second, third, fourth = (product(*pair) for pair in parts)
@@ -123,18 +139,18 @@ def _reduce(ufunc: jnp.ufunc, x: Array, *, halving: bool) -> Array:
     return ufunc.reduce(x, axis=-1)
 
 
-def _exp(x: Array) -> Array:
-    """exp(x) for x up to 87, as exact as XLA's, in two thirds of its time on CPUs; never below exp(-87), which is 2e-38.
+def _exp2(x: Array) -> Array:
+    """2^x for x up to 126, more exact than XLA's, in half of its time on CPUs; 0 below -127.
 
-    2^n exp(f), where n is the integer nearest to x / ln 2 and f what is left. No polynomial of its degree has a smaller greatest
-    relative error, 4e-9. The bits of 2^-n are the last ones of a sum. A division by it XLA takes for expensive and computes once;
-    a product it would compute anew for each use.
+    2^n 2^f, where n is the integer nearest to x and f what is left. No polynomial of its degree that is 1 at 0 has a smaller
+    greatest relative error, 2e-9. The bits of 2^-n are the last ones of a sum; those of 2^128 are infinity's, by which what is
+    hidden becomes 0. A division by it XLA takes for expensive and computes once; a product it would compute anew for each use.
     """
-    x = jnp.where(x < -87, -87, x)
-    n = jnp.round(x * 1.4426950408889634)
-    f = x - n * 0.693359375 + n * 2.12194440e-4  # ln 2 in two parts: n times the first is exact
-    series = jnp.full_like(f, 0.001381459878757596)
-    for coefficient in (0.008368716575205326, 0.04166838899254799, 0.1666652113199234, 0.4999999403953552, 1, 1):
+    x = jnp.where(x < -128, -128, x)
+    n = jnp.round(x)
+    f = x - n
+    series = jnp.full_like(f, 0.00015353362)
+    for coefficient in (0.0013398874, 0.009618437, 0.055503324, 0.24022648, 0.6931472, 1):
         series = series * f + coefficient
     exponent = lax.bitcast_convert_type((1.5 * 2**23 + 127) - n, jnp.int32) << 23
     return series / lax.bitcast_convert_type(exponent, jnp.float32)

@@ -47,7 +47,7 @@ def _one_row(chunks: Chunks, tokens: int) -> bool:
 
 def _forward(chunks: Chunks, query: Array, key: Array, value: Array, queries: Queries, keys: Keys, running: Running) -> Running:
     if key.shape[2] <= chunks.whole:
-        return attend(query, key, value, queries, keys, running, masked=True)
+        return attend(query, key, value, queries, keys, running, masked=True, careful=True)
     after = chunked_forward(chunks, *_rows((query, key, value, queries, keys, running)))
     return jax.tree.map(lambda rows, whole: rows.reshape(whole.shape), after, running)
 
@@ -66,7 +66,7 @@ def _backward(
 ) -> tuple[Array, Array, Array]:
     arguments = (query, key, value, queries, keys, cotangent, lse, delta)
     if key.shape[2] <= chunks.whole:
-        more, *rest = differentiate(*arguments, transposed=key.mT, masked=True)
+        more, *rest = differentiate(*arguments, transposed=key.mT, masked=True, careful=True)
         return dquery + more, *rest
     gradients = chunked_backward(chunks, *_rows((*arguments, dquery)))
     return jax.tree.map(lambda rows, whole: rows.reshape(whole.shape), gradients, (dquery, key, value))

@@ -15,6 +15,9 @@ import jax.numpy as jnp
 NOWHERE = 2**30
 """Position of a key that no query sees."""
 
+FEW = 256
+"""A query that sees fewer keys is computed with care: where many are seen, their rounding errors cancel."""
+
 
 class Queries(NamedTuple):
     """Visible positions of each query, both ends included, and its segment."""
@@ -70,19 +73,30 @@ def extent(marks: Queries | Keys, chunks: int) -> Extent:
     return Extent(*(jax.tree.map(lambda values, end=end: end(values, axis=-1), parts) for end in (jnp.min, jnp.max)))
 
 
-def pairs(queries: Extent, keys: Extent) -> tuple[jax.Array, jax.Array]:
-    """Which chunks of queries and of keys see each other.
+class Sight(NamedTuple):
+    """What chunks of queries see of chunks of keys: booleans (1 or batch, chunks of queries, chunks of keys).
 
-    Returns:
-        (seen, wholly), booleans (1 or batch, chunks of queries, chunks of keys). `wholly` is True only if every query of the one
-        sees every key of the other. `seen` may be True for a pair that turns out hidden, never False for one that is not.
+    Attributes:
+        seen: False only if no query of the one sees any key of the other.
+        wholly: True only if every query of the one sees every key of the other.
+        few: False only if every query of the one sees at least FEW keys in all.
     """
+
+    seen: jax.Array
+    wholly: jax.Array
+    few: jax.Array
+
+
+def sight(queries: Extent, keys: Extent) -> Sight:
+    """What the chunks of queries see of those of keys."""
     queries = Extent(*(jax.tree.map(lambda values: values[..., :, None], end) for end in queries))
     keys = Extent(*(jax.tree.map(lambda values: values[..., None, :], end) for end in keys))
     seen = (queries.most.high >= keys.least.position) & (queries.least.low <= keys.most.position)
     wholly = (queries.least.high >= keys.most.position) & (queries.most.low <= keys.least.position)
-    seen, wholly = seen[None], wholly[None]
+    few = jnp.broadcast_to(queries.least.high - queries.most.low < FEW - 1, seen.shape)
+    seen, wholly, few = seen[None], wholly[None], few[None]
     if queries.least.segment is not None:
         seen &= (queries.most.segment >= keys.least.segment) & (queries.least.segment <= keys.most.segment)
         wholly &= (queries.least.segment == keys.most.segment) & (queries.most.segment == keys.least.segment)
-    return seen, wholly
+        few = jnp.ones_like(seen)
+    return Sight(seen, wholly, few)

@@ -66,6 +66,24 @@ def test_scores_of_any_size_do_not_overflow(kernel):
     assert all(np.isfinite(gradient).all() for gradient in pull(found))
 
 
+@pytest.mark.parametrize("kernel", KERNELS[1:])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_query_may_be_of_any_length_beside_others(kernel, sign):
+    """Some with moderate scores and some with great ones in a chunk, and great keys after moderate ones; all of one sign."""
+    rng = np.random.default_rng(3)
+    query, key = (np.abs(rng.standard_normal((1, 256, 1, 16), np.float32)) for _ in range(2))
+    value = rng.standard_normal((1, 256, 1, 16), np.float32)
+    query *= sign * 10.0 ** rng.integers(-2, 4, (1, 256, 1, 1)).astype(np.float32)
+    key[:, 160:] *= 30
+    expected = plainly(query, key, value)
+    found, dense = (
+        np.abs(attention(query, key, value, backbone=backbone, kernel=given) - expected).max(axis=(0, 2, 3))
+        for backbone, given in (("blockwise", kernel), ("dense", None))
+    )
+    for which in (np.abs(query).max(axis=(0, 2, 3)) < 1, slice(None)):
+        assert found[which].max() <= 1.5 * dense[which].max()
+
+
 def test_blockwise_feedforward_is_the_feedforward():
     rng = np.random.default_rng(2)
     x, up, down = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((2, 96, 8), (8, 32), (32, 8)))
