@@ -42,7 +42,7 @@ def _padded(chunks: Chunks, half: int) -> int:
 
 def _one_row(chunks: Chunks, tokens: int) -> bool:
     """Rows of fewer tokens travel together: the devices would wait for each other too often."""
-    return chunks.rows == 1 and tokens >= 2048
+    return chunks.rows == 1 and tokens >= 4096
 
 
 def _forward(chunks: Chunks, query: Array, key: Array, value: Array, queries: Queries, keys: Keys, running: Running) -> Running:

@@ -43,7 +43,7 @@ def useful_flops(tokens: int, direction: str) -> float:
     return PASSES[direction] * HEADS * HEAD_DIM * tokens * (tokens + 1) / 2
 
 
-def speeds(tokens: int, rounds: int = 5) -> list[Speed]:
+def speeds(tokens: int, rounds: int = 9) -> list[Speed]:
     """Every backbone and installed peer at one length: float32, batch 1, 4 heads of 64. Dense is called once."""
     mesh = ring_mesh(DEVICES)
     rng = np.random.default_rng(0)
@@ -56,8 +56,8 @@ def speeds(tokens: int, rounds: int = 5) -> list[Speed]:
     seconds: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
     rates: list[float] = []
     for _ in range(rounds):
-        rates.append(product_rate())
         for key, call in calls.items():
+            rates.append(product_rate())
             seconds[key].append(cpu_seconds(call, *arrays))
     if tokens <= 8192:
         whole = {
