@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from agentic_transformer.ring.kernel import Running
-from agentic_transformer.ring.pair import attend, differentiate, norm, rises
+from agentic_transformer.ring.pair import BITS, MODERATE, attend, differentiate, norm
 from agentic_transformer.ring.visibility import Extent, Keys, Queries, Sight, extent, sight
 
 
@@ -157,7 +157,9 @@ def chunked_forward(
     """
     chunks = chunks.fitted(*query.shape[:2], key.shape[1])
     of_queries, of_keys = Cut(chunks.rows, chunks.queries), Cut(chunks.rows, chunks.keys)
-    lengths = norm(key).reshape(key.shape[0], -1, chunks.keys).max(axis=-1)  # (rows, chunks of keys)
+    query_lengths = norm(query)
+    key_lengths = norm(key).reshape(key.shape[0], -1, chunks.keys).max(axis=-1)  # (rows, chunks of keys)
+    scale = query.shape[-1] ** -0.5 * BITS
 
     def chunk(group: Array, index: Array, visits: Visits, running: Running) -> Running:
         ours, mine = of_queries.take(query, group, index), of_queries.marks(queries, group, index)
@@ -168,7 +170,9 @@ def chunked_forward(
             return attend(ours, *theirs, mine, marks, so_far, **how, on_cpu=chunks.on_cpu)
 
         start = Running(*(of_queries.take(array, group, index) for array in running))
-        rising = rises(ours, visits.longest(Cut(chunks.rows, lengths.shape[1]).take(lengths, group, 0)))
+        longest = visits.longest(Cut(chunks.rows, key_lengths.shape[1]).take(key_lengths, group, 0))
+        bound = of_queries.take(query_lengths, group, index) * longest[..., None] * scale
+        rising = ~(bound <= MODERATE)  # also where it is NaN
         after = start.relative_to(jnp.where(rising, start.reference, jnp.maximum(start.reference, 0)))
         whole = partial(pair, masked=False, careful=False)
         after = visits.wholly(partial(whole, rising=False), after, when=~rising.any())

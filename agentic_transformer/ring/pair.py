@@ -59,11 +59,6 @@ def attend(
     return Running(running.reference, total, running.sums + _product(weights, value))
 
 
-def rises(query: Array, longest: Array) -> Array:
-    """Whether scores of queries (..., queries, head_dim) may not be moderate for keys up to a length `longest` (...)."""
-    return ~(norm(query) * longest[..., None] * query.shape[-1] ** -0.5 * BITS <= MODERATE)
-
-
 def norm(x: Array) -> Array:
     """Lengths of vectors (..., head_dim), in float32."""
     return jnp.sqrt(jnp.einsum("...d,...d->...", x, x, preferred_element_type=jnp.float32))
