@@ -15,8 +15,8 @@ import jax.numpy as jnp
 NOWHERE = 2**30
 """Position of a key that no query sees."""
 
-FEW = 256
-"""A query that sees fewer keys is computed with care: where many are seen, their rounding errors cancel."""
+FEW = 1024
+"""A query that sees fewer keys is computed with care: where more are seen, it is rare that one has most of the weight."""
 
 
 class Queries(NamedTuple):
