@@ -76,15 +76,15 @@ class Visits(NamedTuple):
 
     Attributes:
         order: (chunks,): those that are wholly visible, those that are so in part, those that are so and need care, the unseen.
-        whole: where the first kind ends.
-        partial: where the second ends.
-        seen: where the third ends.
+        whole_end: where the first kind ends in the order.
+        plain_end: where the second ends.
+        seen_end: where the third ends.
     """
 
     order: Array
-    whole: Array
-    partial: Array
-    seen: Array
+    whole_end: Array
+    plain_end: Array
+    seen_end: Array
 
     @classmethod
     def of(cls, sight: Sight) -> Visits:
@@ -96,17 +96,17 @@ class Visits(NamedTuple):
 
     def longest(self, lengths: Array) -> Array:
         """The greatest of lengths (rows of a group, chunks) of those that are wholly visible; infinite if there are none."""
-        lengths = jnp.where(jnp.arange(self.order.size) < self.whole, lengths[:, self.order], 0).max(axis=1)
-        return jnp.where(self.whole > 0, lengths, jnp.inf)
+        lengths = jnp.where(jnp.arange(self.order.size) < self.whole_end, lengths[:, self.order], 0).max(axis=1)
+        return jnp.where(self.whole_end > 0, lengths, jnp.inf)
 
     def wholly(self, pair: Callable, carry: Any, when: Array | bool = True) -> Any:
         """Runs `carry = pair(index, carry)` over those that are wholly visible, or over none."""
-        return self._run(0, jnp.where(when, self.whole, 0), pair, carry)
+        return self._run(0, jnp.where(when, self.whole_end, 0), pair, carry)
 
     def partly(self, pair: Callable, carry: Any) -> Any:
         """Runs `carry = pair(index, carry, careful=)` over the others."""
-        carry = self._run(self.whole, self.partial, partial(pair, careful=False), carry)
-        return self._run(self.partial, self.seen, partial(pair, careful=True), carry)
+        carry = self._run(self.whole_end, self.plain_end, partial(pair, careful=False), carry)
+        return self._run(self.plain_end, self.seen_end, partial(pair, careful=True), carry)
 
     def _run(self, start: Array | int, stop: Array, pair: Callable, carry: Any) -> Any:
         return lax.fori_loop(start, stop, lambda m, carry: pair(self.order[m], carry), carry)
