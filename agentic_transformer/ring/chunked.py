@@ -27,7 +27,7 @@ class Chunks(NamedTuple):
         keys: tokens in a chunk of keys.
         whole: keys of a block that is not cut.
         rows: (batch, head) rows at once.
-        on_cpu: whether pairs are written as XLA's CPU backend is fast at.
+        on_cpu: whether pairs are written as XLA's CPU backend is fast at, and visited by more loops, which cost a TPU memory.
     """
 
     queries: int
@@ -103,10 +103,12 @@ class Visits(NamedTuple):
         """Runs `carry = pair(index, carry)` over those that are wholly visible, or over none."""
         return self._run(0, jnp.where(when, self.whole_end, 0), pair, carry)
 
-    def partly(self, pair: Callable, carry: Any) -> Any:
-        """Runs `carry = pair(index, carry, careful=)` over the others."""
-        carry = self._run(self.whole_end, self.plain_end, partial(pair, careful=False), carry)
-        return self._run(self.plain_end, self.seen_end, partial(pair, careful=True), carry)
+    def partly(self, pair: Callable, carry: Any, *, all_careful: bool) -> Any:
+        """Runs `carry = pair(index, carry, careful=)` over the others, with care where it is needed or for all."""
+        careful_from = self.whole_end if all_careful else self.plain_end
+        if not all_careful:
+            carry = self._run(self.whole_end, self.plain_end, partial(pair, careful=False), carry)
+        return self._run(careful_from, self.seen_end, partial(pair, careful=True), carry)
 
     def _run(self, start: Array | int, stop: Array, pair: Callable, carry: Any) -> Any:
         return lax.fori_loop(start, stop, lambda m, carry: pair(self.order[m], carry), carry)
@@ -152,8 +154,8 @@ def chunked_forward(
 ) -> Running:
     """`BlockKernel.forward` over chunks; arrays and segments of rows, (rows, tokens, ...).
 
-    Where the lengths of a query and of the wholly visible keys bound its scores, they are relative to 0 at least, and no maximum
-    is looked for. That is told for each query by keys that it sees alone: other tokens must not round its output otherwise.
+    On a CPU, where the lengths of a query and of wholly visible keys bound its scores, they are relative to 0 at least, and no
+    maximum is looked for. That is told for each query by keys that it sees alone: other tokens must not round its output.
     """
     chunks = chunks.fitted(*query.shape[:2], key.shape[1])
     of_queries, of_keys = Cut(chunks.rows, chunks.queries), Cut(chunks.rows, chunks.keys)
@@ -170,14 +172,17 @@ def chunked_forward(
             return attend(ours, *theirs, mine, marks, so_far, **how, on_cpu=chunks.on_cpu)
 
         start = Running(*(of_queries.take(array, group, index) for array in running))
-        longest = visits.longest(Cut(chunks.rows, key_lengths.shape[1]).take(key_lengths, group, 0))
-        bound = of_queries.take(query_lengths, group, index) * longest[..., None] * scale
-        rising = ~(bound <= MODERATE)  # also where it is NaN
-        after = start.relative_to(jnp.where(rising, start.reference, jnp.maximum(start.reference, 0)))
         whole = partial(pair, masked=False, careful=False)
-        after = visits.wholly(partial(whole, rising=False), after, when=~rising.any())
-        after = visits.wholly(partial(whole, rising=rising), after, when=rising.any())
-        after = visits.partly(partial(pair, masked=True), after)
+        after, rising, some_rise = start, True, True
+        if chunks.on_cpu:
+            longest = visits.longest(Cut(chunks.rows, key_lengths.shape[1]).take(key_lengths, group, 0))
+            bound = of_queries.take(query_lengths, group, index) * longest[..., None] * scale
+            rising = ~(bound <= MODERATE)  # also where it is NaN
+            some_rise = rising.any()
+            after = start.relative_to(jnp.where(rising, start.reference, jnp.maximum(start.reference, 0)))
+            after = visits.wholly(partial(whole, rising=False), after, when=~some_rise)
+        after = visits.wholly(partial(whole, rising=rising), after, when=some_rise)
+        after = visits.partly(partial(pair, masked=True), after, all_careful=not chunks.on_cpu)
         return Running(*(of_queries.put(array, part, group, index) for array, part in zip(running, after, strict=True)))
 
     return _over_chunks((of_queries, of_keys), queries, keys, query.shape[0], chunk, running)
@@ -220,7 +225,7 @@ def chunked_backward(
 
         nothing = jnp.zeros(our_key.shape, jnp.float32)
         so_far = visits.wholly(partial(pair, masked=False, careful=False), (dquery, nothing, nothing))
-        dquery, *parts = visits.partly(partial(pair, masked=True), so_far)
+        dquery, *parts = visits.partly(partial(pair, masked=True), so_far, all_careful=not chunks.on_cpu)
         return dquery, *(of_keys.put(array, part, group, index) for array, part in zip(sums, parts, strict=True))
 
     zero = jnp.zeros(key.shape, jnp.float32)

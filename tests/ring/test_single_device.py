@@ -10,6 +10,7 @@ import pytest
 from agentic_transformer.ring import BACKBONES, Chunks, attention, blockwise_attention, blockwise_feedforward, plain_kernel
 
 KERNELS = [None] + [plain_kernel("cpu", Chunks(32, 16, whole=32, rows=rows)) for rows in (1, 2, 64)]
+KERNELS += [plain_kernel("tpu", Chunks(32, 16, whole=32, rows=2, on_cpu=False))]
 
 
 def plainly(query, key, value, *, causal=True, segment_ids=None, window=None, length=None):
