@@ -26,7 +26,9 @@ from tests.agent.helpers import describe, labelled
 ROOT = Path(__file__).parents[2]
 # The quickstart's settings on less data.
 QUICKSTART = ["experiment=quickstart", "data.episodes=120", "data.tasks=6", "train.log_every=1"]
-WORDS = [*QUICKSTART, "train.steps=20", "train.checkpoint_every=1", "train.keep=20"]
+# A tenth of the quickstart's learning rate. At the whole of it these 20 steps are unstable (the loss rises at the end), which
+# makes a difference of 1e-7 a hundred times larger in eight steps; at a tenth it stays, so that all losses compare closely.
+WORDS = [*QUICKSTART, "train.steps=20", "train.checkpoint_every=1", "train.keep=20", "train.learning_rate=3e-4"]
 
 
 def start(folder, *words):
@@ -76,7 +78,7 @@ def test_two_processes_train_as_one_and_one_opens_their_checkpoint(alone):
     first, second = together(alone, "run=pair", "mesh.ring=2")
     assert "train at_prefix" in first[1] and "train at_prefix" not in second[1]
     assert {path.name for path in (alone / "pair").iterdir()} == {path.name for path in (alone / "alone").iterdir()}
-    np.testing.assert_allclose(losses(alone / "pair"), losses(alone / "alone"), rtol=1e-5)
+    np.testing.assert_allclose(losses(alone / "pair"), losses(alone / "alone"), rtol=1e-6)
     ours, theirs = (load_policy(alone / run)._params for run in ("pair", "alone"))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), ours, theirs)
 
@@ -90,12 +92,10 @@ def test_two_processes_go_on_from_the_checkpoint_of_one_and_shard_its_state(alon
     expected, found = losses(alone / "alone"), losses(run)
     # From one state: the same loss and, by Adam's moments (decay 0.9) after that step, the same gradient.
     assert found[:10].tolist() == expected[:10].tolist()
-    np.testing.assert_allclose(found[10], expected[10], rtol=1e-5)
     before, there, here = (first_moment(*where) for where in ((run, 10), (alone / "alone", 11), (run, 11)))
     gradient = 10 * (there - 0.9 * before)
     assert np.linalg.norm(10 * (here - there)) < 1e-5 * np.linalg.norm(gradient)
-    # Sums in another order differ in their last bits, which Adam's division makes larger step by step where gradients are small.
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def first_moment(run, step):
