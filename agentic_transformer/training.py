@@ -35,6 +35,7 @@ class TrainState(NamedTuple):
 
 
 TrainStep = Callable[[TrainState, Tokens], tuple[TrainState, dict[str, jax.Array]]]
+Weights = Callable[[Tokens], dict[str, jax.Array]]  # of tokens in each of the losses that a step reports, by its name
 
 
 def make_optimizer(config: TrainConfig) -> tuple[optax.GradientTransformation, optax.Schedule]:
@@ -108,9 +109,35 @@ def make_train_step(
     Returns:
         A function of (state, placed tokens) -> (state, metrics); the state handed in is consumed.
     """
-    loss_weights = _loss_weights(length, trajectories, mesh, config.layout)
+    weights = _loss_weights(length, trajectories, mesh, config.layout)
+    gradient_of = jax.value_and_grad(_loss(graph, config, mesh, length, fsdp, weights), has_aux=True)
+    if accumulate > 1:
+        gradient_of = _accumulated(gradient_of, accumulate, mesh)
 
-    def loss_of(params: nnx.State, tokens: Tokens, totals: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
+    @partial(jax.jit, donate_argnums=0)
+    def step(state: TrainState, tokens: Tokens) -> tuple[TrainState, dict[str, jax.Array]]:
+        totals = {name: jnp.maximum(jnp.sum(weight), 1.0) for name, weight in weights(tokens).items()}
+        (_, means), gradients = gradient_of(state.params, tokens, totals)
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = means | {"gradient_norm": optax.tree.norm(gradients)}
+        after = TrainState(state.step + 1, params, optimizer_state)
+        if fsdp:
+            after = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, meshes.state_sharding(x.shape, mesh, fsdp)), after)
+        return after, metrics
+
+    return step
+
+
+def _loss(
+    graph: nnx.GraphDef, config: ModelConfig, mesh: Mesh, length: int, fsdp: bool, weights: Weights
+) -> Callable[[nnx.State, Tokens, dict[str, jax.Array]], tuple[jax.Array, dict[str, jax.Array]]]:
+    """The loss of (params, tokens, totals), and all that are reported, by name.
+
+    Each is a weighted sum over tokens divided by its total, which is of the whole batch where the tokens are a part of it.
+    """
+
+    def loss(params: nnx.State, tokens: Tokens, totals: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
         def attend(_: Any, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
             # Tied to the queries: else what sees what would be computed ahead of a loop over layers, for all of the sequence.
             query, segment = jax.lax.optimization_barrier((query, tokens.segment))
@@ -136,42 +163,31 @@ def make_train_step(
             options["feedforward"] = partial(blockwise_feedforward, mesh=mesh, axis=meshes.RING, batch_axis=meshes.DATA)
         outputs = nnx.merge(graph, params)(tokens.features, tokens.timestep, attend, **options)
         losses = action_loss(config, outputs, tokens.action)
-        means = {name: jnp.sum(losses * weight) / totals[name] for name, weight in loss_weights(tokens).items()}
+        means = {name: jnp.sum(losses * weight) / totals[name] for name, weight in weights(tokens).items()}
         return means["loss"], means
 
-    gradient_of = jax.value_and_grad(loss_of, has_aux=True)
+    return loss
 
-    def accumulated(params: nnx.State, tokens: Tokens) -> tuple[tuple[jax.Array, dict[str, jax.Array]], nnx.State]:
-        totals = {name: jnp.maximum(jnp.sum(weight), 1.0) for name, weight in loss_weights(tokens).items()}
-        if accumulate == 1:
-            return gradient_of(params, tokens, totals)
 
-        def cut(x: jax.Array) -> jax.Array:  # (B, S, ...) -> (parts, B / parts, S, ...); every device keeps rows of its own
-            parts = jnp.swapaxes(x.reshape(-1, accumulate, *x.shape[1:]), 0, 1)
-            return jax.lax.with_sharding_constraint(parts, NamedSharding(mesh, PartitionSpec(None, meshes.DATA, meshes.RING)))
+def _accumulated(gradient_of: Callable, parts: int, mesh: Mesh) -> Callable:
+    """As `gradient_of(params, tokens, totals)`, of one part of the rows after the other, in the memory of one."""
 
+    def cut(x: jax.Array) -> jax.Array:  # (B, S, ...) -> (parts, B / parts, S, ...); every device keeps rows of its own
+        rows = jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1)
+        return jax.lax.with_sharding_constraint(rows, NamedSharding(mesh, PartitionSpec(None, meshes.DATA, meshes.RING)))
+
+    def accumulated(params: nnx.State, tokens: Tokens, totals: dict[str, jax.Array]) -> Any:
         def add(sums: Any, part: Tokens) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, sums, gradient_of(params, part, totals)), None
 
         zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, totals)), jax.tree.map(jnp.zeros_like, params)
         return jax.lax.scan(add, zeros, jax.tree.map(cut, tokens))[0]
 
-    @partial(jax.jit, donate_argnums=0)
-    def step(state: TrainState, tokens: Tokens) -> tuple[TrainState, dict[str, jax.Array]]:
-        (_, means), gradients = accumulated(state.params, tokens)
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics = means | {"gradient_norm": optax.tree.norm(gradients)}
-        after = TrainState(state.step + 1, params, optimizer_state)
-        if fsdp:
-            after = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, meshes.state_sharding(x.shape, mesh, fsdp)), after)
-        return after, metrics
-
-    return step
+    return accumulated
 
 
-def _loss_weights(length: int, trajectories: int, mesh: Mesh, layout: str) -> Callable[[Tokens], dict[str, jax.Array]]:
-    """The weights of tokens in each of the losses that a step reports, by its name; see `make_train_step`."""
+def _loss_weights(length: int, trajectories: int, mesh: Mesh, layout: str) -> Weights:
+    """Those of `make_train_step`."""
     nth = np.arange(length) // (length // trajectories) + 1  # of each token: which trajectory of its row it belongs to
     nth = to_layout(nth, mesh.shape[meshes.RING], layout, axis=0)
     shown = [n for n in range(1, trajectories + 1) if n & (n - 1) == 0 or n == trajectories] if trajectories > 1 else []
