@@ -49,7 +49,7 @@ class Checkpoints:
         """
         self.folder = (run / "checkpoints").resolve()
         self._keep, self._keep_best = keep, keep_best
-        self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        self._checkpointer = ocp.AsyncCheckpointer(_handler())
         self._background = ThreadPoolExecutor(max_workers=1)
         self._pending: Future | None = None
 
@@ -110,8 +110,8 @@ class Checkpoints:
         if path.exists():
             raise ValueError(f"{path} is there already, and stays as it is")
         items = ocp.args.Composite(
-            params=ocp.args.StandardSave(state.params),
-            optimizer=ocp.args.StandardSave(state.optimizer),
+            params=ocp.args.PyTreeSave(state.params),
+            optimizer=ocp.args.PyTreeSave(state.optimizer),
             description=ocp.args.JsonSave(description.to_dict()),
             metrics=ocp.args.JsonSave({"loss": loss}),
         )
@@ -269,6 +269,18 @@ class Checkpoints:
             if step not in best:
                 # Renamed first: what a kill leaves of it is removed at the next start.
                 shutil.rmtree((self.folder / str(step)).rename(self.folder / f"{step}{_UNFINISHED}-removed"))
+
+
+def _handler() -> ocp.CompositeCheckpointHandler:
+    """Writes a checkpoint without orbax's files on how arrays lay on devices: a quarter of its time, and `_read` needs none."""
+    arrays = ocp.type_handlers.ArrayHandler(enable_write_sharding_file=False)
+    registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
+    return ocp.CompositeCheckpointHandler(
+        params=ocp.PyTreeCheckpointHandler(type_handler_registry=registry),
+        optimizer=ocp.PyTreeCheckpointHandler(type_handler_registry=registry),
+        description=ocp.JsonCheckpointHandler(),
+        metrics=ocp.JsonCheckpointHandler(),
+    )
 
 
 def _read(path: Path, like: Any) -> Any:
