@@ -90,8 +90,8 @@ def test_two_processes_go_on_from_the_checkpoint_of_one_and_shard_its_state(alon
     (run / "status.json").unlink()
     together(alone, f"run={run.name}", "resume=true", "mesh.ring=2", "mesh.fsdp=true")
     expected, found = losses(alone / "alone"), losses(run)
-    # From one state: the same loss and, by Adam's moments (decay 0.9) after that step, the same gradient.
     assert found[:10].tolist() == expected[:10].tolist()
+    # From one state the same gradient, by Adam's moments (decay 0.9) after that step; then the same losses.
     before, there, here = (first_moment(*where) for where in ((run, 10), (alone / "alone", 11), (run, 11)))
     gradient = 10 * (there - 0.9 * before)
     assert np.linalg.norm(10 * (here - there)) < 1e-5 * np.linalg.norm(gradient)
