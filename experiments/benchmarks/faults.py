@@ -47,7 +47,7 @@ _TESTED = [
     ("7", "flips in the cache", "tests/datasets/test_store.py", "flipped or broken"),
     ("8", "a loss that is not finite stops training", "tests/agent/test_training.py", "finite"),
     ("9", "the next 1,000 batches after a resume", "tests/agent/test_training.py", "sampler"),
-    ("9", "rows of several hosts never overlap", "tests/datasets/test_sampling.py", "resuming or hosts"),
+    ("9", "several processes hold every row once", "tests/multidevice/test_processes.py", "every_row_once"),
     ("10", "the ring is exact", "tests/multidevice/test_ring_attention.py", "exact or dense or agree"),
     ("11", "no leak from later tokens", "tests/agent/test_policy.py", "leak"),
     ("11", "no leak from later tokens over the ring", "tests/multidevice/test_ring_attention.py", "before_it"),
