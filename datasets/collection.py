@@ -72,16 +72,20 @@ def collect(
         "settings": json.loads(json.dumps(policy.settings(task.domain))),  # tuples come back from the file as lists
     }
     folder.mkdir(parents=True, exist_ok=True)
-    _refuse_other(folder, made)
+    before = _read_metadata(folder)
+    _refuse_other(folder, before, made)
     missing = {index for index in range(episodes) if not (folder / f"episode_{index:06d}_{spec.length}.npz").exists()}
-    before = json.loads((folder / METADATA).read_text()) if (folder / METADATA).exists() else {}
     if before and not missing:
         return before
+    if before and before.get("actions") is None:
+        said = "actions of its earlier episodes were rounded after they were executed"
+        tqdm.write(f"{folder}: {said}, so that replays of them drift")
     metadata = {
         **made,
+        "actions": before.get("actions") if before else "float32",  # as they were executed; of older buffers unknown
         "domain": task.domain,
         "format": "ExoRL",
-        "episodes": max(episodes, before.get("episodes", 0)),
+        "episodes": max(episodes, before.get("episodes") or 0),
         "versions": {name: version(name) for name in _LIBRARIES},
     }
     partial = folder / f"{METADATA}.{os.getpid()}.part"  # of this process: several may start on one buffer
@@ -107,16 +111,35 @@ def _start_seed(seed: int, index: int) -> int:
     return int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
 
 
-def _refuse_other(folder: Path, made: dict[str, Any]) -> None:
-    """A buffer holds one way of making data."""
+def _read_metadata(folder: Path) -> dict[str, Any]:
+    """Returns what is known of a buffer; empty where nothing was collected yet.
+
+    Raises:
+        ValueError: the folder holds episodes of unknown origin, or the file is not what `collect` wrote.
+    """
     path = folder / METADATA
     if not path.exists():
         if any(folder.glob("*.npz")):
             raise ValueError(f"buffer {folder}: holds episodes that were not collected here; choose another folder")
+        return {}
+    try:
+        known = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); restore it, or choose another folder") from None
+    kinds = {"task": str, "episodes": int | None, "settings": dict | None}
+    if not isinstance(known, dict) or not all(isinstance(known.get(key), kind) for key, kind in kinds.items()):
+        raise ValueError(f"{path}: is not what a collection writes; restore it, or choose another folder")
+    return known
+
+
+def _refuse_other(folder: Path, before: dict[str, Any], made: dict[str, Any]) -> None:
+    """A buffer holds one way of making data."""
+    if not before:
         return
-    before = {"action_repeat": 1, "settings": None} | json.loads(path.read_text())
+    before = {"action_repeat": 1, "settings": None} | before
     if before["settings"] is None:
-        tqdm.write(f"{path}: does not say with which settings its episodes were collected; they may not be those of today")
+        said = "does not say with which settings its episodes were collected"
+        tqdm.write(f"{folder / METADATA}: {said}; they may not be those of today")
         made["settings"] = None  # of the buffer as a whole it stays unknown
     there, here = _by_key(before), _by_key(made)
     for key in [*here, *(key for key in there if key.startswith("settings.") and key not in here)]:
@@ -143,7 +166,8 @@ def _run(
     for row in range(rows):
         if row:
             if (row - 1) % repeat == 0:
-                action = actor.act(row - 1, info["physics"])
+                # Rounded before it is executed: what is stored is what was done, and a replay takes the same path.
+                action = np.clip(actor.act(row - 1, info["physics"]), -1, 1).astype(np.float32)
             observation, reward, _, _, info = environments.step(action)
             table["action"][:, row] = action
             table["reward"][:, row, 0] = 0 if reward_free else reward
