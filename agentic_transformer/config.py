@@ -169,6 +169,19 @@ class VerifyCommand:
     """`python -m experiments.verify`: reads a whole buffer and reports what is wrong with it."""
 
     path: str = "???"
+    domain: str | None = setting(
+        None,
+        choices=(
+            "cartpole",
+            "cheetah",
+            "hopper",
+            "jaco",
+            "point_mass",
+            "point_mass_maze",
+            "quadruped",
+            "walker",
+        ),
+    )
 
 
 @dataclass

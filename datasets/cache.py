@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
+from datasets.consistency import check_consistent, domain_of
 from datasets.episode import BadEpisode, Episode, episode_files, read_episode
 
 FIELDS = ("observation", "action", "reward", "discount", "physics")
@@ -33,7 +34,13 @@ def cache_path(buffer: str | Path) -> Path:
     return buffer.with_name(f"{buffer.name}.h5")
 
 
-def build_cache(buffer: str | Path, *, progress: bool = True, skip_bad: bool = False) -> Path:
+def build_cache(
+    buffer: str | Path,
+    domain: str | None = None,
+    *,
+    progress: bool = True,
+    skip_bad: bool = False,
+) -> Path:
     """Bring the cache of a buffer up to date: only episodes that it lacks are read, unless one has changed or is gone.
 
     Several processes may call this at once, and readers may go on reading: one builds, the others wait. A cache that an
@@ -41,25 +48,30 @@ def build_cache(buffer: str | Path, *, progress: bool = True, skip_bad: bool = F
 
     Args:
         buffer: a folder of episodes.
+        domain: whose body must move in them, which is checked once, as `verify` does; None: the
+            one that `<domain>/<algo>/buffer` names, if any.
         progress: show a progress bar.
-        skip_bad: leave out episodes that cannot be read, up to 1% of the buffer, and say how many.
+        skip_bad: leave out episodes that are bad, up to 1% of the buffer, and say how many.
 
     Returns:
         the cache's path.
 
     Raises:
-        ValueError: no episodes, a bad one (more than 1% with `skip_bad`), or episodes of differing sizes.
+        ValueError: no episodes, a bad one (more than 1% with `skip_bad`), one of another domain,
+            or episodes of differing sizes.
     """
     path = cache_path(buffer)
     files = episode_files(buffer)
+    domain = domain_of(buffer) if domain is None else domain
     with locked(path, shared=True):
-        if not _missing(path, files):
+        if not _missing(path, files, domain):
             return path
     with locked(path):
-        new = _missing(path, files)
+        new = _missing(path, files, domain)
         target = path if len(new) < len(files) else path.with_suffix(".part")
         with h5py.File(target, "a" if target == path else "w", libver="latest") as cache:  # this format checksums its structure
-            bad = _read_into(cache, new, len(files), skip_bad, progress)
+            bad = _read_into(cache, new, domain, len(files), skip_bad, progress)
+            cache.attrs["domain"] = domain or ""
         target.replace(path)
     if bad:
         tqdm.write(f"{buffer}: left out {len(bad)} bad of {len(files)} episodes, first: {bad[0]}")
@@ -78,15 +90,23 @@ def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
         yield
 
 
-def _missing(path: Path, files: Sequence[Path]) -> list[Path]:
-    """Those of `files` that the cache lacks; all of them if it cannot be read, or holds one that has changed or gone since."""
+def _missing(path: Path, files: Sequence[Path], domain: str | None) -> list[Path]:
+    """Returns those of `files` that the cache lacks.
+
+    That is all of them if it cannot be read, was not checked to be `domain`'s, or holds one that
+    has changed or gone since.
+    """
     if not path.exists():
         return list(files)
     try:
         with h5py.File(path) as cache:
             stamps = dict(zip(cache["name"].asstr()[:], map(tuple, cache["stamp"][:].tolist()), strict=True))
+            checked = cache.attrs.get("domain")
     except (OSError, KeyError) as error:
         tqdm.write(f"{path}: unreadable ({error}); built anew")
+        return list(files)
+    if domain not in (None, checked):
+        tqdm.write(f"{path}: its episodes were not checked to be {domain}'s; built anew")
         return list(files)
     changed = [file.name for file in files if file.name in stamps and stamps[file.name] != _stamp(file)]
     # Another process may have cached what was not yet there when `files` were listed: only what is not on disk is gone.
@@ -102,13 +122,21 @@ def _stamp(file: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _read_into(cache: h5py.File, files: Sequence[Path], total: int, skip_bad: bool, progress: bool) -> list[BadEpisode]:
+def _read_into(
+    cache: h5py.File,
+    files: Sequence[Path],
+    domain: str | None,
+    total: int,
+    skip_bad: bool,
+    progress: bool,
+) -> list[BadEpisode]:
     bad: list[BadEpisode] = []
     pending: list[tuple[str, tuple[int, int], Episode]] = []
     rows = 0
     for file in tqdm(files, desc="caching episodes", unit="episode", disable=not progress, mininterval=0.5):
         try:
-            pending.append((file.name, _stamp(file), read_episode(file)))
+            stamp, episode = _stamp(file), read_episode(file)
+            check_consistent(file, episode, domain)
         except BadEpisode as error:
             bad.append(error)
             if not skip_bad:
@@ -117,7 +145,8 @@ def _read_into(cache: h5py.File, files: Sequence[Path], total: int, skip_bad: bo
                 share = f"{len(bad)} bad episodes are more than {_BAD_SHARE:.0%} of {total}"
                 raise ValueError(f"{share}; the last: {error}") from error
             continue
-        rows += pending[-1][2].length + 1
+        pending.append((file.name, stamp, episode))
+        rows += episode.length + 1
         if rows >= _BATCH_ROWS:
             append(cache, pending)
             pending, rows = [], 0

@@ -190,14 +190,19 @@ class Batch:
                 refresh(model, data)
 
 
-def readings_of(domain: str, physics: np.ndarray) -> dict[str, np.ndarray]:
+def readings_of(
+    domain: str,
+    physics: np.ndarray,
+    names: tuple[str, ...] | None = None,
+) -> dict[str, np.ndarray]:
     """What rewards are computed from, for bare states: only the stages of MuJoCo's pipeline that it takes.
 
     Args:
         domain: whose states.
         physics: (states, physics size), rows of a data set.
+        names: other readings of the domain, which must follow from positions and velocities.
     """
-    model, data, views = _scratch(domain)
+    model, data, views = _scratch(domain, load(domain).reward_readings if names is None else names)
     physics = np.ascontiguousarray(physics, dtype=np.float64)
     table = np.empty((len(physics), views.size))
     table[:, : views.physics_size] = physics
@@ -207,6 +212,27 @@ def readings_of(domain: str, physics: np.ndarray) -> dict[str, np.ndarray]:
             block = slice(first, first + _BLOCK)
             table[block, views.physics_size :] = _derived(model, data, derived, load(domain).stages, physics[block])
     return views.named(table)
+
+
+def observations_of(domain: str, physics: np.ndarray) -> np.ndarray:
+    """Computes what bare states show an observer.
+
+    Args:
+        domain: whose states.
+        physics: (states, physics size), rows of a data set.
+
+    Returns:
+        (states, observation size) float64; NaN where an entry takes forces or accelerations, which
+        a stored state lacks.
+    """
+    body = load(domain)
+    model = start_of(domain, next(iter(body.rewards))).model
+    known = tuple(name for name, reading in body.readings.items() if reading.follows(model))
+    readings, data = readings_of(domain, physics, known), mujoco.MjData(model)
+    for name in body.readings.keys() - readings.keys():
+        start, stop = body.readings[name].bounds(model, data)
+        readings[name] = np.full((len(physics), stop - start), np.nan)
+    return body.observe(readings)
 
 
 def _derived(
@@ -226,11 +252,11 @@ def _derived(
 
 
 @lru_cache
-def _scratch(domain: str) -> tuple[mujoco.MjModel, mujoco.MjData, Views]:
+def _scratch(domain: str, names: tuple[str, ...]) -> tuple[mujoco.MjModel, mujoco.MjData, Views]:
     body = load(domain)
     model = start_of(domain, next(iter(body.rewards))).model
     data = mujoco.MjData(model)
-    return model, data, Views(model, data, {name: body.readings[name] for name in body.reward_readings})
+    return model, data, Views(model, data, {name: body.readings[name] for name in names})
 
 
 class Rewards:
