@@ -95,14 +95,14 @@ class Store:
         """Numbers of one action."""
         return self._rows["action"].shape[1]
 
-    def load(self, indices: Sequence[int] | np.ndarray) -> Trajectories:
-        """Whole trajectories, which must be of equal length.
+    def load(self, indices: Sequence[int] | np.ndarray, steps: int | None = None) -> Trajectories:
+        """Whole trajectories, which must be of equal length, or the first `steps` steps of each.
 
         Raises:
-            ValueError: lengths differ, or the cache is damaged.
+            ValueError: lengths differ, or one is below `steps`, or the cache is damaged.
         """
         indices = np.asarray(indices)
-        length = self._common_length(indices)
+        length = self._common_length(indices, steps)
         if self._held:
             rows = self._starts[indices][:, None] + np.arange(length)
             return Trajectories(self._held[0][rows], self._held[1][rows + 1])
@@ -113,10 +113,16 @@ class Store:
             self._rows["action"].read(start + 1, start + length + 1, action[place])
         return Trajectories(observation, action)
 
-    def rewards(self, task: str | Task, indices: Sequence[int] | np.ndarray | None = None, mode: str = "exorl") -> np.ndarray:
-        """Rewards of whole trajectories of equal length, rows 1..T: (k, T) float32. Computed and kept where missing."""
+    def rewards(
+        self,
+        task: str | Task,
+        indices: Sequence[int] | np.ndarray | None = None,
+        mode: str = "exorl",
+        steps: int | None = None,
+    ) -> np.ndarray:
+        """Rewards of what `load` returns, (k, T) float32. Computed and kept where missing."""
         indices = np.arange(self.episodes) if indices is None else np.asarray(indices)
-        length = self._common_length(indices)
+        length = self._common_length(indices, steps)
         rows = self._reward_rows(envs.task(task), mode)
         starts = self._starts[indices] + 1
         if isinstance(rows, np.ndarray):
@@ -204,8 +210,13 @@ class Store:
             self._rewards[key] = rows
         return self._rewards[key]
 
-    def _common_length(self, indices: np.ndarray) -> int:
+    def _common_length(self, indices: np.ndarray, steps: int | None) -> int:
         lengths = np.unique(self.lengths[indices])
+        if steps is not None:
+            if lengths.min(initial=steps) < steps:
+                said = f"trajectories of at least {steps} steps are needed"
+                raise ValueError(f"{said}, the shortest has {lengths[0]}")
+            return steps
         if len(lengths) != 1:
             raise ValueError(f"trajectories read together must be of one length, these have {lengths.tolist()}")
         return int(lengths[0])
