@@ -82,7 +82,7 @@ def collect(
         tqdm.write(f"{folder}: {said}, so that replays of them drift")
     metadata = {
         **made,
-        "actions": before.get("actions") if before else "float32",  # as they were executed; of older buffers unknown
+        "actions": before.get("actions") if before else "float32",  # as executed
         "domain": task.domain,
         "format": "ExoRL",
         "episodes": max(episodes, before.get("episodes") or 0),
@@ -115,20 +115,23 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
     """Returns what is known of a buffer; empty where nothing was collected yet.
 
     Raises:
-        ValueError: the folder holds episodes of unknown origin, or the file is not what `collect` wrote.
+        ValueError: the folder holds episodes of unknown origin, or the file is not what `collect`
+            wrote.
     """
     path = folder / METADATA
     if not path.exists():
         if any(folder.glob("*.npz")):
             raise ValueError(f"buffer {folder}: holds episodes that were not collected here; choose another folder")
         return {}
+    advice = "restore it, or choose another folder"
     try:
         known = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); restore it, or choose another folder") from None
+        raise ValueError(f"{path}: cannot be read ({error}); {advice}") from None
     kinds = {"task": str, "episodes": int | None, "settings": dict | None}
-    if not isinstance(known, dict) or not all(isinstance(known.get(key), kind) for key, kind in kinds.items()):
-        raise ValueError(f"{path}: is not what a collection writes; restore it, or choose another folder")
+    facts = known if isinstance(known, dict) else {}
+    if not all(isinstance(facts.get(key), kind) for key, kind in kinds.items()):
+        raise ValueError(f"{path}: is not what a collection writes; {advice}")
     return known
 
 
@@ -166,7 +169,7 @@ def _run(
     for row in range(rows):
         if row:
             if (row - 1) % repeat == 0:
-                # Rounded before it is executed: what is stored is what was done, and a replay takes the same path.
+                # Rounded before it is executed: what is stored is what was done.
                 action = np.clip(actor.act(row - 1, info["physics"]), -1, 1).astype(np.float32)
             observation, reward, _, _, info = environments.step(action)
             table["action"][:, row] = action

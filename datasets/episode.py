@@ -96,9 +96,12 @@ def _array(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.
     version = np.lib.format.read_magic(stream)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read_header(stream)
+    if dtype.hasobject:
+        said = f"{member.filename} holds Python objects, which are not loaded"
+        raise BadEpisode(f"{path}: {said}; expected an array of floats")
     size = math.prod(shape) * dtype.itemsize
     held = member.file_size - stream.tell()
-    if dtype.hasobject or size != held:
+    if size != held:
         raise BadEpisode(f"{path}: {member.filename} claims {dtype} of shape {shape}, {size} bytes, but holds {held}")
     return np.frombuffer(stream.getbuffer(), dtype, offset=stream.tell()).reshape(shape, order="F" if fortran else "C")
 
