@@ -188,7 +188,8 @@ class VectorEnvironment(VectorEnv):
             reward += self._rewards(self._batch.readings, action)
         self._elapsed += 1
         over = self._elapsed == self._length
-        self._batch.check(over)
+        if over.any():
+            self._batch.check(over)
         info = self._info(np.ones(self.num_envs, bool))
         return self._observations(), reward, np.zeros(self.num_envs, bool), over, info
 
