@@ -8,8 +8,9 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any, NamedTuple
 
-import mujoco
 import numpy as np
+
+from envs.headless import mujoco
 
 Readings = Mapping[str, np.ndarray]  # name -> (states, size)
 
