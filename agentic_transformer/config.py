@@ -36,6 +36,7 @@ class DataConfig:
 
     root: str = "data"
     algo: str = "pd"
+    cache: str | None = None
     episodes: int = setting(4000, minimum=1, maximum=10_000_000)
     seed: int = setting(0, minimum=0, maximum=MAXIMUM_SEED)
     relabel: str = setting("exorl", choices=("exorl", "exact"))
@@ -161,6 +162,7 @@ class DownloadCommand:
     domain: str = setting("???", choices=("cartpole", "cheetah", "jaco", "point_mass_maze", "quadruped", "walker"))
     algo: str = setting("???", choices=("aps", "icm_apt", "diayn", "disagreement", "icm", "proto", "random", "rnd", "smm"))
     root: str = "data"
+    cache: str | None = None
     sha256: str | None = None
 
 

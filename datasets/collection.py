@@ -14,6 +14,7 @@ from tqdm import tqdm
 import envs
 from datasets.collectors import Collector, collector_class
 from datasets.episode import Episode, write_episode
+from datasets.fingerprint import fingerprint
 from envs import Task
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def collect(
         progress: show a progress bar.
 
     Returns:
-        the metadata; its versions are those of the libraries that episodes were last made with.
+        the metadata; its versions are those of the libraries and the code that episodes were last made with.
 
     Raises:
         ValueError: unknown task or collector, or a folder that was collected otherwise.
@@ -86,8 +87,13 @@ def collect(
         "domain": task.domain,
         "format": "ExoRL",
         "episodes": max(episodes, before.get("episodes") or 0),
-        "versions": {name: version(name) for name in _LIBRARIES},
+        "versions": {name: version(name) for name in _LIBRARIES} | {"code": _code(task.domain)},
     }
+    there = before.get("versions") or {}
+    changed = [key for key, value in metadata["versions"].items() if there.get(key, value) != value]
+    if changed:
+        more = f"{len(missing)} more episodes are made under another {', '.join(changed)}"
+        tqdm.write(f"{folder}: {more} than those there")
     partial = folder / f"{METADATA}.{os.getpid()}.part"  # of this process: several may start on one buffer
     partial.write_text(json.dumps(metadata, indent=2) + "\n")
     partial.replace(folder / METADATA)
@@ -105,6 +111,10 @@ def collect(
                 if index in missing:
                     write_episode(folder, index, episode)
     return metadata
+
+
+def _code(domain: str) -> str:
+    return fingerprint("datasets.collection", "envs.environment", f"envs.domains.{domain}")
 
 
 def _start_seed(seed: int, index: int) -> int:

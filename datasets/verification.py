@@ -8,7 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from datasets.consistency import domain_of, problems_of
-from datasets.episode import BadEpisode, Episode, episode_files, read_episode
+from datasets.episode import BadEpisode, Episode, episode_files, left_out, read_episode
 
 
 @dataclass
@@ -58,6 +58,8 @@ def verify(buffer: str | Path, domain: str | None = None, *, progress: bool = Tr
             report.problems[path.name] = "; ".join(wrong)
     if shapes:
         _compare(shapes, report)
+    if others := left_out(buffer):
+        report.remarks.append(others)
     if domain is None:
         unnamed = "neither its folder nor domain=<domain> names a body"
         report.remarks.append(f"whose data this is was not checked: {unnamed}")

@@ -17,7 +17,7 @@ def main(config: DownloadCommand) -> None:
         buffer = download(config.domain, config.algo, config.root, sha256=config.sha256)
     except OSError as error:
         sys.exit(f"experiments.download: {error}")
-    print(f"buffer: {buffer}\ncache:  {datasets.build_cache(buffer)}")
+    print(f"buffer: {buffer}\ncache:  {datasets.build_cache(buffer, place=config.cache)}")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ def open_store(task: str, config: DataConfig) -> datasets.Strided:
             f"no episodes in {buffer}; make them with `{_collect(task, config)}`, "
             f"or download ExoRL's with `python -m experiments.download`"
         )
-    store = datasets.Store(datasets.build_cache(buffer), episodes=config.episodes, seed=config.seed)
+    cache = datasets.build_cache(buffer, place=config.cache)
+    store = datasets.Store(cache, episodes=config.episodes, seed=config.seed)
     strided = datasets.Strided(store, config.action_repeat, config.horizon)
     short = f", fewer than data.episodes={config.episodes}" if store.episodes < config.episodes else ""
     steps, longest = strided.steps * config.action_repeat, store.lengths.max()

@@ -16,7 +16,6 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -33,7 +32,10 @@ from experiments.harness.settings import SettingError, reject, settings, shown, 
 RUNS = Path("runs")
 CONFIG, OVERRIDES, PROVENANCE, STATUS, LOCK = "config.yaml", "overrides.yaml", "provenance.json", "status.json", "lock"
 # Settings that may change when a run is continued: none of them touches what is learned.
-FREE = ("run", "resume", "eval.", "mesh.", "train.log_every", "train.checkpoint_every", "train.keep", "train.profile")
+FREE = (
+    "run", "resume", "data.cache", "eval.", "mesh.",
+    "train.log_every", "train.checkpoint_every", "train.keep", "train.profile",
+)  # fmt: skip
 
 
 def create(parent: Path) -> Path:
@@ -233,13 +235,13 @@ def lock(folder: Path) -> Iterator[None]:
     Raises:
         SettingError: another process works there.
     """
+    from datasets.files import flock  # with HDF5, which a check of the command line does not wait for
+
     with (folder / LOCK).open("a") as handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             reject(f"run={folder}: another process works there", "wait until it ended, or start a run of its own")
-        except OSError as error:
-            print(f"{folder}: cannot be locked ({error.strerror}): let no two processes work there", file=sys.stderr, flush=True)
         yield
 
 
