@@ -26,6 +26,11 @@ EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: the same command with resume=true g
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
+def _heeded() -> list[signal.Signals]:
+    """The signals that this process was not started to ignore, as a shell has its background jobs ignore SIGINT."""
+    return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+
+
 class Stopped(SystemExit):
     """A signal has stopped the work; whoever catches this raises it again."""
 
@@ -43,7 +48,7 @@ class Stopped(SystemExit):
 def end_at_once() -> None:
     """Makes the signals end the process; a launcher that handles them itself, as submitit does, is left to."""
     _watch_for_a_second_interrupt()
-    for number in SIGNALS:
+    for number in _heeded():
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _end)
 
@@ -87,7 +92,7 @@ def told() -> int | None:
 def end_jobs() -> None:
     """Makes the signals end the job under way, here and in joblib's workers, and those that would follow it."""
     _watch_for_a_second_interrupt()
-    for number in SIGNALS:
+    for number in _heeded():
         signal.signal(number, _end_job)
 
 
@@ -138,7 +143,7 @@ class Preemption:
         return self.requested
 
     def __enter__(self) -> Preemption:
-        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._before = {number: signal.signal(number, self._note) for number in _heeded()}
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -8,6 +8,7 @@ import pytest
 from agentic_transformer.config import PlotCommand, TableCommand
 from experiments import plot, table
 from experiments.harness.run_folder import STATUS
+from experiments.reports import figures
 from tests.agent.test_presentation import RETURNS, make_run
 from tests.agent.test_statistics import make_records
 
@@ -53,9 +54,11 @@ def test_a_broken_job_is_one_line_of_a_table_of_the_others(run, name, text, caps
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "provenance.json", "evaluation.json", "metrics.csv", "rollouts.npz"])
-@pytest.mark.parametrize("text", ["", "- a\n", "{", "eval: 3\n"])
-def test_what_stands_beside_records_may_be_broken(run, name, text, capsys):
+@pytest.mark.parametrize("text", ["", "{", "eval: 3\n"])
+def test_what_stands_beside_records_may_be_broken(run, name, text, monkeypatch):
     """Settings that cannot be read are an error, as agents would be mixed up; a log or rollouts that cannot, no picture."""
+    for figure in ("return_vs_context", "return_vs_tokens"):  # slow, and not of these files
+        monkeypatch.setattr(figures, figure, lambda *_: None)
     (run / name).write_text(text)
     try:
         plot.main(PlotCommand(runs=[str(run)]))

@@ -21,6 +21,14 @@ SLEEP = READY + "import time\ntime.sleep(60)"
 BUSY = READY + "import hashlib\nhashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)"
 
 
+@pytest.fixture(autouse=True)
+def in_the_foreground():
+    """Where these tests run in the background of a shell, it has them ignore SIGINT, and whatever they start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def stop(started, folder, number, times=1):
     """Sends a signal once a file `ready` is there, and again; returns what was said on standard error."""
     while not list(folder.rglob("ready")):
@@ -79,6 +87,20 @@ def test_a_second_interrupt_ends_at_once(command, body):
     assert started.returncode == 128 + signal.SIGINT
     assert states(command.folder) == {"busy": "running"}
     assert command("run=busy", "resume=true").returncode == 0
+
+
+def test_an_interrupt_that_is_ignored_from_the_start_stays_ignored(command):
+    """A shell has its background jobs ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    started = command("run=background", body=WAIT, wait=False)
+    while not (command.folder / "background" / "ready").exists():
+        assert started.poll() is None
+    started.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        started.wait(1)
+    started.terminate()
+    started.communicate(timeout=60)
+    assert started.returncode == 75 and status(command.folder / "background")["signal"] == "SIGTERM"
 
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
