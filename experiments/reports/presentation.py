@@ -206,12 +206,13 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def runs_within(folder: Path) -> list[Path]:
-    """A run itself; of a sweep its jobs, all of which must have been evaluated."""
-    if has_records(folder):
+    """A run itself; of a sweep its jobs, all of which must have been evaluated, whatever was joined in its folder before."""
+    jobs = sorted(path.parent for path in folder.glob(f"*/{STATUS}"))
+    is_sweep = jobs and not (folder / CONFIG).exists()
+    if has_records(folder) and not is_sweep:
         return [folder]
     if results := status(folder).get("results"):  # of a job that evaluated a run
         return [Path(results)]
-    jobs = sorted(path.parent for path in folder.glob(f"*/{STATUS}"))
     return [run for job in jobs for run in runs_within(job)] or [folder]
 
 

@@ -9,6 +9,7 @@ from agentic_transformer.config import PlotCommand, TableCommand
 from experiments import plot, table
 from experiments.harness.run_folder import STATUS
 from experiments.reports import figures
+from experiments.reports.presentation import runs_within
 from tests.agent.test_presentation import RETURNS, make_run
 from tests.agent.test_statistics import make_records
 
@@ -75,3 +76,12 @@ def test_a_job_whose_own_files_are_broken_has_its_line_in_a_table(run, name, tex
     (run / name).write_text(text)
     table.main(TableCommand(sweep=str(run.parent)))
     assert len(pd.read_csv(run.parent / "table.csv")) == 1
+
+
+def test_a_sweep_is_drawn_from_its_jobs_though_joined_records_lie_in_its_folder(tmp_path):
+    """Those of a plot that was made before the last jobs were evaluated."""
+    for name in ("0", "1"):
+        run = make_run(tmp_path / name, make_records(RETURNS, seed=int(name)))
+        (run / STATUS).write_text(json.dumps({"state": "finished"}))
+    make_records(RETURNS).to_csv(tmp_path / "records.csv", index=False)
+    assert runs_within(tmp_path) == [tmp_path / "0", tmp_path / "1"]

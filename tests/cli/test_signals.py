@@ -152,3 +152,18 @@ def test_a_loop_of_a_shell_ends_with_the_run_that_is_interrupted(command, tmp_pa
         assert shell.poll() is None
     os.killpg(shell.pid, signal.SIGINT)
     assert "went on" not in shell.communicate(timeout=60)[0] and not (command.folder / "n2").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_collection_is_stopped_in_words_and_goes_on(command, number):
+    words = ["task=point_mass_goal", "data.episodes=1000000"]
+    line = [sys.executable, "-m", "experiments.collect", *words]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    started = subprocess.Popen(line, cwd=command.folder, env=environment, stderr=subprocess.PIPE, text=True)
+    while not list(command.folder.rglob("*.npz")):
+        assert started.poll() is None
+    started.send_signal(number)
+    said = started.communicate(timeout=60)[1]
+    assert started.returncode == SIGNALS[number] and "Traceback" not in said
+    name = signal.Signals(number).name
+    assert f"stopped by {name}; to go on: python -m experiments.collect {' '.join(words)}\n" in said
