@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -32,8 +31,14 @@ PICTURES = {"return_vs_context.png", "attempts.png"}
 @pytest.fixture
 def asked(whole, again):  # noqa: F811
     """A run that is not evaluated yet, and a command that evaluates it shortly."""
-    config = replace(whole[2], conditions=["own", "no_context"])
-    return again, EvaluateCommand(run=str(again), eval=config)
+    return again, EvaluateCommand(run=str(again), eval=replace(whole[2], conditions=["no_context"]))
+
+
+@pytest.fixture
+def pictured(asked):
+    """The same, of which there are pictures to draw."""
+    run, command = asked
+    return run, replace(command, eval=replace(command.eval, conditions=["own"]))
 
 
 def hotter(asked, temperature):
@@ -52,8 +57,9 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-def test_records_of_other_settings_stay_whole(asked, capsys):
-    run, first = asked
+def test_records_of_other_settings_stay_whole(pictured, capsys):
+    """They carry what made them, and are plotted together, but nothing is plotted over them."""
+    run, first = pictured
     assert evaluate.main(first, run) == run
     before = contents(run)
     assert {"records.csv", "summary.csv", "evaluation.json", *PICTURES} <= before.keys()
@@ -63,8 +69,22 @@ def test_records_of_other_settings_stay_whole(asked, capsys):
     assert "eval.temperature=1.0, here 0.25" in capsys.readouterr().out
     assert [evaluation_folder.made_with(folder)["eval.temperature"] for folder in (run, second)] == [1.0, 0.25]
     assert (second / "records.csv").read_bytes() != before["records.csv"]
+    kept = json.loads(before["evaluation.json"])
+    assert kept["settings"]["checkpoint"].startswith("1 ") and kept["command"]["run"] == str(run)
+    both = run.parent / "both"
+    plot.main(PlotCommand(runs=[str(run), str(second)], out=str(both)))
+    names = set(pd.read_csv(both / "summary.csv")["agent"])
+    assert names == {"at_prefix eval.temperature=1.0", "at_prefix eval.temperature=0.25"}
+    with pytest.raises(ValueError, match="would be lost"):
+        plot.main(PlotCommand(runs=[str(run)], out=str(second)))
+    # What another plot left there, and this one does not make, would be shown as its own.
+    plot.main(PlotCommand(runs=[str(run)], out=str(both)))
+    assert set(pd.read_csv(both / "records.csv")["agent"]) == {"at_prefix"}
+    assert not (both / "agents.png").exists()
+    assert contents(run) == before
     # The first one made again is put in its own place, the second one in that of the second.
-    assert evaluate.evaluate(first, run) == run and (run / "records.csv").read_bytes() == before["records.csv"]
+    assert evaluate.evaluate(first, run) == run
+    assert (run / "records.csv").read_bytes() == before["records.csv"]
     assert not {"summary.csv", *PICTURES} & contents(run).keys()  # of the records before
     assert evaluate.evaluate(hotter(first, 0.25), run, anew=False) == second
 
@@ -93,22 +113,6 @@ def test_results_go_where_they_are_asked_to_and_carry_what_made_them(asked, tmp_
         evaluate.evaluate(replace(first, out=str(shutil.copytree(run, tmp_path / "other"))), run)
     with pytest.raises(ValueError, match="cannot be written to"):
         evaluate.evaluate(replace(first, out="/dev/null/x"), run)
-
-
-def test_evaluations_are_plotted_together_but_not_over_records(asked, tmp_path):
-    run, first = asked
-    places = [evaluate.evaluate(first, run), evaluate.evaluate(hotter(first, 0.25), run)]
-    plot.main(PlotCommand(runs=[str(place) for place in places], out=str(tmp_path / "both")))
-    names = set(pd.read_csv(tmp_path / "both" / "summary.csv")["agent"])
-    assert names == {"at_prefix eval.temperature=1.0", "at_prefix eval.temperature=0.25"}
-    before = (places[1] / "records.csv").read_bytes()
-    with pytest.raises(ValueError, match="would be lost"):
-        plot.main(PlotCommand(runs=[str(run)], out=str(places[1])))
-    assert (places[1] / "records.csv").read_bytes() == before
-    # What another plot left there, and this one does not make, would be shown as its own.
-    plot.main(PlotCommand(runs=[str(run)], out=str(tmp_path / "both")))
-    assert set(pd.read_csv(tmp_path / "both" / "records.csv")["agent"]) == {"at_prefix"}
-    assert not (tmp_path / "both" / "agents.png").exists()
 
 
 def test_a_sweep_of_evaluations_keeps_all_and_is_drawn_as_one(asked, tmp_path):
@@ -188,9 +192,9 @@ def test_the_quickstart_knows_before_it_collects_that_it_could_not_evaluate(tmp_
 # Pictures.
 
 
-def test_nothing_that_cannot_be_drawn_keeps_results_back(asked, tmp_path, capsys, monkeypatch):
+def test_nothing_that_cannot_be_drawn_keeps_results_back(pictured, capsys, monkeypatch):
     """A disk that is full for temporary files, and for figures."""
-    run, first = asked
+    run, first = pictured
     first = replace(first, eval=replace(first.eval, video=True))
     for name in PICTURES | {"attempts.mp4"}:
         (run / name).write_text("of an earlier one")
@@ -250,12 +254,3 @@ def test_an_export_is_evaluated_and_plotted_without_the_places_of_training(whole
     done = run_command(tmp_path, "evaluate", "run=copy", f"data.root={there}", "eval.conditions=[dataset]")
     assert done.returncode == 0, done.stderr
     assert run_command(tmp_path, "plot", "runs=[copy]").returncode == 0
-
-
-def test_settings_of_an_evaluation_are_kept_beside_its_records(asked):
-    run, first = asked
-    evaluate.evaluate(first, run)
-    kept = json.loads((run / "evaluation.json").read_text())
-    assert kept["command"]["eval"]["temperature"] == first.eval.temperature
-    assert kept["settings"]["checkpoint"].startswith("1 ")
-    assert Path(kept["command"]["run"]) == run
