@@ -239,11 +239,20 @@ class QuickstartCommand(TrainCommand):
 
 
 @dataclass
+class DataPlace:
+    """Where the data of a trained run lie; all else about them is as in training."""
+
+    root: str | None = None
+
+
+@dataclass
 class EvaluateCommand:
     """`python -m experiments.evaluate`: a trained run; unset evaluation settings are those of the run."""
 
     run: str = "???"
+    out: str | None = None
     checkpoint: str = "newest"
+    data: DataPlace = field(default_factory=DataPlace)
     eval: EvalConfig = field(default_factory=EvalConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
 

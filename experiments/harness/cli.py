@@ -7,13 +7,15 @@ A command module holds a `main` that takes its settings, imports what is slow in
 
 Exit codes: 0 done; 1 a failure, with its traceback, or failed jobs of a sweep; 2 bad input, in at most three lines. Bad input is
 what the checks before the start find, and any ValueError or FileNotFoundError that a `raise` in the project's own code gives
-later (missing data, say); HYDRA_FULL_ERROR=1 shows where. A SystemExit (75 after SIGTERM, say) passes through.
+later (missing data, say); HYDRA_FULL_ERROR=1 shows where. A SystemExit passes through. After SIGTERM and SIGUSR2 it is 75, after
+SIGINT the process ends by that signal (a shell says 130); both say which command goes on, see `preemption`.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -39,19 +41,27 @@ def run(main: Callable[..., None], command: type, together: bool = False) -> Non
         command: dataclass of the command's settings.
         together: `main` takes a list of instances, one for each combination of the values `a,b` of settings, which need no -m.
     """
+    from experiments.harness import preemption
+
     name = Path(main.__code__.co_filename).stem
     try:
+        preemption.end_at_once()
         check_packages()
         _run(name, main, command, sys.argv[1:], together)
     except SettingError as error:
         say(name, error)
         sys.exit(2)
+    except preemption.Stopped as stopped:
+        if stopped.number != signal.SIGINT:
+            raise
+        sys.excepthook = lambda *_: None  # all is said
+        raise KeyboardInterrupt from None  # by which Python ends itself with SIGINT
 
 
 def _run(name: str, main: Callable[..., None], command: type, arguments: list[str], together: bool) -> None:
     import hydra
 
-    from experiments.harness import accelerators, overrides, run_folder
+    from experiments.harness import accelerators, overrides, preemption, run_folder
     from experiments.harness.jobs import Job
 
     line = overrides.read(arguments, settings(command), overrides.groups(CONF, name), together)
@@ -72,30 +82,45 @@ def _run(name: str, main: Callable[..., None], command: type, arguments: list[st
     sys.argv = [sys.argv[0], *own, *(line.first if together else line.overrides), *line.flags]
     _register(command)
     start = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)
-    if not (line.runs and line.multirun):
+    if not line.runs:
         start()
         return
-    with run_folder.lock(place):
-        sys.exit(_sweep(start, job, place))
+    try:
+        if not line.multirun:
+            start()
+            return
+        with run_folder.lock(place):
+            code = _sweep(start, job, place)
+    except preemption.Stopped as stopped:
+        print(f"stopped by {stopped.signal}; to go on: {job.again(place)}", file=sys.stderr, flush=True)
+        raise
+    sys.exit(code)
 
 
 def _sweep(start: Callable[[], None], job: Job, place: Path) -> int:
-    """Run the jobs of a sweep in its folder; returns the exit code."""
-    from experiments.harness import preemption
+    """Run the jobs of a sweep in its folder; returns the exit code.
+
+    Raises:
+        Stopped: a signal has stopped it.
+    """
+    from experiments.harness import preemption, run_folder
 
     if "hydra/launcher=joblib" in job.words:
         preemption.end_jobs()
     else:
         preemption.end_at_once()
-    crashed = False
+    crashed, stopped = False, None
     try:
         start()
-    except SystemExit as ended:
-        if ended.code == preemption.EXIT_CODE:
-            raise
+    except preemption.Stopped as error:
+        stopped = error
+    except SystemExit:
         crashed = True
-    if preemption.told():
-        return preemption.EXIT_CODE
+    if (number := preemption.told()) is not None:
+        stopped = preemption.Stopped(number)
+    if stopped:
+        run_folder.finish(place, "stopped", signal=stopped.signal)
+        raise stopped
     return job.conclude_sweep(place, crashed)
 
 

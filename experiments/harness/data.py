@@ -22,7 +22,7 @@ def open_store(task: str, config: DataConfig) -> datasets.Strided:
     if not any(Path(buffer).glob("*.npz")):
         raise ValueError(
             f"no episodes in {buffer}; make them with `{_collect(task, config)}`, "
-            f"or download ExoRL's with `python -m experiments.download`"
+            f"download ExoRL's with `python -m experiments.download`, or say with data.root where they lie"
         )
     cache = datasets.build_cache(buffer, place=config.cache)
     store = datasets.Store(cache, episodes=config.episodes, seed=config.seed)

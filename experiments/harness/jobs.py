@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable
@@ -22,7 +23,8 @@ class Job:
     """A command, ready to be called with a composed config; Hydra's launchers pickle it."""
 
     name: str
-    main: Callable[..., None]
+    main: Callable[..., Path | None]
+    """Returns the folder of its results, if not the run's."""
     command: type
     words: list[str]
     """The command line."""
@@ -104,17 +106,15 @@ class Job:
             print(f"{place} is finished already")
             return 0
         is_new = not (place / run_folder.STATUS).exists()
-        run_folder.mark(place, "running", command=self.name)
-        print(f"run folder: {place}", flush=True)
         try:
-            self._work(config, place, overrides)
+            with run_folder.running(place, self.name) as facts:
+                print(f"run folder: {place}", flush=True)
+                facts |= self._work(config, place, overrides)
         except Exception as error:
-            run_folder.finish(place, "failed", f"{type(error).__name__}: {error}")
             code = self._report(error)
             if code == 2 and is_new and not self.multirun:
                 run_folder.discard(place)
             return code
-        run_folder.finish(place, "finished")
         print(f"run folder: {place}", flush=True)
         return 0
 
@@ -128,7 +128,8 @@ class Job:
             self.main(command, place)
         return 0
 
-    def _work(self, config: Any, place: Path, overrides: list[str]) -> None:
+    def _work(self, config: Any, place: Path, overrides: list[str]) -> dict[str, str]:
+        """Call the command's main; returns where its results are, for the status of a job whose folder that is not."""
         from omegaconf import OmegaConf
 
         command = OmegaConf.to_object(config)
@@ -136,20 +137,34 @@ class Job:
         virtual_devices(command)
         if not self.takes_run:
             self.main(command)
-            return
+            return {}
         sys.argv = self.words[2:]
         facts = run_folder.facts_of(command, self.words)
         if self.makes_run:
             run_folder.check_same(place, command)
             run_folder.describe(place, command, overrides, facts)
             self.main(command, place)
-            return
+            return {}
         run = Path(command.run)
         if hasattr(command, "eval"):
             _inherit_evaluation(command, overrides)
-        self.main(command, run)
+        results = self.main(command, run) or run
         # Only now: until then the results in the folder are those of the command before.
-        run_folder.describe(run / self.name, command, overrides, facts)
+        run_folder.describe(results / self.name, command, overrides, facts)
+        return {"results": str(results.resolve())}
+
+    def again(self, place: Path) -> str:
+        """Returns the command that goes on with what was stopped.
+
+        Args:
+            place: folder of the run or the sweep.
+        """
+        if not self.makes_run:
+            return shlex.join(self.words)
+        keys = [word.lstrip("+").partition("=")[0] for word in self.words]
+        words = [word for word, key in zip(self.words, keys, strict=True) if key != "resume"]
+        named = [] if "run" in keys else [f"run={place}"]
+        return shlex.join([*words, *named, "resume=true"])
 
     def _report(self, error: Exception) -> int:
         """Print an error as its kind deserves; returns the exit code."""
@@ -173,7 +188,7 @@ class Job:
         if failed or crashed:
             print(f"{len(failed)} of {len(jobs)} jobs did not finish:", file=sys.stderr)
             for job, status in failed.items():
-                print(f"  {job}: {status.get('error', 'interrupted')}", file=sys.stderr)
+                print(f"  {job}: {status.get('error') or status.get('signal', 'interrupted')}", file=sys.stderr)
             if self.makes_run:
                 print(f"the same command with run={place} resume=true runs these alone", file=sys.stderr)
         return 1 if failed or crashed else 0

@@ -5,7 +5,8 @@
         overrides.yaml    what was said on the command line
         provenance.json   commit, versions, command, seeds; one more entry under "resumed" for each time it was continued
         status.json       {"state": ...}: "running" from the start on, "finished" once the command returned, "failed" with its
-                          error. A run that was killed stays "running": whatever is not "finished" can be resumed.
+                          error, "stopped" with the signal; and the step of its newest checkpoint. A run that was killed
+                          stays "running". Whatever is not "finished" can be resumed.
         lock              held (flock) by the process that works here, so that a run is never continued twice at once
 
 A sweep has one such folder; its jobs are folders 0, 1, ... in it.
@@ -27,9 +28,11 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from experiments.harness import provenance
+from experiments.harness.preemption import Stopped
 from experiments.harness.settings import SettingError, reject, settings, shown, value_at
 
 RUNS = Path("runs")
+CHECKPOINTS = "checkpoints"
 CONFIG, OVERRIDES, PROVENANCE, STATUS, LOCK = "config.yaml", "overrides.yaml", "provenance.json", "status.json", "lock"
 # Settings that may change when a run is continued: none of them touches what is learned.
 FREE = (
@@ -203,11 +206,60 @@ def note(folder: Path, **facts: Any) -> None:
         provenance.write(folder / PROVENANCE, known | facts)
 
 
-def finish(folder: Path, state: str, error: str | None = None) -> None:
-    """Note how a run or a sweep ended, and on which devices."""
+def finish(folder: Path, state: str, **facts: Any) -> None:
+    """Note how a run or a sweep ended, after which step, and on which devices."""
     note(folder, **provenance.devices())
-    ended = {"ended": provenance.now()} | ({"error": error} if error else {})
-    provenance.write(folder / STATUS, status(folder) | {"state": state} | ended)
+    step = saved_step(folder)
+    ended = {"ended": provenance.now()} | ({} if step is None else {"step": step})
+    provenance.write(folder / STATUS, status(folder) | {"state": state} | ended | facts)
+
+
+@contextmanager
+def running(folder: Path, command: str) -> Iterator[dict[str, Any]]:
+    """Mark a run as running, and in the end how it ended, however that was.
+
+    Args:
+        folder: of the run.
+        command: its name.
+
+    Yields:
+        a place for more facts about a run that finishes.
+    """
+    mark(folder, "running", command=command)
+    facts: dict[str, Any] = {}
+    try:
+        yield facts
+    except Exception as error:
+        _end(folder, "failed", error=f"{type(error).__name__}: {error}")
+        raise
+    except Stopped as stopped:
+        _end(folder, "stopped", signal=stopped.signal)
+        step = saved_step(folder)
+        at = "before its first checkpoint" if step is None else f"at step {step}"
+        print(f"{folder}: stopped by {stopped.signal} {at}", file=sys.stderr, flush=True)
+        raise
+    except SystemExit as ended:
+        state = "failed" if ended.code else "finished"
+        _end(folder, state, **({"error": f"exit code {ended.code}"} if ended.code else {}))
+        raise
+    except KeyboardInterrupt:  # raised by something other than our handlers
+        _end(folder, "stopped", signal="SIGINT")
+        raise
+    finish(folder, "finished", **facts)
+
+
+def _end(folder: Path, state: str, **facts: Any) -> None:
+    """As `finish`, for a run that is ended by an error: what cannot be written must not hide it."""
+    try:
+        finish(folder, state, **facts)
+    except OSError as error:
+        print(f"{folder / STATUS} cannot say that the run {state}: {error}", file=sys.stderr, flush=True)
+
+
+def saved_step(folder: Path) -> int | None:
+    """The step of a run's newest checkpoint, by its name alone; None if there is none."""
+    steps = (path.name for path in (folder / CHECKPOINTS).glob("*"))
+    return max((int(name) for name in steps if name.isdecimal()), default=None)
 
 
 def status(folder: Path) -> dict[str, Any]:
