@@ -1,9 +1,10 @@
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.processes import environment as in_a_process
 
 ROOT = Path(__file__).parents[2]
 STUB = """
@@ -34,9 +35,7 @@ def command(tmp_path):
         started = subprocess.Popen(
             [sys.executable, str(script), *words],
             cwd=work,
-            env={name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-            | {"PYTHONPATH": str(ROOT)}
-            | environment,
+            env=in_a_process(**environment),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
