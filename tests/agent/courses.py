@@ -48,17 +48,17 @@ class Allowance(NamedTuple):
         assert_within(found, expected, self.losses)
 
 
-def allowance(step, state, batches, expected, operations):
-    """Measures what one rounding of every parameter does to a course, and allows for `operations` roundings on each way.
+def allowance(step, state, batches, expected, terms):
+    """Measures what one rounding of every parameter does to a course, and allows for sums of as many as `terms` numbers.
 
     A sum of n terms is rounded n times at its own size, which is sqrt(n) times as much as what roundings of its terms do to it:
-    CERTAINTY sqrt(operations) times the effect of the parameters' roundings, and the rounding of the loss itself.
+    CERTAINTY sqrt(terms) times the effect of the parameters' roundings, and the rounding of the loss itself, a sum.
     """
     courses = [course(step, _off(state, rng(repetition)), batches) for repetition in range(REPETITIONS)]
-    factor = CERTAINTY * np.sqrt(operations)
+    factor = CERTAINTY * np.sqrt(terms)
     losses = np.max([np.abs(each.losses - expected.losses) for each in courses], axis=0)
     # Differences may cross zero on their way: what was reached may be reached again.
-    losses = factor * np.maximum.accumulate(losses) + 2 * rounding(operations) * np.abs(expected.losses)
+    losses = factor * np.maximum.accumulate(losses) + 2 * rounding(terms) * np.abs(expected.losses)
     return Allowance(losses, factor * max(distance(each.params, expected.params) for each in courses))
 
 

@@ -53,6 +53,13 @@ def forward_operations(description, trajectories=None):
     return description.layout().features + model.layers * layer + 3 * model.width
 
 
+def longest_sum(description, rows):
+    """Returns the terms of the longest sum of a train step: over the features within a layer, or the tokens of all rows."""
+    layout, model = description.layout(), description.model
+    tokens = rows * description.agent.trajectories * description.steps * layout.tokens_per_step
+    return max(model.feedforward * model.width, tokens)
+
+
 def gradient_operations(description, rows, trajectories=None):
     """Returns that to a gradient: forward, backward with two products for each, and a sum over the rows' tokens."""
     tokens = rows * description.agent.trajectories * description.steps * description.layout().tokens_per_step

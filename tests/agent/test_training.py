@@ -17,7 +17,7 @@ from agentic_transformer.model import unrolled
 from agentic_transformer.policy import Policy
 from agentic_transformer.ring import attention
 from tests.agent.courses import allowance, course
-from tests.agent.helpers import describe, forward_operations, gradient_operations, labelled
+from tests.agent.helpers import describe, forward_operations, labelled, longest_sum
 from tests.seeds import SEED, rng
 from tests.tolerances import assert_close, rounding
 
@@ -227,8 +227,7 @@ def courses(data, model=None, count=4, **settings):
 def plain(data):
     """A course, and what rounding may make of it."""
     run, step, batches, expected = courses(data)
-    operations = gradient_operations(run.description, CONFIG.batch)
-    return expected, allowance(step, run.state, batches, expected, operations)
+    return expected, allowance(step, run.state, batches, expected, longest_sum(run.description, CONFIG.batch))
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(data, plain):

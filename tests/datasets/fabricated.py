@@ -3,21 +3,22 @@
 import numpy as np
 
 from datasets import Episode, write_episode
+from tests.seeds import rng
 
 
 def make_episode(length=20, seed=0, *, physics=True, columns=1):
     """A walker-shaped episode of random numbers."""
-    rng = np.random.default_rng(seed)
+    data = rng(seed)
     rows = length + 1
-    action = rng.uniform(-1, 1, (rows, 6)).astype(np.float32)
-    reward = rng.random((rows, columns)).astype(np.float32)
+    action = data.uniform(-1, 1, (rows, 6)).astype(np.float32)
+    reward = data.random((rows, columns)).astype(np.float32)
     action[0] = reward[0] = 0
     return Episode(
-        observation=rng.standard_normal((rows, 24)).astype(np.float32),
+        observation=data.standard_normal((rows, 24)).astype(np.float32),
         action=action,
         reward=reward,
         discount=np.ones((rows, 1), np.float32),
-        physics=rng.standard_normal((rows, 18)) if physics else None,
+        physics=data.standard_normal((rows, 18)) if physics else None,
     )
 
 
