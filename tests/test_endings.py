@@ -35,7 +35,7 @@ kept[0].__enter__(), kept[1].write(1, {"loss": 1.0}), next(kept[2]), kept[3].ope
 
 
 @pytest.mark.parametrize("what", LEFT_OPEN)
-@pytest.mark.parametrize("holder", ["__main__", "os"])
+@pytest.mark.parametrize("holder", ["__main__", "codecs"])
 def test_what_is_left_open_is_closed_without_a_word(what, holder, tmp_path):
     """Held by the script, or by a module that lasts longer, and in a cycle."""
     script = f"import os, sys\n{LEFT_OPEN[what]}\ncycle = [kept]\ncycle.append(cycle)\nsys.modules[{holder!r}].kept = cycle\n"
