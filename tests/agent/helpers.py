@@ -53,6 +53,14 @@ def forward_operations(description, trajectories=None):
     return description.layout().features + model.layers * layer + 3 * model.width
 
 
+def kept_operations(model):
+    """Returns how many numbers on that way are rounded to the type that the model computes in; sums are float32 throughout.
+
+    The first, and of a layer: two norms, query or key, weight, attention, three other products, two sums with what came in.
+    """
+    return 1 + 10 * model.layers
+
+
 def longest_sum(description, rows):
     """Returns the terms of the longest sum of a train step: over the features within a layer, or the tokens of all rows."""
     layout, model = description.layout(), description.model

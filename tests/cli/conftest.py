@@ -43,7 +43,7 @@ def command(tmp_path):
         )
         if not wait:
             return started
-        out, err = started.communicate(timeout=120)
+        out, err = started.communicate(timeout=600)  # for what hangs, not for what is slow
         return subprocess.CompletedProcess(words, started.returncode, out, err)
 
     run.folder = work

@@ -41,7 +41,7 @@ def test_a_run_describes_itself(command):
 
 def test_eight_runs_at_once_have_eight_folders(command):
     started = [command(wait=False) for _ in range(8)]
-    assert [process.wait(timeout=120) for process in started] == [0] * 8
+    assert [process.wait(timeout=600) for process in started] == [0] * 8
     for process in started:
         process.communicate()
     assert list(states(command.folder).values()) == ["finished"] * 8

@@ -169,7 +169,7 @@ def test_several_processes(buffer):
     processes = [context.Process(target=_read, args=(cache, 0, queue)) for _ in range(3)]
     for process in processes:
         process.start()
-    sums = {queue.get(timeout=60) for _ in processes}
+    sums = {queue.get(timeout=600) for _ in processes}
     for process in processes:
         process.join()
     assert len(sums) == 1

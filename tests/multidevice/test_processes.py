@@ -144,7 +144,7 @@ def test_a_signal_to_one_process_stops_both_with_one_checkpoint(alone):
         time.sleep(0.05)
     pair[1].send_signal(signal.SIGTERM)
     for process in pair:
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)
     assert [process.returncode for process in pair] == [75, 75]
     (step,) = (int(path.name) for path in (alone / "stopped" / "checkpoints").iterdir())
     assert step == pd.read_csv(metrics)["step"].max()
@@ -190,7 +190,7 @@ def test_processes_with_other_settings_say_so_and_end(alone):
 def test_where_process_0_fails_the_other_says_so_and_both_end(alone):
     words = [*WORDS, "data.root=nowhere", "run=dataless", *meeting()]
     started = [start(alone, *words, f"mesh.process={number}") for number in range(2)]
-    ended = [process.communicate(timeout=120) for process in started]
+    ended = [process.communicate(timeout=300) for process in started]
     assert [process.returncode for process in started] == [2, 2]
     assert "no episodes" in ended[0][1]
     assert "process 0 failed" in ended[1][1]
