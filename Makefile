@@ -1,6 +1,6 @@
 # make install      the environment in .venv (EXTRAS=cuda12 or EXTRAS=tpu for accelerators; several: EXTRAS=cuda12,peers)
 # make quickstart   data, training, evaluation and the figure of return against context, in minutes on a CPU
-# make test         lint and every test
+# make test         lint and every test; TEST_SEED=1 draws the data of numeric tests anew, XLA_FLAGS reach every test
 # make constraints  resolve the dependencies anew for every supported Python
 # PYTHON=... chooses the interpreter; without it the first usable of python3.12, python3.11, python3, python3.13 is taken.
 # VENV=... puts the environment elsewhere.
@@ -35,10 +35,10 @@ format: install
 	$(python) -m ruff format .
 
 # A file's tests stay in one process; most of their time is compilation, which uses one core.
-# The second part has eight devices, whose number XLA fixes for a whole process.
+# The second part has eight devices, whose number XLA fixes for a whole process: its conftest.py adds it to what XLA_FLAGS holds.
 test: lint
 	.ci/alive pytest $(python) -m pytest tests --ignore tests/multidevice -n 2 --dist loadfile --durations 10
-	XLA_FLAGS=--xla_force_host_platform_device_count=8 .ci/alive pytest $(python) -m pytest tests/multidevice -n 2 --dist loadfile --durations 10
+	.ci/alive pytest $(python) -m pytest tests/multidevice -n 2 --dist loadfile --durations 10
 
 # Versions only, no addresses of an index and no paths, so that they hold with any mirror. 3.13 gets dm_control's line by hand: .ci/install says why.
 constraints: install

@@ -7,6 +7,7 @@ no lock, and leaves memory alone. Every chunk's Fletcher-32 checksum (four bytes
 from __future__ import annotations
 
 import os
+import weakref
 from pathlib import Path
 
 import h5py
@@ -41,15 +42,11 @@ class Rows:
         self._row_bytes = int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
         self._verified = np.zeros(len(self._offsets), bool)
         self._file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)  # unlike __del__, before modules go at the end of the interpreter
 
     def __len__(self) -> int:
         """Number of rows."""
         return self.shape[0]
-
-    def __del__(self) -> None:
-        """Close the file."""
-        if hasattr(self, "_file") and os:  # at the end of the interpreter modules may be gone before their users
-            os.close(self._file)
 
     @property
     def nbytes(self) -> int:

@@ -14,6 +14,7 @@ from experiments.evaluate import evaluate
 from experiments.harness.run_folder import describe
 from experiments.harness.settings import check_command
 from tests.cli.test_configs import composed
+from tests.seeds import rng
 
 TASKS = ("walker_stand", "walker_run", "walker_walk", "cheetah_run", "jaco_reach_top_left", "cartpole_swingup")
 COLUMNS = (
@@ -41,12 +42,12 @@ def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     for task in {envs.task(name).domain: name for name in TASKS}.values():
         env = envs.make_vec(task, 12, horizon=LENGTH)
-        rng = np.random.default_rng(0)
+        draws = rng(0)
         observation, info = env.reset(seed=0)
         action = np.zeros(env.action_space.shape)
         rows = [(observation, action, info["physics"])]
         for _ in range(LENGTH):
-            action = rng.uniform(-1, 1, env.action_space.shape)
+            action = draws.uniform(-1, 1, env.action_space.shape)
             observation, _, _, _, info = env.step(action)
             rows.append((observation, action, info["physics"]))
         buffer = datasets.buffer_folder(root, task, "random")

@@ -1,27 +1,24 @@
 """The main job end to end, in small: what `make quickstart` leaves behind, and that its parts can be run one by one."""
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from agentic_transformer.statistics import REQUIRED, UNIT
+from tests.processes import environment
 
-ROOT = Path(__file__).parents[1]
 SMALL = ["data.episodes=120", "data.tasks=6", "train.steps=30", "train.log_every=10", "model.width=16", "model.layers=1"]
 EVALUATION = ["eval.trajectories=[1,2,4]", "eval.tasks=4"]
 
 
 def command(folder, name, *words):
     """Runs a command from another folder than the repository's; its standard output."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     line = [sys.executable, "-m", f"experiments.{name}", *words]
-    done = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(line, cwd=folder, env=environment(), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

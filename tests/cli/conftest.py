@@ -1,9 +1,10 @@
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.processes import environment as in_a_process
 
 ROOT = Path(__file__).parents[2]
 STUB = """
@@ -34,9 +35,7 @@ def command(tmp_path):
         started = subprocess.Popen(
             [sys.executable, str(script), *words],
             cwd=work,
-            env={name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-            | {"PYTHONPATH": str(ROOT)}
-            | environment,
+            env=in_a_process(**environment),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -44,7 +43,7 @@ def command(tmp_path):
         )
         if not wait:
             return started
-        out, err = started.communicate(timeout=120)
+        out, err = started.communicate(timeout=600)  # for what hangs, not for what is slow
         return subprocess.CompletedProcess(words, started.returncode, out, err)
 
     run.folder = work

@@ -136,7 +136,7 @@ def test_nothing_slow_is_imported(name, tmp_path):
         "    print(stop.code, *(name for name in ('jax', 'mujoco', 'dm_control', 'pandas', 'matplotlib') if name in sys.modules))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", script], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=600
     )
     assert done.stdout.split() == ["2"], done.stderr
     assert not list(tmp_path.iterdir())
@@ -158,7 +158,7 @@ def test_another_package_called_datasets(tmp_path):
         env={"PYTHONPATH": f"{tmp_path}:{ROOT}"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
     )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and "'datasets'" in done.stderr

@@ -13,7 +13,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from experiments.harness import run_folder
-from tests.cli.conftest import ROOT
+from tests.processes import environment
 
 FILES = {"config.yaml", "overrides.yaml", "provenance.json", "status.json", "lock"}
 
@@ -41,7 +41,7 @@ def test_a_run_describes_itself(command):
 
 def test_eight_runs_at_once_have_eight_folders(command):
     started = [command(wait=False) for _ in range(8)]
-    assert [process.wait(timeout=120) for process in started] == [0] * 8
+    assert [process.wait(timeout=600) for process in started] == [0] * 8
     for process in started:
         process.communicate()
     assert list(states(command.folder).values()) == ["finished"] * 8
@@ -296,7 +296,7 @@ if config.seed:
 """
     command("-m", "run=sweep", "seed=0,1,2", body=body)
     line = [sys.executable, "-m", "experiments.table", "sweep=sweep"]
-    done = subprocess.run(line, cwd=command.folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    done = subprocess.run(line, cwd=command.folder, env=environment(), capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     table = pd.read_csv(command.folder / "sweep" / "table.csv")
     assert table.columns.tolist() == ["job", "state", "seed", "step", "loss", "seconds", "return own [4]"]

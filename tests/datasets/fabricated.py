@@ -4,16 +4,17 @@ import numpy as np
 
 from datasets import Episode, write_episode
 from envs.physics import observations_of
+from tests.seeds import rng
 
 
 def make_episode(length=20, seed=0, *, physics=True, columns=1):
     """A walker's episode of random states and actions."""
-    rng = np.random.default_rng(seed)
+    data = rng(seed)
     rows = length + 1
-    action = rng.uniform(-1, 1, (rows, 6)).astype(np.float32)
-    reward = rng.random((rows, columns)).astype(np.float32)
+    action = data.uniform(-1, 1, (rows, 6)).astype(np.float32)
+    reward = data.random((rows, columns)).astype(np.float32)
     action[0] = reward[0] = 0
-    states = rng.standard_normal((rows, 18))
+    states = data.standard_normal((rows, 18))
     return Episode(
         observation=observations_of("walker", states).astype(np.float32),
         action=action,

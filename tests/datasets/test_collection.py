@@ -9,6 +9,7 @@ import datasets
 import envs
 from datasets.collectors import collectors
 from datasets.verification import verify
+from tests.seeds import SEED, rng
 
 
 def collect(task, folder, episodes, collector, seed=0):
@@ -85,9 +86,9 @@ def test_every_collector_acts(domain):
     name = next(name for name in envs.tasks() if envs.task(name).domain == domain)
     for collector in collectors(name).values():
         assert json.loads(json.dumps(collector.settings(domain))) is not None  # they can be kept beside a buffer
-        environments = envs.make_vec(name, 4, seed=0)
+        environments = envs.make_vec(name, 4, seed=SEED)
         _, info = environments.reset()
-        actor = collector(environments.tasks, np.random.default_rng(0))
+        actor = collector(environments.tasks, rng(0))
         for step in range(4):
             action = actor.act(step, info["physics"])
             assert action.shape == environments.action_space.shape
@@ -106,12 +107,12 @@ def test_pd_solves_the_maze(tmp_path):
 
 def test_planning_swings_the_pole_up():
     """300 steps of planning leave the pole upright, where noise leaves it hanging."""
-    environments = envs.make_vec("cartpole_swingup", 4, seed=0)
+    environments = envs.make_vec("cartpole_swingup", 4, seed=SEED)
     _, info = environments.reset()
     from datasets.planned import SETTINGS
     from envs.planner import Planner
 
-    planner = Planner(environments.tasks, SETTINGS["cartpole"], np.random.default_rng(0))
+    planner = Planner(environments.tasks, SETTINGS["cartpole"], rng(0))
     for step in range(300):
         if step % SETTINGS["cartpole"].hold == 0:
             action = planner.plan(info["physics"])

@@ -16,6 +16,7 @@ from envs.registry import domain_spec, domains
 from experiments.harness.data import open_store
 from experiments.harness.settings import settings
 from tests.envs.oracle import Oracle
+from tests.seeds import rng
 
 # Entries of an observation that take forces or accelerations: quadruped's 3 accelerations, and 3
 # forces and 3 torques of each of 4 toes; the touch of hopper's toe and heel; the torques of jaco's
@@ -37,8 +38,8 @@ def episodes():
     """An episode of every domain, from dm_control's own environments."""
     made = {}
     for domain, task in NAMES.items():
-        spec, oracle, rng = domain_spec(domain), Oracle(task, seed=1), np.random.default_rng(0)
-        action = rng.uniform(-1, 1, (41, spec.action)).astype(np.float32)
+        spec, oracle, data = domain_spec(domain), Oracle(task, seed=1), rng()
+        action = data.uniform(-1, 1, (41, spec.action)).astype(np.float32)
         action[0] = 0
         observation, physics = [oracle.reset()], [oracle.physics.get_state()]
         for taken in action[1:]:

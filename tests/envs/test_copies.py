@@ -15,6 +15,7 @@ import pytest
 import envs
 from datasets.collectors import collectors
 from envs.physics import Batch, Rewards, Scattered, start_of
+from tests.seeds import rng
 
 TASKS = [
     *("cartpole_swingup", "cheetah_run", "walker_walk", "quadruped_run", "hopper_hop"),
@@ -52,7 +53,7 @@ def assert_equal(one, other):
 def test_a_copy_of_environments_has_the_same_future(name, steps):
     """Right after a reset and in the middle of an episode; whoever moves first, the other does not notice."""
     original, afresh = (envs.make_vec(name, 3, seed=7) for _ in range(2))
-    actions = np.random.default_rng(0).uniform(-1, 1, (steps + 9, *original.action_space.shape))
+    actions = rng(0).uniform(-1, 1, (steps + 9, *original.action_space.shape))
     for env in (original, afresh):
         env.reset()
         for action in actions[:steps]:
@@ -73,7 +74,7 @@ def test_a_copy_of_one_environment_has_the_same_future(way):
         wrap.append(lambda env: gymnasium.wrappers.TimeLimit(env, 100))
     for wrapped in wrap:
         original, afresh = (wrapped(envs.make("hopper_hop", seed=3)) for _ in range(2))
-        actions = np.random.default_rng(1).uniform(-1, 1, (9, 4))
+        actions = rng(1).uniform(-1, 1, (9, 4))
         for env in (original, afresh):
             env.reset()
             env.step(actions[0])
@@ -105,7 +106,7 @@ def test_an_environment_goes_on_in_another_process():
     """A spawned process shares no memory with this one."""
     original = envs.make_vec("walker_run", 2, seed=1)
     original.reset()
-    actions = np.random.default_rng(2).uniform(-1, 1, (10, 2, 6))
+    actions = rng(2).uniform(-1, 1, (10, 2, 6))
     original.step(actions[0])
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
@@ -122,7 +123,7 @@ def test_gymnasium_makes_vectors_of_them(vectorization_mode):
     theirs = gymnasium.make_vec("exorl/cheetah_run-v0", 2, vectorization_mode=vectorization_mode)
     ours = envs.make_vec("cheetah_run", 2)
     np.testing.assert_array_equal(theirs.reset(seed=3)[0], ours.reset(seed=3)[0])
-    for action in np.random.default_rng(3).uniform(-1, 1, (5, 2, 6)).astype(np.float32):
+    for action in rng(3).uniform(-1, 1, (5, 2, 6)).astype(np.float32):
         for left, right in zip(theirs.step(action)[:4], ours.step(action)[:4], strict=True):
             np.testing.assert_array_equal(left, right)
     theirs.close()
@@ -148,7 +149,7 @@ def test_a_copy_of_a_planner_plans_the_same(way):
 
     env = envs.make_vec("cartpole_swingup", 2)
     physics = env.reset()[1]["physics"]
-    original, afresh = (Planner(env.tasks, SETTINGS["cartpole"], np.random.default_rng(5)) for _ in range(2))
+    original, afresh = (Planner(env.tasks, SETTINGS["cartpole"], rng(5)) for _ in range(2))
     for planner in (original, afresh):
         planner.plan(physics)
     expected = [afresh.plan(physics) for _ in range(2)]
@@ -162,7 +163,7 @@ def test_a_copy_of_a_collector_acts_the_same(name):
     env = envs.make_vec(name, 4)
     physics = env.reset()[1]["physics"]
     for kind in collectors(name).values():
-        original, afresh = (kind(env.tasks, np.random.default_rng(6)) for _ in range(2))
+        original, afresh = (kind(env.tasks, rng(6)) for _ in range(2))
         for collector in (original, afresh):
             collector.act(0, physics)
         expected = [afresh.act(step, physics) for step in (1, 2)]

@@ -11,6 +11,8 @@ from gymnasium.utils.env_checker import check_env
 
 import envs
 from envs.physics import Scattered
+from tests.seeds import SEED, rng
+from tests.tolerances import assert_within, rounding, unit
 
 
 @pytest.mark.filterwarnings("error", "ignore:.*A Box observation space (min|max)imum value is -?infinity")
@@ -53,16 +55,18 @@ def test_seeds():
 
 def test_threads_change_nothing():
     """64 environments on threads take the path of each alone."""
-    many = envs.make_vec("walker_run", num_envs=64, seed=0)
-    few = envs.make_vec("walker_run", num_envs=2, seed=62)
+    many = envs.make_vec("walker_run", num_envs=64, seed=SEED)
+    few = envs.make_vec("walker_run", num_envs=2, seed=SEED + 62)
     many.reset()
     few.reset()
-    action = np.random.default_rng(0).uniform(-1, 1, (20, 64, 6))
+    action = rng(0).uniform(-1, 1, (20, 64, 6))
     for step in action:
-        observation, reward = many.step(step)[:2]
-        alone, own = few.step(step[62:])[:2]
-    np.testing.assert_array_equal(observation[62:], alone)
-    np.testing.assert_array_equal(reward[62:], own)
+        observation, reward, _, _, info = many.step(step)
+        alone, own, _, _, state = few.step(step[62:])
+    np.testing.assert_array_equal(info["physics"][62:], state["physics"])
+    # Rows of an array are computed some at a time, and the last ones, of some processors, by other instructions.
+    assert_within(observation[62:], alone, (2 * unit() + rounding(100, np.float64)) * max(1, np.abs(alone).max()))
+    assert_within(reward[62:], own, rounding(100, np.float64))
 
 
 def test_family_members():
@@ -79,7 +83,7 @@ def test_family_members():
     action = np.full((4, 6), 0.5)
     for _ in range(5):
         reward = mixed.step(action)[1]
-        assert reward.tolist() == [env.step(half)[1] for env, half in zip(alone, action, strict=True)]
+        assert_within(reward, [env.step(half)[1] for env, half in zip(alone, action, strict=True)], rounding(100, np.float64))
     goal = envs.make("point_mass_goal")
     goal.reset(options={"goal": (0.1, 0.1)})
     assert goal.task == envs.task("point_mass_goal", goal=(0.1, 0.1))
@@ -164,13 +168,13 @@ def test_closed_environments_say_so():
 
 def test_scattered_memory():
     """Pieces anywhere in memory are read and written as the rows of one array, and nothing else is."""
-    rng = np.random.default_rng(0)
-    blocks = [rng.standard_normal(size) for size in (7, 100_000, 12, 9, 30, 5)]
+    data = rng(0)
+    blocks = [data.standard_normal(size) for size in (7, 100_000, 12, 9, 30, 5)]
     before = [block.copy() for block in blocks]
     rows = [[blocks[2][1:4], blocks[0][:2]], [blocks[1][50_000:50_003], blocks[3][7:9]], [blocks[4][10:13], blocks[5][3:]]]
     scattered = Scattered(rows)
     np.testing.assert_array_equal(scattered.read(), [np.concatenate(row) for row in rows])
-    values = rng.standard_normal((3, 5))
+    values = data.standard_normal((3, 5))
     scattered.write(values)
     np.testing.assert_array_equal([np.concatenate(row) for row in rows], values)
     for row in rows:
@@ -183,13 +187,13 @@ def test_scattered_memory():
 def test_a_repeated_action_is_that_action_held_and_its_rewards_summed():
     tasks = ["walker_walk", "walker_run", "walker_flip"]
     plain, coarse = envs.make_vec(tasks), envs.make_vec(tasks, action_repeat=5, horizon=3)
-    np.testing.assert_array_equal(plain.reset(seed=3)[0], coarse.reset(seed=3)[0])
-    for action in np.random.default_rng(0).uniform(-1, 1, (3, 3, 6)):
+    np.testing.assert_array_equal(plain.reset(seed=SEED + 3)[0], coarse.reset(seed=SEED + 3)[0])
+    for action in rng(0).uniform(-1, 1, (3, 3, 6)):
         steps = [plain.step(action) for _ in range(5)]
         observation, reward, _, truncated, info = coarse.step(action)
         np.testing.assert_array_equal(observation, steps[-1][0])
         np.testing.assert_array_equal(info["physics"], steps[-1][4]["physics"])
-        np.testing.assert_allclose(reward, sum(step[1] for step in steps), rtol=1e-12)
+        np.testing.assert_allclose(reward, sum(step[1] for step in steps), rtol=0, atol=rounding(5, np.float64) * 5)
     assert truncated.all()
     with pytest.raises(gymnasium.error.ResetNeeded, match="lasts 3 steps"):
         coarse.step(action)

@@ -6,6 +6,7 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import envs
+from tests.seeds import rng
 
 COUNT = 3
 
@@ -36,29 +37,29 @@ def reset_both(ours, theirs, **given):
     assert_same(mine, yours)
 
 
-def act_both(ours, theirs, rng, steps):
+def act_both(ours, theirs, data, steps):
     for _ in range(steps):
-        action = rng.uniform(-1.5, 1.5, ours.action_space.shape)  # MuJoCo clips some
+        action = data.uniform(-1.5, 1.5, ours.action_space.shape)  # MuJoCo clips some
         assert_same(ours.step(action), theirs.step(action))
 
 
 def test_masks_and_seeds_do_what_they_do_in_gymnasium():
     """Episodes get out of step, end apart and begin again apart; families draw as alone."""
     ours, theirs = pair("point_mass_goal")
-    rng = np.random.default_rng(0)
+    data = rng()
     reset_both(ours, theirs)
-    act_both(ours, theirs, rng, 4)
+    act_both(ours, theirs, data, 4)
     reset_both(ours, theirs, options={"reset_mask": np.array([False, True, False])})
-    act_both(ours, theirs, rng, 8)
+    act_both(ours, theirs, data, 8)
     with pytest.raises(gymnasium.error.ResetNeeded, match="reset_mask"):
         ours.step(np.zeros(ours.action_space.shape))
     over = np.array([True, False, True])
     reset_both(ours, theirs, seed=11, options={"reset_mask": over})
-    act_both(ours, theirs, rng, 4)
+    act_both(ours, theirs, data, 4)
     reset_both(ours, theirs, seed=[1, None, 3], options={"reset_mask": np.array([False, True, True])})
-    act_both(ours, theirs, rng, 1)
+    act_both(ours, theirs, data, 1)
     reset_both(ours, theirs, seed=[4, None, 6])
-    act_both(ours, theirs, rng, 12)
+    act_both(ours, theirs, data, 12)
     reset_both(ours, theirs, seed=8)
     reset_both(ours, theirs)
     assert ours.tasks == [env.task for env in theirs.envs]
@@ -67,15 +68,15 @@ def test_masks_and_seeds_do_what_they_do_in_gymnasium():
 def test_the_others_stay_where_they_are():
     """With forces, threads and members: a walker in a mask leaves the path of its neighbours alone."""
     ours, theirs = pair("walker_any")
-    rng = np.random.default_rng(1)
+    data = rng(1)
     reset_both(ours, theirs, options={"task": "walker_flip"})
-    act_both(ours, theirs, rng, 5)
+    act_both(ours, theirs, data, 5)
     mask = np.array([True, False, False])
     given = {"reset_mask": mask, "task": "walker_run"}
     reset_both(ours, theirs, options=given)
     assert set(given) == {"reset_mask", "task"}
     assert [task.name for task in ours.tasks] == ["walker_run", "walker_flip", "walker_flip"]
-    act_both(ours, theirs, rng, 5)
+    act_both(ours, theirs, data, 5)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +109,7 @@ def test_a_wrong_mask_is_refused(mask):
     with pytest.raises(ValueError, match=r"options\['reset_mask'\] must be a numpy array of 3 bools") as raised:
         ours.reset(seed=1, options={"reset_mask": mask})
     assert "\n" not in str(raised.value)
-    act_both(ours, theirs, np.random.default_rng(0), 2)
+    act_both(ours, theirs, rng(), 2)
 
 
 @pytest.mark.parametrize("seed", [[1, 2], [1, 2, 3, 4], -1, [1, 2, -3], 1.5, [1, 2.0, 3], "123", 2**32, 2**32 - 1])
@@ -119,7 +120,7 @@ def test_a_wrong_seed_is_refused(seed):
     with pytest.raises(ValueError, match="does not fit 3 environments") as raised:
         ours.reset(seed=seed)
     assert "\n" not in str(raised.value)
-    act_both(ours, theirs, np.random.default_rng(0), 2)
+    act_both(ours, theirs, rng(), 2)
     reset_both(ours, theirs)
     with pytest.raises(ValueError, match="seed=-1 does not fit 1 environments"):
         envs.make("cartpole_swingup", seed=-1)

@@ -6,8 +6,9 @@ from oracle import Oracle
 
 import datasets
 import envs
+from tests.seeds import rng
 
-PLANAR = [*envs.draw_tasks("point_mass_goal", 3, np.random.default_rng(0)), *envs.members("point_mass_maze_any")]
+PLANAR = [*envs.draw_tasks("point_mass_goal", 3, rng(0)), *envs.members("point_mass_maze_any")]
 
 
 @pytest.mark.parametrize("task", PLANAR, ids=lambda task: task.id)

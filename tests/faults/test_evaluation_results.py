@@ -1,7 +1,6 @@
 """Results of evaluations stay beside each other; what cannot work fails before the agent acts; pictures never end results."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from agentic_transformer.config import (
 from agentic_transformer.evaluation import Evaluation, check_conditions, evaluation_tasks
 from experiments import evaluate, plot, quickstart
 from experiments.harness import evaluation_folder
-from tests.cli.conftest import ROOT
+from tests import processes
 from tests.faults.test_evaluations import again, save, whole  # noqa: F401  (fixtures)
 
 PICTURES = {"return_vs_context.png", "attempts.png"}
@@ -47,10 +46,7 @@ def hotter(asked, temperature):
 
 def run_command(folder, name, *words, **environment):
     line = [sys.executable, "-m", f"experiments.{name}", *words]
-    environment = (
-        {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)} | environment
-    )
-    return subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(line, cwd=folder, env=processes.environment(**environment), capture_output=True, text=True, timeout=300)
 
 
 def contents(folder):
@@ -219,7 +215,7 @@ def test_figures_that_find_no_place_for_temporary_files(asked, tmp_path):
     nowhere = {"TMPDIR": "/dev/null", "HOME": "/dev/null", "MPLCONFIGDIR": "/dev/null/x", "XDG_CACHE_HOME": "/dev/null"}
     code = "import tempfile, sys, runpy; tempfile._candidate_tempdir_list = lambda: ['/dev/null/x']; "
     code += "sys.argv = ['evaluate', *sys.argv[1:]]; runpy.run_module('experiments.evaluate', run_name='__main__')"
-    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)} | nowhere
+    environment = processes.environment(**nowhere)
     line = [sys.executable, "-c", code, f"run={run}", "eval.conditions=[no_context]"]
     done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

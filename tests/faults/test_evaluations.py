@@ -1,6 +1,5 @@
 """An evaluation that is killed goes on behind the conditions that it has finished, to the same records."""
 
-import os
 import shutil
 import signal
 import subprocess
@@ -28,7 +27,7 @@ from agentic_transformer.training import init_state, make_optimizer
 from experiments.evaluate import evaluate
 from experiments.harness import run_folder
 from tests.agent.helpers import describe, labelled
-from tests.cli.conftest import ROOT
+from tests.processes import environment
 
 CONDITIONS = ["own", "no_context", "foreign", "dataset"]
 
@@ -104,13 +103,12 @@ def evaluated(run, config, monkeypatch):
 
 def test_a_killed_evaluation_goes_on_to_the_same_records(whole, again, tmp_path):
     line = [sys.executable, "-m", "experiments.evaluate", f"run={again}"]
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(line, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(line, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None and not list(again.glob("evaluate/*/unfinished/own.csv")):
             time.sleep(0.01)
         process.kill()
     assert process.returncode == -signal.SIGKILL and not (again / "records.csv").exists()
-    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(line, cwd=tmp_path, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "own: kept" in done.stderr + done.stdout
     assert results(again) == results(whole[0])

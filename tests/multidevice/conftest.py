@@ -2,6 +2,7 @@
 
 import os
 
+# Of two numbers XLA takes the last.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
 import jax

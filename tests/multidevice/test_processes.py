@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -20,21 +19,27 @@ from jax.sharding import Mesh
 from agentic_transformer import mesh as meshes
 from agentic_transformer import training
 from agentic_transformer.checkpoint import Checkpoints, load_policy
+from agentic_transformer.config import TrainCommand
 from agentic_transformer.labels import ChainLoader
-from tests.agent.helpers import describe, labelled
+from experiments.harness.run_folder import read_config
+from tests.agent.courses import distance
+from tests.agent.helpers import describe, gradient_operations, labelled
+from tests.processes import environment
+from tests.seeds import SEED
+from tests.tolerances import rounding
 
-ROOT = Path(__file__).parents[2]
 # The quickstart's settings on less data.
 QUICKSTART = ["experiment=quickstart", "data.episodes=120", "data.tasks=6", "train.log_every=1"]
 # A tenth of the quickstart's learning rate. At the whole of it these 20 steps are unstable (the loss rises at the end), which
-# makes a difference of 1e-7 a hundred times larger in eight steps; at a tenth it stays, so that all losses compare closely.
-WORDS = [*QUICKSTART, "train.steps=20", "train.checkpoint_every=1", "train.keep=20", "train.learning_rate=3e-4"]
+# makes a small difference a hundred times larger in eight steps; at a tenth it stays, so that all losses compare closely.
+STEPS, LEARNING_RATE = 20, 3e-4
+WORDS = [*QUICKSTART, f"train.steps={STEPS}", "train.checkpoint_every=1", f"train.keep={STEPS}"]
+WORDS += [f"train.learning_rate={LEARNING_RATE}", f"seed={SEED}"]
 
 
 def start(folder, *words):
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)}
     line = [sys.executable, "-m", "experiments.train", *words]
-    return subprocess.Popen(line, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(line, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def finish(*processes):
@@ -78,9 +83,12 @@ def test_two_processes_train_as_one_and_one_opens_their_checkpoint(alone):
     first, second = together(alone, "run=pair", "mesh.ring=2")
     assert "train at_prefix" in first[1] and "train at_prefix" not in second[1]
     assert {path.name for path in (alone / "pair").iterdir()} == {path.name for path in (alone / "alone").iterdir()}
-    np.testing.assert_allclose(losses(alone / "pair"), losses(alone / "alone"), rtol=1e-6)
+    np.testing.assert_allclose(losses(alone / "pair"), losses(alone / "alone"), rtol=0, atol=allowed(alone / "alone"))
     ours, theirs = (load_policy(alone / run)._params for run in ("pair", "alone"))
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), ours, theirs)
+    # Adam moves a parameter by at most its rate a step. Where a gradient is no more than rounding it may go either way, which
+    # the loss does not feel; all together would have to go a hundredth of the farthest way apart.
+    count = sum(x.size for x in jax.tree.leaves(theirs))
+    assert distance(ours, theirs) < 0.01 * STEPS * LEARNING_RATE * np.sqrt(count)
 
 
 def test_two_processes_go_on_from_the_checkpoint_of_one_and_shard_its_state(alone):
@@ -94,8 +102,26 @@ def test_two_processes_go_on_from_the_checkpoint_of_one_and_shard_its_state(alon
     # From one state the same gradient, by Adam's moments (decay 0.9) after that step; then the same losses.
     before, there, here = (first_moment(*where) for where in ((run, 10), (alone / "alone", 11), (run, 11)))
     gradient = 10 * (there - 0.9 * before)
-    assert np.linalg.norm(10 * (here - there)) < 1e-5 * np.linalg.norm(gradient)
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert np.linalg.norm(10 * (here - there)) < 2 * rounding(operations(run)) * np.linalg.norm(gradient)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=allowed(run))
+
+
+def operations(run):
+    """Roundings on the way to a gradient."""
+    trained = read_config(run, TrainCommand)
+    return gradient_operations(load_policy(run).description, trained.train.batch)
+
+
+def allowed(run):
+    """Returns how far losses of the same training may lie apart.
+
+    A step of Adam moves each parameter by its rate times the gradient's relative error; the loss changes by that times the
+    gradient, of norm 1 at most as it is clipped: over all parameters and steps, rate * steps * sqrt(parameters) * error at most.
+    The loss itself, of size 1 to 3, is rounded too.
+    """
+    error = 2 * rounding(operations(run))
+    count = sum(x.size for x in jax.tree.leaves(load_policy(run)._params))
+    return error * (LEARNING_RATE * STEPS * np.sqrt(count) + 3)
 
 
 def first_moment(run, step):
@@ -118,7 +144,7 @@ def test_a_signal_to_one_process_stops_both_with_one_checkpoint(alone):
         time.sleep(0.05)
     pair[1].send_signal(signal.SIGTERM)
     for process in pair:
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)
     assert [process.returncode for process in pair] == [75, 75]
     (step,) = (int(path.name) for path in (alone / "stopped" / "checkpoints").iterdir())
     assert step == pd.read_csv(metrics)["step"].max()
@@ -136,11 +162,11 @@ def test_the_processes_of_a_slurm_job_find_each_other():
         "found = jax.process_index(), jax.process_count(), distributed.is_first(), distributed.agree(jax.process_index() + 7)\n"
         "sys.stderr.write(f'found {found}\\n')"  # standard output has Gloo's words in the middle of others
     )
-    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2", "PYTHONPATH": str(ROOT)}
+    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
     started = [
         subprocess.Popen(
             [sys.executable, "-c", script],
-            env=os.environ | job | {"SLURM_PROCID": str(number), "SLURM_LOCALID": str(number)},
+            env=environment(**job, SLURM_PROCID=str(number), SLURM_LOCALID=str(number)),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -164,7 +190,7 @@ def test_processes_with_other_settings_say_so_and_end(alone):
 def test_where_process_0_fails_the_other_says_so_and_both_end(alone):
     words = [*WORDS, "data.root=nowhere", "run=dataless", *meeting()]
     started = [start(alone, *words, f"mesh.process={number}") for number in range(2)]
-    ended = [process.communicate(timeout=120) for process in started]
+    ended = [process.communicate(timeout=300) for process in started]
     assert [process.returncode for process in started] == [2, 2]
     assert "no episodes" in ended[0][1]
     assert "process 0 failed" in ended[1][1]
@@ -175,10 +201,10 @@ def test_sharded_state_takes_its_share_of_memory_and_gives_the_same_losses(tmp_p
     description = describe(data)
     mesh = Mesh(np.array(jax.devices()).reshape(4, 2), (meshes.DATA, meshes.RING))
     optimizer, _ = training.make_optimizer(training.TrainConfig(warmup=2))
-    loader = ChainLoader(data, description.agent, description.layout(), 0, 8)
+    loader = ChainLoader(data, description.agent, description.layout(), SEED, 8)
     found = {}
     for fsdp in (False, True):
-        graph, state = training.init_state(lambda: description.build(0), optimizer, mesh, fsdp)
+        graph, state = training.init_state(lambda: description.build(SEED), optimizer, mesh, fsdp)
         step = training.make_train_step(graph, optimizer, description.model, mesh, 4 * description.steps, fsdp=fsdp)
         found[fsdp] = []
         for number in range(3):
@@ -187,12 +213,13 @@ def test_sharded_state_takes_its_share_of_memory_and_gives_the_same_losses(tmp_p
         held = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state))
         whole = sum(x.nbytes for x in jax.tree.leaves(state))
         assert held < 0.3 * whole if fsdp else held == whole
-    np.testing.assert_allclose(found[True], found[False], rtol=1e-5)
+    # Three steps of a rate near 0.003: rounding of the losses is all that there is.
+    np.testing.assert_allclose(found[True], found[False], rtol=0, atol=10 * rounding(gradient_operations(description, 8)))
     checkpoints = Checkpoints(tmp_path)
     checkpoints.open()
     checkpoints.save(state, description, 0.0)
     checkpoints.close()
-    like = training.init_state(lambda: description.build(0), optimizer, meshes.make_mesh(8))[1]
+    like = training.init_state(lambda: description.build(SEED), optimizer, meshes.make_mesh(8))[1]
     jax.tree.map(np.testing.assert_array_equal, Checkpoints(tmp_path).state(3, like, description), state)
 
 

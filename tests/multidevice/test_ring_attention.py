@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import seed as with_seed
 from hypothesis import strategies as st
 from jax.sharding import AxisType
-from ring_reference import attention_float64
 
 from agentic_transformer.ring import (
     BACKBONES,
@@ -22,6 +22,9 @@ from agentic_transformer.ring import (
     ring_attention,
     to_layout,
 )
+from tests.attention_float64 import assert_attention, attention_and_bounds, attention_float64
+from tests.seeds import SEED, rng
+from tests.tolerances import SIGMAS
 
 # Small chunks, and rows that go around the ring one after another, as they do in long sequences.
 SMALL = plain_kernel("cpu", Chunks(queries=32, keys=64, whole=32))._replace(one_row=lambda tokens: True)
@@ -38,33 +41,41 @@ def with_gradients(function, query, key, value, weights):
     return output, *pull(weights)
 
 
-def draw(rng, batch, sequence, heads, key_heads, head_dim):
-    return [rng.standard_normal((batch, sequence, h, head_dim), np.float32) for h in (heads, key_heads, key_heads, heads)]
+def draw(data, batch, sequence, heads, key_heads, head_dim):
+    return [data.standard_normal((batch, sequence, h, head_dim), np.float32) for h in (heads, key_heads, key_heads, heads)]
 
 
-def errors(results, reference, ring, layout, length=None):
-    natural = [from_layout(np.asarray(x), ring, layout, length=length) for x in results]
-    return [np.abs(x - y).max() for x, y in zip(natural, reference, strict=True)]
+def in_order(results, ring, layout, length=None):
+    """Results in natural order and float64."""
+    return [np.asarray(from_layout(np.asarray(x), ring, layout, length=length), np.float64) for x in results]
+
+
+def root_mean_squares(results, reference):
+    return np.array([np.sqrt(np.mean((x - y) ** 2)) for x, y in zip(results, reference, strict=True)])
 
 
 def test_exact_at_4096_tokens_on_8_devices():
-    # A seed where scores rounded as dense attention rounds them would miss the first bound by a third.
-    arrays = draw(np.random.default_rng(2), 1, 4096, 4, 4, 64)
-    reference = attention_float64(*arrays)
-    dense = errors(with_gradients(dense_attention, *arrays), reference, 1, "contiguous")
+    """Each number within what float32 allows it, and their errors together no larger than dense attention has them.
+
+    A root mean square over a million errors hardly varies; how a processor's products are summed may change it by a part, of
+    both alike. A factor of 1.5 is far less than any fault gives: of the scale, of one key, of a sum in bfloat16.
+    """
+    arrays = draw(rng(2), 1, 4096, 4, 4, 64)
+    exact, bounds = attention_and_bounds(*arrays)
+    dense = root_mean_squares(in_order(with_gradients(dense_attention, *arrays), 1, "contiguous"), exact)
     for layout in LAYOUTS:
         placed = [to_layout(x, 8, layout) for x in arrays]
-        found = errors(with_gradients(partial(ring_attention, mesh=make_mesh(8), layout=layout), *placed), reference, 8, layout)
-        assert found[0] <= 1e-6
-        assert max(found[1:]) <= 5e-6
-        assert all(error <= 1.5 * other for error, other in zip(found, dense, strict=True))
+        results = with_gradients(partial(ring_attention, mesh=make_mesh(8), layout=layout), *placed)
+        found = in_order(results, 8, layout)
+        assert_attention(found, exact, bounds)
+        assert (root_mean_squares(found, exact) <= 1.5 * dense).all()
 
 
 @pytest.mark.parametrize("ring", [1, 4])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_token_changes_no_output_before_it(ring, layout):
     """By exactly 0, also when it is so large that other tokens would be rounded otherwise if any of them were computed for it."""
-    query, key, value, _ = draw(np.random.default_rng(0), 1, 2048, 2, 1, 64)
+    query, key, value, _ = draw(rng(0), 1, 2048, 2, 1, 64)
     changed = 1024 + 37  # within a chunk, so that tokens before it share its products
     attend = jax.jit(partial(ring_attention, mesh=make_mesh(ring), layout=layout))
 
@@ -99,18 +110,19 @@ def problems(draw_):
     }
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@with_seed(SEED)
+@settings(max_examples=12, deadline=None, database=None)
 @given(problems())
 def test_any_problem_equals_dense(problem):
-    rng = np.random.default_rng(problem["seed"])
+    data = rng(problem["seed"])
     ring, layout, (batch, length, *_) = problem["ring"], problem["layout"], problem["shape"]
-    arrays = draw(rng, *problem["shape"])
+    arrays = draw(data, *problem["shape"])
     segments = None
     if problem["segments"]:
-        segments = rng.integers(0, problem["segments"], (batch, length)).astype(np.int32)
+        segments = data.integers(0, problem["segments"], (batch, length)).astype(np.int32)
         segments = np.sort(segments, axis=1) if problem["sorted"] else segments
     shared = {"causal": problem["causal"], "window": problem["window"]}
-    reference = attention_float64(*arrays, segment_ids=segments, **shared)
+    exact, bounds = attention_and_bounds(*arrays, segment_ids=segments, **shared)
     # What pads the sequence is anything but harmless.
     placed = [to_layout(x, ring, layout, fill=7.0) for x in arrays]
     placed_segments = None if segments is None else to_layout(segments, ring, layout)
@@ -124,8 +136,7 @@ def test_any_problem_equals_dense(problem):
         **shared,
     )
     results = with_gradients(attend, *placed)
-    # Float32 with scores of order 1: a few units in the last place of sums of up to 300 terms.
-    assert max(errors(results, reference, ring, layout, length)) < 2e-5
+    assert_attention(in_order(results, ring, layout, length), exact, bounds)
     padding = from_layout(np.asarray(results[0]), ring, layout)[:, length:]
     assert not padding.any()
 
@@ -133,10 +144,10 @@ def test_any_problem_equals_dense(problem):
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_backbones_agree_on_a_mesh_with_a_batch_axis(backbone, layout):
-    rng = np.random.default_rng(1)
-    arrays = draw(rng, 4, 90, 4, 2, 8)
-    segments = np.sort(rng.integers(0, 3, (4, 90)), axis=1)
-    reference = attention_float64(*arrays, segment_ids=segments, window=40)
+    data = rng(1)
+    arrays = draw(data, 4, 90, 4, 2, 8)
+    segments = np.sort(data.integers(0, 3, (4, 90)), axis=1)
+    exact, bounds = attention_and_bounds(*arrays, segment_ids=segments, window=40)
     placed = [to_layout(x, 4, layout) for x in arrays]
     attend = partial(
         attention,
@@ -148,11 +159,11 @@ def test_backbones_agree_on_a_mesh_with_a_batch_axis(backbone, layout):
         window=40,
         length=90,
     )
-    assert max(errors(with_gradients(attend, *placed), reference, 4, layout, 90)) < 1e-5
+    assert_attention(in_order(with_gradients(attend, *placed), 4, layout, 90), exact, bounds)
 
 
 def test_queries_that_see_nothing_give_zero_and_finite_gradients():
-    arrays = draw(np.random.default_rng(2), 1, 64, 2, 2, 8)
+    arrays = draw(rng(2), 1, 64, 2, 2, 8)
     for kernel in (SMALL, None):
         attend = partial(ring_attention, mesh=make_mesh(4), length=0, kernel=kernel)
         for result in with_gradients(attend, *arrays):
@@ -160,17 +171,17 @@ def test_queries_that_see_nothing_give_zero_and_finite_gradients():
 
 
 def test_error_of_bfloat16_does_not_grow_with_the_ring():
-    arrays = [jnp.asarray(x, jnp.bfloat16) for x in draw(np.random.default_rng(3), 1, 1024, 2, 2, 32)]
+    arrays = [jnp.asarray(x, jnp.bfloat16) for x in draw(rng(3), 1, 1024, 2, 2, 32)]
     reference = attention_float64(*arrays)
-    worst = []
+    found = []
     for ring in (1, 2, 8):
         placed = [to_layout(x, ring, "zigzag") for x in arrays]
         results = with_gradients(partial(ring_attention, mesh=make_mesh(ring)), *placed)
         assert all(x.dtype == jnp.bfloat16 for x in results)
-        natural = [from_layout(np.asarray(x, np.float64), ring, "zigzag") for x in results]
-        worst.append([np.sqrt(np.mean((x - y) ** 2)) for x, y in zip(natural, reference, strict=True)])
-    for ours, one_device in zip(worst[1:], [worst[0]] * 2, strict=True):
-        assert all(error <= 1.05 * alone for error, alone in zip(ours, one_device, strict=True))
+        found.append(root_mean_squares(in_order(results, ring, "zigzag"), reference))
+    # The errors of one query's outputs come from its weights: 2,048 of them are independent.
+    for ours in found[1:]:
+        assert (ours <= (1 + SIGMAS / np.sqrt(2048)) * found[0]).all()
 
 
 @pytest.mark.parametrize(
@@ -189,6 +200,6 @@ def test_error_of_bfloat16_does_not_grow_with_the_ring():
 )
 def test_what_cannot_work_says_what_would(change, named):
     change = dict(change)
-    query, key, value, _ = draw(np.random.default_rng(4), *change.pop("shape", (1, 64, 4, 4, 8)))
+    query, key, value, _ = draw(rng(4), *change.pop("shape", (1, 64, 4, 4, 8)))
     with pytest.raises(ValueError, match=named):
         ring_attention(query, key, value, mesh=make_mesh(4, 2), **change)

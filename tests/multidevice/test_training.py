@@ -14,9 +14,12 @@ from agentic_transformer import training
 from agentic_transformer.config import AgentConfig, ModelConfig, TrainConfig
 from agentic_transformer.labels import ChainLoader
 from agentic_transformer.ring import feedforward
-from tests.agent.helpers import describe, labelled
+from tests.agent.courses import allowance, course
+from tests.agent.helpers import describe, gradient_operations, labelled, longest_sum
+from tests.seeds import SEED, rng
+from tests.tolerances import assert_close, rounding
 
-STEPS = 20
+STEPS, ROWS = 20, 8
 
 
 @pytest.fixture(scope="module")
@@ -25,21 +28,21 @@ def data(tmp_path_factory):
 
 
 def losses(data, devices, ring, attention="ring", layout="zigzag", tokens="packed", fsdp=False, **settings):
-    """Losses of training on some of the devices."""
+    """Losses of training on some of the devices; those of one device come with what rounding may make of them."""
     mesh = Mesh(np.array(jax.devices()[:devices]).reshape(devices // ring, ring), (meshes.DATA, meshes.RING))
-    config = TrainConfig(batch=8)  # the quickstart's optimisation, of which these are the first steps
+    config = TrainConfig(batch=ROWS)  # the quickstart's optimisation, of which these are the first steps
     model = ModelConfig(width=32, layers=2, heads=2, attention=attention, layout=layout, tokens=tokens, **settings)
     description = describe(data, AgentConfig(trajectories=4, length="uniform"), model)
-    loader = ChainLoader(data, description.agent, description.layout(), 0, config.batch)
+    loader = ChainLoader(data, description.agent, description.layout(), SEED, config.batch)
     optimizer, _ = training.make_optimizer(config)
-    graph, state = training.init_state(lambda: description.build(0), optimizer, mesh, fsdp)
+    graph, state = training.init_state(lambda: description.build(SEED), optimizer, mesh, fsdp)
     length = 4 * description.steps * description.layout().tokens_per_step
     step = training.make_train_step(graph, optimizer, model, mesh, length, fsdp=fsdp)
-    found = []
-    for number in range(STEPS):
-        state, metrics = step(state, meshes.place(loader(number), mesh, layout))
-        found.append(float(metrics["loss"]))
-    return np.array(found)
+    batches = [meshes.place(loader(number), mesh, layout) for number in range(STEPS)]
+    found = course(step, state, batches)
+    if devices > 1:
+        return found.losses
+    return found.losses, allowance(step, state, batches, found, longest_sum(description, config.batch))
 
 
 def loss_and_gradients(data, params, attention, ring):
@@ -48,8 +51,8 @@ def loss_and_gradients(data, params, attention, ring):
     mesh = Mesh(np.array(jax.devices()[:ring]).reshape(1, ring), (meshes.DATA, meshes.RING))
     model = ModelConfig(width=32, layers=2, heads=2, attention=attention)
     description = describe(data, AgentConfig(trajectories=4, length="uniform"), model)
-    loader = ChainLoader(data, description.agent, description.layout(), 0, 8)
-    graph, state = training.init_state(lambda: description.build(0), optax.sgd(rate), mesh)
+    loader = ChainLoader(data, description.agent, description.layout(), SEED, ROWS)
+    graph, state = training.init_state(lambda: description.build(SEED), optax.sgd(rate), mesh)
     state = state._replace(params=jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), params, state.params))
     step = training.make_train_step(graph, optax.sgd(rate), model, mesh, 4 * description.steps)
     after, metrics = step(state, meshes.place(loader(0), mesh, "zigzag"))
@@ -58,13 +61,13 @@ def loss_and_gradients(data, params, attention, ring):
 
 
 def trained_parameters(data):
-    """Of a few steps with dense attention."""
+    """Trains a few steps with dense attention."""
     mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), (meshes.DATA, meshes.RING))
     model = ModelConfig(width=32, layers=2, heads=2, attention="dense")
     description = describe(data, AgentConfig(trajectories=4, length="uniform"), model)
-    loader = ChainLoader(data, description.agent, description.layout(), 0, 8)
-    optimizer, _ = training.make_optimizer(TrainConfig(batch=8, warmup=5))
-    graph, state = training.init_state(lambda: description.build(0), optimizer, mesh)
+    loader = ChainLoader(data, description.agent, description.layout(), SEED, ROWS)
+    optimizer, _ = training.make_optimizer(TrainConfig(batch=ROWS, warmup=5))
+    graph, state = training.init_state(lambda: description.build(SEED), optimizer, mesh)
     step = training.make_train_step(graph, optimizer, model, mesh, 4 * description.steps)
     for number in range(1, STEPS):
         state, _ = step(state, meshes.place(loader(number), mesh, "zigzag"))
@@ -73,11 +76,13 @@ def trained_parameters(data):
 
 def test_gradients_agree_over_backbones_at_trained_parameters(data):
     params = trained_parameters(data)
+    operations = gradient_operations(describe(data, model=ModelConfig(width=32, layers=2, heads=2)), ROWS)
     loss, gradients = loss_and_gradients(data, params, "dense", 1)
     for attention, ring in (("memory_efficient", 1), ("blockwise", 1), ("all_gather", 4), ("ring", 4), ("ring", 8)):
         found, others = loss_and_gradients(data, params, attention, ring)
-        assert found == pytest.approx(loss, rel=1e-5)
-        assert np.linalg.norm(others - gradients) <= 1e-5 * np.linalg.norm(gradients)
+        assert_close(found, loss, operations, max(1, abs(loss)))
+        # Norms of all numbers together: each is off by its own error, of either sign.
+        assert np.linalg.norm(others - gradients) <= 2 * rounding(operations) * np.linalg.norm(gradients)
 
 
 @pytest.fixture(scope="module")
@@ -87,30 +92,34 @@ def on_one_device(data):
 
 @pytest.mark.parametrize(("devices", "ring"), [(2, 2), (4, 4), (8, 2)])
 def test_losses_agree_over_ring_sizes_and_data_axes(data, on_one_device, devices, ring):
-    np.testing.assert_allclose(losses(data, devices, ring), on_one_device, rtol=1e-5)
+    expected, allowed = on_one_device
+    allowed.check_losses(losses(data, devices, ring), expected)
 
 
 @pytest.mark.parametrize("attention", ["dense", "memory_efficient", "blockwise", "all_gather"])
 def test_losses_agree_over_backbones(data, on_one_device, attention):
-    np.testing.assert_allclose(losses(data, 2, 1 if attention != "all_gather" else 2, attention), on_one_device, rtol=1e-5)
+    expected, allowed = on_one_device
+    allowed.check_losses(losses(data, 2, 1 if attention != "all_gather" else 2, attention), expected)
 
 
 def test_losses_of_separate_tokens_agree_over_rings_and_backbones(data):
-    alone = losses(data, 1, 1, "dense", tokens="separate")
-    np.testing.assert_allclose(losses(data, 8, 4, tokens="separate"), alone, rtol=1e-5)
+    expected, allowed = losses(data, 1, 1, "dense", tokens="separate")
+    allowed.check_losses(losses(data, 8, 4, tokens="separate"), expected)
 
 
 @pytest.mark.parametrize(("devices", "ring"), [(8, 8), (8, 2), (6, 3)])
 def test_losses_agree_where_the_state_is_sharded_over_the_whole_mesh(data, on_one_device, devices, ring):
     """With the settings of a pod: rolled layers, rematerialised; 6 devices divide few of the axes."""
     found = losses(data, devices, ring, fsdp=True, rolled=True, remat="block", blockwise_feedforward=True)
-    np.testing.assert_allclose(found, on_one_device, rtol=1e-5)
+    expected, allowed = on_one_device
+    allowed.check_losses(found, expected)
 
 
 def test_losses_agree_over_chunks_of_the_feedforward(data, on_one_device, monkeypatch):
     monkeypatch.setattr(feedforward, "LEAST", 3)
     found = losses(data, 4, 2, rolled=True, blockwise_feedforward=True)
-    np.testing.assert_allclose(found, on_one_device, rtol=1e-5)
+    expected, allowed = on_one_device
+    allowed.check_losses(found, expected)
 
 
 def test_state_is_cut_where_it_divides():
@@ -123,8 +132,8 @@ def test_state_is_cut_where_it_divides():
 
 
 def test_chunks_of_a_feedforward_on_a_mesh_give_the_gradients_of_the_whole():
-    rng = np.random.default_rng(3)
-    x, up, down = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((4, 48, 8), (8, 32), (32, 8)))
+    data = rng(3)
+    x, up, down = (jnp.asarray(data.standard_normal(shape), jnp.float32) for shape in ((4, 48, 8), (8, 32), (32, 8)))
     mesh = Mesh(np.array(jax.devices()).reshape(2, 4), (meshes.DATA, meshes.RING))
 
     def function(params, x):
@@ -137,4 +146,5 @@ def test_chunks_of_a_feedforward_on_a_mesh_give_the_gradients_of_the_whole():
     found = jax.grad(partial(loss, on_mesh), argnums=(0, 1))((up, down), x)
     whole = jax.grad(partial(loss, lambda function, params, x: function(params, x)), argnums=(0, 1))((up, down), x)
     for gradient, expected in zip(jax.tree.leaves(found), jax.tree.leaves(whole), strict=True):
-        np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-4)
+        # Products over 8 and 32 numbers and back, a sine, and the sum over 192 tokens.
+        assert_close(gradient, expected, 2 * (8 + 32 + 4) + 192)
