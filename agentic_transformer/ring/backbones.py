@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from functools import lru_cache, partial
 
 import jax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
-from agentic_transformer.ring.checks import check_attention, ring_size_of
+from agentic_transformer.ring.checks import (
+    check_attention,
+    check_kernel,
+    check_one_of,
+    check_shards,
+    ring_size_of,
+)
 from agentic_transformer.ring.kernel import BlockKernel
 from agentic_transformer.ring.layout import check_layout, from_layout, to_layout
+from agentic_transformer.ring.placement import check_devices, on_mesh, without_mesh
 from agentic_transformer.ring.plain import plain_kernel
 from agentic_transformer.ring.reference import dense_attention, memory_efficient_attention
 from agentic_transformer.ring.ring import ring_attention_shard
@@ -24,7 +30,7 @@ def attention(
     value: jax.Array,
     *,
     backbone: str = "ring",
-    mesh: Mesh | None = None,
+    mesh: Mesh | AbstractMesh | None = None,
     axis: str = "ring",
     batch_axis: str | tuple[str, ...] | None = None,
     causal: bool = True,
@@ -40,12 +46,13 @@ def attention(
     one device can do alone: on a mesh with a ring every device of it does the whole of them. Without a mesh all five run
     on one device.
     """
-    if backbone not in BACKBONES:
-        nearest = get_close_matches(str(backbone), BACKBONES, n=1, cutoff=0.0)[0]
-        raise ValueError(f"backbone={backbone!r} is not one of {BACKBONES}; did you mean {nearest!r}?")
+    check_one_of("backbone", backbone, BACKBONES)
     check_layout(layout)
-    check_attention(query, key, value, segment_ids, mesh, axis, batch_axis, causal=causal, window=window)
-    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+    check_kernel(kernel)
+    check_attention(query, key, value, segment_ids, causal=causal, window=window, length=length)
+    check_shards(*query.shape[:2], mesh, axis, batch_axis)
+    check_devices(mesh, query=query, key=key, value=value, segment_ids=segment_ids, length=length)
+    platform = mesh.devices.flat[0].platform if isinstance(mesh, Mesh) else jax.default_backend()
     apply = _compiled(backbone, mesh, axis, batch_axis, causal, layout, window, kernel or _default_kernel(platform))
     return apply(query, key, value, segment_ids, length)
 
@@ -55,7 +62,7 @@ def ring_attention(
     key: jax.Array,
     value: jax.Array,
     *,
-    mesh: Mesh,
+    mesh: Mesh | AbstractMesh,
     axis: str = "ring",
     batch_axis: str | tuple[str, ...] | None = None,
     causal: bool = True,
@@ -70,28 +77,44 @@ def ring_attention(
     Differentiable, inside or outside `jax.jit`. All arrays are in layout order (`to_layout`), positions those of the natural
     order.
 
+    What a query does not see does not reach it, whatever it holds: padding, later tokens, other
+    segments and tokens outside of the window, NaN among them, change no bit of its output or of its
+    gradient. A token that is not finite makes NaN of the outputs that see it. The gradients of
+    "dense" and "memory_efficient" (see `attention`), which are JAX's own, keep this of padding only.
+
+    Values of Python numbers and numpy arrays are checked. Those of JAX arrays are not, for they may
+    be traced: a length outside 0..sequence then acts as the nearest of these.
+
     Args:
-        query: (batch, sequence, heads, head_dim); sequence a multiple of `2 * ring size`.
-        key: (batch, sequence, key_heads, head_dim), key_heads a divisor of heads.
+        query: (batch, sequence, heads, head_dim); sequence a multiple of `2 * ring size`; bfloat16, float16, float32 or float64.
+        key: (batch, sequence, key_heads, head_dim) of query's dtype, key_heads a divisor of heads.
         value: as key.
-        mesh: the devices; any number of them on `axis`.
+        mesh: the devices; any number of them on `axis`. Its axes may be automatic or explicit
+            (`jax.sharding.AxisType`), and it may be abstract where `jax.set_mesh` or the arrays
+            say which devices are meant. Along axes that are named neither in `axis` nor in
+            `batch_axis`, each device computes the same.
         axis: the mesh axis over which the sequence is sharded.
         batch_axis: the mesh axis, or axes, over which the batch is sharded.
         causal: whether a query sees only keys up to its own position.
         layout: "zigzag" or "contiguous", the order of the sequence.
-        segment_ids: (batch, sequence) integers; attention only within equal ids.
+        segment_ids: (batch, sequence) integers of 32 bits; attention only within equal ids.
         window: query i sees keys j with `0 <= i - j < window`; causal only.
-        length: tokens at natural positions from here on are padding, never attended to; their outputs are 0.
+        length: tokens at natural positions from here on are padding, never attended to; their outputs
+            and gradients are 0. An integer, or (batch,) integers, one for each row.
         kernel: the attention within a pair of blocks; plain JAX if None.
 
     Returns:
         (batch, sequence, heads, head_dim) of query's dtype, accumulated in float32. A query that sees nothing gives 0.
 
     Raises:
-        ValueError: for sizes that do not divide, heads that do not group or an axis that the mesh lacks.
+        ValueError: for shapes, dtypes and settings other than these, sizes that do not divide, heads that do not group, an axis
+            that the mesh lacks or arrays that lie on other devices.
     """
     if mesh is None:
-        raise ValueError("ring_attention needs a mesh; without one use blockwise_attention")
+        raise ValueError(
+            "ring_attention needs a mesh (that of jax.set_mesh is jax.sharding.get_abstract_mesh()); "
+            "without one use blockwise_attention"
+        )
     return attention(
         query,
         key,
@@ -165,14 +188,16 @@ def _compiled(backbone, mesh, axis, batch_axis, causal, layout, window, kernel):
         return function(query, key, value, segment_ids=segment_ids, length=length)
 
     if mesh is None:
-        return jax.jit(apply)
+        return jax.jit(without_mesh(apply))
     tokens = PartitionSpec(batch_axis, axis if shared else None)
-    # Replication is not tracked: the loops of the ring carry device-dependent values next to constants.
-    return jax.jit(
-        jax.shard_map(
-            apply, mesh=mesh, in_specs=(tokens, tokens, tokens, tokens, PartitionSpec()), out_specs=tokens, check_vma=False
-        )
-    )
+
+    def over_devices(query, key, value, segment_ids, length):
+        of_rows = length is not None and length.ndim
+        rows = PartitionSpec(batch_axis) if of_rows else PartitionSpec()
+        mapped = on_mesh(apply, mesh, (tokens, tokens, tokens, tokens, rows), tokens)
+        return mapped(query, key, value, segment_ids, length)
+
+    return jax.jit(over_devices)
 
 
 def _blockwise(ring_size, layout, function, query, key, value, *, segment_ids, length):

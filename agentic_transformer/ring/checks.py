@@ -1,33 +1,105 @@
-"""What cannot work, said before it is tried."""
+"""What cannot work, said before it is tried.
+
+Settings, shapes and dtypes are checked, and the values of Python numbers and numpy arrays. Values
+of JAX arrays are not: they may be traced, and to read them would be to wait for the device.
+"""
 
 from __future__ import annotations
 
+import operator
 from difflib import get_close_matches
+from typing import Any
 
 import jax
-from jax.sharding import Mesh
+import numpy as np
+from jax.sharding import AbstractMesh, AxisType, Mesh, get_abstract_mesh
 
-from agentic_transformer.ring.layout import padded_length
+from agentic_transformer.ring.kernel import BlockKernel
 
-
-def ring_size_of(mesh: Mesh, axis: str) -> int:
-    """Number of devices on mesh axis `axis`; ValueError if the mesh has no such axis."""
-    if axis not in mesh.shape:
-        nearest = get_close_matches(str(axis), mesh.axis_names, n=1, cutoff=0.0)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        raise ValueError(f"axis={axis!r} is not an axis of the mesh, which has {dict(mesh.shape)}{hint}")
-    return mesh.shape[axis]
+FLOATS = ("bfloat16", "float16", "float32", "float64")
 
 
-def batch_shards(mesh: Mesh, batch_axis: str | tuple[str, ...] | None) -> int:
-    """Number of parts into which `batch_axis` divides a batch."""
-    if batch_axis is None:
-        return 1
-    names = (batch_axis,) if isinstance(batch_axis, str) else batch_axis
-    shards = 1
-    for name in names:
-        shards *= ring_size_of(mesh, name)
-    return shards
+def check_one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    """Raises ValueError, with the nearest match, unless a name is one of those allowed."""
+    if value not in allowed:
+        nearest = get_close_matches(str(value), allowed, n=1, cutoff=0.0)[0]
+        raise ValueError(f"{name}={value!r} is not one of {allowed}; did you mean {nearest!r}?")
+
+
+def check_whole(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
+    """Returns a whole number that is known when it is traced; ValueError if it is none."""
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None:
+        raise ValueError(f"{name}={_shown(value)} must be a whole number")
+    if number < least or (most is not None and number > most):
+        fault = f"less than {least}" if most is None else f"outside {least}..{most}"
+        raise ValueError(f"{name}={number} is {fault}")
+    return number
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raises ValueError unless the value is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name}={_shown(value)} must be True or False")
+
+
+def check_floats(axes: tuple[str, ...], **arrays: Any) -> None:
+    """Raises ValueError unless arrays have the axes named, none of them empty, and a float dtype."""
+    for name, array in arrays.items():
+        if not isinstance(array, jax.Array | np.ndarray):
+            raise ValueError(f"{name} is {_shown(array)}; it must be a numpy or JAX array")
+        if array.ndim != len(axes) or 0 in array.shape:
+            words = f"({', '.join(axes)}), each at least 1"
+            raise ValueError(f"{name} has shape {array.shape}; it must be {words}")
+        if array.dtype.name not in FLOATS:
+            raise ValueError(f"{name} is {array.dtype}; it must be one of {', '.join(FLOATS)}")
+
+
+def check_same_dtype(**arrays: jax.Array) -> None:
+    """Raises ValueError unless JAX takes the arrays for arrays of one dtype."""
+    if len({jax.dtypes.canonicalize_dtype(array.dtype) for array in arrays.values()}) > 1:
+        found = ", ".join(f"{name} {array.dtype}" for name, array in arrays.items())
+        raise ValueError(f"{found} must have one dtype; convert them with astype")
+
+
+def check_integers(
+    name: str,
+    array: Any,
+    axes: tuple[str, ...],
+    shape: tuple[int, ...],
+    least: int = -(2**31) + 1,
+    most: int = 2**31 - 1,
+) -> None:
+    """Raises ValueError unless an array has the shape given, integers, and (numpy) values in range."""
+    if not isinstance(array, jax.Array | np.ndarray) or array.shape != shape:
+        raise ValueError(f"{name} is {_shown(array)}; it must be an integer array ({', '.join(axes)}) = {shape}")
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"{name} is {array.dtype}; it must be an integer array, such as int32")
+    if isinstance(array, np.ndarray) and not least <= array.min() <= array.max() <= most:
+        found = f"{array.min()}..{array.max()}"
+        raise ValueError(f"{name} has values in {found}; they must be in {least}..{most}")
+
+
+def check_length(length: Any, batch: int, sequence: int) -> None:
+    """Raises ValueError unless a length, or one of each row, lies within the sequence."""
+    if isinstance(length, jax.Array) and not length.ndim:
+        check_integers("length", length, (), ())
+    elif isinstance(length, jax.Array | np.ndarray) and length.ndim:
+        check_integers("length", length, ("batch",), (batch,), 0, sequence)
+    elif length is not None:
+        check_whole("length", length, 0, sequence)
+
+
+def check_window(window: Any, *, causal: bool) -> None:
+    """Raises ValueError unless a window is a number of keys of causal attention."""
+    if window is None:
+        return
+    check_whole("window", window)
+    if not causal:
+        raise ValueError(f"window={window} needs causal=True; causal={causal}")
 
 
 def check_attention(
@@ -35,46 +107,126 @@ def check_attention(
     key: jax.Array,
     value: jax.Array,
     segment_ids: jax.Array | None,
-    mesh: Mesh | None,
-    axis: str,
-    batch_axis: str | tuple[str, ...] | None,
     *,
     causal: bool,
     window: int | None,
+    length: jax.Array | int | None,
+    ring_size: int = 1,
 ) -> None:
-    """Raises ValueError, naming the sizes and what would fit, where attention cannot be computed."""
-    for name, array in (("query", query), ("key", key), ("value", value)):
-        if array.ndim != 4:
-            raise ValueError(f"{name} has shape {array.shape}; it must be (batch, sequence, heads, head_dim)")
+    """Raises ValueError where attention cannot be computed.
+
+    Args:
+        query: (batch, tokens, heads, head_dim).
+        key: (batch, tokens, key_heads, head_dim).
+        value: as key.
+        segment_ids: (batch, tokens).
+        causal: a flag.
+        window: a number of keys.
+        length: of the sequence, or (batch,) of each row.
+        ring_size: number of such arrays that make up a sequence.
+    """
+    check_heads(query, key, value)
+    check_same_dtype(query=query, key=key, value=value)
+    batch, tokens = query.shape[:2]
+    if key.shape[1] != tokens:
+        raise ValueError(f"key {key.shape} must have the batch, sequence and head_dim of query {query.shape}")
+    if segment_ids is not None:
+        check_integers("segment_ids", segment_ids, ("batch", "sequence"), (batch, tokens))
+    check_flag("causal", causal)
+    check_window(window, causal=causal)
+    check_length(length, batch, tokens * ring_size)
+
+
+def check_heads(query: jax.Array, key: jax.Array, value: jax.Array) -> None:
+    """Raises ValueError unless queries can attend to keys, whatever the number of each."""
+    check_floats(("batch", "sequence", "heads", "head_dim"), query=query, key=key, value=value)
     if key.shape != value.shape:
         raise ValueError(f"key {key.shape} and value {value.shape} must have the same shape")
-    batch, sequence, heads, head_dim = query.shape
-    if key.shape[:2] != (batch, sequence) or key.shape[3] != head_dim:
-        raise ValueError(f"key {key.shape} must have the batch, sequence and head_dim of query {query.shape}")
-    if key.shape[2] < 1 or heads % key.shape[2]:
+    check_same_dtype(key=key, value=value)
+    if key.shape[0] != query.shape[0] or key.shape[3] != query.shape[3]:
+        raise ValueError(f"key {key.shape} must have the batch and head_dim of query {query.shape}")
+    heads, key_heads = query.shape[2], key.shape[2]
+    if heads % key_heads:
         fits = [count for count in range(1, heads + 1) if heads % count == 0]
-        raise ValueError(f"{heads} query heads cannot be grouped over {key.shape[2]} key heads; any of {fits} would fit")
-    if segment_ids is not None and segment_ids.shape != (batch, sequence):
-        raise ValueError(f"segment_ids has shape {segment_ids.shape}; it must be (batch, sequence) = {(batch, sequence)}")
-    if window is not None and (window < 1 or not causal):
-        raise ValueError(f"window={window} needs causal=True and at least 1 key; causal={causal}")
-    check_shards(batch, sequence, mesh, axis, batch_axis)
+        raise ValueError(f"{heads} query heads cannot be grouped over {key_heads} key heads; any of {fits} would fit")
 
 
-def check_shards(batch: int, sequence: int, mesh: Mesh | None, axis: str, batch_axis: str | tuple[str, ...] | None) -> None:
-    """Raises ValueError unless the sequence divides into two blocks a device, and the batch over its axis."""
+def check_kernel(kernel: BlockKernel | None) -> None:
+    """Raises ValueError unless a kernel is one, or None."""
+    if kernel is not None and not isinstance(kernel, BlockKernel):
+        raise ValueError(f"kernel={_shown(kernel)} must be a BlockKernel, such as plain_kernel('cpu'), or None")
+
+
+def ring_size_of(mesh: Mesh | AbstractMesh, axis: str) -> int:
+    """Returns the number of devices on mesh axis `axis`; ValueError if there is no such axis."""
+    if axis not in mesh.shape:
+        nearest = get_close_matches(str(axis), mesh.axis_names, n=1, cutoff=0.0)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        found = dict(mesh.shape)
+        raise ValueError(f"axis={axis!r} is not an axis of the mesh, which has {found}{hint}")
+    return mesh.shape[axis]
+
+
+def batch_axes(batch_axis: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """Returns the mesh axes of the batch as a tuple."""
+    if isinstance(batch_axis, str | None):
+        return () if batch_axis is None else (batch_axis,)
+    if not isinstance(batch_axis, tuple) or len(set(batch_axis)) < len(batch_axis):
+        raise ValueError(f"batch_axis={batch_axis!r} must be None, an axis of the mesh or a tuple of different ones")
+    return batch_axis
+
+
+def check_shards(
+    batch: int,
+    sequence: int,
+    mesh: Mesh | AbstractMesh | None,
+    axis: str,
+    batch_axis: str | tuple[str, ...] | None,
+) -> None:
+    """Raises ValueError unless the sequence gives two blocks a device, and the batch its parts."""
+    if mesh is not None:
+        check_mesh(mesh)
     ring_size = 1 if mesh is None else ring_size_of(mesh, axis)
-    if sequence % (2 * ring_size) or not sequence:
+    block = 2 * ring_size
+    if sequence % block:
         raise ValueError(
-            f"sequence of {sequence} does not divide into two blocks for each of {ring_size} devices: it must be a multiple of "
-            f"{2 * ring_size}; to_layout pads it to {padded_length(sequence, ring_size)}"
+            f"sequence of {sequence} does not divide into two blocks for each of {ring_size} devices: "
+            f"it must be a multiple of {block}; to_layout pads it to {-(-sequence // block) * block}"
         )
     if mesh is None:
         return
-    shards = batch_shards(mesh, batch_axis)
+    names = batch_axes(batch_axis)
+    shards = int(np.prod([ring_size_of(mesh, name) for name in names]))
     if batch % shards:
-        fits = -(-batch // shards) * shards
-        raise ValueError(f"batch of {batch} does not divide over batch_axis={batch_axis!r} of size {shards}; {fits} would fit")
-    names = (batch_axis,) if isinstance(batch_axis, str) else batch_axis or ()
+        raise ValueError(
+            f"batch of {batch} does not divide over batch_axis={batch_axis!r} of size {shards}; "
+            f"{-(-batch // shards) * shards} would fit"
+        )
     if axis in names:
         raise ValueError(f"axis={axis!r} cannot shard both the sequence and the batch (batch_axis={batch_axis!r})")
+
+
+def check_mesh(mesh: Mesh | AbstractMesh) -> None:
+    """Raises ValueError unless the mesh can be computed on from here."""
+    if not isinstance(mesh, Mesh | AbstractMesh):
+        raise ValueError(f"mesh={_shown(mesh)} must be a jax.sharding.Mesh or AbstractMesh")
+    around = get_abstract_mesh()
+    if AxisType.Manual in (*around.axis_types, *mesh.axis_types):
+        raise ValueError(
+            "this takes whole arrays, and is inside a jax.shard_map, which gives each device its part: "
+            "for attention, call ring_attention_shard here, or ring_attention outside"
+        )
+    abstract = mesh if isinstance(mesh, AbstractMesh) else mesh.abstract_mesh
+    if not around.empty and around != abstract:
+        raise ValueError(
+            f"mesh={abstract} is not the mesh of jax.set_mesh, {around}: "
+            "pass jax.sharding.get_abstract_mesh(), or leave that context"
+        )
+
+
+def _shown(value: Any) -> str:
+    """Shows a value in a few words."""
+    if isinstance(value, jax.Array | np.ndarray):
+        return f"an array {value.shape} of {value.dtype}"
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"a {type(value).__name__}"

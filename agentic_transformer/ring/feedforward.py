@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
-from agentic_transformer.ring.checks import check_shards
+from agentic_transformer.ring.checks import check_floats, check_shards, check_whole
+from agentic_transformer.ring.placement import check_devices, on_mesh, without_mesh
 
 PARTS = 16
 """Chunks of a long sequence: a layer four times as wide then holds a quarter of the width's activations at a time."""
@@ -27,12 +28,15 @@ def blockwise_feedforward(
     params: Any,
     x: jax.Array,
     *,
-    mesh: Mesh | None = None,
+    mesh: Mesh | AbstractMesh | None = None,
     axis: str = "ring",
     batch_axis: str | tuple[str, ...] | None = None,
     chunk: int | None = None,
 ) -> jax.Array:
     """Applies a function of each token chunk by chunk, and computes it again chunk by chunk in the backward pass.
+
+    No token is padding here: what pads must be finite, since the gradients of the parameters add up
+    over all tokens, and 0 times NaN is NaN. An output depends on its own token alone.
 
     Args:
         function: (params, (batch, tokens, width)) -> (batch, tokens, any width), the same for every token; it closes over no
@@ -40,7 +44,7 @@ def blockwise_feedforward(
         params: a tree of arrays, whole on every device. Their gradients are added over chunks in float32.
         x: (batch, sequence, width), its sequence sharded over `axis` if there is a mesh: every device goes through its own
             chunks.
-        mesh: the devices, or None for one.
+        mesh: the devices, as in `ring_attention`, or None for one.
         axis: the mesh axis of the sequence.
         batch_axis: the mesh axis, or axes, of the batch.
         chunk: most tokens of a sequence that a device takes at a time; None: a 16th of its tokens, at least 256. A device with no
@@ -48,31 +52,48 @@ def blockwise_feedforward(
 
     Returns:
         (batch, sequence, width of the function's output).
+
+    Raises:
+        ValueError: for arguments other than these.
     """
-    check_shards(x.shape[0], x.shape[1], mesh, axis, batch_axis)
+    check_floats(("batch", "sequence", "width"), x=x)
+    if chunk is not None:
+        check_whole("chunk", chunk)
+    check_shards(*x.shape[:2], mesh, axis, batch_axis)
+    check_devices(mesh, x=x)
     apply = partial(_in_chunks, function, chunk)
     if mesh is None:
-        return apply(params, x)
+        return without_mesh(lambda x, params: apply(params, x))(x, params)
     tokens = PartitionSpec(batch_axis, axis)
     # A loop over chunks within each device: seen from outside, the gradients of the parameters would be added over the devices
     # once a chunk, not once.
-    return jax.shard_map(apply, mesh=mesh, in_specs=(PartitionSpec(), tokens), out_specs=tokens, check_vma=False)(params, x)
+    return on_mesh(apply, mesh, (PartitionSpec(), tokens), tokens)(params, x)
 
 
 def _in_chunks(function: Function, chunk: int | None, params, x) -> jax.Array:
     batch, tokens, width = x.shape
     chunk = max(LEAST, tokens // PARTS) if chunk is None else chunk
     if tokens <= chunk:
-        return function(params, x)
+        return _of_tokens(function, params, x)
     parts = next(count for count in range(-(-tokens // chunk), tokens + 1) if tokens % count == 0)
     y = _mapped(function, params, jnp.moveaxis(x.reshape(batch, parts, -1, width), 1, 0))
     return jnp.moveaxis(y, 0, 1).reshape(batch, tokens, y.shape[-1])
 
 
+def _of_tokens(function: Function, params, x) -> jax.Array:
+    """The function's output; ValueError unless it is one vector for each token."""
+    y = function(params, x)
+    shape = getattr(y, "shape", None)
+    if shape is None or len(shape) != 3 or shape[:2] != x.shape[:2]:
+        found = type(y).__name__ if shape is None else shape
+        raise ValueError(f"function gives {found} for tokens {x.shape}; it must be (batch, tokens, any width)")
+    return y
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _mapped(function: Function, params, chunks) -> jax.Array:
     """(chunks, batch, tokens, width) -> (chunks, batch, tokens, output width)."""
-    return lax.map(partial(function, params), chunks)
+    return lax.map(partial(_of_tokens, function, params), chunks)
 
 
 def _mapped_forward(function: Function, params, chunks):

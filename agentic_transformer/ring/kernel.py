@@ -53,11 +53,14 @@ class BlockKernel(NamedTuple):
 
     Attributes:
         forward: `(query, key, value, queries, keys, running) -> Running`. query (batch, heads, queries, head_dim), key and value
-            (batch, heads, keys, head_dim), heads being those of the keys. Scores are scaled by `head_dim ** -0.5`.
+            (batch, heads, keys, head_dim), heads being those of the keys. Scores are scaled by `head_dim ** -0.5`. Arrays may
+            hold NaN and infinities, and a key is NaN where its value is not finite; none of it may reach a query that does not
+            see it, nor a key that is not seen.
         backward: `(query, key, value, queries, keys, cotangent, lse, delta, dquery) -> (dquery, dkey, dvalue)` in float32. The
             sum dquery is (batch, heads, head_dim, queries): so products give it without a transposed operand, and it is
-            transposed once, after the ring. cotangent is that of the final output, lse that of the whole row in bits (+inf
-            where a query sees nothing), delta (batch, heads, queries) the sum over head_dim of final output times cotangent.
+            transposed once, after the ring. cotangent is that of the final output, lse that of the whole row in bits: +inf
+            where a query sees nothing, NaN where its gradient is to be NaN. delta (batch, heads, queries) is the sum over
+            head_dim of final output times cotangent.
         padded: `half -> int`, the tokens to which each half of a device's block is padded before the ring starts.
         one_row: `tokens -> bool`, given the tokens of a block: whether the (batch, head) rows go around the ring one after
             another, which takes the memory of one row for all that travels, or all at once.

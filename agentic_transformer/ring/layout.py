@@ -8,32 +8,32 @@ after that, positions included, lives in layout order.
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from agentic_transformer.ring.checks import check_one_of, check_whole
+
 LAYOUTS = ("contiguous", "zigzag")
 
 
 def check_layout(layout: str) -> None:
     """Raises ValueError unless `layout` is one of `LAYOUTS`."""
-    if layout not in LAYOUTS:
-        nearest = get_close_matches(str(layout), LAYOUTS, n=1, cutoff=0.0)[0]
-        raise ValueError(f"layout={layout!r} is not one of {LAYOUTS}; did you mean {nearest!r}?")
+    check_one_of("layout", layout, LAYOUTS)
 
 
 def padded_length(length: int, ring_size: int) -> int:
-    """The smallest multiple of `2 * ring_size` that holds `length` tokens."""
-    block = 2 * ring_size
-    return max(1, -(-length // block)) * block
+    """Returns the smallest multiple of `2 * ring_size` that holds `length` tokens."""
+    block = 2 * check_whole("ring_size", ring_size)
+    return max(1, -(-check_whole("length", length, 0) // block)) * block
 
 
 def block_order(ring_size: int, layout: str) -> np.ndarray:
     """Which of the `2 * ring_size` natural blocks stands at each place of the layout, shape (2 * ring_size,)."""
     check_layout(layout)
+    check_whole("ring_size", ring_size)
     order = np.arange(2 * ring_size)
     if layout == "zigzag":
         order = np.stack([order[:ring_size], order[::-1][:ring_size]], axis=1).reshape(-1)
@@ -53,14 +53,18 @@ def to_layout(x: Any, ring_size: int, layout: str, axis: int = 1, fill: Any = 0)
     Returns:
         An array of the same kind, its sequence padded with `fill` to a multiple of `2 * ring_size`. The padding comes last
         in natural order.
+
+    Raises:
+        ValueError: the array has no such axis, its dtype cannot hold `fill`, or the ring has no size.
     """
-    _check_ring_size(ring_size)
-    length = x.shape[axis]
+    order = block_order(ring_size, layout)
+    length = _size(x, axis)
     padding = [(0, 0)] * x.ndim
     padding[axis] = (0, padded_length(length, ring_size) - length)
     if padding[axis][1]:
+        _check_fill(fill, x.dtype)
         x = (jnp if isinstance(x, jax.Array) else np).pad(x, padding, constant_values=fill)
-    return _permute_blocks(x, block_order(ring_size, layout), axis)
+    return _permute_blocks(x, order, axis)
 
 
 def from_layout(y: Any, ring_size: int, layout: str, axis: int = 1, length: int | None = None) -> Any:
@@ -75,17 +79,20 @@ def from_layout(y: Any, ring_size: int, layout: str, axis: int = 1, length: int 
 
     Returns:
         An array of the same kind in natural order.
+
+    Raises:
+        ValueError: the array has no such axis, or its size or the length does not fit.
     """
-    _check_ring_size(ring_size)
-    size = y.shape[axis]
+    order = block_order(ring_size, layout)
+    size = _size(y, axis)
     if size % (2 * ring_size):
         raise ValueError(
             f"sequence of {size} along axis {axis} is not a multiple of 2 * ring_size = {2 * ring_size}; "
             f"{padded_length(size, ring_size)} would fit"
         )
-    if length is not None and not 0 <= length <= size:
-        raise ValueError(f"length={length} is outside 0..{size}, the sequence along axis {axis}")
-    x = _permute_blocks(y, np.argsort(block_order(ring_size, layout)), axis)
+    if length is not None:
+        length = check_whole("length", length, 0, size)
+    x = _permute_blocks(y, np.argsort(order), axis)
     if length is None or length == size:
         return x
     keep = [slice(None)] * x.ndim
@@ -112,7 +119,14 @@ def shard_positions(index: jax.Array | int, tokens: int, ring_size: int, layout:
 
 
 def positions(size: int, ring_size: int, layout: str) -> np.ndarray:
-    """Natural position of every place of a sequence of `size` in layout order, (size,) int32."""
+    """Returns the natural position of every place of a sequence in layout order, (size,) int32.
+
+    Raises:
+        ValueError: `size` is not a multiple of `2 * ring_size`: padding has no position.
+    """
+    fits = padded_length(check_whole("size", size), ring_size)
+    if size != fits:
+        raise ValueError(f"size={size} must be a multiple of 2 * ring_size = {2 * ring_size}; {fits} would fit")
     return to_layout(np.arange(size, dtype=np.int32), ring_size, layout, axis=0)
 
 
@@ -124,6 +138,18 @@ def _permute_blocks(x: Any, order: np.ndarray, axis: int) -> Any:
     return blocks.take(order, axis=axis).reshape(x.shape)
 
 
-def _check_ring_size(ring_size: int) -> None:
-    if ring_size < 1:
-        raise ValueError(f"ring_size={ring_size} is not a number of devices; at least 1")
+def _size(x: Any, axis: int) -> int:
+    """Returns an array's size along its sequence; ValueError if it is no array with that axis."""
+    if not isinstance(x, jax.Array | np.ndarray):
+        raise ValueError(f"what is laid out is a {type(x).__name__}; it must be a numpy or JAX array")
+    return x.shape[check_whole("axis", axis, -x.ndim, x.ndim - 1)]
+
+
+def _check_fill(fill: Any, dtype: np.dtype) -> None:
+    """Raises ValueError where padding would hold another number than `fill`."""
+    if dtype.kind not in "biu" or isinstance(fill, jax.Array):
+        return
+    with np.errstate(invalid="ignore"):
+        held = np.asarray(fill).astype(dtype)
+    if held != fill:
+        raise ValueError(f"fill={fill!r} is no value of the array's dtype {dtype}")

@@ -10,6 +10,7 @@ from functools import partial
 import jax.numpy as jnp
 from jax import Array, lax
 
+from agentic_transformer.ring.hidden import cleared
 from agentic_transformer.ring.kernel import Running
 from agentic_transformer.ring.visibility import Keys, Queries, visible
 
@@ -49,7 +50,8 @@ def attend(
     """
     scores = _contract(query, key, "...ad,...bd->...ab", -1, careful=careful)
     if masked:
-        scores = _hide(scores, queries, keys)
+        scores = _hide(scores, -jnp.inf, queries, keys)
+        value = cleared(value)
     scale, exp2 = query.shape[-1] ** -0.5 * BITS, _exp2 if on_cpu else jnp.exp2
     if rising is not False:
         greatest = jnp.maximum(running.reference, _reduce(jnp.maximum, scores, halving=on_cpu) * scale)
@@ -89,16 +91,19 @@ def differentiate(
     """
     scale, exp2 = query.shape[-1] ** -0.5, _exp2 if on_cpu else jnp.exp2
     scores = _contract(key, query, "...ad,...bd->...ab", -1, careful=careful) * (scale * BITS)  # (..., keys, queries)
-    if masked:
-        scores = _hide(scores, queries, keys, keys_first=True)
+    offset, factor = lse, None
     if careful:
         moderate = jnp.abs(lse) <= MODERATE
         offset, factor = jnp.where(moderate, 0, lse), jnp.where(moderate, jnp.exp2(-lse), 1)
-        weights = exp2(scores - offset[..., None, :]) * factor[..., None, :]
-    else:
-        weights = exp2(scores - lse[..., None, :])
+    scores -= offset[..., None, :]
+    if masked:
+        scores = _hide(scores, -jnp.inf, queries, keys, keys_first=True)  # last: lse may be NaN
+    weights = exp2(scores) if factor is None else exp2(scores) * factor[..., None, :]
     dweights = _contract(value, cotangent, "...ad,...bd->...ab", -1, careful=careful)
     dscores = weights * (dweights - delta[..., None, :]) * scale
+    if masked:
+        dscores = _hide(dscores, 0, queries, keys, keys_first=True)  # 0 times NaN or infinity
+        query, transposed, cotangent = (cleared(x) for x in (query, transposed, cotangent))
     dquery = jnp.matmul(transposed, dscores.astype(key.dtype), preferred_element_type=jnp.float32)
     return dquery, _product(dscores, query, careful=careful), _product(weights, cotangent, careful=careful)
 
@@ -122,9 +127,11 @@ def _contract(a: Array, b: Array, formula: str, axis: int, *, careful: bool) -> 
     return (first + second) + (third + fourth)
 
 
-def _hide(scores: Array, queries: Queries, keys: Keys, *, keys_first: bool = False) -> Array:
+def _hide(pairs: Array, fill: float, queries: Queries, keys: Keys, *, keys_first: bool = False) -> Array:
+    """Fills the hidden ones of pairs (..., queries, keys), or (..., keys, queries)."""
     mask = visible(queries, keys, keys_first=keys_first)
-    return jnp.where(mask.reshape(mask.shape[0], *[1] * (scores.ndim - 3), *mask.shape[1:]), scores, -jnp.inf)
+    mask = mask.reshape(mask.shape[0], *[1] * (pairs.ndim - 3), *mask.shape[1:])
+    return jnp.where(mask, pairs, fill)
 
 
 def _reduce(ufunc: jnp.ufunc, x: Array, *, halving: bool) -> Array:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from agentic_transformer.ring.checks import check_flag, check_whole
 from agentic_transformer.ring.chunked import Chunks, chunked_backward, chunked_forward
 from agentic_transformer.ring.kernel import BlockKernel, Running
 from agentic_transformer.ring.pair import attend, differentiate
@@ -26,7 +27,18 @@ def plain_kernel(platform: str, chunks: Chunks | None = None) -> BlockKernel:
     Args:
         platform: that of the devices.
         chunks: the same on every device; None: `CPU_CHUNKS` on "cpu", `ACCELERATOR_CHUNKS` elsewhere.
+
+    Raises:
+        ValueError: the platform is no name, or a size of the chunks no whole number of at least 1.
     """
+    if not isinstance(platform, str):
+        raise ValueError(f"platform={platform!r} must be a name, such as 'cpu', 'gpu' or 'tpu'")
+    if chunks is not None:
+        if not isinstance(chunks, Chunks):
+            raise ValueError(f"chunks={chunks!r} must be a Chunks, or None")
+        for name in ("queries", "keys", "whole", "rows"):
+            check_whole(f"chunks.{name}", getattr(chunks, name))
+        check_flag("chunks.on_cpu", chunks.on_cpu)
     chunks = chunks or (CPU_CHUNKS if platform == "cpu" else ACCELERATOR_CHUNKS)
     return BlockKernel(*(partial(function, chunks) for function in (_forward, _backward, _padded, _one_row)))
 

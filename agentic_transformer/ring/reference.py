@@ -5,10 +5,14 @@ Both differentiate by JAX's own means and take what `ring_attention` takes, in t
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from agentic_transformer.ring.checks import check_attention
+from agentic_transformer.ring.hidden import cleared, marked, with_lengths
 from agentic_transformer.ring.kernel import LOWEST
 from agentic_transformer.ring.layout import positions
 from agentic_transformer.ring.visibility import Keys, Queries, queries_at, visible
@@ -32,9 +36,16 @@ def dense_attention(
 
     Memory is quadratic in the sequence. The arguments are `ring_attention`'s; `ring_size` is that of the layout only.
     """
+    setting = {"causal": causal, "window": window}
+    check_attention(query, key, value, segment_ids, **setting, length=length)
     batch, sequence, heads, head_dim = query.shape
     at = jnp.asarray(positions(sequence, ring_size, layout))
-    queries = queries_at(at, segment_ids, causal=causal, window=window, length=length)
+    if length is not None:
+        attend = partial(dense_attention, layout=layout, ring_size=ring_size, **setting)
+        length = jnp.broadcast_to(length, batch)
+        return with_lengths(attend, (query, key, value), segment_ids, at, length)
+    key, value = marked(key, value), cleared(value)
+    queries = queries_at(at, segment_ids, **setting, length=None)
     mask = visible(queries, Keys(at, segment_ids))[:, None, None]  # (1 or batch, 1, 1, queries, keys)
     wide = jnp.promote_types(query.dtype, jnp.float32)
     grouped = query.reshape(batch, sequence, key.shape[2], -1, head_dim)
@@ -62,10 +73,17 @@ def memory_efficient_attention(
     Rabe and Staats 2021, "Self-attention does not need O(n^2) memory" (arXiv 2112.05682): every pair of chunks is computed
     and masked. The arguments are `ring_attention`'s; `ring_size` is that of the layout only.
     """
+    setting = {"causal": causal, "window": window}
+    check_attention(query, key, value, segment_ids, **setting, length=length)
     batch, sequence, heads, head_dim = query.shape
     chunk = max(size for size in range(1, min(CHUNK, sequence) + 1) if sequence % size == 0)
     at = jnp.asarray(positions(sequence, ring_size, layout))
-    queries = queries_at(at, segment_ids, causal=causal, window=window, length=length)
+    if length is not None:
+        attend = partial(memory_efficient_attention, layout=layout, ring_size=ring_size, **setting)
+        length = jnp.broadcast_to(length, batch)
+        return with_lengths(attend, (query, key, value), segment_ids, at, length)
+    key, value = marked(key, value), cleared(value)
+    queries = queries_at(at, segment_ids, **setting, length=None)
 
     def chunks(array: jax.Array | None, axis: int = 1) -> jax.Array | None:
         """(..., sequence, ...) -> (chunks, ..., chunk, ...)."""

@@ -16,8 +16,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from agentic_transformer.ring.checks import check_attention, check_kernel
+from agentic_transformer.ring.hidden import finite, marked, signed, with_lengths
 from agentic_transformer.ring.kernel import BlockKernel, Running
-from agentic_transformer.ring.layout import shard_positions
+from agentic_transformer.ring.layout import check_layout, shard_positions
 from agentic_transformer.ring.plain import plain_kernel
 from agentic_transformer.ring.visibility import NOWHERE, Keys, Queries, queries_at
 
@@ -52,21 +54,35 @@ def ring_attention_shard(
 
     Args:
         query: (batch, tokens, heads, head_dim), this device's tokens, in layout order; tokens even.
-        key: (batch, tokens, key_heads, head_dim), key_heads a divisor of heads.
+        key: (batch, tokens, key_heads, head_dim) of query's dtype, key_heads a divisor of heads.
         value: as key.
         axis: the mesh axis of the ring; None for a single device.
         causal: whether a query sees only keys up to its own position.
         layout: the order of the tokens, "contiguous" or "zigzag".
         segment_ids: (batch, tokens) integers; attention only within equal ids.
         window: a query sees the last `window` keys only, its own included.
-        length: natural positions from here on are padding.
+        length: natural positions from here on are padding; an integer, or (batch,) integers.
         kernel: the block kernel; plain JAX if None.
         gathered: collect all keys and values on every device first (an all-gather), the alternative a ring is compared with.
 
     Returns:
         (batch, tokens, heads, head_dim) of query's dtype.
+
+    Raises:
+        ValueError: as `ring_attention`, and outside of a `jax.shard_map` over `axis`.
     """
-    ring_size = 1 if axis is None else lax.axis_size(axis)
+    ring_size = _axis_size(axis)
+    check_layout(layout)
+    check_kernel(kernel)
+    setting = {"causal": causal, "window": window}
+    check_attention(query, key, value, segment_ids, **setting, length=length, ring_size=ring_size)
+    if query.shape[1] % 2:
+        raise ValueError(f"query {query.shape} must have two blocks of tokens, an even number of them")
+    if length is not None and jnp.ndim(length):
+        attend = partial(ring_attention_shard, axis=axis, layout=layout, kernel=kernel, gathered=gathered, **setting)
+        index = 0 if axis is None else lax.axis_index(axis)
+        at = shard_positions(index, query.shape[1], ring_size, layout)
+        return with_lengths(attend, (query, key, value), segment_ids, at, length)
     kernel = kernel or plain_kernel(jax.default_backend())
     setting = Setting(axis if ring_size > 1 else None, ring_size, causal, layout, window, kernel, gathered)
     batch, tokens, heads, head_dim = query.shape
@@ -80,12 +96,25 @@ def ring_attention_shard(
         array = jnp.pad(array, [(0, 0)] * 4 + [(0, padded - half), (0, 0)])
         return array.reshape(batch, key_heads, -1, head_dim)
 
+    if length is not None:
+        length = jnp.asarray(length, jnp.int32)
     if segment_ids is not None:
-        segment_ids = segment_ids.astype(jnp.int32).reshape(batch, 2, half)
+        segment_ids = signed(segment_ids).reshape(batch, 2, half)
         segment_ids = jnp.pad(segment_ids, [(0, 0), (0, 0), (0, padded - half)], mode="edge").reshape(batch, -1)
     output = _attention(setting, half, grouped(query), grouped(key), grouped(value), segment_ids, length)
     output = output.reshape(batch, key_heads, heads // key_heads, 2, padded, head_dim)[..., :half, :]
     return output.transpose(0, 3, 4, 1, 2, 5).reshape(query.shape)
+
+
+def _axis_size(axis: str | None) -> int:
+    """Returns the number of devices of the ring; ValueError outside of a `jax.shard_map` over it."""
+    try:
+        return 1 if axis is None else lax.axis_size(axis)
+    except NameError:
+        raise ValueError(
+            f"axis={axis!r} is no axis of a jax.shard_map around this call; "
+            "on whole arrays call ring_attention, on one device axis=None"
+        ) from None
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -95,6 +124,7 @@ def _attention(setting: Setting, half: int, query, key, value, segment, length) 
 
 def _attention_forward(setting: Setting, half: int, query, key, value, segment, length):
     def forward(query, key, value, segment):
+        key = marked(key, value)
         output, lse = _forward(setting, half, query, key, value, segment, length)
         return output.astype(query.dtype), lse
 
@@ -107,6 +137,8 @@ def _attention_backward(setting: Setting, half: int, saved, cotangent):
 
     def backward(query, key, value, output, lse, cotangent, segment):
         delta = jnp.einsum("...d,...d->...", output, cotangent, preferred_element_type=jnp.float32)
+        key = marked(key, value)
+        lse = jnp.where(finite(query, cotangent), lse, jnp.nan)  # it is NaN already if an output is
         gradients = _backward(setting, half, query, key, value, segment, length, cotangent, lse, delta)
         return [gradient.astype(like.dtype) for gradient, like in zip(gradients, (query, key, value), strict=True)]
 

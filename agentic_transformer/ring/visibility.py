@@ -40,7 +40,9 @@ def queries_at(
     """The intervals of queries at natural positions `position` (queries,)."""
     end = NOWHERE - 1 if length is None else length - 1
     high = jnp.minimum(position, end) if causal else jnp.full_like(position, end)
-    low = jnp.zeros_like(position) if window is None else position - (window - 1)
+    low = jnp.zeros_like(position)
+    if window is not None:
+        low = jnp.maximum(low, position - (min(window, NOWHERE) - 1))
     return Queries(low, jnp.where(position <= end, high, -1), segment)
 
 

@@ -1,0 +1,140 @@
+"""Meshes of every kind of axis give what a mesh of automatic axes gives, or one line."""
+
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from agentic_transformer.ring import (
+    BACKBONES,
+    attention,
+    blockwise_attention,
+    blockwise_feedforward,
+    decode_attention,
+    ring_attention,
+    ring_attention_shard,
+    write_cache,
+)
+
+SHAPE = (2, 32, 4, 4)
+QUERY, KEY, VALUE, WEIGHTS = (np.random.default_rng(n).standard_normal(SHAPE, np.float32) for n in range(4))
+ARRAYS = (QUERY, KEY, VALUE)
+POSITION = np.array([[20], [31]], np.int32)
+IDS = np.arange(32).repeat(2).reshape(2, 32).astype(np.int32) // 24
+KINDS = {kind.name.lower(): kind for kind in (AxisType.Auto, AxisType.Explicit)}
+
+
+def make_mesh(kind="explicit", names=("ring",), sizes=(4,)):
+    devices = jax.devices()[: int(np.prod(sizes))]
+    return jax.make_mesh(sizes, names, axis_types=(KINDS[kind],) * len(sizes), devices=devices)
+
+
+def place(mesh, *axes):
+    return [jax.device_put(x, NamedSharding(mesh, PartitionSpec(*axes))) for x in ARRAYS]
+
+
+def with_gradients(function, *arrays):
+    output, pull = jax.vjp(jax.jit(function), *arrays)
+    weights = jax.device_put(WEIGHTS, output.sharding)
+    return [np.asarray(x) for x in (output, *pull(weights))]
+
+
+def equal(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)  # 32 terms below 8, to one part in 2^24
+
+
+@pytest.fixture(scope="module")
+def expected():
+    attend = partial(attention, backbone="dense", layout="contiguous", segment_ids=IDS)
+    return with_gradients(attend, *ARRAYS)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_what_jax_makes_by_default(backbone, expected):
+    """`jax.make_mesh((4,), ("ring",))`; arrays from the host, sharded, and whole on every device."""
+    mesh = make_mesh()
+    attend = partial(attention, backbone=backbone, mesh=mesh, layout="contiguous", segment_ids=IDS)
+    equal(with_gradients(attend, *ARRAYS), expected)
+    equal(with_gradients(attend, *place(mesh, None, "ring")), expected)
+    equal([attend(*place(mesh))], expected[:1])
+
+
+def test_heads_on_an_explicit_axis(expected):
+    mesh = make_mesh("explicit", ("ring", "heads"), (4, 2))
+    attend = partial(ring_attention, mesh=mesh, layout="contiguous", segment_ids=IDS)
+    equal(with_gradients(attend, *place(mesh, None, "ring", "heads")), expected)
+    kinds = (AxisType.Auto, AxisType.Explicit)
+    mixed = jax.make_mesh((4, 2), ("ring", "heads"), axis_types=kinds)
+    attend = partial(ring_attention, mesh=mixed, layout="contiguous", segment_ids=IDS)
+    equal([attend(*place(mixed, None, "ring", "heads"))], expected[:1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_under_set_mesh_and_with_an_abstract_mesh(kind, expected):
+    mesh = make_mesh(kind, ("data", "ring"), (2, 4))
+    setting = {"layout": "contiguous", "segment_ids": IDS, "batch_axis": "data"}
+    lengths = {"length": np.array([32, 32])}
+    placed = place(mesh, "data", "ring")
+    equal([ring_attention(*placed, mesh=mesh.abstract_mesh, **setting, **lengths)], expected[:1])
+    with jax.set_mesh(mesh):
+        here = jax.sharding.get_abstract_mesh()
+        for where in (mesh, here):
+            equal(with_gradients(partial(ring_attention, mesh=where, **setting), *ARRAYS), expected)
+        attend = partial(blockwise_attention, segment_ids=IDS)
+        equal(with_gradients(attend, *ARRAYS), expected)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        equal([jax.jit(partial(ring_attention, mesh=mesh, **setting))(*placed)], expected[:1])
+
+
+def test_attention_without_a_mesh_of_arrays_that_lie_on_one(expected):
+    for axes in (("data",), (None, "ring"), ("data", "ring")):
+        arrays = place(make_mesh("explicit", ("data", "ring"), (2, 4)), *axes)
+        equal(with_gradients(partial(blockwise_attention, segment_ids=IDS), *arrays), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_decoding_writing_and_feedforward(kind):
+    mesh = make_mesh(kind)
+    caches = place(mesh, None, "ring")[1:]
+    decode = partial(decode_attention, layout="contiguous")
+    write = partial(write_cache, new=QUERY[:, :1], position=POSITION, layout="contiguous")
+    feedforward = partial(blockwise_feedforward, lambda up, x: np.tanh(1) * (x @ up), KEY[0, 0], chunk=4)
+    x = QUERY[..., 0]
+    read = np.asarray(decode(QUERY[:, :1], KEY, VALUE, POSITION, mesh=make_mesh("auto")))
+    written = KEY.copy()
+    written[[0, 1], POSITION[:, 0]] = QUERY[:, 0]
+    widened = np.tanh(1) * (x @ KEY[0, 0])
+    for where, key, value in ((mesh, KEY, VALUE), (mesh, *caches), (mesh.abstract_mesh, *caches)):
+        np.testing.assert_array_equal(decode(QUERY[:, :1], key, value, POSITION, mesh=where), read)
+        np.testing.assert_array_equal(write(key, mesh=where), written)
+    for x_ in (x, jax.device_put(x, NamedSharding(mesh, PartitionSpec(None, "ring")))):
+        for where in (mesh, None):
+            equal([feedforward(x_, mesh=where)], [widened])
+
+
+def refuses(named, function, *arguments, **setting):
+    with pytest.raises(ValueError, match=named) as error:
+        function(*arguments, **setting)
+    assert str(error.value).count("\n") < 3
+
+
+def test_what_cannot_work_is_one_line():
+    mesh = make_mesh("auto")
+    devices = np.array(jax.devices())
+    for others in (devices[4:], devices[:4][::-1], devices[:1]):
+        elsewhere = place(Mesh(others, ("ring",)), None, "ring")
+        refuses(r"query lies on other devices.*device_put\(query", ring_attention, *elsewhere, mesh=mesh)
+        refuses("value lies on other", ring_attention, QUERY, KEY, elsewhere[2], mesh=mesh)
+        refuses("cache lies on other", write_cache, elsewhere[0], QUERY[:, :1], POSITION, mesh=mesh)
+        refuses("x lies on other", blockwise_feedforward, lambda _, x: x, (), elsewhere[0][..., 0], mesh=mesh)
+    spec = PartitionSpec(None, "ring")
+    within = partial(jax.shard_map, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    refuses("ring_attention_shard", within(lambda x: ring_attention(x, x, x, mesh=mesh)), QUERY)
+    odd = within(lambda x: ring_attention_shard(x, x, x))
+    refuses("two blocks of tokens", odd, QUERY[:, :20])
+    with jax.set_mesh(make_mesh("explicit")):
+        refuses("is not the mesh of jax.set_mesh", ring_attention, *ARRAYS, mesh=mesh)
+        refuses("get_abstract_mesh", ring_attention, *ARRAYS, mesh=None)
