@@ -13,10 +13,10 @@ def main(config: TableCommand) -> None:
     """Prints the table and writes `<sweep>/table.csv`: of each job its overrides, its state, its last metrics and its returns."""
     import pandas as pd
 
-    from experiments.harness.run_folder import STATUS
+    from experiments.harness.sweeps import jobs as jobs_of
 
     sweep = Path(config.sweep)
-    jobs = sorted((path.parent for path in sweep.glob(f"*/{STATUS}")), key=lambda job: (len(job.name), job.name))
+    jobs = jobs_of(sweep)
     if not jobs:
         raise ValueError(f"sweep={sweep}: no jobs are there; give the folder of a sweep, which -m makes")
     table = pd.DataFrame(map(_line, jobs))
@@ -27,11 +27,10 @@ def main(config: TableCommand) -> None:
 def _line(job: Path) -> dict[str, Any]:
     """What a job's files say so far; the agents within a quickstart's job by their names."""
     import pandas as pd
-    from omegaconf import OmegaConf
 
-    from experiments.harness.run_folder import OVERRIDES, status
+    from experiments.harness.run_folder import read_overrides, status
 
-    words = OmegaConf.load(job / OVERRIDES) if (job / OVERRIDES).exists() else []
+    words = read_overrides(job)
     line = {"job": job.name, "state": status(job).get("state")}
     line |= {key: value for key, _, value in (word.lstrip("+").partition("=") for word in words) if key not in ("run", "resume")}
     for path in sorted(job.rglob("metrics.csv")):
