@@ -28,11 +28,12 @@ def _line(job: Path) -> dict[str, Any]:
     """What a job's files say so far; the agents within a quickstart's job by their names."""
     import pandas as pd
 
+    from experiments.harness.overrides import said
     from experiments.harness.run_folder import read_overrides, status
 
-    words = read_overrides(job)
     line = {"job": job.name, "state": status(job).get("state")}
-    line |= {key: value for key, _, value in (word.lstrip("+").partition("=") for word in words) if key not in ("run", "resume")}
+    settings = said(read_overrides(job))
+    line |= {key: value for key, value in settings.items() if key not in ("run", "resume")}
     for path in sorted(job.rglob("metrics.csv")):
         agent = "" if path.parent == job else f"{path.parent.name} "
         if path.stat().st_size and len(rows := pd.read_csv(path)):  # it is empty until the first row is due

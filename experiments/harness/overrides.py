@@ -131,6 +131,19 @@ def _plain(value: str | int | float | None) -> str:
     return shown(value)
 
 
+def _quoted(element: Any) -> Any:
+    """Text of a sweep in quotes: functions such as choice('1.10') drop them."""
+    if isinstance(element, list):
+        return list(map(_quoted, element))
+    return QuotedString(element, Quote.single) if isinstance(element, str) else element
+
+
+def said(words: list[str]) -> dict[str, str]:
+    """What overrides say, by their settings, without quotes."""
+    overrides = OverridesParser.create().parse_overrides(words)
+    return {_key(override): shown(override.value()) for override in overrides}
+
+
 def _frozen(value: Any) -> Any:
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
@@ -188,6 +201,8 @@ def assignments(words: list[str], known: dict[str, Setting], options: dict[str, 
             reject(f"{key} is given twice: {seen[key]} and {word}", "each setting once")
         seen[key] = word
         elements = _check(override, word, multirun, known, options)
+        if key in known and known[key].kind is str:
+            elements = [_quoted(element) for element in elements]
         of_hydra, start = override.is_hydra_override(), override.get_key_element()
         spelled = [f"{start}={Transformer.str(element)}" for element in elements]
         if not override.is_sweep_override():
