@@ -105,10 +105,10 @@ def conclude(name: str, folder: run_folder.Opened, crashed: bool, resumable: boo
     run_folder.finish(place, "failed" if failed or crashed else "finished")
     if not failed and not crashed:
         return 0
-    nothing_done = not crashed and len(failed) == len(started)
+    nothing_done = len(failed) == len(started) and not (crashed and started)
     if nothing_done:
         folder.undo()
-    if nothing_done and all(state.get("exit_code") == 2 for state in failed.values()):
+    if failed and nothing_done and all(state.get("exit_code") == 2 for state in failed.values()):
         say(name, SettingError(_together([state["error"] for state in failed.values()])))
         return 2
     print(f"{len(failed)} of {len(started)} jobs did not finish:", file=sys.stderr)

@@ -10,6 +10,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from agentic_transformer import statistics
+from experiments.harness.overrides import pasteable
 from experiments.harness.run_folder import CONFIG, STATUS
 from experiments.reports import figures
 from experiments.reports.paper import beside_paper, paper_text
@@ -168,4 +169,5 @@ def _records_of(run: Path) -> Path:
     for name in RECORDS:
         if (run / name).exists():
             return run / name
-    raise ValueError(f"no records in {run}; evaluate it first: python -m experiments.evaluate run={run}")
+    command = f"python -m experiments.evaluate {pasteable({'run': str(run)})}"
+    raise ValueError(f"no records in {run}; evaluate it first: {command}")
