@@ -17,12 +17,23 @@ from hypothesis import strategies as st
 from tests.cli.conftest import ROOT
 from tests.cli.test_configs import COMMANDS
 
-LINES = 40
+LINES = 200
 # Hydra's grammar gives each of these a meaning, or none at all, outside of quotes.
 SPECIAL = "[](){},'\":"
 PLAIN = "abcXYZ019._-/=#$%@+ éß日;&!?*|<>^`"
 SMALL = st.integers(0, 999)
-TEXT = {"train": ("agent.name", "data.root", "data.algo"), "collect": ("data.root",), "plot": ("out",)}
+# The text settings of each command.
+TEXT = {
+    "train": ("agent.name", "data.root", "data.algo"),
+    "evaluate": (),
+    "collect": ("data.root",),
+    "plot": ("out",),
+    "verify": ("path",),
+    "table": ("sweep",),
+    "export": ("out",),
+    "download": ("root", "sha256"),
+}
+REQUIRED = {"verify": ("path",), "table": ("sweep",), "export": ("out",)}
 NUMBERS = {
     "train": {
         "seed": SMALL,
@@ -34,10 +45,10 @@ NUMBERS = {
         "eval.trajectories": st.lists(st.integers(1, 64), min_size=1, max_size=3, unique=True),
     },
     "collect": {"data.seed": SMALL, "data.episodes": SMALL.map(lambda n: n + 100)},
-    "plot": {},
+    "evaluate": {"eval.seed": SMALL, "eval.noise": st.sampled_from([0, 0.25, 1e-3])},
 }
 GROUPS = {"agent": ["at", "dt", "bc"], "model": ["small", "paper"]}
-# A wrong word, for each command; the second says of which words it needs the line to be free.
+# A wrong word, for every command and for each.
 FAULTS = {
     "every": ["typo=1", "+typo.x=2", "~{text}", "{text}=", "{text}='open", "{text}=[", "{text}=a,b", "hydra.run.dir=x", "--flag"],
     "train": [
@@ -46,6 +57,9 @@ FAULTS = {
     ],
     "collect": ["data.episodes=0", "data.seed=x", "data.relabel=1", "task=nowhere"],
     "plot": ["runs=x", "runs=[a,a]", "runs=[1.0,1.0]", "out="],
+    "evaluate": ["run=nowhere", "checkpoint=1.5", "eval.noise=x", "eval.conditions=[own,own]"],
+    "export": ["run=nowhere"],
+    "download": ["domain=hopper", "algo=1"],
 }  # fmt: skip
 
 
@@ -86,20 +100,23 @@ def spelled(value):
 @st.composite
 def lines(draw):
     """A command line: the command, the words, what each job shall get, and the folder that is named."""
-    name = draw(st.sampled_from(["train"] * 6 + ["collect", "plot"]))
+    name = draw(st.sampled_from(["train"] * 8 + list(TEXT)[1:]))
     multirun = name == "train" and draw(st.integers(0, 3)) == 0
     asked, swept = {}, {}
-    for key in draw(st.lists(st.sampled_from(sorted(NUMBERS[name]) or ["out"]), unique=True, max_size=3)):
-        if key in NUMBERS[name]:
+    for key in draw(st.lists(st.sampled_from(sorted(NUMBERS.get(name, {})) or [""]), unique=True, max_size=3)):
+        if key:
             value = draw(NUMBERS[name][key])
             asked[key] = (value, spelled(value))
-    for key in draw(st.lists(st.sampled_from(TEXT[name]), unique=True, max_size=2)):
+    some = draw(st.lists(st.sampled_from(TEXT[name]), unique=True, max_size=2)) if TEXT[name] else []
+    for key in dict.fromkeys([*REQUIRED.get(name, ()), *some]):
         value = draw(text_values())
         if key != "agent.name" or value[0].replace(".", "").replace("-", "").isalnum():
             asked[key] = value
     if name == "plot":
         several = draw(st.lists(text_values(), min_size=1, max_size=3, unique_by=lambda value: value[0]))
         asked["runs"] = ([text for text, _ in several], f"[{','.join(word for _, word in several)}]")
+    if name == "download":
+        asked |= {"domain": ("walker", "walker"), "algo": ("rnd", "'rnd'")}
     if name == "train" and draw(st.booleans()):
         group = draw(st.sampled_from(sorted(GROUPS)))
         asked[group] = (draw(st.sampled_from(GROUPS[group])),) * 2
@@ -114,7 +131,9 @@ def lines(draw):
                 st.lists(st.sampled_from(["1.10", "1.1", "007", "7", "a-b", "1e1", "10"]), min_size=2, max_size=3, unique=True)
             )
             swept[key] = [(value, value) for value in values]
-    run = draw(text_values()) if name == "train" and draw(st.booleans()) else None
+    run = None
+    if name in ("evaluate", "export") or (name == "train" and draw(st.booleans())):
+        run = draw(text_values())
     words = [f"{key}={word}" for key, (_, word) in asked.items()]
     for key, values in swept.items():
         form = draw(st.sampled_from(["{}", "choice({})", "shuffle({})"]))
@@ -123,8 +142,8 @@ def lines(draw):
     words += ["-m"] if multirun else []
     fault = None
     if draw(st.integers(0, 2)) == 0:
-        fault = draw(st.sampled_from(FAULTS["every"] + FAULTS[name]))
-        text = "out" if name == "plot" else "data.root"
+        fault = draw(st.sampled_from(FAULTS["every"] + FAULTS.get(name, [])))
+        text = {"train": "data.root", "evaluate": "run"}.get(name) or TEXT[name][-1]
         fault = fault.format(text=text)
         if fault == f"{text}=a,b" and multirun:
             fault = "typo=1"
@@ -133,13 +152,14 @@ def lines(draw):
     words = draw(st.permutations(words))
     every = [dict(zip(swept, values, strict=True)) for values in itertools.product(*swept.values())]
     jobs = [{key: value for key, (value, _) in (asked | one).items()} for one in every]
-    again = run and not fault and draw(st.booleans())
+    again = name == "train" and run and not fault and draw(st.booleans())
     return name, words, jobs, run and run[0], fault, again
 
 
 def expected(name, job):
     """All settings that a job shall have, by the files of its config groups and the dataclass's defaults."""
     settings = asdict(COMMANDS[name]())
+    settings |= {"run": None} if name == "train" else {}
     for group in set(GROUPS) & set(job):
         settings[group] |= _group(group, job[group])
     for key, value in job.items():
@@ -188,11 +208,15 @@ def test_a_command_line_is_done_or_refused(server, line):
     name, words, jobs, run, fault, again = line
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
+        if name in ("evaluate", "export"):  # which take a run that is there
+            trained = next((word for word in words if word.startswith("run=") and word != fault), "run=r")
+            server(name="train", words=[trained], folder=place, does={})
+        before = files(folder)
         done = server(name=name, words=words, folder=place, does={"all": "crash"} if again else {})
         if fault:
             assert done.code == 2, (words, done)
             assert 1 <= len(done.stderr.splitlines()) <= 3 and not done.calls, (words, done)
-            assert files(folder) == []
+            assert files(folder) == before
             return
         assert done.code == (1 if again else 0), (words, done)
         truth = sorted(plain(expected(name, job)) for job in jobs)
@@ -202,6 +226,8 @@ def test_a_command_line_is_done_or_refused(server, line):
             later = [word for word in words if word.startswith("seed=")]
             done = server(name=name, words=[*later, "resume=true", *sooner], folder=place, does={})
             assert done.code == 0 and sorted(plain(call["config"]) for call in done.calls) == truth, (words, done)
+        if name in ("evaluate", "export"):
+            assert [call["run"] for call in done.calls] == [run]
         if name != "train":
             return
         places = [Path(call["run"]) for call in done.calls]
@@ -212,3 +238,14 @@ def test_a_command_line_is_done_or_refused(server, line):
             assert (made / "train.txt").exists() and kept["run"] == (run and run.replace("${", "\\${"))
             if run:
                 assert os.path.normpath(made.parent if len(jobs) > 1 else made) == os.path.normpath(folder / run), words
+
+
+def test_a_handful_of_lines_from_the_shell(command):
+    """With an interpreter each: nothing of the above is owed to the fork."""
+    text = "été [1], a=b $x"
+    for words, place in ((["run=1.10"], "1.10"), ([f"run='{text}'", "-m", "seed=shuffle(0,1)"], f"{text}/0")):
+        done = command(*words)
+        assert done.returncode == 0, done.stderr
+        assert yaml.safe_load((command.folder / place / "config.yaml").read_text())["run"] == place.removesuffix("/0")
+    refused = command(f"run={text}")
+    assert refused.returncode == 2 and len(refused.stderr.splitlines()) <= 3
