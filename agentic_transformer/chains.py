@@ -65,6 +65,11 @@ def loss_weights(returns: np.ndarray, best: float, config: AgentConfig) -> np.nd
     return chosen.astype(np.float32)
 
 
+def available_episodes(episodes: int, top: float) -> int:
+    """Returns how many trajectories of a task are drawn from: a share of the best ones, the very best always."""
+    return max(1, round(top * episodes))
+
+
 class ChainSampler:
     """Draws chains. What is drawn is a function of the seed and the step alone, so a resumed run continues where it stopped."""
 
@@ -79,8 +84,7 @@ class ChainSampler:
         Raises:
             ValueError: there are fewer trajectories than a chain holds.
         """
-        # Trajectories of a task to draw from; the best one always is.
-        episodes = max(1, round(config.top * returns.shape[1]))
+        episodes = available_episodes(returns.shape[1], config.top)
         if episodes < config.trajectories:
             top = f" (agent.top={config.top} of {returns.shape[1]})" if config.top < 1 else ""
             raise ValueError(

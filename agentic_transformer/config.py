@@ -36,6 +36,7 @@ class DataConfig:
 
     root: str = "data"
     algo: str = "pd"
+    cache: str | None = None
     episodes: int = setting(4000, minimum=1, maximum=10_000_000)
     seed: int = setting(0, minimum=0, maximum=MAXIMUM_SEED)
     relabel: str = setting("exorl", choices=("exorl", "exact"))
@@ -161,6 +162,7 @@ class DownloadCommand:
     domain: str = setting("???", choices=("cartpole", "cheetah", "jaco", "point_mass_maze", "quadruped", "walker"))
     algo: str = setting("???", choices=("aps", "icm_apt", "diayn", "disagreement", "icm", "proto", "random", "rnd", "smm"))
     root: str = "data"
+    cache: str | None = None
     sha256: str | None = None
 
 
@@ -169,6 +171,19 @@ class VerifyCommand:
     """`python -m experiments.verify`: reads a whole buffer and reports what is wrong with it."""
 
     path: str = "???"
+    domain: str | None = setting(
+        None,
+        choices=(
+            "cartpole",
+            "cheetah",
+            "hopper",
+            "jaco",
+            "point_mass",
+            "point_mass_maze",
+            "quadruped",
+            "walker",
+        ),
+    )
 
 
 @dataclass
@@ -224,11 +239,20 @@ class QuickstartCommand(TrainCommand):
 
 
 @dataclass
+class DataPlace:
+    """Where the data of a trained run lie; all else about them is as in training."""
+
+    root: str | None = None
+
+
+@dataclass
 class EvaluateCommand:
     """`python -m experiments.evaluate`: a trained run; unset evaluation settings are those of the run."""
 
     run: str = "???"
+    out: str | None = None
     checkpoint: str = "newest"
+    data: DataPlace = field(default_factory=DataPlace)
     eval: EvalConfig = field(default_factory=EvalConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
 

@@ -27,8 +27,9 @@ from gymnasium.vector import VectorEnv
 
 import envs
 from agentic_transformer.ceilings import CEILINGS, search
-from agentic_transformer.chains import ChainSampler
+from agentic_transformer.chains import ChainSampler, available_episodes
 from agentic_transformer.config import AgentConfig, EvalConfig
+from agentic_transformer.description import AgentDescription
 from agentic_transformer.labels import LabelledTrajectories
 from agentic_transformer.policy import Context, Policy, Trajectory
 from agentic_transformer.retries import Retries
@@ -71,6 +72,12 @@ def baseline_condition(agent: AgentConfig) -> str | None:
     return "bc" if agent.top == 1 else "bc10"
 
 
+def conditions_of(agent: AgentConfig, config: EvalConfig) -> list[str]:
+    """Returns what there is to evaluate: a model trained on single trajectories is a baseline and nothing else."""
+    baseline = baseline_condition(agent)
+    return [baseline] if baseline else list(config.conditions)
+
+
 def other_tasks(tasks: Sequence[envs.Task], rng: np.random.Generator) -> list[envs.Task]:
     """For each task another one of its domain: of the list where it has others, else of the registry.
 
@@ -88,6 +95,49 @@ def other_tasks(tasks: Sequence[envs.Task], rng: np.random.Generator) -> list[en
         )
     others = {own: [task for other, task in by_id.items() if other != own] for own in {task.id for task in tasks}}
     return [others[task.id][rng.integers(len(others[task.id]))] for task in tasks]
+
+
+def check_conditions(
+    conditions: Sequence[str], tasks: Sequence[envs.Task], config: EvalConfig, agent: AgentConfig, episodes: int | None
+) -> None:
+    """Raises a ValueError where conditions cannot be evaluated to their end.
+
+    Args:
+        conditions: of `Evaluation.conditions`.
+        tasks: to evaluate on.
+        config: of the evaluation.
+        agent: settings of the agent.
+        episodes: of the data; None: there are no data.
+    """
+    needing = [condition for condition in conditions if condition in ("dataset", *CEILINGS)]
+    if needing and episodes is None:
+        raise ValueError(f"condition {needing[0]!r} needs the training data")
+    if "foreign" in conditions:
+        other_tasks(tasks, np.random.default_rng(0))
+    if "dataset" in conditions:
+        available, longest = available_episodes(episodes, agent.top), max(config.trajectories)
+        top = f" (the best {agent.top:g} of {episodes})" if agent.top < 1 else ""
+        if longest - 1 > available:
+            raise ValueError(
+                f"condition 'dataset' with eval.trajectories up to {longest} needs {longest - 1} trajectories of the data, "
+                f"which have {available}{top}; allowed: up to {available + 1}, or leave it out of eval.conditions"
+            )
+        if agent.trajectories > available:
+            raise ValueError(
+                f"condition 'dataset' draws from at least agent.trajectories={agent.trajectories} trajectories, as in training, "
+                f"and the data have {available}{top}; bring the data of the training back (data.root), or leave it out of "
+                f"eval.conditions"
+            )
+
+
+def _check_same_shape(data: LabelledTrajectories, description: AgentDescription) -> None:
+    """Raises a ValueError unless trajectories have the sizes and steps of those that an agent was trained on."""
+    there = data.store.observation_size, data.store.action_size, int(data.store.lengths[0])
+    trained = description.observation_size, description.action_size, description.steps
+    for what, here, expected in zip(("observations", "actions", "trajectories"), there, trained, strict=True):
+        if here != expected:
+            unit = "steps" if what == "trajectories" else "numbers"
+            raise ValueError(f"the data's {what} have {here} {unit}, those of training had {expected}: these are other data")
 
 
 class Evaluation:
@@ -119,12 +169,28 @@ class Evaluation:
         self.longest = max(config.trajectories)
 
     def conditions(self) -> list[str]:
-        """What there is to evaluate: a model trained on single trajectories is a baseline and nothing else."""
-        baseline = baseline_condition(self.description.agent)
-        return [baseline] if baseline else list(self.config.conditions)
+        """What there is to evaluate."""
+        return conditions_of(self.description.agent, self.config)
+
+    def check(self, conditions: Sequence[str] | None = None) -> None:
+        """Raises a ValueError where conditions lack what they need, so that this is known before the agent acts.
+
+        Args:
+            conditions: which; None: all there are.
+        """
+        conditions = self.conditions() if conditions is None else conditions
+        episodes = None if self.data is None else self.data.returns.shape[1]
+        check_conditions(conditions, self.tasks, self.config, self.description.agent, episodes)
+        if self.data is not None:
+            _check_same_shape(self.data, self.description)
 
     def attempts(self, condition: str) -> Iterator[Attempt]:
-        """The attempts 1 to the longest of one condition."""
+        """The attempts 1 to the longest of one condition.
+
+        Raises:
+            ValueError: it lacks what it needs, see `check_conditions`.
+        """
+        self.check([condition])
         run = self._run(condition)
         if self.data is None or len(set(self.tasks)) == 1 or condition not in ("own", "no_context", *BASELINES):
             yield from run
@@ -188,8 +254,6 @@ class Evaluation:
                     _, context = self._attempt(elsewhere, context, number, "own, elsewhere")
 
     def _dataset(self, condition: str) -> Iterator[Attempt]:
-        if self.data is None:
-            raise ValueError("condition 'dataset' needs the training data")
         with closing(self._make_env(self.tasks)) as env:
             sampler = ChainSampler(self.data.returns, self.description.agent, seed=0)
             for number in range(1, self.longest + 1):
@@ -204,8 +268,6 @@ class Evaluation:
                 yield attempt._replace(encoded=attempt.encoded + context.encoded)
 
     def _ceiling(self, condition: str) -> Iterator[Attempt]:
-        if self.data is None or self.hypotheses is None:
-            raise ValueError(f"condition {condition!r} needs the training data")
         chosen = search(self.hypotheses, self.data.returns, self.longest, condition, self._stream(condition))
         for number, episode in enumerate(chosen.T, 1):
             trajectories, reward = self.data.load(np.arange(len(self.tasks)), episode)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import csv
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
 from tensorboardX import SummaryWriter
+
+_QUEUE = 10_000  # events that may wait to be written
 
 
 class MetricsLog:
@@ -28,15 +33,31 @@ class MetricsLog:
         for row in kept:
             self._append(row)
         partial.replace(path)  # only now: a kill before this leaves the rows that there were
-        self._events = SummaryWriter(str(run / "tensorboard"), purge_step=from_step + 1)
+        self._events: SummaryWriter | None = None
+        with self._watching():
+            # Its thread ends when it cannot write; a queue of this length then fills no more.
+            folder = str(run / "tensorboard")
+            self._events = SummaryWriter(folder, purge_step=from_step + 1, max_queue=_QUEUE)
         self._before = float(kept[-1]["seconds"]) if kept else 0.0
         self._start = time.perf_counter()
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Adds one row: the step, the metrics, and `seconds` of training so far."""
         self._append({"step": step, **metrics, "seconds": round(self._before + time.perf_counter() - self._start, 3)})
-        for name, value in metrics.items():
-            self._events.add_scalar(name, value, step)
+        with self._watching():
+            if self._events:
+                for name, value in metrics.items():
+                    self._events.add_scalar(name, value, step)
+                self._events.flush()
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        """Gives TensorBoard up where it fails, and says so in one line: training goes on without it."""
+        try:
+            yield
+        except Exception as error:
+            self._events = None
+            print(f"no TensorBoard events from here on: {error}", file=sys.stderr, flush=True)
 
     def _append(self, row: dict[str, object]) -> None:
         if self._writer is None:
@@ -51,7 +72,9 @@ class MetricsLog:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Closes the files."""
         self._file.close()
-        self._events.close()
+        with self._watching():
+            if self._events:
+                self._events.close()
 
 
 def _rows_until(path: Path, step: int) -> list[dict[str, str]]:

@@ -20,6 +20,12 @@ REQUIRED = [
 ]  # fmt: skip
 """Columns that records must have."""
 
+NUMERIC = [
+    "seed", "rollout", "trajectories", "context_steps", "context_tokens", "trained_trajectories", "best_return", "again",
+    "return",
+]  # fmt: skip
+"""Columns of numbers."""
+
 BASELINES = ("dt", "bc", "bc10", "td3_bc")
 """Conditions of agents that act without a context: each is another agent, compared with whatever has one."""
 
@@ -42,7 +48,8 @@ def read_records(path: Path) -> pd.DataFrame:
         The table; `rollout` is 0, `best_return`, `context_tokens` and `again` are NaN where the file has no such column.
 
     Raises:
-        ValueError: the file is empty, cut short, without a column, or has an unknown condition or a row twice.
+        ValueError: the file is empty or only a header, cut short, without a column, has an unknown condition, a text where
+            a number belongs, or a row twice.
     """
     try:
         records = pd.read_csv(path)
@@ -51,11 +58,18 @@ def read_records(path: Path) -> pd.DataFrame:
     missing = [column for column in REQUIRED if column not in records]
     if missing:
         raise ValueError(f"{path} lacks the columns {missing}; records need {REQUIRED}")
+    if records.empty:
+        raise ValueError(f"{path} holds no records, only their header; evaluate the run again")
     optional = {"rollout": 0, "best_return": np.nan, "context_tokens": np.nan, "again": np.nan}
     records = records.assign(**{column: records.get(column, default) for column, default in optional.items()})
     incomplete = records[[*REQUIRED, "rollout"]].isna().any(axis=1)
     if incomplete.any():
         raise ValueError(f"{path} lacks values in line {_line(incomplete)}: was it cut short?")
+    for column in NUMERIC:
+        if column in records and not pd.api.types.is_numeric_dtype(records[column]):
+            wrong = pd.to_numeric(records[column], errors="coerce").isna() & records[column].notna()
+            value = records.loc[wrong, column].iloc[0]
+            raise ValueError(f"{path} has {column}={value!r} in line {_line(wrong)}; it must be a number")
     unknown = ~records["condition"].isin(CONDITIONS)
     if unknown.any():
         condition = records.loc[unknown, "condition"].iloc[0]

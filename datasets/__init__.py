@@ -1,4 +1,4 @@
-"""Trajectories on disk: ExoRL episodes, their cache, relabelling from physics, sampling, collection, download.
+"""Trajectories on disk: ExoRL episodes, their cache, relabelling from physics, collection, download.
 
 (This package shares its name with Hugging Face's `datasets`; run commands from the repository's root.)
 """
@@ -7,15 +7,12 @@ from datasets.cache import build_cache
 from datasets.collection import buffer_folder, collect
 from datasets.episode import Episode, read_episode, write_episode
 from datasets.relabelling import relabel
-from datasets.sampling import Sampler, Selection
 from datasets.store import Store, Trajectories
 from datasets.strided import Strided
 from datasets.verification import verify
 
 __all__ = [
     "Episode",
-    "Sampler",
-    "Selection",
     "Store",
     "Strided",
     "Trajectories",

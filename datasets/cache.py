@@ -3,112 +3,152 @@
     observation, action, reward, discount, physics    rows of all episodes, one after another; chunks with Fletcher-32 checksums
     length (episodes,)  name (episodes,)              transitions T of each (T + 1 rows), and its file
     stamp (episodes, 2)                               size and time of change of that file, by which a file made anew is noticed
+    attributes format, identity                       of this layout, and of this build: rewards beside it belong to it alone
 
 Rows are stored without compression (they shrink by a fifth at most), so a reader takes a trajectory's bytes where they lie.
 """
 
 from __future__ import annotations
 
-import fcntl
+import math
+import os
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
 import numpy as np
 from tqdm import tqdm
 
-from datasets.episode import BadEpisode, Episode, episode_files, read_episode
+from datasets.consistency import check_consistent, domain_of
+from datasets.episode import BadEpisode, Episode, episode_files, left_out, read_episode
+from datasets.files import locked, new_hdf5, open_hdf5, reserve, unwritable
 
 FIELDS = ("observation", "action", "reward", "discount", "physics")
+FORMAT = 2  # raise it with any change of what is written or checked here: other caches are built anew
 _CHUNK_BYTES = 1 << 16  # short episodes share a chunk up to this size; a longer episode is a chunk of its own
 _BATCH_ROWS = 1 << 16  # rows held in memory between two writes
 _BAD_SHARE = 0.01
 
 
-def cache_path(buffer: str | Path) -> Path:
-    """Where the cache of a buffer lies: `<buffer>.h5` beside it."""
-    buffer = Path(buffer)
-    return buffer.with_name(f"{buffer.name}.h5")
-
-
-def build_cache(buffer: str | Path, *, progress: bool = True, skip_bad: bool = False) -> Path:
-    """Bring the cache of a buffer up to date: only episodes that it lacks are read, unless one has changed or is gone.
-
-    Several processes may call this at once, and readers may go on reading: one builds, the others wait. A cache that an
-    interrupted append left unreadable is built anew.
+def cache_path(buffer: str | Path, place: str | Path | None = None) -> Path:
+    """Returns where the cache of a buffer lies, and its rewards beside it.
 
     Args:
         buffer: a folder of episodes.
+        place: a folder for caches, in which each lies under the whole path of its buffer, so that
+            no two collide; None puts it beside the episodes, as `<buffer>.h5`.
+    """
+    buffer = Path(buffer)
+    if place is not None:
+        buffer = Path(place, *buffer.resolve().parts[1:])
+    return buffer.with_name(f"{buffer.name}.h5")
+
+
+def build_cache(
+    buffer: str | Path,
+    domain: str | None = None,
+    *,
+    place: str | Path | None = None,
+    progress: bool = True,
+    skip_bad: bool = False,
+) -> Path:
+    """Bring the cache of a buffer up to date: only episodes that it lacks are read, unless one has changed or is gone.
+
+    Several processes may call this at once, and readers may go on reading: one builds, the others wait. A cache that an
+    interrupted append left unreadable is built anew. Files that are no episodes by their names are left out, which is said.
+
+    Args:
+        buffer: a folder of episodes.
+        domain: whose body must move in them, which is checked once, as `verify` does; None: the
+            one that `<domain>/<algo>/buffer` names, if any.
+        place: a folder for caches; None is beside the episodes. See `cache_path`.
         progress: show a progress bar.
-        skip_bad: leave out episodes that cannot be read, up to 1% of the buffer, and say how many.
+        skip_bad: leave out episodes that are bad, up to 1% of the buffer, and say how many.
 
     Returns:
         the cache's path.
 
     Raises:
-        ValueError: no episodes, a bad one (more than 1% with `skip_bad`), or episodes of differing sizes.
+        ValueError: no episodes, a bad one (more than 1% with `skip_bad`), one of another domain,
+            episodes of differing sizes, or a place that cannot be written.
     """
-    path = cache_path(buffer)
+    path = cache_path(buffer, place)
     files = episode_files(buffer)
+    domain = domain_of(buffer) if domain is None else domain
+    if others := left_out(buffer):
+        tqdm.write(f"{buffer}: {others}")
     with locked(path, shared=True):
-        if not _missing(path, files):
+        if not _missing(path, files, domain)[0]:
             return path
-    with locked(path):
-        new = _missing(path, files)
-        target = path if len(new) < len(files) else path.with_suffix(".part")
-        with h5py.File(target, "a" if target == path else "w", libver="latest") as cache:  # this format checksums its structure
-            bad = _read_into(cache, new, len(files), skip_bad, progress)
-        target.replace(path)
+    with locked(path) as held:
+        new, why = _missing(path, files, domain)
+        if why:
+            tqdm.write(f"{path}: {why}; built anew")
+        try:
+            if held and len(new) < len(files):
+                with open_hdf5(path, "a") as cache:
+                    bad = _read_into(cache, new, domain, len(files), skip_bad, progress)
+            else:  # without locks another process may be building, too
+                partial = path.with_suffix(".part" if held else f".part{os.getpid()}")
+                with new_hdf5(path, partial) as cache:
+                    bad = _read_into(cache, files, domain, len(files), skip_bad, progress)
+        except OSError as error:
+            raise unwritable(path, error) from error
     if bad:
         tqdm.write(f"{buffer}: left out {len(bad)} bad of {len(files)} episodes, first: {bad[0]}")
     return path
 
 
-@contextmanager
-def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
-    """Hold the right to write `path` among processes, or with others the right to open it for reading."""
-    lock = path.with_suffix(".lock")
-    if shared and not lock.exists():  # nobody ever wrote here
-        yield
-        return
-    with lock.open("r" if shared else "w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
-        yield
-
-
-def _missing(path: Path, files: Sequence[Path]) -> list[Path]:
-    """Those of `files` that the cache lacks; all of them if it cannot be read, or holds one that has changed or gone since."""
+def _missing(path: Path, files: Sequence[Path], domain: str | None) -> tuple[list[Path], str]:
+    """Returns those of `files` that the cache lacks; if it is of no use, all of them, and why."""
     if not path.exists():
-        return list(files)
+        return list(files), ""
     try:
-        with h5py.File(path) as cache:
-            stamps = dict(zip(cache["name"].asstr()[:], map(tuple, cache["stamp"][:].tolist()), strict=True))
+        with open_hdf5(path) as cache:
+            if cache.attrs.get("format") != FORMAT:
+                return list(files), "of an earlier format"
+            names, stamps = cache["name"].asstr()[:], cache["stamp"][:].tolist()
+            cache["length"][:]  # damaged or not
+            checked = cache.attrs.get("domain")
     except (OSError, KeyError) as error:
-        tqdm.write(f"{path}: unreadable ({error}); built anew")
-        return list(files)
-    changed = [file.name for file in files if file.name in stamps and stamps[file.name] != _stamp(file)]
+        return list(files), f"unreadable ({error})"
+    if domain not in (None, checked):
+        return list(files), f"its episodes were not checked to be {domain}'s"
+    known = dict(zip(names, map(tuple, stamps), strict=True))
+    changed = [file.name for file in files if known.get(file.name) not in (None, _stamp(file))]
     # Another process may have cached what was not yet there when `files` were listed: only what is not on disk is gone.
-    gone = [name for name in stamps.keys() - {file.name for file in files} if not (files[0].parent / name).exists()]
+    gone = [name for name in known.keys() - {file.name for file in files} if not (files[0].parent / name).exists()]
     if changed or gone:
-        tqdm.write(f"{path}: {len(changed + gone)} of its episodes have changed or are gone: {(changed + gone)[0]}; built anew")
-        return list(files)
-    return [file for file in files if file.name not in stamps]
+        return list(files), f"{len(changed + gone)} of its episodes have changed or are gone: {(changed + gone)[0]}"
+    return [file for file in files if file.name not in known], ""
 
 
-def _stamp(file: Path) -> tuple[int, int]:
-    status = file.stat()
+def _stamp(file: Path) -> tuple[int, int] | None:
+    """Returns the size and the time of change of a file; None if it is not there, or a link to nothing."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
     return status.st_size, status.st_mtime_ns
 
 
-def _read_into(cache: h5py.File, files: Sequence[Path], total: int, skip_bad: bool, progress: bool) -> list[BadEpisode]:
+def _read_into(
+    cache: h5py.File,
+    files: Sequence[Path],
+    domain: str | None,
+    total: int,
+    skip_bad: bool,
+    progress: bool,
+) -> list[BadEpisode]:
+    """Appends files to the cache; returns those that were left out."""
     bad: list[BadEpisode] = []
     pending: list[tuple[str, tuple[int, int], Episode]] = []
     rows = 0
     for file in tqdm(files, desc="caching episodes", unit="episode", disable=not progress, mininterval=0.5):
         try:
-            pending.append((file.name, _stamp(file), read_episode(file)))
+            stamp, episode = _stamp(file) or (-1, -1), read_episode(file)
+            check_consistent(file, episode, domain)
         except BadEpisode as error:
             bad.append(error)
             if not skip_bad:
@@ -117,11 +157,13 @@ def _read_into(cache: h5py.File, files: Sequence[Path], total: int, skip_bad: bo
                 share = f"{len(bad)} bad episodes are more than {_BAD_SHARE:.0%} of {total}"
                 raise ValueError(f"{share}; the last: {error}") from error
             continue
-        rows += pending[-1][2].length + 1
+        pending.append((file.name, stamp, episode))
+        rows += episode.length + 1
         if rows >= _BATCH_ROWS:
             append(cache, pending)
             pending, rows = [], 0
     append(cache, pending)
+    cache.attrs["domain"] = domain or ""
     return bad
 
 
@@ -139,6 +181,8 @@ def append(cache: h5py.File, pending: Sequence[tuple[str, tuple[int, int], Episo
     count = len(cache["name"])
     start = int(np.sum(cache["length"][:] + 1))
     rows = sum(episode.length + 1 for episode in episodes)
+    bytes_of_rows = rows * sum(cache[field].shape[1] * cache[field].dtype.itemsize for field in FIELDS if field in cache)
+    reserve(cache, bytes_of_rows + sum(math.prod(data.chunks) * data.dtype.itemsize for data in cache.values()))
     for field in (field for field in FIELDS if field in cache):
         data = cache[field]
         arrays = [getattr(episode, field) for episode in episodes]
@@ -156,7 +200,7 @@ def append(cache: h5py.File, pending: Sequence[tuple[str, tuple[int, int], Episo
 
 
 def _create(cache: h5py.File, episode: Episode) -> None:
-    cache.attrs["identity"] = uuid.uuid4().hex  # rewards beside it belong to this build of it alone
+    cache.attrs["format"], cache.attrs["identity"] = FORMAT, uuid.uuid4().hex
     rows = episode.length + 1
     for field in FIELDS:
         array = getattr(episode, field)
@@ -167,7 +211,7 @@ def _create(cache: h5py.File, episode: Episode) -> None:
         create_rows(cache, field, (0, array.shape[1]), dtype, rows * together)
     cache.create_dataset("length", (0,), np.int64, maxshape=(None,), chunks=(4096,), fletcher32=True)
     cache.create_dataset("stamp", (0, 2), np.int64, maxshape=(None, 2), chunks=(4096, 2), fletcher32=True)
-    cache.create_dataset("name", (0,), h5py.string_dtype(length=64), maxshape=(None,), chunks=(4096,), fletcher32=True)
+    cache.create_dataset("name", (0,), h5py.string_dtype(length=255), maxshape=(None,), chunks=(256,), fletcher32=True)
 
 
 def create_rows(file: h5py.File, name: str, shape: tuple[int, ...], dtype: type, chunk_rows: int) -> h5py.Dataset:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 import envs
 from datasets.collectors import Collector, collector_class
 from datasets.episode import Episode, write_episode
+from datasets.fingerprint import fingerprint
 from envs import Task
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def collect(
         progress: show a progress bar.
 
     Returns:
-        the metadata; its versions are those of the libraries that episodes were last made with.
+        the metadata; its versions are those of the libraries and the code that episodes were last made with.
 
     Raises:
         ValueError: unknown task or collector, or a folder that was collected otherwise.
@@ -72,18 +73,27 @@ def collect(
         "settings": json.loads(json.dumps(policy.settings(task.domain))),  # tuples come back from the file as lists
     }
     folder.mkdir(parents=True, exist_ok=True)
-    _refuse_other(folder, made)
+    before = _read_metadata(folder)
+    _refuse_other(folder, before, made)
     missing = {index for index in range(episodes) if not (folder / f"episode_{index:06d}_{spec.length}.npz").exists()}
-    before = json.loads((folder / METADATA).read_text()) if (folder / METADATA).exists() else {}
     if before and not missing:
         return before
+    if before and before.get("actions") is None:
+        said = "actions of its earlier episodes were rounded after they were executed"
+        tqdm.write(f"{folder}: {said}, so that replays of them drift")
     metadata = {
         **made,
+        "actions": before.get("actions") if before else "float32",  # as executed
         "domain": task.domain,
         "format": "ExoRL",
-        "episodes": max(episodes, before.get("episodes", 0)),
-        "versions": {name: version(name) for name in _LIBRARIES},
+        "episodes": max(episodes, before.get("episodes") or 0),
+        "versions": {name: version(name) for name in _LIBRARIES} | {"code": _code(task.domain)},
     }
+    there = before.get("versions") or {}
+    changed = [key for key, value in metadata["versions"].items() if there.get(key, value) != value]
+    if changed:
+        more = f"{len(missing)} more episodes are made under another {', '.join(changed)}"
+        tqdm.write(f"{folder}: {more} than those there")
     partial = folder / f"{METADATA}.{os.getpid()}.part"  # of this process: several may start on one buffer
     partial.write_text(json.dumps(metadata, indent=2) + "\n")
     partial.replace(folder / METADATA)
@@ -103,20 +113,46 @@ def collect(
     return metadata
 
 
+def _code(domain: str) -> str:
+    return fingerprint("datasets.collection", "envs.environment", f"envs.domains.{domain}")
+
+
 def _start_seed(seed: int, index: int) -> int:
     return int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
 
 
-def _refuse_other(folder: Path, made: dict[str, Any]) -> None:
-    """A buffer holds one way of making data."""
+def _read_metadata(folder: Path) -> dict[str, Any]:
+    """Returns what is known of a buffer; empty where nothing was collected yet.
+
+    Raises:
+        ValueError: the folder holds episodes of unknown origin, or the file is not what `collect`
+            wrote.
+    """
     path = folder / METADATA
     if not path.exists():
         if any(folder.glob("*.npz")):
             raise ValueError(f"buffer {folder}: holds episodes that were not collected here; choose another folder")
+        return {}
+    advice = "restore it, or choose another folder"
+    try:
+        known = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); {advice}") from None
+    kinds = {"task": str, "episodes": int | None, "settings": dict | None}
+    facts = known if isinstance(known, dict) else {}
+    if not all(isinstance(facts.get(key), kind) for key, kind in kinds.items()):
+        raise ValueError(f"{path}: is not what a collection writes; {advice}")
+    return known
+
+
+def _refuse_other(folder: Path, before: dict[str, Any], made: dict[str, Any]) -> None:
+    """A buffer holds one way of making data."""
+    if not before:
         return
-    before = {"action_repeat": 1, "settings": None} | json.loads(path.read_text())
+    before = {"action_repeat": 1, "settings": None} | before
     if before["settings"] is None:
-        tqdm.write(f"{path}: does not say with which settings its episodes were collected; they may not be those of today")
+        said = "does not say with which settings its episodes were collected"
+        tqdm.write(f"{folder / METADATA}: {said}; they may not be those of today")
         made["settings"] = None  # of the buffer as a whole it stays unknown
     there, here = _by_key(before), _by_key(made)
     for key in [*here, *(key for key in there if key.startswith("settings.") and key not in here)]:
@@ -143,7 +179,8 @@ def _run(
     for row in range(rows):
         if row:
             if (row - 1) % repeat == 0:
-                action = actor.act(row - 1, info["physics"])
+                # Rounded before it is executed: what is stored is what was done.
+                action = np.clip(actor.act(row - 1, info["physics"]), -1, 1).astype(np.float32)
             observation, reward, _, _, info = environments.step(action)
             table["action"][:, row] = action
             table["reward"][:, row, 0] = 0 if reward_free else reward

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 _NAME = re.compile(r"(?:episode|\d{8}T\d{6})_(\d+)_(\d+)\.npz")
+_EXPECTED = "episodes are files such as episode_000000_1000.npz: episode_<number>_<transitions>.npz"
 _REQUIRED = ("observation", "action", "reward", "discount")
 _MAX_BYTES = 1 << 30  # no array of an episode comes near this; a damaged header may claim terabytes
 
@@ -60,10 +61,38 @@ def episode_files(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"buffer {folder}: no such folder")
-    found = [(int(match[1]), entry.name) for entry in os.scandir(folder) if (match := _NAME.fullmatch(entry.name))]
+    try:
+        names = [path.name for path in folder.iterdir()]
+    except OSError as error:
+        raise ValueError(f"buffer {folder}: cannot be listed ({error.strerror})") from error
+    found = [(int(match[1]), name) for name in names if (match := _NAME.fullmatch(name))]
     if not found:
-        raise ValueError(f"buffer {folder}: no episodes; expected files such as episode_000000_1000.npz")
+        raise ValueError(f"buffer {folder}: no episodes; {left_out(folder) or _EXPECTED}")
     return [folder / name for _, name in sorted(found)]
+
+
+def left_out(folder: str | Path) -> str:
+    """Says how many .npz files of a buffer have no name of an episode; empty if all have one.
+
+    Folders that hold .npz files count too; hidden files do not.
+    """
+    others = [
+        path.name
+        for path in Path(folder).iterdir()
+        if not path.name.startswith(".") and not _NAME.fullmatch(path.name) and _holds_npz(path)
+    ]
+    if not others:
+        return ""
+    what = "1 file or folder" if len(others) == 1 else f"{len(others)} files or folders"
+    return f"{what} of another name left out, first: {min(others)!r}; {_EXPECTED}"
+
+
+def _holds_npz(path: Path) -> bool:
+    try:
+        inside = list(path.iterdir()) if path.is_dir() else [path]
+    except OSError:  # not ours to read
+        return False
+    return any(file.suffix.lower() == ".npz" for file in inside)
 
 
 def read_episode(path: str | Path) -> Episode:
@@ -77,6 +106,9 @@ def read_episode(path: str | Path) -> Episode:
     """
     path = Path(path)
     try:
+        if not path.is_file():  # to open a pipe would be to wait for ever
+            kind = "not a file" if path.exists() else "a link to nothing" if path.is_symlink() else "gone"
+            raise BadEpisode(f"{path}: not a readable episode ({kind})")
         with zipfile.ZipFile(path) as archive:
             members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
             arrays = {key: _array(path, archive, members[key]) for key in (*_REQUIRED, "physics") if key in members}
@@ -96,9 +128,12 @@ def _array(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.
     version = np.lib.format.read_magic(stream)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read_header(stream)
+    if dtype.hasobject:
+        said = f"{member.filename} holds Python objects, which are not loaded"
+        raise BadEpisode(f"{path}: {said}; expected an array of floats")
     size = math.prod(shape) * dtype.itemsize
     held = member.file_size - stream.tell()
-    if dtype.hasobject or size != held:
+    if size != held:
         raise BadEpisode(f"{path}: {member.filename} claims {dtype} of shape {shape}, {size} bytes, but holds {held}")
     return np.frombuffer(stream.getbuffer(), dtype, offset=stream.tell()).reshape(shape, order="F" if fortran else "C")
 

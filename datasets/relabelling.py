@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from importlib import import_module
+from importlib.metadata import version
 
 import numpy as np
 
 import envs
+from datasets.fingerprint import check_unedited, fingerprint
 from envs import Task
 from envs.registry import unknown
 
@@ -46,6 +50,32 @@ def relabel_many(physics: np.ndarray, tasks: Sequence[Task], mode: str = "exorl"
             raise ValueError(f"task {task.id!r} is a family: rewards belong to one of its members")
     readings = readings_of(domain, physics)
     return np.stack([Rewards([task])(readings, control) for task in tasks]).astype(np.float32)
+
+
+def made_by(task: Task) -> dict[str, str]:
+    """Returns all that decides what `task` pays for a state: its parameters, the code, the simulator."""
+    return {"task": repr(task), **_code(task.domain)}
+
+
+@lru_cache
+def _code(domain: str) -> dict[str, str]:
+    libraries = {name: version(name) for name in ("mujoco", "dm_control")}
+    return {"code": fingerprint(*_modules(domain)), **libraries}
+
+
+def _modules(domain: str) -> tuple[str, str]:
+    return "datasets.relabelling", f"envs.domains.{domain}"
+
+
+def check_code(domain: str) -> None:
+    """Loads the code of a domain's rewards, and checks that it is the code that `made_by` names.
+
+    Raises:
+        ValueError: it was edited since this process started.
+    """
+    for module in ("envs.physics", f"envs.domains.{domain}"):
+        import_module(module)
+    check_unedited(*_modules(domain))
 
 
 def _control(mode: str, action: np.ndarray | None, shape: tuple[int, int]) -> np.ndarray:

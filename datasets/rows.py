@@ -12,6 +12,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from datasets.files import open_hdf5
+
 
 class Rows:
     """Rows of one dataset, as many as it had when this was made."""
@@ -24,7 +26,7 @@ class Rows:
         """
         self._what = f"{path}: {name}"
         try:
-            with h5py.File(path) as file:
+            with open_hdf5(path) as file:
                 data = file[name]
                 self.shape, self.dtype = data.shape, data.dtype
                 self._chunk_rows = data.chunks[0]

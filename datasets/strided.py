@@ -19,7 +19,8 @@ class Strided:
 
     Attributes:
         episodes, observation_size, action_size: those of the store.
-        lengths: (E,) steps T of each trajectory.
+        steps: T of every trajectory.
+        lengths: (E,) the same for each, as those of a store.
     """
 
     def __init__(self, store: Store, action_repeat: int = 1, horizon: int | None = None) -> None:
@@ -28,44 +29,54 @@ class Strided:
         Args:
             store: whole trajectories.
             action_repeat: steps of the store in one.
-            horizon: steps of a trajectory from its start; None takes all that are there.
+            horizon: steps of a trajectory, from the start of each, where an evaluation begins too.
+                What comes later is left out. None takes all that are there.
 
         Raises:
-            ValueError: a trajectory is too short.
+            ValueError: a trajectory is too short, or they differ in length and there is no horizon.
         """
         whole = store.lengths // action_repeat
-        shortest = int(whole.min())
-        if shortest < (horizon or 1):
-            raise ValueError(
-                f"data.action_repeat={action_repeat} with data.horizon={horizon} needs trajectories of at least "
-                f"{action_repeat * (horizon or 1)} steps; the shortest has {int(store.lengths.min())}"
-            )
+        shortest, longest = int(whole.min()), int(whole.max())
+        steps = horizon or longest
+        if not 1 <= steps <= shortest:
+            raise ValueError(_misfit(store.lengths, action_repeat, horizon))
+        self.steps = steps
         self._store, self._repeat = store, action_repeat
-        self.lengths = whole if horizon is None else np.full_like(whole, horizon)
+        self.lengths = np.full_like(whole, self.steps)
         self.episodes, self.observation_size, self.action_size = store.episodes, store.observation_size, store.action_size
 
     def load(self, indices: Sequence[int] | np.ndarray) -> Trajectories:
         """See `Store.load`."""
-        observation, action = self._store.load(indices)
-        steps = int(self.lengths[np.asarray(indices)[0]]) if len(indices) else 0
-        observation = observation[:, : steps * self._repeat : self._repeat]
+        observation, action = self._store.load(indices, self.steps * self._repeat)
+        observation = observation[:, :: self._repeat]
         if self._repeat == 1:
-            return Trajectories(observation, action[:, :steps])
-        blocks = self._blocks(action, steps)
+            return Trajectories(observation, action)
+        blocks = self._blocks(action)
         # A held action stays what it was to the last bit; the mean of equals may round.
         held = (blocks == blocks[:, :, :1]).all(axis=2)
         return Trajectories(observation, np.where(held, blocks[:, :, 0], blocks.mean(axis=2)))
 
     def rewards(self, task: str | Task, indices: Sequence[int] | np.ndarray | None = None, mode: str = "exorl") -> np.ndarray:
         """See `Store.rewards`: sums over each step, (k, T) float32."""
-        reward = self._store.rewards(task, indices, mode)
-        steps = int(self.lengths[0 if indices is None else np.asarray(indices)[0]])
-        return self._blocks(reward, steps).sum(axis=2, dtype=np.float64).astype(np.float32)
+        reward = self._store.rewards(task, indices, mode, self.steps * self._repeat)
+        return self._blocks(reward).sum(axis=2, dtype=np.float64).astype(np.float32)
 
     def relabel(self, tasks: Sequence[str | Task], mode: str = "exorl", progress: bool = True) -> None:
         """See `Store.relabel`."""
         self._store.relabel(tasks, mode, progress)
 
-    def _blocks(self, x: np.ndarray, steps: int) -> np.ndarray:
-        """(k, T of the store, ...) -> (k, steps, action_repeat, ...)."""
-        return x[:, : steps * self._repeat].reshape(len(x), steps, self._repeat, *x.shape[2:])
+    def _blocks(self, x: np.ndarray) -> np.ndarray:
+        """(k, steps * action_repeat, ...) -> (k, steps, action_repeat, ...)."""
+        return x.reshape(len(x), self.steps, self._repeat, *x.shape[2:])
+
+
+def _misfit(lengths: np.ndarray, action_repeat: int, horizon: int | None) -> str:
+    """Says why trajectories cannot be cut like this, and how they can."""
+    shortest, longest = int(lengths.min()), int(lengths.max())
+    have = f"{shortest} steps" if shortest == longest else f"{shortest} to {longest} steps"
+    repeat = f"data.action_repeat={action_repeat}"
+    if action_repeat > shortest:
+        return f"{repeat}: trajectories have {have}; allowed: 1 to {shortest}"
+    said = "data.horizon=" + ("null" if horizon is None else str(horizon))
+    said += f" with {repeat}" if action_repeat > 1 else ""
+    return f"{said}: trajectories have {have}; allowed: 1 to {shortest // action_repeat}"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
-from datasets.episode import BadEpisode, Episode, episode_files, read_episode
+from datasets.consistency import domain_of, problems_of
+from datasets.episode import BadEpisode, Episode, episode_files, left_out, read_episode
 
 
 @dataclass
@@ -29,16 +28,22 @@ class Report:
     remarks: list[str] = field(default_factory=list)
 
 
-def verify(buffer: str | Path, *, progress: bool = True) -> Report:
+def verify(buffer: str | Path, domain: str | None = None, *, progress: bool = True) -> Report:
     """Read every episode of a buffer.
 
-    A problem is a file that cannot be read or whose arrays do not fit together or differ in size or length from most of the
-    buffer's; a reset row that is not one; actions outside [-1, 1]; a discount other than 1.
+    A problem is a file that cannot be read or whose arrays do not fit together or differ in size or
+    length from most of the buffer's, and whatever `datasets.consistency.problems_of` finds in it.
+
+    Args:
+        buffer: a folder of episodes.
+        domain: whose body moves in them; None: the one that `<domain>/<algo>/buffer` names, if any.
+        progress: show a progress bar.
 
     Raises:
-        ValueError: the folder does not exist or holds no episodes.
+        ValueError: the folder does not exist or holds no episodes, or an unknown domain.
     """
     report = Report()
+    domain = domain_of(buffer) if domain is None else domain
     shapes: dict[str, tuple] = {}
     for path in tqdm(episode_files(buffer), desc="verifying episodes", unit="episode", disable=not progress, mininterval=0.5):
         report.episodes += 1
@@ -49,26 +54,21 @@ def verify(buffer: str | Path, *, progress: bool = True) -> Report:
             continue
         report.transitions += episode.length
         shapes[path.name] = _shape(episode)
-        wrong = list(_wrong_values(episode))
-        if wrong:
+        if wrong := problems_of(episode, domain):
             report.problems[path.name] = "; ".join(wrong)
     if shapes:
         _compare(shapes, report)
+    if others := left_out(buffer):
+        report.remarks.append(others)
+    if domain is None:
+        unnamed = "neither its folder nor domain=<domain> names a body"
+        report.remarks.append(f"whose data this is was not checked: {unnamed}")
     return report
 
 
 def _shape(episode: Episode) -> tuple:
     physics = None if episode.physics is None else (episode.physics.shape[1], episode.physics.dtype.name)
     return episode.length, episode.observation.shape[1], episode.action.shape[1], episode.reward.shape[1], physics
-
-
-def _wrong_values(episode: Episode) -> Iterator[str]:
-    if episode.action[0].any() or episode.reward[0].any():
-        yield "row 0 is not a reset (its action and reward must be 0)"
-    if np.abs(episode.action).max() > 1 + 1e-6:
-        yield f"actions reach {np.abs(episode.action).max():.3g}, outside [-1, 1]"
-    if (episode.discount != 1).any():
-        yield f"discounts fall to {episode.discount.min():.3g}; these domains never terminate"
 
 
 def _compare(shapes: dict[str, tuple], report: Report) -> None:

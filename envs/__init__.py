@@ -8,14 +8,9 @@ Importing this package loads neither MuJoCo nor dm_control nor gymnasium; nor do
 
 from __future__ import annotations
 
-import os
-import sys
-
 from envs.above import plane
+from envs.registration import register, register_when_gymnasium_is_imported
 from envs.registry import Spec, Task, draw_tasks, families, members, spec, task, tasks, training_tasks
-
-# Workers never draw, and a machine without GL libraries must not fail on import; who renders in-process sets MUJOCO_GL.
-os.environ.setdefault("MUJOCO_GL", "disabled")
 
 __all__ = [
     "Spec",
@@ -38,7 +33,6 @@ __all__ = [
 _LAZY = {
     "make": "envs.environment",
     "make_vec": "envs.environment",
-    "register": "envs.environment",
     "render": "envs.rendering",
     "write_video": "envs.rendering",
 }
@@ -53,8 +47,4 @@ def __getattr__(name: str) -> object:
     return getattr(import_module(_LAZY[name]), name)
 
 
-# `gymnasium.make("envs:exorl/walker_walk-v0")` imports this package and expects the ids to be there afterwards.
-if "gymnasium" in sys.modules:
-    from envs.environment import register
-
-    register()
+register_when_gymnasium_is_imported()

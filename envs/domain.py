@@ -8,8 +8,9 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any, NamedTuple
 
-import mujoco
 import numpy as np
+
+from envs.headless import mujoco
 
 Readings = Mapping[str, np.ndarray]  # name -> (states, size)
 
@@ -42,6 +43,14 @@ class Reading(NamedTuple):
         row = mujoco.mj_name2id(model, _OBJECTS[self.field], self.element)
         width = 9 if self.field.endswith("mat") else 3
         return row * width, (row + 1) * width
+
+    def follows(self, model: mujoco.MjModel) -> bool:
+        """Returns whether positions and velocities tell it, without forces or accelerations."""
+        if self.field != "sensordata":
+            return True
+        every = self.element is None
+        stages = model.sensor_needstage if every else model.sensor(self.element).needstage
+        return bool(np.all(np.asarray(stages) < int(mujoco.mjtStage.mjSTAGE_ACC)))
 
 
 @dataclass(frozen=True)

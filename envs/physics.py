@@ -14,16 +14,19 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from threading import Lock
 from types import SimpleNamespace
+from typing import Any
 
-import mujoco
 import numpy as np
 
 from envs.domain import STATE_FIELDS, Reading, load, mode
+from envs.headless import mujoco
 from envs.registry import Task
 
 _STATES_PER_THREAD = 8
 _BLOCK = 4096  # states between two copies out of MuJoCo's memory
-_DIVERGED = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
+# What MuJoCo's future depends on; sensors of forces, which only a step computes, stand beside it.
+_STATE = mujoco.mjtState.mjSTATE_INTEGRATION
+_DIVERGED = [int(getattr(mujoco.mjtWarning, f"mjWARN_BAD{of}")) for of in ("QPOS", "QVEL", "QACC")]
 
 
 class Start:
@@ -31,12 +34,17 @@ class Start:
 
     def __init__(self, domain: str, mode: str) -> None:
         """Build dm_control's environment for `mode`; its model is the one to step."""
+        self._name = domain, mode
         self._environment = load(domain).build(mode)
         self._lock = Lock()
         steps = self._environment.control_timestep() / self._environment.physics.timestep()
         self.substeps = round(steps) * load(domain).repeat
         # Each model is one body, so that looking for islands of contact finds one, at up to a tenth of the time of a step.
         self.model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_ISLAND
+
+    def __reduce__(self) -> tuple:
+        """Copies are the one Start of the mode in the process where they are made."""
+        return start_of, self._name
 
     @property
     def model(self) -> mujoco.MjModel:
@@ -74,6 +82,10 @@ class Scattered:
         self._index = (places - places.min()) // places.itemsize
         interface = {"data": (int(places.min()), False), "shape": (int(self._index.max()) + 1,), "typestr": "<f8", "version": 3}
         self._memory = np.asarray(SimpleNamespace(__array_interface__=interface))
+
+    def __reduce__(self) -> tuple:
+        """Copies look up where their own pieces lie."""
+        return Scattered, (self._rows,)
 
     def read(self) -> np.ndarray:
         """A copy of everything, (rows, columns)."""
@@ -115,7 +127,7 @@ class Batch:
 
     def __init__(self, domain: str, modes: Sequence[str]) -> None:
         """Make room for one state for each of `modes`; `start` fills it."""
-        self._domain = domain
+        self._domain, self._built_for = domain, list(modes)
         start = start_of(domain, modes[0])
         self.model, self.substeps = start.model, start.substeps
         self._datas = [mujoco.MjData(self.model) for _ in modes]
@@ -128,6 +140,29 @@ class Batch:
         threads = max(1, min(os.cpu_count() or 1, len(modes) // _STATES_PER_THREAD)) if load(domain).slow else 1
         self._parts = [self._datas[part::threads] for part in range(threads)]
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What determines the future, without addresses: a copy takes the path of the original."""
+        states = np.empty((len(self), mujoco.mj_stateSize(self.model, _STATE)))
+        for state, data in zip(states, self._datas, strict=True):
+            mujoco.mj_getState(self.model, data, state, _STATE)
+        return {
+            "built": (self._domain, self._built_for),
+            "states": states,
+            "sensors": np.array([data.sensordata for data in self._datas]),
+            "warnings": np.array([data.warning.number for data in self._datas]),
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Build a batch on the models of this process and bring it to where the original was."""
+        self.__init__(*state["built"])
+        saved = zip(state["states"], state["sensors"], state["warnings"], strict=True)
+        for data, (numbers, sensors, warnings) in zip(self._datas, saved, strict=True):
+            mujoco.mj_setState(self.model, data, numbers, _STATE)
+            mujoco.mj_step1(self.model, data)
+            data.sensordata[:] = sensors
+            data.warning.number[:] = warnings
+        self._table = self._state.read()
 
     def __len__(self) -> int:
         """Number of states."""
@@ -143,10 +178,21 @@ class Batch:
         """The domain's readings of every state."""
         return self._views.named(self._table)
 
-    def start(self, modes: Sequence[str], randoms: Sequence[np.random.RandomState]) -> None:
-        """Start an episode of each state's mode from its random state, which advances."""
-        for kind, random, data in zip(modes, randoms, self._datas, strict=True):
-            start_of(self._domain, kind).episode(random, data)
+    def start(
+        self,
+        modes: Sequence[str],
+        randoms: Sequence[np.random.RandomState],
+        chosen: np.ndarray,
+    ) -> None:
+        """Start an episode of each state's mode from its random state, which advances.
+
+        Args:
+            modes: of every state.
+            randoms: of every state.
+            chosen: (states,) bool; the other states stay where they are.
+        """
+        for index in np.flatnonzero(chosen):
+            start_of(self._domain, modes[index]).episode(randoms[index], self._datas[index])
         self._table = self._state.read()
 
     def step(self, action: np.ndarray) -> None:
@@ -158,13 +204,17 @@ class Batch:
             self._advance(self._datas)
         self._table = self._state.read()
 
-    def check(self) -> None:
-        """Fail if any simulation has diverged, after which MuJoCo resets it in silence.
+    def check(self, chosen: np.ndarray) -> None:
+        """Fail if a chosen simulation has diverged, after which MuJoCo resets it in silence.
+
+        Args:
+            chosen: (states,) bool.
 
         Raises:
             FloatingPointError: names the states.
         """
-        diverged = [index for index, data in enumerate(self._datas) if any(data.warning[kind].number for kind in _DIVERGED)]
+        ended = np.flatnonzero(chosen).tolist()
+        diverged = [one for one in ended if self._datas[one].warning.number[_DIVERGED].any()]
         if diverged:
             raise FloatingPointError(f"{self._domain}: the simulation of states {diverged} diverged")
 
@@ -190,14 +240,19 @@ class Batch:
                 refresh(model, data)
 
 
-def readings_of(domain: str, physics: np.ndarray) -> dict[str, np.ndarray]:
+def readings_of(
+    domain: str,
+    physics: np.ndarray,
+    names: tuple[str, ...] | None = None,
+) -> dict[str, np.ndarray]:
     """What rewards are computed from, for bare states: only the stages of MuJoCo's pipeline that it takes.
 
     Args:
         domain: whose states.
         physics: (states, physics size), rows of a data set.
+        names: other readings of the domain, which must follow from positions and velocities.
     """
-    model, data, views = _scratch(domain)
+    model, data, views = _scratch(domain, load(domain).reward_readings if names is None else names)
     physics = np.ascontiguousarray(physics, dtype=np.float64)
     table = np.empty((len(physics), views.size))
     table[:, : views.physics_size] = physics
@@ -207,6 +262,27 @@ def readings_of(domain: str, physics: np.ndarray) -> dict[str, np.ndarray]:
             block = slice(first, first + _BLOCK)
             table[block, views.physics_size :] = _derived(model, data, derived, load(domain).stages, physics[block])
     return views.named(table)
+
+
+def observations_of(domain: str, physics: np.ndarray) -> np.ndarray:
+    """Computes what bare states show an observer.
+
+    Args:
+        domain: whose states.
+        physics: (states, physics size), rows of a data set.
+
+    Returns:
+        (states, observation size) float64; NaN where an entry takes forces or accelerations, which
+        a stored state lacks.
+    """
+    body = load(domain)
+    model = start_of(domain, next(iter(body.rewards))).model
+    known = tuple(name for name, reading in body.readings.items() if reading.follows(model))
+    readings, data = readings_of(domain, physics, known), mujoco.MjData(model)
+    for name in body.readings.keys() - readings.keys():
+        start, stop = body.readings[name].bounds(model, data)
+        readings[name] = np.full((len(physics), stop - start), np.nan)
+    return body.observe(readings)
 
 
 def _derived(
@@ -226,11 +302,11 @@ def _derived(
 
 
 @lru_cache
-def _scratch(domain: str) -> tuple[mujoco.MjModel, mujoco.MjData, Views]:
+def _scratch(domain: str, names: tuple[str, ...]) -> tuple[mujoco.MjModel, mujoco.MjData, Views]:
     body = load(domain)
     model = start_of(domain, next(iter(body.rewards))).model
     data = mujoco.MjData(model)
-    return model, data, Views(model, data, {name: body.readings[name] for name in body.reward_readings})
+    return model, data, Views(model, data, {name: body.readings[name] for name in names})
 
 
 class Rewards:
@@ -238,7 +314,7 @@ class Rewards:
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         """For states whose tasks, all of one domain and none of them a family, are these; a single task serves any number."""
-        self._count = len(tasks)
+        self._tasks, self._count = tuple(tasks), len(tasks)
         functions = load(tasks[0].domain).rewards
         by_mode: dict[str, list[int]] = {}
         for index, task in enumerate(tasks):
@@ -247,6 +323,10 @@ class Rewards:
         for name, rows in by_mode.items():
             params = {key: np.array([tasks[row].params[key] for row in rows]) for key in tasks[rows[0]].params}
             self._groups.append((functions[name], slice(None) if len(by_mode) == 1 else rows, params))
+
+    def __reduce__(self) -> tuple:
+        """Copies look up the functions again: those of a domain are often lambdas."""
+        return Rewards, (self._tasks,)
 
     def __call__(self, readings: Mapping[str, np.ndarray], control: np.ndarray) -> np.ndarray:
         """Reward of every state, (states,) float64.

@@ -10,12 +10,12 @@ import copy
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import mujoco
 import numpy as np
-from mujoco.rollout import Rollout
 
 from envs.domain import load, mode
+from envs.headless import mujoco
 from envs.physics import readings_of, start_of
 from envs.registry import Task
 
@@ -46,7 +46,8 @@ class Planner:
 
     def __init__(self, tasks: Sequence[Task], settings: Settings, rng: np.random.Generator) -> None:
         """One plan for each of `tasks`, which share a domain; none of them a family."""
-        self._domain, self.settings, self._rng = tasks[0].domain, settings, rng
+        self._tasks, self._domain = list(tasks), tasks[0].domain
+        self.settings, self._rng = settings, rng
         self._modes = np.array([mode(task.name, self._domain) for task in tasks])
         start = start_of(self._domain, str(self._modes[0]))
         self._model = copy.copy(start.model)
@@ -54,11 +55,24 @@ class Planner:
         self._substeps = start.substeps * settings.hold // settings.coarse  # of a piece
         self._guides, self._rewards = load(self._domain).guides, load(self._domain).rewards
         threads = os.cpu_count() or 1
-        self._pool = Rollout(nthread=threads)
+        self._pool = mujoco.rollout.Rollout(nthread=threads)
         self._datas = [mujoco.MjData(self._model) for _ in range(threads)]
         low, self._high = self._model.actuator_ctrlrange.T
         self._middle, self._half = (self._high + low) / 2, (self._high - low) / 2
         self._plan = np.zeros((len(tasks), settings.knots, self._model.nu))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What determines later plans; threads and MuJoCo's memory are each planner's own."""
+        return {"made_of": (self._tasks, self.settings, self._rng), "plan": self._plan}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Build a planner and let it go on from where the original was."""
+        self.__init__(*state["made_of"])
+        self._plan = state["plan"]
+
+    def __copy__(self) -> Planner:
+        """Copies share nothing that a plan changes, the random generator included."""
+        return copy.deepcopy(self)
 
     def plan(self, physics: np.ndarray) -> np.ndarray:
         """Plan anew.

@@ -161,7 +161,18 @@ def _position(name: str, key: str, value: Any) -> tuple[float, float]:
 
 def spec(name: str | Task) -> Spec:
     """Sizes of the task's observation, action and physics vectors, and the agent steps of its episodes."""
-    return _SPECS[task(name).domain]
+    return domain_spec(task(name).domain)
+
+
+def domain_spec(domain: str) -> Spec:
+    """Returns what `spec` does, by the name of a domain.
+
+    Raises:
+        ValueError: unknown domain.
+    """
+    if domain not in _SPECS:
+        raise unknown("domain", domain, domains())
+    return _SPECS[domain]
 
 
 def members(family: str | Task) -> list[Task]:

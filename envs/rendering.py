@@ -1,26 +1,39 @@
-"""Frames and videos of stored physics.
+"""Frames and videos of stored physics, drawn by a process of their own.
 
-MuJoCo binds its renderer when it is first imported, and a broken GL library can end the process; so frames are drawn in a process
-of their own with MUJOCO_GL=egl (or what the user set).
+A simulating process loads no drawing library (`envs.headless`), and a broken one can end the
+process that does. So the first picture starts one with MUJOCO_GL=egl (or what the user set), which
+lives as long as this process. States go through its standard input, pictures come back through
+its standard output.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
+import pickle
+import signal
 import subprocess
 import sys
-import tempfile
+import time
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock, Timer
+from typing import Any
 
 import numpy as np
 
 from envs import registry
 from envs.registry import Task
 
-RENDERERS = ("egl", "osmesa", "glfw")
-_SECONDS_TO_START = 60
-_SECONDS_A_FRAME = 0.5
+# What MUJOCO_GL may name, and what each needs. Other words that MuJoCo knows name none of them.
+RENDERERS = {
+    "egl": "libEGL: on Debian and Ubuntu `apt install libegl1 libgl1-mesa-dri`",
+    "osmesa": "libOSMesa: on Debian and Ubuntu `apt install libosmesa6`",
+    "glfw": "a screen: a desktop session, or `xvfb-run` before the command",
+}
+_NO_CHOICE = ("", "disable", "disabled", "off", "false", "0")
+_DEFAULT = "egl" if sys.platform == "linux" else "glfw"
+_PATIENCE = 60.0  # seconds for one answer: the first loads MuJoCo, all may wait for other programs
 
 
 def render(task: str | Task, physics: np.ndarray, *, height: int = 240, width: int = 320) -> np.ndarray:
@@ -36,26 +49,26 @@ def render(task: str | Task, physics: np.ndarray, *, height: int = 240, width: i
         (frames, height, width, 3) uint8.
 
     Raises:
+        ValueError: physics of another body or not finite, or no size of a picture.
         RuntimeError: this machine cannot render; one line says why.
     """
     task = registry.task(task)
-    backend = os.environ.get("MUJOCO_GL", "")
-    environment = os.environ | {"MUJOCO_GL": backend if backend in RENDERERS else "egl"}
-    with tempfile.TemporaryDirectory() as folder:
-        states, frames = Path(folder) / "states.npy", Path(folder) / "frames.npy"
-        np.save(states, np.asarray(physics, dtype=np.float64))
-        goal = [f"{number}" for number in task.params.get("goal", ())]
-        command = [sys.executable, "-m", "envs.rendering", task.name, str(states), str(frames), str(height), str(width), *goal]
-        limit = _SECONDS_TO_START + _SECONDS_A_FRAME * len(physics)
-        try:
-            root = Path(__file__).parents[1]
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=limit, check=False, cwd=root)
-        except subprocess.TimeoutExpired:
-            raise RuntimeError(f"cannot render with MUJOCO_GL={environment['MUJOCO_GL']}: no answer in {limit:.0f} s") from None
-        if not frames.exists():
-            reason = (done.stderr.strip().splitlines() or [f"the process ended with code {done.returncode}"])[-1]
-            raise RuntimeError(f"cannot render with MUJOCO_GL={environment['MUJOCO_GL']}: {reason}")
-        return np.load(frames)
+    physics = np.asarray(physics, dtype=np.float64)
+    size = registry.spec(task).physics
+    if physics.ndim != 2 or physics.shape[1] != size:
+        wanted = f"of shape (frames, {size})"
+        raise ValueError(f"physics of {task.id} must be {wanted}, got {physics.shape}")
+    if not np.isfinite(physics).all():
+        raise ValueError(f"physics of {task.id} must be finite: there is no picture of NaN")
+    for name, pixels in (("height", height), ("width", width)):
+        if not isinstance(pixels, int | np.integer) or pixels < 1:
+            raise ValueError(f"{name}={pixels!r} must be a whole number of pixels, at least 1")
+    frames = np.empty((len(physics), height, width, 3), np.uint8)
+    if len(physics):
+        artist = _artist(os.getpid(), _backend())
+        for frame, state in zip(frames, physics, strict=True):
+            frame[:] = artist.draw(task, state, int(height), int(width))
+    return frames
 
 
 def write_video(path: str | Path, task: str | Task, physics: np.ndarray, *, fps: int = 30) -> Path:
@@ -72,29 +85,135 @@ def write_video(path: str | Path, task: str | Task, physics: np.ndarray, *, fps:
     return path
 
 
-def draw(task: Task, physics: np.ndarray, height: int = 240, width: int = 320) -> np.ndarray:
-    """`render` within this process, which must have started with a MUJOCO_GL that can draw."""
-    scene = _scene(task.domain)
-    if "goal" in task.params:
-        scene.named.model.geom_pos["target", :2] = task.params["goal"]
-    frames = np.empty((len(physics), height, width, 3), np.uint8)
-    for index, state in enumerate(physics):
-        with scene.reset_context():
-            scene.set_state(state)
-        frames[index] = scene.render(height=height, width=width, camera_id=0)
-    return frames
+def _backend() -> str:
+    asked = os.environ.get("MUJOCO_GL", "").strip().lower()
+    backend = _DEFAULT if asked in _NO_CHOICE else asked
+    if backend not in RENDERERS:
+        raise RuntimeError(f"cannot render with MUJOCO_GL={asked}; allowed: {', '.join(RENDERERS)}")
+    return backend
+
+
+class _Artist:
+    """The process that draws, as this one sees it."""
+
+    def __init__(self, backend: str) -> None:
+        self._backend, self._owner, self._lock = backend, os.getpid(), Lock()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "envs.rendering"],
+            env=os.environ | {"MUJOCO_GL": backend},
+            cwd=Path(__file__).parents[1],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        atexit.register(self.close)
+        if fault := self._receive():
+            others = " or ".join(name for name in RENDERERS if name != backend)
+            self._fail(f"{fault}; it needs {RENDERERS[backend]}; or set MUJOCO_GL to {others}")
+
+    def draw(self, *request: Any) -> np.ndarray:
+        """One picture, (height, width, 3) uint8, of (task, state, height, width)."""
+        with self._lock:
+            try:
+                pickle.dump(request, self._process.stdin)
+                self._process.stdin.flush()
+            except OSError:
+                pass  # it ended: what it did not answer says so
+            answer = self._receive()
+        if isinstance(answer, str):
+            task, _, height, width = request
+            self._fail(f"{task.id}, {height} x {width} pixels: {answer}")
+        return answer
+
+    def close(self) -> None:
+        """End the process, and forget it so that the next picture starts another."""
+        if os.getpid() != self._owner:
+            return  # this is a fork; the process draws for its parent
+        _artist.cache_clear()
+        atexit.unregister(self.close)
+        self._process.kill()
+        self._process.communicate()
+
+    def _receive(self) -> Any:
+        """Its next answer: None, a picture, or text that says what is wrong."""
+        asked = time.monotonic()
+        late = Timer(_PATIENCE, self._process.kill)
+        late.start()
+        try:
+            return pickle.load(self._process.stdout)
+        except (EOFError, pickle.UnpicklingError):
+            if time.monotonic() - asked >= _PATIENCE:
+                return f"no answer in {_PATIENCE:g} s"
+            return f"the process that draws ended with code {self._process.wait()}"
+        except BaseException:  # interrupted: the next answer would be to this request
+            self.close()
+            raise
+        finally:
+            late.cancel()
+
+    def _fail(self, reason: str) -> None:
+        self.close()
+        raise RuntimeError(f"cannot render with MUJOCO_GL={self._backend}: {reason}")
 
 
 @lru_cache
-def _scene(domain: str) -> object:
+def _artist(process: int, backend: str) -> _Artist:
+    """The one that draws for `process`: after a fork, the child needs its own."""
+    return _Artist(backend)
+
+
+def _serve() -> None:
+    """Draw what standard input asks for until it ends. Says None first, or why it cannot draw."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no answer
+
+    def say(answer: Any) -> None:
+        pickle.dump(answer, answers)
+        answers.flush()
+
+    try:
+        from dm_control.mujoco import Physics  # before envs.headless: with the drawing library
+
+        Physics.from_xml_string("<mujoco/>").render(height=1, width=1)
+    except Exception as error:
+        return say(_one_line(error))
+    say(None)
+    while True:
+        try:
+            request = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return None
+        try:
+            say(_draw(*request))
+        except Exception as error:
+            say(_one_line(error))
+
+
+def _draw(task: Task, state: np.ndarray, height: int, width: int) -> np.ndarray:
+    scene = _stage(task.domain, height, width).physics
+    if task.domain == "point_mass":
+        scene.named.model.geom_pos["target", :2] = task.params.get("goal", (0.0, 0.0))
+    with scene.reset_context():
+        scene.set_state(state)
+    return scene.render(height=height, width=width, camera_id=0)
+
+
+@lru_cache(maxsize=8)  # each holds a framebuffer
+def _stage(domain: str, height: int, width: int) -> Any:
+    """An environment of dm_control whose framebuffer holds pictures of this size."""
     from envs.domain import load
 
     body = load(domain)
-    _scene.environment = body.build(next(iter(body.rewards)))  # composer's physics is a weak reference: hold its owner
-    return _scene.environment.physics
+    environment = body.build(next(iter(body.rewards)))
+    buffer = environment.physics.model.vis.global_
+    buffer.offheight, buffer.offwidth = max(height, buffer.offheight), max(width, buffer.offwidth)
+    return environment
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 if __name__ == "__main__":
-    name, states_path, frames_path, rows, columns, *where = sys.argv[1:]
-    given = {"goal": tuple(map(float, where))} if where else {}
-    np.save(frames_path, draw(registry.task(name, **given), np.load(states_path), int(rows), int(columns)))
+    _serve()

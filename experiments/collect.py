@@ -15,7 +15,7 @@ def main(config: CollectCommand) -> None:
     datasets.collect(
         config.task, folder, episodes=data.episodes, seed=data.seed, collector=data.algo, action_repeat=data.action_repeat
     )
-    print(f"buffer: {folder}\ncache:  {datasets.build_cache(folder)}")
+    print(f"buffer: {folder}\ncache:  {datasets.build_cache(folder, place=data.cache)}")
 
 
 if __name__ == "__main__":

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import sys
+
 from agentic_transformer.config import DownloadCommand
 from experiments.harness import cli
 
 
 def main(config: DownloadCommand) -> None:
-    """Download, check, unpack and cache."""
+    """Download, check, unpack and cache; exit code 1 if there is no connection or no room."""
     import datasets
     from datasets.download import download
 
-    buffer = download(config.domain, config.algo, config.root, sha256=config.sha256)
-    print(f"buffer: {buffer}\ncache:  {datasets.build_cache(buffer)}")
+    try:
+        buffer = download(config.domain, config.algo, config.root, sha256=config.sha256)
+    except OSError as error:
+        sys.exit(f"experiments.download: {error}")
+    print(f"buffer: {buffer}\ncache:  {datasets.build_cache(buffer, place=config.cache)}")
 
 
 if __name__ == "__main__":

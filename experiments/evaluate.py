@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agentic_transformer.config import EvaluateCommand, TrainCommand
+from agentic_transformer.config import EvalConfig, EvaluateCommand, TrainCommand
 from experiments.harness import cli, provenance
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
     from tqdm import tqdm
 
     import envs
@@ -20,50 +24,50 @@ PICTURED_TASKS = 5
 FRAMES_PER_SECOND = 6
 
 
-def main(config: EvaluateCommand, run: Path) -> None:
-    """Rollouts under every condition -> records, then tables, figures and a video, in the run's folder."""
+def main(config: EvaluateCommand, run: Path) -> Path:
+    """Rollouts under every condition -> records, then tables, figures and a video; returns their folder."""
     from experiments.reports.presentation import present
 
-    evaluate(config, run)
-    present([run], run)
+    place = evaluate(config, run)
+    present([place], place)
+    save_video(config, run, place)
+    return place
 
 
-def evaluate(config: EvaluateCommand, run: Path) -> None:
-    """Writes `records.csv`, and of the first few tasks `rollouts.npz` and a video, into the run's folder.
+def evaluate(config: EvaluateCommand, run: Path, anew: bool = True) -> Path:
+    """Writes `records.csv`, and `rollouts.npz` of the first few tasks, into the run's folder or `config.out`.
 
-    A condition that is finished is kept: after a kill the same evaluation of the same checkpoint goes on with the next one.
+    Records made with other settings stay: then the results go to a folder of their own, see `evaluation_folder`. A condition
+    that is finished is kept: after a kill the same evaluation of the same checkpoint goes on with the next one. All that can be
+    known to fail is found before the agent acts.
+
+    Args:
+        config: what is asked for.
+        run: folder of the trained run.
+        anew: whether to evaluate again what has been evaluated with these settings.
+
+    Returns:
+        the folder of the results.
 
     Raises:
-        SettingError: the run cannot be read, or another process evaluates it.
+        ValueError: the run cannot be read, a condition cannot be evaluated to its end, or another process evaluates the same.
     """
     from tqdm import tqdm
 
-    from agentic_transformer.ceilings import CEILINGS
-    from agentic_transformer.checkpoint import Checkpoints
-    from agentic_transformer.evaluation import Evaluation, evaluation_tasks
-    from agentic_transformer.mesh import make_mesh
-    from experiments.harness import run_folder
-    from experiments.harness.data import evaluation_data, training_data
+    from experiments.harness import evaluation_folder, run_folder
     from experiments.harness.parts import Parts
 
+    base = _base(config, run)
     trained = run_folder.read_config(run, TrainCommand)
-    checkpoints = Checkpoints(run)
-    step = checkpoints.find(config.checkpoint)
-    print(f"checkpoint: {checkpoints.folder / str(step)}", flush=True)
-    mesh = make_mesh(config.mesh.ring) if config.mesh.ring > 1 else None
-    policy, digest = checkpoints.policy(step, mesh), checkpoints.digest(step)
-    checkpoints.close()
-    tasks = evaluation_tasks(trained.task, config.eval, trained.seed)
-    evaluation = Evaluation(policy, tasks, config.eval)
-    if {"dataset", *CEILINGS} & set(evaluation.conditions()):
-        evaluation.data = evaluation_data(trained.task, trained.data, tasks)
-    if {*CEILINGS} & set(evaluation.conditions()):
-        evaluation.hypotheses = training_data(trained.task, trained.data).returns
-
-    place = run / "evaluate"
-    place.mkdir(exist_ok=True)
-    with run_folder.lock(place):
-        parts = Parts(place / "unfinished", _settings(config, trained, step, digest))
+    evaluation, checkpoint = _prepare(config, run, trained)
+    settings = _settings(config, trained, checkpoint, evaluation)
+    there = evaluation_folder.find(base, settings)
+    if there and not anew:
+        return there
+    work = evaluation_folder.own_folder(base, settings)
+    work.mkdir(parents=True, exist_ok=True)
+    with run_folder.lock(work):
+        parts = Parts(work / "unfinished", settings | _code())
         total = len(evaluation.conditions()) * evaluation.longest
         with tqdm(total=total, desc=f"evaluate {trained.agent.name}", unit="attempt", mininterval=1) as bar:
             for condition in evaluation.conditions():
@@ -73,9 +77,83 @@ def evaluate(config: EvaluateCommand, run: Path) -> None:
                     bar.update(evaluation.longest)
                 else:
                     _evaluate(evaluation, condition, parts, bar)
-        _conclude(run, evaluation.conditions(), parts)
-    if config.eval.video and any(map(_pictured, evaluation.conditions())):
-        save_video(run, tasks[0], config.eval.trajectories)
+        place = evaluation_folder.claim(base, settings, asdict(config), run)
+        _conclude(place, evaluation.conditions(), parts)
+    if place != work:
+        shutil.rmtree(work)
+    return place
+
+
+def _base(config: EvaluateCommand, run: Path) -> Path:
+    """The folder that results are to go to, which is made.
+
+    Raises:
+        ValueError: it cannot be, or it is another run's.
+    """
+    base = Path(config.out) if config.out else run
+    if base.resolve() != run.resolve() and (base / "checkpoints").exists():
+        raise ValueError(f"out={base} is the folder of another run; name another folder")
+    try:
+        (base / "evaluate").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"out={base} cannot be written to ({error.strerror}); out=<folder> names another") from None
+    return base
+
+
+def _prepare(config: EvaluateCommand, run: Path, trained: TrainCommand) -> tuple[Evaluation, str]:
+    """The evaluation, and which checkpoint its agent is of.
+
+    Raises:
+        ValueError: there is no such checkpoint, the data are missing or another agent's, or a condition cannot be evaluated.
+    """
+    from agentic_transformer.ceilings import CEILINGS
+    from agentic_transformer.checkpoint import Checkpoints
+    from agentic_transformer.evaluation import Evaluation, evaluation_tasks
+    from agentic_transformer.mesh import make_mesh
+    from experiments.harness.data import evaluation_data, training_data
+
+    checkpoints = Checkpoints(run)
+    step = checkpoints.find(config.checkpoint)
+    print(f"checkpoint: {checkpoints.folder / str(step)}", flush=True)
+    mesh = make_mesh(config.mesh.ring) if config.mesh.ring > 1 else None
+    _check_divides(config.eval, mesh)
+    policy, digest = checkpoints.policy(step, mesh), checkpoints.digest(step)
+    checkpoints.close()
+    tasks = evaluation_tasks(trained.task, config.eval, trained.seed)
+    evaluation = Evaluation(policy, tasks, config.eval)
+    data = replace(trained.data, root=config.data.root or trained.data.root)
+    if {"dataset", *CEILINGS} & set(evaluation.conditions()):
+        evaluation.data = evaluation_data(trained.task, data, tasks)
+    if {*CEILINGS} & set(evaluation.conditions()):
+        evaluation.hypotheses = training_data(trained.task, data).returns
+    evaluation.check()
+    return evaluation, f"{step} {digest}"
+
+
+def _check_divides(config: EvalConfig, mesh: Mesh | None) -> None:
+    """Raises a ValueError unless the tasks, which are a batch, can be laid out over the mesh."""
+    from agentic_transformer.mesh import DATA
+
+    if mesh is not None and config.tasks % mesh.shape[DATA]:
+        raise ValueError(
+            f"eval.tasks={config.tasks} does not divide over the {mesh.shape[DATA]} devices of the data axis "
+            f"(mesh.ring={mesh.size // mesh.shape[DATA]} of {mesh.size}); allowed: a multiple"
+        )
+
+
+def _settings(config: EvaluateCommand, trained: TrainCommand, checkpoint: str, evaluation: Evaluation) -> dict[str, Any]:
+    """All that the records depend on but the code: the agent, by its checkpoint; what is asked of it; the data, by returns."""
+    asked = {f"eval.{key}": value for key, value in vars(config.eval).items() if key != "video"}
+    data = {f"data.{key}": value for key, value in vars(trained.data).items() if key != "root"}
+    used = [returns for returns in (evaluation.data and evaluation.data.returns, evaluation.hypotheses) if returns is not None]
+    digest = hashlib.sha256(b"".join(returns.tobytes() for returns in used)).hexdigest() if used else None
+    return {"checkpoint": checkpoint} | asked | data | {"returns of the data": digest}
+
+
+def _code() -> dict[str, Any]:
+    """What the records depend on besides settings."""
+    code = provenance.collect([], seeds={})
+    return {key: code[key] for key in ("commit", "python", "packages")} | {"changes": provenance.changes()}
 
 
 def _pictured(condition: str) -> bool:
@@ -88,15 +166,6 @@ def _pictured(condition: str) -> bool:
 def _files(condition: str) -> list[str]:
     """The parts that a condition leaves."""
     return [f"{condition}.csv", *(["rollouts.npz"] if _pictured(condition) else [])]
-
-
-def _settings(config: EvaluateCommand, trained: TrainCommand, step: int, digest: str) -> dict[str, Any]:
-    """All that the records depend on: the agent by its checkpoint, what is asked of it, the code."""
-    asked = {f"eval.{key}": value for key, value in vars(config.eval).items() if key != "video"}
-    data = {f"data.{key}": value for key, value in vars(trained.data).items()}
-    code = provenance.collect([], seeds={})
-    made_with = {key: code[key] for key in ("commit", "python", "packages")} | {"changes": provenance.changes()}
-    return {"checkpoint": f"{step} {digest}"} | asked | data | made_with
 
 
 def _evaluate(evaluation: Evaluation, condition: str, parts: Parts, bar: tqdm) -> None:
@@ -114,19 +183,20 @@ def _evaluate(evaluation: Evaluation, condition: str, parts: Parts, bar: tqdm) -
     parts.put(f"{condition}.csv", lambda path: pd.concat(records).to_csv(path, index=False))
 
 
-def _conclude(run: Path, conditions: Sequence[str], parts: Parts) -> None:
-    """Puts the results into the run's folder, in place of an earlier evaluation's."""
+def _conclude(place: Path, conditions: Sequence[str], parts: Parts) -> None:
+    """Puts the results where they belong, in place of those of the same evaluation made before, and of all drawn from them."""
     import pandas as pd
+
+    from experiments.reports.presentation import DERIVED
 
     # As text: what was written once is not rounded again.
     records = [pd.read_csv(parts.folder / f"{condition}.csv", dtype=str, keep_default_na=False) for condition in conditions]
     parts.put("records.csv", lambda path: pd.concat(records).to_csv(path, index=False))
+    for name in ("rollouts.npz", "attempts.mp4", *DERIVED):
+        (place / name).unlink(missing_ok=True)
     if parts.has("rollouts.npz"):
-        parts.take("rollouts.npz", run / "rollouts.npz")
-    else:
-        for name in ("rollouts.npz", "attempts.png", "attempts.mp4"):
-            (run / name).unlink(missing_ok=True)
-    parts.take("records.csv", run / "records.csv")
+        parts.take("rollouts.npz", place / "rollouts.npz")
+    parts.take("records.csv", place / "records.csv")
     parts.remove()
 
 
@@ -147,29 +217,42 @@ def save_rollouts(path: Path, tasks: Sequence[envs.Task], attempts: Sequence[Att
     np.savez_compressed(path, **arrays)
 
 
-def save_video(run: Path, task: envs.Task, trajectories: Sequence[int]) -> None:
-    """Draws attempts on the first task one after another to `attempts.mp4`; says in one line where that cannot be.
+def save_video(config: EvaluateCommand, run: Path, place: Path) -> None:
+    """Draws attempts on the first task one after another to `attempts.mp4`; says in one line why where that cannot be.
 
     Args:
-        run: folder with `rollouts.npz`.
-        task: the first one.
-        trajectories: numbers of the attempts.
+        config: of the evaluation; without `eval.video` nothing is drawn.
+        run: folder of the trained run.
+        place: folder of the results; without `rollouts.npz` there is nothing to draw.
     """
-    import warnings
+    from experiments.reports.presentation import picture
 
-    import numpy as np
+    if config.eval.video and (place / "rollouts.npz").exists() and picture(place / "attempts.mp4", _video(config, run, place)):
+        print(place / "attempts.mp4", flush=True)
 
-    import envs
 
-    with np.load(run / "rollouts.npz") as rollouts:
-        states = np.concatenate([rollouts["physics"][0, number - 1] for number in sorted(set(trajectories))])
-    try:
+def _video(config: EvaluateCommand, run: Path, place: Path) -> Callable[[Path], object]:
+    """A function that draws the video to a path."""
+
+    def draw(path: Path) -> None:
+        import warnings
+
+        import numpy as np
+
+        import envs
+        from agentic_transformer.evaluation import evaluation_tasks
+        from experiments.harness import run_folder
+
+        trained = run_folder.read_config(run, TrainCommand)
+        task = evaluation_tasks(trained.task, config.eval, trained.seed)[0]
+        with np.load(place / "rollouts.npz") as rollouts:
+            states = np.concatenate([rollouts["physics"][0, number - 1] for number in sorted(set(config.eval.trajectories))])
         with warnings.catch_warnings():
             # jax warns of any fork; the child that draws becomes a program of its own at once.
             warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)
-            print(envs.write_video(run / "attempts.mp4", task, states, fps=FRAMES_PER_SECOND), flush=True)
-    except RuntimeError as error:
-        print(f"no video: {error}", flush=True)
+            envs.write_video(path, task, states, fps=FRAMES_PER_SECOND)
+
+    return draw
 
 
 if __name__ == "__main__":

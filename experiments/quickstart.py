@@ -16,23 +16,34 @@ from experiments.harness import cli
 def main(config: QuickstartCommand, run: Path) -> None:
     """Each part is the command of its name, called here with its settings."""
     from experiments import collect, train
-    from experiments.evaluate import evaluate
+    from experiments.evaluate import evaluate, save_video
     from experiments.harness import run_folder
     from experiments.reports.presentation import present
 
+    check_evaluation(config)
     collect.main(CollectCommand(config.task, config.data))
     agents = trained_agents(config, run)
+    results = []
     for command in agents:
         folder = Path(command.run)
-        if run_folder.status(folder).get("state") == "finished":  # by a quickstart that is being resumed
-            continue
-        run_folder.describe(folder, command, sys.argv[1:], run_folder.facts_of(command, ["python", "-m", *sys.argv]))
-        run_folder.mark(folder, "running", command="train")
-        train.main(command, folder)
+        if run_folder.status(folder).get("state") != "finished":  # by a quickstart that is being resumed
+            run_folder.describe(folder, command, sys.argv[1:], run_folder.facts_of(command, ["python", "-m", *sys.argv]))
+            with run_folder.running(folder, "train"):
+                train.main(command, folder)
         # Acting needs no ring where the context is short.
-        evaluate(EvaluateCommand(run=command.run, eval=config.eval, mesh=replace(config.mesh, ring=1)), folder)
-        run_folder.finish(folder, "finished")
-    present([Path(command.run) for command in agents], run)
+        asked = EvaluateCommand(run=command.run, eval=config.eval, mesh=replace(config.mesh, ring=1))
+        results.append(evaluate(asked, folder, anew=False))
+        save_video(asked, folder, results[-1])
+    present(results, run)
+
+
+def check_evaluation(config: QuickstartCommand) -> None:
+    """Raises a ValueError, before anything is collected or trained, if the agents could not be evaluated afterwards."""
+    from agentic_transformer.evaluation import check_conditions, conditions_of, evaluation_tasks
+
+    tasks = evaluation_tasks(config.task, config.eval, config.seed)
+    for agent in (config.agent, config.baseline):
+        check_conditions(conditions_of(agent, config.eval), tasks, config.eval, agent, config.data.episodes)
 
 
 def trained_agents(config: QuickstartCommand, run: Path) -> list[TrainCommand]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentic_transformer.config import TableCommand
 from experiments.harness import cli
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def main(config: TableCommand) -> None:
@@ -26,24 +30,56 @@ def main(config: TableCommand) -> None:
 
 def _line(job: Path) -> dict[str, Any]:
     """What a job's files say so far; the agents within a quickstart's job by their names."""
-    import pandas as pd
+    from experiments.harness.evaluation_folder import RECORDS
+    from experiments.harness.run_folder import status
 
-    from experiments.harness.overrides import said
-    from experiments.harness.run_folder import read_overrides, status
-
-    line = {"job": job.name, "state": status(job).get("state")}
-    settings = said(read_overrides(job))
-    line |= {key: value for key, value in settings.items() if key not in ("run", "resume")}
+    told = status(job)
+    line = {"job": job.name, "state": told.get("state")}
+    line |= {key: value for key, value in _settings(job).items() if key not in ("run", "resume")}
     for path in sorted(job.rglob("metrics.csv")):
         agent = "" if path.parent == job else f"{path.parent.name} "
-        if path.stat().st_size and len(rows := pd.read_csv(path)):  # it is empty until the first row is due
+        # It is empty until the first row is due.
+        if path.stat().st_size and (rows := _read(path, ("step", "loss", "seconds"))) is not None:
             line |= {f"{agent}{name}": rows[name].iloc[-1] for name in ("step", "loss", "seconds")}
-    if (job / "records.csv").exists():
-        records = pd.read_csv(job / "records.csv")
+    results = Path(told.get("results", job))
+    found = next((results / name for name in RECORDS if (results / name).exists()), None)
+    if found and (records := _read(found, ("condition", "trajectories", "return"))) is not None:
         last = records[records["trajectories"] == records.groupby("condition")["trajectories"].transform("max")]
         for (condition, trajectories), value in last.groupby(["condition", "trajectories"])["return"].mean().items():
             line[f"return {condition} [{trajectories}]"] = value
     return line
+
+
+def _settings(job: Path) -> dict[str, str]:
+    """The overrides of a job by their settings; says so where they cannot be read."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    from experiments.harness.overrides import said
+    from experiments.harness.run_folder import OVERRIDES, read_overrides
+
+    try:
+        return said(read_overrides(job))
+    except (OSError, HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+        print(f"{job / OVERRIDES} cannot be read: {str(error).splitlines()[0]}", file=sys.stderr)
+        return {}
+
+
+def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame | None:
+    """A table with these columns, the second and later of numbers; None, and one line that says why, where it is not that."""
+    import pandas as pd
+
+    try:
+        rows = pd.read_csv(path)
+        numbers = rows[list(columns[1:])].apply(pd.to_numeric)
+    except (OSError, ValueError, KeyError) as error:  # pandas' own errors are ValueErrors
+        print(f"{path} is left out: {' '.join(str(error).split())}", file=sys.stderr)
+        return None
+    if rows.empty:
+        print(f"{path} is left out: it holds only a header", file=sys.stderr)
+        return None
+    return rows.assign(**numbers)
 
 
 if __name__ == "__main__":

@@ -64,8 +64,10 @@ def main(config: TrainCommand, run: Path) -> None:
     learner = make(config, data, description, fresh=newest is None)
     state = learner.state if newest is None else checkpoints.state(newest, learner.state, description)
     start = int(state.step)
-    if newest is not None and distributed.is_first():
+    if distributed.is_first() and newest is not None:
         print(f"goes on from checkpoint {start}", flush=True)
+    elif distributed.is_first() and config.resume:
+        print(f"resume=true: no checkpoint in {checkpoints.folder}; starts at step 0", flush=True)
     train_step = training.traced(learner.step, start, config.train.profile, run / "profile")
     batches = training.prefetch(learner.batch, start, config.train.steps)
     bar = tqdm(batches, f"train {config.agent.name}", config.train.steps, initial=start, disable=not distributed.is_first())

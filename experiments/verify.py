@@ -12,7 +12,7 @@ def main(config: VerifyCommand) -> None:
     """Report file by file; the exit code is 1 if there are problems."""
     from datasets.verification import verify
 
-    report = verify(config.path)
+    report = verify(config.path, config.domain)
     for name, problem in sorted(report.problems.items()):
         print(f"{name}: {problem}")
     for remark in report.remarks:

@@ -5,12 +5,12 @@ As in ExoRL's data the target is not observed: 42 numbers, where URLB's own envi
 
 from __future__ import annotations
 
-import mujoco
 import numpy as np
 from dm_control import composer, manipulation
 from dm_control.utils.rewards import tolerance
 
 from envs.domain import Domain, Reading, Readings
+from envs.headless import mujoco
 
 _ARM = 6  # joints; the hand's follow
 _RADIUS = 0.05

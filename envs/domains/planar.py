@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import mujoco
 import numpy as np
 
 from envs.domain import Reading, Readings
+from envs.headless import mujoco
 
 SPEED = Reading("subtree_linvel", "torso")  # what the sensor of this name in the models reads
 ANGULAR_MOMENTUM = Reading("subtree_angmom", "torso")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import mujoco
 import numpy as np
 from dm_control import suite
 
 from envs.domain import Domain, Reading, Readings
 from envs.domains.planar import linear
+from envs.headless import mujoco
 
 _ROOT_POSITION, _ROOT_VELOCITY = 7, 6  # the free joint's share of qpos and qvel
 _TOES = ("front_left", "front_right", "back_right", "back_left")  # dm_control's order of sensors

@@ -214,7 +214,9 @@ def _fabricated(rng: np.random.Generator, rows: int) -> object:
     def normal(size: int) -> np.ndarray:
         return rng.standard_normal((rows, size))
 
-    return datasets.Episode(normal(24), np.tanh(normal(6)), normal(1), np.ones((rows, 1)), normal(18))
+    action, reward = np.tanh(normal(6)), normal(1)
+    action[0] = reward[0] = 0
+    return datasets.Episode(normal(24), action, reward, np.ones((rows, 1)), normal(18))
 
 
 def _memory() -> list[Line]:

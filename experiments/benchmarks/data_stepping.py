@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-import mujoco
 import numpy as np
 
 import envs
 from envs.domain import load, mode
+from envs.headless import mujoco
 
 STATES = 64
 _PATHS = 4

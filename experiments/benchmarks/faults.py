@@ -1,7 +1,7 @@
-"""Suite `faults`: what must not harm a run, tried on whole runs and counted; what tests hold is run through them.
+"""Suite `faults`: tries the promises of `docs/promises.md` on whole runs, and runs the tests that hold them.
 
-About half an hour. Writes `checks.csv`, a line as each check ends: what was tried, how often it went well, of how many tries,
-and a figure where one is promised. The column `item` counts the promises through; a promise may take several checks.
+About half an hour. Writes `checks.csv`, one line as each check ends: what was tried, how often it went well, of how many tries,
+and a figure where one is promised. The column `item` is the number of the promise; a promise may take several checks.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agentic_transformer import manifest
+from experiments.benchmarks import promises
 from experiments.harness import allocator, compiled
 from experiments.harness.packages import ROOT
 
@@ -37,36 +38,6 @@ _MINUTES = 10  # of training and evaluating in a loop
 _PATIENCE = 300  # seconds
 _QUICKSTART = ["experiment=quickstart", "data.episodes=200", "data.tasks=6"]
 _SMALL = ["model.width=16", "model.layers=1", "train.batch=8"]
-
-# Held by tests: which promise, what, the file, and which of its tests.
-_TESTED = [
-    ("3", "40 flipped bits; truncated, emptied, deleted files", "tests/faults/test_checkpoints.py", "flip or damaged"),
-    ("4", "checkpoints of another agent, shape or type", "tests/faults/test_checkpoints.py", "refused or never"),
-    ("5", "a full disk spares the checkpoint before", "tests/faults/test_checkpoints.py", "full_disk"),
-    ("6", "bad episodes rejected by name, counted when skipped", "tests/datasets/test_episode.py", "bad"),
-    ("7", "flips in the cache", "tests/datasets/test_store.py", "flipped or broken"),
-    ("8", "a loss that is not finite stops training", "tests/agent/test_training.py", "finite"),
-    ("9", "the next 1,000 batches after a resume", "tests/agent/test_training.py", "sampler"),
-    ("9", "rows of several hosts never overlap", "tests/datasets/test_sampling.py", "resuming or hosts"),
-    ("10", "the ring is exact", "tests/multidevice/test_ring_attention.py", "exact or dense or agree"),
-    ("11", "no leak from later tokens", "tests/agent/test_policy.py", "leak"),
-    ("11", "no leak from later tokens over the ring", "tests/multidevice/test_ring_attention.py", "before_it"),
-    ("12", "every chain length is drawn, flags follow the order", "tests/agent/test_chains.py", ""),
-    ("13", "golden environments", "tests/envs/test_against_dm_control.py", "golden"),
-    ("14", "eight runs started at once; folders are not used twice", "tests/cli/test_runs.py", "eight or named or left_alone"),
-    ("15", "bad configs", "tests/cli/test_bad_input.py", ""),
-    ("16", "a failing job of six; runs describe themselves", "tests/cli/test_runs.py", "failing_job or describes"),
-    ("17", "evaluations killed midway", "tests/faults/test_evaluations.py", ""),
-    ("18", "an evaluation repeats itself", "tests/test_quickstart.py", "parts"),
-    (
-        "",
-        "other runs, sweeps, signals",
-        "tests/cli/test_runs.py",
-        "not (eight or named or left_alone or failing_job or describes)",
-    ),
-    ("", "settings and descriptions of strangers run nothing", "tests/faults/test_strangers.py", ""),
-    ("", "two processes train as one, each opens the other's", "tests/multidevice/test_processes.py", ""),
-]
 
 
 class Check(NamedTuple):
@@ -100,8 +71,8 @@ def _checks() -> Iterator[Check]:
         looped = aside.submit(_loop, work)  # beside what follows, none of which is timed
         for part in (_kills, _full_disk):
             yield from part(work)
-        for promise in _TESTED:
-            yield _tests(*promise)
+        for promise in promises.read():
+            yield _tests(promise)
         yield from looped.result()
 
 
@@ -111,12 +82,22 @@ def _say(check: Check) -> None:
     print(f"{check.item:>2}  {check.went_well:4} of {check.tries:4}  {check.check}{figure}{limit}", flush=True)
 
 
-def _tests(item: str, what: str, file: str, words: str) -> Check:
-    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"} if "multidevice" in file else {}
-    line = [sys.executable, "-m", "pytest", "-q", file, *(["-k", words] if words else [])]
-    done = subprocess.run(line, cwd=ROOT, env=os.environ | devices, capture_output=True, text=True)
-    counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|error)", done.stdout)}
-    return Check(item, f"{what} ({file})", counts.get("passed", 0), max(sum(counts.values()), 1))
+def _tests(promise: promises.Promise) -> Check:
+    """Runs the tests that hold a promise; those under tests/multidevice on eight devices."""
+    passed = tries = 0
+    for many in (False, True):
+        tests = [test for test in promise.tests if ("multidevice" in test) == many]
+        if not tests:
+            continue
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+        environment = os.environ | ({"XLA_FLAGS": flags} if many else {})
+        line = [sys.executable, "-m", "pytest", "-q", *tests]
+        done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True)
+        found = re.findall(r"(\d+) (passed|failed|error)", done.stdout)
+        counts = {word: int(number) for number, word in found}
+        passed += counts.get("passed", 0)
+        tries += max(sum(counts.values()), 1)
+    return Check(str(promise.number), f"{promise.text} (tests)", passed, tries)
 
 
 def _line(*words: str) -> list[str]:

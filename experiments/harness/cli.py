@@ -7,13 +7,15 @@ A command module holds a `main` that takes its settings, imports what is slow in
 
 Exit codes: 0 done; 1 a failure, with its traceback, or failed jobs of a sweep; 2 bad input, in at most three lines. Bad input is
 what the checks before the start find, and any ValueError or FileNotFoundError that a `raise` in the project's own code gives
-later (missing data, say); HYDRA_FULL_ERROR=1 shows where. A SystemExit (75 after SIGTERM, say) passes through.
+later (missing data, say); HYDRA_FULL_ERROR=1 shows where. A SystemExit passes through. After SIGTERM and SIGUSR2 it is 75, after
+SIGINT the process ends by that signal (a shell says 130); both say which command goes on, see `preemption`.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -37,19 +39,27 @@ def run(main: Callable[..., None], command: type, together: bool = False) -> Non
         command: dataclass of the command's settings.
         together: `main` takes a list of instances, one for each combination of the values `a,b` of settings, which need no -m.
     """
+    from experiments.harness import preemption
+
     name = Path(main.__code__.co_filename).stem
     try:
+        preemption.end_at_once()
         check_packages()
         _run(name, main, command, sys.argv[1:], together)
     except SettingError as error:
         say(name, error)
         sys.exit(2)
+    except preemption.Stopped as stopped:
+        if stopped.number != signal.SIGINT:
+            raise
+        sys.excepthook = lambda *_: None  # all is said
+        raise KeyboardInterrupt from None  # by which Python ends itself with SIGINT
 
 
 def _run(name: str, main: Callable[..., None], command: type, arguments: list[str], together: bool) -> None:
     import hydra
 
-    from experiments.harness import accelerators, overrides
+    from experiments.harness import accelerators, overrides, preemption
     from experiments.harness.jobs import Job
 
     known, options = settings(command), overrides.groups(CONF, name)
@@ -78,14 +88,32 @@ def _run(name: str, main: Callable[..., None], command: type, arguments: list[st
     sys.argv = [sys.argv[0], *own, *shown, *line.flags]
     _register(command)
     start = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)
-    if line.runs and line.multirun:
-        sys.exit(_sweep(start, job, line))
+    if not line.runs:
+        start()
+        return
+    place = job.folder.place if job.folder else Path()
+    try:
+        code = _sweep(start, job, line) if line.multirun else _single(start, job)
+    except preemption.Stopped as stopped:
+        print(f"stopped by {stopped.signal}; to go on: {job.again(place)}", file=sys.stderr, flush=True)
+        raise
+    if code:
+        sys.exit(code)
+
+
+def _single(start: Callable[[], None], job: Job) -> int:
+    """Run a job that is no sweep's; returns the exit code, and removes the folder of one that did nothing."""
+    from experiments.harness import preemption
+
     try:
         start()
+    except preemption.Stopped:
+        raise
     except (Exception, SystemExit) as ended:
         if job.folder and getattr(ended, "code", 1) in (1, 2):
             job.folder.undo()
         raise
+    return 0
 
 
 def _open_sweep(job: Job, line: CommandLine, commands: list[Any], read: Callable[[list[str]], Any]) -> CommandLine:
@@ -118,24 +146,31 @@ def _open_sweep(job: Job, line: CommandLine, commands: list[Any], read: Callable
 
 
 def _sweep(start: Callable[[], None], job: Job, line: CommandLine) -> int:
-    """Run the jobs of a sweep in its folder; returns the exit code."""
+    """Run the jobs of a sweep in its folder; returns the exit code.
+
+    Raises:
+        Stopped: a signal has stopped it.
+    """
     from experiments.harness import preemption, run_folder, sweeps
 
     if line.value("hydra/launcher") == "joblib":
         preemption.end_jobs()
     else:
         preemption.end_at_once()
-    crashed = False
+    crashed, stopped = False, None
     with run_folder.lock(job.folder.place):
         sweeps.start(job.folder.place, line)
         try:
             start()
-        except SystemExit as ended:
-            if ended.code == preemption.EXIT_CODE:
-                raise
+        except preemption.Stopped as error:
+            stopped = error
+        except SystemExit:
             crashed = True
-        if preemption.told():
-            return preemption.EXIT_CODE
+        if (number := preemption.told()) is not None:
+            stopped = preemption.Stopped(number)
+        if stopped:
+            run_folder.finish(job.folder.place, "stopped", signal=stopped.signal)
+            raise stopped
         return sweeps.conclude(job.name, job.folder, crashed, job.makes_run)
 
 

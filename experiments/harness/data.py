@@ -21,15 +21,21 @@ def open_store(task: str, config: DataConfig) -> datasets.Strided:
     """The cache of the task's buffer, built from its episodes where it is not there yet, in the agent's steps.
 
     Raises:
-        ValueError: there are no episodes (says how to get them), or they are too short.
+        ValueError: there are no episodes (says how to get them), they are another domain's, or
+            too short.
     """
     buffer = datasets.buffer_folder(config.root, envs.task(task).domain, config.algo)
     if not any(Path(buffer).glob("*.npz")):
-        raise ValueError(f"no episodes in {buffer}\n" + "\n".join(_ways(task, config)))
-    store = datasets.Store(datasets.build_cache(buffer), episodes=config.episodes, seed=config.seed)
+        raise ValueError(f"no episodes in {buffer} (data.root says where they lie)\n" + "\n".join(_ways(task, config)))
+    cache = datasets.build_cache(buffer, place=config.cache)
+    store = datasets.Store(cache, episodes=config.episodes, seed=config.seed)
+    strided = datasets.Strided(store, config.action_repeat, config.horizon)
     short = f", fewer than data.episodes={config.episodes}" if store.episodes < config.episodes else ""
-    print(f"data: {store.episodes} of the {store.cached} episodes in {buffer}{short}", flush=True)
-    return datasets.Strided(store, config.action_repeat, config.horizon)
+    steps, longest = strided.steps * config.action_repeat, store.lengths.max()
+    cut = f"; of each the first {steps} steps, of up to {longest}" if steps < longest else ""
+    taken = f"{store.episodes} of the {store.cached} episodes in {buffer}"
+    print(f"data: {taken}{short}{cut}", flush=True)
+    return strided
 
 
 def _ways(task: str, config: DataConfig) -> list[str]:

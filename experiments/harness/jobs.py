@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 
 from agentic_transformer import distributed
 from experiments.harness import accelerators, allocator, compiled, preemption, run_folder
+from experiments.harness.overrides import pasteable
 from experiments.harness.packages import is_our_word
 from experiments.harness.run_folder import Opened
 from experiments.harness.settings import check_command, reject, say, settings
@@ -22,7 +24,8 @@ class Job:
     """A command, ready to be called with a composed config; Hydra's launchers pickle it."""
 
     name: str
-    main: Callable[..., None]
+    main: Callable[..., Path | None]
+    """Returns the folder of its results, if not the run's."""
     command: type
     words: list[str]
     """The command line."""
@@ -106,16 +109,12 @@ class Job:
         if run_folder.status(place).get("state") == "finished":
             print(f"{place} is finished already")
             return 0
-        run_folder.mark(place, "running", command=self.name)
-        print(f"run folder: {place}", flush=True)
         try:
-            self._work(config, place, overrides)
+            with run_folder.running(place, self.name) as facts:
+                print(f"run folder: {place}", flush=True)
+                facts |= self._work(config, place, overrides)
         except Exception as error:
-            code = self._report(error)
-            said = str(error) if code == 2 else f"{type(error).__name__}: {error}"
-            run_folder.finish(place, "failed", error=said, exit_code=code)
-            return code
-        run_folder.finish(place, "finished")
+            return self._report(error)
         print(f"run folder: {place}", flush=True)
         return 0
 
@@ -130,7 +129,8 @@ class Job:
             self.main(command, place)
         return 0
 
-    def _work(self, config: Any, place: Path, overrides: list[str]) -> None:
+    def _work(self, config: Any, place: Path, overrides: list[str]) -> dict[str, str]:
+        """Call the command's main; returns where its results are, for the status of a job whose folder that is not."""
         from omegaconf import OmegaConf
 
         command = OmegaConf.to_object(config)
@@ -138,20 +138,34 @@ class Job:
         virtual_devices(command)
         if not self.takes_run:
             self.main(command)
-            return
+            return {}
         sys.argv = self.words[2:]
         facts = run_folder.facts_of(command, self.words)
         if self.makes_run:
             run_folder.check_same(place, command)
             run_folder.describe(place, command, overrides, facts)
             self.main(command, place)
-            return
+            return {}
         run = Path(command.run)
         if hasattr(command, "eval"):
             _inherit_evaluation(command, overrides)
-        self.main(command, run)
+        results = self.main(command, run) or run
         # Only now: until then the results in the folder are those of the command before.
-        run_folder.describe(run / self.name, command, overrides, facts)
+        run_folder.describe(results / self.name, command, overrides, facts)
+        return {"results": str(results.resolve())}
+
+    def again(self, place: Path) -> str:
+        """Returns the command that goes on with what was stopped.
+
+        Args:
+            place: folder of the run or the sweep.
+        """
+        if not self.makes_run:
+            return shlex.join(self.words)
+        keys = [word.lstrip("+").partition("=")[0] for word in self.words]
+        words = [word for word, key in zip(self.words, keys, strict=True) if key != "resume"]
+        named = {} if "run" in keys else {"run": str(place)}
+        return f"{shlex.join(words)} {pasteable(named | {'resume': 'true'})}"
 
     def _report(self, error: Exception) -> int:
         """Print an error as its kind deserves, bad input of a sweep's job later; returns the exit code."""

@@ -1,6 +1,6 @@
 """Finished parts of long work, kept until all of it is finished: after a kill the same command goes on behind them.
 
-    <run>/evaluate/unfinished/      of an evaluation; a suite of benchmarks keeps its tables in the like of it
+    <run>/evaluate/<digest>/unfinished/      of an evaluation; a suite of benchmarks keeps its tables in the like of it
         settings.json     all that the parts depend on; parts that depend on anything else are dropped
         <condition>.csv   the records of a condition
         rollouts.npz      of the condition that pictures are made of

@@ -73,9 +73,10 @@ def write(path: Path, facts: dict[str, Any]) -> None:
 def read(path: Path) -> dict[str, Any]:
     """Facts that `write` left, or nothing if there are none."""
     try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+        facts = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):  # what is no JSON, or no text
         return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def _git(*arguments: str) -> str | None:

@@ -5,7 +5,8 @@
         overrides.yaml    what was said on the command line
         provenance.json   commit, versions, command, seeds; one more entry under "resumed" for each time it was continued
         status.json       {"state": ...}: "running" from the start on, "finished" once the command returned, "failed" with its
-                          error. A run that was killed stays "running": whatever is not "finished" can be resumed.
+                          error, "stopped" with the signal; and the step of its newest checkpoint. A run that was killed
+                          stays "running". Whatever is not "finished" can be resumed.
         lock              held (flock) by the process that works here, so that a run is never continued twice at once
 
 A sweep has one such folder, see `sweeps`.
@@ -31,9 +32,12 @@ from yaml import YAMLError
 
 from experiments.harness import provenance
 from experiments.harness.overrides import escaped
+from experiments.harness.packages import is_our_word
+from experiments.harness.preemption import Stopped
 from experiments.harness.settings import SettingError, reject, settings, shown, value_at, within
 
 RUNS = Path("runs")
+CHECKPOINTS = "checkpoints"
 CONFIG, OVERRIDES, PROVENANCE, STATUS, LOCK = "config.yaml", "overrides.yaml", "provenance.json", "status.json", "lock"
 # What every run has, and Hydra's note of a sweep; whatever else is in a folder is somebody's work.
 OWN = frozenset({CONFIG, OVERRIDES, PROVENANCE, STATUS, LOCK, "multirun.yaml"})
@@ -41,6 +45,7 @@ OWN = frozenset({CONFIG, OVERRIDES, PROVENANCE, STATUS, LOCK, "multirun.yaml"})
 FREE = (
     "run",
     "resume",
+    "data.cache",
     "eval",
     "mesh",
     "train.log_every",
@@ -241,10 +246,61 @@ def note(folder: Path, **facts: Any) -> None:
 
 
 def finish(folder: Path, state: str, **facts: Any) -> None:
-    """Note how a run or a sweep ended, with its error and exit code if it failed, and on which devices."""
+    """Note how a run or a sweep ended, after which step, and on which devices."""
     note(folder, **provenance.devices())
-    ended = {"state": state, "ended": provenance.now()} | facts
-    provenance.write(folder / STATUS, status(folder) | ended)
+    step = saved_step(folder)
+    ended = {"ended": provenance.now()} | ({} if step is None else {"step": step})
+    provenance.write(folder / STATUS, status(folder) | {"state": state} | ended | facts)
+
+
+@contextmanager
+def running(folder: Path, command: str) -> Iterator[dict[str, Any]]:
+    """Mark a run as running, and in the end how it ended, however that was.
+
+    Args:
+        folder: of the run.
+        command: its name.
+
+    Yields:
+        a place for more facts about a run that finishes.
+    """
+    mark(folder, "running", command=command)
+    facts: dict[str, Any] = {}
+    try:
+        yield facts
+    except Exception as error:
+        bad_input = is_our_word(error)
+        said = str(error) if bad_input else f"{type(error).__name__}: {error}"
+        _end(folder, "failed", error=said, exit_code=2 if bad_input else 1)
+        raise
+    except Stopped as stopped:
+        _end(folder, "stopped", signal=stopped.signal)
+        step = saved_step(folder)
+        at = "before its first checkpoint" if step is None else f"at step {step}"
+        print(f"{folder}: stopped by {stopped.signal} {at}", file=sys.stderr, flush=True)
+        raise
+    except SystemExit as ended:
+        state = "failed" if ended.code else "finished"
+        _end(folder, state, **({"error": f"exit code {ended.code}"} if ended.code else {}))
+        raise
+    except KeyboardInterrupt:  # raised by something other than our handlers
+        _end(folder, "stopped", signal="SIGINT")
+        raise
+    finish(folder, "finished", **facts)
+
+
+def _end(folder: Path, state: str, **facts: Any) -> None:
+    """As `finish`, for a run that is ended by an error: what cannot be written must not hide it."""
+    try:
+        finish(folder, state, **facts)
+    except OSError as error:
+        print(f"{folder / STATUS} cannot say that the run {state}: {error}", file=sys.stderr, flush=True)
+
+
+def saved_step(folder: Path) -> int | None:
+    """The step of a run's newest checkpoint, by its name alone; None if there is none."""
+    steps = (path.name for path in (folder / CHECKPOINTS).glob("*"))
+    return max((int(name) for name in steps if name.isdecimal()), default=None)
 
 
 def status(folder: Path) -> dict[str, Any]:
@@ -276,7 +332,7 @@ def read_overrides(folder: Path) -> list[str]:
     """What was said on the command line; empty if nothing was written."""
     path = folder / OVERRIDES
     # Unresolved: what looks like an interpolation is part of the words.
-    return list(OmegaConf.to_container(OmegaConf.load(path))) if path.is_file() and path.stat().st_size else []
+    return list(map(str, OmegaConf.to_container(OmegaConf.load(path)))) if path.is_file() and path.stat().st_size else []
 
 
 def _escaped(value: Any) -> Any:
@@ -295,13 +351,13 @@ def lock(folder: Path) -> Iterator[None]:
     Raises:
         SettingError: another process works there.
     """
+    from datasets.files import flock  # with HDF5, which a check of the command line does not wait for
+
     with (folder / LOCK).open("a") as handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             reject(f"run={folder}: another process works there", "wait until it ended, or start a run of its own")
-        except OSError as error:
-            print(f"{folder}: cannot be locked ({error.strerror}): let no two processes work there", file=sys.stderr, flush=True)
         yield
 
 

@@ -113,7 +113,7 @@ def conclude(name: str, folder: run_folder.Opened, crashed: bool, resumable: boo
         return 2
     print(f"{len(failed)} of {len(started)} jobs did not finish:", file=sys.stderr)
     for job, state in failed.items():
-        print(f"  {job}: {state.get('error', 'interrupted')}", file=sys.stderr)
+        print(f"  {job}: {state.get('error') or state.get('signal', 'interrupted')}", file=sys.stderr)
     if resumable and place.exists():
         words = pasteable({"run": str(place), "resume": "true"})
         print(f"the same command with {words} runs these alone", file=sys.stderr)

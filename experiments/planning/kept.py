@@ -1,9 +1,10 @@
-"""Compilations that are kept: the same step, compiled by the same versions, is never compiled twice."""
+"""Compilations that are kept: the same step, compiled by the same versions and flags, is never compiled twice."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -19,6 +20,8 @@ from experiments.harness import provenance
 from experiments.harness.packages import ROOT
 
 VERSIONS = ("jax", "jaxlib", "libtpu", "flax", "optax")
+ENVIRONMENT = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION")
+"""Variables that change what is compiled, or how."""
 SOURCES = (
     *("config.py", "description.py", "heads.py", "mesh.py", "model.py", "ring/*.py", "tokens.py", "training.py"),
     *("planning/compiler.py", "planning/schedule.py", "planning/workload.py"),
@@ -34,6 +37,7 @@ class Compilations:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._versions = {name: provenance.version(name) for name in VERSIONS} | {"sources": _digest()}
+        self._versions |= {name: os.environ[name] for name in ENVIRONMENT if os.environ.get(name)}
 
     def __call__(self, workload: Workload, *, fast: bool) -> Accepted | Refused:
         """The outcome of `compiler.compile_step`, which takes from seconds to a minute, or what is kept of it; says which.
@@ -62,7 +66,7 @@ class Compilations:
         """Every workload that was compiled for memory by these versions and accepted, and its peak."""
         for path in sorted(self.folder.glob("*.json")):
             kept = provenance.read(path)
-            if kept["fast"] and kept["versions"] == self._versions and "memory" in kept["outcome"]:
+            if kept and kept["fast"] and kept["versions"] == self._versions and "memory" in kept["outcome"]:
                 step = kept["step"]
                 model = ModelConfig(**step["model"])
                 yield (

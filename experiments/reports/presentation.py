@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pandas as pd
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from agentic_transformer import statistics
+from experiments.harness.evaluation_folder import EVALUATION, RECORDS, asked_for, has_records
 from experiments.harness.overrides import pasteable
-from experiments.harness.run_folder import CONFIG, STATUS
-from experiments.reports import figures
+from experiments.harness.run_folder import CONFIG, STATUS, status
+from experiments.harness.settings import WIDTH
 from experiments.reports.paper import beside_paper, paper_text
 
-RECORDS = ("records.csv", "records.csv.gz")
+TABLES = ("summary.csv", "comparisons.csv", "paper_table.csv")
+FIGURES = ("return_vs_context.png", "agents.png", "return_vs_tokens.png", "training.png", "attempts.png")
+DERIVED = (*TABLES, *FIGURES)
+"""What `present` makes of records, and removes where it makes it no more."""
 
 NOT_OF_THE_AGENT = ("run", "resume", "seed", "eval", "mesh", "baseline")
 """Settings in which runs of one agent may differ."""
@@ -27,23 +35,26 @@ ACTING = ("target", "temperature", "noise")
 def present(runs: Sequence[Path], out: Path) -> None:
     """Writes the tables and figures of some runs, together, and prints the table and where things are.
 
+    A figure that cannot be drawn is one line that says why: tables come first, and nothing keeps them back.
+
     Args:
         runs: run folders, each with a `records.csv`.
         out: folder for `summary.csv`, `comparisons.csv`, `return_vs_context.png`, and where there is what they show `agents.png`,
-            `return_vs_tokens.png`, `training.png`, `attempts.png`, `paper_table.csv`; of several runs, `records.csv`.
+            `return_vs_tokens.png`, `training.png`, `attempts.png`, `paper_table.csv`; and for `records.csv`, joined, unless it is
+            the folder of the one run.
 
     Raises:
-        ValueError: a run has no records, or records that cannot be read together, or several runs are to be written into the
-            folder of one; nothing is written then.
+        ValueError: a run has no records, or records that cannot be read together, or they are to be written over those of
+            another run or evaluation; nothing is written then.
     """
-    several = len(runs) > 1
-    if several and (out / "checkpoints").exists():
-        raise ValueError(f"out={out} is the folder of a run, whose records.csv would be lost; name another")
+    elsewhere = [out.resolve()] != [run.resolve() for run in runs]
+    if elsewhere and any((out / name).exists() for name in ("checkpoints", EVALUATION)):
+        raise ValueError(f"out={out} is the folder of a run or an evaluation, whose records.csv would be lost; name another")
     tables = [statistics.read_records(_records_of(run)) for run in runs]
     names = _names(runs, tables)
     records = statistics.join([_renamed(table, name) for table, name in zip(tables, names, strict=True)])
     summary, comparisons = statistics.summarise(records), statistics.compare(records)
-    written = {"summary": summary, "comparisons": comparisons} | ({"records": records} if several else {})
+    written = {"summary": summary, "comparisons": comparisons} | ({"records": records} if elsewhere else {})
     paper = beside_paper(summary)
     if len(paper):
         written["paper_table"] = paper
@@ -51,40 +62,67 @@ def present(runs: Sequence[Path], out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"out={out} cannot be a folder: {error.strerror}") from None
+    for name in DERIVED:
+        (out / name).unlink(missing_ok=True)
     for name, table in written.items():
         table.to_csv(out / f"{name}.csv", index=False)
-    logs = [
-        (name, table["task"].iloc[0], pd.read_csv(run / "metrics.csv"))
-        for run, name, table in zip(runs, names, tables, strict=True)
-        if (run / "metrics.csv").exists()
-    ]
-    drawn = _draw(runs, logs, summary, int(records["trained_trajectories"].max()), out)
     print(table_text(summary, comparisons), flush=True)
     if len(paper):
         print(paper_text(paper), flush=True)
+    drawn = _draw(runs, names, [table["task"].iloc[0] for table in tables], records, summary, out)
     print("\n".join(str(out / name) for name in [*(f"{name}.csv" for name in written), *drawn]), flush=True)
 
 
+def picture(path: Path, draw: Callable[[Path], object]) -> bool:
+    """Draws a picture in place of an earlier one; says in one line why where that fails, and never raises an error.
+
+    Args:
+        path: of the picture.
+        draw: writes it to the path that it is given.
+
+    Returns:
+        whether the picture is there.
+    """
+    try:
+        path.unlink(missing_ok=True)
+        draw(path)
+    except Exception as error:  # whatever it is, it must not end what is to be shown
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        print(f"no {path}: {type(error).__name__}: {' '.join(str(error).split())}"[:WIDTH], flush=True)
+        return False
+    return True
+
+
 def _draw(
-    runs: Sequence[Path], logs: Sequence[tuple[str, str, pd.DataFrame]], summary: pd.DataFrame, trained: int, out: Path
+    runs: Sequence[Path], names: Sequence[str], tasks: Sequence[str], records: pd.DataFrame, summary: pd.DataFrame, out: Path
 ) -> list[str]:
     """Draws what the runs have to show; the names of the figures."""
-    figures.return_vs_context(summary, trained, out / "return_vs_context.png")
-    drawn = ["return_vs_context.png"]
-    if summary.loc[summary["condition"] == "own", "agent"].nunique() > 1:
-        figures.agents(summary, out / "agents.png")
-        drawn.append("agents.png")
-    if (summary["context_tokens"] > 0).any():
-        figures.return_vs_tokens(summary, trained, out / "return_vs_tokens.png")
-        drawn.append("return_vs_tokens.png")
-    if logs:
-        figures.training_curves(logs, out / "training.png")
-        drawn.append("training.png")
+
+    def figures() -> ModuleType:  # only now: where matplotlib finds no place for its files, a figure fails, not a table
+        from experiments.reports import figures
+
+        return figures
+
+    def logs() -> list[tuple[str, str, pd.DataFrame]]:
+        return [(names[i], tasks[i], pd.read_csv(runs[i] / "metrics.csv")) for i in logged]
+
+    trained = int(records["trained_trajectories"].max())
+    several = summary.loc[summary["condition"] == "own", "agent"].nunique() > 1
+    logged = [i for i, run in enumerate(runs) if (run / "metrics.csv").exists()]
     rollouts = next((run / "rollouts.npz" for run in runs if (run / "rollouts.npz").exists()), None)
-    if rollouts:
-        figures.attempts(rollouts, reported(summary["trajectories"]), out / "attempts.png")
-        drawn.append("attempts.png")
-    return drawn
+    shown = reported(summary["trajectories"])
+    wanted = {
+        "return_vs_context.png": (True, lambda path: figures().return_vs_context(summary, trained, path)),
+        "agents.png": (several, lambda path: figures().agents(summary, path)),
+        "return_vs_tokens.png": (
+            (summary["context_tokens"] > 0).any(),
+            lambda path: figures().return_vs_tokens(summary, trained, path),
+        ),
+        "training.png": (logged, lambda path: figures().training_curves(logs(), path)),
+        "attempts.png": (rollouts, lambda path: figures().attempts(rollouts, shown, path)),
+    }
+    return [name for name, (exists, draw) in wanted.items() if exists and picture(out / name, draw)]
 
 
 def reported(trajectories: pd.Series) -> list[int]:
@@ -138,15 +176,26 @@ def _renamed(table: pd.DataFrame, name: str) -> pd.DataFrame:
 def _config_of(run: Path) -> dict[str, Any]:
     """A run's settings that make its agent and how it acted; empty where a run has no `config.yaml`, only records."""
     config = _settings(run)
-    evaluated = _settings(run / "evaluate") or config  # of an evaluation by its own command
+    evaluated = asked_for(run) or _settings(run / "evaluate") or config  # the second: of an earlier version
     acted = {key: value for key, value in evaluated.get("eval", {}).items() if key in ACTING}
     agent = {key: value for key, value in config.items() if key not in NOT_OF_THE_AGENT}
     return agent | {"checkpoint": evaluated.get("checkpoint", "newest"), "eval": acted}
 
 
 def _settings(folder: Path) -> dict[str, Any]:
+    """The settings that a folder's `config.yaml` holds; empty where there is none.
+
+    Raises:
+        ValueError: it holds something else.
+    """
     path = folder / CONFIG
-    return OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else {}
+    try:
+        settings = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else {}
+    except (OSError, OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}"[:WIDTH]) from None
+    if not isinstance(settings, dict) or not isinstance(settings.get("eval", {}), dict):
+        raise ValueError(f"{path} does not hold settings")
+    return settings
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -158,10 +207,13 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def runs_within(folder: Path) -> list[Path]:
-    """A run itself; of a sweep its jobs, all of which must have been evaluated."""
-    if any((folder / name).exists() for name in RECORDS):
-        return [folder]
+    """A run itself; of a sweep its jobs, all of which must have been evaluated, whatever was joined in its folder before."""
     jobs = sorted(path.parent for path in folder.glob(f"*/{STATUS}"))
+    is_sweep = jobs and not (folder / CONFIG).exists()
+    if has_records(folder) and not is_sweep:
+        return [folder]
+    if results := status(folder).get("results"):  # of a job that evaluated a run
+        return [Path(results)]
     return [run for job in jobs for run in runs_within(job)] or [folder]
 
 

@@ -126,7 +126,7 @@ def test_bad_input_found_later_leaves_nothing(command):
 
 def test_exit_codes_of_a_command_pass_through(command):
     assert command("run=stopped", body="sys.exit(75)").returncode == 75
-    assert states(command.folder) == {"stopped": "running"}
+    assert json.loads((command.folder / "stopped" / "status.json").read_text())["error"] == "exit code 75"
 
 
 def test_a_sweep_survives_a_failing_job_and_redoes_it_alone(command):
@@ -184,7 +184,7 @@ def test_signals_let_a_run_save_and_end_it_with_75(command, number):
     started.send_signal(number)
     started.communicate(timeout=5)
     assert started.returncode == 75
-    assert (command.folder / "stopped" / "saved").exists() and states(command.folder) == {"stopped": "running"}
+    assert (command.folder / "stopped" / "saved").exists() and states(command.folder) == {"stopped": "stopped"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
@@ -200,7 +200,7 @@ def test_signals_let_the_jobs_of_a_sweep_save(command, number, group):
     (os.killpg if group else os.kill)(started.pid, number)
     started.communicate(timeout=20)
     assert started.returncode == 75
-    assert len(list(sweep.glob("*/saved"))) == 2 and states(sweep) == dict.fromkeys(["0", "1", "sweep"], "running")
+    assert len(list(sweep.glob("*/saved"))) == 2 and states(sweep) == dict.fromkeys(["0", "1", "sweep"], "stopped")
     assert command(*words, "resume=true").returncode == 0
     assert states(sweep) == dict.fromkeys(["0", "1", "2", "3", "sweep"], "finished")
 
@@ -222,7 +222,7 @@ def test_a_signal_outside_of_training_ends_a_run_at_once(command):
         assert started.poll() is None
     started.terminate()
     started.communicate(timeout=5)
-    assert started.returncode == 75 and states(command.folder) == {"stopped": "running"}
+    assert started.returncode == 75 and states(command.folder) == {"stopped": "stopped"}
 
 
 def test_a_launchers_own_answer_to_a_signal_comes_after_the_save(command):

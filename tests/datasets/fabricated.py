@@ -1,23 +1,25 @@
-"""Small buffers made of noise: shapes of real ones, no simulator."""
+"""Small buffers of states that no simulation reached, and what a walker observes in them."""
 
 import numpy as np
 
 from datasets import Episode, write_episode
+from envs.physics import observations_of
 
 
 def make_episode(length=20, seed=0, *, physics=True, columns=1):
-    """A walker-shaped episode of random numbers."""
+    """A walker's episode of random states and actions."""
     rng = np.random.default_rng(seed)
     rows = length + 1
     action = rng.uniform(-1, 1, (rows, 6)).astype(np.float32)
     reward = rng.random((rows, columns)).astype(np.float32)
     action[0] = reward[0] = 0
+    states = rng.standard_normal((rows, 18))
     return Episode(
-        observation=rng.standard_normal((rows, 24)).astype(np.float32),
+        observation=observations_of("walker", states).astype(np.float32),
         action=action,
         reward=reward,
         discount=np.ones((rows, 1), np.float32),
-        physics=rng.standard_normal((rows, 18)) if physics else None,
+        physics=states if physics else None,
     )
 
 

@@ -57,5 +57,9 @@ def test_steps_as_they_are(tmp_path):
 
 
 def test_trajectories_that_are_too_short_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="needs trajectories of at least 15 steps; the shortest has 12"):
-        datasets.Strided(collected(tmp_path, 1), 5, horizon=3)
+    store = collected(tmp_path, 1)
+    said = "horizon=3 with data.action_repeat=5: .* have 12 steps; allowed: 1 to 2"
+    with pytest.raises(ValueError, match=said):
+        datasets.Strided(store, 5, horizon=3)
+    with pytest.raises(ValueError, match="action_repeat=13: .* have 12 steps; allowed: 1 to 12"):
+        datasets.Strided(store, 13)

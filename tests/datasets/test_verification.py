@@ -39,6 +39,6 @@ def test_variants_are_remarks(tmp_path):
     """No physics and four reward columns are worth a remark, not a problem."""
     for index in range(2):
         datasets.write_episode(tmp_path, index, make_episode(20, index, physics=False, columns=4))
-    report = verify(tmp_path, progress=False)
+    report = verify(tmp_path, "walker", progress=False)
     assert report.problems == {}
     assert len(report.remarks) == 2

@@ -14,7 +14,13 @@ from envs.physics import Scattered
 
 
 @pytest.mark.filterwarnings("error", "ignore:.*A Box observation space (min|max)imum value is -?infinity")
-@pytest.mark.parametrize("name", ["cartpole_swingup", "walker_any", "jaco_reach_top_left", "point_mass_goal"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("cartpole_swingup", "cheetah_run", "walker_any", "quadruped_jump", "hopper_hop"),
+        *("jaco_reach_top_left", "point_mass_maze_any", "point_mass_goal"),
+    ],
+)
 def test_gymnasium_accepts_it(name):
     """`check_env` finds nothing, not even a warning, on what `gymnasium.make` makes."""
     envs.register()

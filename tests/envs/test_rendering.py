@@ -1,33 +1,133 @@
 """Pictures of stored physics, where the machine can draw; elsewhere one clear line."""
 
+import os
+import signal
+
+import gymnasium
 import numpy as np
 import pytest
 
 import envs
+from envs import rendering
+
+GOAL = envs.task("point_mass_goal", goal=(0.1, 0.1))
+STATES = np.array([[0.0, 0, 0, 0], [-0.2, -0.2, 0, 0]])
 
 
-def test_video(tmp_path):
-    """Frames show the goal and the motion; a video is written."""
-    goal = envs.task("point_mass_goal", goal=(0.1, 0.1))
-    states = np.array([[0.0, 0, 0, 0], [-0.2, -0.2, 0, 0]])
+@pytest.fixture(scope="module")
+def can_draw():
+    """Skips where this machine cannot draw, and then holds it to one line."""
     try:
-        frames = envs.render(goal, states, height=64, width=64)
+        envs.render("cartpole_swingup", np.zeros((1, 4)), height=8, width=8)
     except RuntimeError as error:
         assert str(error).startswith("cannot render with MUJOCO_GL=")
         assert "\n" not in str(error)
         pytest.skip(str(error))
+
+
+def test_video(can_draw, tmp_path):
+    """Frames show the goal and the motion; a video is written."""
+    frames = envs.render(GOAL, STATES, height=64, width=64)
     assert frames.shape == (2, 64, 64, 3)
     assert np.abs(frames[0].astype(int) - frames[1]).max() > 50
-    elsewhere = envs.render(envs.task("point_mass_goal", goal=(-0.1, 0.1)), states[:1], height=64, width=64)
+    elsewhere = envs.render(envs.task("point_mass_goal", goal=(-0.1, 0.1)), STATES[:1], height=64, width=64)
     assert np.abs(frames[0].astype(int) - elsewhere[0]).max() > 20
-    assert envs.write_video(tmp_path / "film.gif", goal, states).stat().st_size > 0
+    assert envs.write_video(tmp_path / "film.gif", GOAL, STATES).stat().st_size > 0
 
 
-def test_no_renderer(monkeypatch):
-    """A machine without GL is told so in one line, and `render_mode` is refused before anything is built."""
-    monkeypatch.setattr("envs.rendering.RENDERERS", ("nonsense",))
-    monkeypatch.setenv("MUJOCO_GL", "nonsense")
-    with pytest.raises(RuntimeError, match="cannot render with MUJOCO_GL=nonsense: .+"):
-        envs.render("cartpole_swingup", np.zeros((1, 4)))
-    with pytest.raises(ValueError, match="needs MUJOCO_GL=egl or osmesa or glfw"):
-        envs.make("cartpole_swingup", render_mode="rgb_array")
+@pytest.mark.parametrize(("height", "width"), [(960, 1280), (720, 64), (31, 1001), (1, 1)])
+def test_pictures_of_any_size(can_draw, height, width):
+    """Beyond MuJoCo's default of 640 x 480 too: more pixels of the same scene."""
+    frame = envs.render(GOAL, STATES[1:], height=height, width=width)[0]
+    assert frame.shape == (height, width, 3)
+    if (height, width) == (960, 1280):
+        small = envs.render(GOAL, STATES[1:], height=240, width=320)[0]
+        shrunk = frame.reshape(240, 4, 320, 4, 3).mean((1, 3))
+        assert (np.abs(shrunk - small).max(axis=2) > 32).mean() < 0.05  # edges are smoother
+
+
+@pytest.mark.parametrize("size", [{"height": 0}, {"width": -3}, {"height": 2.0}, {"width": "64"}])
+def test_no_size_of_a_picture(size):
+    name = next(iter(size))
+    with pytest.raises(ValueError, match=f"{name}=.* must be a whole number of pixels, at least 1"):
+        envs.render(GOAL, STATES, **size)
+
+
+def test_more_pixels_than_the_library_has_room_for(can_draw):
+    """One line names the size; the next picture is drawn."""
+    with pytest.raises(RuntimeError, match="8 x 1000000 pixels: .+") as raised:
+        envs.render(GOAL, STATES, height=8, width=1_000_000)
+    assert "\n" not in str(raised.value)
+    assert envs.render(GOAL, STATES, height=8, width=8).any()
+
+
+@pytest.mark.parametrize(
+    ("physics", "message"),
+    [
+        (np.zeros((1, 18)), r"of shape \(frames, 4\), got \(1, 18\)"),
+        (np.zeros(4), r"of shape \(frames, 4\), got \(4,\)"),
+        (np.full((1, 4), np.nan), "must be finite"),
+    ],
+)
+def test_no_state_of_this_body(physics, message):
+    with pytest.raises(ValueError, match=message):
+        envs.render(GOAL, physics)
+
+
+def test_bodies_and_goals_in_turn(can_draw):
+    """A picture does not depend on the pictures before it, of other bodies, goals and sizes."""
+    size = {"height": 48, "width": 64}
+    arm = envs.render("jaco_reach_top_left", np.zeros((1, 18)), **size)
+    without = envs.render("point_mass_goal", STATES, **size)
+    assert not np.array_equal(envs.render(GOAL, STATES, **size), without)
+    np.testing.assert_array_equal(envs.render("point_mass_goal", STATES, **size), without)
+    np.testing.assert_array_equal(envs.render("jaco_reach_top_left", np.zeros((1, 18)), **size), arm)
+    assert envs.render(GOAL, np.zeros((0, 4)), **size).shape == (0, 48, 64, 3)
+
+
+def test_a_process_that_draws_may_be_killed(can_draw):
+    """What it drew is an error of one line, the next picture starts another."""
+    before = envs.render(GOAL, STATES, height=8, width=8)
+    process = rendering._artist(os.getpid(), rendering._backend())._process
+    process.send_signal(signal.SIGKILL)
+    with pytest.raises(RuntimeError, match="ended with code -9"):
+        envs.render(GOAL, STATES, height=8, width=8)
+    np.testing.assert_array_equal(envs.render(GOAL, STATES, height=8, width=8), before)
+
+
+def test_a_process_that_does_not_answer_is_given_up(can_draw, monkeypatch):
+    monkeypatch.setattr(rendering, "_PATIENCE", 0.01)
+    with pytest.raises(RuntimeError, match="no answer in 0.01 s"):
+        envs.render(GOAL, STATES, height=2000, width=2000)
+
+
+def test_environments_draw_where_they_are(can_draw):
+    """One and many: the picture of the physics that `reset` and `step` returned."""
+    one = envs.make("walker_walk", render_mode="rgb_array")
+    _, info = one.reset(seed=0)
+    np.testing.assert_array_equal(one.render(), envs.render("walker_walk", info["physics"][None])[0])
+    many = envs.make_vec("point_mass_goal", 2, render_mode="rgb_array")
+    many.reset(seed=0)
+    physics = many.step(np.ones((2, 2)))[4]["physics"]
+    frames = many.render()
+    assert isinstance(frames, tuple)
+    for frame, task, state in zip(frames, many.tasks, physics, strict=True):
+        np.testing.assert_array_equal(frame, envs.render(task, state[None])[0])
+
+
+@pytest.mark.parametrize("make", [envs.make, envs.make_vec])
+def test_wrong_renders_of_environments(make):
+    """What gymnasium's own environments refuse, in the same errors."""
+    with pytest.raises(ValueError, match="render_mode='human' is unknown; allowed: None, 'rgb_array'"):
+        make("cartpole_swingup", render_mode="human")
+    env = make("cartpole_swingup", render_mode="rgb_array")
+    with pytest.raises(gymnasium.error.ResetNeeded, match="call reset before render"):
+        env.render()
+    env.reset()
+    env.close()
+    with pytest.raises(gymnasium.error.ClosedEnvironmentError, match="make another"):
+        env.render()
+    blind = make("cartpole_swingup")
+    blind.reset()
+    with pytest.warns(UserWarning, match="without render_mode='rgb_array'"):
+        assert blind.render() is None

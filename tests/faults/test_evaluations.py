@@ -98,7 +98,7 @@ def evaluated(run, config, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(Evaluation, "attempts", note)
         evaluate(EvaluateCommand(run=str(run), eval=config), run)
-    assert not (run / "evaluate" / "unfinished").exists()
+    assert not list(run.glob("evaluate/*/records.csv"))
     return seen
 
 
@@ -106,7 +106,7 @@ def test_a_killed_evaluation_goes_on_to_the_same_records(whole, again, tmp_path)
     line = [sys.executable, "-m", "experiments.evaluate", f"run={again}"]
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(line, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None and not (again / "evaluate" / "unfinished" / "own.csv").exists():
+        while process.poll() is None and not list(again.glob("evaluate/*/unfinished/own.csv")):
             time.sleep(0.01)
         process.kill()
     assert process.returncode == -signal.SIGKILL and not (again / "records.csv").exists()
@@ -125,21 +125,28 @@ def test_finished_conditions_are_not_evaluated_again(whole, again, monkeypatch):
 
 def test_half_written_parts_are_not_taken(whole, again, monkeypatch):
     interrupted(again, whole[2], monkeypatch, at="foreign")
-    unfinished = again / "evaluate" / "unfinished"
+    (unfinished,) = again.glob("evaluate/*/unfinished")
     (unfinished / "rollouts.npz").rename(unfinished / ".rollouts.npz")
     (unfinished / "no_context.csv").rename(unfinished / ".no_context.csv")
     assert evaluated(again, whole[2], monkeypatch) == CONDITIONS
     assert results(again) == results(whole[0])
 
 
-def test_another_evaluation_starts_afresh_and_says_so(whole, again, monkeypatch, capsys):
-    interrupted(again, whole[2], monkeypatch, at="no_context")
-    other = EvalConfig(**vars(whole[2]) | {"seed": 1})
-    interrupted(again, other, monkeypatch, at="foreign")
-    assert "what was unfinished is dropped, another eval.seed was used there" in capsys.readouterr().out
-    save(again, whole[1], 2)
-    assert evaluated(again, other, monkeypatch) == CONDITIONS
-    assert "another checkpoint was used there" in capsys.readouterr().out
+def test_another_evaluation_takes_nothing_from_one_that_did_not_finish_and_leaves_it_its_parts(whole, again, monkeypatch):
+    interrupted(again, whole[2], monkeypatch, at="foreign")
+    other = EvalConfig(**vars(whole[2]) | {"seed": 1, "conditions": ["own"]})
+    assert evaluated(again, other, monkeypatch) == ["own"]
+    shutil.move(again / "records.csv", again / "other.csv")
+    (again / "evaluation.json").unlink()
+    assert evaluated(again, whole[2], monkeypatch) == ["foreign", "dataset"]
+    assert results(again) == results(whole[0])
+
+
+def test_parts_that_other_code_made_are_dropped_and_that_is_said(whole, again, monkeypatch, capsys):
+    interrupted(again, whole[2], monkeypatch, at="foreign")
+    monkeypatch.setattr("experiments.harness.provenance.changes", lambda: "others")
+    assert evaluated(again, whole[2], monkeypatch) == CONDITIONS
+    assert "what was unfinished is dropped, another changes was used there" in capsys.readouterr().out
 
 
 def test_the_checkpoint_that_is_asked_for_is_evaluated(whole, again):
@@ -152,11 +159,15 @@ def test_pictures_of_another_evaluation_do_not_stay(whole, again):
     """Records without the agent's own attempts: those of an earlier evaluation are not shown beside them."""
     for name in ("rollouts.npz", "attempts.png", "attempts.mp4"):
         (again / name).write_bytes(b"of an earlier one")
-    evaluate(EvaluateCommand(run=str(again), eval=replace(whole[2], conditions=["no_context"])), again)
+    assert evaluate(EvaluateCommand(run=str(again), eval=replace(whole[2], conditions=["no_context"])), again) == again
     assert not [*again.glob("rollouts*"), *again.glob("attempts*")]
 
 
-def test_two_evaluations_of_a_run_do_not_mix(whole, again):
-    (again / "evaluate").mkdir()
-    with run_folder.lock(again / "evaluate"), pytest.raises(ValueError, match="another process works there"):
-        evaluate(EvaluateCommand(run=str(again), eval=whole[2]), again)
+def test_two_processes_do_not_make_the_same_evaluation(whole, again, monkeypatch):
+    command = EvaluateCommand(run=str(again), eval=whole[2])
+    interrupted(again, whole[2], monkeypatch, at="own")
+    (work,) = again.glob("evaluate/*")
+    with run_folder.lock(work), pytest.raises(ValueError, match="another process works there"):
+        evaluate(command, again)
+    with run_folder.lock(work):
+        evaluate(replace(command, eval=replace(whole[2], conditions=["no_context"])), again)

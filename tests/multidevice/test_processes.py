@@ -123,7 +123,7 @@ def test_a_signal_to_one_process_stops_both_with_one_checkpoint(alone):
     (step,) = (int(path.name) for path in (alone / "stopped" / "checkpoints").iterdir())
     assert step == pd.read_csv(metrics)["step"].max()
     assert Checkpoints(alone / "stopped").newest() == step
-    assert json.loads((alone / "stopped" / "status.json").read_text())["state"] == "running"  # and not finished: it goes on
+    assert json.loads((alone / "stopped" / "status.json").read_text())["state"] == "stopped"  # and not finished: it goes on
 
 
 def test_the_processes_of_a_slurm_job_find_each_other():

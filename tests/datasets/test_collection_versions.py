@@ -1,0 +1,32 @@
+"""A buffer that is collected under two versions of something says so."""
+
+import json
+
+import datasets
+
+
+def collect(folder, episodes):
+    return datasets.collect("point_mass_goal", folder, episodes=episodes, collector="pd", progress=False)
+
+
+def test_episodes_made_by_other_code_are_said(tmp_path, monkeypatch, capsys):
+    """The line counts what is new; metadata.json keeps what the newest were made with."""
+    before = collect(tmp_path, 2)
+    collect(tmp_path, 3)
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr("datasets.collection.fingerprint", lambda *modules: "edited")
+    monkeypatch.setattr("datasets.collection.version", lambda name: before["versions"][name] if name == "numpy" else "new")
+    after = collect(tmp_path, 5)
+    more = "2 more episodes are made under another mujoco, dm_control, code than those there"
+    assert capsys.readouterr().out == f"{tmp_path}: {more}\n"
+    assert after["versions"]["code"] == "edited"
+    assert json.loads((tmp_path / "metadata.json").read_text()) == after
+
+
+def test_a_buffer_from_before_its_code_was_kept_goes_on(tmp_path, capsys):
+    """What it does not say is not held against it."""
+    metadata = collect(tmp_path, 2)
+    del metadata["versions"]["code"]
+    (tmp_path / "metadata.json").write_text(json.dumps(metadata))
+    assert "code" in collect(tmp_path, 3)["versions"]
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,79 @@
+"""A drawing library that is missing or misnamed keeps nothing from running but drawing."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+# The dynamic linker finds neither library, as on a machine without them.
+HIDE = """
+import ctypes
+
+class Linker(ctypes.CDLL):
+    def __init__(self, name, *arguments, **options):
+        if any(library in str(name) for library in ("EGL", "OSMesa")):
+            raise OSError(f"{name}: cannot open shared object file")
+        super().__init__(name, *arguments, **options)
+
+ctypes.CDLL = Linker
+ctypes.cdll = ctypes.LibraryLoader(Linker)
+"""
+SIMULATE = """
+import os
+import numpy as np
+import datasets, envs
+from datasets.planned import Planned
+
+asked = os.environ["MUJOCO_GL"]
+env = envs.make("cartpole_swingup")
+env.reset()
+_, info = envs.make_vec("walker_walk", 2).reset(seed=0)
+datasets.relabel(info["physics"], "walker_flip")
+Planned([env.task], np.random.default_rng(0)).act(0, np.zeros((1, 4)))
+assert os.environ["MUJOCO_GL"] == asked
+"""
+DRAW = """
+for name in {names}:
+    os.environ["MUJOCO_GL"] = name
+    try:
+        print("drawn", envs.render("cartpole_swingup", np.zeros((1, 4))).shape)
+    except RuntimeError as error:
+        print(error)
+"""
+
+
+def run(tmp_path, backend, names):
+    """Lines that drawing printed, after everything else has run."""
+    (tmp_path / "sitecustomize.py").write_text(HIDE)
+    screens = ("DISPLAY", "WAYLAND_DISPLAY")
+    kept = {key: value for key, value in os.environ.items() if key not in screens}
+    done = subprocess.run(
+        [sys.executable, "-c", SIMULATE + DRAW.format(names=names)],
+        cwd=ROOT,
+        env=kept | {"PYTHONPATH": str(tmp_path), "MUJOCO_GL": backend},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_only_drawing_fails_and_says_what_is_missing(tmp_path):
+    """Each library by its name, what to install, and the other ways; what is set is what is tried."""
+    egl, osmesa, glfw = run(tmp_path, "egl", ("egl", "osmesa", "glfw"))
+    assert egl.startswith("cannot render with MUJOCO_GL=egl: ")
+    assert "it needs libEGL: on Debian and Ubuntu `apt install libegl1 libgl1-mesa-dri`" in egl
+    assert egl.endswith("or set MUJOCO_GL to osmesa or glfw")
+    assert osmesa.startswith("cannot render with MUJOCO_GL=osmesa: ")
+    assert "it needs libOSMesa: " in osmesa
+    assert glfw.startswith("cannot render with MUJOCO_GL=glfw: ")
+    assert "it needs a screen: " in glfw
+
+
+def test_a_word_that_names_no_library_keeps_only_drawing_from_running(tmp_path):
+    assert run(tmp_path, "nonsense", ("nonsense", "glx")) == [
+        "cannot render with MUJOCO_GL=nonsense; allowed: egl, osmesa, glfw",
+        "cannot render with MUJOCO_GL=glx; allowed: egl, osmesa, glfw",
+    ]

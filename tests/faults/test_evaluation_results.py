@@ -1,0 +1,256 @@
+"""Results of evaluations stay beside each other; what cannot work fails before the agent acts; pictures never end results."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+import datasets
+from agentic_transformer.config import (
+    AgentConfig,
+    DataPlace,
+    EvalConfig,
+    EvaluateCommand,
+    PlotCommand,
+    QuickstartCommand,
+)
+from agentic_transformer.evaluation import Evaluation, check_conditions, evaluation_tasks
+from experiments import evaluate, plot, quickstart
+from experiments.harness import evaluation_folder
+from tests.cli.conftest import ROOT
+from tests.faults.test_evaluations import again, save, whole  # noqa: F401  (fixtures)
+
+PICTURES = {"return_vs_context.png", "attempts.png"}
+
+
+@pytest.fixture
+def asked(whole, again):  # noqa: F811
+    """A run that is not evaluated yet, and a command that evaluates it shortly."""
+    return again, EvaluateCommand(run=str(again), eval=replace(whole[2], conditions=["no_context"]))
+
+
+@pytest.fixture
+def pictured(asked):
+    """The same, of which there are pictures to draw."""
+    run, command = asked
+    return run, replace(command, eval=replace(command.eval, conditions=["own"]))
+
+
+def hotter(asked, temperature):
+    return replace(asked, eval=replace(asked.eval, temperature=temperature))
+
+
+def run_command(folder, name, *words, **environment):
+    line = [sys.executable, "-m", f"experiments.{name}", *words]
+    environment = (
+        {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)} | environment
+    )
+    return subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_records_of_other_settings_stay_whole(pictured, capsys):
+    """They carry what made them, and are plotted together, but nothing is plotted over them."""
+    run, first = pictured
+    assert evaluate.main(first, run) == run
+    before = contents(run)
+    assert {"records.csv", "summary.csv", "evaluation.json", *PICTURES} <= before.keys()
+    second = evaluate.main(hotter(first, 0.25), run)
+    assert contents(run) == before
+    assert second.parent == run / "evaluate" and contents(second).keys() >= {"records.csv", "summary.csv", *PICTURES}
+    assert "eval.temperature=1.0, here 0.25" in capsys.readouterr().out
+    assert [evaluation_folder.made_with(folder)["eval.temperature"] for folder in (run, second)] == [1.0, 0.25]
+    assert (second / "records.csv").read_bytes() != before["records.csv"]
+    kept = json.loads(before["evaluation.json"])
+    assert kept["settings"]["checkpoint"].startswith("1 ") and kept["command"]["run"] == str(run)
+    both = run.parent / "both"
+    plot.main(PlotCommand(runs=[str(run), str(second)], out=str(both)))
+    names = set(pd.read_csv(both / "summary.csv")["agent"])
+    assert names == {"at_prefix eval.temperature=1.0", "at_prefix eval.temperature=0.25"}
+    with pytest.raises(ValueError, match="would be lost"):
+        plot.main(PlotCommand(runs=[str(run)], out=str(second)))
+    # What another plot left there, and this one does not make, would be shown as its own.
+    plot.main(PlotCommand(runs=[str(run)], out=str(both)))
+    assert set(pd.read_csv(both / "records.csv")["agent"]) == {"at_prefix"}
+    assert not (both / "agents.png").exists()
+    assert contents(run) == before
+    # The first one made again is put in its own place, the second one in that of the second.
+    assert evaluate.evaluate(first, run) == run
+    assert (run / "records.csv").read_bytes() == before["records.csv"]
+    assert not {"summary.csv", *PICTURES} & contents(run).keys()  # of the records before
+    assert evaluate.evaluate(hotter(first, 0.25), run, anew=False) == second
+
+
+def test_records_that_do_not_say_what_made_them_stay(asked):
+    """Of an earlier version."""
+    run, first = asked
+    (run / "records.csv").write_text("kept")
+    place = evaluate.evaluate(first, run)
+    assert place.parent == run / "evaluate" and (run / "records.csv").read_text() == "kept"
+
+
+def test_records_of_another_checkpoint_stay(whole, asked):  # noqa: F811
+    run, first = asked
+    assert evaluate.evaluate(first, run) == run
+    save(run, whole[1], 2)
+    assert evaluate.evaluate(first, run) != run
+
+
+def test_results_go_where_they_are_asked_to_and_carry_what_made_them(asked, tmp_path):
+    run, first = asked
+    place = evaluate.main(replace(first, out=str(tmp_path / "elsewhere")), run)
+    assert place == tmp_path / "elsewhere" and not (run / "records.csv").exists()
+    assert contents(place).keys() >= {"records.csv", "evaluation.json", "config.yaml", "summary.csv"}
+    with pytest.raises(ValueError, match="is the folder of another run"):
+        evaluate.evaluate(replace(first, out=str(shutil.copytree(run, tmp_path / "other"))), run)
+    with pytest.raises(ValueError, match="cannot be written to"):
+        evaluate.evaluate(replace(first, out="/dev/null/x"), run)
+
+
+def test_a_sweep_of_evaluations_keeps_all_and_is_drawn_as_one(asked, tmp_path):
+    run, _ = asked
+    words = ["-m", f"run={run}", "eval.temperature=0.5,1.0", "eval.conditions=[no_context]", "eval.video=false"]
+    done = run_command(tmp_path, "evaluate", *words)
+    assert done.returncode == 0, done.stderr
+    assert len(list(run.rglob("records.csv"))) == 2
+    (sweep,) = (tmp_path / "runs" / "evaluate").iterdir()
+    done = run_command(tmp_path, "plot", f"runs=[{sweep}]", "out=both")
+    assert done.returncode == 0, done.stderr
+    assert pd.read_csv(tmp_path / "both" / "summary.csv")["agent"].nunique() == 2
+    assert run_command(tmp_path, "table", f"sweep={sweep}").returncode == 0
+    columns = pd.read_csv(sweep / "table.csv")
+    assert columns["return no_context [3]"].notna().all()
+
+
+# What cannot work.
+
+
+def never(self, *_):
+    raise AssertionError("the agent acted")
+
+
+@pytest.mark.parametrize(
+    ("eval_change", "change", "says"),
+    [
+        ({"trajectories": [1, 64], "conditions": ["own", "dataset"]}, {}, "needs 63 trajectories .* which have 40; .* up to 41"),
+        ({"conditions": ["own", "dataset"]}, {"data": DataPlace("nowhere")}, "no episodes in nowhere"),
+        ({"conditions": ["own", "bayes_greedy"]}, {"data": DataPlace("nowhere")}, "no episodes in nowhere"),
+        ({}, {"checkpoint": "7"}, "no checkpoint 7"),
+    ],
+)
+def test_what_cannot_work_fails_before_the_agent_acts(asked, eval_change, change, says, monkeypatch):
+    run, first = asked
+    monkeypatch.setattr(Evaluation, "_attempt", never)
+    with pytest.raises(ValueError, match=says):
+        evaluate.evaluate(replace(first, eval=replace(first.eval, **eval_change), **change), run)
+    assert not list(run.glob("evaluate/*"))
+
+
+def test_other_data_than_those_of_training_are_refused(asked, tmp_path, monkeypatch):
+    """A horizon or an action repeat of their own; sizes of a body are checked where data are cached."""
+    run, first = asked
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("horizon: null", "horizon: 6"))
+    monkeypatch.setattr(Evaluation, "_attempt", never)
+    with pytest.raises(ValueError, match="trajectories have 6 steps, those of training had 12"):
+        evaluate.evaluate(replace(first, eval=replace(first.eval, conditions=["dataset"])), run)
+
+
+def test_tasks_that_do_not_divide_over_the_devices_are_refused_in_words(asked, tmp_path):
+    run, _ = asked
+    done = run_command(tmp_path, "evaluate", f"run={run}", "mesh.ring=2", "mesh.virtual_devices=4", "eval.tasks=3")
+    assert done.returncode == 2 and "eval.tasks=3 does not divide over the 2 devices" in done.stderr
+    assert done.stderr.count("\n") <= 3
+
+
+def test_a_condition_without_another_task_is_found_at_once():
+    (task, *_) = evaluation_tasks("cheetah_run", EvalConfig(tasks=2), 0)
+    check_conditions(["own", "foreign"], [task, task], EvalConfig(), AgentConfig(), None)  # the cheetah has others
+    with pytest.raises(ValueError, match="condition 'dataset' needs the training data"):
+        check_conditions(["own", "dataset"], [task, task], EvalConfig(), AgentConfig(), None)
+    few = AgentConfig(top=0.1)
+    with pytest.raises(ValueError, match=r"needs 15 trajectories .* 10 \(the best 0.1 of 100\)"):
+        check_conditions(["dataset"], [task, task], EvalConfig(), few, 100)
+
+
+def test_the_quickstart_knows_before_it_collects_that_it_could_not_evaluate(tmp_path, monkeypatch):
+    config = QuickstartCommand(run=str(tmp_path / "run"))
+    config.data = replace(config.data, root=str(tmp_path / "data"), episodes=12)
+    monkeypatch.setattr(datasets, "collect", never)
+    with pytest.raises(ValueError, match="needs 15 trajectories of the data, which have 12"):
+        quickstart.main(config, tmp_path / "run")
+
+
+# Pictures.
+
+
+def test_nothing_that_cannot_be_drawn_keeps_results_back(pictured, capsys, monkeypatch):
+    """A disk that is full for temporary files, and for figures."""
+    run, first = pictured
+    first = replace(first, eval=replace(first.eval, video=True))
+    for name in PICTURES | {"attempts.mp4"}:
+        (run / name).write_text("of an earlier one")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryDirectory", full)
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    assert evaluate.main(first, run) == run
+    said = capsys.readouterr().out
+    assert {"records.csv", "summary.csv", "comparisons.csv"} <= contents(run).keys()
+    assert not {path.suffix for path in run.iterdir()} & {".png", ".mp4"}
+    refused = [line for line in said.splitlines() if line.startswith("no ")]
+    assert len(refused) == 4 and all("No space left on device" in line for line in refused), said
+    assert "own at n=3" in said
+
+
+def test_figures_that_find_no_place_for_temporary_files(asked, tmp_path):
+    """matplotlib itself wants one where there is no home."""
+    run, _ = asked
+    nowhere = {"TMPDIR": "/dev/null", "HOME": "/dev/null", "MPLCONFIGDIR": "/dev/null/x", "XDG_CACHE_HOME": "/dev/null"}
+    code = "import tempfile, sys, runpy; tempfile._candidate_tempdir_list = lambda: ['/dev/null/x']; "
+    code += "sys.argv = ['evaluate', *sys.argv[1:]]; runpy.run_module('experiments.evaluate', run_name='__main__')"
+    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)} | nowhere
+    line = [sys.executable, "-c", code, f"run={run}", "eval.conditions=[no_context]"]
+    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert (run / "records.csv").exists() and (run / "summary.csv").exists()
+    assert "no_context" in done.stdout and "Traceback" not in done.stderr
+
+
+# Data that have moved.
+
+
+def test_an_evaluation_is_told_where_the_data_lie_now(whole, asked, tmp_path):  # noqa: F811
+    run, first = asked
+    config, there = run / "config.yaml", whole[0].parent / "data"
+    config.write_text(config.read_text().replace(str(there), "/gone"))
+    first = replace(first, eval=whole[2])
+    with pytest.raises(ValueError, match="no episodes in /gone.*data.root"):
+        evaluate.evaluate(first, run)
+    evaluate.evaluate(replace(first, data=DataPlace(str(there))), run)
+    assert (run / "records.csv").read_bytes() == (whole[0] / "records.csv").read_bytes()
+    done = run_command(tmp_path, "evaluate", f"run={run}", "data.rot=x")
+    assert done.returncode == 2 and "nearest: data.root" in done.stderr
+    # Where they lie is no other setting.
+    moved = shutil.copytree(there, tmp_path / "moved")
+    assert evaluate.evaluate(replace(first, data=DataPlace(str(moved))), run) == run
+
+
+def test_an_export_is_evaluated_and_plotted_without_the_places_of_training(whole, tmp_path):  # noqa: F811
+    there = whole[0].parent / "data"
+    moved = shutil.copytree(whole[0].parent / "copied", tmp_path / "moved")
+    assert run_command(tmp_path, "export", f"run={moved}", "out=copy").returncode == 0
+    shutil.rmtree(moved)
+    done = run_command(tmp_path, "evaluate", "run=copy", f"data.root={there}", "eval.conditions=[dataset]")
+    assert done.returncode == 0, done.stderr
+    assert run_command(tmp_path, "plot", "runs=[copy]").returncode == 0
