@@ -17,10 +17,10 @@ def main(config: TableCommand) -> None:
     """Prints the table and writes `<sweep>/table.csv`: of each job its overrides, its state, its last metrics and its returns."""
     import pandas as pd
 
-    from experiments.harness.run_folder import STATUS
+    from experiments.harness.sweeps import jobs as jobs_of
 
     sweep = Path(config.sweep)
-    jobs = sorted((path.parent for path in sweep.glob(f"*/{STATUS}")), key=lambda job: (len(job.name), job.name))
+    jobs = jobs_of(sweep)
     if not jobs:
         raise ValueError(f"sweep={sweep}: no jobs are there; give the folder of a sweep, which -m makes")
     table = pd.DataFrame(map(_line, jobs))
@@ -35,8 +35,7 @@ def _line(job: Path) -> dict[str, Any]:
 
     told = status(job)
     line = {"job": job.name, "state": told.get("state")}
-    said = (word.lstrip("+").partition("=") for word in _words(job))
-    line |= {key: value for key, _, value in said if key not in ("run", "resume")}
+    line |= {key: value for key, value in _settings(job).items() if key not in ("run", "resume")}
     for path in sorted(job.rglob("metrics.csv")):
         agent = "" if path.parent == job else f"{path.parent.name} "
         # It is empty until the first row is due.
@@ -51,19 +50,20 @@ def _line(job: Path) -> dict[str, Any]:
     return line
 
 
-def _words(job: Path) -> list[str]:
-    """The overrides of a job; says so where they cannot be read."""
-    from omegaconf import OmegaConf
+def _settings(job: Path) -> dict[str, str]:
+    """The overrides of a job by their settings; says so where they cannot be read."""
+    from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    from experiments.harness.run_folder import OVERRIDES
+    from experiments.harness.overrides import said
+    from experiments.harness.run_folder import OVERRIDES, read_overrides
 
     try:
-        return [str(word) for word in OmegaConf.load(job / OVERRIDES)] if (job / OVERRIDES).exists() else []
-    except (OSError, OmegaConfBaseException, YAMLError) as error:
+        return said(read_overrides(job))
+    except (OSError, HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         print(f"{job / OVERRIDES} cannot be read: {str(error).splitlines()[0]}", file=sys.stderr)
-        return []
+        return {}
 
 
 def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame | None:

@@ -21,14 +21,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.harness.packages import ROOT, check_packages, is_our_word
+from experiments.harness.packages import CONF, check_packages, is_our_word
 from experiments.harness.settings import SettingError, check_command, reject, say, settings
 
 if TYPE_CHECKING:
     from experiments.harness.jobs import Job
     from experiments.harness.overrides import CommandLine
-
-CONF = ROOT / "conf"
 
 
 def run(main: Callable[..., None], command: type, together: bool = False) -> None:
@@ -61,74 +59,126 @@ def run(main: Callable[..., None], command: type, together: bool = False) -> Non
 def _run(name: str, main: Callable[..., None], command: type, arguments: list[str], together: bool) -> None:
     import hydra
 
-    from experiments.harness import accelerators, overrides, preemption, run_folder
+    from experiments.harness import accelerators, overrides, preemption
     from experiments.harness.jobs import Job
 
-    line = overrides.read(arguments, settings(command), overrides.groups(CONF, name), together)
-    _check_devices(name, command, line)
+    known, options = settings(command), overrides.groups(CONF, name)
+    line = overrides.read(arguments, known, options, together)
+    # Every job's settings are checked before the first begins.
+    commands = [_compose(name, command, words) for words in line.each] if line.runs else []
     if together and line.runs:
-        _run_together(name, main, [_compose(name, command, words) for words in line.each])
+        _run_together(name, main, commands)
         return
     job = Job(name, main, command, ["python", "-m", f"experiments.{name}", *arguments], line.multirun)
+    if line.runs and line.multirun:
+        line = _open_sweep(job, line, commands, lambda words: overrides.assignments(words, known, options, True))
+    elif line.runs:
+        job.prepare(commands[0])
     # Libraries report each of their steps at INFO (orbax does, hundreds of lines); what a user should read is printed.
     quiet = ["hydra/job_logging=stdout", "hydra.job_logging.root.level=WARNING"]
-    own = [f"hydra.job.name={name}", "hydra.output_subdir=null", *quiet]
-    if line.runs:
-        place = job.prepare(_compose(name, command, line.first), line)
-        own.append(f"hydra.{'sweep' if line.multirun else 'run'}.dir={_quoted(place)}")
+    own = [f"hydra.job.name={name}", "hydra.output_subdir=null", "hydra.run.dir=.", *quiet]
+    if line.runs and line.multirun:
+        own.append(f"hydra.sweep.dir={overrides.literal(str(job.folder.place))}")
     devices = accelerators.visible()
-    if devices and "hydra/launcher=joblib" in line.overrides and "hydra.launcher.n_jobs" not in "".join(line.overrides):
+    if devices and line.value("hydra/launcher") == "joblib" and line.value("hydra.launcher.n_jobs") is None:
         own.append(f"hydra.launcher.n_jobs={len(devices)}")
-    sys.argv = [sys.argv[0], *own, *(line.first if together else line.overrides), *line.flags]
+    given = [one.key for one in line.assignments]
+    own = [word for word in own if word.partition("=")[0] not in given]
+    shown = line.each[0] if together else line.overrides
+    sys.argv = [sys.argv[0], *own, *shown, *line.flags]
     _register(command)
     start = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)
     if not line.runs:
         start()
         return
+    place = job.folder.place if job.folder else Path()
     try:
-        if not line.multirun:
-            start()
-            return
-        with run_folder.lock(place):
-            code = _sweep(start, job, place)
+        code = _sweep(start, job, line) if line.multirun else _single(start, job)
     except preemption.Stopped as stopped:
         print(f"stopped by {stopped.signal}; to go on: {job.again(place)}", file=sys.stderr, flush=True)
         raise
-    sys.exit(code)
+    if code:
+        sys.exit(code)
 
 
-def _sweep(start: Callable[[], None], job: Job, place: Path) -> int:
+def _single(start: Callable[[], None], job: Job) -> int:
+    """Run a job that is no sweep's; returns the exit code, and removes the folder of one that did nothing."""
+    from experiments.harness import preemption
+
+    try:
+        start()
+    except preemption.Stopped:
+        raise
+    except (Exception, SystemExit) as ended:
+        if job.folder and getattr(ended, "code", 1) in (1, 2):
+            job.folder.undo()
+        raise
+    return 0
+
+
+def _open_sweep(job: Job, line: CommandLine, commands: list[Any], read: Callable[[list[str]], Any]) -> CommandLine:
+    """Open the folder of a sweep; returns the command line in the order of its jobs.
+
+    Args:
+        job: gets the folder.
+        line: the command line.
+        commands: the settings of each of its jobs.
+        read: reads overrides.
+
+    Raises:
+        SettingError: the folder or the devices cannot be had.
+    """
+    from experiments.harness import run_folder, sweeps
+    from experiments.harness.jobs import parent_of, virtual_devices
+
+    _check_devices(line, commands)
+    parents = list(dict.fromkeys(parent_of(command, job.name) for command in commands))
+    found = None
+    if job.makes_run:
+        of_job = dict(zip(line.jobs, commands, strict=True))
+        found, line = sweeps.find(parents, read, line)
+        for number, settings_of_job in enumerate(line.jobs if found else []):
+            run_folder.check_same(found / str(number), of_job[settings_of_job])
+    named = line.value("run") if job.makes_run else None
+    virtual_devices(commands[0])
+    job.folder = run_folder.open_folder(parents[0], found or (Path(named) if named else None), line.value("resume", False))
+    return line
+
+
+def _sweep(start: Callable[[], None], job: Job, line: CommandLine) -> int:
     """Run the jobs of a sweep in its folder; returns the exit code.
 
     Raises:
         Stopped: a signal has stopped it.
     """
-    from experiments.harness import preemption, run_folder
+    from experiments.harness import preemption, run_folder, sweeps
 
-    if "hydra/launcher=joblib" in job.words:
+    if line.value("hydra/launcher") == "joblib":
         preemption.end_jobs()
     else:
         preemption.end_at_once()
     crashed, stopped = False, None
-    try:
-        start()
-    except preemption.Stopped as error:
-        stopped = error
-    except SystemExit:
-        crashed = True
-    if (number := preemption.told()) is not None:
-        stopped = preemption.Stopped(number)
-    if stopped:
-        run_folder.finish(place, "stopped", signal=stopped.signal)
-        raise stopped
-    return job.conclude_sweep(place, crashed)
+    with run_folder.lock(job.folder.place):
+        sweeps.start(job.folder.place, line)
+        try:
+            start()
+        except preemption.Stopped as error:
+            stopped = error
+        except SystemExit:
+            crashed = True
+        if (number := preemption.told()) is not None:
+            stopped = preemption.Stopped(number)
+        if stopped:
+            run_folder.finish(job.folder.place, "stopped", signal=stopped.signal)
+            raise stopped
+        return sweeps.conclude(job.name, job.folder, crashed, job.makes_run)
 
 
-def _check_devices(name: str, command: type, line: CommandLine) -> None:
+def _check_devices(line: CommandLine, commands: list[Any]) -> None:
     """Raise a SettingError if jobs of a sweep ask for different numbers of devices: they share a process, which has one."""
     counts = {}
-    for words in line.kinds if line.runs and line.multirun and line.of_groups else []:
-        if hasattr(made := _compose(name, command, words), "mesh"):
+    for words, made in zip(line.each, commands, strict=True):
+        if hasattr(made, "mesh"):
             counts.setdefault(made.mesh.virtual_devices, " ".join(words))
     if len(counts) > 1:
         what = "; ".join(f"mesh.virtual_devices={count} of {words}" for count, words in counts.items())
@@ -142,7 +192,7 @@ def _run_together(name: str, main: Callable[..., None], commands: list[Any]) -> 
     except (ValueError, FileNotFoundError) as error:
         if isinstance(error, SettingError) or not is_our_word(error) or "HYDRA_FULL_ERROR" in os.environ:
             raise
-        reject(str(error))
+        raise SettingError(str(error)) from error
 
 
 def _compose(name: str, command: type, words: list[str]) -> Any:
@@ -169,8 +219,3 @@ def _register(command: type) -> None:
     from hydra.core.config_store import ConfigStore
 
     ConfigStore.instance().store(name="schema", node=command)
-
-
-def _quoted(path: Path) -> str:
-    """A path in the grammar of Hydra's overrides."""
-    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"

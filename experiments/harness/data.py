@@ -9,6 +9,12 @@ import envs
 from agentic_transformer.config import DataConfig
 from agentic_transformer.labels import LabelledTrajectories
 from agentic_transformer.streams import stream
+from datasets import download
+from datasets.collectors import collectors
+from experiments.harness.overrides import pasteable
+
+# The first that a domain has is the one to propose: policies that get somewhere, before noise.
+_COLLECTORS = ("pd", "mppi", "random")
 
 
 def open_store(task: str, config: DataConfig) -> datasets.Strided:
@@ -20,10 +26,7 @@ def open_store(task: str, config: DataConfig) -> datasets.Strided:
     """
     buffer = datasets.buffer_folder(config.root, envs.task(task).domain, config.algo)
     if not any(Path(buffer).glob("*.npz")):
-        raise ValueError(
-            f"no episodes in {buffer}; make them with `{_collect(task, config)}`, "
-            f"download ExoRL's with `python -m experiments.download`, or say with data.root where they lie"
-        )
+        raise ValueError(f"no episodes in {buffer} (data.root says where they lie)\n" + "\n".join(_ways(task, config)))
     cache = datasets.build_cache(buffer, place=config.cache)
     store = datasets.Store(cache, episodes=config.episodes, seed=config.seed)
     strided = datasets.Strided(store, config.action_repeat, config.horizon)
@@ -35,11 +38,31 @@ def open_store(task: str, config: DataConfig) -> datasets.Strided:
     return strided
 
 
-def _collect(task: str, config: DataConfig) -> str:
+def _ways(task: str, config: DataConfig) -> list[str]:
+    """Says how to make or download such data, a line each, and which data.algo then reads it."""
+    domain, names = envs.task(task).domain, collectors(task)
+    ways = []
+    downloadable = domain in download.DOMAINS and config.algo in download.ALGORITHMS
+    if config.algo in names or not downloadable:
+        algo = config.algo if config.algo in names else next(name for name in _COLLECTORS if name in names)
+        ways.append(f"  make them with `{_collect(task, config, algo)}`" + _then(algo, config))
+    if domain in download.DOMAINS:
+        algo = config.algo if downloadable else "rnd"
+        given = {"domain": domain, "algo": algo} | ({"root": config.root} if config.root != DataConfig().root else {})
+        ways.append(f"  download ExoRL's with `python -m experiments.download {pasteable(given)}`" + _then(algo, config))
+    return ways
+
+
+def _then(algo: str, config: DataConfig) -> str:
+    return f" and give data.algo={algo} here too" if algo != config.algo else ""
+
+
+def _collect(task: str, config: DataConfig, algo: str) -> str:
     """The command that makes such data."""
     made_by = ("root", "algo", "episodes", "seed", "action_repeat")
-    given = {key: value for key, value in vars(config).items() if key in made_by and value != getattr(DataConfig(), key)}
-    return " ".join(["python -m experiments.collect", f"task={task}", *(f"data.{key}={value}" for key, value in given.items())])
+    wanted = vars(config) | {"algo": algo}
+    given = {f"data.{key}": wanted[key] for key in made_by if wanted[key] != getattr(DataConfig(), key)}
+    return f"python -m experiments.collect {pasteable({'task': task} | given)}"
 
 
 def training_data(task: str, config: DataConfig) -> LabelledTrajectories:

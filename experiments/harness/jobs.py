@@ -13,8 +13,9 @@ from typing import Any
 
 from agentic_transformer import distributed
 from experiments.harness import accelerators, allocator, compiled, preemption, run_folder
-from experiments.harness.overrides import CommandLine
+from experiments.harness.overrides import pasteable
 from experiments.harness.packages import is_our_word
+from experiments.harness.run_folder import Opened
 from experiments.harness.settings import check_command, reject, say, settings
 
 
@@ -29,6 +30,8 @@ class Job:
     words: list[str]
     """The command line."""
     multirun: bool
+    folder: Opened | None = None
+    """Of the run or the sweep; None of a command that makes none, or that another process opens."""
 
     @property
     def makes_run(self) -> bool:
@@ -40,34 +43,30 @@ class Job:
         """Whether the command is about a run folder, new or given."""
         return "run" in settings(self.command)
 
-    def prepare(self, command: Any, line: CommandLine) -> Path:
-        """Make the folder of the run or the sweep, and the devices that it asks for.
+    def prepare(self, command: Any) -> None:
+        """Make the folder of a run, and the devices that it asks for.
 
         Args:
-            command: settings of the run, or of the sweep's first job.
-            line: the command line.
+            command: settings of the run.
 
         Raises:
             SettingError: the folder or the devices cannot be had.
         """
         virtual_devices(command)
-        if self.takes_run and not self.makes_run and not self.multirun:
+        if self.takes_run and not self.makes_run:
             trained(command.run)
-        if hasattr(command, "mesh") and not self.multirun:
+        if hasattr(command, "mesh"):
             number, count = distributed.place(command.mesh)
             if count > 1 and (self.name != "train" or not command.run):
                 allowed = "several of experiments.train, with run=<folder> that all of them see"
                 reject(f"{count} processes of experiments.{self.name}", allowed)
             if number > 0:
-                return Path(command.run)
-        parent = run_folder.RUNS / getattr(command, "task", self.name)
-        if self.multirun:
-            given = Path(command.run) if self.makes_run and command.run else None
-            return run_folder.open_sweep(parent, given, line.without("run", "resume"), getattr(command, "resume", False))
-        return run_folder.open_run(parent, self.name, command) if self.makes_run else Path()
+                return
+        if self.makes_run:
+            self.folder = run_folder.open_run(parent_of(command, self.name), self.name, command)
 
     def __call__(self, config: Any) -> None:
-        """Run the command with a composed config; exits on failure, but in a sweep leaves that to `conclude_sweep`."""
+        """Run the command with a composed config; exits on failure, but in a sweep leaves that to `sweeps.conclude`."""
         from hydra.core.hydra_config import HydraConfig
 
         hydra = HydraConfig.get()
@@ -79,11 +78,16 @@ class Job:
             self._start(config, hydra)
 
     def _start(self, config: Any, hydra: Any) -> None:
+        from omegaconf import OmegaConf
+
         allocator.keep_freed()
         if "mesh" in config:  # of commands that compute
             compiled.keep()
-        place = _short(Path(hydra.runtime.output_dir))
-        overrides = list(hydra.overrides.task)
+        place = self.folder.place if self.folder else Path(config.get("run") or "")
+        if self.multirun:
+            place /= str(hydra.job.num)
+            place.mkdir(exist_ok=True)
+        overrides = OmegaConf.to_container(hydra.overrides.task)  # unresolved
         if hydra.runtime.choices["hydra/launcher"] == "joblib":
             accelerators.claim()
         try:
@@ -105,16 +109,12 @@ class Job:
         if run_folder.status(place).get("state") == "finished":
             print(f"{place} is finished already")
             return 0
-        is_new = not (place / run_folder.STATUS).exists()
         try:
             with run_folder.running(place, self.name) as facts:
                 print(f"run folder: {place}", flush=True)
                 facts |= self._work(config, place, overrides)
         except Exception as error:
-            code = self._report(error)
-            if code == 2 and is_new and not self.multirun:
-                run_folder.discard(place)
-            return code
+            return self._report(error)
         print(f"run folder: {place}", flush=True)
         return 0
 
@@ -122,6 +122,7 @@ class Job:
         """Run the command beside process 0, which looks after the folder; returns the exit code."""
         from omegaconf import OmegaConf
 
+        place.mkdir(parents=True, exist_ok=True)  # it may be here before process 0
         if run_folder.status(place).get("state") != "finished":
             command = OmegaConf.to_object(config)
             virtual_devices(command)
@@ -163,35 +164,22 @@ class Job:
             return shlex.join(self.words)
         keys = [word.lstrip("+").partition("=")[0] for word in self.words]
         words = [word for word, key in zip(self.words, keys, strict=True) if key != "resume"]
-        named = [] if "run" in keys else [f"run={place}"]
-        return shlex.join([*words, *named, "resume=true"])
+        named = {} if "run" in keys else {"run": str(place)}
+        return f"{shlex.join(words)} {pasteable(named | {'resume': 'true'})}"
 
     def _report(self, error: Exception) -> int:
-        """Print an error as its kind deserves; returns the exit code."""
+        """Print an error as its kind deserves, bad input of a sweep's job later; returns the exit code."""
         bad_input = is_our_word(error)
-        if bad_input and "HYDRA_FULL_ERROR" not in os.environ:
-            say(self.name, error)
-        else:
+        if not bad_input or "HYDRA_FULL_ERROR" in os.environ:
             traceback.print_exception(error)
+        elif not self.multirun:
+            say(self.name, error)
         return 2 if bad_input else 1
 
-    def conclude_sweep(self, place: Path, crashed: bool) -> int:
-        """Note how a sweep ended, and name the jobs that failed; returns the exit code.
 
-        Args:
-            place: folder of the sweep.
-            crashed: whether the launcher did not come to its end, because a worker was killed, say.
-        """
-        jobs = sorted((path.parent for path in place.glob(f"*/{run_folder.STATUS}")), key=lambda job: (len(job.name), job.name))
-        failed = {job: run_folder.status(job) for job in jobs if run_folder.status(job).get("state") != "finished"}
-        run_folder.finish(place, "failed" if failed or crashed else "finished")
-        if failed or crashed:
-            print(f"{len(failed)} of {len(jobs)} jobs did not finish:", file=sys.stderr)
-            for job, status in failed.items():
-                print(f"  {job}: {status.get('error') or status.get('signal', 'interrupted')}", file=sys.stderr)
-            if self.makes_run:
-                print(f"the same command with run={place} resume=true runs these alone", file=sys.stderr)
-        return 1 if failed or crashed else 0
+def parent_of(command: Any, name: str) -> Path:
+    """Where the new folders of a command's runs go."""
+    return run_folder.RUNS / getattr(command, "task", name)
 
 
 def virtual_devices(command: Any) -> None:
@@ -231,8 +219,3 @@ def _inherit_evaluation(command: Any, overrides: list[str]) -> None:
     for key in vars(base):
         if f"eval.{key}" not in said:
             setattr(command.eval, key, getattr(base, key))
-
-
-def _short(path: Path) -> Path:
-    """A path as one would write it from here."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -9,6 +9,8 @@ from pathlib import Path
 from experiments.harness.settings import SettingError, reject
 
 ROOT = Path(__file__).resolve().parents[2]
+# An installed copy has the configs inside a package; the repository has them beside the packages.
+CONF = next(place for place in (ROOT / "experiments" / "conf", ROOT / "conf") if place.is_dir())
 PACKAGES = ("envs", "datasets", "agentic_transformer", "experiments")
 
 

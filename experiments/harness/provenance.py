@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from experiments.harness.packages import ROOT
 
 PACKAGES = (
-    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pandas",
+    "agentic-transformer", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pandas",
     "mujoco", "dm_control", "gymnasium", "h5py", "hydra-core", "omegaconf", "ringattention", "torch", "libtpu",
 )  # fmt: skip
 
@@ -36,7 +37,7 @@ def collect(command: list[str], seeds: dict[str, int]) -> dict[str, Any]:
     return {
         "started": now(),
         "command": shlex.join(command),
-        "commit": _git("rev-parse", "HEAD"),
+        "commit": _git("rev-parse", "HEAD"),  # None, as is the next, of an installed copy
         "dirty": None if (status := _git("status", "--porcelain")) is None else bool(status),
         "seeds": seeds,
         "python": platform.python_version(),
@@ -79,6 +80,17 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str | None:
+    """What git says of this code; None without git, or if another project's repository is around it."""
+    return _run_git(*arguments) if _is_tracked() else None
+
+
+@cache
+def _is_tracked() -> bool:
+    """Whether the repository around this code holds it: around an installed copy there may be a user's own."""
+    return _run_git("ls-files", "--error-unmatch", __file__) is not None
+
+
+def _run_git(*arguments: str) -> str | None:
     try:
         done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -9,7 +9,7 @@
                           stays "running". Whatever is not "finished" can be resumed.
         lock              held (flock) by the process that works here, so that a run is never continued twice at once
 
-A sweep has one such folder; its jobs are folders 0, 1, ... in it.
+A sweep has one such folder, see `sweeps`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -29,17 +31,29 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from experiments.harness import provenance
+from experiments.harness.overrides import escaped
+from experiments.harness.packages import is_our_word
 from experiments.harness.preemption import Stopped
-from experiments.harness.settings import SettingError, reject, settings, shown, value_at
+from experiments.harness.settings import SettingError, reject, settings, shown, value_at, within
 
 RUNS = Path("runs")
 CHECKPOINTS = "checkpoints"
 CONFIG, OVERRIDES, PROVENANCE, STATUS, LOCK = "config.yaml", "overrides.yaml", "provenance.json", "status.json", "lock"
+# What every run has, and Hydra's note of a sweep; whatever else is in a folder is somebody's work.
+OWN = frozenset({CONFIG, OVERRIDES, PROVENANCE, STATUS, LOCK, "multirun.yaml"})
 # Settings that may change when a run is continued: none of them touches what is learned.
 FREE = (
-    "run", "resume", "data.cache", "eval.", "mesh.",
-    "train.log_every", "train.checkpoint_every", "train.keep", "train.profile",
-)  # fmt: skip
+    "run",
+    "resume",
+    "data.cache",
+    "eval",
+    "mesh",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep",
+    "train.keep_best",
+    "train.profile",
+)
 
 
 def create(parent: Path) -> Path:
@@ -52,7 +66,25 @@ def create(parent: Path) -> Path:
             return folder
 
 
-def open_run(parent: Path, name: str, command: Any) -> Path:
+@dataclass
+class Opened:
+    """The folder of a run or a sweep, and what was there before this command."""
+
+    place: Path
+    made: list[Path]
+    """Folders that the command has made, the innermost first."""
+    before: set[str]
+    """Names of what the folder held."""
+
+    def undo(self) -> None:
+        """Remove what the command made, unless there is more than the files of every run."""
+        discard(self.place, self.before)
+        with suppress(OSError):  # not empty
+            for folder in self.made:
+                folder.rmdir()
+
+
+def open_run(parent: Path, name: str, command: Any) -> Opened:
     """The folder of a run: the one `command.run` names, the one to continue, or a new one in `parent`.
 
     Args:
@@ -64,64 +96,70 @@ def open_run(parent: Path, name: str, command: Any) -> Path:
         SettingError: the named folder holds another run, or there is nothing to continue.
     """
     if command.run:
-        folder = _open_named(Path(command.run), command.resume)
-        check_same(folder, command)
-        return folder
+        check_same(Path(command.run), command)
+        return open_folder(parent, Path(command.run), command.resume)
     if not command.resume:
-        return create(parent)
-    candidates = (found for found in _unfinished(parent, CONFIG) if status(found).get("command") == name)
+        return open_folder(parent, None, False)
+    candidates = (found for found in unfinished(parent, CONFIG) if status(found).get("command") == name)
     matching = (found for found in candidates if _is_run_of(found, command))
-    return next(matching, None) or reject(f"resume=true: no unfinished run with these settings in {parent}", "run=<folder>")
+    found = next(matching, None) or reject(f"resume=true: no unfinished run with these settings in {parent}", "run=<folder>")
+    return open_folder(parent, found, True)
 
 
-def open_sweep(parent: Path, named: Path | None, overrides: list[str], resume: bool) -> Path:
-    """The folder of a sweep, likewise; it is continued by the overrides that started it, in their order.
+def open_folder(parent: Path, named: Path | None, resume: bool) -> Opened:
+    """Open a named folder, or a new one in `parent`.
 
     Args:
         parent: where new folders go.
-        named: the folder the user named.
-        overrides: without `run` and `resume`.
-        resume: whether to continue a sweep.
+        named: the folder that the user named, or that is continued.
+        resume: whether it may hold something already.
 
     Raises:
-        SettingError: the named folder holds another sweep, or there is nothing to continue.
+        SettingError: it is no folder, cannot be made, or may not be used again.
     """
-    folder = _open_named(named, resume) if named else None
-    if folder is None and resume:
-        sweeps = (found for found in _unfinished(parent, OVERRIDES) if not (found / CONFIG).exists())
-        folder = next((found for found in sweeps if _is_sweep_of(found, overrides)), None) or reject(
-            f"resume=true: no unfinished sweep with these overrides in {parent}", "run=<folder>"
-        )
-    folder = folder or create(parent)
-    if (folder / OVERRIDES).exists() and not _is_sweep_of(folder, overrides):
-        reject(f"run={folder}: the sweep there had other overrides", " ".join(OmegaConf.load(folder / OVERRIDES)))
-    OmegaConf.save(OmegaConf.create(overrides), folder / OVERRIDES)
-    mark(folder, "running")
-    return folder
-
-
-def _open_named(folder: Path, resume: bool) -> Path:
-    if folder.exists() and not folder.is_dir():
-        reject(f"run={folder}: a file, not a folder", "the name of a folder")
-    if not resume and folder.is_dir() and any(folder.iterdir()):
-        holds = "a run" if (folder / STATUS).exists() else "files"
-        reject(f"run={folder}: the folder holds {holds} already", "a new folder, or resume=true to continue what is there")
+    wanted = named or parent
+    missing = [folder for folder in (wanted, *wanted.parents) if not folder.exists()]
+    if named is None:
+        place = create(parent)
+        return Opened(place, [place, *missing], set())
+    _check_named(named, resume)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        named.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        with suppress(OSError):
+            for folder in missing:
+                folder.rmdir()
+        reject(f"run={named}: {error.strerror}", "a place where a folder can be made")
+    return Opened(named, missing, {path.name for path in named.iterdir()})
+
+
+def _check_named(folder: Path, resume: bool) -> None:
+    """Raise a SettingError if a folder that the user named may not be used."""
+    try:
+        held = any(folder.iterdir()) if folder.is_dir() else folder.exists() or folder.is_symlink()
     except OSError as error:
         reject(f"run={folder}: {error.strerror}", "a place where a folder can be made")
-    return folder
+    if held and not folder.is_dir():
+        reject(f"run={folder}: a file, not a folder", "the name of a folder")
+    if held and not resume:
+        holds = "a run" if (folder / STATUS).exists() else "files"
+        reject(
+            f"run={folder}: the folder holds {holds} already",
+            "a new folder, or resume=true to continue what is there",
+        )
 
 
-def _unfinished(parent: Path, file: str) -> list[Path]:
+def unfinished(parent: Path, file: str) -> list[Path]:
     """Folders in `parent` that hold `file`, are not finished and in which no process works, newest first."""
-    found = [folder for folder in parent.glob("*") if (folder / file).is_file() and status(folder).get("state") != "finished"]
-    found = [folder for folder in found if not is_locked(folder)]
-    return sorted(found, key=lambda folder: status(folder).get("started", ""), reverse=True)
+    found = parent.iterdir() if parent.is_dir() else ()
+    found = [folder for folder in found if (folder / file).is_file()]
+    found = [folder for folder in found if status(folder).get("state") != "finished"]
+    return newest_first(folder for folder in found if not is_locked(folder))
 
 
-def _is_sweep_of(folder: Path, overrides: list[str]) -> bool:
-    return list(OmegaConf.load(folder / OVERRIDES)) == overrides
+def newest_first(folders: Iterable[Path]) -> list[Path]:
+    """Run folders by when they were started."""
+    return sorted(folders, key=lambda folder: status(folder).get("started", ""), reverse=True)
 
 
 def _is_run_of(folder: Path, command: Any) -> bool:
@@ -143,7 +181,7 @@ def _difference(folder: Path, command: Any) -> str:
     earlier = read_config(folder, type(command))
     for key in settings(type(command)):
         there, here = value_at(earlier, key), value_at(command, key)
-        if there != here and not key.startswith(FREE):
+        if there != here and not within(key, *FREE):
             return f"{key} is {shown(there)} there and {shown(here)} here"
     return ""
 
@@ -189,9 +227,9 @@ def describe(folder: Path, command: Any, overrides: list[str], facts: dict[str, 
         facts = earlier | {"resumed": [*earlier.get("resumed", []), facts]}
     else:
         folder.mkdir(exist_ok=True)
-        OmegaConf.save(OmegaConf.create(overrides), folder / OVERRIDES)
+        write_overrides(folder, overrides)
     partial = folder / f".{CONFIG}.partial"
-    OmegaConf.save(OmegaConf.structured(command), partial)
+    OmegaConf.save(OmegaConf.create(_escaped(asdict(command))), partial)
     partial.replace(folder / CONFIG)
     provenance.write(folder / PROVENANCE, facts)
 
@@ -231,7 +269,9 @@ def running(folder: Path, command: str) -> Iterator[dict[str, Any]]:
     try:
         yield facts
     except Exception as error:
-        _end(folder, "failed", error=f"{type(error).__name__}: {error}")
+        bad_input = is_our_word(error)
+        said = str(error) if bad_input else f"{type(error).__name__}: {error}"
+        _end(folder, "failed", error=said, exit_code=2 if bad_input else 1)
         raise
     except Stopped as stopped:
         _end(folder, "stopped", signal=stopped.signal)
@@ -268,17 +308,40 @@ def status(folder: Path) -> dict[str, Any]:
     return provenance.read(folder / STATUS)
 
 
-def discard(folder: Path) -> None:
-    """Remove the folder of a run that came to nothing, unless the command left something in it."""
-    own = {CONFIG, OVERRIDES, PROVENANCE, STATUS, LOCK}
-    if any(path.name not in own for path in folder.iterdir()):
+def discard(folder: Path, before: set[str]) -> None:
+    """Remove what a command that came to nothing added to a folder, unless it left some work in it.
+
+    Args:
+        folder: of a run or a sweep.
+        before: names of what was in it before.
+    """
+    new = [path for path in folder.iterdir() if path.name not in before]
+    files = [file for path in new for file in (path, *path.rglob("*")) if not file.is_dir()]
+    if any(file.name not in OWN and file.stat().st_size for file in files):
         return
-    for file in own:
-        (folder / file).unlink(missing_ok=True)
-    made = [parent for parent in folder.parents if parent == RUNS or RUNS in parent.parents]
-    with suppress(OSError):  # not empty
-        for empty in (folder, *made):
-            empty.rmdir()
+    for path in new:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def write_overrides(folder: Path, words: list[str]) -> None:
+    """Write what was said on the command line into the folder of a run or a sweep."""
+    OmegaConf.save(OmegaConf.create(words), folder / OVERRIDES)
+
+
+def read_overrides(folder: Path) -> list[str]:
+    """What was said on the command line; empty if nothing was written."""
+    path = folder / OVERRIDES
+    # Unresolved: what looks like an interpolation is part of the words.
+    return list(map(str, OmegaConf.to_container(OmegaConf.load(path)))) if path.is_file() and path.stat().st_size else []
+
+
+def _escaped(value: Any) -> Any:
+    """Settings in which OmegaConf finds no interpolations: those were resolved, ${x} is a name now."""
+    if isinstance(value, dict):
+        return {key: _escaped(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return list(map(_escaped, value))
+    return escaped(value) if isinstance(value, str) else value
 
 
 @contextmanager

@@ -36,7 +36,13 @@ def reject(what: str, allowed: str = "", nearest: str | None = None) -> NoReturn
         nearest: the right word most like the wrong one.
     """
     lines = [what, f"  allowed: {allowed}" if allowed else "", f"  nearest: {nearest}" if nearest else ""]
+    lines = [_printable(line) for line in lines]
     raise SettingError("\n".join(line if len(line) <= WIDTH else line[: WIDTH - 4] + " ..." for line in lines if line))
+
+
+def _printable(text: str) -> str:
+    """Text without line breaks and other characters that would change how a terminal shows it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def say(command: str, error: Exception) -> None:
@@ -132,9 +138,22 @@ def _is_a(value: Any, kind: type) -> bool:
         return kind is bool and isinstance(value, bool)
     if kind is float:
         return isinstance(value, int | float) and math.isfinite(value)
-    if kind is str:  # a folder may be called 2026
-        return isinstance(value, str | int | float) and value != ""
+    if kind is str:
+        return isinstance(value, str) and value != "" and _is_utf_8(value)
     return isinstance(value, kind)
+
+
+def _is_utf_8(text: str) -> bool:
+    """Whether text can be written; a file's name in another encoding comes with surrogates."""
+    try:
+        return bool(text.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def within(key: str, *places: str) -> bool:
+    """Whether a dotted key is one of `places` or lies in one of them."""
+    return any(key == place or key.startswith(place + ".") for place in places)
 
 
 def settings(command: type, prefix: str = "") -> dict[str, Setting]:

@@ -15,6 +15,7 @@ from yaml import YAMLError
 
 from agentic_transformer import statistics
 from experiments.harness.evaluation_folder import EVALUATION, RECORDS, asked_for, has_records
+from experiments.harness.overrides import pasteable
 from experiments.harness.run_folder import CONFIG, STATUS, status
 from experiments.harness.settings import WIDTH
 from experiments.reports.paper import beside_paper, paper_text
@@ -220,4 +221,5 @@ def _records_of(run: Path) -> Path:
     for name in RECORDS:
         if (run / name).exists():
             return run / name
-    raise ValueError(f"no records in {run}; evaluate it first: python -m experiments.evaluate run={run}")
+    command = f"python -m experiments.evaluate {pasteable({'run': str(run)})}"
+    raise ValueError(f"no records in {run}; evaluate it first: {command}")

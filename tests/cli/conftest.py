@@ -1,6 +1,9 @@
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -47,4 +50,35 @@ def command(tmp_path):
         return subprocess.CompletedProcess(words, started.returncode, out, err)
 
     run.folder = work
+    return run
+
+
+@pytest.fixture(scope="session")
+def server():
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)}
+    line = [sys.executable, "-m", "tests.cli.forked"]
+    with subprocess.Popen(line, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+
+        def ask(**request):
+            print(json.dumps(request), file=process.stdin, flush=True)
+            return SimpleNamespace(**json.loads(process.stdout.readline()))
+
+        yield ask
+        process.stdin.close()
+
+
+@pytest.fixture
+def forked(server, tmp_path):
+    """Runs a command in an empty folder with a stand-in for its `main`; quick, as no interpreter starts.
+
+    `does` says by the seed, or for "all", what the stand-in does: "work" (writes a file), "no data",
+    "no device", "crash" and "kill" (after its work).
+    """
+    folder = tmp_path / "work"
+    folder.mkdir()
+
+    def run(name, *words, does=None):
+        return server(name=name, words=words, folder=str(folder), does=does or {})
+
+    run.folder = folder
     return run

@@ -1,0 +1,93 @@
+"""Every command that an error, a config file or the documentation proposes is one that works."""
+
+import itertools
+import re
+import shlex
+
+import pytest
+
+import envs
+from agentic_transformer.config import DataConfig
+from datasets.collectors import collectors
+from datasets.download import ALGORITHMS, DOMAINS
+from experiments.harness import cli, overrides
+from experiments.harness.data import open_store
+from experiments.harness.settings import settings
+from experiments.reports.presentation import runs_within
+from tests.cli.conftest import ROOT
+from tests.cli.test_configs import COMMANDS
+
+TASKS = {envs.task(task).domain: task for task in reversed(envs.tasks())}
+WRITTEN = [
+    path
+    for pattern in ("*.md", "docs/**/*.md", "conf/**/*.yaml", "experiments/**/*.py", "datasets/*.py")
+    for path in ROOT.glob(pattern)
+    if "python -m experiments." in path.read_text()
+]
+WORD = re.compile(r"-m|\+?[a-z][\w@./]*=[^\s`]*[^\s`:;,.]")
+
+
+def composed(name, words):
+    """The settings of the first and the last of a command line's jobs; raises what the command would say."""
+    command = COMMANDS[name]
+    line = overrides.read(words, settings(command), overrides.groups(cli.CONF, name), together=name == "plan")
+    each = line.each
+    return [cli._compose(name, command, words) for words in {tuple(each[0]), tuple(each[-1])}]
+
+
+def commands(text):
+    """The names and words of the commands in a text that have any; a placeholder becomes a name."""
+    for line in text.split("python -m experiments.")[1:]:
+        line = line.split("\n")[0].replace("$tasks", "walker_stand,jaco_reach_top_left")
+        line = re.sub(r"<[^>]*>", "x", line.replace("suite=<name>", "suite=ring"))
+        name, *words = line.split()
+        words = list(itertools.takewhile(lambda found: found, map(WORD.match, words)))
+        if words and name in COMMANDS:
+            yield name, [word[0] for word in words]
+
+
+@pytest.mark.parametrize("domain", TASKS)
+@pytest.mark.parametrize("algo", [DataConfig().algo, "mppi", "random", "rnd"])
+def test_missing_data_is_answered_by_commands_that_make_it(domain, algo, tmp_path):
+    task = TASKS[domain]
+    config = DataConfig(root=str(tmp_path / "my [data]"), algo=algo, episodes=7, action_repeat=5)
+    with pytest.raises(ValueError, match="no episodes") as missing:
+        open_store(task, config)
+    lines = str(missing.value).splitlines()
+    assert 2 <= len(lines) <= 3
+    hints = [hint for line in lines for hint in re.findall(r"`([^`]*)`(?: and give data\.algo=(\w+) here too)?", line)]
+    assert len(hints) == len(lines) - 1
+    for hint, then in hints:
+        _, _, name, *words = shlex.split(hint)
+        (made,) = composed(name.rpartition(".")[2], words)
+        if name == "experiments.collect":
+            assert (made.task, made.data.root, made.data.episodes, made.data.action_repeat) == (task, config.root, 7, 5)
+            assert made.data.algo in collectors(task) and made.data.algo == (then or algo)
+        else:
+            assert (made.domain, made.root) == (domain, config.root)
+            assert made.domain in DOMAINS and made.algo in ALGORITHMS and made.algo == (then or algo)
+
+
+def test_missing_records_are_answered_by_a_command_that_makes_them(tmp_path):
+    from experiments.reports.presentation import _records_of
+
+    run = tmp_path / "it's [1], a = b"
+    (folder,) = runs_within(run)
+    with pytest.raises(ValueError, match="evaluate it first: ") as missing:
+        _records_of(folder)
+    _, _, name, *words = shlex.split(str(missing.value).partition("first: ")[2])
+    (made,) = composed(name.rpartition(".")[2], words)
+    assert made.run == str(run)
+
+
+def test_an_unfinished_sweep_is_continued_by_the_words_that_it_prints(forked):
+    failed = forked("train", "-m", "run='a [1], $x'", "seed=0,1", does={"1": "crash"})
+    said = re.search(r"the same command with (.*) runs these alone", failed.stderr)[1]
+    again = forked("train", "-m", "seed=0,1", *shlex.split(said))
+    assert again.code == 0 and [call["config"]["seed"] for call in again.calls] == [1], again.stderr
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_that_are_written_somewhere_can_be_given(path):
+    for name, words in commands(path.read_text()):
+        assert composed(name, words), (name, words)

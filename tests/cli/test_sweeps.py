@@ -1,0 +1,125 @@
+"""A sweep's jobs are told from each other by their settings: none is lost or repeated when it goes on."""
+
+import json
+from collections import Counter
+
+import pytest
+from omegaconf import OmegaConf
+
+
+def seeds(folder):
+    """The seed of each job that finished, by its folder, from the settings in it."""
+    found = {}
+    for path in folder.glob("*/config.yaml"):
+        if json.loads((path.parent / "status.json").read_text())["state"] == "finished":
+            found[path.parent.name] = OmegaConf.load(path).seed
+    return found
+
+
+def called(*answers):
+    """How often the work of each seed was begun."""
+    return Counter(call["config"]["seed"] for answer in answers for call in answer.calls)
+
+
+SPELLINGS = [
+    ("choice(0,1,2,3,4,5)", "choice(5,4,3,2,1,0)"),
+    ("shuffle(0,1,2,3,4,5)", "shuffle(0,1,2,3,4,5)"),
+    ("0,1,2,3,4,5", "3,1,5,0,4,2"),
+    ("range(0,6)", "shuffle(range(0,6))"),
+    ("sort(5,4,3,2,1,0,reverse=true)", "0,1,2,3,4,5"),
+]
+
+
+@pytest.mark.parametrize(("first", "second"), SPELLINGS)
+@pytest.mark.parametrize("named", [True, False])
+def test_a_resumed_sweep_does_each_job_once(first, second, named, forked):
+    words = ["run=sweep"] if named else []
+    failed = forked("train", "-m", f"seed={first}", *words, does={"2": "crash", "4": "crash"})
+    assert failed.code == 1
+    redone = forked("train", "-m", f"seed={second}", *words, "resume=true")
+    assert redone.code == 0, redone.stderr
+    assert called(failed) == Counter(range(6)) and called(redone) == Counter([2, 4])
+    (sweep,) = [forked.folder / "sweep"] if named else (forked.folder / "runs/point_mass_goal").iterdir()
+    assert sorted(seeds(sweep).values()) == list(range(6))
+
+
+def test_a_killed_shuffled_sweep_of_two_settings_goes_on(forked):
+    """What was not begun is told from what was, though nothing but the sweep's order says so."""
+    words = ["-m", "run=sweep", "seed=shuffle(range(0,3))", "model.width=shuffle(8,16)"]
+    killed = forked("train", *words, does={"1": "kill"})
+    assert killed.code == -9
+    done = forked("train", "-m", "model.width=16,8", "seed=2,0,1", "run=sweep", "resume=true")
+    assert done.code == 0, done.stderr
+    configs = [OmegaConf.load(path) for path in (forked.folder / "sweep").glob("*/config.yaml")]
+    assert sorted((config.seed, config.model.width) for config in configs) == [
+        (seed, width) for seed in (0, 1, 2) for width in (8, 16)
+    ]
+
+
+def test_a_resumed_sweep_is_found_by_any_of_its_tasks(forked):
+    tasks = ["point_mass_goal", "walker_walk"]
+    assert forked("train", "-m", f"task={','.join(tasks)}", does={"all": "crash"}).code == 1
+    again = forked("train", "-m", f"task={','.join(reversed(tasks))}", "resume=true")
+    assert again.code == 0 and len(list(forked.folder.rglob("config.yaml"))) == 2, again.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ("0,1,2,3", "seed=0,1,2 there and seed=0,1,2,3 here"),
+        ("0,1", "seed=0,1,2 there and seed=0,1 here"),
+        ("0,1,3", "seed=0,1,2 there and seed=0,1,3 here"),
+        ("0,1,2 model.width=8", "no model.width there and model.width=8 here"),
+    ],
+)
+def test_another_sweep_is_not_continued(values, says, forked):
+    forked("train", "-m", "run=sweep", "seed=0,1,2", does={"1": "crash"})
+    other = forked("train", "-m", "run=sweep", "resume=true", *f"seed={values}".split())
+    assert other.code == 2 and says in other.stderr and len(other.stderr.splitlines()) <= 3
+    assert not other.calls and sorted(seeds(forked.folder / "sweep").values()) == [0, 2]
+
+
+def test_a_sweep_whose_order_was_not_recorded_is_not_continued(forked):
+    """Earlier versions kept `shuffle(...)`, which is another order each time it is read."""
+    forked("train", "-m", "run=sweep", "seed=2,1,0", does={"1": "crash"})
+    OmegaConf.save(OmegaConf.create(["seed=sort(2,1,0)"]), forked.folder / "sweep" / "overrides.yaml")
+    again = forked("train", "-m", "run=sweep", "seed=0,1,2", "resume=true")
+    assert again.code == 2 and "other values" in again.stderr and not again.calls
+
+
+@pytest.mark.parametrize(
+    "values", ["seed=1,1", "train.learning_rate=1e-3,0.001", "agent.name=a,'a'", "agent=at,at", "seed=choice(1,2,1)"]
+)
+def test_a_value_stands_in_a_sweep_once(values, forked):
+    twice = forked("train", "-m", values)
+    assert twice.code == 2 and "stands there twice" in twice.stderr and not list(forked.folder.iterdir())
+
+
+def test_every_job_is_checked_before_the_first_begins(forked):
+    """The second is impossible only beside another setting."""
+    bad = forked("train", "-m", "agent.trajectories=8,50", "data.episodes=40")
+    assert bad.code == 2 and "at most 40" in bad.stderr and not bad.calls and not list(forked.folder.iterdir())
+
+
+@pytest.mark.parametrize("words", ["hydra.sweeper.max_batch_size=1", "hydra.job.name=x", "hydra.verbose=false"])
+def test_settings_of_hydra_that_only_look_like_those_of_folders(words, forked):
+    done = forked("train", "-m", "run=sweep", "seed=0,1", words)
+    assert done.code == 0 and seeds(forked.folder / "sweep") == {"0": 0, "1": 1}, done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "hydra.run.dir=x",
+        "hydra.run={dir:x}",
+        "hydra.sweep={dir:x}",
+        "hydra.sweep.subdir=x",
+        "hydra.job.chdir=true",
+        "hydra.sweeper.params={seed:[1,2]}",
+        "+hydra.sweeper.params.seed=1",
+        "hydra.runtime.output_dir=x",
+    ],
+)
+def test_settings_of_hydra_that_move_runs_or_add_jobs(words, forked):
+    done = forked("train", "-m", "seed=0,1", words)
+    assert done.code == 2 and "are not Hydra's here" in done.stderr and not list(forked.folder.iterdir())
