@@ -14,7 +14,6 @@ import shutil
 import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ from jax.sharding import Mesh
 from agentic_transformer import distributed, manifest
 from agentic_transformer.baselines import td3_bc
 from agentic_transformer.description import AgentDescription
-from agentic_transformer.model import unrolled
 from agentic_transformer.policy import Policy
 from agentic_transformer.training import TrainState
 
@@ -171,20 +169,15 @@ class Checkpoints:
         return path
 
     def policy(self, step: int, mesh: Mesh | None = None) -> Policy | td3_bc.TD3BCPolicy:
-        """A checkpoint's agent, its caches on `mesh` if one is given; it acts in float32, layer by layer, however trained."""
+        """A checkpoint's agent, its caches on `mesh` if one is given."""
         description = self.description(step)
         if description.agent.learner == "td3_bc":
             networks, params = td3_bc.init(description, seed=0)
             return td3_bc.TD3BCPolicy(networks, self.params(step, params), description)
-        acting = replace(description, model=replace(description.model, compute="float32"))
-        graph, params = nnx.split(nnx.eval_shape(lambda: acting.build(seed=0)), nnx.Param)
+        params = nnx.state(nnx.eval_shape(lambda: description.build(seed=0)), nnx.Param)
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), params)
-        params = self.params(step, like)
-        if acting.model.rolled:
-            acting = replace(acting, model=replace(acting.model, rolled=False))
-            graph, params = nnx.graphdef(nnx.eval_shape(lambda: acting.build(seed=0))), unrolled(params)
-        return Policy(graph, params, acting, mesh)
+        return Policy.from_trained(self.params(step, like), description, mesh)
 
     def params(self, step: int, like: nnx.State) -> nnx.State:
         """A checkpoint's parameters, laid out as `like` is (arrays, or their shapes), on however many devices.
