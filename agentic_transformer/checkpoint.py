@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,29 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 import tensorstore as ts
+from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
 from agentic_transformer import distributed, manifest
 from agentic_transformer.baselines import td3_bc
 from agentic_transformer.description import AgentDescription
-from agentic_transformer.model import unrolled
 from agentic_transformer.policy import Policy
 from agentic_transformer.training import TrainState
 
 _UNFINISHED = ".orbax-checkpoint-tmp"
 """What orbax adds to the name of a folder that is being written; here also one that is being removed."""
+
+_NOT_A_NAME = re.compile(r"\\|gs:/|\A/(gs|s3|az|hf)/")
+"""In the path of a folder, what is written elsewhere: tensorstore takes `\\` for `/`, orbax the others for storage in a cloud."""
+
+
+def check_place(run: Path) -> None:
+    """Raises a ValueError if the path of a run's folder means another place to the libraries that write checkpoints."""
+    folder = run.resolve()
+    if found := _NOT_A_NAME.search(f"{folder}/"):
+        allowed = r"a path without \, without a name that ends in gs:, and outside of /gs, /s3, /az and /hf"
+        raise ValueError(f"{folder}: no checkpoint can be written there because of {found[0]}; allowed: {allowed}")
 
 
 class Checkpoints:
@@ -102,30 +113,31 @@ class Checkpoints:
             loss: by which the best checkpoints are known.
 
         Raises:
-            OSError: the checkpoint before this one could not be written.
+            OSError: the checkpoint before this one could not be written, or not be read back.
             ValueError: there is a checkpoint of that step.
         """
         self.wait()
         path = self.folder / str(int(state.step))
         if path.exists():
             raise ValueError(f"{path} is there already, and stays as it is")
+        arrays = {"params": state.params, "optimizer": state.optimizer}
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arrays)
         items = ocp.args.Composite(
-            params=ocp.args.PyTreeSave(state.params),
-            optimizer=ocp.args.PyTreeSave(state.optimizer),
+            **{name: ocp.args.PyTreeSave(tree) for name, tree in arrays.items()},
             description=ocp.args.JsonSave(description.to_dict()),
             metrics=ocp.args.JsonSave({"loss": loss}),
         )
         try:
-            self._checkpointer.save(path, args=items)
+            self._checkpointer.save(_LiteralPath(path), args=items)
         except Exception as error:
             self._give_up(path, error)
-        self._pending = self._background.submit(self._commit, path)
+        self._pending = self._background.submit(self._commit, path, shapes)
 
     def wait(self) -> None:
         """Waits until all is written.
 
         Raises:
-            OSError: it could not be.
+            OSError: it could not be, or what was written cannot be read back.
         """
         if self._pending:
             pending, self._pending = self._pending, None
@@ -135,7 +147,7 @@ class Checkpoints:
         """Waits until all is written.
 
         Raises:
-            OSError: it could not be.
+            OSError: it could not be, or what was written cannot be read back.
         """
         self.wait()
         self._background.shutdown()
@@ -162,29 +174,29 @@ class Checkpoints:
 
         Returns:
             the copy's folder.
+
+        Raises:
+            OSError: the copy is not what was copied.
         """
         path = run / "checkpoints" / str(step)
         # orbax's mark that a save to cloud storage was whole names the folder it was saved to; SHA256SUMS does that here.
         left_out = shutil.ignore_patterns("optimizer", "commit_success.txt", manifest.NAME)
         shutil.copytree(self.folder / str(step), path, ignore=left_out)
         manifest.write(path)
+        if changed := manifest.listed(path).items() - manifest.listed(self.folder / str(step)).items():
+            raise OSError(f"{path} is not a copy of {self.folder / str(step)}: {min(changed)[0]} differs")
         return path
 
     def policy(self, step: int, mesh: Mesh | None = None) -> Policy | td3_bc.TD3BCPolicy:
-        """A checkpoint's agent, its caches on `mesh` if one is given; it acts in float32, layer by layer, however trained."""
+        """A checkpoint's agent, its caches on `mesh` if one is given."""
         description = self.description(step)
         if description.agent.learner == "td3_bc":
             networks, params = td3_bc.init(description, seed=0)
             return td3_bc.TD3BCPolicy(networks, self.params(step, params), description)
-        acting = replace(description, model=replace(description.model, compute="float32"))
-        graph, params = nnx.split(nnx.eval_shape(lambda: acting.build(seed=0)), nnx.Param)
+        params = nnx.state(nnx.eval_shape(lambda: description.build(seed=0)), nnx.Param)
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), params)
-        params = self.params(step, like)
-        if acting.model.rolled:
-            acting = replace(acting, model=replace(acting.model, rolled=False))
-            graph, params = nnx.graphdef(nnx.eval_shape(lambda: acting.build(seed=0))), unrolled(params)
-        return Policy(graph, params, acting, mesh)
+        return Policy.from_trained(self.params(step, like), description, mesh)
 
     def params(self, step: int, like: nnx.State) -> nnx.State:
         """A checkpoint's parameters, laid out as `like` is (arrays, or their shapes), on however many devices.
@@ -245,11 +257,16 @@ class Checkpoints:
     def _steps(self) -> list[int]:
         return sorted(int(path.name) for path in self.folder.glob("*") if path.name.isdecimal())
 
-    def _commit(self, path: Path) -> None:
-        """In the background: once all processes have written, list the files and drop older checkpoints."""
+    def _commit(self, path: Path, shapes: dict[str, Any]) -> None:
+        """In the background: once all processes have written, list the files and drop older checkpoints.
+
+        Before it counts, a checkpoint is opened, and must hold arrays of these shapes and no others.
+        """
         try:
             self._checkpointer.wait_until_finished()
             if distributed.is_first():
+                for item, like in shapes.items():
+                    _open(path / item, like)
                 manifest.write(path)
         except Exception as error:
             self._give_up(path, error)
@@ -283,23 +300,41 @@ def _handler() -> ocp.CompositeCheckpointHandler:
     )
 
 
+class _LiteralPath(type(epath.Path())):
+    """A path as orbax takes it, in which `[`, `*` and `?` are letters like others.
+
+    Orbax finds by `glob` what processes have written, and etils would read the whole path as a pattern:
+    in a folder `lr[1e-3]` nothing would be found, and a checkpoint without its arrays be called whole.
+    """
+
+    def glob(self, pattern: str) -> Iterator[epath.Path]:
+        """Yields what the pattern finds in this folder."""
+        return (type(self)(found) for found in Path(self).glob(pattern))
+
+
 def _read(path: Path, like: Any) -> Any:
     """The arrays of an item, laid out as `like` is (arrays, or their shapes); every process reads its own part.
 
     Not by orbax, which would cast types and pass other shapes on.
     """
-    store = ts.KvStore.open({"driver": "ocdbt", "base": {"driver": "file", "path": f"{path}/"}}).result()
-    there = {name: f"{jnp.dtype(header['dtype'])}{header['shape']}" for name, header in _headers(store).items()}
-    here = {_name(key): f"{leaf.dtype}{list(leaf.shape)}" for key, leaf in jax.tree_util.tree_leaves_with_path(like)}
-    for name in sorted(there.keys() | here.keys()):
-        if there.get(name) != here.get(name):
-            raise ValueError(f"{path}: {name} is {there.get(name, 'missing')} there, the agent's is {here.get(name, 'missing')}")
+    store = _open(path, like)
 
     def read(key: jax.tree_util.KeyPath, leaf: Any) -> jax.Array:
         array = ts.open({"driver": "zarr"}, kvstore=store / f"{_name(key)}/").result()
         return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: array[index].read().result())
 
     return jax.tree_util.tree_map_with_path(read, like)
+
+
+def _open(path: Path, like: Any) -> ts.KvStore:
+    """Opens an item; raises a ValueError unless it holds the arrays that `like` holds (arrays, or their shapes)."""
+    store = ts.KvStore.open({"driver": "ocdbt", "base": {"driver": "file", "path": f"{path}/"}}).result()
+    there = {name: f"{jnp.dtype(header['dtype'])}{header['shape']}" for name, header in _headers(store).items()}
+    here = {_name(key): f"{leaf.dtype}{list(leaf.shape)}" for key, leaf in jax.tree_util.tree_leaves_with_path(like)}
+    for name in sorted(there.keys() | here.keys()):
+        if there.get(name) != here.get(name):
+            raise ValueError(f"{path}: {name} is {there.get(name, 'missing')} there, the agent's is {here.get(name, 'missing')}")
+    return store
 
 
 def _headers(store: ts.KvStore) -> dict[str, Any]:

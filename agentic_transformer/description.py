@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from flax import nnx
@@ -10,6 +10,10 @@ from flax import nnx
 from agentic_transformer.config import AgentConfig, ModelConfig, TD3BCConfig
 from agentic_transformer.model import AgenticTransformer
 from agentic_transformer.tokens import TOKEN_LAYOUTS, Scaling, TokenLayout
+
+ACTING = {"compute": "float32", "remat": "none", "rolled": False, "blockwise_feedforward": False}
+"""Settings of `model` with which every agent acts. How it was trained decides none of them: they save
+memory or time where gradients are computed over long sequences, and acting computes none."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,10 @@ class AgentDescription:
     def build(self, seed: int) -> AgenticTransformer:
         """A freshly initialised model of this agent's shape."""
         return AgenticTransformer(self.model, self.layout().features, self.action_size, self.steps, nnx.Rngs(seed))
+
+    def acting(self) -> AgentDescription:
+        """Returns the description of the same agent, with the settings that acting needs."""
+        return replace(self, model=replace(self.model, **ACTING))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> AgentDescription:

@@ -24,6 +24,12 @@ def digest(folder: Path) -> str:
     return hashlib.sha256((folder / NAME).read_bytes()).hexdigest()
 
 
+def listed(folder: Path) -> dict[str, str]:
+    """Returns the SHA-256 of each file on a folder's list, by its name."""
+    lines = (folder / NAME).read_text(errors="replace").splitlines()[1:]
+    return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+
+
 def problem(folder: Path) -> str:
     """What is wrong with a folder, by file; empty if it is as it was when its list was written."""
     listing = folder / NAME
@@ -32,15 +38,14 @@ def problem(folder: Path) -> str:
     head, newline, lines = listing.read_text(errors="replace").partition("\n")
     if head + newline != _head(lines):
         return f"{listing} has changed"
-    listed = {name: digest for digest, name in (line.split("  ", 1) for line in lines.splitlines())}
-    present = _files(folder)
-    for name in sorted(listed.keys() | present.keys()):
+    expected, present = listed(folder), _files(folder)
+    for name in sorted(expected.keys() | present.keys()):
         if name not in present:
             return f"{folder / name} is missing"
-        if name not in listed:
+        if name not in expected:
             return f"{folder / name} is not in {NAME}"
         try:
-            changed = _digest(present[name]) != listed[name]
+            changed = _digest(present[name]) != expected[name]
         except OSError as error:
             return f"{present[name]} cannot be read: {error.strerror}"
         if changed:

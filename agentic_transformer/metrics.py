@@ -36,7 +36,8 @@ class MetricsLog:
         self._events: SummaryWriter | None = None
         with self._watching():
             # Its thread ends when it cannot write; a queue of this length then fills no more.
-            folder = str(run / "tensorboard")
+            # Absolute, for of `s3:1/run` it takes what stands before the colon for a kind of storage.
+            folder = str((run / "tensorboard").resolve())
             self._events = SummaryWriter(folder, purge_step=from_step + 1, max_queue=_QUEUE)
         self._before = float(kept[-1]["seconds"]) if kept else 0.0
         self._start = time.perf_counter()

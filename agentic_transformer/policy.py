@@ -21,6 +21,7 @@ from agentic_transformer import mesh as meshes
 from agentic_transformer.config import ModelConfig
 from agentic_transformer.description import AgentDescription
 from agentic_transformer.heads import draw_action
+from agentic_transformer.model import unrolled
 from agentic_transformer.ring import decode_attention, write_cache
 from agentic_transformer.tokens import Past, returns_to_go
 
@@ -81,12 +82,31 @@ class Policy:
             description: how its tokens are made.
             mesh: where caches are to lie, sharded over the ring and batches over the data axis (see `mesh.make_mesh`); they stay
                 there, queries come to them. None: on one device.
+
+        Raises:
+            ValueError: the model's layers are rolled or rematerialised; `from_trained` makes an agent of it.
         """
+        if description.model.rolled or description.model.remat != "none":
+            settings = f"model.rolled={description.model.rolled}, model.remat={description.model.remat}"
+            raise ValueError(f"{settings}: for training alone; Policy.from_trained makes an agent of it")
         self.description = description
         self._mesh = mesh
         self._graph = graph
         self.layout = description.layout()
         self._params = params if mesh is None else jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+
+    @classmethod
+    def from_trained(cls, params: nnx.State, description: AgentDescription, mesh: Mesh | None = None) -> Policy:
+        """Returns the agent that training made, with the settings that acting needs.
+
+        Args:
+            params: parameters, as training keeps them.
+            description: of the agent, as it was trained.
+            mesh: see `Policy`.
+        """
+        acting = description.acting()
+        graph = nnx.graphdef(nnx.eval_shape(lambda: acting.build(seed=0)))
+        return cls(graph, unrolled(params) if description.model.rolled else params, acting, mesh)
 
     def new_context(self, batch: int, trajectories: int) -> Context:
         """Empty contexts that can hold `trajectories` trajectories each."""

@@ -32,7 +32,7 @@ def main(config: TrainCommand, run: Path) -> None:
     from tqdm import tqdm
 
     from agentic_transformer import distributed, training
-    from agentic_transformer.checkpoint import Checkpoints
+    from agentic_transformer.checkpoint import Checkpoints, check_place
     from agentic_transformer.description import AgentDescription
     from agentic_transformer.metrics import MetricsLog
     from experiments.harness import run_folder
@@ -41,6 +41,7 @@ def main(config: TrainCommand, run: Path) -> None:
 
     distributed.initialize(config.mesh)
     check_processes_agree(config)
+    check_place(run)
     with distributed.first_process_first():
         data = training_data(config.task, config.data)
     if distributed.is_first():

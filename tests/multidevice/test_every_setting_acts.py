@@ -1,0 +1,232 @@
+"""Whatever a model was trained with, its agent acts, and as the trained model says.
+
+Settings are drawn by covering: for every two of them, every pair of their values is trained and
+evaluated together. New choices of a setting, and new files under conf/model, are tested unasked.
+"""
+
+import dataclasses
+import itertools
+from functools import lru_cache
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+from flax import nnx
+from jax.sharding import Mesh
+
+from agentic_transformer import mesh as meshes
+from agentic_transformer import training
+from agentic_transformer.chains import Chains
+from agentic_transformer.checkpoint import Checkpoints
+from agentic_transformer.config import (
+    AgentConfig,
+    DataConfig,
+    EvalConfig,
+    EvaluateCommand,
+    ExportCommand,
+    MeshConfig,
+    ModelConfig,
+    TrainCommand,
+    TrainConfig,
+)
+from agentic_transformer.evaluation import Evaluation, evaluation_tasks
+from agentic_transformer.labels import ChainLoader
+from agentic_transformer.tokens import chain_tokens
+from datasets import Trajectories
+from experiments import export, train
+from experiments.evaluate import evaluate
+from experiments.harness import run_folder
+from experiments.harness.cli import CONF
+from tests.agent.helpers import TASK, describe, labelled, untrained_policy
+from tests.cli.test_configs import composed
+
+FILES = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+SMALL = {"width": 16, "layers": 2, "heads": 2}
+ATTEMPTS, ROLLOUTS = 2, 4
+EVAL = EvalConfig(trajectories=[ATTEMPTS], tasks=ROLLOUTS, temperature=0.0, noise=0.0, video=False)
+
+
+def values(field):
+    """All values of a setting that is a choice; none of one that is a size."""
+    return field.metadata.get("choices") or ((False, True) if field.type in ("bool", bool) else None)
+
+
+FACTORS = {
+    **{field.name: values(field) for field in dataclasses.fields(ModelConfig) if values(field)},
+    "fsdp": (False, True),
+    "accumulate": (1, 2),
+    "ring": (1, 2),
+    "acting_ring": (1, 2),
+}
+
+
+def covering(factors):
+    """Few rows that hold every pair of values of every two factors, drawn greedily."""
+
+    def pairs(row):
+        return set(itertools.combinations(row.items(), 2))
+
+    every_two = itertools.combinations(factors, 2)
+    left = {((a, x), (b, y)) for a, b in every_two for x in factors[a] for y in factors[b]}
+    rng, rows = np.random.default_rng(1), []
+    while left:
+        drawn = [{key: each[rng.integers(len(each))] for key, each in factors.items()} for _ in range(300)]
+        rows.append(max(drawn, key=lambda row: len(pairs(row) & left)))
+        left -= pairs(rows[-1])
+    return rows
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fast_compilation():
+    """Nearly all of the time here is XLA's, for programs that run a few times."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("every_setting")
+
+
+@pytest.fixture(scope="module")
+def data(folder):
+    return labelled(folder / "data")
+
+
+def trained(data, description, ring, fsdp, accumulate):
+    """The structure and the state of an agent after two steps on a ring."""
+    mesh = Mesh(np.array(jax.devices()[:ring]).reshape(1, ring), (meshes.DATA, meshes.RING))
+    config, agent = TrainConfig(batch=4, warmup=0), description.agent
+    loader = ChainLoader(data, agent, description.layout(), 0, config.batch)
+    optimizer, _ = training.make_optimizer(config)
+    graph, state = training.init_state(lambda: description.build(0), optimizer, mesh, fsdp)
+    length = agent.trajectories * description.steps * description.layout().tokens_per_step
+    step = training.make_train_step(graph, optimizer, description.model, mesh, length, accumulate, fsdp)
+    for number in range(2):
+        state, metrics = step(state, meshes.place(loader(number), mesh, description.model.layout))
+    assert np.isfinite(float(metrics["loss"]))
+    return state
+
+
+def ring_of(size):
+    """A mesh of so many devices; None of one."""
+    if size == 1:
+        return None
+    return Mesh(np.array(jax.devices()[:size]).reshape(1, size), (meshes.DATA, meshes.RING))
+
+
+def rollouts(policy):
+    """What an agent did: observations, actions, rewards, targets, each (rollouts, attempts, ...); and its records."""
+    evaluation = Evaluation(policy, evaluation_tasks(TASK, EVAL, 0), EVAL)
+    attempts = list(evaluation.attempts("own"))
+    done = (np.stack(parts, axis=1) for parts in zip(*(attempt.trajectory for attempt in attempts), strict=True))
+    return *done, pd.concat(evaluation.records("own", attempt) for attempt in attempts)
+
+
+def uncached(description, params, observation, action, reward, target):
+    """Outputs of the model, as it is trained but for its precision, at the decisions of all that was done."""
+    slots = np.zeros((ROLLOUTS, ATTEMPTS), np.int32)
+    chains = Chains(slots, slots, slots, target, slots)
+    *done, reward = (x.reshape(-1, *x.shape[2:]) for x in (observation, action, reward))
+    layout = description.layout()
+    tokens = chain_tokens(layout, chains, Trajectories(*done), reward)
+    model = dataclasses.replace(description.model, compute="float32")
+    graph = nnx.graphdef(dataclasses.replace(description, model=model).build(0))
+
+    def attend(_, query, key, value):
+        return jax.nn.dot_product_attention(query, key, value, is_causal=True)
+
+    outputs = nnx.merge(graph, jax.tree.map(np.asarray, params))(tokens.features, tokens.timestep, attend)
+    return np.asarray(outputs)[:, layout.decision :: layout.tokens_per_step]
+
+
+def distance(config, outputs, action, tolerance):
+    """Largest distance of actions (..., A) from those that outputs ask for; any of the likeliest, where several are as likely."""
+    if config.head == "mse":
+        return np.abs(action - np.clip(outputs, -1, 1)).max()
+    logits, rest = np.split(outputs, [config.components], axis=-1)
+    means = np.clip(rest.reshape(*logits.shape, -1)[..., : action.shape[-1]], -1, 1)
+    away = np.abs(action[..., None, :] - means).max(axis=-1)
+    likeliest = logits >= logits.max(axis=-1, keepdims=True) - 2 * tolerance
+    return np.where(likeliest, away, np.inf).min(axis=-1).max()
+
+
+@pytest.mark.parametrize("setting", covering(FACTORS), ids=lambda row: "-".join(map(str, row.values())))
+def test_an_agent_acts_as_the_model_that_was_trained(data, tmp_path, setting):
+    """Every action of an evaluation is what one pass without a cache, over all that happened, says."""
+    where = {key: setting[key] for key in ("ring", "fsdp", "accumulate")}
+    model = ModelConfig(**SMALL, **{key: value for key, value in setting.items() if hasattr(ModelConfig, key)})
+    description = describe(data, AgentConfig(trajectories=ATTEMPTS, target="chain_max", loss="all"), model)
+    state = trained(data, description, **where)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state, description, loss=1.0)
+    checkpoints.wait()
+    *done, records = rollouts(checkpoints.policy(2, ring_of(setting["acting_ring"])))
+    checkpoints.close()
+    assert len(records) == ATTEMPTS * ROLLOUTS and np.isfinite(records["return"]).all()
+    outputs, action = uncached(description, state.params, *done), done[1].reshape(ROLLOUTS, -1, description.action_size)
+    # Either pass rounds sums of up to `terms` terms (the hidden layer, or the keys), `rounds` of them one
+    # after another (six in a block, three outside): an error of at most terms * eps / 2 of their size each.
+    terms = max(model.feedforward * model.width, outputs.shape[1] * description.layout().tokens_per_step)
+    rounds = 6 * model.layers + 3
+    tolerance = rounds * terms * np.finfo(np.float32).eps * max(1, np.abs(outputs).max())
+    assert distance(model, outputs, action, tolerance) <= tolerance
+    # Outputs of another step are far beyond it.
+    assert distance(model, np.roll(outputs, 1, axis=1), action, tolerance) > 100 * tolerance
+
+
+@lru_cache
+def run_of(folder, model, ring, learner="transformer"):
+    """Trains a model for two steps and evaluates it, on the other kind of ring, as the commands do: a run, its records."""
+    run = folder / f"{learner}-{hash(model)}-{ring}"
+    command = TrainCommand(
+        run=str(run),
+        data=DataConfig(root=str(folder / "data"), episodes=40, tasks=3),
+        agent=AgentConfig(trajectories=ATTEMPTS, learner=learner),
+        model=model,
+        train=TrainConfig(steps=2, batch=8, warmup=0),
+        mesh=MeshConfig(ring=ring),
+    )
+    run_folder.describe(run, command, [], run_folder.facts_of(command, []))
+    train.main(command, run)
+    return run, evaluated(run, 3 - ring)
+
+
+def evaluated(run, ring):
+    """Records of a run."""
+    config = EvalConfig(trajectories=[ATTEMPTS], tasks=8, conditions=["own"], video=False)
+    evaluate(EvaluateCommand(run=str(run), eval=config, mesh=MeshConfig(ring=ring)), run)
+    return pd.read_csv(run / "records.csv")
+
+
+def in_small(file):
+    """The settings of a file under conf/model, but for its sizes."""
+    model = composed("train", f"model={file}").model
+    return dataclasses.replace(model, **{name: min(size, getattr(model, name)) for name, size in SMALL.items()})
+
+
+@pytest.mark.parametrize("ring", [1, 2])
+@pytest.mark.parametrize("file", FILES)
+def test_every_model_of_conf_is_trained_and_evaluated(data, folder, file, ring):
+    """Files that differ in sizes alone share a run."""
+    _, records = run_of(folder, in_small(file), ring)
+    assert len(records) == ATTEMPTS * 8 and np.isfinite(records["return"]).all()
+
+
+@pytest.mark.parametrize(("file", "ring"), [("at_350m", 2), ("paper", 1)])
+def test_an_exported_run_acts_as_it_did(data, folder, tmp_path, file, ring):
+    run, records = run_of(folder, in_small(file), ring)
+    export.main(ExportCommand(run=str(run), out=str(tmp_path / "copy")), run)
+    pd.testing.assert_frame_equal(evaluated(tmp_path / "copy", 3 - ring), records)
+
+
+def test_a_learner_without_a_transformer_takes_any_model_settings(data, folder):
+    _, records = run_of(folder, in_small("at_350m"), 1, "td3_bc")
+    assert set(records["condition"]) == {"td3_bc"} and np.isfinite(records["return"]).all()
+
+
+def test_a_policy_of_a_training_graph_is_refused_in_words(data):
+    with pytest.raises(ValueError, match="model.rolled=True, model.remat=dots: for training alone; Policy.from_trained"):
+        untrained_policy(describe(data, model=ModelConfig(**SMALL, rolled=True, remat="dots")))
