@@ -1,5 +1,4 @@
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -55,9 +54,10 @@ def command(tmp_path):
 
 @pytest.fixture(scope="session")
 def server():
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)}
     line = [sys.executable, "-m", "tests.cli.forked"]
-    with subprocess.Popen(line, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        line, cwd=ROOT, env=in_a_process(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
 
         def ask(**request):
             print(json.dumps(request), file=process.stdin, flush=True)
