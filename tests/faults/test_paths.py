@@ -1,7 +1,6 @@
 """A path is a name, whatever characters it holds: nothing reads it as a pattern, a format or an address."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -17,8 +16,8 @@ from agentic_transformer.checkpoint import Checkpoints, check_place, load_policy
 from agentic_transformer.metrics import MetricsLog
 from tests.agent.helpers import describe, labelled
 from tests.faults.test_checkpoints import files, fresh
+from tests.processes import environment
 
-ROOT = Path(__file__).parents[2]
 NAMES = [
     *("lr[1e-3]", "[!a]", "a*", "a**b", "a?", "**", "[", "two words", " ", "%d", "%20", "{x}", "$HOME"),
     *("~", "été", "-dash", "a=b", "a:b", "s3:", "a#b", "a|b", "'a'", '"a"', "new\nline", ".hidden", "end~"),
@@ -115,9 +114,8 @@ def test_an_export_that_is_not_a_copy_is_told(agent, tmp_path, monkeypatch):
 
 
 def command(folder, name, *words):
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     line = [sys.executable, "-m", f"experiments.{name}", *words]
-    done = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(line, cwd=folder, env=environment(), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
