@@ -38,8 +38,10 @@ from experiments import export, train
 from experiments.evaluate import evaluate
 from experiments.harness import run_folder
 from experiments.harness.cli import CONF
-from tests.agent.helpers import TASK, describe, labelled, untrained_policy
+from tests.agent.helpers import TASK, describe, forward_operations, labelled, untrained_policy
 from tests.cli.test_configs import composed
+from tests.seeds import SEED
+from tests.tolerances import rounding
 
 FILES = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 SMALL = {"width": 16, "layers": 2, "heads": 2}
@@ -99,9 +101,9 @@ def trained(data, description, ring, fsdp, accumulate):
     """The structure and the state of an agent after two steps on a ring."""
     mesh = Mesh(np.array(jax.devices()[:ring]).reshape(1, ring), (meshes.DATA, meshes.RING))
     config, agent = TrainConfig(batch=4, warmup=0), description.agent
-    loader = ChainLoader(data, agent, description.layout(), 0, config.batch)
+    loader = ChainLoader(data, agent, description.layout(), SEED, config.batch)
     optimizer, _ = training.make_optimizer(config)
-    graph, state = training.init_state(lambda: description.build(0), optimizer, mesh, fsdp)
+    graph, state = training.init_state(lambda: description.build(SEED), optimizer, mesh, fsdp)
     length = agent.trajectories * description.steps * description.layout().tokens_per_step
     step = training.make_train_step(graph, optimizer, description.model, mesh, length, accumulate, fsdp)
     for number in range(2):
@@ -167,11 +169,8 @@ def test_an_agent_acts_as_the_model_that_was_trained(data, tmp_path, setting):
     checkpoints.close()
     assert len(records) == ATTEMPTS * ROLLOUTS and np.isfinite(records["return"]).all()
     outputs, action = uncached(description, state.params, *done), done[1].reshape(ROLLOUTS, -1, description.action_size)
-    # Either pass rounds sums of up to `terms` terms (the hidden layer, or the keys), `rounds` of them one
-    # after another (six in a block, three outside): an error of at most terms * eps / 2 of their size each.
-    terms = max(model.feedforward * model.width, outputs.shape[1] * description.layout().tokens_per_step)
-    rounds = 6 * model.layers + 3
-    tolerance = rounds * terms * np.finfo(np.float32).eps * max(1, np.abs(outputs).max())
+    # Both passes round as often on the way to an output, the one with the cache and the one without.
+    tolerance = 2 * rounding(forward_operations(description)) * np.abs(outputs).max()
     assert distance(model, outputs, action, tolerance) <= tolerance
     # Outputs of another step are far beyond it.
     assert distance(model, np.roll(outputs, 1, axis=1), action, tolerance) > 100 * tolerance
@@ -197,8 +196,8 @@ def run_of(folder, model, ring, learner="transformer"):
 def evaluated(run, ring):
     """Records of a run."""
     config = EvalConfig(trajectories=[ATTEMPTS], tasks=8, conditions=["own"], video=False)
-    evaluate(EvaluateCommand(run=str(run), eval=config, mesh=MeshConfig(ring=ring)), run)
-    return pd.read_csv(run / "records.csv")
+    place = evaluate(EvaluateCommand(run=str(run), eval=config, mesh=MeshConfig(ring=ring)), run)
+    return pd.read_csv(place / "records.csv")
 
 
 def in_small(file):
