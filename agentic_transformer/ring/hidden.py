@@ -45,7 +45,7 @@ def with_lengths(
     position: jax.Array,
     length: jax.Array,
 ) -> jax.Array:
-    """Attends in rows of which each has a length of its own, `attend(*arrays, segment_ids=)`.
+    """Attends in rows of which each has a length of its own, `attend(*arrays, segment_ids)`.
 
     Padding becomes a segment of its own; it holds zeros on the way in and on the way out, so that
     nothing that pads, nor its cotangent, reaches a gradient.
@@ -61,5 +61,5 @@ def with_lengths(
     segment_ids = jnp.zeros(real.shape, jnp.int32) if segment_ids is None else signed(segment_ids)
     segment_ids = jnp.where(real, segment_ids, jnp.iinfo(segment_ids.dtype).min)
     real = real[..., None, None]
-    output = attend(*(jnp.where(real, array, 0) for array in arrays), segment_ids=segment_ids)
+    output = attend(*(jnp.where(real, array, 0) for array in arrays), segment_ids)
     return jnp.where(real, output, 0)

@@ -5,7 +5,7 @@ Both differentiate by JAX's own means and take what `ring_attention` takes, in t
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from agentic_transformer.ring.checks import check_attention
 from agentic_transformer.ring.hidden import cleared, marked, with_lengths
 from agentic_transformer.ring.kernel import LOWEST
 from agentic_transformer.ring.layout import positions
+from agentic_transformer.ring.placement import without_mesh
 from agentic_transformer.ring.visibility import Keys, Queries, queries_at, visible
 
 CHUNK = 1024
@@ -34,26 +35,10 @@ def dense_attention(
 ) -> jax.Array:
     """Attention by the whole matrix of scores, in float32 or query's dtype if that is wider.
 
-    Memory is quadratic in the sequence. The arguments are `ring_attention`'s; `ring_size` is that of the layout only.
+    Memory is quadratic in the sequence. The arguments and errors are `ring_attention`'s; `ring_size` is that of the layout only.
     """
-    setting = {"causal": causal, "window": window}
-    check_attention(query, key, value, segment_ids, **setting, length=length)
-    batch, sequence, heads, head_dim = query.shape
-    at = jnp.asarray(positions(sequence, ring_size, layout))
-    if length is not None:
-        attend = partial(dense_attention, layout=layout, ring_size=ring_size, **setting)
-        length = jnp.broadcast_to(length, batch)
-        return with_lengths(attend, (query, key, value), segment_ids, at, length)
-    key, value = marked(key, value), cleared(value)
-    queries = queries_at(at, segment_ids, **setting, length=None)
-    mask = visible(queries, Keys(at, segment_ids))[:, None, None]  # (1 or batch, 1, 1, queries, keys)
-    wide = jnp.promote_types(query.dtype, jnp.float32)
-    grouped = query.reshape(batch, sequence, key.shape[2], -1, head_dim)
-    scores = jnp.einsum("bqghd,bkgd->bghqk", grouped, key, preferred_element_type=wide) * head_dim**-0.5
-    scores = jnp.where(mask, scores, LOWEST)
-    weights = jnp.where(mask, jax.nn.softmax(scores, axis=-1), 0).astype(value.dtype)
-    output = jnp.einsum("bghqk,bkgd->bqghd", weights, value, preferred_element_type=wide)
-    return output.reshape(query.shape).astype(query.dtype)
+    setting = {"causal": causal, "window": window, "layout": layout, "ring_size": ring_size}
+    return _checked(_dense, query, key, value, segment_ids, length, **setting)
 
 
 def memory_efficient_attention(
@@ -71,19 +56,47 @@ def memory_efficient_attention(
     """Attention by chunks of queries and keys with a running softmax, rematerialised in the backward pass.
 
     Rabe and Staats 2021, "Self-attention does not need O(n^2) memory" (arXiv 2112.05682): every pair of chunks is computed
-    and masked. The arguments are `ring_attention`'s; `ring_size` is that of the layout only.
+    and masked. The arguments and errors are `ring_attention`'s; `ring_size` is that of the layout only.
     """
-    setting = {"causal": causal, "window": window}
-    check_attention(query, key, value, segment_ids, **setting, length=length)
+    setting = {"causal": causal, "window": window, "layout": layout, "ring_size": ring_size}
+    return _checked(_memory_efficient, query, key, value, segment_ids, length, **setting)
+
+
+def _checked(
+    function: Callable[..., jax.Array], query, key, value, segment_ids, length, *, causal, window, layout, ring_size
+) -> jax.Array:
+    """Checks the arguments, and applies `function(query, key, value, queries, keys)` to what has no padding."""
+    check_attention(query, key, value, segment_ids, causal=causal, window=window, length=length)
+    at = jnp.asarray(positions(query.shape[1], ring_size, layout))
+
+    def within(query, key, value, segment_ids):
+        queries = queries_at(at, segment_ids, causal=causal, window=window, length=None)
+        return function(query, marked(key, value), cleared(value), queries, Keys(at, segment_ids))
+
+    def attend(query, key, value, segment_ids, length):
+        if length is None:
+            return within(query, key, value, segment_ids)
+        length = jnp.broadcast_to(length, query.shape[0])
+        return with_lengths(within, (query, key, value), segment_ids, at, length)
+
+    return without_mesh(attend)(query, key, value, segment_ids, length)
+
+
+def _dense(query, key, value, queries: Queries, keys: Keys) -> jax.Array:
+    batch, sequence, heads, head_dim = query.shape
+    mask = visible(queries, keys)[:, None, None]  # (1 or batch, 1, 1, queries, keys)
+    wide = jnp.promote_types(query.dtype, jnp.float32)
+    grouped = query.reshape(batch, sequence, key.shape[2], -1, head_dim)
+    scores = jnp.einsum("bqghd,bkgd->bghqk", grouped, key, preferred_element_type=wide) * head_dim**-0.5
+    scores = jnp.where(mask, scores, LOWEST)
+    weights = jnp.where(mask, jax.nn.softmax(scores, axis=-1), 0).astype(value.dtype)
+    output = jnp.einsum("bghqk,bkgd->bqghd", weights, value, preferred_element_type=wide)
+    return output.reshape(query.shape).astype(query.dtype)
+
+
+def _memory_efficient(query, key, value, queries: Queries, keys: Keys) -> jax.Array:
     batch, sequence, heads, head_dim = query.shape
     chunk = max(size for size in range(1, min(CHUNK, sequence) + 1) if sequence % size == 0)
-    at = jnp.asarray(positions(sequence, ring_size, layout))
-    if length is not None:
-        attend = partial(memory_efficient_attention, layout=layout, ring_size=ring_size, **setting)
-        length = jnp.broadcast_to(length, batch)
-        return with_lengths(attend, (query, key, value), segment_ids, at, length)
-    key, value = marked(key, value), cleared(value)
-    queries = queries_at(at, segment_ids, **setting, length=None)
 
     def chunks(array: jax.Array | None, axis: int = 1) -> jax.Array | None:
         """(..., sequence, ...) -> (chunks, ..., chunk, ...)."""
@@ -92,7 +105,7 @@ def memory_efficient_attention(
         return jnp.moveaxis(array.reshape(*array.shape[:axis], -1, chunk, *array.shape[axis + 1 :]), axis, 0)
 
     grouped = query.reshape(batch, sequence, key.shape[2], -1, head_dim)
-    key_chunks = (chunks(key), chunks(value), Keys(chunks(at, 0), chunks(segment_ids)))
+    key_chunks = (chunks(key), chunks(value), Keys(chunks(keys.position, 0), chunks(keys.segment)))
 
     @jax.checkpoint
     def attend(ours: jax.Array, mine: Queries) -> jax.Array:

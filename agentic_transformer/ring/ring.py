@@ -79,7 +79,11 @@ def ring_attention_shard(
     if query.shape[1] % 2:
         raise ValueError(f"query {query.shape} must have two blocks of tokens, an even number of them")
     if length is not None and jnp.ndim(length):
-        attend = partial(ring_attention_shard, axis=axis, layout=layout, kernel=kernel, gathered=gathered, **setting)
+        whole = partial(ring_attention_shard, axis=axis, layout=layout, kernel=kernel, gathered=gathered, **setting)
+
+        def attend(query, key, value, segment_ids):
+            return whole(query, key, value, segment_ids=segment_ids)
+
         index = 0 if axis is None else lax.axis_index(axis)
         at = shard_positions(index, query.shape[1], ring_size, layout)
         return with_lengths(attend, (query, key, value), segment_ids, at, length)

@@ -13,6 +13,8 @@ from agentic_transformer.ring import (
     blockwise_attention,
     blockwise_feedforward,
     decode_attention,
+    dense_attention,
+    memory_efficient_attention,
     ring_attention,
     ring_attention_shard,
     write_cache,
@@ -89,10 +91,11 @@ def test_under_set_mesh_and_with_an_abstract_mesh(kind, expected):
         equal([jax.jit(partial(ring_attention, mesh=mesh, **setting))(*placed)], expected[:1])
 
 
-def test_attention_without_a_mesh_of_arrays_that_lie_on_one(expected):
-    for axes in (("data",), (None, "ring"), ("data", "ring")):
+@pytest.mark.parametrize("attend", [blockwise_attention, dense_attention, memory_efficient_attention])
+def test_attention_without_a_mesh_of_arrays_that_lie_on_one(attend, expected):
+    for axes in ((None, "ring"), ("data", "ring")):
         arrays = place(make_mesh("explicit", ("data", "ring"), (2, 4)), *axes)
-        equal(with_gradients(partial(blockwise_attention, segment_ids=IDS), *arrays), expected)
+        equal(with_gradients(partial(attend, segment_ids=IDS), *arrays), expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)

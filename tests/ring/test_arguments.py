@@ -115,10 +115,12 @@ def test_where_attention_is_computed():
 def test_what_is_allowed():
     """Other integers, flags and numbers of numpy and of JAX mean what Python's mean."""
     expected = attention(X, X, X, segment_ids=IDS, length=5, window=3)
-    for ids in (IDS.astype(np.int8), IDS.astype(np.uint32), jnp.asarray(IDS), IDS.astype(np.int64)):
-        for length in (np.uint8(5), np.array(5), jnp.int32(5), np.array([5, 5], np.uint32)):
-            found = attention(X, X, X, segment_ids=ids, length=length, window=np.int64(3), causal=np.bool_(True))
-            np.testing.assert_allclose(found, expected, atol=1e-6)
+    integers = [(IDS.astype(np.int8), np.uint8(5)), (IDS.astype(np.uint32), np.array(5))]
+    integers += [(jnp.asarray(IDS), jnp.int32(5)), (IDS.astype(np.int64), np.array([5, 5], np.uint32))]
+    for ids, length in integers:
+        setting = {"window": np.int64(3), "causal": np.bool_(True)}
+        found = attention(X, X, X, segment_ids=ids, length=length, **setting)
+        np.testing.assert_allclose(found, expected, atol=1e-6)  # the same sums of at most 3 values below 4
     for backbone in BACKBONES:
         none = attention(X, X, X, backbone=backbone, length=np.uint32(0))
         assert not np.asarray(none).any()
