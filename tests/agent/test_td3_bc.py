@@ -87,14 +87,14 @@ def test_targets_and_losses_are_those_of_the_paper(description, loader):
     made = td3_bc.actor_loss(networks, state.params["actor"], state.params["critics"], config, loader(0))
     assert_close(made, loss, operations + len(value), max(2.5, abs(loss)))
     critic_loss = ((values(batch.observation, batch.action) - expected) ** 2).mean(axis=1).sum()
-    _, metrics = td3_bc.make_step(networks, config, seed=0)(state, loader(0))
+    _, metrics = td3_bc.make_step(networks, config, seed=SEED)(state, loader(0))
     # Squares double a relative error; differences are of numbers as large as the targets.
     assert_close(metrics["loss"], critic_loss, operations + len(value), 4 * np.abs(expected).max() * np.sqrt(critic_loss))
 
 
 def test_the_actor_and_the_targets_move_every_second_step(description, loader):
     networks, state = fresh(description)
-    step = td3_bc.make_step(networks, CONFIG, seed=0)
+    step = td3_bc.make_step(networks, CONFIG, seed=SEED)
     for number in range(4):
         before = jax.tree.map(np.array, state.params)
         state, _ = step(state, loader(number))
@@ -110,7 +110,7 @@ def test_the_actor_and_the_targets_move_every_second_step(description, loader):
 def test_targets_follow_by_their_share(description, loader):
     networks, state = fresh(description, TD3BCConfig(width=8, tau=0.25, delay=1))
     before = jax.tree.map(np.array, state.params["target_critics"])
-    after, _ = td3_bc.make_step(networks, TD3BCConfig(width=8, tau=0.25, delay=1), seed=0)(state, loader(0))
+    after, _ = td3_bc.make_step(networks, TD3BCConfig(width=8, tau=0.25, delay=1), seed=SEED)(state, loader(0))
     expected = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * np.asarray(new), before, after.params["critics"])
     jax.tree.map(lambda x, y: assert_close(x, y, 3), after.params["target_critics"], expected)
 
@@ -119,7 +119,7 @@ def test_without_value_it_clones_behaviour(description, loader):
     """With alpha 0 the actor's loss is the squared error alone, and falls to it."""
     config = TD3BCConfig(width=32, alpha=0.0, learning_rate=1e-2, delay=1)
     networks, state = fresh(description, config)
-    step, batch = td3_bc.make_step(networks, config, seed=0), loader(0)
+    step, batch = td3_bc.make_step(networks, config, seed=SEED), loader(0)
 
     def error(state):
         action = nnx.merge(networks.actor, state.params["actor"])(batch.observation)
@@ -133,7 +133,7 @@ def test_without_value_it_clones_behaviour(description, loader):
 
 def test_a_saved_agent_acts_as_it_did_and_resumes_bit_for_bit(description, loader, tmp_path):
     networks, state = fresh(description)
-    step = td3_bc.make_step(networks, CONFIG, seed=0)
+    step = td3_bc.make_step(networks, CONFIG, seed=SEED)
     for number in range(3):
         state, _ = step(state, loader(number))
     checkpoints = Checkpoints(tmp_path)
