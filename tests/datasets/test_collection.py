@@ -106,15 +106,17 @@ def test_pd_solves_the_maze(tmp_path):
 
 
 def test_planning_swings_the_pole_up():
-    """300 steps of planning leave the pole upright, where noise leaves it hanging."""
+    """A pole that hangs, or lies, pays less than half. Ten seeds pay 0.83, noise 0.01; the mean of four varies by 0.07."""
     environments = envs.make_vec("cartpole_swingup", 4, seed=SEED)
     _, info = environments.reset()
     from datasets.planned import SETTINGS
     from envs.planner import Planner
 
     planner = Planner(environments.tasks, SETTINGS["cartpole"], rng(0))
+    paid = []
     for step in range(300):
         if step % SETTINGS["cartpole"].hold == 0:
             action = planner.plan(info["physics"])
         _, reward, _, _, info = environments.step(action)
-    assert (reward > 0.8).mean() >= 0.5
+        paid.append(reward)
+    assert np.mean(paid[200:]) > 0.5
