@@ -79,14 +79,6 @@ def covering(factors):
     return rows
 
 
-@pytest.fixture(scope="module", autouse=True)
-def fast_compilation():
-    """Nearly all of the time here is XLA's, for programs that run a few times."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("every_setting")
