@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
+from agentic_transformer.ring.hidden import cleared
 from agentic_transformer.ring.kernel import Running
 from agentic_transformer.ring.pair import BITS, MODERATE, attend, differentiate, norm
 from agentic_transformer.ring.visibility import Extent, Keys, Queries, Sight, extent, sight
@@ -210,7 +211,7 @@ def chunked_backward(
     def chunk(group: Array, index: Array, visits: Visits, gradients: tuple) -> tuple:
         dquery, *sums = gradients
         our_key, our_value = (of_keys.take(array, group, index) for array in (key, value))
-        mine, transposed = of_keys.marks(keys, group, index), our_key.mT
+        mine, transposed = of_keys.marks(keys, group, index), cleared(our_key).mT
 
         def pair(at: Array, so_far: tuple, **how: bool) -> tuple:
             dquery, *sums = so_far

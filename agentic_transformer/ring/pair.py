@@ -83,7 +83,8 @@ def differentiate(
 ) -> tuple[Array, Array, Array]:
     """This pair's part of the gradients of query (as (..., head_dim, queries)), key and value.
 
-    Arguments are those of `BlockKernel` and `attend`, and `transposed`, which is key.mT: a loop over queries computes it once.
+    Arguments are those of `BlockKernel` and `attend`, and `transposed`, which is `cleared(key).mT`: a loop over queries computes
+    it once. (XLA's CPU backend lacks bfloat16 products of a transpose that is cleared.)
 
     Where a query may see few keys, in careful pairs, a moderate log-sum-exp divides the exponential of the score, instead of
     being subtracted from the score: the weights then carry the very rounding errors of the forward pass, and what should
@@ -103,7 +104,7 @@ def differentiate(
     dscores = weights * (dweights - delta[..., None, :]) * scale
     if masked:
         dscores = _hide(dscores, 0, queries, keys, keys_first=True)  # 0 times NaN or infinity
-        query, transposed, cotangent = (cleared(x) for x in (query, transposed, cotangent))
+        query, cotangent = cleared(query), cleared(cotangent)
     dquery = jnp.matmul(transposed, dscores.astype(key.dtype), preferred_element_type=jnp.float32)
     return dquery, _product(dscores, query, careful=careful), _product(weights, cotangent, careful=careful)
 

@@ -10,6 +10,7 @@ from jax import Array
 
 from agentic_transformer.ring.checks import check_flag, check_whole
 from agentic_transformer.ring.chunked import Chunks, chunked_backward, chunked_forward
+from agentic_transformer.ring.hidden import cleared
 from agentic_transformer.ring.kernel import BlockKernel, Running
 from agentic_transformer.ring.pair import attend, differentiate
 from agentic_transformer.ring.visibility import Keys, Queries
@@ -78,7 +79,7 @@ def _backward(
 ) -> tuple[Array, Array, Array]:
     arguments = (query, key, value, queries, keys, cotangent, lse, delta)
     if key.shape[2] <= chunks.whole:
-        more, *rest = differentiate(*arguments, transposed=key.mT, masked=True, careful=True)
+        more, *rest = differentiate(*arguments, transposed=cleared(key).mT, masked=True, careful=True)
         return dquery + more, *rest
     gradients = chunked_backward(chunks, *_rows((*arguments, dquery)))
     return jax.tree.map(lambda rows, whole: rows.reshape(whole.shape), gradients, (dquery, key, value))

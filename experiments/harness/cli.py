@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -44,16 +43,14 @@ def run(main: Callable[..., None], command: type, together: bool = False) -> Non
     name = Path(main.__code__.co_filename).stem
     try:
         preemption.end_at_once()
-        check_packages()
-        _run(name, main, command, sys.argv[1:], together)
+        with preemption.stopping():
+            check_packages()
+            _run(name, main, command, sys.argv[1:], together)
     except SettingError as error:
         say(name, error)
         sys.exit(2)
     except preemption.Stopped as stopped:
-        if stopped.number != signal.SIGINT:
-            raise
-        sys.excepthook = lambda *_: None  # all is said
-        raise KeyboardInterrupt from None  # by which Python ends itself with SIGINT
+        preemption.leave(stopped.number)
 
 
 def _run(name: str, main: Callable[..., None], command: type, arguments: list[str], together: bool) -> None:

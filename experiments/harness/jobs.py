@@ -97,7 +97,8 @@ class Job:
                 with run_folder.lock(place):
                     code = self._run_in(place, config, overrides)
             else:
-                self._work(config, place, overrides)
+                with preemption.stopping():
+                    self._work(config, place, overrides)
                 code = 0
         except Exception as error:
             code = self._report(error)
@@ -110,7 +111,7 @@ class Job:
             print(f"{place} is finished already")
             return 0
         try:
-            with run_folder.running(place, self.name) as facts:
+            with run_folder.running(place, self.name) as facts, preemption.stopping():
                 print(f"run folder: {place}", flush=True)
                 facts |= self._work(config, place, overrides)
         except Exception as error:

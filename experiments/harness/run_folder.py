@@ -33,7 +33,7 @@ from yaml import YAMLError
 from experiments.harness import provenance
 from experiments.harness.overrides import escaped
 from experiments.harness.packages import is_our_word
-from experiments.harness.preemption import Stopped
+from experiments.harness.preemption import Stopped, catch
 from experiments.harness.settings import SettingError, reject, settings, shown, value_at, within
 
 RUNS = Path("runs")
@@ -274,6 +274,7 @@ def running(folder: Path, command: str) -> Iterator[dict[str, Any]]:
         _end(folder, "failed", error=said, exit_code=2 if bad_input else 1)
         raise
     except Stopped as stopped:
+        catch()
         _end(folder, "stopped", signal=stopped.signal)
         step = saved_step(folder)
         at = "before its first checkpoint" if step is None else f"at step {step}"
