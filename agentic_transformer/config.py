@@ -243,6 +243,7 @@ class DataPlace:
     """Where the data of a trained run lie; all else about them is as in training."""
 
     root: str | None = None
+    cache: str | None = None
 
 
 @dataclass

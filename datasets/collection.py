@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,7 +73,12 @@ def collect(
         "action_repeat": action_repeat,
         "settings": json.loads(json.dumps(policy.settings(task.domain))),  # tuples come back from the file as lists
     }
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"buffer {folder}: cannot be written ({error.strerror}); choose another folder") from None
     before = _read_metadata(folder)
     _refuse_other(folder, before, made)
     missing = {index for index in range(episodes) if not (folder / f"episode_{index:06d}_{spec.length}.npz").exists()}

@@ -153,7 +153,8 @@ class VectorEnvironment(VectorEnv):
         seeds = _seeds(seed, self.num_envs)
         if self._elapsed is None and not mask.all():
             raise gymnasium.error.ResetNeeded("the first reset must be of all environments")
-        members = {given: _chosen(given, options) for given in set(self._given)} if options else {}
+        begin = {self._given[index] for index in np.flatnonzero(mask)}
+        members = {given: _chosen(given, options) for given in begin} if options else {}
         tasks = list(self.tasks)
         for index in np.flatnonzero(mask):
             if seeds[index] is not None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,9 +58,9 @@ def evaluate(config: EvaluateCommand, run: Path, anew: bool = True) -> Path:
     from experiments.harness import evaluation_folder, run_folder
     from experiments.harness.parts import Parts
 
-    base = _base(config, run)
     trained = run_folder.read_config(run, TrainCommand)
-    evaluation, checkpoint = _prepare(config, run, trained)
+    with _base(config, run) as base:
+        evaluation, checkpoint = _prepare(config, run, trained)
     settings = _settings(config, trained, checkpoint, evaluation)
     there = evaluation_folder.find(base, settings)
     if there and not anew:
@@ -84,20 +85,28 @@ def evaluate(config: EvaluateCommand, run: Path, anew: bool = True) -> Path:
     return place
 
 
-def _base(config: EvaluateCommand, run: Path) -> Path:
-    """The folder that results are to go to, which is made.
+@contextmanager
+def _base(config: EvaluateCommand, run: Path) -> Iterator[Path]:
+    """Makes the folder that results are to go to, and takes it back after an error.
 
     Raises:
-        ValueError: it cannot be, or it is another run's.
+        ValueError: it cannot be made, or it is another run's.
     """
     base = Path(config.out) if config.out else run
+    made = [folder for folder in (base / "evaluate", base) if not folder.exists()]
     if base.resolve() != run.resolve() and (base / "checkpoints").exists():
         raise ValueError(f"out={base} is the folder of another run; name another folder")
     try:
         (base / "evaluate").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"out={base} cannot be written to ({error.strerror}); out=<folder> names another") from None
-    return base
+    try:
+        yield base
+    except BaseException:
+        for folder in made:
+            with suppress(OSError):  # another process uses it
+                folder.rmdir()
+        raise
 
 
 def _prepare(config: EvaluateCommand, run: Path, trained: TrainCommand) -> tuple[Evaluation, str]:
@@ -121,7 +130,11 @@ def _prepare(config: EvaluateCommand, run: Path, trained: TrainCommand) -> tuple
     checkpoints.close()
     tasks = evaluation_tasks(trained.task, config.eval, trained.seed)
     evaluation = Evaluation(policy, tasks, config.eval)
-    data = replace(trained.data, root=config.data.root or trained.data.root)
+    data = replace(
+        trained.data,
+        root=config.data.root or trained.data.root,
+        cache=config.data.cache or trained.data.cache,
+    )
     if {"dataset", *CEILINGS} & set(evaluation.conditions()):
         evaluation.data = evaluation_data(trained.task, data, tasks)
     if {*CEILINGS} & set(evaluation.conditions()):
@@ -144,7 +157,7 @@ def _check_divides(config: EvalConfig, mesh: Mesh | None) -> None:
 def _settings(config: EvaluateCommand, trained: TrainCommand, checkpoint: str, evaluation: Evaluation) -> dict[str, Any]:
     """All that the records depend on but the code: the agent, by its checkpoint; what is asked of it; the data, by returns."""
     asked = {f"eval.{key}": value for key, value in vars(config.eval).items() if key != "video"}
-    data = {f"data.{key}": value for key, value in vars(trained.data).items() if key != "root"}
+    data = {f"data.{key}": value for key, value in vars(trained.data).items() if key not in ("root", "cache")}
     used = [returns for returns in (evaluation.data and evaluation.data.returns, evaluation.hypotheses) if returns is not None]
     digest = hashlib.sha256(b"".join(returns.tobytes() for returns in used)).hexdigest() if used else None
     return {"checkpoint": checkpoint} | asked | data | {"returns of the data": digest}

@@ -12,6 +12,7 @@ from agentic_transformer.ring.checks import (
     check_kernel,
     check_one_of,
     check_shards,
+    check_window,
     ring_size_of,
 )
 from agentic_transformer.ring.kernel import BlockKernel
@@ -50,6 +51,7 @@ def attention(
     check_layout(layout)
     check_kernel(kernel)
     check_attention(query, key, value, segment_ids, causal=causal, window=window, length=length)
+    window = check_window(window, causal=causal)  # compiled functions are kept by it
     check_shards(*query.shape[:2], mesh, axis, batch_axis)
     check_devices(mesh, query=query, key=key, value=value, segment_ids=segment_ids, length=length)
     platform = mesh.devices.flat[0].platform if isinstance(mesh, Mesh) else jax.default_backend()

@@ -93,13 +93,14 @@ def check_length(length: Any, batch: int, sequence: int) -> None:
         check_whole("length", length, 0, sequence)
 
 
-def check_window(window: Any, *, causal: bool) -> None:
-    """Raises ValueError unless a window is a number of keys of causal attention."""
+def check_window(window: Any, *, causal: bool) -> int | None:
+    """Returns the window as a Python integer; ValueError unless it is a number of keys of causal attention."""
     if window is None:
-        return
-    check_whole("window", window)
+        return None
+    window = check_whole("window", window)
     if not causal:
         raise ValueError(f"window={window} needs causal=True; causal={causal}")
+    return window
 
 
 def check_attention(
@@ -159,7 +160,7 @@ def check_kernel(kernel: BlockKernel | None) -> None:
 
 def ring_size_of(mesh: Mesh | AbstractMesh, axis: str) -> int:
     """Returns the number of devices on mesh axis `axis`; ValueError if there is no such axis."""
-    if axis not in mesh.shape:
+    if not isinstance(axis, str) or axis not in mesh.shape:
         nearest = get_close_matches(str(axis), mesh.axis_names, n=1, cutoff=0.0)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
         found = dict(mesh.shape)

@@ -59,7 +59,8 @@ def with_lengths(
     """
     real = position < length[:, None]  # (batch, tokens)
     segment_ids = jnp.zeros(real.shape, jnp.int32) if segment_ids is None else signed(segment_ids)
-    segment_ids = jnp.where(real, segment_ids, jnp.iinfo(segment_ids.dtype).min)
+    least = jnp.iinfo(segment_ids.dtype).min  # the padding's; ids start above it
+    segment_ids = jnp.where(real, jnp.maximum(segment_ids, least + 1), least)
     real = real[..., None, None]
     output = attend(*(jnp.where(real, array, 0) for array in arrays), segment_ids)
     return jnp.where(real, output, 0)

@@ -57,7 +57,9 @@ def without_mesh(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]
 
 
 def check_devices(mesh: Mesh | AbstractMesh | None, **arrays: Any) -> None:
-    """Raises ValueError where an array was put on other devices than the mesh's."""
+    """Raises ValueError where an array was put on other devices than the mesh's, or none gives an abstract mesh its own."""
+    if isinstance(mesh, AbstractMesh) and jax.sharding.get_abstract_mesh().empty and not any(map(_is_placed, arrays.values())):
+        raise ValueError(f"{mesh} has no devices: pass a jax.sharding.Mesh, or call this under jax.set_mesh of one")
     if not isinstance(mesh, Mesh):
         return
     devices = list(mesh.devices.flat)
@@ -74,3 +76,8 @@ def check_devices(mesh: Mesh | AbstractMesh | None, **arrays: Any) -> None:
                 f"{name} lies on other devices than the mesh's, or in another order: "
                 f"move it there, jax.device_put({name}, NamedSharding(mesh, PartitionSpec()))"
             )
+
+
+def _is_placed(array: Any) -> bool:
+    """Returns whether an array may say on which devices it lies; a traced one may."""
+    return isinstance(array, jax.core.Tracer) or isinstance(getattr(array, "sharding", None), NamedSharding)

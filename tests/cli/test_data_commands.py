@@ -46,6 +46,14 @@ def test_collect_into_a_buffer_whose_metadata_are_empty(run, buffer):
     assert "metadata.json: cannot be read" in line and "choose another folder" in line
 
 
+def test_collect_into_a_place_that_cannot_be_written(run, tmp_path):
+    (tmp_path / "file").touch()
+    code, errors, _ = run("collect", "data.algo=random", "data.episodes=2", "data.root=file/data")
+    assert code == 2
+    (line,) = errors
+    assert "cannot be written (Not a directory)" in line and "choose another folder" in line
+
+
 def test_verify_names_a_file_that_holds_objects(run, buffer):
     path = datasets.buffer_folder("data", "point_mass_goal", "random")
     with np.load(buffer / "episode_000001_12.npz") as episode:

@@ -17,6 +17,27 @@ SIGNALS = {signal.SIGINT: -signal.SIGINT, signal.SIGTERM: 75, signal.SIGUSR2: 75
 READY = "(run / 'ready').touch()\n"
 SAVED = WAIT.replace('(run / "saved").touch()', '(run / "checkpoints" / "30").mkdir(parents=True)')
 SLEEP = READY + "import time\ntime.sleep(60)"
+# A signal comes where Python drops exceptions, and one where a library makes another of them.
+LOST = f"""
+import time
+class Late:
+    def __del__(self):
+        {READY.strip()}
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            pass
+late = Late()
+del late
+time.sleep(60)"""
+TURNED = (
+    READY
+    + """
+import time
+try:
+    time.sleep(60)
+except SystemExit:
+    raise ValueError("made of it")"""
+)
 # Compiled code that gives Python no chance to run a handler before it returns.
 BUSY = READY + "import hashlib\nhashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)"
 
@@ -33,6 +54,7 @@ def stop(started, folder, number, times=1):
     """Sends a signal once a file `ready` is there, and again; returns what was said on standard error."""
     while not list(folder.rglob("ready")):
         assert started.poll() is None, started.communicate()
+        time.sleep(0.02)
     started.send_signal(number)
     for _ in range(times - 1):
         time.sleep(1)  # two that come at once are one, to the system
@@ -138,6 +160,16 @@ def test_however_a_run_ends_its_status_says_so(command, body, state, says):
     told = status(command.folder / "ended")
     assert (told["state"], told.get("error")) == (state, says)
     assert "ended" in told
+
+
+@pytest.mark.parametrize("body", [LOST, TURNED], ids=["lost", "turned"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_code_swallows_stops_a_run_all_the_same(command, number, body):
+    started = command("run=deaf", body=body, wait=False)
+    said = stop(started, command.folder, number)
+    assert started.returncode == SIGNALS[number], said
+    assert status(command.folder / "deaf")["state"] == "stopped"
+    assert "Traceback" not in said and again(said) == ["run=deaf", "resume=true"]
 
 
 def test_a_loop_of_a_shell_ends_with_the_run_that_is_interrupted(command, tmp_path):

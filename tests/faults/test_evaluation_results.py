@@ -242,6 +242,27 @@ def test_an_evaluation_is_told_where_the_data_lie_now(whole, asked, tmp_path):  
     assert evaluate.evaluate(replace(first, data=DataPlace(str(moved))), run) == run
 
 
+def test_a_cache_elsewhere_serves_data_that_lie_on_a_read_only_disk(whole, asked, tmp_path):  # noqa: F811
+    run, first = asked
+    moved = shutil.copytree(
+        whole[0].parent / "data", tmp_path / "moved", ignore=shutil.ignore_patterns("*.h5", "*.lock", "*rewards*")
+    )
+    place = DataPlace(str(moved), cache=str(tmp_path / "cache"))
+    evaluate.evaluate(replace(first, eval=whole[2], data=place), run)
+    assert (run / "records.csv").read_bytes() == (whole[0] / "records.csv").read_bytes()
+    assert not list(moved.rglob("*.h5")) and list((tmp_path / "cache").rglob("*.h5"))
+
+
+def test_an_evaluation_that_cannot_begin_leaves_no_folder(whole, asked, tmp_path):  # noqa: F811
+    run, first = asked
+    (tmp_path / "there").mkdir()
+    for out in ("new", "there"):
+        first = replace(first, eval=replace(whole[2], conditions=["dataset"]), data=DataPlace("/gone"), out=str(tmp_path / out))
+        with pytest.raises(ValueError, match="no episodes in /gone"):
+            evaluate.evaluate(first, run)
+    assert not (tmp_path / "new").exists() and not list((tmp_path / "there").iterdir())
+
+
 def test_an_export_is_evaluated_and_plotted_without_the_places_of_training(whole, tmp_path):  # noqa: F811
     there = whole[0].parent / "data"
     moved = shutil.copytree(whole[0].parent / "copied", tmp_path / "moved")

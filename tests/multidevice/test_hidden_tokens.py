@@ -18,6 +18,7 @@ from agentic_transformer.ring import (
     to_layout,
     write_cache,
 )
+from tests.seeds import rng
 
 RING, SEQUENCE = 4, 192
 IN_CHUNKS = plain_kernel("cpu", Chunks(8, 16, whole=16))._replace(one_row=lambda tokens: True)
@@ -27,7 +28,7 @@ ATTENTIONS = [("ring", None), ("ring", IN_CHUNKS), ("all_gather", IN_CHUNKS), ("
 
 
 def draw(seed):
-    return [np.random.default_rng((seed, n)).standard_normal((2, SEQUENCE, 2, 4), np.float32) for n in range(4)]
+    return [rng(seed, n).standard_normal((2, SEQUENCE, 2, 4), np.float32) for n in range(4)]
 
 
 def with_gradients(backbone, kernel, **setting):

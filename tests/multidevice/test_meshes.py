@@ -19,9 +19,10 @@ from agentic_transformer.ring import (
     ring_attention_shard,
     write_cache,
 )
+from tests.seeds import rng
 
 SHAPE = (2, 32, 4, 4)
-QUERY, KEY, VALUE, WEIGHTS = (np.random.default_rng(n).standard_normal(SHAPE, np.float32) for n in range(4))
+QUERY, KEY, VALUE, WEIGHTS = (rng(n).standard_normal(SHAPE, np.float32) for n in range(4))
 ARRAYS = (QUERY, KEY, VALUE)
 POSITION = np.array([[20], [31]], np.int32)
 IDS = np.arange(32).repeat(2).reshape(2, 32).astype(np.int32) // 24
@@ -122,6 +123,12 @@ def refuses(named, function, *arguments, **setting):
     with pytest.raises(ValueError, match=named) as error:
         function(*arguments, **setting)
     assert str(error.value).count("\n") < 3
+
+
+def test_an_abstract_mesh_of_arrays_that_lie_nowhere_is_one_line():
+    mesh = jax.sharding.AbstractMesh((4,), ("ring",))
+    with pytest.raises(ValueError, match="has no devices"):
+        ring_attention(*ARRAYS, mesh=mesh, layout="contiguous")
 
 
 def test_what_cannot_work_is_one_line():

@@ -23,9 +23,10 @@ from agentic_transformer.ring import (
     to_layout,
     write_cache,
 )
+from tests.seeds import rng
 
 BATCH, SEQUENCE, HEADS, HEAD_DIM = 2, 8, 2, 4
-X = np.random.default_rng(0).standard_normal((BATCH, SEQUENCE, HEADS, HEAD_DIM), np.float32)
+X = rng().standard_normal((BATCH, SEQUENCE, HEADS, HEAD_DIM), np.float32)
 IDS = np.zeros((BATCH, SEQUENCE), np.int32)
 MESH = jax.make_mesh((1,), ("ring",), devices=jax.devices()[:1])
 

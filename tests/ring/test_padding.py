@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from agentic_transformer.ring import Chunks, attention, plain_kernel
+from tests.seeds import rng
 
 BATCH, SEQUENCE, HEADS, HEAD_DIM = 2, 64, 2, 4
 BACKBONES = ("blockwise", "dense", "memory_efficient")  # the others are, on one device, blockwise
@@ -18,7 +19,7 @@ ON_ACCELERATORS = plain_kernel("tpu", Chunks(16, 8, whole=16, rows=2, on_cpu=Fal
 def draw(seed=0):
     """Query, key, value and the weights of a sum of outputs."""
     shape = (BATCH, SEQUENCE, HEADS, HEAD_DIM)
-    return [np.random.default_rng((seed, n)).standard_normal(shape, np.float32) for n in range(4)]
+    return [rng(seed, n).standard_normal(shape, np.float32) for n in range(4)]
 
 
 def with_gradients(function):
@@ -139,3 +140,10 @@ def test_a_window_larger_than_the_sequence_changes_nothing():
         whole = attention(*arrays[:3], backbone=backbone)
         for window in (SEQUENCE, 10**12):
             np.testing.assert_array_equal(attention(*arrays[:3], backbone=backbone, window=window), whole)
+
+
+def test_no_segment_id_is_taken_for_padding():
+    """Not even the smallest integer, whose value nobody can check in an array of JAX."""
+    ids, length = jnp.full((BATCH, SEQUENCE), -(2**31), jnp.int32), np.array([6, SEQUENCE])
+    attend = partial(attention, *draw()[:3], backbone="blockwise", layout="contiguous", length=length)
+    np.testing.assert_array_equal(attend(segment_ids=ids), attend(segment_ids=0 * ids))
