@@ -189,7 +189,7 @@ def test_the_quickstart_knows_before_it_collects_that_it_could_not_evaluate(tmp_
 
 
 def test_nothing_that_cannot_be_drawn_keeps_results_back(pictured, capsys, monkeypatch):
-    """A disk that is full for temporary files, and for figures."""
+    """A disk that is full for temporary files, figures and videos."""
     run, first = pictured
     first = replace(first, eval=replace(first.eval, video=True))
     for name in PICTURES | {"attempts.mp4"}:
@@ -200,6 +200,7 @@ def test_nothing_that_cannot_be_drawn_keeps_results_back(pictured, capsys, monke
 
     monkeypatch.setattr("tempfile.TemporaryDirectory", full)
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    monkeypatch.setattr("imageio.v3.imwrite", full)
     assert evaluate.main(first, run) == run
     said = capsys.readouterr().out
     assert {"records.csv", "summary.csv", "comparisons.csv"} <= contents(run).keys()
