@@ -71,7 +71,7 @@ def _checked(
 
     def within(query, key, value, segment_ids):
         queries = queries_at(at, segment_ids, causal=causal, window=window, length=None)
-        return function(query, marked(key, value), cleared(value), queries, Keys(at, segment_ids))
+        return function(query, key, value, queries, Keys(at, segment_ids))
 
     def attend(query, key, value, segment_ids, length):
         if length is None:
@@ -84,6 +84,7 @@ def _checked(
 
 def _dense(query, key, value, queries: Queries, keys: Keys) -> jax.Array:
     batch, sequence, heads, head_dim = query.shape
+    key, value = marked(key, value), cleared(value)
     mask = visible(queries, keys)[:, None, None]  # (1 or batch, 1, 1, queries, keys)
     wide = jnp.promote_types(query.dtype, jnp.float32)
     grouped = query.reshape(batch, sequence, key.shape[2], -1, head_dim)
@@ -113,6 +114,7 @@ def _memory_efficient(query, key, value, queries: Queries, keys: Keys) -> jax.Ar
         def step(carry, theirs):
             largest, total, sums = carry  # (batch, groups, heads, queries), the same, and with head_dim
             keys, values, at = theirs
+            keys, values = marked(keys, values), cleared(values)  # here, so that one chunk of copies is held
             mask = visible(mine, at)[:, None, None]
             scores = jnp.einsum("bqghd,bkgd->bghqk", ours, keys, preferred_element_type=jnp.float32) * head_dim**-0.5
             scores = jnp.where(mask, scores, LOWEST)
