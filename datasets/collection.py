@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,20 +72,11 @@ def collect(
         "action_repeat": action_repeat,
         "settings": json.loads(json.dumps(policy.settings(task.domain))),  # tuples come back from the file as lists
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(f"buffer {folder}: cannot be written ({error.strerror}); choose another folder") from None
     before = _read_metadata(folder)
     _refuse_other(folder, before, made)
     missing = {index for index in range(episodes) if not (folder / f"episode_{index:06d}_{spec.length}.npz").exists()}
     if before and not missing:
         return before
-    if before and before.get("actions") is None:
-        said = "actions of its earlier episodes were rounded after they were executed"
-        tqdm.write(f"{folder}: {said}, so that replays of them drift")
     metadata = {
         **made,
         "actions": before.get("actions") if before else "float32",  # as executed
@@ -95,14 +85,8 @@ def collect(
         "episodes": max(episodes, before.get("episodes") or 0),
         "versions": {name: version(name) for name in _LIBRARIES} | {"code": _code(task.domain)},
     }
-    there = before.get("versions") or {}
-    changed = [key for key, value in metadata["versions"].items() if there.get(key, value) != value]
-    if changed:
-        more = f"{len(missing)} more episodes are made under another {', '.join(changed)}"
-        tqdm.write(f"{folder}: {more} than those there")
-    partial = folder / f"{METADATA}.{os.getpid()}.part"  # of this process: several may start on one buffer
-    partial.write_text(json.dumps(metadata, indent=2) + "\n")
-    partial.replace(folder / METADATA)
+    _say_what_differs(folder, before, metadata, len(missing))
+    _write_metadata(folder, metadata)
     batches = sorted({index // policy.batch for index in missing})
     environments = envs.make_vec(task, policy.batch)
     steps = len(batches) * policy.batch * spec.length
@@ -117,6 +101,33 @@ def collect(
                 if index in missing:
                     write_episode(folder, index, episode)
     return metadata
+
+
+def _say_what_differs(folder: Path, before: dict[str, Any], now: dict[str, Any], more: int) -> None:
+    """Says how `more` episodes will differ from those that a buffer holds, if they will."""
+    if before and before.get("actions") is None:
+        said = "actions of its earlier episodes were rounded after they were executed"
+        tqdm.write(f"{folder}: {said}, so that replays of them drift")
+    there = before.get("versions") or {}
+    changed = [key for key, value in now["versions"].items() if there.get(key, value) != value]
+    if changed:
+        said = f"{more} more episodes are made under another {', '.join(changed)} than those there"
+        tqdm.write(f"{folder}: {said}")
+
+
+def _write_metadata(folder: Path, metadata: dict[str, Any]) -> None:
+    """Writes `metadata.json` whole, and makes the folder.
+
+    Raises:
+        ValueError: the folder cannot be written.
+    """
+    partial = folder / f"{METADATA}.{os.getpid()}.part"  # of this process: several may start on one buffer
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(metadata, indent=2) + "\n")
+        partial.replace(folder / METADATA)
+    except OSError as error:
+        raise ValueError(f"buffer {folder}: cannot be written ({error.strerror}); choose another folder") from None
 
 
 def _code(domain: str) -> str:
