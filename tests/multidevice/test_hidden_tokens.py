@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType
-from ring_reference import attention_float64
 
 from agentic_transformer.ring import (
     Chunks,
@@ -18,6 +17,7 @@ from agentic_transformer.ring import (
     to_layout,
     write_cache,
 )
+from tests.attention_float64 import assert_attention, attention_and_bounds
 from tests.seeds import rng
 
 RING, SEQUENCE = 4, 192
@@ -54,11 +54,9 @@ def test_rows_of_a_length_are_rows_alone_and_padding_reaches_nothing(backbone, k
     found = with_gradients(backbone, kernel, length=length, causal=False)
     results = found(arrays)
     for row, end in enumerate(np.broadcast_to(length, 2)):
-        alone = attention_float64(*(x[row : row + 1, :end] for x in arrays), causal=False)
-        for result, expected in zip(results, alone, strict=True):
-            # Sums of at most 100 terms of magnitude up to 8, each rounded to one part in 2^24.
-            assert np.abs(result[row, :end] - expected[0]).max() < 100 * 8 * 2**-24
-            assert not result[row, end:].any()
+        alone = attention_and_bounds(*(x[row : row + 1, :end] for x in arrays), causal=False)
+        assert_attention([result[row : row + 1, :end] for result in results], *alone)
+        assert not any(result[row, end:].any() for result in results)
     padding = np.arange(SEQUENCE) >= np.broadcast_to(length, 2)[:, None]
     for held in (np.nan, -3e38):
         spoilt = found([np.where(padding[..., None, None], np.float32(held), x) for x in arrays])
