@@ -1,1 +1,3 @@
-"""The Agentic Transformer: an agent that learns within its context, on an exact ring-attention backbone."""
+"""The Agentic Transformer: an agent that learns within its context, on an exact ring-attention
+backbone.
+"""

@@ -1,8 +1,8 @@
 """Every setting of the project as typed dataclasses, free of heavy imports.
 
-The command line checks a user's overrides against these classes before anything slow (jax, MuJoCo) is imported, so this module
-imports the standard library alone. Ranges and choices stand in each field's metadata (`setting`), the meaning of a value
-in the comments of the files under `conf/`.
+The command line checks a user's overrides against these classes before anything slow (jax, MuJoCo)
+is imported, so this module imports the standard library alone. Ranges and choices stand in each
+field's metadata (`setting`), the meaning of a value in the comments of the files under `conf/`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ def setting(
     maximum: float | None = None,
     choices: tuple[str, ...] | None = None,
 ) -> Any:
-    """A dataclass field with a default and what values are allowed (inclusive bounds, or a choice of names).
+    """A dataclass field with a default and what values are allowed (inclusive bounds, or a choice
+    of names).
 
     For a list the bounds and choices hold for each element.
     """
@@ -63,7 +64,9 @@ class AgentConfig:
     reward_scale: float = setting(2.0, minimum=1e-6)
 
 
-@dataclass(unsafe_hash=True)  # so that compiled functions can be kept by it; nothing changes a config once it is made
+@dataclass(
+    unsafe_hash=True
+)  # so that compiled functions can be kept by it; nothing changes a config once it is made
 class ModelConfig:
     """The transformer and its action head."""
 
@@ -75,7 +78,9 @@ class ModelConfig:
     head: str = setting("mixture", choices=("mixture", "mse"))
     components: int = setting(8, minimum=1, maximum=1024)
     log_std_min: float = setting(-3.0, minimum=-10.0, maximum=0.0)
-    attention: str = setting("ring", choices=("ring", "dense", "memory_efficient", "blockwise", "all_gather"))
+    attention: str = setting(
+        "ring", choices=("ring", "dense", "memory_efficient", "blockwise", "all_gather")
+    )
     layout: str = setting("zigzag", choices=("zigzag", "contiguous"))
     compute: str = setting("float32", choices=("float32", "bfloat16"))
     remat: str = setting("none", choices=("none", "block", "dots"))
@@ -159,8 +164,13 @@ class CollectCommand:
 class DownloadCommand:
     """`python -m experiments.download`: one of ExoRL's released data sets."""
 
-    domain: str = setting("???", choices=("cartpole", "cheetah", "jaco", "point_mass_maze", "quadruped", "walker"))
-    algo: str = setting("???", choices=("aps", "icm_apt", "diayn", "disagreement", "icm", "proto", "random", "rnd", "smm"))
+    domain: str = setting(
+        "???", choices=("cartpole", "cheetah", "jaco", "point_mass_maze", "quadruped", "walker")
+    )
+    algo: str = setting(
+        "???",
+        choices=("aps", "icm_apt", "diayn", "disagreement", "icm", "proto", "random", "rnd", "smm"),
+    )
     root: str = "data"
     cache: str | None = None
     sha256: str | None = None
@@ -205,7 +215,9 @@ class TrainCommand:
 
 @dataclass
 class PlanCommand:
-    """`python -m experiments.plan`: what would fit and how long it would take, on machines that are not there."""
+    """`python -m experiments.plan`: what would fit and how long it would take, on machines that are
+    not there.
+    """
 
     topology: str = "v5e:4x4"
     trajectories: int = setting(128, minimum=1, maximum=10_000_000)
@@ -233,9 +245,15 @@ class PlanCommand:
 
 @dataclass
 class QuickstartCommand(TrainCommand):
-    """`python -m experiments.quickstart`: the settings of training, and the baseline that the agent is compared with."""
+    """`python -m experiments.quickstart`: the settings of training, and the baseline that the agent
+    is compared with.
+    """
 
-    baseline: AgentConfig = field(default_factory=lambda: AgentConfig(name="dt", trajectories=1, selection="uniform", loss="all"))
+    baseline: AgentConfig = field(
+        default_factory=lambda: AgentConfig(
+            name="dt", trajectories=1, selection="uniform", loss="all"
+        )
+    )
 
 
 @dataclass
@@ -248,7 +266,9 @@ class DataPlace:
 
 @dataclass
 class EvaluateCommand:
-    """`python -m experiments.evaluate`: a trained run; unset evaluation settings are those of the run."""
+    """`python -m experiments.evaluate`: a trained run; unset evaluation settings are those of the
+    run.
+    """
 
     run: str = "???"
     out: str | None = None

@@ -1,11 +1,13 @@
 """A buffer of thousands of npz files as one HDF5 file, read once.
 
-    observation, action, reward, discount, physics    rows of all episodes, one after another; chunks with Fletcher-32 checksums
-    length (episodes,)  name (episodes,)              transitions T of each (T + 1 rows), and its file
-    stamp (episodes, 2)                               size and time of change of that file, by which a file made anew is noticed
-    attributes format, identity                       of this layout, and of this build: rewards beside it belong to it alone
+    observation, action, reward, discount, physics    rows of all episodes, one after another;
+    chunks with Fletcher-32 checksums length (episodes,)  name (episodes,)              transitions
+    T of each (T + 1 rows), and its file stamp (episodes, 2)                               size and
+    time of change of that file, by which a file made anew is noticed attributes format, identity
+    of this layout, and of this build: rewards beside it belong to it alone
 
-Rows are stored without compression (they shrink by a fifth at most), so a reader takes a trajectory's bytes where they lie.
+Rows are stored without compression (they shrink by a fifth at most), so a reader takes a
+trajectory's bytes where they lie.
 """
 
 from __future__ import annotations
@@ -25,8 +27,12 @@ from datasets.episode import BadEpisode, Episode, episode_files, left_out, read_
 from datasets.files import locked, new_hdf5, open_hdf5, reserve, unwritable
 
 FIELDS = ("observation", "action", "reward", "discount", "physics")
-FORMAT = 2  # raise it with any change of what is written or checked here: other caches are built anew
-_CHUNK_BYTES = 1 << 16  # short episodes share a chunk up to this size; a longer episode is a chunk of its own
+FORMAT = (
+    2  # raise it with any change of what is written or checked here: other caches are built anew
+)
+_CHUNK_BYTES = (
+    1 << 16
+)  # short episodes share a chunk up to this size; a longer episode is a chunk of its own
 _BATCH_ROWS = 1 << 16  # rows held in memory between two writes
 _BAD_SHARE = 0.01
 
@@ -53,10 +59,12 @@ def build_cache(
     progress: bool = True,
     skip_bad: bool = False,
 ) -> Path:
-    """Bring the cache of a buffer up to date: only episodes that it lacks are read, unless one has changed or is gone.
+    """Bring the cache of a buffer up to date: only episodes that it lacks are read, unless one has
+    changed or is gone.
 
-    Several processes may call this at once, and readers may go on reading: one builds, the others wait. A cache that an
-    interrupted append left unreadable is built anew. Files that are no episodes by their names are left out, which is said.
+    Several processes may call this at once, and readers may go on reading: one builds, the others
+    wait. A cache that an interrupted append left unreadable is built anew. Files that are no
+    episodes by their names are left out, which is said.
 
     Args:
         buffer: a folder of episodes.
@@ -117,15 +125,24 @@ def _missing(path: Path, files: Sequence[Path], domain: str | None) -> tuple[lis
         return list(files), f"its episodes were not checked to be {domain}'s"
     known = dict(zip(names, map(tuple, stamps), strict=True))
     changed = [file.name for file in files if known.get(file.name) not in (None, _stamp(file))]
-    # Another process may have cached what was not yet there when `files` were listed: only what is not on disk is gone.
-    gone = [name for name in known.keys() - {file.name for file in files} if not (files[0].parent / name).exists()]
+    # Another process may have cached what was not yet there when `files` were listed: only what is
+    # not on disk is gone.
+    gone = [
+        name
+        for name in known.keys() - {file.name for file in files}
+        if not (files[0].parent / name).exists()
+    ]
     if changed or gone:
-        return list(files), f"{len(changed + gone)} of its episodes have changed or are gone: {(changed + gone)[0]}"
+        return list(
+            files
+        ), f"{len(changed + gone)} of its episodes have changed or are gone: {(changed + gone)[0]}"
     return [file for file in files if file.name not in known], ""
 
 
 def _stamp(file: Path) -> tuple[int, int] | None:
-    """Returns the size and the time of change of a file; None if it is not there, or a link to nothing."""
+    """Returns the size and the time of change of a file; None if it is not there, or a link to
+    nothing.
+    """
     try:
         status = file.stat()
     except OSError:
@@ -145,7 +162,9 @@ def _read_into(
     bad: list[BadEpisode] = []
     pending: list[tuple[str, tuple[int, int], Episode]] = []
     rows = 0
-    for file in tqdm(files, desc="caching episodes", unit="episode", disable=not progress, mininterval=0.5):
+    for file in tqdm(
+        files, desc="caching episodes", unit="episode", disable=not progress, mininterval=0.5
+    ):
         try:
             stamp, episode = _stamp(file) or (-1, -1), read_episode(file)
             check_consistent(file, episode, domain)
@@ -181,15 +200,23 @@ def append(cache: h5py.File, pending: Sequence[tuple[str, tuple[int, int], Episo
     count = len(cache["name"])
     start = int(np.sum(cache["length"][:] + 1))
     rows = sum(episode.length + 1 for episode in episodes)
-    bytes_of_rows = rows * sum(cache[field].shape[1] * cache[field].dtype.itemsize for field in FIELDS if field in cache)
-    reserve(cache, bytes_of_rows + sum(math.prod(data.chunks) * data.dtype.itemsize for data in cache.values()))
+    bytes_of_rows = rows * sum(
+        cache[field].shape[1] * cache[field].dtype.itemsize for field in FIELDS if field in cache
+    )
+    reserve(
+        cache,
+        bytes_of_rows
+        + sum(math.prod(data.chunks) * data.dtype.itemsize for data in cache.values()),
+    )
     for field in (field for field in FIELDS if field in cache):
         data = cache[field]
         arrays = [getattr(episode, field) for episode in episodes]
         for name, array in zip(names, arrays, strict=True):
             if array is None or array.shape[1] != data.shape[1]:
                 shape = None if array is None else array.shape
-                raise ValueError(f"{name}: {field} has shape {shape}, but earlier episodes have {data.shape[1]} columns")
+                raise ValueError(
+                    f"{name}: {field} has shape {shape}, but earlier episodes have {data.shape[1]} columns"
+                )
         data.resize(start + rows, axis=0)
         data[start:] = np.concatenate(arrays)
     lengths = [episode.length for episode in episodes]
@@ -209,11 +236,31 @@ def _create(cache: h5py.File, episode: Episode) -> None:
         dtype = np.float64 if field == "physics" else np.float32
         together = max(1, _CHUNK_BYTES // (rows * array.shape[1] * np.dtype(dtype).itemsize))
         create_rows(cache, field, (0, array.shape[1]), dtype, rows * together)
-    cache.create_dataset("length", (0,), np.int64, maxshape=(None,), chunks=(4096,), fletcher32=True)
-    cache.create_dataset("stamp", (0, 2), np.int64, maxshape=(None, 2), chunks=(4096, 2), fletcher32=True)
-    cache.create_dataset("name", (0,), h5py.string_dtype(length=255), maxshape=(None,), chunks=(256,), fletcher32=True)
+    cache.create_dataset(
+        "length", (0,), np.int64, maxshape=(None,), chunks=(4096,), fletcher32=True
+    )
+    cache.create_dataset(
+        "stamp", (0, 2), np.int64, maxshape=(None, 2), chunks=(4096, 2), fletcher32=True
+    )
+    cache.create_dataset(
+        "name",
+        (0,),
+        h5py.string_dtype(length=255),
+        maxshape=(None,),
+        chunks=(256,),
+        fletcher32=True,
+    )
 
 
-def create_rows(file: h5py.File, name: str, shape: tuple[int, ...], dtype: type, chunk_rows: int) -> h5py.Dataset:
+def create_rows(
+    file: h5py.File, name: str, shape: tuple[int, ...], dtype: type, chunk_rows: int
+) -> h5py.Dataset:
     """A dataset that grows along its rows and knows its checksums."""
-    return file.create_dataset(name, shape, dtype, maxshape=(None, *shape[1:]), chunks=(chunk_rows, *shape[1:]), fletcher32=True)
+    return file.create_dataset(
+        name,
+        shape,
+        dtype,
+        maxshape=(None, *shape[1:]),
+        chunks=(chunk_rows, *shape[1:]),
+        fletcher32=True,
+    )

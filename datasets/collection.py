@@ -1,4 +1,6 @@
-"""Makes a buffer in the ExoRL format by running a collector, and says in `metadata.json` how it was made."""
+"""Makes a buffer in the ExoRL format by running a collector, and says in `metadata.json` how it was
+made.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,15 @@ _LIBRARIES = ("mujoco", "dm_control", "numpy")
 
 
 def buffer_folder(root: str | Path, task: str | Task, algo: str) -> Path:
-    """`<root>/<domain>/<algo>/buffer`, as ExoRL's archives unpack. `task` may also be a domain's name."""
-    domain = task if isinstance(task, str) and task in envs.registry.domains() else envs.task(task).domain
+    """`<root>/<domain>/<algo>/buffer`, as ExoRL's archives unpack.
+
+    `task` may also be a domain's name.
+    """
+    domain = (
+        task
+        if isinstance(task, str) and task in envs.registry.domains()
+        else envs.task(task).domain
+    )
     return Path(root) / domain / algo / "buffer"
 
 
@@ -42,12 +51,12 @@ def collect(
 ) -> dict[str, Any]:
     """Run a collector and write its episodes; those that are there already are kept.
 
-    Episode i depends on the seed and i alone (and the versions of the libraries), so an interrupted collection goes on to
-    the same buffer, and a finished one can be extended.
+    Episode i depends on the seed and i alone (and the versions of the libraries), so an interrupted
+    collection goes on to the same buffer, and a finished one can be extended.
 
     Args:
-        task: its domain is what moves. Rewards written are those of the task; of a family, of the member that each episode drew;
-            of `point_mass_goal`, whose data are reward-free, 0.
+        task: its domain is what moves. Rewards written are those of the task; of a family, of the
+            member that each episode drew; of `point_mass_goal`, whose data are reward-free, 0.
         folder: of the episodes and `metadata.json`.
         episodes: how many the buffer shall have.
         seed: of starts and policies.
@@ -56,7 +65,8 @@ def collect(
         progress: show a progress bar.
 
     Returns:
-        the metadata; its versions are those of the libraries and the code that episodes were last made with.
+        the metadata; its versions are those of the libraries and the code that episodes were last
+        made with.
 
     Raises:
         ValueError: unknown task or collector, or a folder that was collected otherwise.
@@ -70,11 +80,17 @@ def collect(
         "seed": seed,
         "length": spec.length,
         "action_repeat": action_repeat,
-        "settings": json.loads(json.dumps(policy.settings(task.domain))),  # tuples come back from the file as lists
+        "settings": json.loads(
+            json.dumps(policy.settings(task.domain))
+        ),  # tuples come back from the file as lists
     }
     before = _read_metadata(folder)
     _refuse_other(folder, before, made)
-    missing = {index for index in range(episodes) if not (folder / f"episode_{index:06d}_{spec.length}.npz").exists()}
+    missing = {
+        index
+        for index in range(episodes)
+        if not (folder / f"episode_{index:06d}_{spec.length}.npz").exists()
+    }
     if before and not missing:
         return before
     metadata = {
@@ -91,10 +107,14 @@ def collect(
     environments = envs.make_vec(task, policy.batch)
     steps = len(batches) * policy.batch * spec.length
     label = f"collecting {task.id}"
-    with tqdm(total=steps, desc=label, unit="step", unit_scale=True, disable=not progress, mininterval=0.5) as bar:
+    with tqdm(
+        total=steps, desc=label, unit="step", unit_scale=True, disable=not progress, mininterval=0.5
+    ) as bar:
         for batch in batches:
             numbers = range(batch * policy.batch, (batch + 1) * policy.batch)
-            observation, info = environments.reset(seed=[_start_seed(seed, index) for index in numbers])
+            observation, info = environments.reset(
+                seed=[_start_seed(seed, index) for index in numbers]
+            )
             actor = policy(environments.tasks, np.random.default_rng([seed, batch]))
             run = _run(environments, actor, action_repeat, observation, info, bar)
             for index, episode in zip(numbers, run, strict=True):
@@ -121,13 +141,17 @@ def _write_metadata(folder: Path, metadata: dict[str, Any]) -> None:
     Raises:
         ValueError: the folder cannot be written.
     """
-    partial = folder / f"{METADATA}.{os.getpid()}.part"  # of this process: several may start on one buffer
+    partial = (
+        folder / f"{METADATA}.{os.getpid()}.part"
+    )  # of this process: several may start on one buffer
     try:
         folder.mkdir(parents=True, exist_ok=True)
         partial.write_text(json.dumps(metadata, indent=2) + "\n")
         partial.replace(folder / METADATA)
     except OSError as error:
-        raise ValueError(f"buffer {folder}: cannot be written ({error.strerror}); choose another folder") from None
+        raise ValueError(
+            f"buffer {folder}: cannot be written ({error.strerror}); choose another folder"
+        ) from None
 
 
 def _code(domain: str) -> str:
@@ -148,7 +172,9 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
     path = folder / METADATA
     if not path.exists():
         if any(folder.glob("*.npz")):
-            raise ValueError(f"buffer {folder}: holds episodes that were not collected here; choose another folder")
+            raise ValueError(
+                f"buffer {folder}: holds episodes that were not collected here; choose another folder"
+            )
         return {}
     advice = "restore it, or choose another folder"
     try:
@@ -175,21 +201,38 @@ def _refuse_other(folder: Path, before: dict[str, Any], made: dict[str, Any]) ->
     for key in [*here, *(key for key in there if key.startswith("settings.") and key not in here)]:
         if there.get(key) != here.get(key):
             was = f"{key}={there.get(key)!r}"
-            raise ValueError(f"buffer {folder}: was collected with {was}, not {here.get(key)!r}; choose another folder")
+            raise ValueError(
+                f"buffer {folder}: was collected with {was}, not {here.get(key)!r}; choose another folder"
+            )
 
 
 def _by_key(facts: dict[str, Any]) -> dict[str, Any]:
     """Of metadata, the collector's settings each by a key of its own."""
-    return facts | {f"settings.{key}": value for key, value in (facts["settings"] or {}).items()} | {"settings": None}
+    return (
+        facts
+        | {f"settings.{key}": value for key, value in (facts["settings"] or {}).items()}
+        | {"settings": None}
+    )
 
 
 def _run(
-    environments: VectorEnv, actor: Collector, repeat: int, observation: np.ndarray, info: dict[str, np.ndarray], bar: tqdm
+    environments: VectorEnv,
+    actor: Collector,
+    repeat: int,
+    observation: np.ndarray,
+    info: dict[str, np.ndarray],
+    bar: tqdm,
 ) -> list[Episode]:
     """One batch of episodes, just reset."""
     spec, count = envs.spec(environments.tasks[0]), environments.num_envs
     rows = spec.length + 1
-    columns = {"observation": spec.observation, "action": spec.action, "reward": 1, "discount": 1, "physics": spec.physics}
+    columns = {
+        "observation": spec.observation,
+        "action": spec.action,
+        "reward": 1,
+        "discount": 1,
+        "physics": spec.physics,
+    }
     table = {key: np.zeros((count, rows, size)) for key, size in columns.items()}
     table["discount"][:] = 1
     reward_free = environments.tasks[0].name == "point_mass_goal"
@@ -204,4 +247,6 @@ def _run(
             bar.update(count)
         table["observation"][:, row] = observation
         table["physics"][:, row] = info["physics"]
-    return [Episode(**{key: values[index] for key, values in table.items()}) for index in range(count)]
+    return [
+        Episode(**{key: values[index] for key, values in table.items()}) for index in range(count)
+    ]

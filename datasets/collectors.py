@@ -1,7 +1,7 @@
 """Policies that make data: each acts for a batch of environments and needs no learning.
 
-A collector is made once for a batch of episodes, and then maps the step and the states' physics to actions. Strengths are drawn
-by episode, so that a buffer holds trajectories of every quality.
+A collector is made once for a batch of episodes, and then maps the step and the states' physics to
+actions. Strengths are drawn by episode, so that a buffer holds trajectories of every quality.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ class Collector(Protocol):
 
     @staticmethod
     def settings(domain: str) -> dict[str, Any]:
-        """What its episodes depend on besides task and seed, in plain values: kept beside a buffer, which is of one kind."""
+        """What its episodes depend on besides task and seed, in plain values: kept beside a buffer,
+        which is of one kind.
+        """
 
     def __init__(self, tasks: Sequence[Task], rng: np.random.Generator) -> None:
         """For one episode of each of `tasks`, none of them a family."""
@@ -61,7 +63,9 @@ _STRENGTHS = (0.3, 1.5)
 
 
 class Correlated:
-    """Ornstein-Uhlenbeck noise whose time scale and strength differ by episode: slow drifts reach what white noise never does."""
+    """Ornstein-Uhlenbeck noise whose time scale and strength differ by episode: slow drifts reach
+    what white noise never does.
+    """
 
     batch = 100
 

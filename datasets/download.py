@@ -63,8 +63,8 @@ def download(
         the buffer's folder.
 
     Raises:
-        ValueError: unknown names, a folder with episodes of another origin, no such file on the server, a wrong checksum, or a
-            damaged archive (which is removed).
+        ValueError: unknown names, a folder with episodes of another origin, no such file on the
+            server, a wrong checksum, or a damaged archive (which is removed).
         OSError: not enough disk space, no connection, or one that broke off too often.
     """
     if domain not in DOMAINS:
@@ -98,7 +98,9 @@ def _open(archive: Path, folder: Path, sha256: str | None, progress: bool) -> Pa
     digest = _digest(archive, progress)
     if sha256 and digest != sha256.lower():
         archive.unlink()
-        raise ValueError(f"{archive}: SHA-256 is {digest}, expected {sha256}; the file was removed, download it again")
+        raise ValueError(
+            f"{archive}: SHA-256 is {digest}, expected {sha256}; the file was removed, download it again"
+        )
     _unpack(archive, folder, progress)
     (folder / _DONE).write_text(digest + "\n")
     archive.unlink()
@@ -107,9 +109,13 @@ def _open(archive: Path, folder: Path, sha256: str | None, progress: bool) -> Pa
 
 
 def _refuse_other(folder: Path) -> None:
-    """Episodes that were not unpacked here stay as they are: a collector may have the name of an algorithm."""
+    """Episodes that were not unpacked here stay as they are: a collector may have the name of an
+    algorithm.
+    """
     if not (folder / _STARTED).exists() and any((folder / "buffer").glob("*.npz")):
-        raise ValueError(f"{folder / 'buffer'}: holds episodes that were not downloaded; choose another data.root")
+        raise ValueError(
+            f"{folder / 'buffer'}: holds episodes that were not downloaded; choose another data.root"
+        )
 
 
 class _Refused(ValueError):
@@ -192,7 +198,15 @@ def _transfer(url: str, part: Path, progress: bool) -> bool:
         label = part.name.removesuffix(".part")
         with (
             part.open("ab" if resumed else "wb") as stream,
-            tqdm(total=size, initial=have, desc=label, unit="B", unit_scale=True, disable=not progress, mininterval=0.5) as bar,
+            tqdm(
+                total=size,
+                initial=have,
+                desc=label,
+                unit="B",
+                unit_scale=True,
+                disable=not progress,
+                mininterval=0.5,
+            ) as bar,
         ):
             while block := answer.read1(_BLOCK):
                 stream.write(block)
@@ -209,7 +223,9 @@ def _total(error: urllib.error.HTTPError) -> int | None:
 def _check_space(folder: Path, needed: float) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise OSError(f"{folder}: {needed / 1e9:.1f} GB are needed (archive and its contents), {free / 1e9:.1f} GB are free")
+        raise OSError(
+            f"{folder}: {needed / 1e9:.1f} GB are needed (archive and its contents), {free / 1e9:.1f} GB are free"
+        )
 
 
 def _digest(archive: Path, progress: bool) -> str:
@@ -217,7 +233,14 @@ def _digest(archive: Path, progress: bool) -> str:
     size = archive.stat().st_size
     with (
         archive.open("rb") as stream,
-        tqdm(total=size, desc="checking", unit="B", unit_scale=True, disable=not progress, mininterval=0.5) as bar,
+        tqdm(
+            total=size,
+            desc="checking",
+            unit="B",
+            unit_scale=True,
+            disable=not progress,
+            mininterval=0.5,
+        ) as bar,
     ):
         while block := stream.read(_BLOCK):
             digest.update(block)
@@ -234,12 +257,23 @@ def _unpack(archive: Path, folder: Path, progress: bool) -> None:
             members = {buffer / Path(member.filename).name: member for member in source.infolist()}
             members = {path: member for path, member in members.items() if path.suffix == ".npz"}
             # No member unpacks to more than the size that it states.
-            _check_space(buffer, sum(member.file_size for path, member in members.items() if not path.exists()))
-            for path, member in tqdm(members.items(), desc="unpacking", unit="file", disable=not progress, mininterval=0.5):
+            _check_space(
+                buffer,
+                sum(member.file_size for path, member in members.items() if not path.exists()),
+            )
+            for path, member in tqdm(
+                members.items(),
+                desc="unpacking",
+                unit="file",
+                disable=not progress,
+                mininterval=0.5,
+            ):
                 partial = buffer / "unpacking.part"
                 with source.open(member) as packed, partial.open("wb") as out:
                     shutil.copyfileobj(packed, out, _BLOCK)
                 partial.replace(path)
     except (zipfile.BadZipFile, EOFError) as error:
         archive.unlink()
-        raise ValueError(f"{archive}: damaged ({error}); the file was removed, download it again") from error
+        raise ValueError(
+            f"{archive}: damaged ({error}); the file was removed, download it again"
+        ) from error

@@ -1,8 +1,9 @@
-"""One episode as one file, in the format of the ExoRL release (Yarats et al. 2022, arXiv 2201.13425).
+"""One episode as one file, in the format of the ExoRL release (Yarats et al. 2022, arXiv
+2201.13425).
 
-A file holds T + 1 rows. Row 0 is the reset: its action and reward are 0, its discount 1. Transition t = 1..T is observation[t-1],
-action[t], reward[t], discount[t], observation[t]. Names end with T: `episode_000012_1000.npz` (ExoRL) and
-`20220101T101112_12_1000.npz` (URLB's own runs).
+A file holds T + 1 rows. Row 0 is the reset: its action and reward are 0, its discount 1. Transition
+t = 1..T is observation[t-1], action[t], reward[t], discount[t], observation[t]. Names end with T:
+`episode_000012_1000.npz` (ExoRL) and `20220101T101112_12_1000.npz` (URLB's own runs).
 """
 
 from __future__ import annotations
@@ -35,9 +36,11 @@ class Episode:
     Attributes:
         observation: (T + 1, observation size) float32.
         action: (T + 1, action size) float32.
-        reward: (T + 1, 1) float32; (T + 1, 4) in ExoRL's point_mass_maze and jaco, a column for each corner.
+        reward: (T + 1, 1) float32; (T + 1, 4) in ExoRL's point_mass_maze and jaco, a column for
+            each corner.
         discount: (T + 1, 1) float32.
-        physics: (T + 1, physics size), float64 (third-party sets: float32); None where a set lacks it: no relabelling.
+        physics: (T + 1, physics size), float64 (third-party sets: float32); None where a set lacks
+            it: no relabelling.
     """
 
     observation: np.ndarray
@@ -102,31 +105,62 @@ def read_episode(path: str | Path) -> Episode:
         its arrays, dtypes as on disk.
 
     Raises:
-        BadEpisode: the file is damaged, lacks an array, or its arrays are not finite numbers with one row a step.
+        BadEpisode: the file is damaged, lacks an array, or its arrays are not finite numbers with
+            one row a step.
     """
     path = Path(path)
     try:
         if not path.is_file():  # to open a pipe would be to wait for ever
-            kind = "not a file" if path.exists() else "a link to nothing" if path.is_symlink() else "gone"
+            kind = (
+                "not a file"
+                if path.exists()
+                else "a link to nothing"
+                if path.is_symlink()
+                else "gone"
+            )
             raise BadEpisode(f"{path}: not a readable episode ({kind})")
         with zipfile.ZipFile(path) as archive:
-            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
-            arrays = {key: _array(path, archive, members[key]) for key in (*_REQUIRED, "physics") if key in members}
+            members = {
+                member.filename.removesuffix(".npy"): member for member in archive.infolist()
+            }
+            arrays = {
+                key: _array(path, archive, members[key])
+                for key in (*_REQUIRED, "physics")
+                if key in members
+            }
     except BadEpisode:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
-        raise BadEpisode(f"{path}: not a readable episode ({type(error).__name__}: {error})") from error
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
+        raise BadEpisode(
+            f"{path}: not a readable episode ({type(error).__name__}: {error})"
+        ) from error
     _check(path, arrays)
     return Episode(**{**arrays, "physics": arrays.get("physics")})
 
 
 def _array(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-    """One array, whose size is compared with what its header claims before anything is allocated for it."""
+    """One array, whose size is compared with what its header claims before anything is allocated
+    for it.
+    """
     if member.file_size > _MAX_BYTES:
-        raise BadEpisode(f"{path}: {member.filename} claims {member.file_size} bytes; no episode has more than {_MAX_BYTES}")
+        raise BadEpisode(
+            f"{path}: {member.filename} claims {member.file_size} bytes; no episode has more than {_MAX_BYTES}"
+        )
     stream = io.BytesIO(archive.read(member))
     version = np.lib.format.read_magic(stream)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    read_header = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
     shape, fortran, dtype = read_header(stream)
     if dtype.hasobject:
         said = f"{member.filename} holds Python objects, which are not loaded"
@@ -134,17 +168,25 @@ def _array(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.
     size = math.prod(shape) * dtype.itemsize
     held = member.file_size - stream.tell()
     if size != held:
-        raise BadEpisode(f"{path}: {member.filename} claims {dtype} of shape {shape}, {size} bytes, but holds {held}")
-    return np.frombuffer(stream.getbuffer(), dtype, offset=stream.tell()).reshape(shape, order="F" if fortran else "C")
+        raise BadEpisode(
+            f"{path}: {member.filename} claims {dtype} of shape {shape}, {size} bytes, but holds {held}"
+        )
+    return np.frombuffer(stream.getbuffer(), dtype, offset=stream.tell()).reshape(
+        shape, order="F" if fortran else "C"
+    )
 
 
 def _check(path: Path, arrays: dict[str, np.ndarray]) -> None:
     missing = [key for key in _REQUIRED if key not in arrays]
     if missing:
-        raise BadEpisode(f"{path}: lacks {', '.join(missing)}; an episode has {', '.join(_REQUIRED)} and physics")
+        raise BadEpisode(
+            f"{path}: lacks {', '.join(missing)}; an episode has {', '.join(_REQUIRED)} and physics"
+        )
     for key, array in arrays.items():
         if array.dtype.kind != "f" or array.ndim != 2:
-            raise BadEpisode(f"{path}: {key} is {array.dtype} of shape {array.shape}; expected floats of shape (rows, size)")
+            raise BadEpisode(
+                f"{path}: {key} is {array.dtype} of shape {array.shape}; expected floats of shape (rows, size)"
+            )
         if not np.isfinite(array).all():
             raise BadEpisode(f"{path}: {key} holds NaN or infinite values")
     rows = {key: len(array) for key, array in arrays.items()}
@@ -153,7 +195,9 @@ def _check(path: Path, arrays: dict[str, np.ndarray]) -> None:
     length = len(arrays["observation"]) - 1
     match = _NAME.fullmatch(path.name)
     if length < 1 or (match and int(match[2]) != length):
-        raise BadEpisode(f"{path}: holds {length} transitions; the name says {match[2] if match else 'at least 1'}")
+        raise BadEpisode(
+            f"{path}: holds {length} transitions; the name says {match[2] if match else 'at least 1'}"
+        )
 
 
 def write_episode(folder: str | Path, index: int, episode: Episode) -> Path:
@@ -168,7 +212,9 @@ def write_episode(folder: str | Path, index: int, episode: Episode) -> Path:
     if episode.physics is not None:
         arrays["physics"] = np.asarray(episode.physics, np.float64)
     _check(path, arrays)
-    partial = path.with_suffix(f".part{os.getpid()}")  # several processes may collect the same buffer
+    partial = path.with_suffix(
+        f".part{os.getpid()}"
+    )  # several processes may collect the same buffer
     archive = io.BytesIO()
     np.savez_compressed(archive, **arrays)
     partial.write_bytes(archive.getbuffer())

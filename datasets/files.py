@@ -33,7 +33,9 @@ def flock(file: IO, operation: int) -> bool:
     except BlockingIOError:
         raise
     except OSError as error:
-        _say_once(f"{Path(file.name).parent}: cannot be locked ({error.strerror}): let no two processes work there")
+        _say_once(
+            f"{Path(file.name).parent}: cannot be locked ({error.strerror}): let no two processes work there"
+        )
         return False
     return True
 
@@ -45,7 +47,8 @@ def _say_once(line: str) -> None:
 
 @contextmanager
 def locked(path: Path, *, shared: bool = False) -> Iterator[bool]:
-    """Holds the right to write `path` among processes, or with others the right to open it for reading.
+    """Holds the right to write `path` among processes, or with others the right to open it for
+    reading.
 
     Yields:
         whether it is held: there may be no locks, or no place for one.
@@ -79,7 +82,8 @@ def open_hdf5(path: Path, mode: str = "r") -> h5py.File:
 
 @contextmanager
 def new_hdf5(path: Path, partial: Path) -> Iterator[h5py.File]:
-    """Opens a new file `partial`, which becomes `path` at the end; after any error nothing is left of it.
+    """Opens a new file `partial`, which becomes `path` at the end; after any error nothing is left
+    of it.
 
     Raises:
         OSError: it cannot be written.
@@ -119,4 +123,6 @@ def _allocate(stream: IO, start: int, size: int) -> None:
 def unwritable(path: Path, error: OSError) -> ValueError:
     """Returns what to raise where a cache cannot be written: why, and what helps."""
     reason = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
-    return ValueError(f"{path.parent}: cannot be written ({reason}); data.cache=<folder> names another place for what is cached")
+    return ValueError(
+        f"{path.parent}: cannot be written ({reason}); data.cache=<folder> names another place for what is cached"
+    )

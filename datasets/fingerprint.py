@@ -1,4 +1,6 @@
-"""Identifies code, so that a value is kept only for as long as the same code would compute it again."""
+"""Identifies code, so that a value is kept only for as long as the same code would compute it
+again.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parents[1]
 _PACKAGES = ("envs", "datasets")
-# Read at once: whoever edits a file while a sweep runs changes neither its loaded modules nor their fingerprints.
+# Read at once: whoever edits a file while a sweep runs changes neither its loaded modules nor their
+# fingerprints.
 _FILES = [path for package in _PACKAGES for path in _ROOT.joinpath(package).rglob("*.py")]
 _SOURCE = {path: path.read_bytes() for path in _FILES}
 

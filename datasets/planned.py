@@ -1,4 +1,6 @@
-"""Model predictive sampling as a collector: good behaviour for every task of every domain, without learning."""
+"""Model predictive sampling as a collector: good behaviour for every task of every domain, without
+learning.
+"""
 
 from __future__ import annotations
 
@@ -43,11 +45,15 @@ class Planned:
         """See `datasets.collectors.Collector`."""
         settings = SETTINGS[tasks[0].domain]
         effort = rng.choice(_EFFORT)
-        self._planner = Planner(tasks, replace(settings, samples=max(4, int(settings.samples * effort))), rng)
+        self._planner = Planner(
+            tasks, replace(settings, samples=max(4, int(settings.samples * effort))), rng
+        )
         self._hold, self._due, self._rng = settings.hold, 0, rng
         self._shake = rng.choice(_SHAKE, (len(tasks), 1), p=_SHAKE_SHARES)
         length = envs.spec(tasks[0]).length
-        self._gives_up = np.where(rng.random(len(tasks)) < _IDLE, rng.integers(length, size=len(tasks)), length)[:, None]
+        self._gives_up = np.where(
+            rng.random(len(tasks)) < _IDLE, rng.integers(length, size=len(tasks)), length
+        )[:, None]
         self._action = np.zeros(())
 
     def act(self, step: int, physics: np.ndarray) -> np.ndarray:

@@ -1,4 +1,6 @@
-"""Proportional-derivative control of the point masses to waypoints: nothing is learned, and no reward is looked at."""
+"""Proportional-derivative control of the point masses to waypoints: nothing is learned, and no
+reward is looked at.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,10 @@ _NOISE_SHARES = (0.55, 0.25, 0.15, 0.05)
 _TURNS = 0.2  # share of the episodes on the ring that change their waypoint
 
 _ARRIVED = 0.05  # metres from a waypoint; less would have the mass settle in every gap
-_STAY = (1, 2000)  # control steps in a room, mostly to the end of the episode: what it earned is then the room's and not chance
+_STAY = (
+    1,
+    2000,
+)  # control steps in a room, mostly to the end of the episode: what it earned is then the room's and not chance
 
 
 class _Steered:
@@ -29,7 +34,12 @@ class _Steered:
     @staticmethod
     def settings(domain: str) -> dict[str, Any]:
         """See `datasets.collectors.Collector`."""
-        return {"gains": _GAINS, "damping": _DAMPING, "noise": _NOISE, "noise_shares": _NOISE_SHARES}
+        return {
+            "gains": _GAINS,
+            "damping": _DAMPING,
+            "noise": _NOISE,
+            "noise_shares": _NOISE_SHARES,
+        }
 
     def __init__(self, tasks: Sequence[Task], rng: np.random.Generator) -> None:
         """One episode for each of `tasks`."""
@@ -45,7 +55,9 @@ class _Steered:
 
 
 class GoalRing(_Steered):
-    """From the centre to a point of the ring on which goals lie; some of the episodes change their waypoint midway."""
+    """From the centre to a point of the ring on which goals lie; some of the episodes change their
+    waypoint midway.
+    """
 
     @staticmethod
     def settings(domain: str) -> dict[str, Any]:
@@ -57,7 +69,9 @@ class GoalRing(_Steered):
         super().__init__(tasks, rng)
         angles = rng.uniform(-np.pi, np.pi, (2, len(tasks)))
         self._waypoints = GOAL_RING * np.stack([np.cos(angles), np.sin(angles)], axis=2)
-        self._waypoints[1] = np.where(rng.random((len(tasks), 1)) < _TURNS, self._waypoints[1], self._waypoints[0])
+        self._waypoints[1] = np.where(
+            rng.random((len(tasks), 1)) < _TURNS, self._waypoints[1], self._waypoints[0]
+        )
         self._length = envs.spec(tasks[0]).length
 
     def act(self, step: int, physics: np.ndarray) -> np.ndarray:
@@ -66,7 +80,9 @@ class GoalRing(_Steered):
 
 
 class Rooms(_Steered):
-    """Through the rooms of the maze: at once to any of them, one way round or the other, long there, then on to another."""
+    """Through the rooms of the maze: at once to any of them, one way round or the other, long
+    there, then on to another.
+    """
 
     @staticmethod
     def settings(domain: str) -> dict[str, Any]:
@@ -77,7 +93,9 @@ class Rooms(_Steered):
         """See `Collector`."""
         super().__init__(tasks, rng)
         self._room = np.zeros(len(tasks), int)
-        self._leave = np.zeros(len(tasks), int)  # step at which to set out again; 0 while on the way
+        self._leave = np.zeros(
+            len(tasks), int
+        )  # step at which to set out again; 0 while on the way
         self._route: list[list[np.ndarray]] = [[] for _ in tasks]
         self._waypoint = np.tile(maze.ROOMS[0], (len(tasks), 1))
         for episode, rooms in enumerate(rng.integers(0, 4, len(tasks))):
@@ -99,6 +117,9 @@ class Rooms(_Steered):
     def _set_out(self, episode: int, rooms: int) -> None:
         """Plan a way through as many gaps, clockwise or counterclockwise."""
         direction = self._rng.choice([-1, 1])
-        here, self._room[episode] = self._room[episode], (self._room[episode] + direction * rooms) % 4
+        here, self._room[episode] = (
+            self._room[episode],
+            (self._room[episode] + direction * rooms) % 4,
+        )
         gaps = maze.route(here, self._room[episode], direction)
         self._waypoint[episode], *self._route[episode] = [*gaps, maze.ROOMS[self._room[episode]]]

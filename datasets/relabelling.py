@@ -17,33 +17,47 @@ from envs.registry import unknown
 MODES = ("exorl", "exact")
 
 
-def relabel(physics: np.ndarray, task: str | Task, mode: str = "exorl", action: np.ndarray | None = None) -> np.ndarray:
+def relabel(
+    physics: np.ndarray, task: str | Task, mode: str = "exorl", action: np.ndarray | None = None
+) -> np.ndarray:
     """Reward that `task` pays for each row of physics, row 0 of an episode included.
 
     Args:
         physics: (rows, physics size): qpos, qvel, act.
         task: a single task, or a family's member.
-        mode: `exorl` leaves controls at 0, as the published benchmark does, so tasks that charge for control come out up to
-            1.25 times too high; `exact` takes the row's action and reproduces what the environment paid.
+        mode: `exorl` leaves controls at 0, as the published benchmark does, so tasks that charge
+            for control come out up to 1.25 times too high; `exact` takes the row's action and
+            reproduces what the environment paid.
         action: (rows, action size); needed by `exact` alone.
 
     Returns:
         (rows,) float32.
 
     Raises:
-        ValueError: physics of another domain, an unknown mode, a family, or `exact` without actions.
+        ValueError: physics of another domain, an unknown mode, a family, or `exact` without
+            actions.
     """
     return relabel_many(physics, [envs.task(task)], mode, action)[0]
 
 
-def relabel_many(physics: np.ndarray, tasks: Sequence[Task], mode: str = "exorl", action: np.ndarray | None = None) -> np.ndarray:
-    """`relabel` for several tasks of one domain: what they share is computed once. (tasks, rows) float32."""
+def relabel_many(
+    physics: np.ndarray,
+    tasks: Sequence[Task],
+    mode: str = "exorl",
+    action: np.ndarray | None = None,
+) -> np.ndarray:
+    """`relabel` for several tasks of one domain: what they share is computed once.
+
+    (tasks, rows) float32.
+    """
     from envs.physics import Rewards, readings_of
 
     spec, domain = envs.spec(tasks[0]), tasks[0].domain
     physics = np.asarray(physics)
     if physics.ndim != 2 or physics.shape[1] != spec.physics:
-        raise ValueError(f"{domain}: physics must have shape (rows, {spec.physics}), got {physics.shape}")
+        raise ValueError(
+            f"{domain}: physics must have shape (rows, {spec.physics}), got {physics.shape}"
+        )
     control = _control(mode, action, (len(physics), spec.action))
     for task in tasks:
         if task.hidden:
@@ -53,7 +67,9 @@ def relabel_many(physics: np.ndarray, tasks: Sequence[Task], mode: str = "exorl"
 
 
 def made_by(task: Task) -> dict[str, str]:
-    """Returns all that decides what `task` pays for a state: its parameters, the code, the simulator."""
+    """Returns all that decides what `task` pays for a state: its parameters, the code, the
+    simulator.
+    """
     return {"task": repr(task), **_code(task.domain)}
 
 
@@ -84,5 +100,7 @@ def _control(mode: str, action: np.ndarray | None, shape: tuple[int, int]) -> np
     if mode == "exorl":
         return np.zeros(shape)
     if action is None or np.shape(action) != shape:
-        raise ValueError(f"relabel mode 'exact' needs the rows' actions, of shape {shape}, got {np.shape(action) or None}")
+        raise ValueError(
+            f"relabel mode 'exact' needs the rows' actions, of shape {shape}, got {np.shape(action) or None}"
+        )
     return np.asarray(action, np.float64)

@@ -1,7 +1,8 @@
 """Reads rows of an uncompressed, checksummed HDF5 dataset from where they lie in the file.
 
-HDF5 is asked once where the chunks are. Then a trajectory is one read of the file, several times faster than through HDF5, holds
-no lock, and leaves memory alone. Every chunk's Fletcher-32 checksum (four bytes after its data) is verified when first touched.
+HDF5 is asked once where the chunks are. Then a trajectory is one read of the file, several times
+faster than through HDF5, holds no lock, and leaves memory alone. Every chunk's Fletcher-32 checksum
+(four bytes after its data) is verified when first touched.
 """
 
 from __future__ import annotations
@@ -38,11 +39,15 @@ class Rows:
 
                 data.id.chunk_iter(place)
         except (OSError, KeyError, RuntimeError) as error:
-            raise ValueError(f"{self._what}: damaged or missing ({error}); delete the file to build it anew") from error
+            raise ValueError(
+                f"{self._what}: damaged or missing ({error}); delete the file to build it anew"
+            ) from error
         self._row_bytes = int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
         self._verified = np.zeros(len(self._offsets), bool)
         self._file = os.open(path, os.O_RDONLY)
-        weakref.finalize(self, os.close, self._file)  # unlike __del__, before modules go at the end of the interpreter
+        weakref.finalize(
+            self, os.close, self._file
+        )  # unlike __del__, before modules go at the end of the interpreter
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -68,7 +73,9 @@ class Rows:
             if not self._verified[chunk]:
                 self._verify(chunk)
             target = memoryview(out[row - start : row - start + count]).cast("B")
-            if os.preadv(self._file, [target], self._offsets[chunk] + first * self._row_bytes) != len(target):
+            if os.preadv(
+                self._file, [target], self._offsets[chunk] + first * self._row_bytes
+            ) != len(target):
                 raise self._damaged(chunk)
             row += count
         return out
@@ -76,7 +83,9 @@ class Rows:
     def _verify(self, chunk: int) -> None:
         size = self._chunk_rows * self._row_bytes
         stored = os.pread(self._file, size + 4, self._offsets[chunk])
-        if len(stored) != size + 4 or fletcher32(stored[:size]) != int.from_bytes(stored[size:], "little"):
+        if len(stored) != size + 4 or fletcher32(stored[:size]) != int.from_bytes(
+            stored[size:], "little"
+        ):
             raise self._damaged(chunk)
         self._verified[chunk] = True
 
@@ -89,7 +98,9 @@ class Rows:
 
 
 def fletcher32(data: bytes) -> int:
-    """HDF5's Fletcher-32 checksum (H5checksum.c): two running sums of big-endian 16-bit words modulo 65535, 0 as 65535."""
+    """HDF5's Fletcher-32 checksum (H5checksum.c): two running sums of big-endian 16-bit words
+    modulo 65535, 0 as 65535.
+    """
     words = np.frombuffer(data, ">u2").astype(np.uint64)
     low = int(words.sum()) % 65535
     high = int((words * np.arange(len(words), 0, -1, dtype=np.uint64)).sum()) % 65535

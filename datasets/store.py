@@ -49,14 +49,22 @@ class Store:
         observation_size, action_size: of one row.
     """
 
-    def __init__(self, cache: str | Path, *, episodes: int | None = None, seed: int = 0, budget: int = _BUDGET) -> None:
+    def __init__(
+        self,
+        cache: str | Path,
+        *,
+        episodes: int | None = None,
+        seed: int = 0,
+        budget: int = _BUDGET,
+    ) -> None:
         """Open the cache.
 
         Args:
             cache: what `build_cache` returned.
             episodes: at most this many, drawn evenly with `seed`; None takes all.
             seed: of that draw.
-            budget: bytes; a data set (observations and actions, and rewards as they come) below this is held in memory.
+            budget: bytes; a data set (observations and actions, and rewards as they come) below
+                this is held in memory.
 
         Raises:
             ValueError: the cache is missing or damaged.
@@ -66,19 +74,27 @@ class Store:
             with locked(self._path, shared=True):
                 with open_hdf5(self._path) as file:
                     lengths, self._identity = file["length"][:], file.attrs["identity"]
-                    fields = [field for field in ("observation", "action", "physics") if field in file]
+                    fields = [
+                        field for field in ("observation", "action", "physics") if field in file
+                    ]
                 self._rows = {field: Rows(self._path, field) for field in fields}
         except (OSError, KeyError) as error:
-            raise ValueError(f"cache {cache}: missing or damaged ({error}); make it with datasets.build_cache") from error
+            raise ValueError(
+                f"cache {cache}: missing or damaged ({error}); make it with datasets.build_cache"
+            ) from error
         starts = np.concatenate([[0], np.cumsum(lengths + 1)])
         self._total_rows = int(starts[-1])
         self.cached, chosen = len(lengths), np.arange(len(lengths))
         if episodes is not None and episodes < len(lengths):
-            chosen = np.sort(np.random.default_rng(seed).choice(len(lengths), episodes, replace=False))
+            chosen = np.sort(
+                np.random.default_rng(seed).choice(len(lengths), episodes, replace=False)
+            )
         self.lengths, self._starts = lengths[chosen], starts[:-1][chosen]
         read = [self._rows[field] for field in ("observation", "action")]
         self._budget = budget - sum(rows.nbytes for rows in read)
-        self._held = [rows.read(0, self._total_rows) for rows in read] if self._budget >= 0 else None
+        self._held = (
+            [rows.read(0, self._total_rows) for rows in read] if self._budget >= 0 else None
+        )
         self._rewards: dict[tuple[Task, str], np.ndarray | Rows] = {}
         self._returns: dict[tuple[Task, str], np.ndarray] = {}
 
@@ -140,21 +156,29 @@ class Store:
         if key not in self._returns:
             rows = self._reward_rows(*key)
             if isinstance(rows, np.ndarray):
-                bounds = np.stack([self._starts + 1, self._starts + 1 + self.lengths], axis=1).ravel()
+                bounds = np.stack(
+                    [self._starts + 1, self._starts + 1 + self.lengths], axis=1
+                ).ravel()
                 sums = np.add.reduceat(np.append(rows, 0).astype(np.float64), bounds)[::2]
             else:
                 spans = zip(self._starts + 1, self._starts + 1 + self.lengths, strict=True)
-                sums = np.array([rows.read(start, stop).sum(dtype=np.float64) for start, stop in spans])
+                sums = np.array(
+                    [rows.read(start, stop).sum(dtype=np.float64) for start, stop in spans]
+                )
             self._returns[key] = sums.astype(np.float32)
         return self._returns[key]
 
-    def relabel(self, tasks: Sequence[str | Task], mode: str = "exorl", progress: bool = True) -> None:
+    def relabel(
+        self, tasks: Sequence[str | Task], mode: str = "exorl", progress: bool = True
+    ) -> None:
         """Make sure that rewards for `tasks`, all of one domain, lie beside the cache.
 
-        Rewards are computed again, which is said, where anything has changed that decides them: the task, its code, MuJoCo.
+        Rewards are computed again, which is said, where anything has changed that decides them: the
+        task, its code, MuJoCo.
 
         Raises:
-            ValueError: the data set has no physics, or physics of another domain; or rewards cannot be written there.
+            ValueError: the data set has no physics, or physics of another domain; or rewards cannot
+                be written there.
         """
         if mode not in MODES:
             raise unknown("relabel mode", mode, MODES)
@@ -162,15 +186,23 @@ class Store:
         kept = {task: self._kept(task, mode) for task in unique}
         missing = [task for task, (rows, _) in kept.items() if rows < self._total_rows]
         for why, count in Counter(why for _, why in kept.values() if why).items():
-            what = f"{count} tasks" if count > 1 else next(task.id for task in kept if kept[task][1] == why)
+            what = (
+                f"{count} tasks"
+                if count > 1
+                else next(task.id for task in kept if kept[task][1] == why)
+            )
             tqdm.write(f"{self._path}: rewards of {what} {why}: computed again")
         for first in range(0, len(missing), _TASKS_AT_ONCE):
             self._relabel(missing[first : first + _TASKS_AT_ONCE], mode, progress)
 
     def _relabel(self, tasks: Sequence[Task], mode: str, progress: bool) -> None:
-        """Compute the rows that the tasks' files lack; a file is replaced whole, so nobody sees half of one."""
+        """Compute the rows that the tasks' files lack; a file is replaced whole, so nobody sees
+        half of one.
+        """
         if "physics" not in self._rows:
-            raise ValueError(f"{self._path}: its episodes have no physics, so rewards of other tasks cannot be computed")
+            raise ValueError(
+                f"{self._path}: its episodes have no physics, so rewards of other tasks cannot be computed"
+            )
         check_code(tasks[0].domain)
         done = min(self._kept(task, mode)[0] for task in tasks)
         try:
@@ -184,18 +216,39 @@ class Store:
         with ExitStack() as stack:
             data = []
             for task, path in zip(tasks, files, strict=True):
-                output = stack.enter_context(new_hdf5(path, path.with_suffix(f".part{os.getpid()}")))
+                output = stack.enter_context(
+                    new_hdf5(path, path.with_suffix(f".part{os.getpid()}"))
+                )
                 reserve(output, self._total_rows * 4 + _REWARD_CHUNK * 4)
-                output.attrs["cache"], output.attrs["made_by"] = self._identity, json.dumps(made_by(task))
-                data.append(create_rows(output, "reward", (self._total_rows,), np.float32, _REWARD_CHUNK))
+                output.attrs["cache"], output.attrs["made_by"] = (
+                    self._identity,
+                    json.dumps(made_by(task)),
+                )
+                data.append(
+                    create_rows(output, "reward", (self._total_rows,), np.float32, _REWARD_CHUNK)
+                )
                 if done:
                     data[-1][:done] = Rows(path, "reward").read(0, done)
-            label = f"relabelling {len(tasks)} tasks" if len(tasks) > 1 else f"relabelling {tasks[0].id}"
-            with tqdm(total=self._total_rows - done, desc=label, unit="row", disable=not progress, mininterval=0.5) as bar:
+            label = (
+                f"relabelling {len(tasks)} tasks"
+                if len(tasks) > 1
+                else f"relabelling {tasks[0].id}"
+            )
+            with tqdm(
+                total=self._total_rows - done,
+                desc=label,
+                unit="row",
+                disable=not progress,
+                mininterval=0.5,
+            ) as bar:
                 for start in range(done, self._total_rows, _ROWS_AT_ONCE):
                     stop = min(start + _ROWS_AT_ONCE, self._total_rows)
                     action = self._rows["action"].read(start, stop) if mode == "exact" else None
-                    for output, reward in zip(data, relabel_many(physics.read(start, stop), tasks, mode, action), strict=True):
+                    for output, reward in zip(
+                        data,
+                        relabel_many(physics.read(start, stop), tasks, mode, action),
+                        strict=True,
+                    ):
                         output[start:stop] = reward
                     bar.update(stop - start)
 
@@ -203,7 +256,9 @@ class Store:
         return self._path.with_name(f"{self._path.stem}.rewards_{mode}") / f"{task.id}.h5"
 
     def _kept(self, task: Task, mode: str) -> tuple[int, str]:
-        """Returns rows whose rewards are known; and, if there are rewards that do not count, why not."""
+        """Returns rows whose rewards are known; and, if there are rewards that do not count, why
+        not.
+        """
         path = self._reward_file(task, mode)
         if not path.exists():
             return 0, ""
@@ -212,7 +267,9 @@ class Store:
                 rows, attributes = len(file["reward"]), dict(file.attrs)
         except (OSError, KeyError) as error:
             return 0, f"are unreadable ({error})"
-        if attributes.get("cache") != self._identity:  # the cache was built anew, which was said then
+        if (
+            attributes.get("cache") != self._identity
+        ):  # the cache was built anew, which was said then
             return 0, ""
         before, now = json.loads(attributes.get("made_by", "{}")), made_by(task)
         changed = [key for key in now if before.get(key) != now[key]]
@@ -245,5 +302,7 @@ class Store:
                 raise ValueError(f"{said}, the shortest has {lengths[0]}")
             return steps
         if len(lengths) != 1:
-            raise ValueError(f"trajectories read together must be of one length, these have {lengths.tolist()}")
+            raise ValueError(
+                f"trajectories read together must be of one length, these have {lengths.tolist()}"
+            )
         return int(lengths[0])

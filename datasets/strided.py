@@ -10,12 +10,13 @@ from datasets.store import Store, Trajectories
 from envs import Task
 
 
-class Strided:
-    """Trajectories of a store as an agent meets them that holds each action for `action_repeat` steps.
+class ActionRepeatView:
+    """Trajectories of a store as an agent meets them that holds each action for `action_repeat`
+    steps.
 
-    A step is `action_repeat` steps of the store: the observation is that of the first, the reward the sum, and the action the
-    mean of theirs. That is what happened where the data were collected with this very action repeat, and an approximation of
-    it where actions varied within a step.
+    A step is `action_repeat` steps of the store: the observation is that of the first, the reward
+    the sum, and the action the mean of theirs. That is what happened where the data were collected
+    with this very action repeat, and an approximation of it where actions varied within a step.
 
     Attributes:
         episodes, observation_size, action_size: those of the store.
@@ -43,7 +44,11 @@ class Strided:
         self.steps = steps
         self._store, self._repeat = store, action_repeat
         self.lengths = np.full_like(whole, self.steps)
-        self.episodes, self.observation_size, self.action_size = store.episodes, store.observation_size, store.action_size
+        self.episodes, self.observation_size, self.action_size = (
+            store.episodes,
+            store.observation_size,
+            store.action_size,
+        )
 
     def load(self, indices: Sequence[int] | np.ndarray) -> Trajectories:
         """See `Store.load`."""
@@ -56,12 +61,19 @@ class Strided:
         held = (blocks == blocks[:, :, :1]).all(axis=2)
         return Trajectories(observation, np.where(held, blocks[:, :, 0], blocks.mean(axis=2)))
 
-    def rewards(self, task: str | Task, indices: Sequence[int] | np.ndarray | None = None, mode: str = "exorl") -> np.ndarray:
+    def rewards(
+        self,
+        task: str | Task,
+        indices: Sequence[int] | np.ndarray | None = None,
+        mode: str = "exorl",
+    ) -> np.ndarray:
         """See `Store.rewards`: sums over each step, (k, T) float32."""
         reward = self._store.rewards(task, indices, mode, self.steps * self._repeat)
         return self._blocks(reward).sum(axis=2, dtype=np.float64).astype(np.float32)
 
-    def relabel(self, tasks: Sequence[str | Task], mode: str = "exorl", progress: bool = True) -> None:
+    def relabel(
+        self, tasks: Sequence[str | Task], mode: str = "exorl", progress: bool = True
+    ) -> None:
         """See `Store.relabel`."""
         self._store.relabel(tasks, mode, progress)
 

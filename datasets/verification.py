@@ -45,7 +45,13 @@ def verify(buffer: str | Path, domain: str | None = None, *, progress: bool = Tr
     report = Report()
     domain = domain_of(buffer) if domain is None else domain
     shapes: dict[str, tuple] = {}
-    for path in tqdm(episode_files(buffer), desc="verifying episodes", unit="episode", disable=not progress, mininterval=0.5):
+    for path in tqdm(
+        episode_files(buffer),
+        desc="verifying episodes",
+        unit="episode",
+        disable=not progress,
+        mininterval=0.5,
+    ):
         report.episodes += 1
         try:
             episode = read_episode(path)
@@ -67,8 +73,16 @@ def verify(buffer: str | Path, domain: str | None = None, *, progress: bool = Tr
 
 
 def _shape(episode: Episode) -> tuple:
-    physics = None if episode.physics is None else (episode.physics.shape[1], episode.physics.dtype.name)
-    return episode.length, episode.observation.shape[1], episode.action.shape[1], episode.reward.shape[1], physics
+    physics = (
+        None if episode.physics is None else (episode.physics.shape[1], episode.physics.dtype.name)
+    )
+    return (
+        episode.length,
+        episode.observation.shape[1],
+        episode.action.shape[1],
+        episode.reward.shape[1],
+        physics,
+    )
 
 
 def _compare(shapes: dict[str, tuple], report: Report) -> None:
@@ -77,10 +91,17 @@ def _compare(shapes: dict[str, tuple], report: Report) -> None:
     usual = max(set(kinds), key=kinds.count)
     for name, shape in shapes.items():
         if shape != usual:
-            report.problems.setdefault(name, f"(length, observation, action, reward, physics) = {shape}, most files have {usual}")
+            report.problems.setdefault(
+                name,
+                f"(length, observation, action, reward, physics) = {shape}, most files have {usual}",
+            )
     if usual[4] is None:
-        report.remarks.append("no physics: rewards of other tasks cannot be computed from this buffer")
+        report.remarks.append(
+            "no physics: rewards of other tasks cannot be computed from this buffer"
+        )
     elif usual[4][1] != "float64":
-        report.remarks.append(f"physics is {usual[4][1]}, not float64: relabelled rewards differ in their last digits")
+        report.remarks.append(
+            f"physics is {usual[4][1]}, not float64: relabelled rewards differ in their last digits"
+        )
     if usual[3] > 1:
         report.remarks.append(f"rewards have {usual[3]} columns, one for each corner of the domain")

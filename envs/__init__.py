@@ -1,6 +1,8 @@
-"""Tasks and their physics: the ExoRL/URLB tasks, hidden-task families, and a batch of MuJoCo states behind both.
+"""Tasks and their physics: the ExoRL/URLB tasks, hidden-task families, and a batch of MuJoCo states
+behind both.
 
-Importing this package loads neither MuJoCo nor dm_control nor gymnasium; nor do `tasks`, `task`, `spec` or drawing tasks.
+Importing this package loads neither MuJoCo nor dm_control nor gymnasium; nor do `tasks`, `task`,
+`spec` or drawing tasks.
 
     envs.make("walker_flip", seed=0)              one gymnasium environment
     envs.make_vec("walker_flip", num_envs=64)     64 of them on one batch of physics
@@ -10,7 +12,17 @@ from __future__ import annotations
 
 from envs.above import plane
 from envs.registration import register, register_when_gymnasium_is_imported
-from envs.registry import Spec, Task, draw_tasks, families, members, spec, task, tasks, training_tasks
+from envs.registry import (
+    Spec,
+    Task,
+    draw_tasks,
+    families,
+    members,
+    spec,
+    task,
+    tasks,
+    training_tasks,
+)
 
 __all__ = [
     "Spec",

@@ -23,7 +23,9 @@ class Plane(NamedTuple):
 
 
 def plane(task: Task) -> Plane | None:
-    """What there is to see; None where states are no positions in a plane, or the task has no place to reach."""
+    """What there is to see; None where states are no positions in a plane, or the task has no place
+    to reach.
+    """
     if task.domain == "point_mass" and "goal" in task.params:
         return Plane(task.params["goal"], GOAL_RADIUS, ())
     room = maze.ROOM_OF.get(task.name.removeprefix("point_mass_maze_"))

@@ -1,4 +1,6 @@
-"""What a domain is: a dm_control environment that starts episodes, and vectorised functions of a batch of states."""
+"""What a domain is: a dm_control environment that starts episodes, and vectorised functions of a
+batch of states.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ _OBJECTS = {
 
 
 class Reading(NamedTuple):
-    """A stretch of one field of MjData: all of it, or what belongs to one named body, site or sensor."""
+    """A stretch of one field of MjData: all of it, or what belongs to one named body, site or
+    sensor.
+    """
 
     field: str
     element: str | None = None
@@ -59,11 +63,15 @@ class Domain:
 
     Attributes:
         build: mode name -> the dm_control environment whose task starts an episode of that mode.
-        readings: what observations and rewards are computed from, by name. `qpos`, `qvel`, `act` and `ctrl` are always there.
-        stages: MuJoCo's pipeline functions that bring the rewards' readings up to date with a bare state (no collisions).
+        readings: what observations and rewards are computed from, by name. `qpos`, `qvel`, `act`
+            and `ctrl` are always there.
+        stages: MuJoCo's pipeline functions that bring the rewards' readings up to date with a bare
+            state (no collisions).
         observe: readings -> (states, observation).
-        rewards: mode name -> function of readings, (states,). Parameters of tasks stand among the readings under their names.
-        guides: for modes whose rewards are flat almost everywhere, a score that a planner can follow.
+        rewards: mode name -> function of readings, (states,). Parameters of tasks stand among the
+            readings under their names.
+        guides: for modes whose rewards are flat almost everywhere, a score that a planner can
+            follow.
         repeat: control steps of one agent step.
         slow: whether a step takes so long (0.1 ms) that threads do not merely wait for each other.
     """

@@ -54,7 +54,8 @@ def make_vec(
         task: for all of them; or a sequence with one for each.
         num_envs: how many; for a sequence, its length.
         seed: environment i starts as `make` with seed + i does; None: anything.
-        action_repeat: agent steps for which each action is held: a step of the environment is all of them, its reward their sum.
+        action_repeat: agent steps for which each action is held: a step of the environment is all
+            of them, its reward their sum.
         horizon: steps of an episode; None: as many as the task's episodes last.
         render_mode: None, or `rgb_array`: `render` returns a picture of each.
 
@@ -67,12 +68,16 @@ def make_vec(
     else:
         chosen = [registry.task(one) for one in task]
         if num_envs not in (None, len(chosen)):
-            raise ValueError(f"num_envs={num_envs} differs from the number of tasks given, {len(chosen)}")
+            raise ValueError(
+                f"num_envs={num_envs} differs from the number of tasks given, {len(chosen)}"
+            )
     if not chosen:
         raise ValueError(f"num_envs={num_envs}: at least one environment is needed")
     domains = sorted({one.domain for one in chosen})
     if len(domains) > 1:
-        raise ValueError(f"tasks of one vector must share a domain, these are of {', '.join(domains)}")
+        raise ValueError(
+            f"tasks of one vector must share a domain, these are of {', '.join(domains)}"
+        )
     return VectorEnvironment(chosen, seed, action_repeat, horizon, render_mode)
 
 
@@ -106,19 +111,29 @@ class VectorEnvironment(VectorEnv):
         self._repeat, self._length = action_repeat, horizon or self._spec.length // action_repeat
         if not 1 <= self._length * action_repeat <= self._spec.length:
             said = f"action_repeat={action_repeat} with horizon={horizon}"
-            raise ValueError(f"{said} does not fit the {self._spec.length} agent steps of an episode of {tasks[0].id}")
+            raise ValueError(
+                f"{said} does not fit the {self._spec.length} agent steps of an episode of {tasks[0].id}"
+            )
         self.num_envs = len(tasks)
         self.render_mode = render_mode
         if seed is None:
             seed = int(np.random.default_rng().integers(_SEEDS - self.num_envs))
         streams = [_streams(one) for one in _seeds(seed, self.num_envs)]
         self._starts, self._draws = map(list, zip(*streams, strict=True))
-        self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (self._spec.observation,), np.float32)
+        self.single_observation_space = gymnasium.spaces.Box(
+            -np.inf, np.inf, (self._spec.observation,), np.float32
+        )
         self.single_action_space = gymnasium.spaces.Box(-1.0, 1.0, (self._spec.action,), np.float32)
-        self.observation_space = gymnasium.vector.utils.batch_space(self.single_observation_space, self.num_envs)
-        self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, self.num_envs)
+        self.observation_space = gymnasium.vector.utils.batch_space(
+            self.single_observation_space, self.num_envs
+        )
+        self.action_space = gymnasium.vector.utils.batch_space(
+            self.single_action_space, self.num_envs
+        )
         self._observe = load(self._domain).observe
-        self.tasks = registry.draw_tasks(self._given[0], self.num_envs, np.random.default_rng(seed))  # until the first reset
+        self.tasks = registry.draw_tasks(
+            self._given[0], self.num_envs, np.random.default_rng(seed)
+        )  # until the first reset
         self._batch = Batch(self._domain, self._modes())
         self._elapsed: np.ndarray | None = None  # steps of each episode; None: no reset yet
 
@@ -135,10 +150,11 @@ class VectorEnvironment(VectorEnv):
         """Start an episode in every environment, or in those of a mask.
 
         Args:
-            seed: of environment 0, counting up; or one for each. None goes on with the streams in use.
-            options: `{"task": name}` (a member of the family) or `{"goal": (x, y)}`, for all; otherwise families draw.
-                `{"reset_mask": mask}`, (environments,) bool: only these begin, the others stay
-                where they are.
+            seed: of environment 0, counting up; or one for each. None goes on with the streams in
+                use.
+            options: `{"task": name}` (a member of the family) or `{"goal": (x, y)}`, for all;
+                otherwise families draw. `{"reset_mask": mask}`, (environments,) bool: only these
+                begin, the others stay where they are.
 
         Returns:
             Observations of all environments, and `{"physics": of all, "_physics": which began}`.
@@ -166,8 +182,11 @@ class VectorEnvironment(VectorEnv):
         self._elapsed = np.where(mask, 0, 0 if self._elapsed is None else self._elapsed)
         return self._observations(), self._info(mask)
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Hold `action`, (environments, action size) in [-1, 1], for `action_repeat` agent steps, whose rewards are summed.
+    def step(
+        self, action: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Hold `action`, (environments, action size) in [-1, 1], for `action_repeat` agent steps,
+        whose rewards are summed.
 
         Raises:
             ValueError: an action of another shape, or one that is not finite.
@@ -177,7 +196,9 @@ class VectorEnvironment(VectorEnv):
         self._refuse_closed()
         action = np.asarray(action, dtype=np.float64)
         if action.shape != self.action_space.shape or not np.isfinite(action).all():
-            raise ValueError(f"action must be finite and of shape {self.action_space.shape}, got shape {action.shape}")
+            raise ValueError(
+                f"action must be finite and of shape {self.action_space.shape}, got shape {action.shape}"
+            )
         if self._elapsed is None or (self._elapsed >= self._length).any():
             raise gymnasium.error.ResetNeeded(
                 f"an episode lasts {self._length} steps: call reset before this step, "
@@ -218,7 +239,9 @@ class VectorEnvironment(VectorEnv):
 
     def _refuse_closed(self) -> None:
         if self.closed:
-            raise gymnasium.error.ClosedEnvironmentError("this environment was closed: make another")
+            raise gymnasium.error.ClosedEnvironmentError(
+                "this environment was closed: make another"
+            )
 
     def _observations(self) -> np.ndarray:
         return self._observe(self._batch.readings).astype(np.float32)
@@ -276,7 +299,9 @@ def _chosen(given: Task, options: dict[str, Any]) -> Task:
     key = "goal" if given.name == "point_mass_goal" else "task"
     if not given.hidden or set(options) != {key}:
         allowed = f"{{{key!r}: ...}}" if given.hidden else "none"
-        raise ValueError(f"task {given.id!r}: reset options {sorted(options)} are unknown; allowed: {allowed}")
+        raise ValueError(
+            f"task {given.id!r}: reset options {sorted(options)} are unknown; allowed: {allowed}"
+        )
     if key == "goal":
         return registry.task(given.name, goal=options[key])
     names = [one.name for one in registry.members(given)]
@@ -311,7 +336,9 @@ class Environment(gymnasium.Env):
         """What this episode pays for."""
         return self._vector.tasks[0]
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         """See `VectorEnvironment.reset`."""
         super().reset(seed=seed)
         observation, info = self._vector.reset(seed=seed, options=options)

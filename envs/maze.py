@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 
-CORNER = 0.15  # from the maze's axes to the middle of a room, which is the goal of that corner's task
+CORNER = (
+    0.15  # from the maze's axes to the middle of a room, which is the goal of that corner's task
+)
 RADIUS = 0.015  # metres around that middle that pay in full
 _GAP = 0.24  # from the centre to the middle of a gap between the cross and an outer wall
 
-ROOMS = CORNER * np.array([(-1, 1), (1, 1), (1, -1), (-1, -1)])  # clockwise from the top left, where episodes start
-ROOM_OF = {"reach_top_left": 0, "reach_top_right": 1, "reach_bottom_right": 2, "reach_bottom_left": 3}
-WALLS = ((0.02, 0.18), (0.18, 0.02))  # half widths and half heights of the two boxes of the cross, whose middle is the origin
+ROOMS = CORNER * np.array(
+    [(-1, 1), (1, 1), (1, -1), (-1, -1)]
+)  # clockwise from the top left, where episodes start
+ROOM_OF = {
+    "reach_top_left": 0,
+    "reach_top_right": 1,
+    "reach_bottom_right": 2,
+    "reach_bottom_left": 3,
+}
+WALLS = (
+    (0.02, 0.18),
+    (0.18, 0.02),
+)  # half widths and half heights of the two boxes of the cross, whose middle is the origin
 GAPS = _GAP * np.array([(0, 1), (1, 0), (0, -1), (-1, 0)])  # gap k leads from room k to room k + 1
 
 
@@ -25,7 +37,9 @@ def route(room: int, target: int, direction: int) -> list[np.ndarray]:
 
 
 def distance(position: np.ndarray, target: int) -> np.ndarray:
-    """Length of the shorter way from each of `position` (states, 2) to the middle of room `target`, (states,)."""
+    """Length of the shorter way from each of `position` (states, 2) to the middle of room `target`,
+    (states,).
+    """
     right, top = position[:, 0] > 0, position[:, 1] > 0
     room = np.where(top, np.where(right, 1, 0), np.where(right, 2, 3))
     result = np.empty(len(position))

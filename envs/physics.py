@@ -1,8 +1,10 @@
-"""A batch of MuJoCo states of one domain: start, step, read. What the vector environment, the relabeller and the planner share.
+"""A batch of MuJoCo states of one domain: start, step, read. What the vector environment, the
+relabeller and the planner share.
 
-Every state has an MjData of its own, stepped in dm_control's order (finish the step, further substeps, refresh positions and
-velocities; Tassa et al. 2020, arXiv 2006.12983, page 6). So warm start and last sensor readings, which a stored row lacks, are
-simply kept, and positions are computed once a step. (`mujoco.rollout` steps a batch too, but does not hand back the warm start,
+Every state has an MjData of its own, stepped in dm_control's order (finish the step, further
+substeps, refresh positions and velocities; Tassa et al. 2020, arXiv 2006.12983, page 6). So warm
+start and last sensor readings, which a stored row lacks, are simply kept, and positions are
+computed once a step. (`mujoco.rollout` steps a batch too, but does not hand back the warm start,
 without which paths drift apart.)
 """
 
@@ -30,7 +32,9 @@ _DIVERGED = [int(getattr(mujoco.mjtWarning, f"mjWARN_BAD{of}")) for of in ("QPOS
 
 
 class Start:
-    """Starts episodes as dm_control does: through the task's own `initialize_episode`, on a random state per episode stream."""
+    """Starts episodes as dm_control does: through the task's own `initialize_episode`, on a random
+    state per episode stream.
+    """
 
     def __init__(self, domain: str, mode: str) -> None:
         """Build dm_control's environment for `mode`; its model is the one to step."""
@@ -39,7 +43,8 @@ class Start:
         self._lock = Lock()
         steps = self._environment.control_timestep() / self._environment.physics.timestep()
         self.substeps = round(steps) * load(domain).repeat
-        # Each model is one body, so that looking for islands of contact finds one, at up to a tenth of the time of a step.
+        # Each model is one body, so that looking for islands of contact finds one, at up to a tenth
+        # of the time of a step.
         self.model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_ISLAND
 
     def __reduce__(self) -> tuple:
@@ -52,9 +57,13 @@ class Start:
         return self._environment.physics.model.ptr
 
     def episode(self, random: np.random.RandomState, into: mujoco.MjData) -> None:
-        """Start an episode from `random` (which advances) and copy everything MuJoCo holds of it to `into`."""
+        """Start an episode from `random` (which advances) and copy everything MuJoCo holds of it to
+        `into`.
+        """
         task = self._environment.task
-        own = task.random if hasattr(task, "random") else self._environment.random_state  # suite task, composer environment
+        own = (
+            task.random if hasattr(task, "random") else self._environment.random_state
+        )  # suite task, composer environment
         with self._lock:
             own.set_state(random.get_state())
             self._environment.reset()
@@ -64,15 +73,18 @@ class Start:
 
 @lru_cache
 def start_of(domain: str, mode: str) -> Start:
-    """The one Start of a mode: dm_control's environments are slow to build and, full of reference cycles, slow to go."""
+    """The one Start of a mode: dm_control's environments are slow to build and, full of reference
+    cycles, slow to go.
+    """
     return Start(domain, mode)
 
 
 class Scattered:
-    """Equally long rows of float64 that lie in pieces anywhere in memory, read and written as one array.
+    """Equally long rows of float64 that lie in pieces anywhere in memory, read and written as one
+    array.
 
-    One indexing of the stretch of memory that spans all pieces takes a tenth of the time of a loop over them; it touches
-    nothing but the pieces.
+    One indexing of the stretch of memory that spans all pieces takes a tenth of the time of a loop
+    over them; it touches nothing but the pieces.
     """
 
     def __init__(self, rows: Sequence[Sequence[np.ndarray]]) -> None:
@@ -80,7 +92,12 @@ class Scattered:
         self._rows = rows
         places = np.array([np.concatenate([_addresses(piece) for piece in row]) for row in rows])
         self._index = (places - places.min()) // places.itemsize
-        interface = {"data": (int(places.min()), False), "shape": (int(self._index.max()) + 1,), "typestr": "<f8", "version": 3}
+        interface = {
+            "data": (int(places.min()), False),
+            "shape": (int(self._index.max()) + 1,),
+            "typestr": "<f8",
+            "version": 3,
+        }
         self._memory = np.asarray(SimpleNamespace(__array_interface__=interface))
 
     def __reduce__(self) -> tuple:
@@ -103,13 +120,18 @@ def _addresses(piece: np.ndarray) -> np.ndarray:
 class Views:
     """Where `qpos`, `qvel`, `act` and then some readings lie in an MjData, and in a row of them."""
 
-    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, readings: Mapping[str, Reading]) -> None:
+    def __init__(
+        self, model: mujoco.MjModel, data: mujoco.MjData, readings: Mapping[str, Reading]
+    ) -> None:
         """Look up `readings` in a model and one of its states."""
         self._wanted = {name: Reading(name) for name in STATE_FIELDS} | dict(readings)
         self._bounds = {name: reading.bounds(model, data) for name, reading in self._wanted.items()}
         ends = np.cumsum([stop - start for start, stop in self._bounds.values()])
         starts = np.concatenate([[0], ends[:-1]])
-        self._columns = {name: slice(int(start), int(end)) for name, start, end in zip(self._bounds, starts, ends, strict=True)}
+        self._columns = {
+            name: slice(int(start), int(end))
+            for name, start, end in zip(self._bounds, starts, ends, strict=True)
+        }
         self.size, self.physics_size = int(ends[-1]), self._columns["act"].stop
 
     def of(self, data: mujoco.MjData) -> list[np.ndarray]:
@@ -137,7 +159,11 @@ class Batch:
         self._table = self._state.read()
         self._low, self._high = self.model.actuator_ctrlrange.T
         self._unit_range = bool(np.all(self._low == -1) and np.all(self._high == 1))
-        threads = max(1, min(os.cpu_count() or 1, len(modes) // _STATES_PER_THREAD)) if load(domain).slow else 1
+        threads = (
+            max(1, min(os.cpu_count() or 1, len(modes) // _STATES_PER_THREAD))
+            if load(domain).slow
+            else 1
+        )
         self._parts = [self._datas[part::threads] for part in range(threads)]
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
@@ -197,7 +223,9 @@ class Batch:
 
     def step(self, action: np.ndarray) -> None:
         """Hold `action` (states, action size), in [-1, 1], for one agent step."""
-        self._control.write(action if self._unit_range else self._low + (action + 1) * (self._high - self._low) / 2)
+        self._control.write(
+            action if self._unit_range else self._low + (action + 1) * (self._high - self._low) / 2
+        )
         if self._pool:
             list(self._pool.map(self._advance, self._parts))
         else:
@@ -216,17 +244,29 @@ class Batch:
         ended = np.flatnonzero(chosen).tolist()
         diverged = [one for one in ended if self._datas[one].warning.number[_DIVERGED].any()]
         if diverged:
-            raise FloatingPointError(f"{self._domain}: the simulation of states {diverged} diverged")
+            raise FloatingPointError(
+                f"{self._domain}: the simulation of states {diverged} diverged"
+            )
 
     def close(self) -> None:
-        """End the threads. Memory goes with the batch itself, at once: nothing here refers to itself."""
+        """End the threads.
+
+        Memory goes with the batch itself, at once: nothing here refers to itself.
+        """
         if self._pool:
             self._pool.shutdown()
 
     def _advance(self, datas: Sequence[mujoco.MjData]) -> None:
         """An agent step of some states, whose controls are set."""
-        model, finish, further, refresh = self.model, mujoco.mj_step2, mujoco.mj_step, mujoco.mj_step1
-        if not load(self._domain).readings:  # only joints are read: the next step computes the refreshed positions anyway
+        model, finish, further, refresh = (
+            self.model,
+            mujoco.mj_step2,
+            mujoco.mj_step,
+            mujoco.mj_step1,
+        )
+        if not load(
+            self._domain
+        ).readings:  # only joints are read: the next step computes the refreshed positions anyway
             for data in datas:
                 further(model, data, self.substeps)
         elif self.substeps == 1:
@@ -245,7 +285,8 @@ def readings_of(
     physics: np.ndarray,
     names: tuple[str, ...] | None = None,
 ) -> dict[str, np.ndarray]:
-    """What rewards are computed from, for bare states: only the stages of MuJoCo's pipeline that it takes.
+    """What rewards are computed from, for bare states: only the stages of MuJoCo's pipeline that it
+    takes.
 
     Args:
         domain: whose states.
@@ -260,7 +301,9 @@ def readings_of(
     if derived:
         for first in range(0, len(physics), _BLOCK):
             block = slice(first, first + _BLOCK)
-            table[block, views.physics_size :] = _derived(model, data, derived, load(domain).stages, physics[block])
+            table[block, views.physics_size :] = _derived(
+                model, data, derived, load(domain).stages, physics[block]
+            )
     return views.named(table)
 
 
@@ -286,12 +329,21 @@ def observations_of(domain: str, physics: np.ndarray) -> np.ndarray:
 
 
 def _derived(
-    model: mujoco.MjModel, data: mujoco.MjData, views: Sequence[np.ndarray], stages: Sequence, physics: np.ndarray
+    model: mujoco.MjModel,
+    data: mujoco.MjData,
+    views: Sequence[np.ndarray],
+    stages: Sequence,
+    physics: np.ndarray,
 ) -> np.ndarray:
     """What `views` of `data` show, for each row of `physics`."""
-    qpos, qvel = data.qpos, data.qvel  # actuator states (act) move nothing before forces are computed
+    qpos, qvel = (
+        data.qpos,
+        data.qvel,
+    )  # actuator states (act) move nothing before forces are computed
     pieces: list[bytes] = []
-    for state_qpos, state_qvel in zip(physics[:, : model.nq], physics[:, model.nq : model.nq + model.nv], strict=True):
+    for state_qpos, state_qvel in zip(
+        physics[:, : model.nq], physics[:, model.nq : model.nq + model.nv], strict=True
+    ):
         qpos[:] = state_qpos
         qvel[:] = state_qvel
         for stage in stages:
@@ -313,7 +365,9 @@ class Rewards:
     """Pays states, each for its own task: tasks are sorted out once, not at every step."""
 
     def __init__(self, tasks: Sequence[Task]) -> None:
-        """For states whose tasks, all of one domain and none of them a family, are these; a single task serves any number."""
+        """For states whose tasks, all of one domain and none of them a family, are these; a single
+        task serves any number.
+        """
         self._tasks, self._count = tuple(tasks), len(tasks)
         functions = load(tasks[0].domain).rewards
         by_mode: dict[str, list[int]] = {}
@@ -321,8 +375,13 @@ class Rewards:
             by_mode.setdefault(mode(task.name, task.domain), []).append(index)
         self._groups = []
         for name, rows in by_mode.items():
-            params = {key: np.array([tasks[row].params[key] for row in rows]) for key in tasks[rows[0]].params}
-            self._groups.append((functions[name], slice(None) if len(by_mode) == 1 else rows, params))
+            params = {
+                key: np.array([tasks[row].params[key] for row in rows])
+                for key in tasks[rows[0]].params
+            }
+            self._groups.append(
+                (functions[name], slice(None) if len(by_mode) == 1 else rows, params)
+            )
 
     def __reduce__(self) -> tuple:
         """Copies look up the functions again: those of a domain are often lambdas."""

@@ -1,7 +1,9 @@
-"""Model predictive path integral control (Williams et al. 2017, arXiv 1707.02342) of a batch of states, by sampling on MuJoCo.
+"""Model predictive path integral control (Williams et al. 2017, arXiv 1707.02342) of a batch of
+states, by sampling on MuJoCo.
 
-It needs no learning: from each state it rolls out noisy copies of a plan, scores them with the task's reward, and moves the plan
-toward the good ones. Plans are piecewise constant, and a new plan starts from the last one, shifted.
+It needs no learning: from each state it rolls out noisy copies of a plan, scores them with the
+task's reward, and moves the plan toward the good ones. Plans are piecewise constant, and a new plan
+starts from the last one, shifted.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ class Settings:
         knots: pieces of a plan.
         hold: agent steps of a piece; also between two plans.
         noise: standard deviation of the samples' actions around the plan.
-        temperature: in standard deviations of the samples' scores; lower follows the best more closely.
+        temperature: in standard deviations of the samples' scores; lower follows the best more
+            closely.
         coarse: the planner's physics steps are this many times longer than the environment's.
     """
 
@@ -81,16 +84,22 @@ class Planner:
             physics: (episodes, physics size), where they are.
 
         Returns:
-            (episodes, action size): to be held for `hold` agent steps, after which it is time for the next plan.
+            (episodes, action size): to be held for `hold` agent steps, after which it is time for
+            the next plan.
         """
         settings, episodes = self.settings, len(physics)
         self._plan = np.concatenate([self._plan[:, 1:], self._plan[:, -1:]], axis=1)
-        noise = self._rng.standard_normal((episodes, settings.samples, *self._plan.shape[1:])) * settings.noise
+        noise = (
+            self._rng.standard_normal((episodes, settings.samples, *self._plan.shape[1:]))
+            * settings.noise
+        )
         noise[:, 0] = 0  # the plan itself stays a candidate
         candidates = np.clip(self._plan[:, None] + noise, -1, 1)
         scores = self._scores(physics, candidates)
         spread = scores.std(axis=1, keepdims=True) + 1e-9
-        weights = np.exp((scores - scores.max(axis=1, keepdims=True)) / (settings.temperature * spread))
+        weights = np.exp(
+            (scores - scores.max(axis=1, keepdims=True)) / (settings.temperature * spread)
+        )
         weights /= weights.sum(axis=1, keepdims=True)
         self._plan = np.einsum("es,eska->eka", weights, candidates)
         return self._plan[:, 0]
@@ -101,8 +110,12 @@ class Planner:
         held = np.repeat(self._middle + self._half * candidates, self._substeps, axis=2)
         initial = np.zeros((episodes * samples, 1 + physics.shape[1]))  # time, then physics
         initial[:, 1:] = np.repeat(physics, samples, axis=0)
-        states, _ = self._pool.rollout(self._model, self._datas, initial, held.reshape(episodes * samples, -1, size))
-        states = states[:, self._substeps - 1 :: self._substeps, 1:].reshape(episodes, -1, physics.shape[1])
+        states, _ = self._pool.rollout(
+            self._model, self._datas, initial, held.reshape(episodes * samples, -1, size)
+        )
+        states = states[:, self._substeps - 1 :: self._substeps, 1:].reshape(
+            episodes, -1, physics.shape[1]
+        )
         control = candidates.reshape(episodes, -1, size)
         scores = np.empty((episodes, samples))
         for kind in np.unique(self._modes):

@@ -1,7 +1,8 @@
 """Which tasks exist: names, parameters, sizes. No physics here.
 
-The 31 single tasks are those of URLB (Laskin et al. 2021, arXiv 2110.15191) and ExoRL (Yarats et al. 2022, arXiv 2201.13425). A
-family is a hidden task: which of its members an episode pays for is never observed, so only rewards reveal it.
+The 31 single tasks are those of URLB (Laskin et al. 2021, arXiv 2110.15191) and ExoRL (Yarats et
+al. 2022, arXiv 2201.13425). A family is a hidden task: which of its members an episode pays for is
+never observed, so only rewards reveal it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 GOAL_RING = 0.15  # metres from the centre at which the goals of point_mass_goal lie
-GOAL_RADIUS = 0.045  # metres around such a goal that pay in full, and over which the reward then falls to 0.1
+GOAL_RADIUS = (
+    0.045  # metres around such a goal that pay in full, and over which the reward then falls to 0.1
+)
 ARENA = 0.29  # metres: the point mass's joints end here
 
 
@@ -49,7 +52,10 @@ _MODES = {
     "point_mass_maze": _CORNERS,
 }
 _DOMAIN_OF = {f"{domain}_{mode}": domain for domain, modes in _MODES.items() for mode in modes}
-_FAMILY_DOMAINS = {f"{domain}_any": domain for domain in ("walker", "cheetah", "quadruped", "jaco", "point_mass_maze")}
+_FAMILY_DOMAINS = {
+    f"{domain}_any": domain
+    for domain in ("walker", "cheetah", "quadruped", "jaco", "point_mass_maze")
+}
 _FAMILY_DOMAINS["point_mass_goal"] = "point_mass"
 
 
@@ -93,7 +99,10 @@ class Task:
         """Unique among tasks: `walker_walk`, `point_mass_goal(goal=0.106066,-0.106066)`."""
         if not self.params:
             return self.name
-        values = ";".join(f"{key}={','.join(f'{number:.6g}' for number in value)}" for key, value in self.params.items())
+        values = ";".join(
+            f"{key}={','.join(f'{number:.6g}' for number in value)}"
+            for key, value in self.params.items()
+        )
         return f"{self.name}({values})"
 
     @property
@@ -134,33 +143,42 @@ def task(name: str | Task, **params: Any) -> Task:
 
     Args:
         name: one of `tasks()`.
-        **params: `goal=(x, y)` in metres for `point_mass_goal`; rounded to micrometres, so that equal ids are equal tasks.
+        **params: `goal=(x, y)` in metres for `point_mass_goal`; rounded to micrometres, so that
+            equal ids are equal tasks.
 
     Raises:
         ValueError: unknown name or parameter, or a goal outside the arena.
     """
     if isinstance(name, Task):
         if params:
-            raise ValueError(f"task {name.id!r} is already made: parameters {sorted(params)} belong with a name")
+            raise ValueError(
+                f"task {name.id!r} is already made: parameters {sorted(params)} belong with a name"
+            )
         return name
     if name not in tasks():
         raise unknown("task", name, tasks())
     allowed = ("goal",) if name == "point_mass_goal" else ()
     for key in params:
         if key not in allowed:
-            raise ValueError(f"task {name!r} takes no parameter {key!r}; allowed: {', '.join(allowed) or 'none'}")
+            raise ValueError(
+                f"task {name!r} takes no parameter {key!r}; allowed: {', '.join(allowed) or 'none'}"
+            )
     return Task(name, Params({key: _position(name, key, value) for key, value in params.items()}))
 
 
 def _position(name: str, key: str, value: Any) -> tuple[float, float]:
     numbers = np.asarray(value, dtype=float)
     if numbers.shape != (2,) or not np.all(np.abs(numbers) <= ARENA):
-        raise ValueError(f"task {name!r}: {key}={value!r} must be two numbers (x, y) between {-ARENA} and {ARENA} metres")
+        raise ValueError(
+            f"task {name!r}: {key}={value!r} must be two numbers (x, y) between {-ARENA} and {ARENA} metres"
+        )
     return round(float(numbers[0]), 6), round(float(numbers[1]), 6)
 
 
 def spec(name: str | Task) -> Spec:
-    """Sizes of the task's observation, action and physics vectors, and the agent steps of its episodes."""
+    """Sizes of the task's observation, action and physics vectors, and the agent steps of its
+    episodes.
+    """
     return domain_spec(task(name).domain)
 
 
@@ -179,7 +197,9 @@ def members(family: str | Task) -> list[Task]:
     """The tasks of a family with a finite number of them; of a single task, itself."""
     family = task(family)
     if family.name == "point_mass_goal":
-        raise ValueError("task 'point_mass_goal' has infinitely many members: draw them with draw_tasks or training_tasks")
+        raise ValueError(
+            "task 'point_mass_goal' has infinitely many members: draw them with draw_tasks or training_tasks"
+        )
     if not family.hidden:
         return [family]
     return [Task(f"{family.domain}_{mode}") for mode in _MODES[family.domain]]
@@ -189,7 +209,8 @@ def draw_tasks(name: str | Task, count: int, rng: np.random.Generator) -> list[T
     """Draw the tasks of `count` episodes.
 
     Args:
-        name: a family, whose members are drawn (every member equally often, up to one); or a single task, which is repeated.
+        name: a family, whose members are drawn (every member equally often, up to one); or a single
+            task, which is repeated.
         count: how many.
         rng: where the draws come from.
     """
@@ -204,7 +225,9 @@ def draw_tasks(name: str | Task, count: int, rng: np.random.Generator) -> list[T
 
 
 def training_tasks(name: str | Task, count: int, rng: np.random.Generator) -> list[Task]:
-    """Distinct tasks to relabel a data set with: `count` goals, every member of a finite family, or the single task itself."""
+    """Distinct tasks to relabel a data set with: `count` goals, every member of a finite family, or
+    the single task itself.
+    """
     family = task(name)
     if family.name == "point_mass_goal" and family.hidden:
         drawn: dict[Task, None] = {}

@@ -36,7 +36,9 @@ _DEFAULT = "egl" if sys.platform == "linux" else "glfw"
 _PATIENCE = 60.0  # seconds for one answer: the first loads MuJoCo, all may wait for other programs
 
 
-def render(task: str | Task, physics: np.ndarray, *, height: int = 240, width: int = 320) -> np.ndarray:
+def render(
+    task: str | Task, physics: np.ndarray, *, height: int = 240, width: int = 320
+) -> np.ndarray:
     """Draw states.
 
     Args:

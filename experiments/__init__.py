@@ -1,1 +1,3 @@
-"""Command lines: `python -m experiments.<name>`; settings are under `conf/`, their types in `agentic_transformer/config.py`."""
+"""Command lines: `python -m experiments.<name>`; settings are under `conf/`, their types in
+`agentic_transformer/config.py`.
+"""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agentic_transformer.config import CollectCommand
-from experiments.harness import cli
+from experiments.cli import app as cli
 
 
 def main(config: CollectCommand) -> None:
@@ -13,7 +13,12 @@ def main(config: CollectCommand) -> None:
     data = config.data
     folder = datasets.buffer_folder(data.root, config.task, data.algo)
     datasets.collect(
-        config.task, folder, episodes=data.episodes, seed=data.seed, collector=data.algo, action_repeat=data.action_repeat
+        config.task,
+        folder,
+        episodes=data.episodes,
+        seed=data.seed,
+        collector=data.algo,
+        action_repeat=data.action_repeat,
     )
     print(f"buffer: {folder}\ncache:  {datasets.build_cache(folder, place=data.cache)}")
 

@@ -1,11 +1,13 @@
-"""Fetches one of ExoRL's released data sets: `python -m experiments.download domain=walker algo=rnd`."""
+"""Fetches one of ExoRL's released data sets: `python -m experiments.download domain=walker
+algo=rnd`.
+"""
 
 from __future__ import annotations
 
 import sys
 
 from agentic_transformer.config import DownloadCommand
-from experiments.harness import cli
+from experiments.cli import app as cli
 
 
 def main(config: DownloadCommand) -> None:

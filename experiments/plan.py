@@ -1,20 +1,26 @@
-"""Plans for machines that are not there: `python -m experiments.plan topology=v5e:4x4 model=at_350m trajectories=128`."""
+"""Plans for machines that are not there: `python -m experiments.plan topology=v5e:4x4 model=at_350m
+trajectories=128`.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from agentic_transformer.config import PlanCommand
-from experiments.harness import cli
+from experiments.cli import app as cli
 
 
 def main(commands: list[PlanCommand]) -> None:
-    """Estimates, compiles and solves for each combination of settings, then reports on all of them together."""
-    from experiments.planning import report
-    from experiments.planning.kept import Compilations
-    from experiments.planning.plan import make_plan
+    """Estimates, compiles and solves for each combination of settings, then reports on all of them
+    together.
+    """
+    from experiments.capacity import report
+    from experiments.capacity.kept import Compilations
+    from experiments.capacity.plan import make_plan
 
-    plans = [make_plan(command, Compilations(Path(command.out) / "compiled")) for command in commands]
+    plans = [
+        make_plan(command, Compilations(Path(command.out) / "compiled")) for command in commands
+    ]
     report.write(plans, Path(commands[0].out))
 
 

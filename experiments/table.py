@@ -7,22 +7,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentic_transformer.config import TableCommand
-from experiments.harness import cli
+from experiments.cli import app as cli
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 def main(config: TableCommand) -> None:
-    """Prints the table and writes `<sweep>/table.csv`: of each job its overrides, its state, its last metrics and its returns."""
+    """Prints the table and writes `<sweep>/table.csv`: of each job its overrides, its state, its
+    last metrics and its returns.
+    """
     import pandas as pd
 
-    from experiments.harness.sweeps import jobs as jobs_of
+    from experiments.cli.sweeps import jobs as jobs_of
 
     sweep = Path(config.sweep)
     jobs = jobs_of(sweep)
     if not jobs:
-        raise ValueError(f"sweep={sweep}: no jobs are there; give the folder of a sweep, which -m makes")
+        raise ValueError(
+            f"sweep={sweep}: no jobs are there; give the folder of a sweep, which -m makes"
+        )
     table = pd.DataFrame(map(_line, jobs))
     table.to_csv(sweep / "table.csv", index=False)
     print(table.to_string(index=False, float_format="{:.4g}".format, na_rep=""))
@@ -30,8 +34,8 @@ def main(config: TableCommand) -> None:
 
 def _line(job: Path) -> dict[str, Any]:
     """What a job's files say so far; the agents within a quickstart's job by their names."""
-    from experiments.harness.evaluation_folder import RECORDS
-    from experiments.harness.run_folder import status
+    from experiments.cli.evaluation_folder import RECORDS
+    from experiments.cli.run_folder import status
 
     told = status(job)
     line = {"job": job.name, "state": told.get("state")}
@@ -44,8 +48,12 @@ def _line(job: Path) -> dict[str, Any]:
     results = Path(told.get("results", job))
     found = next((results / name for name in RECORDS if (results / name).exists()), None)
     if found and (records := _read(found, ("condition", "trajectories", "return"))) is not None:
-        last = records[records["trajectories"] == records.groupby("condition")["trajectories"].transform("max")]
-        for (condition, trajectories), value in last.groupby(["condition", "trajectories"])["return"].mean().items():
+        last = records[
+            records["trajectories"] == records.groupby("condition")["trajectories"].transform("max")
+        ]
+        for (condition, trajectories), value in (
+            last.groupby(["condition", "trajectories"])["return"].mean().items()
+        ):
             line[f"return {condition} [{trajectories}]"] = value
     return line
 
@@ -56,8 +64,8 @@ def _settings(job: Path) -> dict[str, str]:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    from experiments.harness.overrides import said
-    from experiments.harness.run_folder import OVERRIDES, read_overrides
+    from experiments.cli.overrides import said
+    from experiments.cli.run_folder import OVERRIDES, read_overrides
 
     try:
         return said(read_overrides(job))
@@ -67,7 +75,9 @@ def _settings(job: Path) -> dict[str, str]:
 
 
 def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame | None:
-    """A table with these columns, the second and later of numbers; None, and one line that says why, where it is not that."""
+    """A table with these columns, the second and later of numbers; None, and one line that says
+    why, where it is not that.
+    """
     import pandas as pd
 
     try:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agentic_transformer.config import TrainCommand
-from experiments.harness import cli
+from experiments.cli import app as cli
 
 if TYPE_CHECKING:
-    from agentic_transformer.description import AgentDescription
-    from agentic_transformer.labels import LabelledTrajectories
-    from agentic_transformer.training import TrainState, TrainStep
+    from agentic_transformer.contexts.relabelled import RelabelledDataset
+    from agentic_transformer.models.spec import AgentSpec
+    from agentic_transformer.training.step import TrainState, TrainStep
 
 
 class Learner(NamedTuple):
@@ -31,13 +31,14 @@ def main(config: TrainCommand, run: Path) -> None:
     """Data -> chains -> tokens -> sharded steps -> checkpoints and metrics in the run's folder."""
     from tqdm import tqdm
 
-    from agentic_transformer import distributed, training
-    from agentic_transformer.checkpoint import Checkpoints, check_place
-    from agentic_transformer.description import AgentDescription
-    from agentic_transformer.metrics import MetricsLog
-    from experiments.harness import run_folder
-    from experiments.harness.data import training_data
-    from experiments.harness.preemption import Preemption
+    from agentic_transformer.models.spec import AgentSpec
+    from agentic_transformer.training import distributed
+    from agentic_transformer.training.checkpoint import Checkpoints, check_place
+    from agentic_transformer.training.loop import fit, prefetch, profiled
+    from agentic_transformer.training.metrics import MetricsLog
+    from experiments.cli import run_folder
+    from experiments.cli.data import training_data
+    from experiments.cli.preemption import Preemption
 
     distributed.initialize(config.mesh)
     check_processes_agree(config)
@@ -46,7 +47,7 @@ def main(config: TrainCommand, run: Path) -> None:
         data = training_data(config.task, config.data)
     if distributed.is_first():
         run_folder.note(run, episodes=data.store.episodes)
-    description = AgentDescription(
+    description = AgentSpec(
         task=config.task,
         seed=config.seed,
         agent=config.agent,
@@ -63,16 +64,28 @@ def main(config: TrainCommand, run: Path) -> None:
     newest = checkpoints.open()
     make = {"transformer": _transformer, "td3_bc": _td3_bc}[config.agent.learner]
     learner = make(config, data, description, fresh=newest is None)
-    state = learner.state if newest is None else checkpoints.state(newest, learner.state, description)
+    state = (
+        learner.state if newest is None else checkpoints.state(newest, learner.state, description)
+    )
     start = int(state.step)
     if distributed.is_first() and newest is not None:
         print(f"goes on from checkpoint {start}", flush=True)
     elif distributed.is_first() and config.resume:
         print(f"resume=true: no checkpoint in {checkpoints.folder}; starts at step 0", flush=True)
-    train_step = training.traced(learner.step, start, config.train.profile, run / "profile")
-    batches = training.prefetch(learner.batch, start, config.train.steps)
-    bar = tqdm(batches, f"train {config.agent.name}", config.train.steps, initial=start, disable=not distributed.is_first())
-    with Preemption() as preemption, MetricsLog(run, start) if distributed.is_first() else nullcontext() as log, bar:
+    train_step = profiled(learner.step, start, config.train.profile, run / "profile")
+    batches = prefetch(learner.batch, start, config.train.steps)
+    bar = tqdm(
+        batches,
+        f"train {config.agent.name}",
+        config.train.steps,
+        initial=start,
+        disable=not distributed.is_first(),
+    )
+    with (
+        Preemption() as preemption,
+        MetricsLog(run, start) if distributed.is_first() else nullcontext() as log,
+        bar,
+    ):
 
         def report(step: int, metrics: dict[str, float]) -> None:
             if log:
@@ -82,53 +95,78 @@ def main(config: TrainCommand, run: Path) -> None:
         def save(state: TrainState, loss: float) -> None:
             checkpoints.save(state, description, loss)
 
-        training.fit(state, train_step, bar, config.train, report, save, preemption.agreed)
+        fit(state, train_step, bar, config.train, report, save, preemption.agreed)
         checkpoints.close()
 
 
-def _transformer(config: TrainCommand, data: LabelledTrajectories, description: AgentDescription, fresh: bool) -> Learner:
+def _transformer(
+    config: TrainCommand, data: RelabelledDataset, description: AgentSpec, fresh: bool
+) -> Learner:
     """The agent, on the mesh; of its state an outline is enough where a checkpoint is loaded."""
     import jax
 
-    from agentic_transformer import mesh as meshes
-    from agentic_transformer import training
-    from agentic_transformer.labels import ChainLoader
+    from agentic_transformer.contexts.relabelled import ChainLoader
+    from agentic_transformer.training import sharding
+    from agentic_transformer.training.step import (
+        abstract_state,
+        init_state,
+        make_optimizer,
+        make_train_step,
+    )
 
-    mesh, layout = meshes.make_mesh(config.mesh.ring), description.layout()
-    rows = meshes.local_rows(mesh, config.train.batch, config.train.accumulate)
+    mesh, layout = sharding.make_mesh(config.mesh.ring), description.layout()
+    rows = sharding.local_rows(mesh, config.train.batch, config.train.accumulate)
     loader = ChainLoader(data, config.agent, layout, config.seed, config.train.batch, rows)
-    optimizer, schedule = training.make_optimizer(config.train)
+    optimizer, schedule = make_optimizer(config.train)
     if fresh:
-        graph, state = training.init_state(lambda: description.build(config.seed), optimizer, mesh, config.mesh.fsdp)
+        graph, state = init_state(
+            lambda: description.build(config.seed), optimizer, mesh, config.mesh.fsdp
+        )
     else:
-        graph, state = training.outline_state(lambda: description.build(config.seed), optimizer, mesh, config.mesh.fsdp)
+        graph, state = abstract_state(
+            lambda: description.build(config.seed), optimizer, mesh, config.mesh.fsdp
+        )
     length = config.agent.trajectories * description.steps * layout.tokens_per_step
     cut = config.train.accumulate, config.mesh.fsdp, config.agent.trajectories
-    step = training.make_train_step(graph, optimizer, config.model, mesh, length, *cut)
-    return Learner(state, step, lambda number: meshes.place(loader(number), mesh, config.model.layout), jax.jit(schedule))
+    step = make_train_step(graph, optimizer, config.model, mesh, length, *cut)
+    return Learner(
+        state,
+        step,
+        lambda number: sharding.shard_batch(loader(number), mesh, config.model.layout),
+        jax.jit(schedule),
+    )
 
 
-def _td3_bc(config: TrainCommand, data: LabelledTrajectories, description: AgentDescription, fresh: bool) -> Learner:
+def _td3_bc(
+    config: TrainCommand, data: RelabelledDataset, description: AgentSpec, fresh: bool
+) -> Learner:
     """The temporal-difference reference, on one device."""
-    from agentic_transformer.baselines import td3_bc
+    from agentic_transformer.agents import td3_bc
 
     networks, params = td3_bc.init(description, config.seed)
     loader = td3_bc.TransitionLoader(data, description, config.td3_bc.batch, config.seed)
     step = td3_bc.make_step(networks, config.td3_bc, config.seed)
-    return Learner(td3_bc.init_state(params, config.td3_bc), step, loader, lambda _: config.td3_bc.learning_rate)
+    return Learner(
+        td3_bc.init_state(params, config.td3_bc),
+        step,
+        loader,
+        lambda _: config.td3_bc.learning_rate,
+    )
 
 
 def check_processes_agree(config: TrainCommand) -> None:
-    """Raises a SettingError unless all processes of a run were started with the same settings, their own numbers aside."""
-    from agentic_transformer import distributed
-    from experiments.harness.settings import reject, settings, shown, value_at
+    """Raises a SettingError unless all processes of a run were started with the same settings,
+    their own numbers aside.
+    """
+    from agentic_transformer.training import distributed
+    from experiments.cli.settings import reject, settings, shown, value_at
 
     own = ("mesh.process", "mesh.coordinator")
     values = {key: shown(value_at(config, key)) for key in settings(TrainCommand) if key not in own}
     if different := distributed.differing(values):
         said = ", ".join(f"{key}={values[key]}" for key in different)
         reject(
-            f"{said} in process {distributed.place(config.mesh)[0]}, not so in every process of the run",
+            f"{said} in process {distributed.process_info(config.mesh)[0]}, not so in every process of the run",
             "the same settings in all of them",
         )
 

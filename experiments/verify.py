@@ -1,11 +1,13 @@
-"""Reads a whole buffer and reports what is wrong with it: `python -m experiments.verify path=data/walker/rnd/buffer`."""
+"""Reads a whole buffer and reports what is wrong with it: `python -m experiments.verify
+path=data/walker/rnd/buffer`.
+"""
 
 from __future__ import annotations
 
 import sys
 
 from agentic_transformer.config import VerifyCommand
-from experiments.harness import cli
+from experiments.cli import app as cli
 
 
 def main(config: VerifyCommand) -> None:
@@ -17,7 +19,9 @@ def main(config: VerifyCommand) -> None:
         print(f"{name}: {problem}")
     for remark in report.remarks:
         print(f"remark: {remark}")
-    print(f"{report.episodes} episodes, {report.transitions} transitions, {len(report.problems)} with problems")
+    print(
+        f"{report.episodes} episodes, {report.transitions} transitions, {len(report.problems)} with problems"
+    )
     sys.exit(1 if report.problems else 0)
 
 

@@ -1,4 +1,5 @@
-"""Attention and its gradients as the formulas stand, in numpy float64, with bounds on the error of any float32 arithmetic."""
+"""Attention and its gradients as the formulas stand, in numpy float64, with bounds on the error of
+any float32 arithmetic."""
 
 from typing import NamedTuple
 
@@ -31,13 +32,24 @@ def assert_attention(found, exact, bounds, dtype=np.float32):
 
 
 def attention_and_bounds(
-    query, key, value, weights=None, *, causal=True, segment_ids=None, window=None, length=None, exponential=4
+    query,
+    key,
+    value,
+    weights=None,
+    *,
+    causal=True,
+    segment_ids=None,
+    window=None,
+    length=None,
+    exponential=4,
 ):
-    """Returns `Exact` results and bounds on the error of each number of them in float32, in any order of summation.
+    """Returns `Exact` results and bounds on the error of each number of them in float32, in any
+    order of summation.
 
-    A score s = q.k is rounded as a sum of head_dim terms, and where it is scaled and shifted, six times at its own size. Its
-    exponential turns that absolute error into a relative one of the weight: errors grow with the size of the scores. What all
-    weights of a query have in common cancels, as the output is relative to their sum. The bounds carry these errors
+    A score s = q.k is rounded as a sum of head_dim terms, and where it is scaled and shifted, six
+    times at its own size. Its exponential turns that absolute error into a relative one of the
+    weight: errors grow with the size of the scores. What all weights of a query have in common
+        cancels, as the output is relative to their sum. The bounds carry these errors
     through the formulas, each weighted by what it falls on.
 
     Args:
@@ -51,10 +63,15 @@ def attention_and_bounds(
         length: tokens that are no padding.
         exponential: the error of an exponential, in units of rounding.
     """
-    query, key, value, weights = (np.asarray(x, np.float64) for x in (query, key, value, query if weights is None else weights))
+    query, key, value, weights = (
+        np.asarray(x, np.float64)
+        for x in (query, key, value, query if weights is None else weights)
+    )
     batch, queries, heads, head_dim = query.shape
     group, scale, u = heads // key.shape[2], head_dim**-0.5, unit()
-    exact, bounds = (Exact(*(np.zeros(x.shape) for x in (query, query, key, value))) for _ in range(2))
+    exact, bounds = (
+        Exact(*(np.zeros(x.shape) for x in (query, query, key, value))) for _ in range(2)
+    )
     i_all, j, of_product = np.arange(queries)[:, None], np.arange(key.shape[1]), rounding(head_dim)
     of_sum = rounding(queries * group + exponential)  # over queries, for keys and values
     for b, h, first in np.ndindex(batch, heads, -(-queries // ROWS)):
@@ -83,18 +100,34 @@ def attention_and_bounds(
 
         largest = np.where(seen, np.abs(scores), 0).max(axis=1, keepdims=True)
         # Relative errors of the weights; those beyond 1 are not of first order.
-        of_weight = np.expm1(np.minimum(of_product * scale * (q_ @ k_.T) + u * (6 * largest + exponential), 100)) * seen
+        of_weight = (
+            np.expm1(
+                np.minimum(of_product * scale * (q_ @ k_.T) + u * (6 * largest + exponential), 100)
+            )
+            * seen
+        )
         count = np.maximum(seen.sum(axis=1, keepdims=True), head_dim) + exponential
         of_row = rounding(count)
         off = share * of_weight
         beyond = off @ v_ + off.sum(axis=1, keepdims=True) * np.abs(output)
-        within = v_.max(axis=0) + np.abs(output)  # an output is a mean of values, whatever the weights
+        within = v_.max(axis=0) + np.abs(
+            output
+        )  # an output is a mean of values, whatever the weights
         of_output = np.minimum(beyond, within) + of_row * (share @ v_ + np.abs(output))
-        # The gradient divides by the sum of weights as it was computed, whose error all weights of a query share.
-        of_weight += off.sum(axis=1, keepdims=True) + of_row + 2 * u * np.abs(largest + np.log(np.maximum(total, 1)))
+        # The gradient divides by the sum of weights as it was computed, whose error all weights of
+        # a query share.
+        of_weight += (
+            off.sum(axis=1, keepdims=True)
+            + of_row
+            + 2 * u * np.abs(largest + np.log(np.maximum(total, 1)))
+        )
         pushed = w_ @ v_.T
-        of_delta = of_row * (share * pushed).sum(axis=1, keepdims=True) + (w_ * of_output).sum(axis=1, keepdims=True)
-        of_scores = np.abs(dscores) * (of_weight + 3 * u) + scale * share * (of_product * pushed + of_delta)
+        of_delta = of_row * (share * pushed).sum(axis=1, keepdims=True) + (w_ * of_output).sum(
+            axis=1, keepdims=True
+        )
+        of_scores = np.abs(dscores) * (of_weight + 3 * u) + scale * share * (
+            of_product * pushed + of_delta
+        )
         bounds.output[b, rows, h] = of_output
         bounds.query[b, rows, h] = of_scores @ k_ + of_row * (np.abs(dscores) @ k_)
         bounds.key[b, :, g] += of_scores.T @ q_ + of_sum * (np.abs(dscores).T @ q_)

@@ -1,4 +1,5 @@
-"""The random data of numeric tests follow from one seed, which the environment's TEST_SEED sets (0 if it does not)."""
+"""The random data of numeric tests follow from one seed, which the environment's TEST_SEED sets (0
+if it does not)."""
 
 import os
 

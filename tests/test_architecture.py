@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ["envs", "datasets", "agentic_transformer", "experiments"]  # each may import those before it
+ROOMS = [
+    "envs",
+    "datasets",
+    "agentic_transformer",
+    "experiments",
+]  # each may import those before it
 SLOW = {"jax", "flax", "optax", "orbax", "torch"}
 HYDRA = {"hydra", "omegaconf"}
 
@@ -20,7 +25,11 @@ def imports(path):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            package = ".".join(path.relative_to(ROOT).parent.parts[: len(path.relative_to(ROOT).parent.parts) - node.level + 1])
+            package = ".".join(
+                path.relative_to(ROOT).parent.parts[
+                    : len(path.relative_to(ROOT).parent.parts) - node.level + 1
+                ]
+            )
             base = node.module if not node.level else ".".join(filter(None, [package, node.module]))
             names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
     return names
@@ -50,7 +59,8 @@ def test_the_ring_imports_nothing_of_ours():
             found := {
                 name
                 for name in imports(path)
-                if name.split(".")[0] in ROOMS and not f"{name}.".startswith("agentic_transformer.ring.")
+                if name.split(".")[0] in ROOMS
+                and not f"{name}.".startswith("agentic_transformer.ring.")
             }
         )
     }
@@ -58,10 +68,17 @@ def test_the_ring_imports_nothing_of_ours():
 
 
 def test_what_carries_commands_imports_none_of_them():
-    allowed = ("experiments.harness", "experiments.reports")
-    carriers = files("experiments/harness") + files("experiments/reports")
-    ours = {str(path): {name for name in imports(path) if name.startswith("experiments.")} for path in carriers}
-    assert {path: found for path, names in ours.items() if (found := {n for n in names if not n.startswith(allowed)})} == {}
+    allowed = ("experiments.cli", "experiments.reports")
+    carriers = files("experiments/cli") + files("experiments/reports")
+    ours = {
+        str(path): {name for name in imports(path) if name.startswith("experiments.")}
+        for path in carriers
+    }
+    assert {
+        path: found
+        for path, names in ours.items()
+        if (found := {n for n in names if not n.startswith(allowed)})
+    } == {}
 
 
 @pytest.mark.parametrize("room", ["envs", "datasets"])
@@ -80,5 +97,7 @@ def test_checking_a_command_line_needs_nothing_slow():
         "import sys, agentic_transformer.config, envs; envs.tasks(); envs.task('walker_walk')\n"
         "print(*({'jax', 'flax', 'mujoco', 'dm_control', 'gymnasium', 'h5py'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == ""

@@ -6,23 +6,29 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from agentic_transformer.checkpoint import load_policy
 from agentic_transformer.config import TrainCommand
-from agentic_transformer.evaluation import Evaluation, evaluation_tasks
-from experiments.harness.run_folder import read_config
+from agentic_transformer.evaluation.rollouts import Evaluation, evaluation_tasks
+from agentic_transformer.training.checkpoint import load_policy
+from experiments.cli.run_folder import read_config
 
 MAZE = Path(__file__).parents[1] / "experiments" / "results" / "maze"
 
 
 def test_the_committed_agent_earns_its_recorded_returns():
-    """Its first three attempts in the maze, the second and third with its own attempts before them in the context."""
+    """Its first three attempts in the maze, the second and third with its own attempts before them
+    in the context."""
     trained = read_config(MAZE / "run", TrainCommand)
     tasks = evaluation_tasks(trained.task, trained.eval, trained.seed)
     evaluation = Evaluation(load_policy(MAZE / "run"), tasks, trained.eval)
-    records = pd.read_csv(MAZE / "records.csv.gz").query("condition == 'own' and seed == @trained.seed")
+    records = pd.read_csv(MAZE / "records.csv.gz").query(
+        "condition == 'own' and seed == @trained.seed"
+    )
     for attempt in islice(evaluation.attempts("own"), 3):
         recorded = records[records["trajectories"] == attempt.number].sort_values("rollout")
         assert [task.id for task in tasks] == recorded["task_id"].tolist()
-        close = np.isclose(attempt.trajectory.reward.sum(axis=1), recorded["return"], rtol=1e-3, atol=1e-2)
-        # Another processor rounds otherwise; where a drawn action or a contact with a wall turns on that, the paths part.
+        close = np.isclose(
+            attempt.trajectory.reward.sum(axis=1), recorded["return"], rtol=1e-3, atol=1e-2
+        )
+        # Another processor rounds otherwise; where a drawn action or a contact with a wall turns on
+        # that, the paths part.
         assert close.mean() >= 0.9

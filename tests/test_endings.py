@@ -23,10 +23,10 @@ for env in kept:
 """,
     "what a training run holds": """
 from pathlib import Path
-from experiments.harness import run_folder
-from agentic_transformer.checkpoint import Checkpoints
-from agentic_transformer.metrics import MetricsLog
-from agentic_transformer.training import prefetch
+from experiments.cli import run_folder
+from agentic_transformer.training.checkpoint import Checkpoints
+from agentic_transformer.training.metrics import MetricsLog
+from agentic_transformer.training.loop import prefetch
 here = Path.cwd()
 kept = run_folder.lock(here), MetricsLog(here), prefetch(lambda step: step, 0, 1000), Checkpoints(here)
 kept[0].__enter__(), kept[1].write(1, {"loss": 1.0}), next(kept[2]), kept[3].open()
@@ -40,5 +40,7 @@ def test_what_is_left_open_is_closed_without_a_word(what, holder, tmp_path):
     """Held by the script, or by a module that lasts longer, and in a cycle."""
     script = f"import os, sys\n{LEFT_OPEN[what]}\ncycle = [kept]\ncycle.append(cycle)\nsys.modules[{holder!r}].kept = cycle\n"
     line = [sys.executable, "-c", script]
-    done = subprocess.run(line, env=environment(MUJOCO_GL="disabled"), cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        line, env=environment(MUJOCO_GL="disabled"), cwd=tmp_path, capture_output=True, text=True
+    )
     assert (done.returncode, done.stderr) == (0, "")

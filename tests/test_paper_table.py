@@ -10,13 +10,20 @@ import datasets
 import envs
 from agentic_transformer.config import EvaluateCommand
 from experiments import train
+from experiments.cli.run_folder import describe
+from experiments.cli.settings import check_command
 from experiments.evaluate import evaluate
-from experiments.harness.run_folder import describe
-from experiments.harness.settings import check_command
 from tests.cli.test_configs import composed
 from tests.seeds import SEED, rng
 
-TASKS = ("walker_stand", "walker_run", "walker_walk", "cheetah_run", "jaco_reach_top_left", "cartpole_swingup")
+TASKS = (
+    "walker_stand",
+    "walker_run",
+    "walker_walk",
+    "cheetah_run",
+    "jaco_reach_top_left",
+    "cartpole_swingup",
+)
 COLUMNS = (
     ["agent=bc10", "train.batch=32"],
     ["agent=dt", "train.batch=32"],
@@ -25,7 +32,14 @@ COLUMNS = (
     ["model.attention=blockwise"],
     ["model.attention=ring"],
 )
-SMALL = ["data.algo=random", "data.episodes=12", "train.steps=2", "model.width=8", "model.layers=1", "eval.video=false"]
+SMALL = [
+    "data.algo=random",
+    "data.episodes=12",
+    "train.steps=2",
+    "model.width=8",
+    "model.layers=1",
+    "eval.video=false",
+]
 SHORT = ["agent.trajectories=2", "train.batch=2", "eval.trajectories=[1,2]", "eval.tasks=2"]
 LENGTH = 250  # the control steps of an episode of the table
 
@@ -53,9 +67,13 @@ def root(tmp_path_factory):
         buffer = datasets.buffer_folder(root, task, "random")
         buffer.mkdir(parents=True)
         ones = np.ones((LENGTH + 1, 1))
-        for index, arrays in enumerate(zip(*(np.stack(column, axis=1) for column in zip(*rows, strict=True)), strict=True)):
+        for index, arrays in enumerate(
+            zip(*(np.stack(column, axis=1) for column in zip(*rows, strict=True)), strict=True)
+        ):
             observation, action, physics = arrays
-            datasets.write_episode(buffer, index, datasets.Episode(observation, action, 0 * ones, ones, physics))
+            datasets.write_episode(
+                buffer, index, datasets.Episode(observation, action, 0 * ones, ones, physics)
+            )
     return root
 
 
@@ -65,7 +83,11 @@ def test_every_cell_is_a_valid_setting(task, column):
     command = cell(task, column)
     assert command.data.action_repeat * command.data.horizon <= envs.spec(task).length
     at = command.agent.name == "at"
-    assert (command.agent.target, command.model.head, command.model.tokens) == ("chain_max" if at else "own", "mse", "separate")
+    assert (command.agent.target, command.model.head, command.model.tokens) == (
+        "chain_max" if at else "own",
+        "mse",
+        "separate",
+    )
     assert command.agent.trajectories == (8 if at else 1)
     if command.agent.learner == "transformer":
         assert command.train.batch * command.agent.trajectories == 32
@@ -85,7 +107,9 @@ def test_rows_train(root, tmp_path, task):
 
 
 def test_a_cell_is_evaluated_with_the_actions_held_and_episodes_as_short(root, tmp_path):
-    command = replace(cell("cartpole_swingup", COLUMNS[5], *SMALL, *SHORT, f"data.root={root}"), run=str(tmp_path))
+    command = replace(
+        cell("cartpole_swingup", COLUMNS[5], *SMALL, *SHORT, f"data.root={root}"), run=str(tmp_path)
+    )
     describe(tmp_path, command, [], {})
     train.main(command, tmp_path)
     evaluate(EvaluateCommand(run=str(tmp_path), eval=command.eval), tmp_path)

@@ -11,11 +11,17 @@ ROOT = Path(__file__).parents[1]
 
 
 def functions(file):
-    return {node.name for node in ast.walk(ast.parse((ROOT / file).read_text())) if isinstance(node, ast.FunctionDef)}
+    return {
+        node.name
+        for node in ast.walk(ast.parse((ROOT / file).read_text()))
+        if isinstance(node, ast.FunctionDef)
+    }
 
 
 def test_promises_are_numbered_through():
-    assert [promise.number for promise in promises.read()] == list(range(1, len(promises.read()) + 1))
+    assert [promise.number for promise in promises.read()] == list(
+        range(1, len(promises.read()) + 1)
+    )
 
 
 @pytest.mark.parametrize("promise", promises.read(), ids=lambda promise: str(promise.number))
@@ -29,4 +35,6 @@ def test_every_promise_is_held_by_tests_that_exist(promise):
 
 def test_every_line_of_the_page_that_names_a_test_belongs_to_a_promise():
     read = [test for promise in promises.read() for test in promise.tests]
-    assert len(read) == sum(line.startswith("- `tests/") for line in promises.PAGE.read_text().splitlines())
+    assert len(read) == sum(
+        line.startswith("- `tests/") for line in promises.PAGE.read_text().splitlines()
+    )

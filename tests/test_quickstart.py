@@ -1,4 +1,5 @@
-"""The main job end to end, in small: what `make quickstart` leaves behind, and that its parts can be run one by one."""
+"""The main job end to end, in small: what `make quickstart` leaves behind, and that its parts can
+be run one by one."""
 
 import json
 import subprocess
@@ -8,17 +9,26 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agentic_transformer.statistics import REQUIRED, UNIT
+from agentic_transformer.evaluation.statistics import REQUIRED, UNIT
 from tests.processes import environment
 
-SMALL = ["data.episodes=120", "data.tasks=6", "train.steps=30", "train.log_every=10", "model.width=16", "model.layers=1"]
+SMALL = [
+    "data.episodes=120",
+    "data.tasks=6",
+    "train.steps=30",
+    "train.log_every=10",
+    "model.width=16",
+    "model.layers=1",
+]
 EVALUATION = ["eval.trajectories=[1,2,4]", "eval.tasks=4"]
 
 
 def command(folder, name, *words):
     """Runs a command from another folder than the repository's; its standard output."""
     line = [sys.executable, "-m", f"experiments.{name}", *words]
-    done = subprocess.run(line, cwd=folder, env=environment(), capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        line, cwd=folder, env=environment(), capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -26,7 +36,9 @@ def command(folder, name, *words):
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory):
     folder = tmp_path_factory.mktemp("quickstart")
-    return folder, command(folder, "quickstart", "run=demo", "agent.trajectories=4", *SMALL, *EVALUATION)
+    return folder, command(
+        folder, "quickstart", "run=demo", "agent.trajectories=4", *SMALL, *EVALUATION
+    )
 
 
 def test_quickstart_leaves_everything_that_is_promised(quickstart):
@@ -56,7 +68,10 @@ def test_quickstart_leaves_everything_that_is_promised(quickstart):
     assert json.loads((demo / "provenance.json").read_text())["seeds"]["seed"] == 0
     assert "own - no_context = " in said
     figures = ["return_vs_context.png", "return_vs_tokens.png", "training.png", "attempts.png"]
-    assert said.rstrip().splitlines()[-5:] == [*(f"demo/{name}" for name in figures), "run folder: demo"]
+    assert said.rstrip().splitlines()[-5:] == [
+        *(f"demo/{name}" for name in figures),
+        "run folder: demo",
+    ]
 
 
 def test_records_hold_every_condition_paired_by_task(quickstart):
@@ -64,9 +79,13 @@ def test_records_hold_every_condition_paired_by_task(quickstart):
     records = pd.read_csv(folder / "demo" / "records.csv")
     assert set(REQUIRED) <= set(records)
     counts = records.groupby(["condition", "trajectories"]).size()
-    assert set(counts.index) == {(c, n) for c in ("own", "no_context", "foreign", "dataset", "dt") for n in (1, 2, 3, 4)}
+    assert set(counts.index) == {
+        (c, n) for c in ("own", "no_context", "foreign", "dataset", "dt") for n in (1, 2, 3, 4)
+    }
     assert set(counts) == {4}
-    units = records.groupby("condition").apply(lambda rows: frozenset(map(tuple, rows[UNIT].to_numpy())), include_groups=False)
+    units = records.groupby("condition").apply(
+        lambda rows: frozenset(map(tuple, rows[UNIT].to_numpy())), include_groups=False
+    )
     assert len(set(units)) == 1
     assert records["return"].between(0, 12).all()
     metrics = pd.read_csv(folder / "demo" / "at_prefix" / "metrics.csv")
@@ -78,15 +97,26 @@ def test_parts_run_one_by_one_and_agree_with_the_whole(quickstart):
     folder, _ = quickstart
     command(folder, "export", "run=demo/at_prefix", "out=shared")
     command(folder, "evaluate", "run=shared", "eval.video=false")
-    assert (folder / "shared" / "records.csv").read_bytes() == (folder / "demo" / "at_prefix" / "records.csv").read_bytes()
+    assert (folder / "shared" / "records.csv").read_bytes() == (
+        folder / "demo" / "at_prefix" / "records.csv"
+    ).read_bytes()
     said = command(folder, "plot", "runs=[demo/at_prefix,demo/dt]", "out=again")
     assert "again/return_vs_context.png" in said
-    assert (folder / "again" / "summary.csv").read_bytes() == (folder / "demo" / "summary.csv").read_bytes()
+    assert (folder / "again" / "summary.csv").read_bytes() == (
+        folder / "demo" / "summary.csv"
+    ).read_bytes()
 
 
 def test_a_sweep_gives_every_job_its_folder(quickstart):
     folder, _ = quickstart
-    words = ["experiment=quickstart", "run=sweep", "seed=0,1", "agent.trajectories=2", "model.width=8", "model.layers=1"]
+    words = [
+        "experiment=quickstart",
+        "run=sweep",
+        "seed=0,1",
+        "agent.trajectories=2",
+        "model.width=8",
+        "model.layers=1",
+    ]
     command(folder, "train", "-m", *words, "data.episodes=120", "data.tasks=6", "train.steps=2")
     runs = sorted(path.parent for path in (folder / "sweep").glob("*/metrics.csv"))
     assert len(runs) == 2

@@ -36,11 +36,18 @@ def test_float32_is_within_the_bounds_of_attention(problem, order):
 
 @pytest.mark.parametrize(
     "fault",
-    [{"scale": 1.001}, {"hidden": 5}, {"hidden": LENGTH // 2}, {"hidden": LENGTH - 3}, {"dtype": ml_dtypes.bfloat16}],
+    [
+        {"scale": 1.001},
+        {"hidden": 5},
+        {"hidden": LENGTH // 2},
+        {"hidden": LENGTH - 3},
+        {"dtype": ml_dtypes.bfloat16},
+    ],
     ids=str,
 )
 def test_a_fault_of_attention_is_not(problem, fault):
-    """A scale that is off by a thousandth, a key that later queries do not see, weights in bfloat16."""
+    """A scale that is off by a thousandth, a key that later queries do not see, weights in
+    bfloat16."""
     arrays, expected = problem
     with pytest.raises(AssertionError, match="is allowed"):
         assert_attention([plainly(*arrays, **fault)[None, :, None]], *expected)

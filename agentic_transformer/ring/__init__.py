@@ -1,18 +1,31 @@
-"""Exact attention over a sequence sharded on a ring of devices. Arrays in, arrays out; knows nothing of what they mean.
+"""Exact attention over a sequence sharded on a ring of devices. Arrays in, arrays out; knows
+nothing of what they mean.
 
 Example:
     >>> mesh = jax.make_mesh((8,), ("ring",), axis_types=(jax.sharding.AxisType.Auto,))
-    >>> query, key, value = (to_layout(x, 8, "zigzag") for x in (query, key, value))  # once, at the input
+    # once, at the input
+    >>> query, key, value = (to_layout(x, 8, "zigzag") for x in (query, key, value))
     >>> output = ring_attention(query, key, value, mesh=mesh)  # (batch, sequence, heads, head_dim)
     >>> output = from_layout(output, 8, "zigzag", length=length)
 """
 
-from agentic_transformer.ring.backbones import BACKBONES, attention, blockwise_attention, ring_attention
+from agentic_transformer.ring.backbones import (
+    BACKBONES,
+    attention,
+    blockwise_attention,
+    ring_attention,
+)
 from agentic_transformer.ring.chunked import Chunks
 from agentic_transformer.ring.decode import decode_attention, write_cache
 from agentic_transformer.ring.feedforward import blockwise_feedforward
 from agentic_transformer.ring.kernel import BlockKernel
-from agentic_transformer.ring.layout import LAYOUTS, from_layout, padded_length, positions, to_layout
+from agentic_transformer.ring.layout import (
+    LAYOUTS,
+    from_layout,
+    padded_length,
+    positions,
+    to_layout,
+)
 from agentic_transformer.ring.plain import plain_kernel
 from agentic_transformer.ring.reference import dense_attention, memory_efficient_attention
 from agentic_transformer.ring.ring import ring_attention_shard

@@ -1,4 +1,6 @@
-"""Attention of globally sharded arrays: the ring, and the backbones it is compared with, under one signature."""
+"""Attention of globally sharded arrays: the ring, and the backbones it is compared with, under one
+signature.
+"""
 
 from __future__ import annotations
 
@@ -43,9 +45,9 @@ def attention(
 ) -> jax.Array:
     """Exact attention by any of `BACKBONES`; the arguments are those of `ring_attention`.
 
-    "ring" and "all_gather" share the work among the ring's devices. "dense", "memory_efficient" and "blockwise" are what
-    one device can do alone: on a mesh with a ring every device of it does the whole of them. Without a mesh all five run
-    on one device.
+    "ring" and "all_gather" share the work among the ring's devices. "dense", "memory_efficient" and
+    "blockwise" are what one device can do alone: on a mesh with a ring every device of it does the
+    whole of them. Without a mesh all five run on one device.
     """
     check_one_of("backbone", backbone, BACKBONES)
     check_layout(layout)
@@ -55,7 +57,16 @@ def attention(
     check_shards(*query.shape[:2], mesh, axis, batch_axis)
     check_devices(mesh, query=query, key=key, value=value, segment_ids=segment_ids, length=length)
     platform = mesh.devices.flat[0].platform if isinstance(mesh, Mesh) else jax.default_backend()
-    apply = _compiled(backbone, mesh, axis, batch_axis, causal, layout, window, kernel or _default_kernel(platform))
+    apply = _compiled(
+        backbone,
+        mesh,
+        axis,
+        batch_axis,
+        causal,
+        layout,
+        window,
+        kernel or _default_kernel(platform),
+    )
     return apply(query, key, value, segment_ids, length)
 
 
@@ -76,19 +87,21 @@ def ring_attention(
 ) -> jax.Array:
     """Exact attention over a sequence sharded on a ring of devices (arXiv 2310.01889).
 
-    Differentiable, inside or outside `jax.jit`. All arrays are in layout order (`to_layout`), positions those of the natural
-    order.
+    Differentiable, inside or outside `jax.jit`. All arrays are in layout order (`to_layout`),
+    positions those of the natural order.
 
     What a query does not see does not reach it, whatever it holds: padding, later tokens, other
     segments and tokens outside of the window, NaN among them, change no bit of its output or of its
     gradient. A token that is not finite makes NaN of the outputs that see it. The gradients of
-    "dense" and "memory_efficient" (see `attention`), which are JAX's own, keep this of padding only.
+    "dense" and "memory_efficient" (see `attention`), which are JAX's own, keep this of padding
+    only.
 
     Values of Python numbers and numpy arrays are checked. Those of JAX arrays are not, for they may
     be traced: a length outside 0..sequence then acts as the nearest of these.
 
     Args:
-        query: (batch, sequence, heads, head_dim); sequence a multiple of `2 * ring size`; bfloat16, float16, float32 or float64.
+        query: (batch, sequence, heads, head_dim); sequence a multiple of `2 * ring size`; bfloat16,
+            float16, float32 or float64.
         key: (batch, sequence, key_heads, head_dim) of query's dtype, key_heads a divisor of heads.
         value: as key.
         mesh: the devices; any number of them on `axis`. Its axes may be automatic or explicit
@@ -101,16 +114,18 @@ def ring_attention(
         layout: "zigzag" or "contiguous", the order of the sequence.
         segment_ids: (batch, sequence) integers of 32 bits; attention only within equal ids.
         window: query i sees keys j with `0 <= i - j < window`; causal only.
-        length: tokens at natural positions from here on are padding, never attended to; their outputs
-            and gradients are 0. An integer, or (batch,) integers, one for each row.
+        length: tokens at natural positions from here on are padding, never attended to; their
+            outputs and gradients are 0. An integer, or (batch,) integers, one for each row.
         kernel: the attention within a pair of blocks; plain JAX if None.
 
     Returns:
-        (batch, sequence, heads, head_dim) of query's dtype, accumulated in float32. A query that sees nothing gives 0.
+        (batch, sequence, heads, head_dim) of query's dtype, accumulated in float32. A query that
+        sees nothing gives 0.
 
     Raises:
-        ValueError: for shapes, dtypes and settings other than these, sizes that do not divide, heads that do not group, an axis
-            that the mesh lacks or arrays that lie on other devices.
+        ValueError: for shapes, dtypes and settings other than these, sizes that do not divide,
+            heads that do not group, an axis that the mesh lacks or arrays that lie on other
+            devices.
     """
     if mesh is None:
         raise ValueError(
@@ -145,7 +160,8 @@ def blockwise_attention(
     length: jax.Array | int | None = None,
     kernel: BlockKernel | None = None,
 ) -> jax.Array:
-    """Exact attention on one device, block by block, in memory linear in the sequence (BPT, arXiv 2305.19370).
+    """Exact attention on one device, block by block, in memory linear in the sequence (BPT, arXiv
+    2305.19370).
 
     The arguments are those of `ring_attention`, in natural order; the sequence is even.
     """
@@ -180,11 +196,22 @@ def _compiled(backbone, mesh, axis, batch_axis, causal, layout, window, kernel):
     elif backbone == "memory_efficient":
         function = partial(memory_efficient_attention, ring_size=ring_size, **setting)
     elif backbone == "blockwise":
-        function = partial(_blockwise, ring_size, layout, partial(ring_attention_shard, axis=None, kernel=kernel, **setting))
+        function = partial(
+            _blockwise,
+            ring_size,
+            layout,
+            partial(ring_attention_shard, axis=None, kernel=kernel, **setting),
+        )
     else:
         alone = mesh is None
         gathered = backbone == "all_gather"
-        function = partial(ring_attention_shard, axis=None if alone else axis, kernel=kernel, gathered=gathered, **setting)
+        function = partial(
+            ring_attention_shard,
+            axis=None if alone else axis,
+            kernel=kernel,
+            gathered=gathered,
+            **setting,
+        )
 
     def apply(query, key, value, segment_ids, length):
         return function(query, key, value, segment_ids=segment_ids, length=length)
@@ -204,6 +231,9 @@ def _compiled(backbone, mesh, axis, batch_axis, causal, layout, window, kernel):
 
 def _blockwise(ring_size, layout, function, query, key, value, *, segment_ids, length):
     """One device's blockwise attention to a whole sequence that is in the layout order of a ring."""
-    arrays = [None if x is None else from_layout(x, ring_size, layout) for x in (query, key, value, segment_ids)]
+    arrays = [
+        None if x is None else from_layout(x, ring_size, layout)
+        for x in (query, key, value, segment_ids)
+    ]
     output = function(*arrays[:3], segment_ids=arrays[3], length=length)
     return to_layout(output, ring_size, layout)

@@ -75,7 +75,9 @@ def check_integers(
 ) -> None:
     """Raises ValueError unless an array has the shape given, integers, and (numpy) values in range."""
     if not isinstance(array, jax.Array | np.ndarray) or array.shape != shape:
-        raise ValueError(f"{name} is {_shown(array)}; it must be an integer array ({', '.join(axes)}) = {shape}")
+        raise ValueError(
+            f"{name} is {_shown(array)}; it must be an integer array ({', '.join(axes)}) = {shape}"
+        )
     if array.dtype.kind not in "iu":
         raise ValueError(f"{name} is {array.dtype}; it must be an integer array, such as int32")
     if isinstance(array, np.ndarray) and not least <= array.min() <= array.max() <= most:
@@ -94,7 +96,9 @@ def check_length(length: Any, batch: int, sequence: int) -> None:
 
 
 def check_window(window: Any, *, causal: bool) -> int | None:
-    """Returns the window as a Python integer; ValueError unless it is a number of keys of causal attention."""
+    """Returns the window as a Python integer; ValueError unless it is a number of keys of causal
+    attention.
+    """
     if window is None:
         return None
     window = check_whole("window", window)
@@ -130,7 +134,9 @@ def check_attention(
     check_same_dtype(query=query, key=key, value=value)
     batch, tokens = query.shape[:2]
     if key.shape[1] != tokens:
-        raise ValueError(f"key {key.shape} must have the batch, sequence and head_dim of query {query.shape}")
+        raise ValueError(
+            f"key {key.shape} must have the batch, sequence and head_dim of query {query.shape}"
+        )
     if segment_ids is not None:
         check_integers("segment_ids", segment_ids, ("batch", "sequence"), (batch, tokens))
     check_flag("causal", causal)
@@ -149,13 +155,17 @@ def check_heads(query: jax.Array, key: jax.Array, value: jax.Array) -> None:
     heads, key_heads = query.shape[2], key.shape[2]
     if heads % key_heads:
         fits = [count for count in range(1, heads + 1) if heads % count == 0]
-        raise ValueError(f"{heads} query heads cannot be grouped over {key_heads} key heads; any of {fits} would fit")
+        raise ValueError(
+            f"{heads} query heads cannot be grouped over {key_heads} key heads; any of {fits} would fit"
+        )
 
 
 def check_kernel(kernel: BlockKernel | None) -> None:
     """Raises ValueError unless a kernel is one, or None."""
     if kernel is not None and not isinstance(kernel, BlockKernel):
-        raise ValueError(f"kernel={_shown(kernel)} must be a BlockKernel, such as plain_kernel('cpu'), or None")
+        raise ValueError(
+            f"kernel={_shown(kernel)} must be a BlockKernel, such as plain_kernel('cpu'), or None"
+        )
 
 
 def ring_size_of(mesh: Mesh | AbstractMesh, axis: str) -> int:
@@ -173,7 +183,9 @@ def batch_axes(batch_axis: str | tuple[str, ...] | None) -> tuple[str, ...]:
     if isinstance(batch_axis, str | None):
         return () if batch_axis is None else (batch_axis,)
     if not isinstance(batch_axis, tuple) or len(set(batch_axis)) < len(batch_axis):
-        raise ValueError(f"batch_axis={batch_axis!r} must be None, an axis of the mesh or a tuple of different ones")
+        raise ValueError(
+            f"batch_axis={batch_axis!r} must be None, an axis of the mesh or a tuple of different ones"
+        )
     return batch_axis
 
 
@@ -204,7 +216,9 @@ def check_shards(
             f"{-(-batch // shards) * shards} would fit"
         )
     if axis in names:
-        raise ValueError(f"axis={axis!r} cannot shard both the sequence and the batch (batch_axis={batch_axis!r})")
+        raise ValueError(
+            f"axis={axis!r} cannot shard both the sequence and the batch (batch_axis={batch_axis!r})"
+        )
 
 
 def check_mesh(mesh: Mesh | AbstractMesh) -> None:

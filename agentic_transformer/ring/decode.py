@@ -1,8 +1,8 @@
 """Attention of new tokens to a cache of keys and values that is sharded over the ring.
 
-With few queries it is they that should travel: keys and values stay where they are, every device attends to its own part of
-the cache, and the partial outputs are merged by one maximum and one sum over the ring (arXiv 2310.01889, appendix C,
-circulates the cache instead).
+With few queries it is they that should travel: keys and values stay where they are, every device
+attends to its own part of the cache, and the partial outputs are merged by one maximum and one sum
+over the ring (arXiv 2310.01889, appendix C, circulates the cache instead).
 """
 
 from __future__ import annotations
@@ -41,18 +41,20 @@ def decode_attention(
     layout: str = "zigzag",
     window: int | None = None,
 ) -> jax.Array:
-    """Attention of a few new tokens to a sharded cache that already holds their own keys and values.
+    """Attention of a few new tokens to a sharded cache that already holds their own keys and
+    values.
 
-    What a token does not see, such as slots that nothing was written to, does not reach it, whatever
-    it holds: NaN there change no bit of its output.
+    What a token does not see, such as slots that nothing was written to, does not reach it,
+    whatever it holds: NaN there change no bit of its output.
 
     Args:
         query: (batch, tokens, heads, head_dim), one or a few tokens, not sharded over the ring.
-        key: (batch, capacity, key_heads, head_dim), the cache, in the layout order of a sequence of `capacity`; its dtype may be
-            another than query's.
+        key: (batch, capacity, key_heads, head_dim), the cache, in the layout order of a sequence of
+            `capacity`; its dtype may be another than query's.
         value: as key.
-        position: (batch, tokens) integers, natural position of each new token: it sees the cache up to and including it. Those of
-            a numpy array are less than capacity; others may be more, and then see the whole cache.
+        position: (batch, tokens) integers, natural position of each new token: it sees the cache up
+            to and including it. Those of a numpy array are less than capacity; others may be more,
+            and then see the whole cache.
         mesh: the devices, as in `ring_attention`.
         axis: the mesh axis over which the cache is sharded.
         batch_axis: the mesh axis over which the batch is sharded.
@@ -60,7 +62,8 @@ def decode_attention(
         window: a token sees the last `window` positions only, its own included.
 
     Returns:
-        (batch, tokens, heads, head_dim) of query's dtype; a token that sees nothing (position < 0) gives 0.
+        (batch, tokens, heads, head_dim) of query's dtype; a token that sees nothing (position < 0)
+        gives 0.
 
     Raises:
         ValueError: for arguments other than these.
@@ -86,12 +89,14 @@ def write_cache(
     batch_axis: str | tuple[str, ...] | None = None,
     layout: str = "zigzag",
 ) -> jax.Array:
-    """Writes the keys or values of new tokens into a sharded cache; each device writes what falls into its own part.
+    """Writes the keys or values of new tokens into a sharded cache; each device writes what falls
+    into its own part.
 
     Args:
         cache: (batch, capacity, key_heads, head_dim) in layout order.
         new: (batch, tokens, key_heads, head_dim), converted to the cache's dtype.
-        position: (batch, tokens) integers, natural position of each new token; those outside 0..capacity-1 are not written.
+        position: (batch, tokens) integers, natural position of each new token; those outside
+            0..capacity-1 are not written.
         mesh: the devices, as in `ring_attention`.
         axis: the mesh axis over which the cache is sharded.
         batch_axis: the mesh axis over which the batch is sharded.
@@ -106,7 +111,9 @@ def write_cache(
     check_layout(layout)
     check_floats(("batch", "sequence", "heads", "head_dim"), cache=cache, new=new)
     if (new.shape[0], *new.shape[2:]) != (cache.shape[0], *cache.shape[2:]):
-        raise ValueError(f"new {new.shape} must have the batch, heads and head_dim of cache {cache.shape}")
+        raise ValueError(
+            f"new {new.shape} must have the batch, heads and head_dim of cache {cache.shape}"
+        )
     check_integers("position", position, ("batch", "tokens"), new.shape[:2])
     check_shards(*cache.shape[:2], mesh, axis, batch_axis)
     check_devices(mesh, cache=cache, new=new, position=position)
@@ -126,7 +133,10 @@ def _decode(mesh, axis, batch_axis, layout, window):
             mask &= at > position[..., None] - min(window, NOWHERE)
         mask = mask[:, None, None]  # (batch, 1, 1, tokens, keys), as scores
         grouped = query.reshape(batch, tokens, key.shape[2], -1, head_dim)
-        scores = jnp.einsum("btghd,bkgd->bghtk", grouped, key, preferred_element_type=jnp.float32) * head_dim**-0.5
+        scores = (
+            jnp.einsum("btghd,bkgd->bghtk", grouped, key, preferred_element_type=jnp.float32)
+            * head_dim**-0.5
+        )
         scores = jnp.where(mask, scores, -jnp.inf)
         largest = lax.pmax(jnp.maximum(scores.max(axis=-1), LOWEST), axis)
         weights = jnp.exp(scores - largest[..., None])
@@ -140,7 +150,8 @@ def _decode(mesh, axis, batch_axis, layout, window):
 
 
 def _sums(weights, mask, value):
-    """Sums of values (batch, keys, groups, head_dim) by weights (batch, groups, heads, tokens, keys).
+    """Sums of values (batch, keys, groups, head_dim) by weights (batch, groups, heads, tokens,
+    keys).
 
     A hidden value that is not finite makes NaN of the product, which is then made again without it:
     to look for such values first would be to read the cache twice for every token.
@@ -164,7 +175,9 @@ def _write(mesh, axis, batch_axis, layout):
         half = tokens // 2
         position = signed(position)
         block, within = position // half, position % half
-        first, second = (index, 2 * ring_size - 1 - index) if layout == "zigzag" else (2 * index, 2 * index + 1)
+        first, second = (
+            (index, 2 * ring_size - 1 - index) if layout == "zigzag" else (2 * index, 2 * index + 1)
+        )
         place = jnp.where(block == first, within, jnp.where(block == second, half + within, tokens))
         row = jnp.arange(cache.shape[0])[:, None]
         return cache.at[row, place].set(new.astype(cache.dtype), mode="drop")

@@ -1,4 +1,6 @@
-"""A feedforward layer over chunks of the sequence (BPT, arXiv 2305.19370): its wide activations exist for one chunk at a time."""
+"""A feedforward layer over chunks of the sequence (BPT, arXiv 2305.19370): its wide activations
+exist for one chunk at a time.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from agentic_transformer.ring.checks import check_floats, check_shards, check_wh
 from agentic_transformer.ring.placement import check_devices, on_mesh, without_mesh
 
 PARTS = 16
-"""Chunks of a long sequence: a layer four times as wide then holds a quarter of the width's activations at a time."""
+"""Chunks of a long sequence: a layer four times as wide then holds a quarter of the width's
+activations at a time."""
 
 LEAST = 256
 """Tokens in a chunk below which smaller products cost more than they save."""
@@ -33,22 +36,25 @@ def blockwise_feedforward(
     batch_axis: str | tuple[str, ...] | None = None,
     chunk: int | None = None,
 ) -> jax.Array:
-    """Applies a function of each token chunk by chunk, and computes it again chunk by chunk in the backward pass.
+    """Applies a function of each token chunk by chunk, and computes it again chunk by chunk in the
+    backward pass.
 
     No token is padding here: what pads must be finite, since the gradients of the parameters add up
     over all tokens, and 0 times NaN is NaN. An output depends on its own token alone.
 
     Args:
-        function: (params, (batch, tokens, width)) -> (batch, tokens, any width), the same for every token; it closes over no
-            array.
-        params: a tree of arrays, whole on every device. Their gradients are added over chunks in float32.
-        x: (batch, sequence, width), its sequence sharded over `axis` if there is a mesh: every device goes through its own
-            chunks.
+        function: (params, (batch, tokens, width)) -> (batch, tokens, any width), the same for every
+            token; it closes over no array.
+        params: a tree of arrays, whole on every device. Their gradients are added over chunks in
+            float32.
+        x: (batch, sequence, width), its sequence sharded over `axis` if there is a mesh: every
+            device goes through its own chunks.
         mesh: the devices, as in `ring_attention`, or None for one.
         axis: the mesh axis of the sequence.
         batch_axis: the mesh axis, or axes, of the batch.
-        chunk: most tokens of a sequence that a device takes at a time; None: a 16th of its tokens, at least 256. A device with no
-            more than that takes them all, and keeps what the function keeps.
+        chunk: most tokens of a sequence that a device takes at a time; None: a 16th of its tokens,
+            at least 256. A device with no more than that takes them all, and keeps what the
+            function keeps.
 
     Returns:
         (batch, sequence, width of the function's output).
@@ -65,8 +71,8 @@ def blockwise_feedforward(
     if mesh is None:
         return without_mesh(lambda x, params: apply(params, x))(x, params)
     tokens = PartitionSpec(batch_axis, axis)
-    # A loop over chunks within each device: seen from outside, the gradients of the parameters would be added over the devices
-    # once a chunk, not once.
+    # A loop over chunks within each device: seen from outside, the gradients of the parameters
+    # would be added over the devices once a chunk, not once.
     return on_mesh(apply, mesh, (PartitionSpec(), tokens), tokens)(params, x)
 
 
@@ -86,7 +92,9 @@ def _of_tokens(function: Function, params, x) -> jax.Array:
     shape = getattr(y, "shape", None)
     if shape is None or len(shape) != 3 or shape[:2] != x.shape[:2]:
         found = type(y).__name__ if shape is None else shape
-        raise ValueError(f"function gives {found} for tokens {x.shape}; it must be (batch, tokens, any width)")
+        raise ValueError(
+            f"function gives {found} for tokens {x.shape}; it must be (batch, tokens, any width)"
+        )
     return y
 
 
@@ -106,9 +114,13 @@ def _mapped_backward(function: Function, saved, cotangents):
     def add(sums, pair):
         chunk, cotangent = pair
         of_params, of_chunk = jax.vjp(function, params, chunk)[1](cotangent)
-        return jax.tree.map(lambda total, part: total + part.astype(total.dtype), sums, of_params), of_chunk
+        return jax.tree.map(
+            lambda total, part: total + part.astype(total.dtype), sums, of_params
+        ), of_chunk
 
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), params)
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), params
+    )
     sums, of_chunks = lax.scan(add, zeros, (chunks, cotangents))
     return jax.tree.map(lambda total, x: total.astype(x.dtype), sums, params), of_chunks
 

@@ -1,10 +1,10 @@
 """What a query does not see must not reach it, whatever it holds.
 
 A hidden pair has a weight of exactly 0, but 0 times NaN is NaN: a product would carry a NaN, or an
-infinity, to queries that do not see it. So a NaN travels where masks can hide it: in all scores of a
-key (`marked`), and in the log-sum-exp of a query. Products of pairs of which some are hidden take
-operands that are `cleared`. Pairs that are wholly visible need nothing, so that the cost is one pass
-over keys and values, and one over queries and cotangents in the backward pass.
+infinity, to queries that do not see it. So a NaN travels where masks can hide it: in all scores of
+a key (`marked`), and in the log-sum-exp of a query. Products of pairs of which some are hidden take
+operands that are `cleared`. Pairs that are wholly visible need nothing, so that the cost is one
+pass over keys and values, and one over queries and cotangents in the backward pass.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ import jax.numpy as jnp
 
 
 def finite(*arrays: jax.Array) -> jax.Array:
-    """Returns whether a token is finite in all of the arrays (..., tokens, head_dim): (..., tokens)."""
+    """Returns whether a token is finite in all of the arrays (..., tokens, head_dim): (...,
+    tokens).
+    """
     return reduce(operator.and_, (jnp.isfinite(array).all(axis=-1) for array in arrays))
 
 
@@ -28,12 +30,16 @@ def cleared(array: jax.Array) -> jax.Array:
 
 
 def marked(key: jax.Array, value: jax.Array) -> jax.Array:
-    """Returns keys (..., tokens, head_dim) of which those are NaN that, or whose values, are not finite."""
+    """Returns keys (..., tokens, head_dim) of which those are NaN that, or whose values, are not
+    finite.
+    """
     return jnp.where(finite(key, value)[..., None], key, jnp.nan)
 
 
 def signed(segment_ids: jax.Array) -> jax.Array:
-    """Returns segment ids, different ones as different ones, in int32, or int64 if they have 64 bits."""
+    """Returns segment ids, different ones as different ones, in int32, or int64 if they have 64
+    bits.
+    """
     segment_ids = jnp.asarray(segment_ids)
     return segment_ids.astype(jnp.int64 if segment_ids.dtype.itemsize == 8 else jnp.int32)
 

@@ -1,9 +1,10 @@
 """The order in which the devices of a ring hold a sequence.
 
-A sequence of `S` tokens on a ring of `N` devices is cut into `2 N` equal blocks, two for each device. In the "contiguous"
-layout device `i` holds blocks `2 i` and `2 i + 1`; in the "zigzag" layout blocks `i` and `2 N - 1 - i`, so that under a
-causal mask every device has the same work at every step of the ring. Arrays are permuted once, at the input; everything
-after that, positions included, lives in layout order.
+A sequence of `S` tokens on a ring of `N` devices is cut into `2 N` equal blocks, two for each
+device. In the "contiguous" layout device `i` holds blocks `2 i` and `2 i + 1`; in the "zigzag"
+layout blocks `i` and `2 N - 1 - i`, so that under a causal mask every device has the same work at
+every step of the ring. Arrays are permuted once, at the input; everything after that, positions
+included, lives in layout order.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ def padded_length(length: int, ring_size: int) -> int:
 
 
 def block_order(ring_size: int, layout: str) -> np.ndarray:
-    """Which of the `2 * ring_size` natural blocks stands at each place of the layout, shape (2 * ring_size,)."""
+    """Which of the `2 * ring_size` natural blocks stands at each place of the layout, shape (2 *
+    ring_size,).
+    """
     check_layout(layout)
     check_whole("ring_size", ring_size)
     order = np.arange(2 * ring_size)
@@ -41,7 +44,8 @@ def block_order(ring_size: int, layout: str) -> np.ndarray:
 
 
 def to_layout(x: Any, ring_size: int, layout: str, axis: int = 1, fill: Any = 0) -> Any:
-    """Permutes an array from natural order to the order in which the devices of a ring hold the sequence.
+    """Permutes an array from natural order to the order in which the devices of a ring hold the
+    sequence.
 
     Args:
         x: a numpy or jax array of any dtype with the sequence, in natural order, along `axis`.
@@ -51,11 +55,12 @@ def to_layout(x: Any, ring_size: int, layout: str, axis: int = 1, fill: Any = 0)
         fill: what the padding holds.
 
     Returns:
-        An array of the same kind, its sequence padded with `fill` to a multiple of `2 * ring_size`. The padding comes last
-        in natural order.
+        An array of the same kind, its sequence padded with `fill` to a multiple of `2 * ring_size`.
+        The padding comes last in natural order.
 
     Raises:
-        ValueError: the array has no such axis, its dtype cannot hold `fill`, or the ring has no size.
+        ValueError: the array has no such axis, its dtype cannot hold `fill`, or the ring has no
+            size.
     """
     order = block_order(ring_size, layout)
     length = _size(x, axis)
@@ -67,11 +72,14 @@ def to_layout(x: Any, ring_size: int, layout: str, axis: int = 1, fill: Any = 0)
     return _permute_blocks(x, order, axis)
 
 
-def from_layout(y: Any, ring_size: int, layout: str, axis: int = 1, length: int | None = None) -> Any:
+def from_layout(
+    y: Any, ring_size: int, layout: str, axis: int = 1, length: int | None = None
+) -> Any:
     """Inverts `to_layout`: layout order back to natural order.
 
     Args:
-        y: a numpy or jax array in layout order; its size along `axis` is a multiple of `2 * ring_size`.
+        y: a numpy or jax array in layout order; its size along `axis` is a multiple of `2 *
+            ring_size`.
         ring_size: number of devices on the ring.
         layout: "contiguous" or "zigzag".
         axis: the sequence axis.
@@ -113,7 +121,9 @@ def shard_positions(index: jax.Array | int, tokens: int, ring_size: int, layout:
         (tokens,) int32.
     """
     half = tokens // 2
-    first, second = (index, 2 * ring_size - 1 - index) if layout == "zigzag" else (2 * index, 2 * index + 1)
+    first, second = (
+        (index, 2 * ring_size - 1 - index) if layout == "zigzag" else (2 * index, 2 * index + 1)
+    )
     within = jnp.arange(half, dtype=jnp.int32)
     return jnp.concatenate([first * half + within, second * half + within])
 
@@ -126,7 +136,9 @@ def positions(size: int, ring_size: int, layout: str) -> np.ndarray:
     """
     fits = padded_length(check_whole("size", size), ring_size)
     if size != fits:
-        raise ValueError(f"size={size} must be a multiple of 2 * ring_size = {2 * ring_size}; {fits} would fit")
+        raise ValueError(
+            f"size={size} must be a multiple of 2 * ring_size = {2 * ring_size}; {fits} would fit"
+        )
     return to_layout(np.arange(size, dtype=np.int32), ring_size, layout, axis=0)
 
 
@@ -134,14 +146,18 @@ def _permute_blocks(x: Any, order: np.ndarray, axis: int) -> Any:
     if np.array_equal(order, np.arange(order.size)):
         return x
     axis = axis % x.ndim
-    blocks = x.reshape(*x.shape[:axis], order.size, x.shape[axis] // order.size, *x.shape[axis + 1 :])
+    blocks = x.reshape(
+        *x.shape[:axis], order.size, x.shape[axis] // order.size, *x.shape[axis + 1 :]
+    )
     return blocks.take(order, axis=axis).reshape(x.shape)
 
 
 def _size(x: Any, axis: int) -> int:
     """Returns an array's size along its sequence; ValueError if it is no array with that axis."""
     if not isinstance(x, jax.Array | np.ndarray):
-        raise ValueError(f"what is laid out is a {type(x).__name__}; it must be a numpy or JAX array")
+        raise ValueError(
+            f"what is laid out is a {type(x).__name__}; it must be a numpy or JAX array"
+        )
     return x.shape[check_whole("axis", axis, -x.ndim, x.ndim - 1)]
 
 

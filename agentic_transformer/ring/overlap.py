@@ -1,12 +1,15 @@
-"""When the transfers of a ring hide behind its computation (arXiv 2310.01889, section 3 and table 2).
+"""When the transfers of a ring hide behind its computation (arXiv 2310.01889, section 3 and table
+2).
 
-At every step of the ring a device attends from its `c` queries to `c` keys while it sends `c` keys and values on. With `d`
-the width of all heads, `F` the device's rate in FLOP/s and `B` that of the link in byte/s, one way, the forward step
-computes for `4 d c^2 / F` seconds and, in 16 bits, sends for `4 d c / B`: hidden from `c = F / B` on.
+At every step of the ring a device attends from its `c` queries to `c` keys while it sends `c` keys
+and values on. With `d` the width of all heads, `F` the device's rate in FLOP/s and `B` that of the
+link in byte/s, one way, the forward step computes for `4 d c^2 / F` seconds and, in 16 bits, sends
+for `4 d c / B`: hidden from `c = F / B` on.
 
-The block size is no choice: it is the device's share of the sequence, `c = sequence / ring size`, the same on every device since
-`to_layout` pads the sequence to a multiple of `2 * ring size`. Within a block the kernel's chunks are, on CPUs, sized for a
-core's cache, and are the same on every device too.
+The block size is no choice: it is the device's share of the sequence, `c = sequence / ring size`,
+the same on every device since `to_layout` pads the sequence to a multiple of `2 * ring size`.
+Within a block the kernel's chunks are, on CPUs, sized for a core's cache, and are the same on every
+device too.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ class Chip(NamedTuple):
         flops: peak dense FLOP/s in bfloat16.
         memory: bytes of device memory.
         link: byte/s to the next device, one way.
-        source: "paper" for the rows of its table 2, which count all of a TPU's links, else the vendor's data sheet.
+        source: "paper" for the rows of its table 2, which count all of a TPU's links, else the
+            vendor's data sheet.
     """
 
     name: str
@@ -52,15 +56,23 @@ CHIPS = (
 
 
 def minimal_block(
-    chip: Chip, *, backward: bool = False, causal: bool = False, group: int = 1, element_bytes: int = 2, gradient_bytes: int = 4
+    chip: Chip,
+    *,
+    backward: bool = False,
+    causal: bool = False,
+    group: int = 1,
+    element_bytes: int = 2,
+    gradient_bytes: int = 4,
 ) -> float:
-    """Tokens per device from which on every transfer but the last hides behind the computation of its step.
+    """Tokens per device from which on every transfer but the last hides behind the computation of
+    its step.
 
     The defaults are the assumptions of the paper's table 2, under which this is `F / B`.
 
     Args:
         chip: the device and its link.
-        backward: the backward pass, with 5 matrix products a step instead of 2, in which the gradients of keys and values
+        backward: the backward pass, with 5 matrix products a step instead of 2, in which the
+            gradients of keys and values
         travel too.
         causal: half of the scores are computed at every step (zigzag order).
         group: query heads for each key head; the products stay, the keys and values shrink.
@@ -82,5 +94,7 @@ def hidden(chip: Chip, tokens: int, **setting: bool | int) -> bool:
 
 
 def paper_minimal_sequence(chip: Chip) -> float:
-    """The paper's minimal sequence per device: six blocks, its count of what a device holds at a time."""
+    """The paper's minimal sequence per device: six blocks, its count of what a device holds at a
+    time.
+    """
     return 6 * minimal_block(chip)

@@ -21,14 +21,18 @@ def on_mesh(
 ) -> Callable[..., Any]:
     """Maps a function over the devices; arguments, trees of arrays or None, are brought there."""
     # Replication is not tracked: loops carry device-dependent values next to constants.
-    mapped = jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+    mapped = jax.shard_map(
+        function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+    )
     if AxisType.Explicit not in mesh.axis_types:
         return mapped
     places = [NamedSharding(mesh, _explicit(spec, mesh)) for spec in in_specs]
 
     def brought(*arguments: Any) -> Any:
         pairs = zip(arguments, places, strict=True)
-        return mapped(*(jax.tree.map(lambda x, at=at: jax.reshard(x, at), tree) for tree, at in pairs))
+        return mapped(
+            *(jax.tree.map(lambda x, at=at: jax.reshard(x, at), tree) for tree, at in pairs)
+        )
 
     return brought
 
@@ -57,9 +61,17 @@ def without_mesh(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]
 
 
 def check_devices(mesh: Mesh | AbstractMesh | None, **arrays: Any) -> None:
-    """Raises ValueError where an array was put on other devices than the mesh's, or none gives an abstract mesh its own."""
-    if isinstance(mesh, AbstractMesh) and jax.sharding.get_abstract_mesh().empty and not any(map(_is_placed, arrays.values())):
-        raise ValueError(f"{mesh} has no devices: pass a jax.sharding.Mesh, or call this under jax.set_mesh of one")
+    """Raises ValueError where an array was put on other devices than the mesh's, or none gives an
+    abstract mesh its own.
+    """
+    if (
+        isinstance(mesh, AbstractMesh)
+        and jax.sharding.get_abstract_mesh().empty
+        and not any(map(_is_placed, arrays.values()))
+    ):
+        raise ValueError(
+            f"{mesh} has no devices: pass a jax.sharding.Mesh, or call this under jax.set_mesh of one"
+        )
     if not isinstance(mesh, Mesh):
         return
     devices = list(mesh.devices.flat)
@@ -80,4 +92,6 @@ def check_devices(mesh: Mesh | AbstractMesh | None, **arrays: Any) -> None:
 
 def _is_placed(array: Any) -> bool:
     """Returns whether an array may say on which devices it lies; a traced one may."""
-    return isinstance(array, jax.core.Tracer) or isinstance(getattr(array, "sharding", None), NamedSharding)
+    return isinstance(array, jax.core.Tracer) or isinstance(
+        getattr(array, "sharding", None), NamedSharding
+    )

@@ -1,4 +1,7 @@
-"""The block kernel in plain JAX, for any platform; measured and tuned on CPUs. A large block is computed in chunks."""
+"""The block kernel in plain JAX, for any platform; measured and tuned on CPUs.
+
+A large block is computed in chunks.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,14 @@ from agentic_transformer.ring.pair import attend, differentiate
 from agentic_transformer.ring.visibility import Keys, Queries
 
 CPU_CHUNKS = Chunks(256, 256, whole=256)
-"""Scores of 256 KiB, which stay in a core's cache beside their operands: larger and smaller ones took up to a fifth longer."""
+"""Scores of 256 KiB, which stay in a core's cache beside their operands: larger and smaller ones
+took up to a fifth longer."""
 
 ACCELERATOR_CHUNKS = Chunks(512, 512, whole=512, rows=64, on_cpu=False)
-"""Scores of at most 64 MiB, of which a dozen may be held. No speed was measured: matrix units want large products."""
+"""Scores of at most 64 MiB, of which a dozen may be held.
+
+No speed was measured: matrix units want large products.
+"""
 
 
 def plain_kernel(platform: str, chunks: Chunks | None = None) -> BlockKernel:
@@ -27,7 +34,8 @@ def plain_kernel(platform: str, chunks: Chunks | None = None) -> BlockKernel:
 
     Args:
         platform: that of the devices.
-        chunks: the same on every device; None: `CPU_CHUNKS` on "cpu", `ACCELERATOR_CHUNKS` elsewhere.
+        chunks: the same on every device; None: `CPU_CHUNKS` on "cpu", `ACCELERATOR_CHUNKS`
+            elsewhere.
 
     Raises:
         ValueError: the platform is no name, or a size of the chunks no whole number of at least 1.
@@ -41,11 +49,15 @@ def plain_kernel(platform: str, chunks: Chunks | None = None) -> BlockKernel:
             check_whole(f"chunks.{name}", getattr(chunks, name))
         check_flag("chunks.on_cpu", chunks.on_cpu)
     chunks = chunks or (CPU_CHUNKS if platform == "cpu" else ACCELERATOR_CHUNKS)
-    return BlockKernel(*(partial(function, chunks) for function in (_forward, _backward, _padded, _one_row)))
+    return BlockKernel(
+        *(partial(function, chunks) for function in (_forward, _backward, _padded, _one_row))
+    )
 
 
 def _padded(chunks: Chunks, half: int) -> int:
-    """Half a block padded so that it divides into equal chunks: multiples of 16 tokens, as near the wanted size as may be."""
+    """Half a block padded so that it divides into equal chunks: multiples of 16 tokens, as near the
+    wanted size as may be.
+    """
     if 2 * half <= chunks.whole:
         return half
     larger = max(chunks.queries, chunks.keys)
@@ -58,7 +70,15 @@ def _one_row(chunks: Chunks, tokens: int) -> bool:
     return chunks.rows == 1 and tokens >= 4096
 
 
-def _forward(chunks: Chunks, query: Array, key: Array, value: Array, queries: Queries, keys: Keys, running: Running) -> Running:
+def _forward(
+    chunks: Chunks,
+    query: Array,
+    key: Array,
+    value: Array,
+    queries: Queries,
+    keys: Keys,
+    running: Running,
+) -> Running:
     if key.shape[2] <= chunks.whole:
         return attend(query, key, value, queries, keys, running, masked=True, careful=True)
     after = chunked_forward(chunks, *_rows((query, key, value, queries, keys, running)))
@@ -79,10 +99,14 @@ def _backward(
 ) -> tuple[Array, Array, Array]:
     arguments = (query, key, value, queries, keys, cotangent, lse, delta)
     if key.shape[2] <= chunks.whole:
-        more, *rest = differentiate(*arguments, transposed=cleared(key).mT, masked=True, careful=True)
+        more, *rest = differentiate(
+            *arguments, transposed=cleared(key).mT, masked=True, careful=True
+        )
         return dquery + more, *rest
     gradients = chunked_backward(chunks, *_rows((*arguments, dquery)))
-    return jax.tree.map(lambda rows, whole: rows.reshape(whole.shape), gradients, (dquery, key, value))
+    return jax.tree.map(
+        lambda rows, whole: rows.reshape(whole.shape), gradients, (dquery, key, value)
+    )
 
 
 def _rows(arguments: tuple) -> list:
@@ -92,7 +116,9 @@ def _rows(arguments: tuple) -> list:
     def rows(argument: Array | Running | Queries | Keys) -> Array | Running | Queries | Keys:
         if isinstance(argument, Queries | Keys):
             segment = argument.segment
-            return argument._replace(segment=None if segment is None else jnp.repeat(segment, heads, axis=0))
+            return argument._replace(
+                segment=None if segment is None else jnp.repeat(segment, heads, axis=0)
+            )
         return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:]), argument)
 
     return [rows(argument) for argument in arguments]

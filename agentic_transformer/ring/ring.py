@@ -1,9 +1,10 @@
 """Exact attention over a sequence sharded on a ring of devices, for use inside a `jax.shard_map`.
 
-Ring Attention (Liu, Zaharia and Abbeel 2023, arXiv 2310.01889): every device keeps its queries; keys and values travel
-around the ring. The permute of the next block is started before the attention to this one, and only ever sends what the step
-began with, so that the transfer and the computation are independent. The gradients of keys and values travel one step behind
-them, for the same reason. The ring is a rolled loop: memory does not grow with the number of devices.
+Ring Attention (Liu, Zaharia and Abbeel 2023, arXiv 2310.01889): every device keeps its queries;
+keys and values travel around the ring. The permute of the next block is started before the
+attention to this one, and only ever sends what the step began with, so that the transfer and the
+computation are independent. The gradients of keys and values travel one step behind them, for the
+same reason. The ring is a rolled loop: memory does not grow with the number of devices.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class Setting(NamedTuple):
     layout: str
     window: int | None
     kernel: BlockKernel
-    gathered: bool = False  # every device collects all keys and values before it starts, instead of passing them on
+    # every device collects all keys and values before it starts, instead of passing them on
+    gathered: bool = False
 
 
 def ring_attention_shard(
@@ -50,7 +52,8 @@ def ring_attention_shard(
     kernel: BlockKernel | None = None,
     gathered: bool = False,
 ) -> jax.Array:
-    """Ring attention of one device's part of a sequence, inside a `jax.shard_map` over mesh axis `axis`.
+    """Ring attention of one device's part of a sequence, inside a `jax.shard_map` over mesh axis
+    `axis`.
 
     Args:
         query: (batch, tokens, heads, head_dim), this device's tokens, in layout order; tokens even.
@@ -63,7 +66,8 @@ def ring_attention_shard(
         window: a query sees the last `window` keys only, its own included.
         length: natural positions from here on are padding; an integer, or (batch,) integers.
         kernel: the block kernel; plain JAX if None.
-        gathered: collect all keys and values on every device first (an all-gather), the alternative a ring is compared with.
+        gathered: collect all keys and values on every device first (an all-gather), the alternative
+            a ring is compared with.
 
     Returns:
         (batch, tokens, heads, head_dim) of query's dtype.
@@ -77,9 +81,18 @@ def ring_attention_shard(
     setting = {"causal": causal, "window": window}
     check_attention(query, key, value, segment_ids, **setting, length=length, ring_size=ring_size)
     if query.shape[1] % 2:
-        raise ValueError(f"query {query.shape} must have two blocks of tokens, an even number of them")
+        raise ValueError(
+            f"query {query.shape} must have two blocks of tokens, an even number of them"
+        )
     if length is not None and jnp.ndim(length):
-        whole = partial(ring_attention_shard, axis=axis, layout=layout, kernel=kernel, gathered=gathered, **setting)
+        whole = partial(
+            ring_attention_shard,
+            axis=axis,
+            layout=layout,
+            kernel=kernel,
+            gathered=gathered,
+            **setting,
+        )
 
         def attend(query, key, value, segment_ids):
             return whole(query, key, value, segment_ids=segment_ids)
@@ -88,7 +101,9 @@ def ring_attention_shard(
         at = shard_positions(index, query.shape[1], ring_size, layout)
         return with_lengths(attend, (query, key, value), segment_ids, at, length)
     kernel = kernel or plain_kernel(jax.default_backend())
-    setting = Setting(axis if ring_size > 1 else None, ring_size, causal, layout, window, kernel, gathered)
+    setting = Setting(
+        axis if ring_size > 1 else None, ring_size, causal, layout, window, kernel, gathered
+    )
     batch, tokens, heads, head_dim = query.shape
     key_heads = key.shape[2]
     half = tokens // 2
@@ -96,7 +111,9 @@ def ring_attention_shard(
 
     def grouped(array: jax.Array) -> jax.Array:
         """(batch, tokens, heads, head_dim) -> (batch, key_heads, group * padded tokens, head_dim)."""
-        array = array.reshape(batch, 2, half, key_heads, array.shape[2] // key_heads, head_dim).transpose(0, 3, 4, 1, 2, 5)
+        array = array.reshape(
+            batch, 2, half, key_heads, array.shape[2] // key_heads, head_dim
+        ).transpose(0, 3, 4, 1, 2, 5)
         array = jnp.pad(array, [(0, 0)] * 4 + [(0, padded - half), (0, 0)])
         return array.reshape(batch, key_heads, -1, head_dim)
 
@@ -104,9 +121,15 @@ def ring_attention_shard(
         length = jnp.asarray(length, jnp.int32)
     if segment_ids is not None:
         segment_ids = signed(segment_ids).reshape(batch, 2, half)
-        segment_ids = jnp.pad(segment_ids, [(0, 0), (0, 0), (0, padded - half)], mode="edge").reshape(batch, -1)
-    output = _attention(setting, half, grouped(query), grouped(key), grouped(value), segment_ids, length)
-    output = output.reshape(batch, key_heads, heads // key_heads, 2, padded, head_dim)[..., :half, :]
+        segment_ids = jnp.pad(
+            segment_ids, [(0, 0), (0, 0), (0, padded - half)], mode="edge"
+        ).reshape(batch, -1)
+    output = _attention(
+        setting, half, grouped(query), grouped(key), grouped(value), segment_ids, length
+    )
+    output = output.reshape(batch, key_heads, heads // key_heads, 2, padded, head_dim)[
+        ..., :half, :
+    ]
     return output.transpose(0, 3, 4, 1, 2, 5).reshape(query.shape)
 
 
@@ -143,17 +166,30 @@ def _attention_backward(setting: Setting, half: int, saved, cotangent):
         delta = jnp.einsum("...d,...d->...", output, cotangent, preferred_element_type=jnp.float32)
         key = marked(key, value)
         lse = jnp.where(finite(query, cotangent), lse, jnp.nan)  # it is NaN already if an output is
-        gradients = _backward(setting, half, query, key, value, segment, length, cotangent, lse, delta)
-        return [gradient.astype(like.dtype) for gradient, like in zip(gradients, (query, key, value), strict=True)]
+        gradients = _backward(
+            setting, half, query, key, value, segment, length, cotangent, lse, delta
+        )
+        return [
+            gradient.astype(like.dtype)
+            for gradient, like in zip(gradients, (query, key, value), strict=True)
+        ]
 
-    return *_over_rows(setting, backward, (query, key, value, output, lse, cotangent), segment), None, None
+    return (
+        *_over_rows(setting, backward, (query, key, value, output, lse, cotangent), segment),
+        None,
+        None,
+    )
 
 
 _attention.defvjp(_attention_forward, _attention_backward)
 
 
-def _over_rows(setting: Setting, function: Callable, arrays: tuple[Array, ...], segment: Array | None) -> Any:
-    """Applies `function(*arrays, segment)` to arrays (batch, key_heads, ...), at once or row after row as the kernel wishes."""
+def _over_rows(
+    setting: Setting, function: Callable, arrays: tuple[Array, ...], segment: Array | None
+) -> Any:
+    """Applies `function(*arrays, segment)` to arrays (batch, key_heads, ...), at once or row after
+    row as the kernel wishes.
+    """
     batch, heads, tokens = arrays[1].shape[:3]
     if not setting.kernel.one_row(tokens):
         return function(*arrays, segment)
@@ -164,7 +200,9 @@ def _over_rows(setting: Setting, function: Callable, arrays: tuple[Array, ...], 
 
 
 class Block(NamedTuple):
-    """What travels: keys and values (batch, key_heads, tokens, head_dim) and the keys' segments (batch, tokens)."""
+    """What travels: keys and values (batch, key_heads, tokens, head_dim) and the keys' segments
+    (batch, tokens).
+    """
 
     key: jax.Array
     value: jax.Array
@@ -183,15 +221,20 @@ class Place(NamedTuple):
 def _place(setting: Setting, half: int, query, key, segment, length) -> tuple[Place, jax.Array]:
     """This device's place, and its queries.
 
-    The barrier ties the positions to the queries: otherwise partial evaluation of a scan over layers, for which positions
-    are known, would compute the masks of all ring steps ahead and store them.
+    The barrier ties the positions to the queries: otherwise partial evaluation of a scan over
+    layers, for which positions are known, would compute the masks of all ring steps ahead and store
+    them.
     """
-    index, query = lax.optimization_barrier((jnp.int32(0) if setting.axis is None else lax.axis_index(setting.axis), query))
+    index, query = lax.optimization_barrier(
+        (jnp.int32(0) if setting.axis is None else lax.axis_index(setting.axis), query)
+    )
     tokens = key.shape[2]
     group = query.shape[2] // tokens
     at = _positions(setting, index, tokens, half)
     queries = queries_at(at, segment, causal=setting.causal, window=setting.window, length=length)
-    return Place(index, jax.tree.map(lambda array: jnp.tile(array, group), queries), tokens, half), query
+    return Place(
+        index, jax.tree.map(lambda array: jnp.tile(array, group), queries), tokens, half
+    ), query
 
 
 def _positions(setting: Setting, index, tokens: int, half: int) -> jax.Array:
@@ -203,8 +246,12 @@ def _positions(setting: Setting, index, tokens: int, half: int) -> jax.Array:
 def _keys(setting: Setting, place: Place, step, segment) -> Keys:
     """Positions and segments of the block that this device holds at a step of the ring."""
     if setting.gathered:
-        sources, _ = lax.optimization_barrier((jnp.arange(setting.ring_size), place.index))  # for the reason of `_place`
-        at = jax.vmap(lambda source: _positions(setting, source, place.tokens, place.half))(sources).reshape(-1)
+        sources, _ = lax.optimization_barrier(
+            (jnp.arange(setting.ring_size), place.index)
+        )  # for the reason of `_place`
+        at = jax.vmap(lambda source: _positions(setting, source, place.tokens, place.half))(
+            sources
+        ).reshape(-1)
         return Keys(at, segment)
     source = (place.index - step) % setting.ring_size
     return Keys(_positions(setting, source, place.tokens, place.half), segment)
@@ -224,7 +271,9 @@ def _gather(setting: Setting, block: Block) -> Block:
     return Block(gather(block.key, 2), gather(block.value, 2), segment)
 
 
-def _forward(setting: Setting, half: int, query, key, value, segment, length) -> tuple[jax.Array, jax.Array]:
+def _forward(
+    setting: Setting, half: int, query, key, value, segment, length
+) -> tuple[jax.Array, jax.Array]:
     """Output and log-sum-exp in float32."""
     place, query = _place(setting, half, query, key, segment, length)
     block = Block(key, value, segment)
@@ -249,7 +298,9 @@ def _forward(setting: Setting, half: int, query, key, value, segment, length) ->
     return attend(last, block, running).finish()
 
 
-def _backward(setting: Setting, half: int, query, key, value, segment, length, cotangent, lse, delta):
+def _backward(
+    setting: Setting, half: int, query, key, value, segment, length, cotangent, lse, delta
+):
     """Gradients of query, key and value in float32."""
     place, query = _place(setting, half, query, key, segment, length)
     block = Block(key, value, segment)
@@ -257,7 +308,9 @@ def _backward(setting: Setting, half: int, query, key, value, segment, length, c
 
     def differentiate(step, block, dquery):
         keys = _keys(setting, place, step, block.segment)
-        return setting.kernel.backward(query, block.key, block.value, place.queries, keys, cotangent, lse, delta, dquery)
+        return setting.kernel.backward(
+            query, block.key, block.value, place.queries, keys, cotangent, lse, delta, dquery
+        )
 
     start = jnp.zeros(query.mT.shape, jnp.float32)
     if setting.axis is None:
@@ -265,7 +318,9 @@ def _backward(setting: Setting, half: int, query, key, value, segment, length, c
         return dquery.mT, *rest
     if setting.gathered:
         dquery, *rest = differentiate(0, _gather(setting, block), start)
-        return dquery.mT, *(lax.psum_scatter(array, setting.axis, scatter_dimension=2, tiled=True) for array in rest)
+        return dquery.mT, *(
+            lax.psum_scatter(array, setting.axis, scatter_dimension=2, tiled=True) for array in rest
+        )
 
     def ring_step(carry, step):
         block, dquery, dblock = carry

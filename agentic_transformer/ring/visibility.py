@@ -1,8 +1,9 @@
 """What a query sees, in one form for causal masks, windows, padding and packed sequences.
 
-Each query sees the keys whose position lies in its interval `[low, high]` and whose segment is its own. Padding is a query with
-an empty interval, or a key at a position beyond every interval. The same intervals, reduced over chunks of queries and keys,
-tell which pairs of chunks are wholly visible, partly visible or hidden, whatever the layout.
+Each query sees the keys whose position lies in its interval `[low, high]` and whose segment is its
+own. Padding is a query with an empty interval, or a key at a position beyond every interval. The
+same intervals, reduced over chunks of queries and keys, tell which pairs of chunks are wholly
+visible, partly visible or hidden, whatever the layout.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ NOWHERE = 2**30
 """Position of a key that no query sees."""
 
 FEW = 1024
-"""A query that sees fewer keys is computed with care: where more are seen, it is rare that one has most of the weight."""
+"""A query that sees fewer keys is computed with care: where more are seen, it is rare that one has
+most of the weight."""
 
 
 class Queries(NamedTuple):
@@ -35,7 +37,12 @@ class Keys(NamedTuple):
 
 
 def queries_at(
-    position: jax.Array, segment: jax.Array | None, *, causal: bool, window: int | None, length: jax.Array | int | None
+    position: jax.Array,
+    segment: jax.Array | None,
+    *,
+    causal: bool,
+    window: int | None,
+    length: jax.Array | int | None,
 ) -> Queries:
     """The intervals of queries at natural positions `position` (queries,)."""
     end = NOWHERE - 1 if length is None else length - 1
@@ -47,7 +54,9 @@ def queries_at(
 
 
 def visible(queries: Queries, keys: Keys, *, keys_first: bool = False) -> jax.Array:
-    """Mask (1 or batch, queries, keys), or (1 or batch, keys, queries): True where a query sees a key."""
+    """Mask (1 or batch, queries, keys), or (1 or batch, keys, queries): True where a query sees a
+    key.
+    """
 
     def of_queries(array: jax.Array) -> jax.Array:
         return array[..., None, :] if keys_first else array[..., :, None]
@@ -63,7 +72,9 @@ def visible(queries: Queries, keys: Keys, *, keys_first: bool = False) -> jax.Ar
 
 
 class Extent(NamedTuple):
-    """Least and greatest of all marks over each of the chunks: the fields of marks, of chunks instead of tokens."""
+    """Least and greatest of all marks over each of the chunks: the fields of marks, of chunks
+    instead of tokens.
+    """
 
     least: Queries | Keys
     most: Queries | Keys
@@ -72,11 +83,17 @@ class Extent(NamedTuple):
 def extent(marks: Queries | Keys, chunks: int) -> Extent:
     """What `marks` come to over each of `chunks` equal parts."""
     parts = jax.tree.map(lambda values: values.reshape(*values.shape[:-1], chunks, -1), marks)
-    return Extent(*(jax.tree.map(lambda values, end=end: end(values, axis=-1), parts) for end in (jnp.min, jnp.max)))
+    return Extent(
+        *(
+            jax.tree.map(lambda values, end=end: end(values, axis=-1), parts)
+            for end in (jnp.min, jnp.max)
+        )
+    )
 
 
 class Sight(NamedTuple):
-    """What chunks of queries see of chunks of keys: booleans (1 or batch, chunks of queries, chunks of keys).
+    """What chunks of queries see of chunks of keys: booleans (1 or batch, chunks of queries, chunks
+    of keys).
 
     Attributes:
         seen: False only if no query of the one sees any key of the other.
@@ -98,7 +115,11 @@ def sight(queries: Extent, keys: Extent) -> Sight:
     few = jnp.broadcast_to(queries.least.high - queries.most.low < FEW - 1, seen.shape)
     seen, wholly, few = seen[None], wholly[None], few[None]
     if queries.least.segment is not None:
-        seen &= (queries.most.segment >= keys.least.segment) & (queries.least.segment <= keys.most.segment)
-        wholly &= (queries.least.segment == keys.most.segment) & (queries.most.segment == keys.least.segment)
+        seen &= (queries.most.segment >= keys.least.segment) & (
+            queries.least.segment <= keys.most.segment
+        )
+        wholly &= (queries.least.segment == keys.most.segment) & (
+            queries.most.segment == keys.least.segment
+        )
         few = jnp.ones_like(seen)
     return Sight(seen, wholly, few)

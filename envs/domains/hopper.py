@@ -29,13 +29,17 @@ def _standing(readings: Readings) -> np.ndarray:
 
 
 def _stand(readings: Readings) -> np.ndarray:
-    small_control = tolerance(readings["ctrl"], margin=1, value_at_margin=0, sigmoid="quadratic").mean(axis=1)
+    small_control = tolerance(
+        readings["ctrl"], margin=1, value_at_margin=0, sigmoid="quadratic"
+    ).mean(axis=1)
     return _standing(readings) * (small_control + 4) / 5
 
 
 def _hop(direction: int) -> object:
     def reward(readings: Readings) -> np.ndarray:
-        return _standing(readings) * planar.linear(direction * planar.speed(readings), _HOP_SPEED, _HOP_SPEED / 2, 0.5)
+        return _standing(readings) * planar.linear(
+            direction * planar.speed(readings), _HOP_SPEED, _HOP_SPEED / 2, 0.5
+        )
 
     return reward
 
@@ -46,14 +50,22 @@ def _flip(direction: int) -> object:
 
 def _rising(readings: Readings) -> np.ndarray:
     """A slope up to `_standing`, (states,) in [0, 1]."""
-    return tolerance(readings["torso"][:, 2] - readings["foot"][:, 2], (1.2 * _STAND_HEIGHT, 2), 2, "linear", 0)
+    return tolerance(
+        readings["torso"][:, 2] - readings["foot"][:, 2], (1.2 * _STAND_HEIGHT, 2), 2, "linear", 0
+    )
 
 
 def _rising_then(reward: Callable[[Readings], np.ndarray]) -> Callable[[Readings], np.ndarray]:
     return lambda readings: _rising(readings) + 2 * reward(readings)
 
 
-_REWARDS = {"stand": _stand, "hop": _hop(+1), "hop_backward": _hop(-1), "flip": _flip(+1), "flip_backward": _flip(-1)}
+_REWARDS = {
+    "stand": _stand,
+    "hop": _hop(+1),
+    "hop_backward": _hop(-1),
+    "flip": _flip(+1),
+    "flip_backward": _flip(-1),
+}
 DOMAIN = Domain(
     build=_build,
     observe=_observe,

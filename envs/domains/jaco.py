@@ -1,4 +1,5 @@
-"""Jaco: the arm reaches one of four corners of the table (URLB), on dm_control's manipulation reach with a fixed site.
+"""Jaco: the arm reaches one of four corners of the table (URLB), on dm_control's manipulation reach
+with a fixed site.
 
 As in ExoRL's data the target is not observed: 42 numbers, where URLB's own environment has 55.
 """
@@ -23,7 +24,9 @@ _PINCH = "jaco_arm/jaco_hand/pinchsite"
 
 def _build(mode: str) -> composer.Environment:
     task = manipulation.load("reach_site_features").task
-    return composer.Environment(task, _TIME_LIMIT, recompile_mjcf_every_episode=False)  # the model never changes: quicker resets
+    return composer.Environment(
+        task, _TIME_LIMIT, recompile_mjcf_every_episode=False
+    )  # the model never changes: quicker resets
 
 
 def _symlog(value: np.ndarray) -> np.ndarray:
@@ -36,7 +39,9 @@ def _observe(readings: Readings) -> np.ndarray:
     torque = readings["torque"][:, 2::3]  # the joints turn about their z axes
     arm_velocity, hand_velocity = np.split(readings["qvel"], [_ARM], axis=1)
     pinch = (readings["pinch"], readings["pinch_frame"])
-    return np.concatenate([angles, _symlog(torque), arm_velocity, hand, hand_velocity, *pinch], axis=1)
+    return np.concatenate(
+        [angles, _symlog(torque), arm_velocity, hand, hand_velocity, *pinch], axis=1
+    )
 
 
 def _distance(readings: Readings, mode: str) -> np.ndarray:

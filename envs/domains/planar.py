@@ -20,7 +20,8 @@ def speed(readings: Readings) -> np.ndarray:
 
 
 def linear(value: np.ndarray, target: float, margin: float, at_margin: float) -> np.ndarray:
-    """dm_control's tolerance with bounds (target, inf) and a linear fall over `margin` to `at_margin`.
+    """dm_control's tolerance with bounds (target, inf) and a linear fall over `margin` to
+    `at_margin`.
 
     To the last bit, in a quarter of the time, which counts where a step takes microseconds.
     """
@@ -28,5 +29,7 @@ def linear(value: np.ndarray, target: float, margin: float, at_margin: float) ->
 
 
 def spin(readings: Readings, direction: int) -> np.ndarray:
-    """How fast the body turns about y in `direction` (+1 or -1), (states,) in [0, 1] (URLB's flip tasks)."""
+    """How fast the body turns about y in `direction` (+1 or -1), (states,) in [0, 1] (URLB's flip
+    tasks).
+    """
     return linear(direction * readings["angular_momentum"][:, 1], _SPIN, _SPIN, 0)

@@ -1,4 +1,5 @@
-"""Point mass with a hidden goal: dm_control's point_mass (easy), held for 15 control steps an agent step.
+"""Point mass with a hidden goal: dm_control's point_mass (easy), held for 15 control steps an agent
+step.
 
 The goal lies on a ring around the start and is never observed; only rewards tell where it is.
 """
@@ -35,7 +36,9 @@ def observe(readings: Readings) -> np.ndarray:
 
 
 def _reward(readings: Readings) -> np.ndarray:
-    return tolerance(np.linalg.norm(readings["qpos"] - readings["goal"], axis=1), (0, GOAL_RADIUS), GOAL_RADIUS)
+    return tolerance(
+        np.linalg.norm(readings["qpos"] - readings["goal"], axis=1), (0, GOAL_RADIUS), GOAL_RADIUS
+    )
 
 
 DOMAIN = Domain(build=_build, observe=observe, rewards={"goal": _reward}, repeat=15, slow=True)

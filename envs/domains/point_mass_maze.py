@@ -1,4 +1,6 @@
-"""Point mass in four rooms: dm_control's point_mass with a cross of two walls, and a corner to reach (ExoRL)."""
+"""Point mass in four rooms: dm_control's point_mass with a cross of two walls, and a corner to
+reach (ExoRL).
+"""
 
 from __future__ import annotations
 
@@ -24,13 +26,20 @@ class _FromTopLeft(point_mass.PointMass):
 
 
 def _model() -> bytes:
-    """dm_control's point_mass with contacts, a cross at the centre, and a target that one can stand on."""
+    """dm_control's point_mass with contacts, a cross at the centre, and a target that one can stand
+    on.
+    """
     tree = etree.fromstring(common.read_model("point_mass.xml"))
     option = tree.find("option")
     option.remove(option.find("flag"))
     tree.find(".//geom[@name='target']").attrib.update({"contype": "0", "conaffinity": "0"})
     for name, (width, height) in zip(("maze_x", "maze_y"), WALLS, strict=True):
-        box = {"type": "box", "pos": "0 0 .02", "size": f"{width} {height} .02", "material": "decoration"}
+        box = {
+            "type": "box",
+            "pos": "0 0 .02",
+            "size": f"{width} {height} .02",
+            "material": "decoration",
+        }
         etree.SubElement(tree.find("worldbody"), "geom", name=name, **box)
     return etree.tostring(tree)
 
@@ -42,8 +51,12 @@ def _build(mode: str) -> Environment:
 
 def _reach(room: int) -> Callable[[Readings], np.ndarray]:
     def reward(readings: Readings) -> np.ndarray:
-        near = tolerance(np.linalg.norm(readings["qpos"] - ROOMS[room], axis=1), (0, RADIUS), RADIUS)
-        small_control = tolerance(readings["ctrl"], margin=1, value_at_margin=0, sigmoid="quadratic").mean(axis=1)
+        near = tolerance(
+            np.linalg.norm(readings["qpos"] - ROOMS[room], axis=1), (0, RADIUS), RADIUS
+        )
+        small_control = tolerance(
+            readings["ctrl"], margin=1, value_at_margin=0, sigmoid="quadratic"
+        ).mean(axis=1)
         return near * (small_control + 4) / 5
 
     return reward

@@ -35,7 +35,9 @@ def _upright(readings: Readings) -> np.ndarray:
 
 
 def _move(target: float) -> object:
-    return lambda readings: _upright(readings) * linear(readings["velocity"][:, 0], target, target, 0.5)
+    return lambda readings: (
+        _upright(readings) * linear(readings["velocity"][:, 0], target, target, 0.5)
+    )
 
 
 def _jump(readings: Readings) -> np.ndarray:
@@ -44,7 +46,9 @@ def _jump(readings: Readings) -> np.ndarray:
 
 def _roll(target: float) -> object:
     def reward(readings: Readings) -> np.ndarray:
-        return _upright(readings) * linear(np.linalg.norm(readings["velocity"], axis=1), target, target, 0.5)
+        return _upright(readings) * linear(
+            np.linalg.norm(readings["velocity"], axis=1), target, target, 0.5
+        )
 
     return reward
 
@@ -68,5 +72,11 @@ DOMAIN = Domain(
     },
     reward_readings=("torso_frame", "velocity", "centre_of_mass"),
     slow=True,
-    stages=(mujoco.mj_kinematics, mujoco.mj_comPos, mujoco.mj_comVel, mujoco.mj_sensorPos, mujoco.mj_sensorVel),
+    stages=(
+        mujoco.mj_kinematics,
+        mujoco.mj_comPos,
+        mujoco.mj_comVel,
+        mujoco.mj_sensorPos,
+        mujoco.mj_sensorVel,
+    ),
 )

@@ -18,8 +18,13 @@ def _build(mode: str) -> object:
 
 
 def _observe(readings: Readings) -> np.ndarray:
-    orientations = readings["xmat"].reshape(len(readings["xmat"]), -1, 9)[:, 1:, [0, 2]]  # xx and xz of all bodies but the world
-    return np.concatenate([orientations.reshape(len(orientations), -1), readings["torso"][:, 2:], readings["qvel"]], axis=1)
+    orientations = readings["xmat"].reshape(len(readings["xmat"]), -1, 9)[
+        :, 1:, [0, 2]
+    ]  # xx and xz of all bodies but the world
+    return np.concatenate(
+        [orientations.reshape(len(orientations), -1), readings["torso"][:, 2:], readings["qvel"]],
+        axis=1,
+    )
 
 
 def _stand(readings: Readings) -> np.ndarray:
@@ -33,7 +38,9 @@ def _moving(readings: Readings, how: np.ndarray) -> np.ndarray:
 
 
 def _forward(target: float) -> object:
-    return lambda readings: _moving(readings, planar.linear(planar.speed(readings), target, target / 2, 0.5))
+    return lambda readings: _moving(
+        readings, planar.linear(planar.speed(readings), target, target / 2, 0.5)
+    )
 
 
 DOMAIN = Domain(

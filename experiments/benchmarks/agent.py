@@ -1,7 +1,9 @@
-"""Suite `agent`: what a long context costs in training, what acting with one costs, and where the time of both goes.
+"""Suite `agent`: what a long context costs in training, what acting with one costs, and where the
+time of both goes.
 
-By CPU time, on synthetic data of a task's shape where the values do not matter. About 20 minutes, most of them in ten training
-steps on 128 trajectories of 1,000 steps. A part that is finished is kept: after a kill the same command goes on behind it.
+By CPU time, on synthetic data of a task's shape where the values do not matter. About 20 minutes,
+most of them in ten training steps on 128 trajectories of 1,000 steps. A part that is finished is
+kept: after a kill the same command goes on behind it.
 """
 
 from __future__ import annotations
@@ -11,8 +13,8 @@ from importlib import import_module
 from pathlib import Path
 
 from experiments.benchmarks import tables
-from experiments.harness import provenance
-from experiments.harness.parts import Parts
+from experiments.cli import provenance
+from experiments.cli.parts import Parts
 
 _PARTS = {
     "acting": "agent_acting",
@@ -31,7 +33,9 @@ def run(folder: Path) -> None:
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     code = provenance.collect([], seeds={})
-    parts = Parts(folder / "unfinished", {key: code[key] for key in ("commit", "python", "packages")})
+    parts = Parts(
+        folder / "unfinished", {key: code[key] for key in ("commit", "python", "packages")}
+    )
     for name, module in _PARTS.items():
         if not parts.has(f"{name}.csv"):
             part = getattr(import_module(f"experiments.benchmarks.{module}"), name)
@@ -43,7 +47,9 @@ def run(folder: Path) -> None:
 
 
 def plot(folder: Path) -> None:
-    """`agent.png` from the CSVs alone: the cost of acting, where a training step's time goes, memory of a device."""
+    """`agent.png` from the CSVs alone: the cost of acting, where a training step's time goes,
+    memory of a device.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -52,12 +58,19 @@ def plot(folder: Path) -> None:
 
     figure, (cost, share, memory) = plt.subplots(1, 3, figsize=(15, 4), layout="constrained")
     acting = pd.read_csv(folder / "acting.csv")
-    for column, label in (("recompute_ms", "recomputing the context"), ("act_ms", "acting"), ("read_ms", "reading the cache")):
+    for column, label in (
+        ("recompute_ms", "recomputing the context"),
+        ("act_ms", "acting"),
+        ("read_ms", "reading the cache"),
+    ):
         cost.loglog(acting["tokens"], acting[column], "o-", label=label)
     cost.set(title="One step of 64 agents", xlabel="tokens in the context", ylabel="CPU ms")
     cost.legend()
     training = pd.read_csv(folder / "training.csv")
-    labels = [f"{case}\n{used:.2f} of the products' rate" for case, used in zip(training.case, training.utilisation, strict=True)]
+    labels = [
+        f"{case}\n{used:.2f} of the products' rate"
+        for case, used in zip(training.case, training.utilisation, strict=True)
+    ]
     start = 0.0
     for kind in list(training.columns)[4:]:
         share.barh(labels, training[kind], left=start, label=kind)

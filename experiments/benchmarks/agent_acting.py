@@ -11,7 +11,7 @@ import numpy as np
 
 import envs
 from agentic_transformer.config import EvalConfig
-from agentic_transformer.evaluation import run_trajectory
+from agentic_transformer.evaluation.rollouts import run_trajectory
 from agentic_transformer.ring import attention
 from experiments.benchmarks import agent_models as models
 
@@ -19,7 +19,9 @@ ENVIRONMENTS = 64
 
 
 def acting() -> list[dict[str, Any]]:
-    """One environment step of 64 agents with caches of growing length, beside reading the cache and recomputing the context."""
+    """One environment step of 64 agents with caches of growing length, beside reading the cache and
+    recomputing the context.
+    """
     return [_acting_with(trajectories) for trajectories in (1, 8, 32, 128)]
 
 
@@ -28,18 +30,27 @@ def _acting_with(trajectories: int) -> dict[str, Any]:
     description, context = policy.description, policy.new_context(ENVIRONMENTS, trajectories)
     capacity = models.context_tokens(description)
     context = replace(context, position=capacity - 1)
-    observation, to_go = np.zeros((ENVIRONMENTS, description.observation_size)), np.ones(ENVIRONMENTS)
+    observation, to_go = (
+        np.zeros((ENVIRONMENTS, description.observation_size)),
+        np.ones(ENVIRONMENTS),
+    )
 
     def act() -> Any:
         nonlocal context
-        _, after = policy.act(context, to_go, observation, description.steps - 1, jax.random.key(0), 1.0, 1.0)
+        _, after = policy.act(
+            context, to_go, observation, description.steps - 1, jax.random.key(0), 1.0, 1.0
+        )
         context = replace(after, position=capacity - 1)
         return context.cache
 
     model = description.build(0)
     features = jnp.zeros((ENVIRONMENTS, capacity, description.layout().features))
     timestep = jnp.tile(jnp.arange(description.steps), (ENVIRONMENTS, trajectories))
-    whole = jax.jit(lambda features, timestep: model(features, timestep, lambda _, *qkv: attention(*qkv, backbone="blockwise")))
+    whole = jax.jit(
+        lambda features, timestep: model(
+            features, timestep, lambda _, *qkv: attention(*qkv, backbone="blockwise")
+        )
+    )
     read = jax.jit(lambda cache: jax.tree.map(jnp.sum, cache))
     seconds = {
         "act": models.cpu_seconds(act),
@@ -67,7 +78,9 @@ def evaluation() -> list[dict[str, Any]]:
     def roll_out() -> None:
         context = policy.new_context(ENVIRONMENTS, trajectories)
         for number in range(trajectories):
-            _, _, context = run_trajectory(policy, env, context, target, number, jax.random.key(number), config)
+            _, _, context = run_trajectory(
+                policy, env, context, target, number, jax.random.key(number), config
+            )
 
     def step_alone() -> None:
         action = np.zeros(env.action_space.shape, np.float32)

@@ -1,4 +1,6 @@
-"""Training on 128 trajectories of 1,000 steps: memory of a device, and ten steps on a ring of eight virtual ones."""
+"""Training on 128 trajectories of 1,000 steps: memory of a device, and ten steps on a ring of eight
+virtual ones.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,13 @@ _STEPS = 10
 
 
 def _describe(tokens: str, backbone: str) -> Any:
-    """An agent for walker. One head of 32 in one layer: at 128,000 tokens attention alone is 3.7 TFLOP a step."""
-    return models.describe(128, 1000, 24, 6, ModelConfig(width=32, layers=1, attention=backbone, tokens=tokens))
+    """An agent for walker.
+
+    One head of 32 in one layer: at 128,000 tokens attention alone is 3.7 TFLOP a step.
+    """
+    return models.describe(
+        128, 1000, 24, 6, ModelConfig(width=32, layers=1, attention=backbone, tokens=tokens)
+    )
 
 
 def memory() -> list[dict[str, Any]]:
@@ -26,7 +33,12 @@ def memory() -> list[dict[str, Any]]:
             description = _describe(tokens, backbone)
             step, state, batch = models.train_step(description, 1, devices)
             temporary = step.lower(state, batch).compile().memory_analysis().temp_size_in_bytes
-            row = {"tokens": tokens, "context": models.context_tokens(description), "backbone": backbone, "devices": devices}
+            row = {
+                "tokens": tokens,
+                "context": models.context_tokens(description),
+                "backbone": backbone,
+                "devices": devices,
+            }
             rows.append(row | {"megabytes_a_device": temporary / 1e6})
     return rows
 
@@ -43,6 +55,14 @@ def steps() -> list[dict[str, Any]]:
         loss = float(metrics["loss"])
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         utilisation = models.model_flops(description, 1) / cpu / rate
-        rows.append({"step": number, "loss": loss, "seconds": wall, "cpu_seconds": cpu, "utilisation": utilisation})
+        rows.append(
+            {
+                "step": number,
+                "loss": loss,
+                "seconds": wall,
+                "cpu_seconds": cpu,
+                "utilisation": utilisation,
+            }
+        )
         print(f"step {number} of {_STEPS}: loss {loss:.4f}, {wall:.0f} s", flush=True)
     return rows

@@ -1,4 +1,6 @@
-"""What suite `agent` measures: untrained agents of a task's shape, their training step, and CPU time."""
+"""What suite `agent` measures: untrained agents of a task's shape, their training step, and CPU
+time.
+"""
 
 from __future__ import annotations
 
@@ -11,58 +13,84 @@ import numpy as np
 from flax import nnx
 from jax.sharding import AxisType
 
-from agentic_transformer import mesh as meshes
-from agentic_transformer import training
+from agentic_transformer.agents.transformer import Policy
 from agentic_transformer.config import AgentConfig, ModelConfig, TrainConfig
-from agentic_transformer.description import AgentDescription
-from agentic_transformer.policy import Policy
-from agentic_transformer.tokens import Scaling, Tokens
+from agentic_transformer.contexts.tokens import Normalizer, Tokens
+from agentic_transformer.models.spec import AgentSpec
+from agentic_transformer.training import sharding
+from agentic_transformer.training.step import (
+    TrainState,
+    init_state,
+    make_optimizer,
+    make_train_step,
+)
 
 
-def describe(trajectories: int, steps: int, observation: int, action: int, model: ModelConfig) -> AgentDescription:
+def describe(
+    trajectories: int, steps: int, observation: int, action: int, model: ModelConfig
+) -> AgentSpec:
     """An agent for a task of the given sizes."""
-    scaling = Scaling((0.0,) * observation, (1.0,) * observation, return_scale=1.0, reward_scale=1.0)
+    scaling = Normalizer(
+        (0.0,) * observation, (1.0,) * observation, return_scale=1.0, reward_scale=1.0
+    )
     agent = AgentConfig(trajectories=trajectories)
-    return AgentDescription("point_mass_goal", 0, agent, model, scaling, observation, action, steps, best_return=1.0)
+    return AgentSpec(
+        "point_mass_goal", 0, agent, model, scaling, observation, action, steps, best_return=1.0
+    )
 
 
-def quickstart(trajectories: int = 8) -> AgentDescription:
+def quickstart(trajectories: int = 8) -> AgentSpec:
     """The agent of the quickstart, with any number of trajectories."""
     return describe(trajectories, 12, 4, 2, ModelConfig())
 
 
-def policy(description: AgentDescription) -> Policy:
+def policy(description: AgentSpec) -> Policy:
     """An untrained agent."""
     return Policy(*nnx.split(description.build(0), nnx.Param), description)
 
 
-def context_tokens(description: AgentDescription) -> int:
+def context_tokens(description: AgentSpec) -> int:
     """Tokens of a full context."""
     return description.agent.trajectories * description.steps * description.layout().tokens_per_step
 
 
-def train_step(description: AgentDescription, rows: int, devices: int) -> tuple[Callable, training.TrainState, Tokens]:
-    """The step of `experiments.train` on a ring of the first `devices`, a fresh state, and a batch of random tokens."""
+def train_step(
+    description: AgentSpec, rows: int, devices: int
+) -> tuple[Callable, TrainState, Tokens]:
+    """The step of `experiments.train` on a ring of the first `devices`, a fresh state, and a batch
+    of random tokens.
+    """
     axes = (AxisType.Auto, AxisType.Auto)
-    mesh = jax.make_mesh((1, devices), (meshes.DATA, meshes.RING), axis_types=axes, devices=jax.devices()[:devices])
+    mesh = jax.make_mesh(
+        (1, devices),
+        (sharding.DATA, sharding.RING),
+        axis_types=axes,
+        devices=jax.devices()[:devices],
+    )
     layout, length = description.layout(), context_tokens(description)
     shape = (rows, length)
     rng = np.random.default_rng(0)
     tokens = Tokens(
         features=rng.standard_normal((*shape, layout.features), np.float32),
-        timestep=np.broadcast_to(np.arange(length) // layout.tokens_per_step % description.steps, shape).astype(np.int32),
+        timestep=np.broadcast_to(
+            np.arange(length) // layout.tokens_per_step % description.steps, shape
+        ).astype(np.int32),
         segment=np.zeros(shape, np.int32),
         action=rng.uniform(-1, 1, (*shape, description.action_size)).astype(np.float32),
-        weight=np.broadcast_to(np.arange(length) % layout.tokens_per_step == layout.decision, shape).astype(np.float32),
+        weight=np.broadcast_to(
+            np.arange(length) % layout.tokens_per_step == layout.decision, shape
+        ).astype(np.float32),
     )
-    optimizer, _ = training.make_optimizer(TrainConfig())
-    graph, state = training.init_state(lambda: description.build(0), optimizer, mesh)
-    step = training.make_train_step(graph, optimizer, description.model, mesh, length)
-    return step, state, meshes.place(tokens, mesh, description.model.layout)
+    optimizer, _ = make_optimizer(TrainConfig())
+    graph, state = init_state(lambda: description.build(0), optimizer, mesh)
+    step = make_train_step(graph, optimizer, description.model, mesh, length)
+    return step, state, sharding.shard_batch(tokens, mesh, description.model.layout)
 
 
-def model_flops(description: AgentDescription, rows: int) -> float:
-    """FLOPs of the model's products in a training step: three times those of the forward pass, causal pairs only."""
+def model_flops(description: AgentSpec, rows: int) -> float:
+    """FLOPs of the model's products in a training step: three times those of the forward pass,
+    causal pairs only.
+    """
     model, length = description.model, context_tokens(description)
     outer = description.layout().features + model.components * (1 + 2 * description.action_size)
     products = 2 * model.width * (outer + model.layers * (4 + 2 * model.feedforward) * model.width)

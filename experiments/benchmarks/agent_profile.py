@@ -11,11 +11,19 @@ from typing import Any
 
 import jax
 
-KINDS = ("attention, products", "attention, the rest", "layers, products", "optimiser", "norms, activations, head")
+KINDS = (
+    "attention, products",
+    "attention, the rest",
+    "layers, products",
+    "optimiser",
+    "norms, activations, head",
+)
 
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = .*")
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
-_CALLS = re.compile(r"(?:calls|to_apply|body|condition)=%([\w.\-]+)|branch_computations=\{([^}]*)\}")
+_CALLS = re.compile(
+    r"(?:calls|to_apply|body|condition)=%([\w.\-]+)|branch_computations=\{([^}]*)\}"
+)
 
 
 def shares(call: Callable[[], Any], program: str) -> dict[str, float]:
@@ -43,24 +51,37 @@ def shares(call: Callable[[], Any], program: str) -> dict[str, float]:
 
 
 def instruction_kinds(program: str) -> Iterator[tuple[str, str]]:
-    """(instruction, its kind) of a program; loops and calls, whose time is that of what they hold, are left out."""
+    """(instruction, its kind) of a program; loops and calls, whose time is that of what they hold,
+    are left out.
+    """
     bodies: dict[str, list[str]] = {}
     for line in program.splitlines():
         if head := _COMPUTATION.match(line):
             body = bodies.setdefault(head[1], [])
         elif _INSTRUCTION.match(line):
             body.append(line)
-    in_loops = set(_called_from(bodies, [line for body in bodies.values() for line in body if " while(" in line]))
+    in_loops = set(
+        _called_from(
+            bodies, [line for body in bodies.values() for line in body if " while(" in line]
+        )
+    )
     for name, body in bodies.items():
         for line in body:
             if not re.search(r" (while|call|conditional)\(", line):
                 fused = [inner for called in _called(line) for inner in bodies[called]]
-                yield _INSTRUCTION.match(line)[1], _kind("\n".join([line, *fused]), looped=name in in_loops)
+                yield (
+                    _INSTRUCTION.match(line)[1],
+                    _kind("\n".join([line, *fused]), looped=name in in_loops),
+                )
 
 
 def _called(line: str) -> list[str]:
     """The computations that an instruction names."""
-    return [name for one, several in _CALLS.findall(line) for name in re.findall(r"[\w.\-]+", one or several)]
+    return [
+        name
+        for one, several in _CALLS.findall(line)
+        for name in re.findall(r"[\w.\-]+", one or several)
+    ]
 
 
 def _called_from(bodies: dict[str, list[str]], lines: list[str]) -> Iterator[str]:
@@ -74,7 +95,8 @@ def _called_from(bodies: dict[str, list[str]], lines: list[str]) -> Iterator[str
 def _kind(text: str, looped: bool) -> str:
     """The kind of an instruction, given with what is fused into it."""
     product = " dot(" in text
-    # Attention is jitted by itself; its products alone are batched, and it alone loops. (Not everything keeps its origin's name.)
+    # Attention is jitted by itself; its products alone are batched, and it alone loops. (Not
+    # everything keeps its origin's name.)
     if looped or "jit(apply)" in text or "lhs_batch_dims" in text:
         return "attention, products" if product else "attention, the rest"
     if product:

@@ -1,4 +1,6 @@
-"""Training against the rate of a matrix product, where the rest of its time goes, and how long it waits for data."""
+"""Training against the rate of a matrix product, where the rest of its time goes, and how long it
+waits for data.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +11,15 @@ from typing import Any
 
 import jax
 
-from agentic_transformer import mesh as meshes
-from agentic_transformer import training as loop
 from agentic_transformer.config import AgentConfig, CollectCommand, ModelConfig, TrainConfig
-from agentic_transformer.description import AgentDescription
-from agentic_transformer.labels import ChainLoader
+from agentic_transformer.contexts.relabelled import ChainLoader
+from agentic_transformer.models.spec import AgentSpec
+from agentic_transformer.training import loop, sharding
 from experiments import collect
 from experiments.benchmarks import agent_models as models
 from experiments.benchmarks.agent_profile import shares
 from experiments.benchmarks.ring_speed import product_rate
-from experiments.harness.data import training_data
+from experiments.cli.data import training_data
 
 _WAITED_STEPS = 200
 
@@ -26,13 +27,17 @@ _WAITED_STEPS = 200
 def training() -> list[dict[str, Any]]:
     """FLOPs of the model over a matrix product's rate, and shares of a step's time, for two agents.
 
-    They are the quickstart's, and one for walker that has 32 trajectories of 1,000 steps in its context.
+    They are the quickstart's, and one for walker that has 32 trajectories of 1,000 steps in its
+    context.
     """
     walker = models.describe(32, 1000, 24, 6, ModelConfig(width=128, layers=3))
-    return [_training_of("quickstart", models.quickstart(), 32, 20), _training_of("walker, 32 trajectories", walker, 1, 1)]
+    return [
+        _training_of("quickstart", models.quickstart(), 32, 20),
+        _training_of("walker, 32 trajectories", walker, 1, 1),
+    ]
 
 
-def _training_of(name: str, description: AgentDescription, rows: int, calls: int) -> dict[str, Any]:
+def _training_of(name: str, description: AgentSpec, rows: int, calls: int) -> dict[str, Any]:
     step, state, tokens = models.train_step(description, rows, devices=1)
     compiled = step.lower(state, tokens).compile()
 
@@ -43,12 +48,18 @@ def _training_of(name: str, description: AgentDescription, rows: int, calls: int
 
     rate, seconds = product_rate(), models.cpu_seconds(train, calls)
     utilisation = models.model_flops(description, rows) / seconds / rate
-    line = {"case": name, "tokens_a_step": rows * models.context_tokens(description), "seconds": seconds}
+    line = {
+        "case": name,
+        "tokens_a_step": rows * models.context_tokens(description),
+        "seconds": seconds,
+    }
     return line | {"utilisation": utilisation} | shares(train, compiled.as_text())
 
 
 def waiting() -> list[dict[str, Any]]:
-    """The share of the quickstart's training time in which the step waits for its batch, on one device, by wall time."""
+    """The share of the quickstart's training time in which the step waits for its batch, on one
+    device, by wall time.
+    """
     command, agent, train = CollectCommand(), AgentConfig(), TrainConfig()
     collect.main(command)
     data = training_data(command.task, command.data)
@@ -57,14 +68,23 @@ def waiting() -> list[dict[str, Any]]:
     step, state, first = models.train_step(description, train.batch, devices=1)
     mesh = first.weight.sharding.mesh
     state, _ = step(state, first)
-    batches = loop.prefetch(lambda number: meshes.place(loader(number), mesh, "zigzag"), 0, _WAITED_STEPS)
+    batches = loop.prefetch(
+        lambda number: sharding.shard_batch(loader(number), mesh, "zigzag"), 0, _WAITED_STEPS
+    )
     waits: list[float] = []
     start = time.perf_counter()
     for tokens in _timed(batches, waits):
         state, metrics = step(state, tokens)
         jax.block_until_ready(metrics)
     seconds = time.perf_counter() - start
-    return [{"case": "quickstart", "steps": _WAITED_STEPS, "seconds": seconds, "share_of_waiting": sum(waits) / seconds}]
+    return [
+        {
+            "case": "quickstart",
+            "steps": _WAITED_STEPS,
+            "seconds": seconds,
+            "share_of_waiting": sum(waits) / seconds,
+        }
+    ]
 
 
 def _timed(batches: Iterator[Any], waits: list[float]) -> Iterator[Any]:

@@ -1,8 +1,8 @@
 """Suite `data`: relabelling, stepping, sampling and collecting, against the ways they replace.
 
-Rates are CPU time (all threads), the best of several interleaved rounds, so that other load on the machine does not tilt them.
-What a line must reach stands beside it. Buffers that are not there yet are collected, which takes most of the suite's time and
-can be interrupted.
+Rates are CPU time (all threads), the best of several interleaved rounds, so that other load on the
+machine does not tilt them. What a line must reach stands beside it. Buffers that are not there yet
+are collected, which takes most of the suite's time and can be interrupted.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ _STEP_AT_LEAST = {
     "quadruped_walk": 1.4,
     "jaco_reach_top_left": 1.4,
 }
-_WHOLE = 200  # episodes of a buffer that must be good to learn from; the others show what their planners reach
+# episodes of a buffer that must be good to learn from; the others show what their planners reach
+_WHOLE = 200
 _BUFFERS = {  # task: collector, episodes
     "cartpole_swingup": ("mppi", _WHOLE),
     "point_mass_maze_any": ("pd", _WHOLE),
@@ -55,13 +56,21 @@ _BEST_AT_LEAST = {
     "cartpole_swingup": 700,
     "walker_stand": 900,
     "walker_walk": 800,
-    **{f"point_mass_maze_reach_{corner}": 400 for corner in ("top_left", "top_right", "bottom_left", "bottom_right")},
-    **{f"jaco_reach_{corner}": 150 for corner in ("top_left", "top_right", "bottom_left", "bottom_right")},
+    **{
+        f"point_mass_maze_reach_{corner}": 400
+        for corner in ("top_left", "top_right", "bottom_left", "bottom_right")
+    },
+    **{
+        f"jaco_reach_{corner}": 150
+        for corner in ("top_left", "top_right", "bottom_left", "bottom_right")
+    },
 }
 
 
 class Line(NamedTuple):
-    """One measurement: its group, what was measured, the figure, its unit, and what it must reach (None: just reported)."""
+    """One measurement: its group, what was measured, the figure, its unit, and what it must reach
+    (None: just reported).
+    """
 
     group: str
     item: str
@@ -71,8 +80,12 @@ class Line(NamedTuple):
 
 
 def run(folder: Path, root: Path = Path("data")) -> None:
-    """Measure, print, and write `measurements.csv`, `returns.csv` and two figures to `folder`; buffers lie under `root`."""
-    logging.getLogger("absl").setLevel(logging.ERROR)  # a warning for each model that dm_control compiles
+    """Measure, print, and write `measurements.csv`, `returns.csv` and two figures to `folder`;
+    buffers lie under `root`.
+    """
+    logging.getLogger("absl").setLevel(
+        logging.ERROR
+    )  # a warning for each model that dm_control compiles
     lines: list[Line] = []
     for measure in (_relabelling, _stepping, _sampling, _memory):
         for line in measure():
@@ -86,13 +99,21 @@ def run(folder: Path, root: Path = Path("data")) -> None:
             lines.append(line)
         returns |= own
     _write(folder / "measurements.csv", Line._fields, lines)
-    rows = [(*key, index, round(float(value), 3)) for key, values in returns.items() for index, value in enumerate(values)]
+    rows = [
+        (*key, index, round(float(value), 3))
+        for key, values in returns.items()
+        for index, value in enumerate(values)
+    ]
     _write(folder / "returns.csv", ("buffer", "task", "episode", "return"), rows)
     plot(folder)
 
 
 def _say(line: Line) -> None:
-    verdict = "" if line.at_least is None else f"  (at least {line.at_least:g}: {'yes' if line.value >= line.at_least else 'NO'})"
+    verdict = (
+        ""
+        if line.at_least is None
+        else f"  (at least {line.at_least:g}: {'yes' if line.value >= line.at_least else 'NO'})"
+    )
     print(f"{line.group:12} {line.item:58} {line.value:10.4g} {line.unit}{verdict}", flush=True)
 
 
@@ -117,7 +138,9 @@ def _rates(ways: dict[str, tuple[Callable[[], None], int]]) -> dict[str, float]:
 
 
 def _dm_control(task: str) -> object:
-    """dm_control's own environment of a task (for the tasks it lacks: of the same body, with one that costs as much)."""
+    """dm_control's own environment of a task (for the tasks it lacks: of the same body, with one
+    that costs as much).
+    """
     from envs import registry
     from envs.domain import load, mode
 
@@ -135,7 +158,9 @@ def _relabelling() -> Iterator[Line]:
         environments.reset(seed=0)
         rng = np.random.default_rng(0)
         shape = environments.action_space.shape
-        states = np.concatenate([environments.step(rng.uniform(-1, 1, shape))[4]["physics"] for _ in range(250)])
+        states = np.concatenate(
+            [environments.step(rng.uniform(-1, 1, shape))[4]["physics"] for _ in range(250)]
+        )
 
         def reference(environment: object = environment, states: np.ndarray = states) -> None:
             physics = environment.physics
@@ -152,8 +177,19 @@ def _relabelling() -> Iterator[Line]:
         yield from (
             Line("relabelling", f"{task}: states by the reference's way", rate["reference"], "1/s"),
             Line("relabelling", f"{task}: states", rate["ours"], "1/s"),
-            Line("relabelling", f"{task}: minutes for 10 million transitions", _ROWS / rate["ours"] / 60, "min"),
-            Line("relabelling", f"{task}: against the reference", rate["ours"] / rate["reference"], "x", at_least),
+            Line(
+                "relabelling",
+                f"{task}: minutes for 10 million transitions",
+                _ROWS / rate["ours"] / 60,
+                "min",
+            ),
+            Line(
+                "relabelling",
+                f"{task}: against the reference",
+                rate["ours"] / rate["reference"],
+                "x",
+                at_least,
+            ),
         )
 
 
@@ -165,9 +201,20 @@ def _stepping() -> Iterator[Line]:
         yield from (
             Line("stepping", f"{task}: one dm_control environment", rates.dm_control, "1/s"),
             Line("stepping", f"{task}: make_vec of {STATES}", rates.make_vec, "1/s"),
-            Line("stepping", f"{task}: share of the raw mj_step rate", rates.make_vec / rates.mj_step, ""),
+            Line(
+                "stepping",
+                f"{task}: share of the raw mj_step rate",
+                rates.make_vec / rates.mj_step,
+                "",
+            ),
             Line("stepping", f"{task}: largest difference after an episode", rates.difference, ""),
-            Line("stepping", f"{task}: against dm_control", rates.make_vec / rates.dm_control, "x", at_least),
+            Line(
+                "stepping",
+                f"{task}: against dm_control",
+                rates.make_vec / rates.dm_control,
+                "x",
+                at_least,
+            ),
         )
 
 
@@ -185,7 +232,9 @@ def _sampling() -> list[Line]:
         store = datasets.Store(datasets.build_cache(folder, progress=False), budget=0)
         memory = []
         for field, size in (("observation", 24), ("action", 6)):
-            raw = np.lib.format.open_memmap(Path(name) / f"{field}.npy", "w+", np.float32, (count, rows, size))
+            raw = np.lib.format.open_memmap(
+                Path(name) / f"{field}.npy", "w+", np.float32, (count, rows, size)
+            )
             raw[:] = rng.standard_normal(raw.shape)
             memory.append(np.load(Path(name) / f"{field}.npy", mmap_mode="r"))
         store.load(np.arange(count))
@@ -202,9 +251,24 @@ def _sampling() -> list[Line]:
         }
         rate = _rates({name: (call, 8) for name, call in ways.items()})
     return [
-        *(Line("sampling", f"trajectories from {name}", value, "1/s") for name, value in rate.items()),
-        Line("sampling", "the cache against compressed npz", rate["the cache"] / rate["compressed npz"], "x", 20),
-        Line("sampling", "the cache against a raw memory map", rate["the cache"] / rate["raw memory map"], "x", 0.35),
+        *(
+            Line("sampling", f"trajectories from {name}", value, "1/s")
+            for name, value in rate.items()
+        ),
+        Line(
+            "sampling",
+            "the cache against compressed npz",
+            rate["the cache"] / rate["compressed npz"],
+            "x",
+            20,
+        ),
+        Line(
+            "sampling",
+            "the cache against a raw memory map",
+            rate["the cache"] / rate["raw memory map"],
+            "x",
+            0.35,
+        ),
     ]
 
 
@@ -232,7 +296,13 @@ def _memory() -> list[Line]:
         episode = _fabricated(rng, rows)
         with h5py.File(path, "w", libver="latest") as cache:
             for first in range(0, episodes, 1000):
-                append(cache, [(f"episode_{first + index:06d}_{rows - 1}.npz", (0, 0), episode) for index in range(1000)])
+                append(
+                    cache,
+                    [
+                        (f"episode_{first + index:06d}_{rows - 1}.npz", (0, 0), episode)
+                        for index in range(1000)
+                    ],
+                )
         store = datasets.Store(path, budget=0)
         for _ in range(50):
             store.load(rng.integers(episodes, size=32))
@@ -252,8 +322,12 @@ def _resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def _collected(root: Path, task: str, collector: str, episodes: int) -> tuple[dict[tuple[str, str], np.ndarray], list[Line]]:
-    """Returns of a buffer's episodes for every task of its domain, by (buffer, task), and how long collecting took."""
+def _collected(
+    root: Path, task: str, collector: str, episodes: int
+) -> tuple[dict[tuple[str, str], np.ndarray], list[Line]]:
+    """Returns of a buffer's episodes for every task of its domain, by (buffer, task), and how long
+    collecting took.
+    """
     import datasets
     import envs
 
@@ -262,12 +336,22 @@ def _collected(root: Path, task: str, collector: str, episodes: int) -> tuple[di
     datasets.collect(task, folder, episodes=episodes, seed=0, collector=collector)
     rate = missing / (time.process_time() - start)
     store = datasets.Store(datasets.build_cache(folder))
-    tasks = [name for name in envs.tasks() if envs.task(name).domain == envs.task(task).domain and name not in envs.families()]
+    tasks = [
+        name
+        for name in envs.tasks()
+        if envs.task(name).domain == envs.task(task).domain and name not in envs.families()
+    ]
     store.relabel(tasks)
     speed = Line(
-        "collecting", f"{task} by {collector}: episodes in {_CPU_SECONDS // 60} CPU minutes", rate * _CPU_SECONDS, "", _WHOLE
+        "collecting",
+        f"{task} by {collector}: episodes in {_CPU_SECONDS // 60} CPU minutes",
+        rate * _CPU_SECONDS,
+        "",
+        _WHOLE,
     )
-    return {(f"{task} by {collector}", name): store.returns(name) for name in tasks}, [speed] if missing else []
+    return {(f"{task} by {collector}", name): store.returns(name) for name in tasks}, [
+        speed
+    ] if missing else []
 
 
 def _quality(returns: dict[tuple[str, str], np.ndarray], whole: bool) -> list[Line]:
@@ -279,12 +363,24 @@ def _quality(returns: dict[tuple[str, str], np.ndarray], whole: bool) -> list[Li
         tenths = np.count_nonzero(np.histogram(values, bins=10, range=(0, max(best, 1e-9)))[0])
         lines += [
             Line("collecting", f"{task}: best return", best, "", _BEST_AT_LEAST.get(task)),
-            Line("collecting", f"{task}: share of {len(values)} episodes above half of it", shares[-1], ""),
+            Line(
+                "collecting",
+                f"{task}: share of {len(values)} episodes above half of it",
+                shares[-1],
+                "",
+            ),
             Line("collecting", f"{task}: tenths of the range up to it with episodes", tenths, ""),
         ]
     buffer = next(iter(returns))[0]
     second = sorted(shares)[-2]
-    return [*lines, Line("collecting", f"{buffer}: that share on the second best task", second, "", 0.05)] if whole else lines
+    return (
+        [
+            *lines,
+            Line("collecting", f"{buffer}: that share on the second best task", second, "", 0.05),
+        ]
+        if whole
+        else lines
+    )
 
 
 def plot(folder: Path) -> None:
@@ -304,7 +400,9 @@ def _plot_speed(table: object, path: Path) -> None:
     figure, axes = plt.subplots(1, 3, figsize=(15, 4), layout="constrained")
     for axis, group in zip(axes, ("relabelling", "stepping", "sampling"), strict=True):
         own = table[(table.group == group) & (table.unit == "x")]
-        labels = own["item"].str.replace(": against the reference|: against dm_control", "", regex=True)
+        labels = own["item"].str.replace(
+            ": against the reference|: against dm_control", "", regex=True
+        )
         axis.barh(labels, own["value"] - 1, left=1, color="tab:blue", label="measured")
         axis.axvline(1, color="black", linewidth=0.8)
         axis.plot(own["at_least"], range(len(own)), "k|", markersize=18, label="at least")
@@ -320,12 +418,16 @@ def _plot_returns(table: object, path: Path) -> None:
     groups = list(table.groupby("buffer", sort=False))
     columns = 4
     rows = -(-len(groups) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(4 * columns, 3 * rows), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(4 * columns, 3 * rows), layout="constrained", squeeze=False
+    )
     for axis, (buffer, own) in zip(axes.flat, groups, strict=False):
         bins = np.linspace(0, max(own["return"].max(), 1), 21)
         for task, episodes in own.groupby("task", sort=False):
             axis.hist(episodes["return"], bins=bins, histtype="step", label=task)
-        axis.set(title=f"{buffer}, {own.episode.nunique()} episodes", xlabel="return", ylabel="episodes")
+        axis.set(
+            title=f"{buffer}, {own.episode.nunique()} episodes", xlabel="return", ylabel="episodes"
+        )
         axis.legend(fontsize=6)
     for axis in axes.flat[len(groups) :]:
         axis.remove()

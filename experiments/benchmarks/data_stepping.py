@@ -1,7 +1,9 @@
-"""Stepping 64 states at once against one dm_control environment and against bare `mj_step`, all three along the same paths.
+"""Stepping 64 states at once against one dm_control environment and against bare `mj_step`, all
+three along the same paths.
 
-How long a step takes depends on what touches what, so that only equal episodes compare: a few starts and action sequences,
-which dm_control and `mj_step` take one after another, and the vector environment many copies of at once.
+How long a step takes depends on what touches what, so that only equal episodes compare: a few
+starts and action sequences, which dm_control and `mj_step` take one after another, and the vector
+environment many copies of at once.
 """
 
 from __future__ import annotations
@@ -18,13 +20,18 @@ from envs.headless import mujoco
 
 STATES = 64
 _PATHS = 4
-_BLOCK = 50  # steps that one way takes before the next takes its turn; divides every episode's length
-_SECONDS = 20  # CPU time in which the same episodes are run again and again; of every block the quickest counts
+_BLOCK = (
+    50  # steps that one way takes before the next takes its turn; divides every episode's length
+)
+# CPU time in which the same episodes are run again and again; of every block the quickest counts
+_SECONDS = 20
 _ROUNDS = 3  # at least
 
 
 class Rates(NamedTuple):
-    """States that advance by one step in a second of CPU time, and the largest difference between positions and velocities."""
+    """States that advance by one step in a second of CPU time, and the largest difference between
+    positions and velocities.
+    """
 
     dm_control: float
     make_vec: float

@@ -1,4 +1,5 @@
-"""Suite `plan`: the longest contexts that fit, compiled for TPU pods that are not there, beside the paper's table 3.
+"""Suite `plan`: the longest contexts that fit, compiled for TPU pods that are not there, beside the
+paper's table 3.
 
 What was compiled is kept in `runs/plan/compiled`, so that the suite goes on where it was stopped.
 """
@@ -16,7 +17,12 @@ from experiments.benchmarks import tables
 MODELS = {"3B": (3200, 26, 32), "7B": (4096, 32, 32), "13B": (5120, 40, 40), "30B": (6656, 60, 52)}
 """LLaMA's width, layers and heads, as conf/model/llama_*.yaml."""
 
-BACKBONES = {"dense": "vanilla", "memory_efficient": "memory efficient", "blockwise": "blockwise", "ring": "ring"}
+BACKBONES = {
+    "dense": "vanilla",
+    "memory_efficient": "memory efficient",
+    "blockwise": "blockwise",
+    "ring": "ring",
+}
 """Ours, and the paper's names for them."""
 
 REPORTED = {
@@ -32,7 +38,10 @@ REPORTED = {
     ("32x A100 InfiniBand", "7B"): (4, 64, 128, 4096),
     ("32x A100 InfiniBand", "13B"): (4, 32, 64, 2048),
 }
-"""Longest contexts of `BACKBONES` (arXiv 2310.01889, table 3), in thousands; GPUs in float32. 1024 are cores: 512 chips."""
+"""Longest contexts of `BACKBONES` (arXiv 2310.01889, table 3), in thousands; GPUs in float32.
+
+1024 are cores: 512 chips.
+"""
 
 BESIDE = {
     "v5e:16x16": "TPUv5e-256",
@@ -40,18 +49,24 @@ BESIDE = {
     "a100:8": "8x A100 NVLink",
     "a100_infiniband:32": "32x A100 InfiniBand",
 }
-"""What of the paper's table stands beside a topology. Its v4 has 32 GB a chip, v5p three times that."""
+"""What of the paper's table stands beside a topology.
+
+Its v4 has 32 GB a chip, v5p three times that.
+"""
 
 AGENT = "v5e:4x4"
 TRAJECTORIES = (32, 128, 512)
-GROWTH = {"350M": ("v5e:2x2", "v5e:2x4", "v5e:4x4", "v5e:4x8", "v5e:8x8"), "7B": ("v5p:2x2x1", "v5p:2x2x4", "v5p:4x4x4")}
+GROWTH = {
+    "350M": ("v5e:2x2", "v5e:2x4", "v5e:4x4", "v5e:4x8", "v5e:8x8"),
+    "7B": ("v5p:2x2x1", "v5p:2x2x4", "v5p:4x4x4"),
+}
 SIDES = {"below": 2048, "above": 16384}
 """Tokens a device on either side of the overlap condition of `AGENT`."""
 
 
 def run(folder: Path) -> None:
     """Runs every part and writes `<part>.csv` and the figures into `folder`."""
-    from experiments.planning.kept import Compilations
+    from experiments.capacity.kept import Compilations
 
     compilations = Compilations(Path(PlanCommand().out) / "compiled")
     parts = {"agent": _agent, "schedule": _schedule, "growth": _growth, "contexts": _contexts}
@@ -63,7 +78,9 @@ def run(folder: Path) -> None:
 
 
 def llama(name: str, attention: str = "ring") -> ModelConfig:
-    """A model of LLaMA's shape around a backbone; the feedforward network is cut where the attention is, as in the paper."""
+    """A model of LLaMA's shape around a backbone; the feedforward network is cut where the
+    attention is, as in the paper.
+    """
     width, layers, heads = MODELS[name]
     cut = attention in ("ring", "blockwise")
     shape = {"width": width, "layers": layers, "heads": heads}
@@ -71,7 +88,7 @@ def llama(name: str, attention: str = "ring") -> ModelConfig:
 
 
 def _plan(compilations: Any, **settings: Any) -> Any:
-    from experiments.planning.plan import make_plan
+    from experiments.capacity.plan import make_plan
 
     return make_plan(PlanCommand(**settings), compilations)
 
@@ -85,14 +102,18 @@ def _agent(compilations: Any) -> Iterator[dict]:
 
 def _schedule(compilations: Any) -> Iterator[dict]:
     """What stands beside the ring's permutes, below and above the overlap condition."""
-    from agentic_transformer.planning import roofline
-    from experiments.planning.plan import workload_of
+    from agentic_transformer.capacity import roofline
+    from experiments.capacity.plan import workload_of
 
     for side, tokens in SIDES.items():
         workload = workload_of(PlanCommand(topology=AGENT)).with_tokens(tokens)
         permutes = compilations(workload, fast=False).permutes
         for direction in ("forward", "forward again", "backward"):
-            ours = [permute for permute in permutes if permute.of_ring and permute.direction == direction]
+            ours = [
+                permute
+                for permute in permutes
+                if permute.of_ring and permute.direction == direction
+            ]
             step = roofline.ring_step(workload, backward=direction == "backward")
             yield {
                 "side": side,
@@ -114,7 +135,13 @@ def _growth(compilations: Any) -> Iterator[dict]:
     models = {"350M": PlanCommand().model, "7B": llama("7B")}
     for name, topologies in GROWTH.items():
         for topology in topologies:
-            plan = _plan(compilations, topology=topology, model=models[name], solve="context", compile="memory")
+            plan = _plan(
+                compilations,
+                topology=topology,
+                model=models[name],
+                solve="context",
+                compile="memory",
+            )
             yield {"model": name} | plan.row()
 
 
@@ -123,7 +150,12 @@ def _contexts(compilations: Any) -> Iterator[dict]:
     for topology, beside in BESIDE.items():
         for name in MODELS:
             for number, attention in enumerate(BACKBONES):
-                settings = {"topology": topology, "model": llama(name, attention), "solve": "context", "compile": "memory"}
+                settings = {
+                    "topology": topology,
+                    "model": llama(name, attention),
+                    "solve": "context",
+                    "compile": "memory",
+                }
                 reported = REPORTED.get((beside, name))
                 yield {
                     "model": name,
@@ -134,21 +166,33 @@ def _contexts(compilations: Any) -> Iterator[dict]:
 
 
 def _beside_reported(contexts: Path) -> Iterator[dict]:
-    """The paper's table 3 in its own form: thousands of tokens, ours and reported, and the ring's over blockwise's."""
+    """The paper's table 3 in its own form: thousands of tokens, ours and reported, and the ring's
+    over blockwise's.
+    """
     import pandas as pd
 
     for (topology, model), rows in pd.read_csv(contexts).groupby(["topology", "model"], sort=False):
-        for whose, column, thousand in ((topology, "context", 1000), (rows.paper.iloc[0], "paper_thousands", 1)):
+        for whose, column, thousand in (
+            (topology, "context", 1000),
+            (rows.paper.iloc[0], "paper_thousands", 1),
+        ):
             found = rows.set_index("attention")[column].reindex(list(BACKBONES)) / thousand
             if found.notna().any():
                 names = {name: found[attention] for attention, name in BACKBONES.items()}
-                yield {"model": model, "on": whose, **names, "gain": found["ring"] / found["blockwise"]}
+                yield {
+                    "model": model,
+                    "on": whose,
+                    **names,
+                    "gain": found["ring"] / found["blockwise"],
+                }
 
 
 def _accuracy(compilations: Any) -> Iterator[dict]:
-    """The estimate beside the compiler's peak, of all that it is of and that was compiled for memory and accepted."""
-    from agentic_transformer.planning import memory, modelled
-    from agentic_transformer.planning.hardware import GIB
+    """The estimate beside the compiler's peak, of all that it is of and that was compiled for
+    memory and accepted.
+    """
+    from agentic_transformer.capacity import memory, modelled
+    from agentic_transformer.capacity.hardware import GIB
 
     for workload, peak in compilations.accepted():
         if modelled.instead(workload.model):
@@ -175,8 +219,12 @@ def plot(folder: Path) -> None:
     import pandas as pd
 
     contexts = pd.read_csv(folder / "contexts.csv")
-    shown = [topology for topology in ("v5e:16x16", "v5p:8x8x8") if topology in set(contexts.topology)]
-    figure, axes = plt.subplots(1, len(shown), figsize=(10, 3.8), sharey=True, squeeze=False, layout="constrained")
+    shown = [
+        topology for topology in ("v5e:16x16", "v5p:8x8x8") if topology in set(contexts.topology)
+    ]
+    figure, axes = plt.subplots(
+        1, len(shown), figsize=(10, 3.8), sharey=True, squeeze=False, layout="constrained"
+    )
     for axis, topology in zip(axes[0], shown, strict=True):
         rows = contexts[contexts.topology == topology]
         models = list(dict.fromkeys(rows.model))
@@ -186,7 +234,10 @@ def plot(folder: Path) -> None:
             axis.bar(at, ours.context, width=0.18, label=f"{name}")
             axis.plot(at, 1e3 * ours.paper_thousands, "k_", markersize=12)
         axis.set(
-            yscale="log", xticks=range(len(models)), xticklabels=models, title=f"{topology} (line: paper, {BESIDE[topology]})"
+            yscale="log",
+            xticks=range(len(models)),
+            xticklabels=models,
+            title=f"{topology} (line: paper, {BESIDE[topology]})",
         )
     axes[0][0].set(ylabel="longest context, tokens")
     axes[0][0].legend(fontsize="small")
@@ -195,10 +246,22 @@ def plot(folder: Path) -> None:
     growth = pd.read_csv(folder / "growth.csv")
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     for name, rows in growth.groupby("model"):
-        axes[0].loglog(rows.devices, rows.context, "o-", label=f"{name}, {rows.topology.iloc[0].partition(':')[0]}")
-        axes[0].loglog(rows.devices, rows.context.iloc[0] * rows.devices / rows.devices.iloc[0], ":", color="gray")
+        axes[0].loglog(
+            rows.devices,
+            rows.context,
+            "o-",
+            label=f"{name}, {rows.topology.iloc[0].partition(':')[0]}",
+        )
+        axes[0].loglog(
+            rows.devices,
+            rows.context.iloc[0] * rows.devices / rows.devices.iloc[0],
+            ":",
+            color="gray",
+        )
     counts = sorted(growth.devices.unique())
-    axes[0].set(xlabel="devices", ylabel="longest context, tokens", title="dotted: in proportion to devices")
+    axes[0].set(
+        xlabel="devices", ylabel="longest context, tokens", title="dotted: in proportion to devices"
+    )
     axes[0].set_xticks(counts, counts, minor=False)
     axes[0].minorticks_off()
     axes[0].legend()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from experiments.harness.packages import ROOT
+from experiments.cli.packages import ROOT
 
 PAGE = ROOT / "docs" / "promises.md"
 

@@ -1,6 +1,8 @@
-"""Suite `ring`: the attention backbones against each other and against peers, on virtual CPU devices.
+"""Suite `ring`: the attention backbones against each other and against peers, on virtual CPU
+devices.
 
-Speed by CPU time, memory and TPU schedules by compilation alone, the overlap condition by its formula.
+Speed by CPU time, memory and TPU schedules by compilation alone, the overlap condition by its
+formula.
 """
 
 from __future__ import annotations
@@ -34,8 +36,12 @@ def run(folder: Path) -> None:
 
 
 def _alone(part: Callable[[], list[dict]], devices: int) -> list[dict]:
-    """A part's rows, from a process of its own with so many virtual devices: the more there are, the slower all of them."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_virtual_devices, initargs=(devices,)) as pool:
+    """A part's rows, from a process of its own with so many virtual devices: the more there are,
+    the slower all of them.
+    """
+    with ProcessPoolExecutor(
+        1, mp_context=get_context("spawn"), initializer=_virtual_devices, initargs=(devices,)
+    ) as pool:
         return pool.submit(part).result()
 
 
@@ -46,7 +52,9 @@ def _virtual_devices(count: int) -> None:
 
 
 def _overlap() -> list[dict]:
-    """Least tokens a device that hide the transfers, in thousands: the paper's case, and ours (causal, zigzag)."""
+    """Least tokens a device that hide the transfers, in thousands: the paper's case, and ours
+    (causal, zigzag).
+    """
     from agentic_transformer.ring.overlap import CHIPS, minimal_block, paper_minimal_sequence
 
     return [
@@ -57,17 +65,25 @@ def _overlap() -> list[dict]:
             "paper_sequence": round(paper_minimal_sequence(chip) / 1e3, 1),
             "causal_forward": round(minimal_block(chip, causal=True) / 1e3, 1),
             "causal_backward": round(minimal_block(chip, causal=True, backward=True) / 1e3, 1),
-            "causal_backward_8_grouped": round(minimal_block(chip, causal=True, backward=True, group=8) / 1e3, 1),
+            "causal_backward_8_grouped": round(
+                minimal_block(chip, causal=True, backward=True, group=8) / 1e3, 1
+            ),
         }
         for chip in CHIPS
     ]
 
 
 def _memory() -> list[dict]:
-    """Temporary bytes a device of a layer's training step: width 512, feedforward 4 times as wide, float32."""
+    """Temporary bytes a device of a layer's training step: width 512, feedforward 4 times as wide,
+    float32.
+    """
     from experiments.benchmarks.ring_layer import temporary_bytes
 
-    cases = [(backbone, tokens, 1) for backbone in ("dense", "memory_efficient", "blockwise") for tokens in (4096, 8192)]
+    cases = [
+        (backbone, tokens, 1)
+        for backbone in ("dense", "memory_efficient", "blockwise")
+        for tokens in (4096, 8192)
+    ]
     cases += [(backbone, _FIXED, 1) for backbone in ("memory_efficient", "blockwise")]
     cases += [("ring", _FIXED, devices) for devices in (1, 2, 4, 8)]
     cases += [("ring", _SHARE * devices, devices) for devices in (1, 2, 4, 16)]
@@ -84,8 +100,10 @@ def _memory() -> list[dict]:
 
 
 def _schedule() -> list[dict]:
-    """Permutes of the ring compiled for TPU pods, and those with computation between their start and end."""
-    from agentic_transformer.planning.compiler import available
+    """Permutes of the ring compiled for TPU pods, and those with computation between their start
+    and end.
+    """
+    from agentic_transformer.capacity.compiler import available
     from experiments.benchmarks.ring_schedule import TOPOLOGIES, schedule
 
     if not available():
@@ -98,18 +116,25 @@ def _schedule() -> list[dict]:
 
 
 def _utilisation() -> list[dict]:
-    """Model FLOPs utilisation of a layer's training step: the ring at N times blockwise's context, expected and measured."""
+    """Model FLOPs utilisation of a layer's training step: the ring at N times blockwise's context,
+    expected and measured.
+    """
     from experiments.benchmarks.ring_utilisation import utilisations
 
     return [row._asdict() for row in utilisations()]
 
 
 def _speed() -> list[dict]:
-    """CPU seconds of attention, useful causal FLOPs over the rate of a matrix product, and times faster than the best peer."""
+    """CPU seconds of attention, useful causal FLOPs over the rate of a matrix product, and times
+    faster than the best peer.
+    """
     from experiments.benchmarks.ring_speed import speeds, times_best_peer, torch_speeds
 
     rows = [row for tokens in _SPEED_TOKENS for row in (*speeds(tokens), *torch_speeds(tokens))]
-    return [row._asdict() | {"times_best_peer": times} for row, times in zip(rows, times_best_peer(rows), strict=True)]
+    return [
+        row._asdict() | {"times_best_peer": times}
+        for row, times in zip(rows, times_best_peer(rows), strict=True)
+    ]
 
 
 def plot(folder: Path) -> None:
@@ -120,7 +145,9 @@ def plot(folder: Path) -> None:
     speed = pd.read_csv(folder / "speed.csv")
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True, layout="constrained")
     for axis, (direction, rows) in zip(axes, speed.groupby("direction"), strict=True):
-        rows.pivot_table(index="name", columns="tokens", values="utilisation").plot.barh(ax=axis, width=0.8)
+        rows.pivot_table(index="name", columns="tokens", values="utilisation").plot.barh(
+            ax=axis, width=0.8
+        )
         axis.set(
             title={"both": "forward and backward"}.get(direction, direction),
             xlabel="useful FLOPs / matrix product rate",
@@ -130,14 +157,21 @@ def plot(folder: Path) -> None:
     plt.close(figure)
     memory = pd.read_csv(folder / "memory.csv")
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    for backbone, rows in memory[(memory.devices == 1)].drop_duplicates(["backbone", "tokens"]).groupby("backbone"):
+    for backbone, rows in (
+        memory[(memory.devices == 1)].drop_duplicates(["backbone", "tokens"]).groupby("backbone")
+    ):
         rows = rows.sort_values("tokens")
         axes[0].loglog(rows.tokens, rows.megabytes, "o-", label=backbone)
-    axes[0].set(xlabel="tokens on one device", ylabel="temporary MB", title="A layer's training step")
+    axes[0].set(
+        xlabel="tokens on one device", ylabel="temporary MB", title="A layer's training step"
+    )
     axes[0].legend()
     ring = memory[memory.backbone == "ring"]
     fixed, share = ring[ring.tokens == _FIXED], ring[ring.tokens == _SHARE * ring.devices]
-    for rows, label in ((fixed, f"{_FIXED:,} tokens in all"), (share, f"{_SHARE:,} tokens a device")):
+    for rows, label in (
+        (fixed, f"{_FIXED:,} tokens in all"),
+        (share, f"{_SHARE:,} tokens a device"),
+    ):
         rows = rows.drop_duplicates("devices").sort_values("devices")
         axes[1].loglog(rows.devices, rows.megabytes, "o-", label=label)
     axes[1].set(xlabel="devices on the ring", ylabel="temporary MB a device", title="Ring")

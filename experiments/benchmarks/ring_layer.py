@@ -18,7 +18,9 @@ WHOLE_FEEDFORWARD = ("dense", "memory_efficient")
 
 def ring_mesh(devices: int) -> Mesh:
     """The first `devices` of this process as a ring."""
-    return jax.make_mesh((devices,), ("ring",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+    return jax.make_mesh(
+        (devices,), ("ring",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices]
+    )
 
 
 def on_ring(mesh: Mesh) -> NamedSharding:
@@ -28,13 +30,22 @@ def on_ring(mesh: Mesh) -> NamedSharding:
 
 def shapes(width: int) -> dict[str, tuple[int, int]]:
     """Shapes of a layer's parameters; the feedforward is 4 times as wide."""
-    return {"qkv": (width, 3 * width), "out": (width, width), "up": (width, 4 * width), "down": (4 * width, width)}
+    return {
+        "qkv": (width, 3 * width),
+        "out": (width, width),
+        "up": (width, 4 * width),
+        "down": (4 * width, width),
+    }
 
 
-def layer(parameters: dict[str, jax.Array], x: jax.Array, *, mesh: Mesh, backbone: str) -> jax.Array:
+def layer(
+    parameters: dict[str, jax.Array], x: jax.Array, *, mesh: Mesh, backbone: str
+) -> jax.Array:
     """A pre-norm layer with causal attention in zigzag order, x (batch, sequence, width)."""
     batch, sequence, width = x.shape
-    qkv = (_normalise(x) @ parameters["qkv"]).reshape(batch, sequence, 3, width // HEAD_DIM, HEAD_DIM)
+    qkv = (_normalise(x) @ parameters["qkv"]).reshape(
+        batch, sequence, 3, width // HEAD_DIM, HEAD_DIM
+    )
     attended = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], backbone=backbone, mesh=mesh)
     x = x + attended.reshape(x.shape) @ parameters["out"]
 
@@ -51,18 +62,34 @@ def training_step(mesh: Mesh, backbone: str) -> Callable:
     """The gradient of a rematerialised layer, `(parameters, x) -> (of parameters, of x)`, jitted."""
 
     def loss(parameters: dict[str, jax.Array], x: jax.Array) -> jax.Array:
-        return jnp.mean(jnp.square(jax.checkpoint(partial(layer, mesh=mesh, backbone=backbone))(parameters, x)))
+        return jnp.mean(
+            jnp.square(jax.checkpoint(partial(layer, mesh=mesh, backbone=backbone))(parameters, x))
+        )
 
-    return jax.jit(jax.grad(loss, argnums=(0, 1)), out_shardings=(NamedSharding(mesh, PartitionSpec()), on_ring(mesh)))
+    return jax.jit(
+        jax.grad(loss, argnums=(0, 1)),
+        out_shardings=(NamedSharding(mesh, PartitionSpec()), on_ring(mesh)),
+    )
 
 
 def temporary_bytes(backbone: str, sequence: int, devices: int, width: int = 512) -> int:
-    """Temporary bytes on each device of a layer's training step in float32, as XLA plans them: compiled, not run."""
+    """Temporary bytes on each device of a layer's training step in float32, as XLA plans them:
+    compiled, not run.
+    """
     mesh = ring_mesh(devices)
     whole = NamedSharding(mesh, PartitionSpec())
-    parameters = {name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=whole) for name, shape in shapes(width).items()}
+    parameters = {
+        name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=whole)
+        for name, shape in shapes(width).items()
+    }
     x = jax.ShapeDtypeStruct((1, sequence, width), jnp.float32, sharding=on_ring(mesh))
-    return training_step(mesh, backbone).lower(parameters, x).compile().memory_analysis().temp_size_in_bytes
+    return (
+        training_step(mesh, backbone)
+        .lower(parameters, x)
+        .compile()
+        .memory_analysis()
+        .temp_size_in_bytes
+    )
 
 
 def _normalise(x: jax.Array) -> jax.Array:

@@ -1,17 +1,21 @@
-"""What XLA schedules for real TPU pods, compiled offline (extra `tpu`): no TPU is present and nothing runs."""
+"""What XLA schedules for real TPU pods, compiled offline (extra `tpu`): no TPU is present and
+nothing runs.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from agentic_transformer.planning.schedule import permutes
+from agentic_transformer.capacity.schedule import permutes
 
 TOPOLOGIES = {"v5e:4x4": 16, "v5p:4x4x4": 64}
 _TOKENS = 4096  # a device
 
 
 class Schedule(NamedTuple):
-    """Permutes of a compiled program, how many have computation, and how many matrix products, between their start and end."""
+    """Permutes of a compiled program, how many have computation, and how many matrix products,
+    between their start and end.
+    """
 
     topology: str
     devices: int
@@ -22,13 +26,15 @@ class Schedule(NamedTuple):
 
 
 def schedule(topology: str, devices: int) -> Schedule:
-    """Compiles the ring, forward and backward, in bfloat16: 4 heads of 128 and 4,096 tokens on each of the first `devices`."""
+    """Compiles the ring, forward and backward, in bfloat16: 4 heads of 128 and 4,096 tokens on each
+    of the first `devices`.
+    """
     import jax
     import jax.numpy as jnp
     import numpy as np
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-    from agentic_transformer.planning.compiler import described_devices
+    from agentic_transformer.capacity.compiler import described_devices
     from agentic_transformer.ring import ring_attention
 
     mesh = Mesh(np.array(described_devices(topology))[:devices], ("ring",))
@@ -36,14 +42,27 @@ def schedule(topology: str, devices: int) -> Schedule:
     x = jax.ShapeDtypeStruct((1, _TOKENS * devices, 4, 128), jnp.bfloat16, sharding=sharding)
 
     def both(query: jax.Array, key: jax.Array, value: jax.Array, cotangent: jax.Array) -> tuple:
-        output, pull = jax.vjp(lambda *arrays: ring_attention(*arrays, mesh=mesh), query, key, value)
+        output, pull = jax.vjp(
+            lambda *arrays: ring_attention(*arrays, mesh=mesh), query, key, value
+        )
         return output, pull(cotangent)
 
     compiled = jax.jit(both).lower(x, x, x, x).compile()
-    return Schedule(topology, devices, *overlap(compiled.as_text()), compiled.memory_analysis().temp_size_in_bytes)
+    return Schedule(
+        topology,
+        devices,
+        *overlap(compiled.as_text()),
+        compiled.memory_analysis().temp_size_in_bytes,
+    )
 
 
 def overlap(program: str) -> tuple[int, int, int]:
-    """Counts the permutes of a scheduled program, those with computation between start and end, those with matrix products."""
+    """Counts the permutes of a scheduled program, those with computation between start and end,
+    those with matrix products.
+    """
     found = permutes(program)
-    return len(found), sum(permute.computed for permute in found), sum(permute.multiplied for permute in found)
+    return (
+        len(found),
+        sum(permute.computed for permute in found),
+        sum(permute.multiplied for permute in found),
+    )

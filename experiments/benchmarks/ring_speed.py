@@ -1,4 +1,6 @@
-"""Speed of attention on 8 virtual CPU devices, ours and others', interleaved in one process and by CPU time."""
+"""Speed of attention on 8 virtual CPU devices, ours and others', interleaved in one process and by
+CPU time.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +24,17 @@ from experiments.benchmarks.ring_layer import on_ring, ring_mesh
 DEVICES, HEADS, HEAD_DIM = 8, 4, 64
 PEER_CHUNKS = ((256, 512), (256, 256), (512, 512))
 PASSES = {"forward": 4, "both": 14}
-"""FLOPs of each pass over heads * head_dim * useful pairs of tokens: 2 products forward, 5 backward."""
+"""FLOPs of each pass over heads * head_dim * useful pairs of tokens: 2 products forward, 5
+backward."""
 
 _GEMM = 2048
 _multiply = jax.jit(jnp.matmul)
 
 
 class Speed(NamedTuple):
-    """CPU seconds of a call (median), and useful causal FLOPs over the rate of a matrix product in the same run."""
+    """CPU seconds of a call (median), and useful causal FLOPs over the rate of a matrix product in
+    the same run.
+    """
 
     tokens: int
     name: str
@@ -44,15 +49,24 @@ def useful_flops(tokens: int, direction: str) -> float:
 
 
 def speeds(tokens: int, rounds: int = 9) -> list[Speed]:
-    """Every backbone and installed peer at one length: float32, batch 1, 4 heads of 64. Dense is called once."""
+    """Every backbone and installed peer at one length: float32, batch 1, 4 heads of 64.
+
+    Dense is called once.
+    """
     mesh = ring_mesh(DEVICES)
     rng = np.random.default_rng(0)
     natural = [rng.standard_normal((1, tokens, HEADS, HEAD_DIM), np.float32) for _ in range(4)]
     arrays = [jax.device_put(to_layout(x, DEVICES, "zigzag"), on_ring(mesh)) for x in natural]
-    ways = {"ours": partial(attention, mesh=mesh), "all-gather ring": partial(attention, mesh=mesh, backbone="all_gather")}
+    ways = {
+        "ours": partial(attention, mesh=mesh),
+        "all-gather ring": partial(attention, mesh=mesh, backbone="all_gather"),
+    }
     ways |= _peers(mesh)
     keys = [(name, direction) for name in ways for direction in PASSES]
-    calls = {(name, direction): _call(ways[name], direction).lower(*arrays).compile() for name, direction in keys}
+    calls = {
+        (name, direction): _call(ways[name], direction).lower(*arrays).compile()
+        for name, direction in keys
+    }
     seconds: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
     rates: list[float] = []
     for _ in range(rounds):
@@ -61,12 +75,24 @@ def speeds(tokens: int, rounds: int = 9) -> list[Speed]:
             seconds[key].append(cpu_seconds(call, *arrays))
     if tokens <= 8192:
         whole = {
-            ("dense XLA, 1 device", direction): _call(partial(attention, backbone="dense"), direction) for direction in PASSES
+            ("dense XLA, 1 device", direction): _call(
+                partial(attention, backbone="dense"), direction
+            )
+            for direction in PASSES
         }
-        seconds |= {key: [cpu_seconds(call.lower(*natural).compile(), *natural)] for key, call in whole.items()}
+        seconds |= {
+            key: [cpu_seconds(call.lower(*natural).compile(), *natural)]
+            for key, call in whole.items()
+        }
     rate = float(np.median(rates))
     return [
-        Speed(tokens, name, direction, float(np.median(spent)), useful_flops(tokens, direction) / float(np.median(spent)) / rate)
+        Speed(
+            tokens,
+            name,
+            direction,
+            float(np.median(spent)),
+            useful_flops(tokens, direction) / float(np.median(spent)) / rate,
+        )
         for (name, direction), spent in seconds.items()
     ]
 
@@ -79,7 +105,9 @@ def product_rate() -> float:
 
 
 def times_best_peer(rows: list[Speed]) -> list[float]:
-    """For each row, the time of the paper's own code at its best chunk sizes over the row's; NaN without that code."""
+    """For each row, the time of the paper's own code at its best chunk sizes over the row's; NaN
+    without that code.
+    """
     best: dict[tuple[int, str], float] = {}
     for row in rows:
         if row.name.startswith("ringattention"):
@@ -89,13 +117,21 @@ def times_best_peer(rows: list[Speed]) -> list[float]:
 
 
 def torch_speeds(tokens: int) -> list[Speed]:
-    """PyTorch's attention in a process of its own, on 2 threads; nothing if PyTorch is not installed."""
+    """PyTorch's attention in a process of its own, on 2 threads; nothing if PyTorch is not
+    installed.
+    """
     if importlib.util.find_spec("torch") is None:
         return []
     command = [sys.executable, "-m", "experiments.benchmarks.torch_attention", str(tokens)]
     found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return [
-        Speed(tokens, "PyTorch, native", direction, seconds, useful_flops(tokens, direction) / seconds / found["rate"])
+        Speed(
+            tokens,
+            "PyTorch, native",
+            direction,
+            seconds,
+            useful_flops(tokens, direction) / seconds / found["rate"],
+        )
         for direction, seconds in found["seconds"].items()
     ]
 
@@ -105,7 +141,9 @@ def _call(way: Callable, direction: str) -> Callable:
         output, pull = jax.vjp(way, query, key, value)
         return output, pull(cotangent)
 
-    return jax.jit((lambda query, key, value, _: way(query, key, value)) if direction == "forward" else both)
+    return jax.jit(
+        (lambda query, key, value, _: way(query, key, value)) if direction == "forward" else both
+    )
 
 
 def cpu_seconds(call: Callable, *arrays: Any) -> float:
@@ -122,7 +160,9 @@ def _peers(mesh: Mesh) -> dict[str, Callable]:
         return {}
     from jax._src import xla_bridge
 
-    jax.lib.xla_bridge = xla_bridge  # ringattention 0.1.2 asks for it by this name, gone from jax 0.8 on
+    jax.lib.xla_bridge = (
+        xla_bridge  # ringattention 0.1.2 asks for it by this name, gone from jax 0.8 on
+    )
     from ringattention import ringattention_jax
 
     spec = PartitionSpec(None, "ring")
@@ -144,6 +184,10 @@ def _peers(mesh: Mesh) -> dict[str, Callable]:
         def local(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
             return ringattention_jax(query, key, value, None, None, None, "ring", True, setting)
 
-        return jax.shard_map(local, mesh=mesh, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)(*arrays)
+        return jax.shard_map(
+            local, mesh=mesh, in_specs=(spec,) * 3, out_specs=spec, check_vma=False
+        )(*arrays)
 
-    return {f"ringattention {chunks[0]},{chunks[1]}": partial(attend, chunks) for chunks in PEER_CHUNKS}
+    return {
+        f"ringattention {chunks[0]},{chunks[1]}": partial(attend, chunks) for chunks in PEER_CHUNKS
+    }

@@ -1,4 +1,6 @@
-"""Utilisation of a layer's training step, the ring at N times the context of one device against blockwise on that device."""
+"""Utilisation of a layer's training step, the ring at N times the context of one device against
+blockwise on that device.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ WIDTH = 512
 
 
 class Utilisation(NamedTuple):
-    """Model FLOPs over what matrix products reach in the same time, as the paper's table 4; `expected` by the count of FLOPs."""
+    """Model FLOPs over what matrix products reach in the same time, as the paper's table 4;
+    `expected` by the count of FLOPs.
+    """
 
     backbone: str
     devices: int
@@ -27,29 +31,46 @@ class Utilisation(NamedTuple):
 
 
 def layer_flops(tokens: int) -> tuple[float, float]:
-    """FLOPs of a causal layer's training step: those of the model, and those done, rematerialisation included.
+    """FLOPs of a causal layer's training step: those of the model, and those done,
+    rematerialisation included.
 
-    The model's are three times the forward pass, of 24 width^2 a token and 2 width a visible pair of tokens, times 2 products.
-    Done are, of the parameters, the forward pass, it again but for the last product, and its gradient; of attention the
-    forward pass twice, and 5 products of gradient.
+    The model's are three times the forward pass, of 24 width^2 a token and 2 width a visible pair
+    of tokens, times 2 products. Done are, of the parameters, the forward pass, it again but for the
+    last product, and its gradient; of attention the forward pass twice, and 5 products of gradient.
     """
     parameters, product = 24 * WIDTH**2 * tokens, WIDTH * tokens * (tokens + 1)
     return 3 * (parameters + 2 * product), (3 + 2 / 3) * parameters + (2 * 2 + 5) * product
 
 
-def utilisations(share: int = 4096, devices: tuple[int, ...] = (2, 4, 8), rounds: int = 2) -> list[Utilisation]:
-    """Blockwise at `share` tokens on one device, then the ring at `share` tokens on each of more devices, interleaved.
+def utilisations(
+    share: int = 4096, devices: tuple[int, ...] = (2, 4, 8), rounds: int = 2
+) -> list[Utilisation]:
+    """Blockwise at `share` tokens on one device, then the ring at `share` tokens on each of more
+    devices, interleaved.
 
-    Expected of the ring: the rate at which blockwise does FLOPs, rematerialisation included, holds at the longer context.
+    Expected of the ring: the rate at which blockwise does FLOPs, rematerialisation included, holds
+    at the longer context.
     """
     cases = [("blockwise", 1), *(("ring", count) for count in devices)]
     steps = [_step(backbone, count, share * count) for backbone, count in cases]
-    spent = np.array([[product_rate(), *(cpu_seconds(step, *arrays) for step, arrays in steps)] for _ in range(rounds)])
+    spent = np.array(
+        [
+            [product_rate(), *(cpu_seconds(step, *arrays) for step, arrays in steps)]
+            for _ in range(rounds)
+        ]
+    )
     rate, *seconds = np.median(spent, axis=0)
     counts = [layer_flops(share * count) for _, count in cases]
     blockwise_rate = counts[0][1] / seconds[0] / rate
     return [
-        Utilisation(backbone, count, share * count, taken, blockwise_rate * model / done, model / taken / rate)
+        Utilisation(
+            backbone,
+            count,
+            share * count,
+            taken,
+            blockwise_rate * model / done,
+            model / taken / rate,
+        )
         for (backbone, count), (model, done), taken in zip(cases, counts, seconds, strict=True)
     ]
 
@@ -60,7 +81,9 @@ def _step(backbone: str, devices: int, tokens: int):
     mesh = ring_mesh(devices)
     whole = NamedSharding(mesh, PartitionSpec())
     parameters = {
-        name: jax.device_put(rng.standard_normal(shape).astype(jnp.float32) * shape[0] ** -0.5, whole)
+        name: jax.device_put(
+            rng.standard_normal(shape).astype(jnp.float32) * shape[0] ** -0.5, whole
+        )
         for name, shape in shapes(WIDTH).items()
     }
     x = jax.device_put(rng.standard_normal((1, tokens, WIDTH), np.float32), on_ring(mesh))

@@ -7,11 +7,16 @@ from typing import Any
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Prints rows as a table, named after the file, and writes them; floats to three decimals. Nothing of no rows."""
+    """Prints rows as a table, named after the file, and writes them; floats to three decimals.
+
+    Nothing of no rows.
+    """
     import pandas as pd
 
     if rows:
-        table = pd.DataFrame([{name: _rounded(value) for name, value in row.items()} for row in rows])
+        table = pd.DataFrame(
+            [{name: _rounded(value) for name, value in row.items()} for row in rows]
+        )
         table.to_csv(path, index=False)
         print(f"\n{path.stem.lstrip('.')}\n{table.to_string(index=False)}", flush=True)
 

@@ -1,4 +1,6 @@
-"""PyTorch's attention on 2 threads, by CPU time: `python -m experiments.benchmarks.torch_attention <tokens>`."""
+"""PyTorch's attention on 2 threads, by CPU time: `python -m experiments.benchmarks.torch_attention
+<tokens>`.
+"""
 
 from __future__ import annotations
 

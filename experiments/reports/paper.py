@@ -11,7 +11,12 @@ CAVEAT = (
     "1,000 steps (random play earns 122 to 177 on walker_stand) and are the best of n attempts: compare columns, not digits."
 )
 
-_AGENTS = ("bc10", "dt", "blockwise", "ring")  # the last two: its Agentic Transformer at 32 and at 128 trajectories
+_AGENTS = (
+    "bc10",
+    "dt",
+    "blockwise",
+    "ring",
+)  # the last two: its Agentic Transformer at 32 and at 128 trajectories
 _REPORTED = {
     "walker_stand": (52.91, 34.54, 95.45, 98.23),
     "walker_run": (34.81, 49.82, 105.88, 110.45),
@@ -20,32 +25,57 @@ _REPORTED = {
     "jaco_reach_top_left": (23.95, 18.64, 87.56, 89.51),
     "cartpole_swingup": (56.82, 67.56, 120.56, 123.45),
 }
-"""By task, of each of `_AGENTS`. The paper's jaco_reach does not say which target: the first of ExoRL's stands for it."""
+"""By task, of each of `_AGENTS`.
+
+The paper's jaco_reach does not say which target: the first of ExoRL's stands for it.
+"""
 
 
 def beside_paper(summary: pd.DataFrame) -> pd.DataFrame:
-    """Both protocols at the longest context of each agent, beside what the paper reports, for the tasks of its table.
+    """Both protocols at the longest context of each agent, beside what the paper reports, for the
+    tasks of its table.
 
     Args:
-        summary: of `agentic_transformer.statistics.summarise`. Which backbone an agent has is read from its name, which carries
-            the settings in which agents of several runs differ (`at model.attention=ring`).
+        summary: of `agentic_transformer.evaluation.statistics.summarise`. Which backbone an agent
+            has is read from its name, which carries the settings in which agents of several runs
+            differ (`at model.attention=ring`).
 
     Returns:
-        Columns task, agent, condition, trajectories, seeds, last, last_low, last_high, best_of_n, best_low, best_high, reported
-        (NaN where the paper has no such column); no rows where no task is the paper's.
+        Columns task, agent, condition, trajectories, seeds, last, last_low, last_high, best_of_n,
+        best_low, best_high, reported (NaN where the paper has no such column); no rows where no
+        task is the paper's.
     """
     ours = summary[summary["task"].isin(_REPORTED)]
     longest = ours.groupby(["agent", "task", "condition"])["trajectories"].transform("max")
     names = {"mean": "last", "low": "last_low", "high": "last_high", "best_mean": "best_of_n"}
-    table = ours[ours["trajectories"] == longest].rename(columns=names).sort_values("task", kind="stable")
-    reported = [_reported(*row) for row in table[["task", "agent", "condition"]].itertuples(index=False)]
-    columns = ["task", "agent", "condition", "trajectories", "seeds", *names.values(), "best_low", "best_high"]
+    table = (
+        ours[ours["trajectories"] == longest]
+        .rename(columns=names)
+        .sort_values("task", kind="stable")
+    )
+    reported = [
+        _reported(*row) for row in table[["task", "agent", "condition"]].itertuples(index=False)
+    ]
+    columns = [
+        "task",
+        "agent",
+        "condition",
+        "trajectories",
+        "seeds",
+        *names.values(),
+        "best_low",
+        "best_high",
+    ]
     return table[columns].assign(reported=reported)
 
 
 def _reported(task: str, agent: str, condition: str) -> float:
     """What the paper says of an agent; NaN if nothing."""
-    column = next((name for name in ("blockwise", "ring") if name in agent), None) if condition == "own" else condition
+    column = (
+        next((name for name in ("blockwise", "ring") if name in agent), None)
+        if condition == "own"
+        else condition
+    )
     return dict(zip(_AGENTS, _REPORTED[task], strict=True)).get(column, float("nan"))
 
 
@@ -57,10 +87,12 @@ def paper_text(table: pd.DataFrame) -> str:
             "": table["agent"] + " " + table["condition"],
             "n": table["trajectories"],
             "last trajectory": [
-                f"{m:.1f} [{low:.1f}, {high:.1f}]" for m, low, high in table[["last", "last_low", "last_high"]].values
+                f"{m:.1f} [{low:.1f}, {high:.1f}]"
+                for m, low, high in table[["last", "last_low", "last_high"]].values
             ],
             "best of n": [
-                f"{m:.1f} [{low:.1f}, {high:.1f}]" for m, low, high in table[["best_of_n", "best_low", "best_high"]].values
+                f"{m:.1f} [{low:.1f}, {high:.1f}]"
+                for m, low, high in table[["best_of_n", "best_low", "best_high"]].values
             ],
             SOURCE: table["reported"],
         }

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 STUB = """
 import os, sys
 from agentic_transformer.config import TrainCommand
-from experiments.harness import cli
+from experiments.cli import app as cli
 
 def main(config, run):
     print("seed", config.seed, "jax" in sys.modules, os.environ.get("XLA_FLAGS"))
@@ -31,7 +31,10 @@ def command(tmp_path):
     work.mkdir()
 
     def run(*words, body="", wait=True, start_new_session=False, **environment):
-        script, text = tmp_path / "train.py", STUB.format(body="    " + body.replace("\n", "\n    "))
+        script, text = (
+            tmp_path / "train.py",
+            STUB.format(body="    " + body.replace("\n", "\n    ")),
+        )
         if not script.exists() or script.read_text() != text:  # another process may be reading it
             script.write_text(text)
         started = subprocess.Popen(
@@ -69,10 +72,11 @@ def server():
 
 @pytest.fixture
 def forked(server, tmp_path):
-    """Runs a command in an empty folder with a stand-in for its `main`; quick, as no interpreter starts.
+    """Runs a command in an empty folder with a stand-in for its `main`; quick, as no interpreter
+    starts.
 
-    `does` says by the seed, or for "all", what the stand-in does: "work" (writes a file), "no data",
-    "no device", "crash" and "kill" (after its work).
+    `does` says by the seed, or for "all", what the stand-in does: "work" (writes a file), "no
+    data", "no device", "crash" and "kill" (after its work).
     """
     folder = tmp_path / "work"
     folder.mkdir()

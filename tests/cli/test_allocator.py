@@ -1,4 +1,5 @@
-"""What becomes of freed memory, counted by the pages that the system has to clear for the next array."""
+"""What becomes of freed memory, counted by the pages that the system has to clear for the next
+array."""
 
 import os
 import platform
@@ -12,7 +13,7 @@ from tests.cli.conftest import ROOT
 SCRIPT = """
 import resource, sys
 import numpy as np
-from experiments.harness import allocator
+from experiments.cli import allocator
 if sys.argv[1:]:
     getattr(allocator, sys.argv[1])()
 for _ in range(3):
@@ -25,9 +26,15 @@ print(faults)
 
 def faults(*words, **environment):
     """Page faults of a third array of 64 MB like the two that were freed before it."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")} | environment
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")
+    } | environment
     line = [sys.executable, "-c", SCRIPT, *words]
-    return int(subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout)
+    return int(
+        subprocess.run(
+            line, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        ).stdout
+    )
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")

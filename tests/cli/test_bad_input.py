@@ -1,4 +1,5 @@
-"""Bad input stops before anything starts: exit code 2, at most three lines, the nearest right word, no folder left behind."""
+"""Bad input stops before anything starts: exit code 2, at most three lines, the nearest right word,
+no folder left behind."""
 
 import subprocess
 import sys
@@ -6,9 +7,9 @@ import sys
 import pytest
 
 from agentic_transformer.config import DataConfig, EvaluateCommand, TrainCommand
-from experiments.harness import cli
-from experiments.harness.data import open_store
-from experiments.harness.settings import SettingError, check_command
+from experiments.cli import app as cli
+from experiments.cli.data import open_store
+from experiments.cli.settings import SettingError, check_command
 from tests.cli.conftest import ROOT
 
 # The words, and what the error must say.
@@ -118,7 +119,9 @@ def test_bad_input(words, says, tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("which", "says"), [("bset", "nearest: best"), ("-1", "or a step"), ("1.5", "or a step")])
+@pytest.mark.parametrize(
+    ("which", "says"), [("bset", "nearest: best"), ("-1", "or a step"), ("1.5", "or a step")]
+)
 def test_a_checkpoint_is_named_by_its_step_or_a_word(which, says):
     with pytest.raises(SettingError, match=says):
         check_command(EvaluateCommand(run="run", checkpoint=which))
@@ -136,7 +139,12 @@ def test_nothing_slow_is_imported(name, tmp_path):
         "    print(stop.code, *(name for name in ('jax', 'mujoco', 'dm_control', 'pandas', 'matplotlib') if name in sys.modules))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=600
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
     assert done.stdout.split() == ["2"], done.stderr
     assert not list(tmp_path.iterdir())
@@ -144,7 +152,9 @@ def test_nothing_slow_is_imported(name, tmp_path):
 
 def test_missing_data_says_which_command_makes_it(tmp_path):
     with pytest.raises(ValueError) as missing:
-        open_store("point_mass_maze_any", DataConfig(root=str(tmp_path), action_repeat=20, horizon=28))
+        open_store(
+            "point_mass_maze_any", DataConfig(root=str(tmp_path), action_repeat=20, horizon=28)
+        )
     collect = f"python -m experiments.collect task=point_mass_maze_any data.root={tmp_path} data.action_repeat=20`"
     assert collect in str(missing.value)
 

@@ -9,9 +9,9 @@ from omegaconf import OmegaConf
 
 from agentic_transformer import config
 from experiments.benchmark import BenchmarkCommand
-from experiments.harness import overrides
-from experiments.harness.cli import CONF
-from experiments.harness.settings import check_command, settings, value_at
+from experiments.cli import overrides
+from experiments.cli.app import CONF
+from experiments.cli.settings import check_command, settings, value_at
 
 COMMANDS = {
     "collect": config.CollectCommand,
@@ -90,7 +90,9 @@ def test_agents_are_what_they_are_called():
         "uniform",
     )
     assert dataclasses.replace(said["at_last"], name="at", loss="all") == said["at"]
-    searched = dataclasses.replace(said["at"], name="at_search", length="full", selection="search", good=0.9)
+    searched = dataclasses.replace(
+        said["at"], name="at_search", length="full", selection="search", good=0.9
+    )
     assert said["at_search"] == searched
     assert (said["dt"].trajectories, said["dt"].loss, said["dt"].target) == (1, "all", "own")
     assert dataclasses.replace(said["bc"], name="dt", condition="return") == said["dt"]
@@ -113,7 +115,11 @@ def test_public_keys():
         "eval.trajectories": [1, 2],
         "resume": True,
     }
-    made = composed("train", "experiment=quickstart", *(f"{key}={str(value).replace(' ', '')}" for key, value in words.items()))
+    made = composed(
+        "train",
+        "experiment=quickstart",
+        *(f"{key}={str(value).replace(' ', '')}" for key, value in words.items()),
+    )
     assert {key: value_at(made, key) for key in words} == words
 
 

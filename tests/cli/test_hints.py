@@ -10,9 +10,10 @@ import envs
 from agentic_transformer.config import DataConfig
 from datasets.collectors import collectors
 from datasets.download import ALGORITHMS, DOMAINS
-from experiments.harness import cli, overrides
-from experiments.harness.data import open_store
-from experiments.harness.settings import settings
+from experiments.cli import app as cli
+from experiments.cli import overrides
+from experiments.cli.data import open_store
+from experiments.cli.settings import settings
 from experiments.reports.presentation import runs_within
 from tests.cli.conftest import ROOT
 from tests.cli.test_configs import COMMANDS
@@ -20,7 +21,13 @@ from tests.cli.test_configs import COMMANDS
 TASKS = {envs.task(task).domain: task for task in reversed(envs.tasks())}
 WRITTEN = [
     path
-    for pattern in ("*.md", "docs/**/*.md", "conf/**/*.yaml", "experiments/**/*.py", "datasets/*.py")
+    for pattern in (
+        "*.md",
+        "docs/**/*.md",
+        "conf/**/*.yaml",
+        "experiments/**/*.py",
+        "datasets/*.py",
+    )
     for path in ROOT.glob(pattern)
     if "python -m experiments." in path.read_text()
 ]
@@ -28,9 +35,12 @@ WORD = re.compile(r"-m|\+?[a-z][\w@./]*=[^\s`]*[^\s`:;,.]")
 
 
 def composed(name, words):
-    """The settings of the first and the last of a command line's jobs; raises what the command would say."""
+    """The settings of the first and the last of a command line's jobs; raises what the command
+    would say."""
     command = COMMANDS[name]
-    line = overrides.read(words, settings(command), overrides.groups(cli.CONF, name), together=name == "plan")
+    line = overrides.read(
+        words, settings(command), overrides.groups(cli.CONF, name), together=name == "plan"
+    )
     each = line.each
     return [cli._compose(name, command, words) for words in {tuple(each[0]), tuple(each[-1])}]
 
@@ -55,17 +65,28 @@ def test_missing_data_is_answered_by_commands_that_make_it(domain, algo, tmp_pat
         open_store(task, config)
     lines = str(missing.value).splitlines()
     assert 2 <= len(lines) <= 3
-    hints = [hint for line in lines for hint in re.findall(r"`([^`]*)`(?: and give data\.algo=(\w+) here too)?", line)]
+    hints = [
+        hint
+        for line in lines
+        for hint in re.findall(r"`([^`]*)`(?: and give data\.algo=(\w+) here too)?", line)
+    ]
     assert len(hints) == len(lines) - 1
     for hint, then in hints:
         _, _, name, *words = shlex.split(hint)
         (made,) = composed(name.rpartition(".")[2], words)
         if name == "experiments.collect":
-            assert (made.task, made.data.root, made.data.episodes, made.data.action_repeat) == (task, config.root, 7, 5)
+            assert (made.task, made.data.root, made.data.episodes, made.data.action_repeat) == (
+                task,
+                config.root,
+                7,
+                5,
+            )
             assert made.data.algo in collectors(task) and made.data.algo == (then or algo)
         else:
             assert (made.domain, made.root) == (domain, config.root)
-            assert made.domain in DOMAINS and made.algo in ALGORITHMS and made.algo == (then or algo)
+            assert (
+                made.domain in DOMAINS and made.algo in ALGORITHMS and made.algo == (then or algo)
+            )
 
 
 def test_missing_records_are_answered_by_a_command_that_makes_them(tmp_path):

@@ -1,4 +1,5 @@
-"""A wheel holds all that the commands need: they work from a copy that is not the repository, in any folder."""
+"""A wheel holds all that the commands need: they work from a copy that is not the repository, in
+any folder."""
 
 import json
 import os
@@ -9,7 +10,7 @@ import zipfile
 
 import pytest
 
-from experiments.harness.packages import PACKAGES
+from experiments.cli.packages import PACKAGES
 from tests.cli.conftest import ROOT
 
 
@@ -23,9 +24,25 @@ def wheel(tmp_path_factory):
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     for name in (*PACKAGES, "conf"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "results"))
-    line = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
-    subprocess.run([*line, "--wheel-dir", str(place), str(source)], check=True, capture_output=True, timeout=300)
+        shutil.copytree(
+            ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "results")
+        )
+    line = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--no-build-isolation",
+    ]
+    subprocess.run(
+        [*line, "--wheel-dir", str(place), str(source)],
+        check=True,
+        capture_output=True,
+        timeout=300,
+    )
     (built,) = place.glob("*.whl")
     project = place / "project"
     with zipfile.ZipFile(built) as archive:
@@ -42,7 +59,10 @@ def test_the_wheel_holds_the_same_files_as_the_repository(wheel):
         there = {path.relative_to(ROOT) for path in (ROOT / package).rglob("*.py")}
         assert there == {path.relative_to(wheel) for path in (wheel / package).rglob("*.py")}
     configs = {path.relative_to(ROOT / "conf") for path in (ROOT / "conf").rglob("*.yaml")}
-    assert configs == {path.relative_to(wheel / "experiments/conf") for path in (wheel / "experiments/conf").rglob("*.yaml")}
+    assert configs == {
+        path.relative_to(wheel / "experiments/conf")
+        for path in (wheel / "experiments/conf").rglob("*.yaml")
+    }
     assert {path.name for path in wheel.iterdir() if path.suffix != ".dist-info"} == set(PACKAGES)
 
 
@@ -51,12 +71,21 @@ def test_an_installed_copy_collects_and_trains(wheel, tmp_path):
 
     def run(name, *words):
         line = [sys.executable, "-m", f"experiments.{name}", *words]
-        return subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        return subprocess.run(
+            line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+        )
 
     assert "steps: 2000" in run("train", "--help").stdout
     made = run("collect", "data.episodes=8")
     assert made.returncode == 0, made.stderr
-    small = ["data.episodes=8", "train.steps=2", "train.batch=4", "agent.trajectories=2", "model.width=8", "model.layers=1"]
+    small = [
+        "data.episodes=8",
+        "train.steps=2",
+        "train.batch=4",
+        "agent.trajectories=2",
+        "model.width=8",
+        "model.layers=1",
+    ]
     done = run("train", "run=r", *small)
     assert done.returncode == 0, done.stderr
     facts = json.loads((tmp_path / "r" / "provenance.json").read_text())

@@ -11,7 +11,9 @@ WAYS = [("no data", 2), ("no device", 1)]
 
 
 @pytest.mark.parametrize(("does", "code"), WAYS)
-@pytest.mark.parametrize("words", ["", "run=some/new/path", "run='a[1]/b'", "-m seed=0,1", "-m seed=0,1 run=some/new"])
+@pytest.mark.parametrize(
+    "words", ["", "run=some/new/path", "run='a[1]/b'", "-m seed=0,1", "-m seed=0,1 run=some/new"]
+)
 def test_nothing_is_left(does, code, words, forked):
     failed = forked("train", *words.split(), does={"all": does})
     assert failed.code == code and failed.calls
@@ -52,7 +54,12 @@ def test_a_sweep_of_which_a_job_worked_stays(forked):
 
 
 def test_jobs_that_miss_different_things_are_said_in_three_lines(forked):
-    failed = forked("collect", "-m", "task=walker_walk,cheetah_run,point_mass_goal,jaco_reach_top_left", does={"all": "no data"})
+    failed = forked(
+        "collect",
+        "-m",
+        "task=walker_walk,cheetah_run,point_mass_goal,jaco_reach_top_left",
+        does={"all": "no data"},
+    )
     assert failed.code == 2 and len(failed.stderr.splitlines()) <= 3 and tree(forked.folder) == []
 
 
@@ -89,7 +96,9 @@ def test_commands_themselves_leave_nothing(words, tmp_path):
     name, *rest = words
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     line = [sys.executable, "-m", f"experiments.{name}", *rest]
-    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 2, done.stderr
     assert 1 <= len(done.stderr.splitlines()) <= 3
     assert tree(tmp_path) == []

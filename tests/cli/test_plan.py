@@ -1,14 +1,15 @@
-"""The command that plans: several settings at once, what cannot be, and reports without the TPU compiler."""
+"""The command that plans: several settings at once, what cannot be, and reports without the TPU
+compiler."""
 
 import sys
 
 import pandas as pd
 import pytest
 
+from agentic_transformer.capacity import compiler
 from agentic_transformer.config import PlanCommand
-from agentic_transformer.planning import compiler
 from experiments import plan
-from experiments.harness import cli
+from experiments.cli import app as cli
 
 # The words, and what the error must say.
 BAD = [
@@ -28,7 +29,10 @@ BAD = [
     ("model.attention=all_gather", "allowed: blockwise, dense, memory_efficient, ring"),
     ("ring=4 model.attention=blockwise", "allowed: ring=1, or model.attention=ring"),
     ("topology=a100:8 model.compute=float32", "model.compute=float32: not estimated"),
-    ("compile=nothing model=paper", "allowed: model.compute=bfloat16 model.remat=block model.rolled=true"),
+    (
+        "compile=nothing model=paper",
+        "allowed: model.compute=bfloat16 model.remat=block model.rolled=true",
+    ),
     ("compile=nothing model.attention=dense", "allowed: model.blockwise_feedforward=false"),
     ("compile=all", "allowed: memory, nothing, schedule"),
 ]
@@ -65,9 +69,19 @@ def test_several_values_are_planned_together(tmp_path, monkeypatch):
         taken.extend(commands)
 
     keep.__code__ = keep.__code__.replace(co_filename="plan.py")
-    run(keep, "topology=v5e:4x4,a100:8 model=at_350m,llama_7b trajectories=32", tmp_path, monkeypatch)
+    run(
+        keep,
+        "topology=v5e:4x4,a100:8 model=at_350m,llama_7b trajectories=32",
+        tmp_path,
+        monkeypatch,
+    )
     found = [(command.topology, command.model.width, command.trajectories) for command in taken]
-    assert found == [("v5e:4x4", 1024, 32), ("v5e:4x4", 4096, 32), ("a100:8", 1024, 32), ("a100:8", 4096, 32)]
+    assert found == [
+        ("v5e:4x4", 1024, 32),
+        ("v5e:4x4", 4096, 32),
+        ("a100:8", 1024, 32),
+        ("a100:8", 4096, 32),
+    ]
 
 
 def test_without_the_compiler_one_line_says_what_to_install(tmp_path, monkeypatch, capsys):
@@ -81,16 +95,28 @@ def test_without_the_compiler_one_line_says_what_to_install(tmp_path, monkeypatc
 
 def test_what_needs_no_compiler_is_reported_without(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(compiler, "available", lambda: False)
-    run(plan.main, "topology=a100:8,v5e:4x4 compile=nothing solve=context out=out", tmp_path, monkeypatch)
+    run(
+        plan.main,
+        "topology=a100:8,v5e:4x4 compile=nothing solve=context out=out",
+        tmp_path,
+        monkeypatch,
+    )
     said = capsys.readouterr().out
     assert said.count("An estimate alone") == 2 and "GPUs cannot be compiled for" in said
     table = pd.read_csv(tmp_path / "out" / "plan.csv")
     assert list(table.topology) == ["a100:8", "v5e:4x4"]
-    assert (table.estimated_peak < table.limit).all() and (table.estimated_peak > 0.9 * table.limit).all()
+    assert (table.estimated_peak < table.limit).all() and (
+        table.estimated_peak > 0.9 * table.limit
+    ).all()
     kinds = [name for name in table if name.startswith("estimated_") and name != "estimated_peak"]
-    assert table[kinds].sum(axis=1).to_numpy() == pytest.approx(table.estimated_peak.to_numpy(), rel=1e-2)
+    assert table[kinds].sum(axis=1).to_numpy() == pytest.approx(
+        table.estimated_peak.to_numpy(), rel=1e-2
+    )
     assert (tmp_path / "out" / "plan.png").stat().st_size > 0
-    assert "## 303M parameters (24 layers of 1024) on a100:8" in (tmp_path / "out" / "plan.md").read_text()
+    assert (
+        "## 303M parameters (24 layers of 1024) on a100:8"
+        in (tmp_path / "out" / "plan.md").read_text()
+    )
 
 
 def test_what_was_compiled_is_found_again(tmp_path, monkeypatch, capsys):
@@ -101,7 +127,9 @@ def test_what_was_compiled_is_found_again(tmp_path, monkeypatch, capsys):
         if workload.tokens > 20_000:
             return compiler.Refused(2**35, 2**34)
         permute = compiler.Permute(True, "forward", 8, True, True)
-        return compiler.Accepted(compiler.Memory(2**33, 2**20, 2**20, 2**20, 2**33), () if fast else (permute,))
+        return compiler.Accepted(
+            compiler.Memory(2**33, 2**20, 2**20, 2**20, 2**33), () if fast else (permute,)
+        )
 
     monkeypatch.setattr(compiler, "compile_step", stub)
     words = "topology=v5e:4x4 trajectories=32,128 out=out"
@@ -119,7 +147,11 @@ def test_what_is_refused_as_it_would_run_does_not_fit(solve, tmp_path, monkeypat
     """Although the fast compilation of it was accepted."""
 
     def stub(workload, *, fast):
-        return compiler.Accepted(compiler.Memory(2**33, 0, 0, 0, 0), ()) if fast else compiler.Refused(2**35, 2**34)
+        return (
+            compiler.Accepted(compiler.Memory(2**33, 0, 0, 0, 0), ())
+            if fast
+            else compiler.Refused(2**35, 2**34)
+        )
 
     monkeypatch.setattr(compiler, "compile_step", stub)
     run(plan.main, f"topology=v5e:4x4 {solve} out=out", tmp_path, monkeypatch)
@@ -130,16 +162,18 @@ def test_what_is_refused_as_it_would_run_does_not_fit(solve, tmp_path, monkeypat
 
 
 def test_a_report_says_what_its_estimate_is_not_of(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(compiler, "compile_step", lambda workload, *, fast: compiler.Refused(2**35, 2**34))
+    monkeypatch.setattr(
+        compiler, "compile_step", lambda workload, *, fast: compiler.Refused(2**35, 2**34)
+    )
     for words, says in (("", False), ("model.compute=float32 model.remat=none", True)):
         run(plan.main, f"topology=v5e:4x4 compile=memory out=out {words}", tmp_path, monkeypatch)
         report = (tmp_path / "out" / "plan.md").read_text()
         assert ("it is as if model.compute=bfloat16 model.remat=block." in report) == says
 
 
-def test_backbones_that_do_not_share_a_sequence_need_no_settings_of_a_ring(tmp_path, monkeypatch, capsys):
-    words = (
-        "topology=v5e:4x4 model.blockwise_feedforward=false model.attention=dense,memory_efficient ring=null,1 compile=nothing"
-    )
+def test_backbones_that_do_not_share_a_sequence_need_no_settings_of_a_ring(
+    tmp_path, monkeypatch, capsys
+):
+    words = "topology=v5e:4x4 model.blockwise_feedforward=false model.attention=dense,memory_efficient ring=null,1 compile=nothing"
     run(plan.main, f"{words} solve=context out=out", tmp_path, monkeypatch)
     assert list(pd.read_csv(tmp_path / "out" / "plan.csv").ring) == 4 * [1]

@@ -1,4 +1,5 @@
-"""Random command lines: each does what was asked, or says in at most three lines why not, with exit code 2.
+"""Random command lines: each does what was asked, or says in at most three lines why not, with exit
+code 2.
 
 The generator draws what is meant (settings and their values) and then a spelling of it, so that the
 truth does not come from reading the words back.
@@ -64,7 +65,8 @@ FAULTS = {
 
 
 def quoted(text, mark):
-    """Text in quotes as Hydra's manual says: a mark within gets a backslash, as do backslashes before it."""
+    """Text in quotes as Hydra's manual says: a mark within gets a backslash, as do backslashes
+    before it."""
     inner = text.replace("${", "\\${")
     return mark + inner.replace(mark, "\\" + mark) + mark
 
@@ -78,7 +80,11 @@ def names(alphabet):
 
 def _is_name(text):
     parts = text.split("/")
-    return text == text.strip() and all(part.strip(". ") for part in parts) and not text.startswith(("-", "{", "?", "~"))
+    return (
+        text == text.strip()
+        and all(part.strip(". ") for part in parts)
+        and not text.startswith(("-", "{", "?", "~"))
+    )
 
 
 @st.composite
@@ -99,22 +105,32 @@ def spelled(value):
 
 @st.composite
 def lines(draw):
-    """A command line: the command, the words, what each job shall get, and the folder that is named."""
+    """A command line: the command, the words, what each job shall get, and the folder that is
+    named."""
     name = draw(st.sampled_from(["train"] * 8 + list(TEXT)[1:]))
     multirun = name == "train" and draw(st.integers(0, 3)) == 0
     asked, swept = {}, {}
-    for key in draw(st.lists(st.sampled_from(sorted(NUMBERS.get(name, {})) or [""]), unique=True, max_size=3)):
+    for key in draw(
+        st.lists(st.sampled_from(sorted(NUMBERS.get(name, {})) or [""]), unique=True, max_size=3)
+    ):
         if key:
             value = draw(NUMBERS[name][key])
             asked[key] = (value, spelled(value))
-    some = draw(st.lists(st.sampled_from(TEXT[name]), unique=True, max_size=2)) if TEXT[name] else []
+    some = (
+        draw(st.lists(st.sampled_from(TEXT[name]), unique=True, max_size=2)) if TEXT[name] else []
+    )
     for key in dict.fromkeys([*REQUIRED.get(name, ()), *some]):
         value = draw(text_values())
         if key != "agent.name" or value[0].replace(".", "").replace("-", "").isalnum():
             asked[key] = value
     if name == "plot":
-        several = draw(st.lists(text_values(), min_size=1, max_size=3, unique_by=lambda value: value[0]))
-        asked["runs"] = ([text for text, _ in several], f"[{','.join(word for _, word in several)}]")
+        several = draw(
+            st.lists(text_values(), min_size=1, max_size=3, unique_by=lambda value: value[0])
+        )
+        asked["runs"] = (
+            [text for text, _ in several],
+            f"[{','.join(word for _, word in several)}]",
+        )
     if name == "download":
         asked |= {"domain": ("walker", "walker"), "algo": ("rnd", "'rnd'")}
     if name == "train" and draw(st.booleans()):
@@ -128,7 +144,12 @@ def lines(draw):
             swept[key] = [(value, spelled(value)) for value in values]
         else:
             values = draw(
-                st.lists(st.sampled_from(["1.10", "1.1", "007", "7", "a-b", "1e1", "10"]), min_size=2, max_size=3, unique=True)
+                st.lists(
+                    st.sampled_from(["1.10", "1.1", "007", "7", "a-b", "1e1", "10"]),
+                    min_size=2,
+                    max_size=3,
+                    unique=True,
+                )
             )
             swept[key] = [(value, value) for value in values]
     run = None
@@ -157,7 +178,8 @@ def lines(draw):
 
 
 def expected(name, job):
-    """All settings that a job shall have, by the files of its config groups and the dataclass's defaults."""
+    """All settings that a job shall have, by the files of its config groups and the dataclass's
+    defaults."""
     settings = asdict(COMMANDS[name]())
     settings |= {"run": None} if name == "train" else {}
     for group in set(GROUPS) & set(job):
@@ -187,7 +209,9 @@ def _is_float(value):
 
 def plain(settings):
     """Settings without the run and whether it goes on, for comparison as text."""
-    return repr(sorted((key, value) for key, value in flat(settings) if key not in ("run", "resume")))
+    return repr(
+        sorted((key, value) for key, value in flat(settings) if key not in ("run", "resume"))
+    )
 
 
 def flat(settings, prefix=""):
@@ -195,21 +219,34 @@ def flat(settings, prefix=""):
         if isinstance(value, dict):
             yield from flat(value, f"{prefix}{key}.")
         else:
-            yield prefix + key, float(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+            yield (
+                prefix + key,
+                float(value)
+                if isinstance(value, int | float) and not isinstance(value, bool)
+                else value,
+            )
 
 
 def files(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-@settings(max_examples=LINES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=LINES,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
 @given(line=lines())
 def test_a_command_line_is_done_or_refused(server, line):
     name, words, jobs, run, fault, again = line
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         if name in ("evaluate", "export"):  # which take a run that is there
-            trained = next((word for word in words if word.startswith("run=") and word != fault), "run=r")
+            trained = next(
+                (word for word in words if word.startswith("run=") and word != fault), "run=r"
+            )
             server(name="train", words=[trained], folder=place, does={})
         before = files(folder)
         done = server(name=name, words=words, folder=place, does={"all": "crash"} if again else {})
@@ -225,7 +262,9 @@ def test_a_command_line_is_done_or_refused(server, line):
             sooner = [word for word in words if not word.startswith("seed=")]
             later = [word for word in words if word.startswith("seed=")]
             done = server(name=name, words=[*later, "resume=true", *sooner], folder=place, does={})
-            assert done.code == 0 and sorted(plain(call["config"]) for call in done.calls) == truth, (words, done)
+            assert (
+                done.code == 0 and sorted(plain(call["config"]) for call in done.calls) == truth
+            ), (words, done)
         if name in ("evaluate", "export"):
             assert [call["run"] for call in done.calls] == [run]
         if name != "train":
@@ -235,17 +274,26 @@ def test_a_command_line_is_done_or_refused(server, line):
         for call in done.calls:
             made = folder / call["run"]
             kept = yaml.safe_load((made / "config.yaml").read_text())
-            assert (made / "train.txt").exists() and kept["run"] == (run and run.replace("${", "\\${"))
+            assert (made / "train.txt").exists() and kept["run"] == (
+                run and run.replace("${", "\\${")
+            )
             if run:
-                assert os.path.normpath(made.parent if len(jobs) > 1 else made) == os.path.normpath(folder / run), words
+                assert os.path.normpath(made.parent if len(jobs) > 1 else made) == os.path.normpath(
+                    folder / run
+                ), words
 
 
 def test_a_handful_of_lines_from_the_shell(command):
     """With an interpreter each: nothing of the above is owed to the fork."""
     text = "été [1], a=b $x"
-    for words, place in ((["run=1.10"], "1.10"), ([f"run='{text}'", "-m", "seed=shuffle(0,1)"], f"{text}/0")):
+    for words, place in (
+        (["run=1.10"], "1.10"),
+        ([f"run='{text}'", "-m", "seed=shuffle(0,1)"], f"{text}/0"),
+    ):
         done = command(*words)
         assert done.returncode == 0, done.stderr
-        assert yaml.safe_load((command.folder / place / "config.yaml").read_text())["run"] == place.removesuffix("/0")
+        assert yaml.safe_load((command.folder / place / "config.yaml").read_text())[
+            "run"
+        ] == place.removesuffix("/0")
     refused = command(f"run={text}")
     assert refused.returncode == 2 and len(refused.stderr.splitlines()) <= 3

@@ -12,31 +12,54 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
-from experiments.harness import run_folder
+from experiments.cli import run_folder
 from tests.processes import environment
 
 FILES = {"config.yaml", "overrides.yaml", "provenance.json", "status.json", "lock"}
 
 
 def states(folder):
-    return {path.parent.name: json.loads(path.read_text())["state"] for path in folder.rglob("status.json")}
+    return {
+        path.parent.name: json.loads(path.read_text())["state"]
+        for path in folder.rglob("status.json")
+    }
 
 
 def test_a_run_describes_itself(command):
-    done = command("seed=3", "model.width=32", "mesh.virtual_devices=2", XLA_FLAGS="--xla_cpu_enable_fast_math=false")
+    done = command(
+        "seed=3",
+        "model.width=32",
+        "mesh.virtual_devices=2",
+        XLA_FLAGS="--xla_cpu_enable_fast_math=false",
+    )
     assert (done.returncode, done.stderr) == (0, "")
     said = done.stdout.splitlines()
-    assert said[1] == "seed 3 False --xla_cpu_enable_fast_math=false --xla_force_host_platform_device_count=2"
+    assert (
+        said[1]
+        == "seed 3 False --xla_cpu_enable_fast_math=false --xla_force_host_platform_device_count=2"
+    )
     assert said[0] == said[2] and said[0].startswith("run folder: runs/point_mass_goal/")
     (run,) = (command.folder / "runs" / "point_mass_goal").iterdir()
     assert {path.name for path in run.iterdir()} == FILES | {"seed.txt"}
     config = OmegaConf.load(run / "config.yaml")
     assert (config.seed, config.model.width, config.train.steps) == (3, 32, 2000)
-    assert list(OmegaConf.load(run / "overrides.yaml")) == ["seed=3", "model.width=32", "mesh.virtual_devices=2"]
+    assert list(OmegaConf.load(run / "overrides.yaml")) == [
+        "seed=3",
+        "model.width=32",
+        "mesh.virtual_devices=2",
+    ]
     facts = json.loads((run / "provenance.json").read_text())
-    assert facts["command"] == "python -m experiments.train seed=3 model.width=32 mesh.virtual_devices=2"
+    assert (
+        facts["command"]
+        == "python -m experiments.train seed=3 model.width=32 mesh.virtual_devices=2"
+    )
     assert facts["seeds"] == {"seed": 3, "data.seed": 0, "eval.seed": 0}
-    assert len(facts["commit"]) == 40 and isinstance(facts["dirty"], bool) and facts["packages"]["jax"] and facts["started"]
+    assert (
+        len(facts["commit"]) == 40
+        and isinstance(facts["dirty"], bool)
+        and facts["packages"]["jax"]
+        and facts["started"]
+    )
 
 
 def test_eight_runs_at_once_have_eight_folders(command):
@@ -69,7 +92,10 @@ def test_resume_finds_the_newest_unfinished_run(command):
     killed = [command(f"seed={seed}", body="os.kill(os.getpid(), 9)") for seed in (1, 2)]
     assert [done.returncode for done in killed] == [-signal.SIGKILL] * 2
     assert command("resume=true", "seed=2").returncode == 0
-    assert {(path / "seed.txt").read_text(): states(path)[path.name] for path in (command.folder / "runs").glob("*/*")} == {
+    assert {
+        (path / "seed.txt").read_text(): states(path)[path.name]
+        for path in (command.folder / "runs").glob("*/*")
+    } == {
         "1": "running",
         "2": "finished",
     }
@@ -77,7 +103,8 @@ def test_resume_finds_the_newest_unfinished_run(command):
 
 
 def test_resume_passes_over_runs_whose_settings_are_no_longer_known(command):
-    """One of an earlier version, and one whose settings were never written: neither stops the search or is taken."""
+    """One of an earlier version, and one whose settings were never written: neither stops the
+    search or is taken."""
     killed = [command("seed=1", body="os.kill(os.getpid(), 9)") for _ in range(3)]
     assert [done.returncode for done in killed] == [-signal.SIGKILL] * 3
     ours, old, empty = sorted((command.folder / "runs" / "point_mass_goal").iterdir())
@@ -86,7 +113,11 @@ def test_resume_passes_over_runs_whose_settings_are_no_longer_known(command):
     OmegaConf.save(old_config, old / "config.yaml")
     (empty / "config.yaml").write_text("")
     assert command("resume=true", "seed=1").returncode == 0
-    assert states(command.folder) == {ours.name: "finished", old.name: "running", empty.name: "running"}
+    assert states(command.folder) == {
+        ours.name: "finished",
+        old.name: "running",
+        empty.name: "running",
+    }
 
 
 def test_without_locks_a_run_goes_on_and_says_so(tmp_path, monkeypatch, capsys):
@@ -115,18 +146,31 @@ def test_a_run_that_goes_on_is_left_alone(command):
 
 
 def test_bad_input_found_later_leaves_nothing(command):
-    missing = command("run=quiet/new", body="from experiments.harness.settings import reject\nreject('no data', 'data')")
-    assert (missing.returncode, missing.stderr) == (2, "experiments.train: no data\n  allowed: data\n")
+    missing = command(
+        "run=quiet/new",
+        body="from experiments.cli.settings import reject\nreject('no data', 'data')",
+    )
+    assert (missing.returncode, missing.stderr) == (
+        2,
+        "experiments.train: no data\n  allowed: data\n",
+    )
     assert not (command.folder / "quiet" / "new").exists()
-    shown = command("run=other", body="from experiments.harness.settings import reject\nreject('no data', 'data')")
-    assert shown.returncode == 2 and states(command.folder / "other") == {"other": "failed"}  # the command left a file in it
+    shown = command(
+        "run=other", body="from experiments.cli.settings import reject\nreject('no data', 'data')"
+    )
+    assert shown.returncode == 2 and states(command.folder / "other") == {
+        "other": "failed"
+    }  # the command left a file in it
     bug = command("run=bug", body="raise ValueError('not the project speaking')")
     assert bug.returncode == 1 and "Traceback" in bug.stderr
 
 
 def test_exit_codes_of_a_command_pass_through(command):
     assert command("run=stopped", body="sys.exit(75)").returncode == 75
-    assert json.loads((command.folder / "stopped" / "status.json").read_text())["error"] == "exit code 75"
+    assert (
+        json.loads((command.folder / "stopped" / "status.json").read_text())["error"]
+        == "exit code 75"
+    )
 
 
 def test_a_sweep_survives_a_failing_job_and_redoes_it_alone(command):
@@ -144,18 +188,30 @@ def test_a_sweep_survives_a_failing_job_and_redoes_it_alone(command):
     swapped = command("-m", "run=sweep", "seed=1,2,3,4,5,6", "resume=true")
     assert swapped.returncode == 2 and "other overrides" in swapped.stderr
     redone = command(*words, "resume=true")
-    assert redone.returncode == 0 and redone.stdout.count("finished already") == 5 and redone.stdout.count("seed 1 ") == 1
+    assert (
+        redone.returncode == 0
+        and redone.stdout.count("finished already") == 5
+        and redone.stdout.count("seed 1 ") == 1
+    )
     assert set(states(sweep).values()) == {"finished"}
 
 
 def test_jobs_in_processes_of_their_own(command):
-    done = command("-m", "seed=4,5", "model.width=range(8,10)", "hydra/launcher=joblib", "mesh.virtual_devices=2")
+    done = command(
+        "-m",
+        "seed=4,5",
+        "model.width=range(8,10)",
+        "hydra/launcher=joblib",
+        "mesh.virtual_devices=2",
+    )
     assert done.returncode == 0, done.stderr
     (sweep,) = (command.folder / "runs" / "point_mass_goal").iterdir()
     assert states(sweep) == {**dict.fromkeys("0123", "finished"), sweep.name: "finished"}
     assert sorted(path.read_text() for path in sweep.rglob("seed.txt")) == ["4", "4", "5", "5"]
     assert done.stdout.count("--xla_force_host_platform_device_count=2") == 4
-    assert not Path(command.folder / "multirun").exists() and not list(command.folder.rglob(".hydra"))
+    assert not Path(command.folder / "multirun").exists() and not list(
+        command.folder.rglob(".hydra")
+    )
 
 
 def test_help_and_cfg_show_and_leave_nothing(command):
@@ -167,7 +223,7 @@ def test_help_and_cfg_show_and_leave_nothing(command):
 
 WAIT = """
 import time
-from experiments.harness.preemption import Preemption
+from experiments.cli.preemption import Preemption
 with Preemption() as preemption:
     (run / "ready").touch()
     while not preemption.requested:
@@ -184,15 +240,20 @@ def test_signals_let_a_run_save_and_end_it_with_75(command, number):
     started.send_signal(number)
     started.communicate(timeout=5)
     assert started.returncode == 75
-    assert (command.folder / "stopped" / "saved").exists() and states(command.folder) == {"stopped": "stopped"}
+    assert (command.folder / "stopped" / "saved").exists() and states(command.folder) == {
+        "stopped": "stopped"
+    }
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
 @pytest.mark.parametrize("group", [False, True])
 def test_signals_let_the_jobs_of_a_sweep_save(command, number, group):
-    """Told alone, or with all of its processes: jobs under way save, those after them do not begin; 75 says it goes on."""
+    """Told alone, or with all of its processes: jobs under way save, those after them do not begin;
+    75 says it goes on."""
     words = ["-m", "run=sweep", "seed=0,1,2,3", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    slow = WAIT.replace('    (run / "saved")', '    time.sleep(0.5 + config.seed)\n    (run / "saved")')
+    slow = WAIT.replace(
+        '    (run / "saved")', '    time.sleep(0.5 + config.seed)\n    (run / "saved")'
+    )
     started = command(*words, body=slow, wait=False, start_new_session=True)
     sweep = command.folder / "sweep"
     while len(list(sweep.glob("*/ready"))) < 2:
@@ -200,7 +261,9 @@ def test_signals_let_the_jobs_of_a_sweep_save(command, number, group):
     (os.killpg if group else os.kill)(started.pid, number)
     started.communicate(timeout=20)
     assert started.returncode == 75
-    assert len(list(sweep.glob("*/saved"))) == 2 and states(sweep) == dict.fromkeys(["0", "1", "sweep"], "stopped")
+    assert len(list(sweep.glob("*/saved"))) == 2 and states(sweep) == dict.fromkeys(
+        ["0", "1", "sweep"], "stopped"
+    )
     assert command(*words, "resume=true").returncode == 0
     assert states(sweep) == dict.fromkeys(["0", "1", "2", "3", "sweep"], "finished")
 
@@ -217,7 +280,9 @@ def test_a_sweep_that_goes_on_is_left_alone(command):
 
 
 def test_a_signal_outside_of_training_ends_a_run_at_once(command):
-    started = command("run=stopped", body="(run / 'ready').touch()\nimport time\ntime.sleep(60)", wait=False)
+    started = command(
+        "run=stopped", body="(run / 'ready').touch()\nimport time\ntime.sleep(60)", wait=False
+    )
     while not (command.folder / "stopped" / "ready").exists():
         assert started.poll() is None
     started.terminate()
@@ -240,20 +305,28 @@ def test_jobs_of_a_sweep_share_out_the_accelerators(command, tmp_path):
     environment = {"CUDA_VISIBLE_DEVICES": "4,7", "JAX_PLATFORMS": "", "TMPDIR": str(tmp_path)}
     done = command("-m", "seed=0,1,2,3", "hydra/launcher=joblib", body=body, **environment)
     assert done.returncode == 0, done.stderr
-    assert sorted(line for line in done.stdout.splitlines() if line.startswith("device")) == ["device 4"] * 2 + ["device 7"] * 2
+    assert (
+        sorted(line for line in done.stdout.splitlines() if line.startswith("device"))
+        == ["device 4"] * 2 + ["device 7"] * 2
+    )
 
 
 def test_a_sweep_whose_worker_is_killed_says_so_and_goes_on(command):
     words = ["-m", "run=sweep", "seed=0,1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     killed = command(*words, body="if config.seed == 1: os.kill(os.getpid(), 9)")
-    assert killed.returncode == 1 and "the same command with run=sweep resume=true runs these alone" in killed.stderr
+    assert (
+        killed.returncode == 1
+        and "the same command with run=sweep resume=true runs these alone" in killed.stderr
+    )
     assert states(command.folder)["sweep"] == "failed"
     assert command(*words, "resume=true").returncode == 0
     assert set(states(command.folder).values()) == {"finished"}
 
 
 def test_jobs_through_submitit(command):
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the extra `slurm` is not installed")
+    pytest.importorskip(
+        "hydra_plugins.hydra_submitit_launcher", reason="the extra `slurm` is not installed"
+    )
     done = command("-m", "run=sweep", "seed=4,5", "hydra/launcher=submitit_local")
     assert done.returncode == 0, done.stderr
     assert states(command.folder) == dict.fromkeys(["0", "1", "sweep"], "finished")
@@ -265,7 +338,15 @@ def test_jobs_through_submitit(command):
         (["mesh.processes=2"], "both, or neither"),
         (["mesh.processes=2", "mesh.process=2", "mesh.coordinator=localhost:1"], "0 to 1"),
         (["mesh.processes=2", "mesh.coordinator=localhost:1"], "run=<folder>"),
-        (["mesh.processes=2", "mesh.coordinator=localhost:1", "mesh.virtual_devices=2", "mesh.ring=3"], "allowed: 1, 2, 4"),
+        (
+            [
+                "mesh.processes=2",
+                "mesh.coordinator=localhost:1",
+                "mesh.virtual_devices=2",
+                "mesh.ring=3",
+            ],
+            "allowed: 1, 2, 4",
+        ),
         (["train.accumulate=3"], "does not divide train.batch=32"),
     ],
 )
@@ -276,8 +357,14 @@ def test_settings_of_several_processes_fit_each_other(command, words, says):
 
 
 def test_the_processes_of_a_slurm_job_are_told_from_one_alone(command):
-    """One task is a run like any other, as submitit's jobs are; of several each has to know the folder, and the first writes."""
-    job = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+    """One task is a run like any other, as submitit's jobs are; of several each has to know the
+    folder, and the first writes."""
+    job = {
+        "SLURM_JOB_ID": "1",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "0",
+    }
     assert command("run=single", SLURM_NTASKS="1", **job).returncode == 0
     unnamed = command(SLURM_NTASKS="2", **job)
     assert unnamed.returncode == 2 and "run=<folder>" in unnamed.stderr
@@ -288,7 +375,8 @@ def test_the_processes_of_a_slurm_job_are_told_from_one_alone(command):
 
 def test_a_table_of_a_sweep(command, tmp_path):
     body = """
-rows = f"step,loss,seconds\\n1,3,1\\n2,{config.seed},5\\n" if config.seed < 2 else ""  # empty until the first row is due
+# empty until the first row is due
+rows = f"step,loss,seconds\\n1,3,1\\n2,{config.seed},5\\n" if config.seed < 2 else ""
 (run / "metrics.csv").write_text(rows)
 if config.seed:
     raise RuntimeError("job one")
@@ -296,10 +384,20 @@ if config.seed:
 """
     command("-m", "run=sweep", "seed=0,1,2", body=body)
     line = [sys.executable, "-m", "experiments.table", "sweep=sweep"]
-    done = subprocess.run(line, cwd=command.folder, env=environment(), capture_output=True, text=True)
+    done = subprocess.run(
+        line, cwd=command.folder, env=environment(), capture_output=True, text=True
+    )
     assert (done.returncode, done.stderr) == (0, "")
     table = pd.read_csv(command.folder / "sweep" / "table.csv")
-    assert table.columns.tolist() == ["job", "state", "seed", "step", "loss", "seconds", "return own [4]"]
+    assert table.columns.tolist() == [
+        "job",
+        "state",
+        "seed",
+        "step",
+        "loss",
+        "seconds",
+        "return own [4]",
+    ]
     assert table.fillna(-1).to_numpy().tolist() == [
         [0, "finished", 0, 2, 0, 5, 7.0],
         [1, "failed", 1, 2, 1, 5, -1],
@@ -307,8 +405,11 @@ if config.seed:
     ]
 
 
-def test_what_was_compiled_is_found_by_the_next_run_of_the_user_alone(command, tmp_path, monkeypatch):
-    """In their cache folder, where nobody else may write; not where the environment says no, or there is no place."""
+def test_what_was_compiled_is_found_by_the_next_run_of_the_user_alone(
+    command, tmp_path, monkeypatch
+):
+    """In their cache folder, where nobody else may write; not where the environment says no, or
+    there is no place."""
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     body = """
 import time, jax, logging
@@ -321,9 +422,9 @@ print("hits", len(found))
 """
     first, second = (command(body=body, XDG_CACHE_HOME=str(tmp_path / "cache")) for _ in range(2))
     folder = tmp_path / "cache" / "agentic_transformer" / "compiled"
-    assert "hits 0\n" in first.stdout and "hits 0\n" not in second.stdout and "hits" in second.stdout, (
-        first.stderr + second.stderr
-    )
+    assert (
+        "hits 0\n" in first.stdout and "hits 0\n" not in second.stdout and "hits" in second.stdout
+    ), first.stderr + second.stderr
     assert folder.stat().st_mode & 0o077 == 0 and list(folder.iterdir())
     before = sorted(folder.iterdir())
     cold = command(body=body, XDG_CACHE_HOME=str(tmp_path / "cache"), JAX_COMPILATION_CACHE_DIR="")

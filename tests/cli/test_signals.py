@@ -1,4 +1,5 @@
-"""Signals stop a command as they are expected to: what can be saved is, the truth is told, and so is how to go on."""
+"""Signals stop a command as they are expected to: what can be saved is, the truth is told, and so
+is how to go on."""
 
 import json
 import os
@@ -44,14 +45,16 @@ BUSY = READY + "import hashlib\nhashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 
 
 @pytest.fixture(autouse=True)
 def in_the_foreground():
-    """Where these tests run in the background of a shell, it has them ignore SIGINT, and whatever they start."""
+    """Where these tests run in the background of a shell, it has them ignore SIGINT, and whatever
+    they start."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 def stop(started, folder, number, times=1):
-    """Sends a signal once a file `ready` is there, and again; returns what was said on standard error."""
+    """Sends a signal once a file `ready` is there, and again; returns what was said on standard
+    error."""
     while not list(folder.rglob("ready")):
         assert started.poll() is None, started.communicate()
         time.sleep(0.02)
@@ -83,7 +86,11 @@ def test_a_stopped_run_tells_its_step_and_the_command_that_goes_on(command, numb
     (run,) = (command.folder / "runs" / "point_mass_goal").iterdir()
     assert started.returncode == SIGNALS[number] and "Traceback" not in said
     told = status(run)
-    assert (told["state"], told["signal"], told["step"]) == ("stopped", signal.Signals(number).name, 30)
+    assert (told["state"], told["signal"], told["step"]) == (
+        "stopped",
+        signal.Signals(number).name,
+        30,
+    )
     place = run.relative_to(command.folder)
     assert f"{place}: stopped by {signal.Signals(number).name} at step 30\n" in said
     assert again(said) == ["seed=3", f"run={place}", "resume=true"]
@@ -93,7 +100,11 @@ def test_a_stopped_run_tells_its_step_and_the_command_that_goes_on(command, numb
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_run_may_be_stopped_before_there_is_anything_to_save(command, number):
     """While data are relabelled or a model is compiled, say."""
-    said = stop(started := command("run=early", "resume=true", body=SLEEP, wait=False), command.folder, number)
+    said = stop(
+        started := command("run=early", "resume=true", body=SLEEP, wait=False),
+        command.folder,
+        number,
+    )
     assert started.returncode == SIGNALS[number] and "Traceback" not in said
     assert "early: stopped by " in said and "before its first checkpoint" in said
     assert again(said) == ["run=early", "resume=true"]
@@ -128,7 +139,8 @@ def test_an_interrupt_that_is_ignored_from_the_start_stays_ignored(command):
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
 @pytest.mark.parametrize("group", [False, True])
 def test_an_interrupt_lets_the_jobs_of_a_sweep_save(command, launcher, group):
-    """As a terminal sends it, to all processes of the sweep, or to the one that waits for the others."""
+    """As a terminal sends it, to all processes of the sweep, or to the one that waits for the
+    others."""
     words = ["-m", "run=sweep", "seed=0,1,2", f"hydra/launcher={launcher}"]
     words += ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
     sweep, jobs = command.folder / "sweep", 2 if launcher == "joblib" else 1
@@ -173,17 +185,25 @@ def test_a_signal_that_code_swallows_stops_a_run_all_the_same(command, number, b
 
 
 def test_a_loop_of_a_shell_ends_with_the_run_that_is_interrupted(command, tmp_path):
-    """Dying by the signal, and not with a code of our own, tells the shell that Ctrl-C was meant for it too."""
+    """Dying by the signal, and not with a code of our own, tells the shell that Ctrl-C was meant
+    for it too."""
     command("--help", body=SLEEP)  # writes the script
     line = f"for n in 1 2; do {sys.executable} {tmp_path / 'train.py'} run=n$n; done; echo went on"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     shell = subprocess.Popen(
-        ["bash", "-c", line], cwd=command.folder, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+        ["bash", "-c", line],
+        cwd=command.folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     while not (command.folder / "n1" / "ready").exists():
         assert shell.poll() is None
     os.killpg(shell.pid, signal.SIGINT)
-    assert "went on" not in shell.communicate(timeout=60)[0] and not (command.folder / "n2").exists()
+    assert (
+        "went on" not in shell.communicate(timeout=60)[0] and not (command.folder / "n2").exists()
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -191,7 +211,9 @@ def test_a_collection_is_stopped_in_words_and_goes_on(command, number):
     words = ["task=point_mass_goal", "data.episodes=1000000"]
     line = [sys.executable, "-m", "experiments.collect", *words]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    started = subprocess.Popen(line, cwd=command.folder, env=environment, stderr=subprocess.PIPE, text=True)
+    started = subprocess.Popen(
+        line, cwd=command.folder, env=environment, stderr=subprocess.PIPE, text=True
+    )
     while not list(command.folder.rglob("*.npz")):
         assert started.poll() is None
     started.send_signal(number)

@@ -1,4 +1,5 @@
-"""A sweep's jobs are told from each other by their settings: none is lost or repeated when it goes on."""
+"""A sweep's jobs are told from each other by their settings: none is lost or repeated when it goes
+on."""
 
 import json
 from collections import Counter
@@ -39,7 +40,9 @@ def test_a_resumed_sweep_does_each_job_once(first, second, named, forked):
     redone = forked("train", "-m", f"seed={second}", *words, "resume=true")
     assert redone.code == 0, redone.stderr
     assert called(failed) == Counter(range(6)) and called(redone) == Counter([2, 4])
-    (sweep,) = [forked.folder / "sweep"] if named else (forked.folder / "runs/point_mass_goal").iterdir()
+    (sweep,) = (
+        [forked.folder / "sweep"] if named else (forked.folder / "runs/point_mass_goal").iterdir()
+    )
     assert sorted(seeds(sweep).values()) == list(range(6))
 
 
@@ -82,26 +85,46 @@ def test_another_sweep_is_not_continued(values, says, forked):
 def test_a_sweep_whose_order_was_not_recorded_is_not_continued(forked):
     """Earlier versions kept `shuffle(...)`, which is another order each time it is read."""
     forked("train", "-m", "run=sweep", "seed=2,1,0", does={"1": "crash"})
-    OmegaConf.save(OmegaConf.create(["seed=sort(2,1,0)"]), forked.folder / "sweep" / "overrides.yaml")
+    OmegaConf.save(
+        OmegaConf.create(["seed=sort(2,1,0)"]), forked.folder / "sweep" / "overrides.yaml"
+    )
     again = forked("train", "-m", "run=sweep", "seed=0,1,2", "resume=true")
     assert again.code == 2 and "other values" in again.stderr and not again.calls
 
 
 @pytest.mark.parametrize(
-    "values", ["seed=1,1", "train.learning_rate=1e-3,0.001", "agent.name=a,'a'", "agent=at,at", "seed=choice(1,2,1)"]
+    "values",
+    [
+        "seed=1,1",
+        "train.learning_rate=1e-3,0.001",
+        "agent.name=a,'a'",
+        "agent=at,at",
+        "seed=choice(1,2,1)",
+    ],
 )
 def test_a_value_stands_in_a_sweep_once(values, forked):
     twice = forked("train", "-m", values)
-    assert twice.code == 2 and "stands there twice" in twice.stderr and not list(forked.folder.iterdir())
+    assert (
+        twice.code == 2
+        and "stands there twice" in twice.stderr
+        and not list(forked.folder.iterdir())
+    )
 
 
 def test_every_job_is_checked_before_the_first_begins(forked):
     """The second is impossible only beside another setting."""
     bad = forked("train", "-m", "agent.trajectories=8,50", "data.episodes=40")
-    assert bad.code == 2 and "at most 40" in bad.stderr and not bad.calls and not list(forked.folder.iterdir())
+    assert (
+        bad.code == 2
+        and "at most 40" in bad.stderr
+        and not bad.calls
+        and not list(forked.folder.iterdir())
+    )
 
 
-@pytest.mark.parametrize("words", ["hydra.sweeper.max_batch_size=1", "hydra.job.name=x", "hydra.verbose=false"])
+@pytest.mark.parametrize(
+    "words", ["hydra.sweeper.max_batch_size=1", "hydra.job.name=x", "hydra.verbose=false"]
+)
 def test_settings_of_hydra_that_only_look_like_those_of_folders(words, forked):
     done = forked("train", "-m", "run=sweep", "seed=0,1", words)
     assert done.code == 0 and seeds(forked.folder / "sweep") == {"0": 0, "1": 1}, done.stderr
@@ -122,4 +145,8 @@ def test_settings_of_hydra_that_only_look_like_those_of_folders(words, forked):
 )
 def test_settings_of_hydra_that_move_runs_or_add_jobs(words, forked):
     done = forked("train", "-m", "seed=0,1", words)
-    assert done.code == 2 and "are not Hydra's here" in done.stderr and not list(forked.folder.iterdir())
+    assert (
+        done.code == 2
+        and "are not Hydra's here" in done.stderr
+        and not list(forked.folder.iterdir())
+    )

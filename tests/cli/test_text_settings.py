@@ -14,22 +14,40 @@ QUOTED = {"~": "'~'", "null": "'null'"}
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_folder_is_called_what_was_typed(text, forked):
     word = QUOTED.get(text, text)
-    failed = forked("train", f"run={word}", f"agent.name={'x' if not text.isalnum() else word}", does={"all": "crash"})
+    failed = forked(
+        "train",
+        f"run={word}",
+        f"agent.name={'x' if not text.isalnum() else word}",
+        does={"all": "crash"},
+    )
     assert failed.code == 1, failed.stderr
     assert [path.name for path in forked.folder.iterdir()] == [text]
     assert OmegaConf.load(forked.folder / text / "config.yaml").run == text
-    again = forked("train", f"run={word}", "resume=true", f"agent.name={'x' if not text.isalnum() else word}")
+    again = forked(
+        "train", f"run={word}", "resume=true", f"agent.name={'x' if not text.isalnum() else word}"
+    )
     assert again.code == 0 and again.calls[0]["run"] == text, again.stderr
 
 
 def test_text_in_lists_sweeps_and_functions(forked):
     listed = forked("plot", "runs=[1.10, 007,1e3,true,'a,b',\"it's\"]", "out=2.0")
     (call,) = listed.calls
-    assert call["config"] == {"runs": ["1.10", "007", "1e3", "true", "a,b", "it's"], "out": "2.0"}, listed.stderr
-    for number, sweep in enumerate(["1.10,1.20,2_0", "choice(1.10,1.20,2_0)", "shuffle(1.10,1.20,2_0)"]):
+    assert call["config"] == {
+        "runs": ["1.10", "007", "1e3", "true", "a,b", "it's"],
+        "out": "2.0",
+    }, listed.stderr
+    for number, sweep in enumerate(
+        ["1.10,1.20,2_0", "choice(1.10,1.20,2_0)", "shuffle(1.10,1.20,2_0)"]
+    ):
         swept = forked("train", "-m", f"agent.name={sweep}", f"run={number}.0")
-        assert sorted(call["config"]["agent"]["name"] for call in swept.calls) == ["1.10", "1.20", "2_0"], swept.stderr
-        configs = [OmegaConf.load(path) for path in (forked.folder / f"{number}.0").glob("*/config.yaml")]
+        assert sorted(call["config"]["agent"]["name"] for call in swept.calls) == [
+            "1.10",
+            "1.20",
+            "2_0",
+        ], swept.stderr
+        configs = [
+            OmegaConf.load(path) for path in (forked.folder / f"{number}.0").glob("*/config.yaml")
+        ]
         assert sorted(config.agent.name for config in configs) == ["1.10", "1.20", "2_0"]
 
 

@@ -12,8 +12,8 @@ from fabricated import make_buffer, make_episode
 
 import datasets
 from agentic_transformer.config import DataConfig, TrainCommand
-from experiments.harness import run_folder
-from experiments.harness.data import open_store
+from experiments.cli import run_folder
+from experiments.cli.data import open_store
 
 ROOT = Path(__file__).parents[2]
 # Files of this process may grow up to some bytes, as on a disk that is full behind them.
@@ -43,17 +43,28 @@ def test_nothing_is_written_beside_the_episodes(tmp_path):
     np.testing.assert_array_equal(store.rewards("walker_run", [2])[0], expected)
     assert tree(tmp_path / "data") == before
     kept = (tmp_path / "place").joinpath(*buffer.parent.parts[1:])
-    assert tree(kept) == {"buffer.h5", "buffer.lock", "buffer.rewards_exorl", "buffer.rewards_exorl/walker_run.h5"}
+    assert tree(kept) == {
+        "buffer.h5",
+        "buffer.lock",
+        "buffer.rewards_exorl",
+        "buffer.rewards_exorl/walker_run.h5",
+    }
 
 
 def test_two_buffers_in_one_place_keep_apart(tmp_path, monkeypatch):
-    """Two data folders with a data set of the same name; the same folder is found again under another path."""
+    """Two data folders with a data set of the same name; the same folder is found again under
+    another path."""
     monkeypatch.chdir(tmp_path)
     places = {}
     for root, count in (("a", 3), ("b", 5)):
         buffer = make_buffer(tmp_path / root / "walker" / "rnd" / "buffer", count)
         places[root] = datasets.build_cache(buffer, place="place", progress=False)
-        assert datasets.build_cache(Path(root, "walker", "rnd", "buffer"), place="place", progress=False) == places[root]
+        assert (
+            datasets.build_cache(
+                Path(root, "walker", "rnd", "buffer"), place="place", progress=False
+            )
+            == places[root]
+        )
     assert [datasets.Store(path).episodes for path in places.values()] == [3, 5]
 
 
@@ -70,7 +81,9 @@ def test_a_read_only_folder_is_one_line(buffer, monkeypatch, code):
     before = tree(buffer.parent)
     with monkeypatch.context() as patched:
         patched.setattr(Path, "open", refuse)
-        with pytest.raises(ValueError, match=r"rnd: cannot be written \(.*\); data.cache=<folder> names another") as error:
+        with pytest.raises(
+            ValueError, match=r"rnd: cannot be written \(.*\); data.cache=<folder> names another"
+        ) as error:
             datasets.build_cache(buffer, progress=False)
     assert "\n" not in str(error.value)
     assert tree(buffer.parent) == before
@@ -84,12 +97,15 @@ def test_a_place_that_is_none_is_one_line(buffer, tmp_path, monkeypatch, place):
     """A typing error in data.cache."""
     monkeypatch.chdir(tmp_path)
     Path("a file").touch()
-    with pytest.raises(ValueError, match=r"cannot be written \(.*\); data.cache=<folder> names another"):
+    with pytest.raises(
+        ValueError, match=r"cannot be written \(.*\); data.cache=<folder> names another"
+    ):
         datasets.build_cache(buffer, place=place, progress=False)
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path):
-    """Wherever it becomes full: one line, no remains, what was there before as it was, and no crash of HDF5."""
+    """Wherever it becomes full: one line, no remains, what was there before as it was, and no crash
+    of HDF5."""
     buffer = make_buffer(tmp_path / "buffer", 40, length=300)
 
     def run(limit):
@@ -107,11 +123,14 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path):
     done = run(1 << 10)  # room for no rewards
     assert (done.returncode, done.stderr) == (2, "")
     assert tree(tmp_path) == before | {"buffer.rewards_exorl"}
-    assert datasets.Store(datasets.build_cache(buffer, progress=False)).returns("walker_run").shape == (40,)
+    assert datasets.Store(datasets.build_cache(buffer, progress=False)).returns(
+        "walker_run"
+    ).shape == (40,)
 
 
 def test_a_disk_that_becomes_full_spoils_no_cache(tmp_path):
-    """New episodes that do not fit: the cache of those before goes on to be read, and takes them once there is room."""
+    """New episodes that do not fit: the cache of those before goes on to be read, and takes them
+    once there is room."""
     buffer = make_buffer(tmp_path / "buffer", 10, length=300)
     cache = datasets.build_cache(buffer, progress=False)
     for index in range(10, 20):

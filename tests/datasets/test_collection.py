@@ -14,11 +14,14 @@ from tests.seeds import SEED, rng
 
 def collect(task, folder, episodes, collector, seed=0):
     """Silently."""
-    return datasets.collect(task, folder, episodes=episodes, seed=seed, collector=collector, progress=False)
+    return datasets.collect(
+        task, folder, episodes=episodes, seed=seed, collector=collector, progress=False
+    )
 
 
 def test_an_interrupted_collection_goes_on_to_the_same_buffer(tmp_path):
-    """Files that were lost or never written come out bit for bit; a finished buffer can be extended."""
+    """Files that were lost or never written come out bit for bit; a finished buffer can be
+    extended."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     collect("point_mass_goal", whole, 130, "noise")
     collect("point_mass_goal", broken, 60, "noise")
@@ -37,7 +40,8 @@ def test_an_interrupted_collection_goes_on_to_the_same_buffer(tmp_path):
 
 
 def test_what_made_a_buffer_is_not_rewritten(tmp_path, monkeypatch):
-    """To ask for what is there already, or for less, under other libraries: the record stays that of the episodes."""
+    """To ask for what is there already, or for less, under other libraries: the record stays that
+    of the episodes."""
     before = collect("point_mass_goal", tmp_path, 6, "pd")
     monkeypatch.setattr("datasets.collection.version", lambda name: "another")
     for episodes in (6, 2):
@@ -64,14 +68,18 @@ def test_a_buffer_is_made_in_one_way(tmp_path):
 
 
 def test_a_buffer_goes_on_under_the_settings_it_was_begun_with(tmp_path, monkeypatch, capsys):
-    """Whoever changes a collector's constants is told; a buffer from before they were kept is taken, and that is said."""
+    """Whoever changes a collector's constants is told; a buffer from before they were kept is
+    taken, and that is said."""
     collect("point_mass_goal", tmp_path / "a", 2, "pd")
     collect("point_mass_goal", tmp_path / "a", 3, "pd")
     metadata = json.loads((tmp_path / "a" / "metadata.json").read_text())
     assert metadata["settings"]["gains"] == [20.0, 8.0]
     with monkeypatch.context() as patched:
         patched.setattr("datasets.proportional._GAINS", (20.0, 9.0))
-        with pytest.raises(ValueError, match=r"settings.gains=\[20.0, 8.0\], not \[20.0, 9.0\]; choose another folder"):
+        with pytest.raises(
+            ValueError,
+            match=r"settings.gains=\[20.0, 8.0\], not \[20.0, 9.0\]; choose another folder",
+        ):
             collect("point_mass_goal", tmp_path / "a", 3, "pd")
     assert capsys.readouterr().out == ""
     del metadata["settings"]
@@ -85,7 +93,9 @@ def test_every_collector_acts(domain):
     """Finite actions within [-1, 1] for ten episodes of any task of the domain."""
     name = next(name for name in envs.tasks() if envs.task(name).domain == domain)
     for collector in collectors(name).values():
-        assert json.loads(json.dumps(collector.settings(domain))) is not None  # they can be kept beside a buffer
+        assert (
+            json.loads(json.dumps(collector.settings(domain))) is not None
+        )  # they can be kept beside a buffer
         environments = envs.make_vec(name, 4, seed=SEED)
         _, info = environments.reset()
         actor = collector(environments.tasks, rng(0))
@@ -106,7 +116,10 @@ def test_pd_solves_the_maze(tmp_path):
 
 
 def test_planning_swings_the_pole_up():
-    """A pole that hangs, or lies, pays less than half. Ten seeds pay 0.83, noise 0.01; the mean of four varies by 0.07."""
+    """A pole that hangs, or lies, pays less than half.
+
+    Ten seeds pay 0.83, noise 0.01; the mean of four varies by 0.07.
+    """
     environments = envs.make_vec("cartpole_swingup", 4, seed=SEED)
     _, info = environments.reset()
     from datasets.planned import SETTINGS

@@ -6,7 +6,9 @@ import datasets
 
 
 def collect(folder, episodes):
-    return datasets.collect("point_mass_goal", folder, episodes=episodes, collector="pd", progress=False)
+    return datasets.collect(
+        "point_mass_goal", folder, episodes=episodes, collector="pd", progress=False
+    )
 
 
 def test_episodes_made_by_other_code_are_said(tmp_path, monkeypatch, capsys):
@@ -15,7 +17,10 @@ def test_episodes_made_by_other_code_are_said(tmp_path, monkeypatch, capsys):
     collect(tmp_path, 3)
     assert capsys.readouterr().out == ""
     monkeypatch.setattr("datasets.collection.fingerprint", lambda *modules: "edited")
-    monkeypatch.setattr("datasets.collection.version", lambda name: before["versions"][name] if name == "numpy" else "new")
+    monkeypatch.setattr(
+        "datasets.collection.version",
+        lambda name: before["versions"][name] if name == "numpy" else "new",
+    )
     after = collect(tmp_path, 5)
     more = "2 more episodes are made under another mujoco, dm_control, code than those there"
     assert capsys.readouterr().out == f"{tmp_path}: {more}\n"

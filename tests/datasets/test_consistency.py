@@ -13,8 +13,8 @@ from datasets import Episode
 from datasets.consistency import problems_of
 from envs.physics import observations_of
 from envs.registry import domain_spec, domains
-from experiments.harness.data import open_store
-from experiments.harness.settings import settings
+from experiments.cli.data import open_store
+from experiments.cli.settings import settings
 from tests.envs.oracle import Oracle
 from tests.seeds import rng
 

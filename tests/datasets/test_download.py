@@ -1,4 +1,5 @@
-"""Downloads from a faulty server on this machine: it drops, truncates, starts over, refuses, and sends the wrong bytes."""
+"""Downloads from a faulty server on this machine: it drops, truncates, starts over, refuses, and
+sends the wrong bytes."""
 
 import hashlib
 import io
@@ -45,7 +46,11 @@ class Server:
                 if isinstance(fault, int):
                     self.send_error(fault)
                     return
-                start = int(ranged.removeprefix("bytes=").rstrip("-")) if ranged and fault != "ignores range" else 0
+                start = (
+                    int(ranged.removeprefix("bytes=").rstrip("-"))
+                    if ranged and fault != "ignores range"
+                    else 0
+                )
                 if start >= len(content):
                     self.send_response(416)
                     self.send_header("Content-Range", f"bytes */{len(content)}")
@@ -74,7 +79,15 @@ class Server:
 
 def fetch(server, root, **options):
     """`download` without waiting or bars."""
-    return download("walker", "rnd", root, server=server.url, progress=False, pause=lambda seconds: None, **options)
+    return download(
+        "walker",
+        "rnd",
+        root,
+        server=server.url,
+        progress=False,
+        pause=lambda seconds: None,
+        **options,
+    )
 
 
 @pytest.mark.parametrize(
@@ -101,7 +114,10 @@ def test_arrives_whole(tmp_path, faults, requests):
 
 def test_a_later_call_goes_on(tmp_path):
     """After giving up, what arrived is kept."""
-    with Server(["drops", *[503] * 20]) as server, pytest.raises(ConnectionError, match="run this again"):
+    with (
+        Server(["drops", *[503] * 20]) as server,
+        pytest.raises(ConnectionError, match="run this again"),
+    ):
         fetch(server, tmp_path)
     with Server([]) as server:
         fetch(server, tmp_path)
@@ -120,7 +136,10 @@ def test_wrong_content(tmp_path):
         assert not (tmp_path / "walker" / "rnd.zip").exists()
 
 
-@pytest.mark.parametrize("name", ["../../escaped.npz", "/escaped.npz", "..\\escaped.npz", "buffer/../../../../escaped.npz"])
+@pytest.mark.parametrize(
+    "name",
+    ["../../escaped.npz", "/escaped.npz", "..\\escaped.npz", "buffer/../../../../escaped.npz"],
+)
 def test_an_archive_writes_into_its_buffer_alone(tmp_path, name):
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as out:
@@ -131,7 +150,9 @@ def test_an_archive_writes_into_its_buffer_alone(tmp_path, name):
     with Server([], packed.getvalue()) as server:
         buffer = fetch(server, tmp_path / "root")
     written = [path for path in tmp_path.rglob("*") if not path.is_dir()]
-    assert {path.parent for path in written if path.name != ".complete"} == {buffer} and len(written) == 3
+    assert {path.parent for path in written if path.name != ".complete"} == {buffer} and len(
+        written
+    ) == 3
     assert not any(path.is_symlink() for path in written)
 
 
@@ -148,7 +169,8 @@ def test_an_archive_that_unpacks_to_more_than_the_disk_holds_is_not_unpacked(tmp
 
 
 def test_nothing_of_another_origin_is_touched(tmp_path):
-    """Episodes collected under an algorithm's name stay; a data set that is there has the checksum asked for, or it is said."""
+    """Episodes collected under an algorithm's name stay; a data set that is there has the checksum
+    asked for, or it is said."""
     buffer = tmp_path / "walker" / "rnd" / "buffer"
     buffer.mkdir(parents=True)
     (buffer / "episode_000000_50.npz").write_bytes(b"collected")

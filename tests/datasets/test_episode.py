@@ -43,14 +43,25 @@ def test_variants(tmp_path):
     assert read.reward.shape == (26, 4)
     assert read.physics is None
     single = parts(make_episode(25)) | {"physics": np.zeros((26, 18), np.float32)}
-    assert datasets.read_episode(save(tmp_path / "episode_000001_25.npz", **single)).physics.dtype == np.float32
+    assert (
+        datasets.read_episode(save(tmp_path / "episode_000001_25.npz", **single)).physics.dtype
+        == np.float32
+    )
 
 
 def test_order_of_files(tmp_path):
     """By index, whatever the style; other files are not episodes."""
-    for name in ("episode_000010_20.npz", "episode_000002_20.npz", "metadata.json", "episode_000003_20.part"):
+    for name in (
+        "episode_000010_20.npz",
+        "episode_000002_20.npz",
+        "metadata.json",
+        "episode_000003_20.part",
+    ):
         (tmp_path / name).touch()
-    assert [path.name for path in episode_files(tmp_path)] == ["episode_000002_20.npz", "episode_000010_20.npz"]
+    assert [path.name for path in episode_files(tmp_path)] == [
+        "episode_000002_20.npz",
+        "episode_000010_20.npz",
+    ]
     with pytest.raises(ValueError, match="no episodes"):
         episode_files(make_buffer(tmp_path / "empty", 0))
     with pytest.raises(ValueError, match="no such folder"):
@@ -82,8 +93,12 @@ def with_objects(path):
 def giant(path):
     """A header that claims 3.6 TiB."""
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (10**9, 1000)})
-    save(path, **{key: value for key, value in parts(make_episode()).items() if key != "observation"})
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f4", "fortran_order": False, "shape": (10**9, 1000)}
+    )
+    save(
+        path, **{key: value for key, value in parts(make_episode()).items() if key != "observation"}
+    )
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("observation.npy", header.getvalue() + bytes(1000))
 

@@ -7,9 +7,9 @@ from fabricated import make_episode
 import datasets
 import envs
 from agentic_transformer.config import AgentConfig, DataConfig
-from agentic_transformer.labels import ChainLoader, LabelledTrajectories
-from agentic_transformer.tokens import PackedTokens
-from experiments.harness.data import open_store
+from agentic_transformer.contexts.relabelled import ChainLoader, RelabelledDataset
+from agentic_transformer.contexts.tokens import PackedTokens
+from experiments.cli.data import open_store
 
 LENGTHS = (14, 17, 20)
 TASK = envs.task("walker_run")
@@ -28,7 +28,7 @@ def store(request, tmp_path):
 @pytest.mark.parametrize(("repeat", "horizon"), [(1, 10), (1, 14), (2, 5), (7, 2), (7, None)])
 def test_each_is_cut_to_the_horizon(repeat, horizon, store):
     """Row by row as the episodes have it; 14, 17 and 20 steps hold two steps of seven each."""
-    strided = datasets.Strided(store, repeat, horizon)
+    strided = datasets.ActionRepeatView(store, repeat, horizon)
     steps = horizon or 2
     assert strided.lengths.tolist() == [steps] * 3
     observation, action = strided.load([2, 0, 1])
@@ -60,7 +60,7 @@ def test_each_is_cut_to_the_horizon(repeat, horizon, store):
 )
 def test_what_cannot_be_cut_says_what_can(repeat, horizon, said, most, store):
     with pytest.raises(ValueError) as told:
-        datasets.Strided(store, repeat, horizon)
+        datasets.ActionRepeatView(store, repeat, horizon)
     assert str(told.value) == f"{said}: trajectories have 14 to 20 steps; allowed: 1 to {most}"
 
 
@@ -75,7 +75,7 @@ def test_a_command_trains_on_them_and_says_what_it_leaves_out(store, tmp_path, c
     """From the files to the tokens of a training step."""
     opened = open_store("walker_run", DataConfig(root=str(tmp_path), horizon=10, episodes=3))
     assert "; of each the first 10 steps, of up to 20\n" in capsys.readouterr().out
-    data = LabelledTrajectories(opened, [TASK], "exorl")
+    data = RelabelledDataset(opened, [TASK], "exorl")
     episodes = [make_episode(length, seed=index) for index, length in enumerate(LENGTHS)]
     paid = [datasets.relabel(episode.physics, TASK)[1:11] for episode in episodes]
     np.testing.assert_allclose(data.returns[0], np.sum(paid, axis=1, dtype=np.float64), rtol=1e-12)

@@ -10,9 +10,20 @@ from datasets.verification import verify
 
 def strangers(folder):
     """Six of them, beside what nobody takes for episodes."""
-    for name in ("traj_0.npz", "EPISODE_000000_20.NPZ", "episode_000001_20 (1).npz", "episode_1.npz"):
+    for name in (
+        "traj_0.npz",
+        "EPISODE_000000_20.NPZ",
+        "episode_000001_20 (1).npz",
+        "episode_1.npz",
+    ):
         (folder / name).write_bytes(b"")
-    for name in ("metadata.json", "._episode_000001_20.npz", "episode_000002_20.npz.part", "notes.txt", "x.h5"):
+    for name in (
+        "metadata.json",
+        "._episode_000001_20.npz",
+        "episode_000002_20.npz.part",
+        "notes.txt",
+        "x.h5",
+    ):
         (folder / name).write_bytes(b"")
     for name in ("part1", "part2", "empty", ".hidden"):
         (folder / name).mkdir()
@@ -44,5 +55,7 @@ def test_a_buffer_of_other_names_alone(tmp_path):
     with pytest.raises(ValueError, match="no episodes; episodes are files such as"):
         episode_files(folder)
     strangers(folder)
-    with pytest.raises(ValueError, match="no episodes; 6 files or folders of another name left out"):
+    with pytest.raises(
+        ValueError, match="no episodes; 6 files or folders of another name left out"
+    ):
         episode_files(folder)

@@ -82,8 +82,13 @@ def test_an_episode_that_vanishes(buffer, monkeypatch, when):
         last.rename(buffer / "aside")
         last.symlink_to("removed.npz")
     else:
-        monkeypatch.setattr("datasets.cache.read_episode", lambda path: last.unlink(missing_ok=True) or read_episode(path))
-    with pytest.raises(BadEpisode, match=rf"{last.name}: not a readable episode \((gone|a link to nothing)\)"):
+        monkeypatch.setattr(
+            "datasets.cache.read_episode",
+            lambda path: last.unlink(missing_ok=True) or read_episode(path),
+        )
+    with pytest.raises(
+        BadEpisode, match=rf"{last.name}: not a readable episode \((gone|a link to nothing)\)"
+    ):
         datasets.build_cache(buffer, progress=False)
     last.unlink(missing_ok=True)
     assert datasets.Store(datasets.build_cache(buffer, progress=False)).episodes == 11

@@ -13,7 +13,9 @@ from tests.tolerances import unit
 def buffer(tmp_path_factory):
     """200 episodes of the PD collector."""
     folder = datasets.buffer_folder(tmp_path_factory.mktemp("data"), "point_mass_goal", "pd")
-    datasets.collect("point_mass_goal", folder, episodes=200, seed=SEED + 1, collector="pd", progress=False)
+    datasets.collect(
+        "point_mass_goal", folder, episodes=200, seed=SEED + 1, collector="pd", progress=False
+    )
     return folder
 
 
@@ -39,7 +41,10 @@ def test_episode_format(buffer):
 def test_collector_covers_the_ring(buffer):
     """Trajectories of every quality for every goal: some reach it, most do not."""
     store = datasets.Store(datasets.build_cache(buffer, progress=False))
-    goals = [envs.task("point_mass_goal", goal=(0.15 * np.cos(a), 0.15 * np.sin(a))) for a in np.arange(8) * np.pi / 4]
+    goals = [
+        envs.task("point_mass_goal", goal=(0.15 * np.cos(a), 0.15 * np.sin(a)))
+        for a in np.arange(8) * np.pi / 4
+    ]
     store.relabel(goals, progress=False)
     returns = np.stack([store.returns(goal) for goal in goals])
     assert (returns.max(axis=1) > 8).all()
@@ -58,8 +63,12 @@ def test_rewards_are_the_environments(buffer):
         paid.append(reward)
         physics.append(info["physics"])
     # One at a time and all at once may round the last bit otherwise.
-    np.testing.assert_allclose(datasets.relabel(np.array(physics), goal), paid, rtol=0, atol=2 * unit())
-    np.testing.assert_allclose(store.rewards(goal).sum(axis=1, dtype=np.float64), store.returns(goal), rtol=unit())
+    np.testing.assert_allclose(
+        datasets.relabel(np.array(physics), goal), paid, rtol=0, atol=2 * unit()
+    )
+    np.testing.assert_allclose(
+        store.rewards(goal).sum(axis=1, dtype=np.float64), store.returns(goal), rtol=unit()
+    )
 
 
 def test_trajectories_are_aligned(buffer):

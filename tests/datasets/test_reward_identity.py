@@ -60,15 +60,20 @@ def expected():
 
 
 def test_an_edited_helper_of_a_task_is_noticed(tmp_path):
-    """Half the momentum earns all of a flip, in a module that walker's merely imports: nothing old is read."""
+    """Half the momentum earns all of a flip, in a module that walker's merely imports: nothing old
+    is read."""
     buffer, code = make_buffer(tmp_path / "buffer", 2), tmp_path / "code"
     for package in ("envs", "datasets"):
-        shutil.copytree(ROOT / package, code / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / package, code / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
 
     def run():
         environment = os.environ | {"PYTHONPATH": str(code), "PYTHONDONTWRITEBYTECODE": "1"}
         command = [sys.executable, "-c", SCRIPT, str(buffer)]
-        return subprocess.run(command, cwd=code, env=environment, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            command, cwd=code, env=environment, capture_output=True, text=True, check=True
+        ).stdout
 
     before = run()
     helper = code / "envs" / "domains" / "planar.py"
@@ -76,7 +81,10 @@ def test_an_edited_helper_of_a_task_is_noticed(tmp_path):
     helper.write_text(helper.read_text().replace("_SPIN = 5.0", "_SPIN = 2.5"))
     after = run()
     assert before.startswith("equal True")
-    assert "rewards of walker_flip were computed with another code: computed again\nequal True" in after
+    assert (
+        "rewards of walker_flip were computed with another code: computed again\nequal True"
+        in after
+    )
     assert before.split()[-1] != after.split()[-1]
 
 
@@ -87,7 +95,10 @@ def test_another_simulator_is_noticed(relabelled, expected, monkeypatch, capsys)
     monkeypatch.setattr(relabelling, "version", lambda name: f"another {name}")
     monkeypatch.setattr(relabelling, "_code", relabelling._code.__wrapped__)
     np.testing.assert_array_equal(open_store(relabelled).rewards("walker_run", [5])[0], expected)
-    assert "walker_run were computed with another mujoco, dm_control: computed again" in capsys.readouterr().out
+    assert (
+        "walker_run were computed with another mujoco, dm_control: computed again"
+        in capsys.readouterr().out
+    )
 
 
 def test_other_parameters_are_noticed(buffer, capsys):
@@ -110,7 +121,11 @@ def test_what_says_nothing_is_computed_again(relabelled, expected, damage, capsy
     else:
         spoil(relabelled, {"no identity": "made_by", "no cache": "cache"}[damage])
     np.testing.assert_array_equal(open_store(relabelled).rewards("walker_run", [5])[0], expected)
-    said = {"no identity": "do not say what computed them", "no cache": "", "half a file": "are unreadable"}
+    said = {
+        "no identity": "do not say what computed them",
+        "no cache": "",
+        "half a file": "are unreadable",
+    }
     assert said[damage] in capsys.readouterr().out
 
 
@@ -125,7 +140,9 @@ def test_code_that_was_edited_since_it_was_loaded_keeps_nothing(buffer, monkeypa
     """In a process that runs for days nobody knows which text a module was loaded from."""
     walker = ROOT / "envs" / "domains" / "walker.py"
     monkeypatch.setitem(fingerprint._SOURCE, walker, walker.read_bytes() + b"# as it was\n")
-    with pytest.raises(ValueError, match=r"envs/domains/walker.py was edited while this process ran: start"):
+    with pytest.raises(
+        ValueError, match=r"envs/domains/walker.py was edited while this process ran: start"
+    ):
         open_store(buffer).returns("walker_run")
     assert not kept_rewards(buffer).exists()
 
@@ -134,18 +151,26 @@ def test_another_process_with_other_code_is_noticed(relabelled, monkeypatch):
     """Two branches at once on one cache: none reads the rewards of the other."""
     store = open_store(relabelled)
     monkeypatch.setattr(store, "relabel", lambda *_, **__: spoil(relabelled, "made_by"))
-    with pytest.raises(ValueError, match=r"another process replaces these rewards.*data.cache=<folder>"):
+    with pytest.raises(
+        ValueError, match=r"another process replaces these rewards.*data.cache=<folder>"
+    ):
         store.returns("walker_run")
 
 
 @pytest.mark.parametrize(
     ("domain", "own"),
-    [("walker", {"domains/planar.py"}), ("point_mass_maze", {"maze.py", "domains/point_mass.py"}), ("jaco", set())],
+    [
+        ("walker", {"domains/planar.py"}),
+        ("point_mass_maze", {"maze.py", "domains/point_mass.py"}),
+        ("jaco", set()),
+    ],
 )
 def test_the_code_of_a_reward_is_all_that_computes_it(domain, own):
     """Its module and what that imports; another domain's edits cost nothing."""
     paths = fingerprint.sources("datasets.relabelling", f"envs.domains.{domain}")
-    in_envs = {str(path.relative_to(ROOT / "envs")) for path in paths if path.is_relative_to(ROOT / "envs")}
+    in_envs = {
+        str(path.relative_to(ROOT / "envs")) for path in paths if path.is_relative_to(ROOT / "envs")
+    }
     assert {"domain.py", "physics.py", "registry.py", f"domains/{domain}.py"} | own <= in_envs
     bodies = {f"domains/{name}.py" for name in envs.registry.domains()}
     assert bodies & in_envs == bodies & (own | {f"domains/{domain}.py"})

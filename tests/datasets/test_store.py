@@ -32,7 +32,9 @@ def test_faithful(buffer, budget):
         np.testing.assert_array_equal(chosen.action[place], episode.action[1:])
         reward = datasets.relabel(episode.physics, "walker_run")[1:]
         np.testing.assert_array_equal(store.rewards("walker_run", [index])[0], reward)
-        assert store.returns("walker_run")[index] == pytest.approx(reward.sum(dtype=np.float64), rel=unit())  # a sum in float64
+        assert store.returns("walker_run")[index] == pytest.approx(
+            reward.sum(dtype=np.float64), rel=unit()
+        )  # a sum in float64
 
 
 def test_lengths_may_differ(tmp_path):
@@ -41,7 +43,9 @@ def test_lengths_may_differ(tmp_path):
     datasets.write_episode(folder, 3, make_episode(33, 3))
     store = datasets.Store(build(folder), budget=0)
     assert store.lengths.tolist() == [20, 20, 20, 33]
-    np.testing.assert_array_equal(store.load([3]).observation[0], make_episode(33, 3).observation[:-1])
+    np.testing.assert_array_equal(
+        store.load([3]).observation[0], make_episode(33, 3).observation[:-1]
+    )
     assert store.returns("walker_flip").shape == (4,)
     with pytest.raises(ValueError, match=r"\[20, 33\]"):
         store.load([0, 3])
@@ -52,7 +56,10 @@ def test_appending_reads_only_what_is_new(buffer, monkeypatch):
     before = datasets.Store(build(buffer), budget=0)
     old = before.rewards("walker_stand")
     read = []
-    monkeypatch.setattr("datasets.cache.read_episode", lambda path: read.append(path.name) or datasets.read_episode(path))
+    monkeypatch.setattr(
+        "datasets.cache.read_episode",
+        lambda path: read.append(path.name) or datasets.read_episode(path),
+    )
     for index in (12, 13, 14):
         datasets.write_episode(buffer, index, make_episode(seed=index))
     build(buffer)
@@ -106,7 +113,9 @@ def test_seeded_subset(buffer):
     some, same = (datasets.Store(cache, episodes=5, seed=3) for _ in range(2))
     assert some.episodes == 5
     np.testing.assert_array_equal(some.load(range(5)).action, same.load(range(5)).action)
-    assert not np.array_equal(some.load(range(5)).action, datasets.Store(cache).load(range(5)).action)
+    assert not np.array_equal(
+        some.load(range(5)).action, datasets.Store(cache).load(range(5)).action
+    )
 
 
 def test_every_flipped_bit_is_found(tmp_path):
@@ -136,16 +145,26 @@ def test_every_flipped_bit_is_found(tmp_path):
 def test_checksum_is_hdf5s(tmp_path):
     """Ours reads what the library wrote, also where sums are multiples of 65535."""
     data = rng(0)
-    cases = [np.zeros(8), np.full(8, 65535), np.array([65535, 0, 1, 2, 3, 4, 5, 6]), data.integers(0, 65536, 8)]
+    cases = [
+        np.zeros(8),
+        np.full(8, 65535),
+        np.array([65535, 0, 1, 2, 3, 4, 5, 6]),
+        data.integers(0, 65536, 8),
+    ]
     for index, words in enumerate(cases):
         path = tmp_path / f"{index}.h5"
         with h5py.File(path, "w") as file:
-            file.create_dataset("x", data=words.astype(">u2"), maxshape=(None,), chunks=(8,), fletcher32=True)
+            file.create_dataset(
+                "x", data=words.astype(">u2"), maxshape=(None,), chunks=(8,), fletcher32=True
+            )
         assert Rows(path, "x").read(0, 8).tolist() == words.tolist()
     assert fletcher32(bytes(4)) == 0
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: bytes(64) + data[64:]])
+@pytest.mark.parametrize(
+    "damage",
+    [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: bytes(64) + data[64:]],
+)
 def test_a_broken_cache_is_named_and_built_anew(buffer, damage):
     """A truncated, emptied or overwritten file: refused by name, and replaced by the next build."""
     cache = build(buffer)
@@ -158,7 +177,9 @@ def test_a_broken_cache_is_named_and_built_anew(buffer, damage):
 def _read(cache, seed, queue):
     store = datasets.Store(cache, budget=0)
     data = rng(seed)
-    queue.put(sum(float(store.load(data.integers(12, size=4)).observation.sum()) for _ in range(50)))
+    queue.put(
+        sum(float(store.load(data.integers(12, size=4)).observation.sum()) for _ in range(50))
+    )
 
 
 def test_several_processes(buffer):

@@ -23,19 +23,33 @@ def no_locks(monkeypatch, request):
 
 
 def test_a_buffer_is_cached_grown_and_relabelled(no_locks, buffer, capsys):
-    """Said once; more episodes are cached by building anew, as nobody else may be kept from doing the same."""
+    """Said once; more episodes are cached by building anew, as nobody else may be kept from doing
+    the same."""
     store = datasets.Store(datasets.build_cache(buffer, progress=False))
     assert store.returns("walker_run").shape == (12,)
     datasets.write_episode(buffer, 12, make_episode(seed=12))
     again = datasets.Store(datasets.build_cache(buffer, progress=False))
     expected = datasets.relabel(make_episode(seed=12).physics, "walker_run")[1:]
     assert (again.rewards("walker_run", [12])[0] == expected).all()
-    assert capsys.readouterr().err.count("cannot be locked (No locks available): let no two processes work there") == 1
-    assert {path.name for path in buffer.parent.iterdir()} == {"buffer", "buffer.h5", "buffer.lock", "buffer.rewards_exorl"}
+    assert (
+        capsys.readouterr().err.count(
+            "cannot be locked (No locks available): let no two processes work there"
+        )
+        == 1
+    )
+    assert {path.name for path in buffer.parent.iterdir()} == {
+        "buffer",
+        "buffer.h5",
+        "buffer.lock",
+        "buffer.rewards_exorl",
+    }
 
 
 def test_hdf5_itself_takes_no_lock(buffer):
-    """It would fail where there are none. Here another holds the files; HDF5 with its own locks is refused them."""
+    """It would fail where there are none.
+
+    Here another holds the files; HDF5 with its own locks is refused them.
+    """
     store = datasets.Store(datasets.build_cache(buffer, progress=False))
     store.relabel(["walker_run"], progress=False)
     rewards = buffer.parent / "buffer.rewards_exorl" / "walker_run.h5"
@@ -43,6 +57,11 @@ def test_hdf5_itself_takes_no_lock(buffer):
         for held in (cache, file):
             fcntl.flock(held, fcntl.LOCK_EX)
         script = f"import h5py; h5py.File({str(rewards)!r}, locking=True)"
-        assert "unable to lock file" in subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stderr
+        assert (
+            "unable to lock file"
+            in subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stderr
+        )
         datasets.write_episode(buffer, 12, make_episode(seed=12))
-        assert datasets.Store(datasets.build_cache(buffer, progress=False)).returns("walker_run").shape == (13,)
+        assert datasets.Store(datasets.build_cache(buffer, progress=False)).returns(
+            "walker_run"
+        ).shape == (13,)

@@ -1,6 +1,7 @@
 """dm_control's own environments stepped one at a time: what the batched physics must agree with.
 
-Rewards of tasks that dm_control lacks are written here as dm_control tasks would write them, on named data of one state.
+Rewards of tasks that dm_control lacks are written here as dm_control tasks would write them, on
+named data of one state.
 """
 
 from __future__ import annotations
@@ -14,8 +15,22 @@ from envs.domain import load
 
 INF = float("inf")
 STOCK = (
-    *("cartpole_balance", "cartpole_balance_sparse", "cartpole_swingup", "cartpole_swingup_sparse", "cheetah_run"),
-    *("walker_stand", "walker_walk", "walker_run", "quadruped_walk", "quadruped_run", "hopper_stand", "hopper_hop"),
+    *(
+        "cartpole_balance",
+        "cartpole_balance_sparse",
+        "cartpole_swingup",
+        "cartpole_swingup_sparse",
+        "cheetah_run",
+    ),
+    *(
+        "walker_stand",
+        "walker_walk",
+        "walker_run",
+        "quadruped_walk",
+        "quadruped_run",
+        "hopper_stand",
+        "hopper_hop",
+    ),
 )
 
 
@@ -38,7 +53,9 @@ def _upright(physics):
 
 
 def _roll(physics, target):
-    return _upright(physics) * tolerance(np.linalg.norm(physics.torso_velocity()), (target, INF), target, "linear", 0.5)
+    return _upright(physics) * tolerance(
+        np.linalg.norm(physics.torso_velocity()), (target, INF), target, "linear", 0.5
+    )
 
 
 CUSTOM = {
@@ -46,11 +63,18 @@ CUSTOM = {
     "cheetah_run_backward": lambda p: tolerance(-p.speed(), (10, INF), 10, "linear", 0),
     "cheetah_flip": lambda p: tolerance(momentum(p), (5, INF), 5, "linear", 0),
     "cheetah_flip_backward": lambda p: tolerance(-momentum(p), (5, INF), 5, "linear", 0),
-    "hopper_hop_backward": lambda p: _standing(p) * tolerance(-p.speed(), (2, INF), 1, "linear", 0.5),
+    "hopper_hop_backward": lambda p: (
+        _standing(p) * tolerance(-p.speed(), (2, INF), 1, "linear", 0.5)
+    ),
     "hopper_flip": lambda p: _standing(p) * tolerance(momentum(p), (5, INF), 5, "linear", 0),
-    "hopper_flip_backward": lambda p: _standing(p) * tolerance(-momentum(p), (5, INF), 5, "linear", 0),
+    "hopper_flip_backward": lambda p: (
+        _standing(p) * tolerance(-momentum(p), (5, INF), 5, "linear", 0)
+    ),
     "quadruped_stand": _upright,
-    "quadruped_jump": lambda p: _upright(p) * tolerance(p.named.data.sensordata["center_of_mass"][2], (1, INF), 1, "linear", 0.5),
+    "quadruped_jump": lambda p: (
+        _upright(p)
+        * tolerance(p.named.data.sensordata["center_of_mass"][2], (1, INF), 1, "linear", 0.5)
+    ),
     "quadruped_roll": lambda p: _roll(p, 0.5),
     "quadruped_roll_fast": lambda p: _roll(p, 5.0),
 }
@@ -62,13 +86,24 @@ def _corner(name, offset):
 
 def _jaco(name, physics):
     pinch = physics.named.data.site_xpos["jaco_arm/jaco_hand/pinchsite"]
-    return tolerance(np.linalg.norm(pinch - np.array([*_corner(name, 0.09), 0.001])), (0, 0.05), 0.05)
+    return tolerance(
+        np.linalg.norm(pinch - np.array([*_corner(name, 0.09), 0.001])), (0, 0.05), 0.05
+    )
 
 
 def _maze(name, physics):
     mass = physics.named.data.geom_xpos["pointmass"]
-    near = tolerance(np.linalg.norm(mass - np.array([*_corner(name, 0.15), 0.01])), (0, 0.015), 0.015)
-    return near * (tolerance(physics.control(), margin=1, value_at_margin=0, sigmoid="quadratic").mean() + 4) / 5
+    near = tolerance(
+        np.linalg.norm(mass - np.array([*_corner(name, 0.15), 0.01])), (0, 0.015), 0.015
+    )
+    return (
+        near
+        * (
+            tolerance(physics.control(), margin=1, value_at_margin=0, sigmoid="quadratic").mean()
+            + 4
+        )
+        / 5
+    )
 
 
 class Oracle:
@@ -82,7 +117,9 @@ class Oracle:
             self.environment = suite.load(domain, mode, task_kwargs={"random": seed})
         else:
             self.environment = load(domain).build(mode)
-            random = self.environment.random_state if domain == "jaco" else self.environment.task.random
+            random = (
+                self.environment.random_state if domain == "jaco" else self.environment.task.random
+            )
             random.seed(seed)
         spec = self.environment.action_spec()
         self.limits = spec.minimum, spec.maximum
@@ -98,7 +135,9 @@ class Oracle:
         low, high = self.limits
         control = action if np.all(high == 1) else low + (action + 1) * (high - low) / 2
         step = self.environment.step(control)
-        return self._flat(step.observation), self.reward() if self.name not in STOCK else step.reward
+        return self._flat(
+            step.observation
+        ), self.reward() if self.name not in STOCK else step.reward
 
     def reward(self):
         """Reward of the state that the physics holds."""
@@ -109,11 +148,14 @@ class Oracle:
         return (_jaco if self.name.startswith("jaco") else _maze)(self.name, self.physics)
 
     def set_state(self, state, control=0.0):
-        """The reference's relabelling: set the state, run a full forward pass, with `control` at the actuators."""
+        """The reference's relabelling: set the state, run a full forward pass, with `control` at
+        the actuators."""
         with self.physics.reset_context():
             self.physics.set_state(state)
         self.physics.data.ctrl[:] = control
         return self.reward()
 
     def _flat(self, observation):
-        return np.concatenate([np.ravel(value) for key, value in observation.items() if key != "target_position"])
+        return np.concatenate(
+            [np.ravel(value) for key, value in observation.items() if key != "target_position"]
+        )

@@ -10,30 +10,43 @@ from tests.tolerances import assert_within, rounding, unit
 
 DOMAINS = ("cartpole", "cheetah", "walker", "quadruped", "hopper", "jaco", "point_mass_maze")
 FLOAT64 = rounding(100, np.float64)
-"""Observations and rewards are some hundred roundings in float64 away from the state, which is the same to the last bit."""
+"""Observations and rewards are some hundred roundings in float64 away from the state, which is the
+same to the last bit."""
 
 
 def tasks_of(domain):
     """Names of a domain's single tasks."""
-    return [name for name in envs.tasks() if name not in envs.families() and envs.task(name).domain == domain]
+    return [
+        name
+        for name in envs.tasks()
+        if name not in envs.families() and envs.task(name).domain == domain
+    ]
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_random_episode(domain):
-    """Whole episodes of random actions, every task in one vector and the last also alone: all observations and rewards."""
+    """Whole episodes of random actions, every task in one vector and the last also alone: all
+    observations and rewards."""
     names, first = tasks_of(domain), 3 + 100 * SEED
-    vector, single = envs.make_vec(names, seed=first), envs.make(names[-1], seed=first + len(names) - 1)
+    vector, single = (
+        envs.make_vec(names, seed=first),
+        envs.make(names[-1], seed=first + len(names) - 1),
+    )
     oracles = [Oracle(name, seed=first + index) for index, name in enumerate(names)]
     expected, rewards = [[oracle.reset() for oracle in oracles]], []
     observation, info = vector.reset()
-    np.testing.assert_array_equal(info["physics"], [oracle.physics.get_state() for oracle in oracles])
+    np.testing.assert_array_equal(
+        info["physics"], [oracle.physics.get_state() for oracle in oracles]
+    )
     observed, alone, paid, alone_paid, endings = [observation], [single.reset()[0]], [], [], []
     data = rng(0)
     for _ in range(envs.spec(names[0]).length):
         action = data.uniform(-1, 1, vector.action_space.shape).astype(np.float32)
         observation, reward, terminated, truncated, info = vector.step(action)
         one = single.step(action[-1])
-        right = [oracle.step(own.astype(np.float64)) for oracle, own in zip(oracles, action, strict=True)]
+        right = [
+            oracle.step(own.astype(np.float64)) for oracle, own in zip(oracles, action, strict=True)
+        ]
         expected.append([each[0] for each in right])
         rewards.append([each[1] for each in right])
         observed.append(observation)
@@ -42,25 +55,36 @@ def test_random_episode(domain):
         alone_paid.append(one[1])
         endings.append(truncated.any() or terminated.any())
     size = np.abs(expected)
-    assert_within(observed, expected, unit() * size + FLOAT64 * max(1, size.max()))  # kept as float32
+    assert_within(
+        observed, expected, unit() * size + FLOAT64 * max(1, size.max())
+    )  # kept as float32
     assert_within(paid, rewards, FLOAT64)
     np.testing.assert_array_equal(alone, np.array(observed)[:, -1])
     np.testing.assert_array_equal(alone_paid, np.array(paid)[:, -1])
     states = [oracle.physics.get_state() for oracle in oracles]
-    np.testing.assert_array_equal(info["physics"], states)  # the same simulator was given the same controls
+    np.testing.assert_array_equal(
+        info["physics"], states
+    )  # the same simulator was given the same controls
     assert truncated.all()
     assert sum(endings) == 1
 
 
 @pytest.mark.parametrize(
     ("name", "golden"),
-    [("walker_walk", 18.154), ("quadruped_walk", 493.665), ("cheetah_run", 0.131), ("hopper_hop", 0.064)],
+    [
+        ("walker_walk", 18.154),
+        ("quadruped_walk", 493.665),
+        ("cheetah_run", 0.131),
+        ("hopper_hop", 0.064),
+    ],
 )
 def test_golden_returns(name, golden):
-    """Seed 0, controls 0, 1000 steps: as dm_control's own environment has it, and as mujoco 3.17 has it.
+    """Seed 0, controls 0, 1000 steps: as dm_control's own environment has it, and as mujoco 3.17
+    has it.
 
-    The bodies come to rest, so that errors fade: controls that are off by 1e-9 at every step move a return by 3e-5 at most,
-    and in proportion. What a processor rounds otherwise, 1e-16, moves none of the digits below.
+    The bodies come to rest, so that errors fade: controls that are off by 1e-9 at every step move a
+    return by 3e-5 at most, and in proportion. What a processor rounds otherwise, 1e-16, moves none
+    of the digits below.
     """
     env = envs.make(name, seed=0)
     env.reset()

@@ -36,8 +36,11 @@ def flat(returned):
 
 
 def future(env, actions):
-    """Everything a vector returns for a reset of its first environment, for `actions`, and for a reset after them."""
-    first = flat(env.reset(options={"reset_mask": np.arange(env.num_envs) == 0}))  # observes the others as they are
+    """Everything a vector returns for a reset of its first environment, for `actions`, and for a
+    reset after them."""
+    first = flat(
+        env.reset(options={"reset_mask": np.arange(env.num_envs) == 0})
+    )  # observes the others as they are
     steps = [flat(env.step(action)) for action in actions]
     return [first, *steps, flat(env.reset())]
 
@@ -51,7 +54,8 @@ def assert_equal(one, other):
 @pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("steps", [0, 3])
 def test_a_copy_of_environments_has_the_same_future(name, steps):
-    """Right after a reset and in the middle of an episode; whoever moves first, the other does not notice."""
+    """Right after a reset and in the middle of an episode; whoever moves first, the other does not
+    notice."""
     original, afresh = (envs.make_vec(name, 3, seed=7) for _ in range(2))
     actions = rng(0).uniform(-1, 1, (steps + 9, *original.action_space.shape))
     for env in (original, afresh):
@@ -175,9 +179,12 @@ def test_a_copy_of_a_collector_acts_the_same(name):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_copy_of_what_physics_is_made_of(way):
-    """A batch moves, scattered memory is its own, rewards pay the same, and compiled models are shared."""
+    """A batch moves, scattered memory is its own, rewards pay the same, and compiled models are
+    shared."""
     batch = Batch("hopper", ["hop", "stand"])
-    batch.start(["hop", "stand"], [np.random.RandomState(seed) for seed in (1, 2)], np.ones(2, bool))
+    batch.start(
+        ["hop", "stand"], [np.random.RandomState(seed) for seed in (1, 2)], np.ones(2, bool)
+    )
     twin = WAYS[way](batch)
     before = batch.physics.copy()
     twin.step(np.full((2, 4), 0.3))

@@ -15,7 +15,9 @@ from tests.seeds import SEED, rng
 from tests.tolerances import assert_within, rounding, unit
 
 
-@pytest.mark.filterwarnings("error", "ignore:.*A Box observation space (min|max)imum value is -?infinity")
+@pytest.mark.filterwarnings(
+    "error", "ignore:.*A Box observation space (min|max)imum value is -?infinity"
+)
 @pytest.mark.parametrize(
     "name",
     [
@@ -26,7 +28,9 @@ from tests.tolerances import assert_within, rounding, unit
 def test_gymnasium_accepts_it(name):
     """`check_env` finds nothing, not even a warning, on what `gymnasium.make` makes."""
     envs.register()
-    check_env(gymnasium.make(f"exorl/{name}-v0").unwrapped, skip_render_check=True)  # needs a GL library
+    check_env(
+        gymnasium.make(f"exorl/{name}-v0").unwrapped, skip_render_check=True
+    )  # needs a GL library
 
 
 @pytest.mark.parametrize("name", envs.tasks())
@@ -64,8 +68,13 @@ def test_threads_change_nothing():
         observation, reward, _, _, info = many.step(step)
         alone, own, _, _, state = few.step(step[62:])
     np.testing.assert_array_equal(info["physics"][62:], state["physics"])
-    # Rows of an array are computed some at a time, and the last ones, of some processors, by other instructions.
-    assert_within(observation[62:], alone, (2 * unit() + rounding(100, np.float64)) * max(1, np.abs(alone).max()))
+    # Rows of an array are computed some at a time, and the last ones, of some processors, by other
+    # instructions.
+    assert_within(
+        observation[62:],
+        alone,
+        (2 * unit() + rounding(100, np.float64)) * max(1, np.abs(alone).max()),
+    )
     assert_within(reward[62:], own, rounding(100, np.float64))
 
 
@@ -83,7 +92,11 @@ def test_family_members():
     action = np.full((4, 6), 0.5)
     for _ in range(5):
         reward = mixed.step(action)[1]
-        assert_within(reward, [env.step(half)[1] for env, half in zip(alone, action, strict=True)], rounding(100, np.float64))
+        assert_within(
+            reward,
+            [env.step(half)[1] for env, half in zip(alone, action, strict=True)],
+            rounding(100, np.float64),
+        )
     goal = envs.make("point_mass_goal")
     goal.reset(options={"goal": (0.1, 0.1)})
     assert goal.task == envs.task("point_mass_goal", goal=(0.1, 0.1))
@@ -124,10 +137,13 @@ def test_wrong_use():
 
 
 def test_close_frees_simulations(monkeypatch):
-    """Environments of many tasks made and closed again leave nothing of MuJoCo's behind, without the garbage collector."""
+    """Environments of many tasks made and closed again leave nothing of MuJoCo's behind, without
+    the garbage collector."""
 
     def use():
-        vector = envs.make_vec(["cheetah_run", "cheetah_run_backward", "cheetah_flip", "cheetah_flip_backward"])
+        vector = envs.make_vec(
+            ["cheetah_run", "cheetah_run_backward", "cheetah_flip", "cheetah_flip_backward"]
+        )
         vector.reset(seed=0)
         vector.step(np.zeros(vector.action_space.shape))
         vector.close()
@@ -149,7 +165,9 @@ def test_close_frees_simulations(monkeypatch):
             use()
         assert len(made) == 12
         assert not any(reference() for reference in made)
-        assert gc.collect() < 100  # dm_control's environments, thousands of objects each, are not built again
+        assert (
+            gc.collect() < 100
+        )  # dm_control's environments, thousands of objects each, are not built again
     finally:
         gc.enable()
 
@@ -171,7 +189,11 @@ def test_scattered_memory():
     data = rng(0)
     blocks = [data.standard_normal(size) for size in (7, 100_000, 12, 9, 30, 5)]
     before = [block.copy() for block in blocks]
-    rows = [[blocks[2][1:4], blocks[0][:2]], [blocks[1][50_000:50_003], blocks[3][7:9]], [blocks[4][10:13], blocks[5][3:]]]
+    rows = [
+        [blocks[2][1:4], blocks[0][:2]],
+        [blocks[1][50_000:50_003], blocks[3][7:9]],
+        [blocks[4][10:13], blocks[5][3:]],
+    ]
     scattered = Scattered(rows)
     np.testing.assert_array_equal(scattered.read(), [np.concatenate(row) for row in rows])
     values = data.standard_normal((3, 5))
@@ -181,7 +203,9 @@ def test_scattered_memory():
         for piece in row:
             piece[:] = 0
     for block, old in zip(blocks, before, strict=True):
-        assert np.count_nonzero(block != old) == sum(np.shares_memory(block, piece) * piece.size for row in rows for piece in row)
+        assert np.count_nonzero(block != old) == sum(
+            np.shares_memory(block, piece) * piece.size for row in rows for piece in row
+        )
 
 
 def test_a_repeated_action_is_that_action_held_and_its_rewards_summed():
@@ -193,7 +217,9 @@ def test_a_repeated_action_is_that_action_held_and_its_rewards_summed():
         observation, reward, _, truncated, info = coarse.step(action)
         np.testing.assert_array_equal(observation, steps[-1][0])
         np.testing.assert_array_equal(info["physics"], steps[-1][4]["physics"])
-        np.testing.assert_allclose(reward, sum(step[1] for step in steps), rtol=0, atol=rounding(5, np.float64) * 5)
+        np.testing.assert_allclose(
+            reward, sum(step[1] for step in steps), rtol=0, atol=rounding(5, np.float64) * 5
+        )
     assert truncated.all()
     with pytest.raises(gymnasium.error.ResetNeeded, match="lasts 3 steps"):
         coarse.step(action)

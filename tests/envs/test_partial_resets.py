@@ -26,7 +26,10 @@ def assert_same(ours, theirs):
     assert mine.keys() == yours.keys()
     np.testing.assert_array_equal(mine["_physics"], yours["_physics"], strict=True)
     news = mine["_physics"]
-    assert (mine["physics"].shape, mine["physics"].dtype) == (yours["physics"].shape, yours["physics"].dtype)
+    assert (mine["physics"].shape, mine["physics"].dtype) == (
+        yours["physics"].shape,
+        yours["physics"].dtype,
+    )
     np.testing.assert_array_equal(mine["physics"][news], yours["physics"][news])
 
 
@@ -56,7 +59,9 @@ def test_masks_and_seeds_do_what_they_do_in_gymnasium():
     over = np.array([True, False, True])
     reset_both(ours, theirs, seed=11, options={"reset_mask": over})
     act_both(ours, theirs, data, 4)
-    reset_both(ours, theirs, seed=[1, None, 3], options={"reset_mask": np.array([False, True, True])})
+    reset_both(
+        ours, theirs, seed=[1, None, 3], options={"reset_mask": np.array([False, True, True])}
+    )
     act_both(ours, theirs, data, 1)
     reset_both(ours, theirs, seed=[4, None, 6])
     act_both(ours, theirs, data, 12)
@@ -81,7 +86,12 @@ def test_the_others_stay_where_they_are():
 
 @pytest.mark.parametrize(
     "action",
-    [np.zeros((COUNT, 1), int), np.full((COUNT, 1), 3), [[0.1], [0.2], [0.3]], np.full((COUNT, 1), np.float16(0.5))],
+    [
+        np.zeros((COUNT, 1), int),
+        np.full((COUNT, 1), 3),
+        [[0.1], [0.2], [0.3]],
+        np.full((COUNT, 1), np.float16(0.5)),
+    ],
 )
 def test_actions_of_any_number_type_count_as_in_gymnasium(action):
     ours, theirs = pair("cartpole_swingup")
@@ -106,13 +116,17 @@ def test_a_wrong_mask_is_refused(mask):
     reset_both(ours, theirs)
     with pytest.raises((TypeError, ValueError)):
         theirs.reset(options={"reset_mask": mask})
-    with pytest.raises(ValueError, match=r"options\['reset_mask'\] must be a numpy array of 3 bools") as raised:
+    with pytest.raises(
+        ValueError, match=r"options\['reset_mask'\] must be a numpy array of 3 bools"
+    ) as raised:
         ours.reset(seed=1, options={"reset_mask": mask})
     assert "\n" not in str(raised.value)
     act_both(ours, theirs, rng(), 2)
 
 
-@pytest.mark.parametrize("seed", [[1, 2], [1, 2, 3, 4], -1, [1, 2, -3], 1.5, [1, 2.0, 3], "123", 2**32, 2**32 - 1])
+@pytest.mark.parametrize(
+    "seed", [[1, 2], [1, 2, 3, 4], -1, [1, 2, -3], 1.5, [1, 2.0, 3], "123", 2**32, 2**32 - 1]
+)
 def test_a_wrong_seed_is_refused(seed):
     """In one line, before anything has changed: also one that counts beyond what numpy takes."""
     ours, theirs = pair("cartpole_swingup")
@@ -133,14 +147,18 @@ def test_other_wrong_resets_are_refused():
         ours.reset(options={"reset_mask": mask})
     ours.reset()
     drawn = list(ours.tasks)
-    with pytest.raises(ValueError, match=r"options \['maskk', 'task'\] are unknown; allowed: {'task': ...}"):
+    with pytest.raises(
+        ValueError, match=r"options \['maskk', 'task'\] are unknown; allowed: {'task': ...}"
+    ):
         ours.reset(seed=3, options={"reset_mask": mask, "task": "walker_run", "maskk": 1})
     assert ours.tasks == drawn
 
 
 def test_gymnasiums_statistics_follow_a_mask():
     """A wrapper that knows masks and one that splits infos: both read what we return."""
-    vector = gymnasium.wrappers.vector.RecordEpisodeStatistics(envs.make_vec("point_mass_goal", COUNT))
+    vector = gymnasium.wrappers.vector.RecordEpisodeStatistics(
+        envs.make_vec("point_mass_goal", COUNT)
+    )
     vector.reset(seed=0)
     earned = np.zeros(COUNT)
     for step in range(12):

@@ -17,19 +17,23 @@ def test_goal_pays_in_full_up_to_its_radius(task):
     seen = envs.plane(task)
     for within in (0, 0.99, 1.05):
         angles = np.linspace(0, 2 * np.pi, 8)
-        around = np.array(seen.goal) + within * seen.radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        around = np.array(seen.goal) + within * seen.radius * np.stack(
+            [np.cos(angles), np.sin(angles)], axis=1
+        )
         reward = datasets.relabel(np.concatenate([around, np.zeros_like(around)], axis=1), task)
         assert (reward == 1).all() if within < 1 else (reward < 1).all()
 
 
 def test_walls_are_those_of_the_model():
-    """The boxes of dm_control's physics, and nothing but them: (half width, half height) about the origin."""
+    """The boxes of dm_control's physics, and nothing but them: (half width, half height) about the
+    origin."""
     task = "point_mass_maze_reach_top_left"
     model = Oracle(task, seed=0).physics.named.model
     names = [name for name in model.geom_size.axes[0].names if name.startswith("maze")]
     assert (np.array([model.geom_pos[name][:2] for name in names]) == 0).all()
     np.testing.assert_array_equal(
-        envs.plane(envs.task("point_mass_maze_reach_top_left")).walls, [model.geom_size[name][:2] for name in names]
+        envs.plane(envs.task("point_mass_maze_reach_top_left")).walls,
+        [model.geom_size[name][:2] for name in names],
     )
 
 

@@ -32,7 +32,11 @@ def run(*lines):
         ("import envs", "import gymnasium"),
         ("import gymnasium", "import envs"),
         ("import envs", "from gymnasium.vector import VectorEnv", "import gymnasium"),
-        ("import importlib.util, envs", "importlib.util.find_spec('gymnasium')", "import gymnasium"),
+        (
+            "import importlib.util, envs",
+            "importlib.util.find_spec('gymnasium')",
+            "import gymnasium",
+        ),
         ("import gymnasium", "gymnasium.spec('CartPole-v1')", "import envs", "envs.register()"),
     ],
 )

@@ -27,7 +27,9 @@ def test_imports_are_light():
         "import sys, envs, datasets; envs.spec(envs.task('walker_any')); "
         "print([m for m in ('mujoco', 'dm_control', 'gymnasium', 'jax') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -68,7 +70,9 @@ def test_draws():
     goals = envs.training_tasks("point_mass_goal", 300, data)
     assert len({goal.id for goal in goals}) == 300
     radii = [np.hypot(*goal.params["goal"]) for goal in goals]
-    np.testing.assert_allclose(radii, 0.15, rtol=0, atol=np.sqrt(0.5) * 1e-6)  # both coordinates are rounded to micrometres
+    np.testing.assert_allclose(
+        radii, 0.15, rtol=0, atol=np.sqrt(0.5) * 1e-6
+    )  # both coordinates are rounded to micrometres
     assert envs.draw_tasks("walker_run", 2, data) == [envs.task("walker_run")] * 2
     assert envs.training_tasks("walker_any", 300, data) == envs.members("walker_any")
     assert envs.training_tasks("walker_run", 300, data) == [envs.task("walker_run")]

@@ -11,7 +11,8 @@ from tests.tolerances import rounding, unit
 
 SINGLE = [name for name in envs.tasks() if name not in envs.families()]
 TOLERANCE = unit() + rounding(100, np.float64)
-"""Rewards are at most 1, kept as float32, and some hundred roundings in float64 away from the state."""
+"""Rewards are at most 1, kept as float32, and some hundred roundings in float64 away from the
+state."""
 
 
 def collected(name, steps):
@@ -19,12 +20,15 @@ def collected(name, steps):
     environments = envs.make_vec(name, 1, seed=SEED + 1)
     environments.reset()
     actions = rng(0).uniform(-1, 1, (steps, *environments.action_space.shape))
-    return np.concatenate([environments.step(action)[4]["physics"] for action in actions]), actions[:, 0]
+    return np.concatenate([environments.step(action)[4]["physics"] for action in actions]), actions[
+        :, 0
+    ]
 
 
 @pytest.mark.parametrize("name", SINGLE)
 def test_agrees_with_get_reward(name):
-    """On states of random play and on states no play reaches, with controls left at 0 and with controls."""
+    """On states of random play and on states no play reaches, with controls left at 0 and with
+    controls."""
     physics, action = collected(name, 60)
     noise = rng(1).standard_normal(physics.shape)
     physics, action = np.concatenate([physics, physics + noise]), np.concatenate([action, action])
@@ -32,8 +36,12 @@ def test_agrees_with_get_reward(name):
     expected = [oracle.set_state(state) for state in physics]
     np.testing.assert_allclose(datasets.relabel(physics, name), expected, rtol=0, atol=TOLERANCE)
     if "jaco" not in name:  # its controls are not the actions, but no reward looks at them
-        expected = [oracle.set_state(state, control) for state, control in zip(physics, action, strict=True)]
-    np.testing.assert_allclose(datasets.relabel(physics, name, "exact", action), expected, rtol=0, atol=TOLERANCE)
+        expected = [
+            oracle.set_state(state, control) for state, control in zip(physics, action, strict=True)
+        ]
+    np.testing.assert_allclose(
+        datasets.relabel(physics, name, "exact", action), expected, rtol=0, atol=TOLERANCE
+    )
 
 
 @pytest.mark.parametrize("name", STOCK)
@@ -46,12 +54,19 @@ def test_exact_reproduces_what_was_paid(name):
     for action in actions:
         paid.append(oracle.step(action)[1])
         states.append(oracle.physics.get_state())
-    np.testing.assert_allclose(datasets.relabel(np.array(states), name, "exact", actions), paid, rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(
+        datasets.relabel(np.array(states), name, "exact", actions), paid, rtol=0, atol=TOLERANCE
+    )
 
 
 def test_control_costs_are_left_out_by_default():
-    """As in the published benchmark: `exorl` pays up to a quarter more than the environment where control costs."""
+    """As in the published benchmark: `exorl` pays up to a quarter more than the environment where
+    control costs."""
     physics, _ = collected("hopper_stand", 200)
     ones = np.ones((200, 4))
-    free, exact = (datasets.relabel(physics, "hopper_stand", mode, ones) for mode in ("exorl", "exact"))
-    assert exact.sum(dtype=np.float64) == pytest.approx(free.sum(dtype=np.float64) / 1.25, rel=2 * unit())  # of float32
+    free, exact = (
+        datasets.relabel(physics, "hopper_stand", mode, ones) for mode in ("exorl", "exact")
+    )
+    assert exact.sum(dtype=np.float64) == pytest.approx(
+        free.sum(dtype=np.float64) / 1.25, rel=2 * unit()
+    )  # of float32

@@ -30,7 +30,9 @@ def test_video(can_draw, tmp_path):
     frames = envs.render(GOAL, STATES, height=64, width=64)
     assert frames.shape == (2, 64, 64, 3)
     assert np.abs(frames[0].astype(int) - frames[1]).max() > 50
-    elsewhere = envs.render(envs.task("point_mass_goal", goal=(-0.1, 0.1)), STATES[:1], height=64, width=64)
+    elsewhere = envs.render(
+        envs.task("point_mass_goal", goal=(-0.1, 0.1)), STATES[:1], height=64, width=64
+    )
     assert np.abs(frames[0].astype(int) - elsewhere[0]).max() > 20
     assert envs.write_video(tmp_path / "film.gif", GOAL, STATES).stat().st_size > 0
 
@@ -81,7 +83,9 @@ def test_bodies_and_goals_in_turn(can_draw):
     without = envs.render("point_mass_goal", STATES, **size)
     assert not np.array_equal(envs.render(GOAL, STATES, **size), without)
     np.testing.assert_array_equal(envs.render("point_mass_goal", STATES, **size), without)
-    np.testing.assert_array_equal(envs.render("jaco_reach_top_left", np.zeros((1, 18)), **size), arm)
+    np.testing.assert_array_equal(
+        envs.render("jaco_reach_top_left", np.zeros((1, 18)), **size), arm
+    )
     assert envs.render(GOAL, np.zeros((0, 4)), **size).shape == (0, 48, 64, 3)
 
 
@@ -105,7 +109,9 @@ def test_environments_draw_where_they_are(can_draw):
     """One and many: the picture of the physics that `reset` and `step` returned."""
     one = envs.make("walker_walk", render_mode="rgb_array")
     _, info = one.reset(seed=0)
-    np.testing.assert_array_equal(one.render(), envs.render("walker_walk", info["physics"][None])[0])
+    np.testing.assert_array_equal(
+        one.render(), envs.render("walker_walk", info["physics"][None])[0]
+    )
     many = envs.make_vec("point_mass_goal", 2, render_mode="rgb_array")
     many.reset(seed=0)
     physics = many.step(np.ones((2, 2)))[4]["physics"]
@@ -118,7 +124,9 @@ def test_environments_draw_where_they_are(can_draw):
 @pytest.mark.parametrize("make", [envs.make, envs.make_vec])
 def test_wrong_renders_of_environments(make):
     """What gymnasium's own environments refuse, in the same errors."""
-    with pytest.raises(ValueError, match="render_mode='human' is unknown; allowed: None, 'rgb_array'"):
+    with pytest.raises(
+        ValueError, match="render_mode='human' is unknown; allowed: None, 'rgb_array'"
+    ):
         make("cartpole_swingup", render_mode="human")
     env = make("cartpole_swingup", render_mode="rgb_array")
     with pytest.raises(gymnasium.error.ResetNeeded, match="call reset before render"):

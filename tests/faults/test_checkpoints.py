@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agentic_transformer import manifest
-from agentic_transformer.checkpoint import Checkpoints, load_policy
 from agentic_transformer.config import AgentConfig, ModelConfig, TrainConfig
-from agentic_transformer.mesh import make_mesh
-from agentic_transformer.training import init_state, make_optimizer
-from tests.agent.helpers import describe, labelled
+from agentic_transformer.training import checksums as manifest
+from agentic_transformer.training.checkpoint import Checkpoints, load_policy
+from agentic_transformer.training.sharding import make_mesh
+from agentic_transformer.training.step import init_state, make_optimizer
+from tests.small_agents import describe, labelled
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,11 @@ def test_any_flipped_bit_is_found(run):
 
 @pytest.mark.parametrize("fault", ["flip", "truncate", "empty", "delete", "add"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(run, saved, fault, capsys):
-    path = next(path for path in files(run / "checkpoints" / "2") if path.parent.name == "d" and path.stat().st_size > 500)
+    path = next(
+        path
+        for path in files(run / "checkpoints" / "2")
+        if path.parent.name == "d" and path.stat().st_size > 500
+    )
     content = path.read_bytes()
     if fault == "flip":
         flip(path, np.random.default_rng(1))
@@ -91,7 +95,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(run, saved, f
     assert Checkpoints(run).newest() == 2
 
 
-def test_a_checkpoint_that_cannot_be_read_is_named_and_the_one_before_it_taken(run, monkeypatch, capsys):
+def test_a_checkpoint_that_cannot_be_read_is_named_and_the_one_before_it_taken(
+    run, monkeypatch, capsys
+):
     read = manifest._digest
 
     def failing(path):
@@ -133,13 +139,20 @@ def test_what_killed_saves_left_is_removed(run):
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["1", "2"]
 
 
-def test_an_exported_checkpoint_acts_as_its_original_but_is_not_trained_further(run, saved, tmp_path):
+def test_an_exported_checkpoint_acts_as_its_original_but_is_not_trained_further(
+    run, saved, tmp_path
+):
     Checkpoints(run).export(2, tmp_path / "copy")
     copy = Checkpoints(tmp_path / "copy")
     assert copy.newest() == 2
-    chosen = [load_policy(folder).act(*first_step(load_policy(folder)))[0] for folder in (run, tmp_path / "copy")]
+    chosen = [
+        load_policy(folder).act(*first_step(load_policy(folder)))[0]
+        for folder in (run, tmp_path / "copy")
+    ]
     np.testing.assert_array_equal(*chosen)
-    assert not [path for path in files(tmp_path / "copy") if str(tmp_path).encode() in path.read_bytes()]
+    assert not [
+        path for path in files(tmp_path / "copy") if str(tmp_path).encode() in path.read_bytes()
+    ]
     with pytest.raises(ValueError, match="without its optimizer"):
         copy.state(2, fresh(saved[1]), saved[1])
 
@@ -154,7 +167,10 @@ def first_step(policy):
     ("change", "says"),
     [
         ({"model": ModelConfig(width=32, layers=1)}, "model.width is 16 there and 32 here"),
-        ({"agent": AgentConfig(trajectories=4, loss="all")}, "agent.loss is good there and all here"),
+        (
+            {"agent": AgentConfig(trajectories=4, loss="all")},
+            "agent.loss is good there and all here",
+        ),
     ],
 )
 def test_another_agents_checkpoint_is_refused(run, data, change, says):
@@ -166,11 +182,22 @@ def test_another_agents_checkpoint_is_refused(run, data, change, says):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda params: params["head"].update(bias=jnp.zeros(3)), r"head.bias is missing there|head.bias.value is"),
-        (lambda params: params["head"].update(more=jnp.zeros(3)), r"head.more is missing there, the agent's is float32\[3\]"),
-        (lambda params: params.pop("norm"), r"norm.bias.value is float32\[16\] there, the agent's is missing"),
         (
-            lambda params: params["norm"].update(jax.tree.map(lambda x: x.astype(jnp.bfloat16), params["norm"])),
+            lambda params: params["head"].update(bias=jnp.zeros(3)),
+            r"head.bias is missing there|head.bias.value is",
+        ),
+        (
+            lambda params: params["head"].update(more=jnp.zeros(3)),
+            r"head.more is missing there, the agent's is float32\[3\]",
+        ),
+        (
+            lambda params: params.pop("norm"),
+            r"norm.bias.value is float32\[16\] there, the agent's is missing",
+        ),
+        (
+            lambda params: params["norm"].update(
+                jax.tree.map(lambda x: x.astype(jnp.bfloat16), params["norm"])
+            ),
             r"norm.bias.value is float32\[16\] there, the agent's is bfloat16\[16\]",
         ),
         (
@@ -206,7 +233,9 @@ def test_the_newest_and_the_best_are_kept(data, tmp_path):
 def test_a_save_holds_the_state_as_it_was_though_training_goes_on_in_its_memory(data, tmp_path):
     """On a CPU a save may look at the very memory that the next steps are given to write to."""
     description = describe(data, model=ModelConfig(width=256, layers=2))
-    advance = jax.jit(lambda tree: jax.tree.map(lambda x: x + jnp.ones((), x.dtype), tree), donate_argnums=0)
+    advance = jax.jit(
+        lambda tree: jax.tree.map(lambda x: x + jnp.ones((), x.dtype), tree), donate_argnums=0
+    )
     checkpoints, state = Checkpoints(tmp_path, keep=4), fresh(description)
     checkpoints.open()
     expected = {}
@@ -220,7 +249,11 @@ def test_a_save_holds_the_state_as_it_was_though_training_goes_on_in_its_memory(
     checkpoints.close()
     like = fresh(description)
     for step, there in expected.items():
-        jax.tree.map(np.testing.assert_array_equal, Checkpoints(tmp_path).state(step, like, description)[1:], there[1:])
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            Checkpoints(tmp_path).state(step, like, description)[1:],
+            there[1:],
+        )
 
 
 def test_a_full_disk_is_reported_and_spares_the_checkpoint_before(data, tmp_path, monkeypatch):
@@ -235,7 +268,9 @@ def test_a_full_disk_is_reported_and_spares_the_checkpoint_before(data, tmp_path
 
     monkeypatch.setattr(manifest, "write", full)
     checkpoints.save(state._replace(step=jnp.int32(2)), description, loss=0.0)
-    with pytest.raises(OSError, match="checkpoints/2 could not be written .* No space left on device"):
+    with pytest.raises(
+        OSError, match="checkpoints/2 could not be written .* No space left on device"
+    ):
         checkpoints.wait()
     assert checkpoints.newest() == 1
     assert [path.name for path in checkpoints.folder.iterdir()] == ["1"]

@@ -1,4 +1,5 @@
-"""Results of evaluations stay beside each other; what cannot work fails before the agent acts; pictures never end results."""
+"""Results of evaluations stay beside each other; what cannot work fails before the agent acts;
+pictures never end results."""
 
 import json
 import shutil
@@ -18,9 +19,9 @@ from agentic_transformer.config import (
     PlotCommand,
     QuickstartCommand,
 )
-from agentic_transformer.evaluation import Evaluation, check_conditions, evaluation_tasks
+from agentic_transformer.evaluation.rollouts import Evaluation, check_conditions, evaluation_tasks
 from experiments import evaluate, plot, quickstart
-from experiments.harness import evaluation_folder
+from experiments.cli import evaluation_folder
 from tests import processes
 from tests.faults.test_evaluations import again, save, whole  # noqa: F401  (fixtures)
 
@@ -46,7 +47,14 @@ def hotter(asked, temperature):
 
 def run_command(folder, name, *words, **environment):
     line = [sys.executable, "-m", f"experiments.{name}", *words]
-    return subprocess.run(line, cwd=folder, env=processes.environment(**environment), capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        line,
+        cwd=folder,
+        env=processes.environment(**environment),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 def contents(folder):
@@ -61,9 +69,15 @@ def test_records_of_other_settings_stay_whole(pictured, capsys):
     assert {"records.csv", "summary.csv", "evaluation.json", *PICTURES} <= before.keys()
     second = evaluate.main(hotter(first, 0.25), run)
     assert contents(run) == before
-    assert second.parent == run / "evaluate" and contents(second).keys() >= {"records.csv", "summary.csv", *PICTURES}
+    assert second.parent == run / "evaluate" and contents(second).keys() >= {
+        "records.csv",
+        "summary.csv",
+        *PICTURES,
+    }
     assert "eval.temperature=1.0, here 0.25" in capsys.readouterr().out
-    assert [evaluation_folder.made_with(folder)["eval.temperature"] for folder in (run, second)] == [1.0, 0.25]
+    assert [
+        evaluation_folder.made_with(folder)["eval.temperature"] for folder in (run, second)
+    ] == [1.0, 0.25]
     assert (second / "records.csv").read_bytes() != before["records.csv"]
     kept = json.loads(before["evaluation.json"])
     assert kept["settings"]["checkpoint"].startswith("1 ") and kept["command"]["run"] == str(run)
@@ -104,7 +118,12 @@ def test_results_go_where_they_are_asked_to_and_carry_what_made_them(asked, tmp_
     run, first = asked
     place = evaluate.main(replace(first, out=str(tmp_path / "elsewhere")), run)
     assert place == tmp_path / "elsewhere" and not (run / "records.csv").exists()
-    assert contents(place).keys() >= {"records.csv", "evaluation.json", "config.yaml", "summary.csv"}
+    assert contents(place).keys() >= {
+        "records.csv",
+        "evaluation.json",
+        "config.yaml",
+        "summary.csv",
+    }
     with pytest.raises(ValueError, match="is the folder of another run"):
         evaluate.evaluate(replace(first, out=str(shutil.copytree(run, tmp_path / "other"))), run)
     with pytest.raises(ValueError, match="cannot be written to"):
@@ -113,7 +132,13 @@ def test_results_go_where_they_are_asked_to_and_carry_what_made_them(asked, tmp_
 
 def test_a_sweep_of_evaluations_keeps_all_and_is_drawn_as_one(asked, tmp_path):
     run, _ = asked
-    words = ["-m", f"run={run}", "eval.temperature=0.5,1.0", "eval.conditions=[no_context]", "eval.video=false"]
+    words = [
+        "-m",
+        f"run={run}",
+        "eval.temperature=0.5,1.0",
+        "eval.conditions=[no_context]",
+        "eval.video=false",
+    ]
     done = run_command(tmp_path, "evaluate", *words)
     assert done.returncode == 0, done.stderr
     assert len(list(run.rglob("records.csv"))) == 2
@@ -136,13 +161,27 @@ def never(self, *_):
 @pytest.mark.parametrize(
     ("eval_change", "change", "says"),
     [
-        ({"trajectories": [1, 64], "conditions": ["own", "dataset"]}, {}, "needs 63 trajectories .* which have 40; .* up to 41"),
-        ({"conditions": ["own", "dataset"]}, {"data": DataPlace("nowhere")}, "no episodes in nowhere"),
-        ({"conditions": ["own", "bayes_greedy"]}, {"data": DataPlace("nowhere")}, "no episodes in nowhere"),
+        (
+            {"trajectories": [1, 64], "conditions": ["own", "dataset"]},
+            {},
+            "needs 63 trajectories .* which have 40; .* up to 41",
+        ),
+        (
+            {"conditions": ["own", "dataset"]},
+            {"data": DataPlace("nowhere")},
+            "no episodes in nowhere",
+        ),
+        (
+            {"conditions": ["own", "bayes_greedy"]},
+            {"data": DataPlace("nowhere")},
+            "no episodes in nowhere",
+        ),
         ({}, {"checkpoint": "7"}, "no checkpoint 7"),
     ],
 )
-def test_what_cannot_work_fails_before_the_agent_acts(asked, eval_change, change, says, monkeypatch):
+def test_what_cannot_work_fails_before_the_agent_acts(
+    asked, eval_change, change, says, monkeypatch
+):
     run, first = asked
     monkeypatch.setattr(Evaluation, "_attempt", never)
     with pytest.raises(ValueError, match=says):
@@ -151,7 +190,8 @@ def test_what_cannot_work_fails_before_the_agent_acts(asked, eval_change, change
 
 
 def test_other_data_than_those_of_training_are_refused(asked, tmp_path, monkeypatch):
-    """A horizon or an action repeat of their own; sizes of a body are checked where data are cached."""
+    """A horizon or an action repeat of their own; sizes of a body are checked where data are
+    cached."""
     run, first = asked
     config = run / "config.yaml"
     config.write_text(config.read_text().replace("horizon: null", "horizon: 6"))
@@ -162,14 +202,18 @@ def test_other_data_than_those_of_training_are_refused(asked, tmp_path, monkeypa
 
 def test_tasks_that_do_not_divide_over_the_devices_are_refused_in_words(asked, tmp_path):
     run, _ = asked
-    done = run_command(tmp_path, "evaluate", f"run={run}", "mesh.ring=2", "mesh.virtual_devices=4", "eval.tasks=3")
+    done = run_command(
+        tmp_path, "evaluate", f"run={run}", "mesh.ring=2", "mesh.virtual_devices=4", "eval.tasks=3"
+    )
     assert done.returncode == 2 and "eval.tasks=3 does not divide over the 2 devices" in done.stderr
     assert done.stderr.count("\n") <= 3
 
 
 def test_a_condition_without_another_task_is_found_at_once():
     (task, *_) = evaluation_tasks("cheetah_run", EvalConfig(tasks=2), 0)
-    check_conditions(["own", "foreign"], [task, task], EvalConfig(), AgentConfig(), None)  # the cheetah has others
+    check_conditions(
+        ["own", "foreign"], [task, task], EvalConfig(), AgentConfig(), None
+    )  # the cheetah has others
     with pytest.raises(ValueError, match="condition 'dataset' needs the training data"):
         check_conditions(["own", "dataset"], [task, task], EvalConfig(), AgentConfig(), None)
     few = AgentConfig(top=0.1)
@@ -213,12 +257,21 @@ def test_nothing_that_cannot_be_drawn_keeps_results_back(pictured, capsys, monke
 def test_figures_that_find_no_place_for_temporary_files(asked, tmp_path):
     """matplotlib itself wants one where there is no home."""
     run, _ = asked
-    nowhere = {"TMPDIR": "/dev/null", "HOME": "/dev/null", "MPLCONFIGDIR": "/dev/null/x", "XDG_CACHE_HOME": "/dev/null"}
-    code = "import tempfile, sys, runpy; tempfile._candidate_tempdir_list = lambda: ['/dev/null/x']; "
+    nowhere = {
+        "TMPDIR": "/dev/null",
+        "HOME": "/dev/null",
+        "MPLCONFIGDIR": "/dev/null/x",
+        "XDG_CACHE_HOME": "/dev/null",
+    }
+    code = (
+        "import tempfile, sys, runpy; tempfile._candidate_tempdir_list = lambda: ['/dev/null/x']; "
+    )
     code += "sys.argv = ['evaluate', *sys.argv[1:]]; runpy.run_module('experiments.evaluate', run_name='__main__')"
     environment = processes.environment(**nowhere)
     line = [sys.executable, "-c", code, f"run={run}", "eval.conditions=[no_context]"]
-    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     assert (run / "records.csv").exists() and (run / "summary.csv").exists()
     assert "no_context" in done.stdout and "Traceback" not in done.stderr
@@ -246,7 +299,9 @@ def test_an_evaluation_is_told_where_the_data_lie_now(whole, asked, tmp_path):  
 def test_a_cache_elsewhere_serves_data_that_lie_on_a_read_only_disk(whole, asked, tmp_path):  # noqa: F811
     run, first = asked
     moved = shutil.copytree(
-        whole[0].parent / "data", tmp_path / "moved", ignore=shutil.ignore_patterns("*.h5", "*.lock", "*rewards*")
+        whole[0].parent / "data",
+        tmp_path / "moved",
+        ignore=shutil.ignore_patterns("*.h5", "*.lock", "*rewards*"),
     )
     place = DataPlace(str(moved), cache=str(tmp_path / "cache"))
     evaluate.evaluate(replace(first, eval=whole[2], data=place), run)
@@ -258,7 +313,12 @@ def test_an_evaluation_that_cannot_begin_leaves_no_folder(whole, asked, tmp_path
     run, first = asked
     (tmp_path / "there").mkdir()
     for out in ("new", "there"):
-        first = replace(first, eval=replace(whole[2], conditions=["dataset"]), data=DataPlace("/gone"), out=str(tmp_path / out))
+        first = replace(
+            first,
+            eval=replace(whole[2], conditions=["dataset"]),
+            data=DataPlace("/gone"),
+            out=str(tmp_path / out),
+        )
         with pytest.raises(ValueError, match="no episodes in /gone"):
             evaluate.evaluate(first, run)
     assert not (tmp_path / "new").exists() and not list((tmp_path / "there").iterdir())
@@ -269,6 +329,8 @@ def test_an_export_is_evaluated_and_plotted_without_the_places_of_training(whole
     moved = shutil.copytree(whole[0].parent / "copied", tmp_path / "moved")
     assert run_command(tmp_path, "export", f"run={moved}", "out=copy").returncode == 0
     shutil.rmtree(moved)
-    done = run_command(tmp_path, "evaluate", "run=copy", f"data.root={there}", "eval.conditions=[dataset]")
+    done = run_command(
+        tmp_path, "evaluate", "run=copy", f"data.root={there}", "eval.conditions=[dataset]"
+    )
     assert done.returncode == 0, done.stderr
     assert run_command(tmp_path, "plot", "runs=[copy]").returncode == 0

@@ -1,4 +1,5 @@
-"""An evaluation that is killed goes on behind the conditions that it has finished, to the same records."""
+"""An evaluation that is killed goes on behind the conditions that it has finished, to the same
+records."""
 
 import shutil
 import signal
@@ -11,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agentic_transformer.checkpoint import Checkpoints
 from agentic_transformer.config import (
     AgentConfig,
     DataConfig,
@@ -21,13 +21,14 @@ from agentic_transformer.config import (
     TrainCommand,
     TrainConfig,
 )
-from agentic_transformer.evaluation import Evaluation
-from agentic_transformer.mesh import make_mesh
-from agentic_transformer.training import init_state, make_optimizer
+from agentic_transformer.evaluation.rollouts import Evaluation
+from agentic_transformer.training.checkpoint import Checkpoints
+from agentic_transformer.training.sharding import make_mesh
+from agentic_transformer.training.step import init_state, make_optimizer
+from experiments.cli import run_folder
 from experiments.evaluate import evaluate
-from experiments.harness import run_folder
-from tests.agent.helpers import describe, labelled
 from tests.processes import environment
+from tests.small_agents import describe, labelled
 
 CONDITIONS = ["own", "no_context", "foreign", "dataset"]
 
@@ -35,7 +36,9 @@ CONDITIONS = ["own", "no_context", "foreign", "dataset"]
 def save(run, description, step):
     checkpoints = Checkpoints(run)
     checkpoints.open()
-    state = init_state(lambda: description.build(step), make_optimizer(TrainConfig())[0], make_mesh(1))[1]
+    state = init_state(
+        lambda: description.build(step), make_optimizer(TrainConfig())[0], make_mesh(1)
+    )[1]
     checkpoints.save(state._replace(step=jnp.int32(step)), description, loss=1.0)
     checkpoints.close()
 
@@ -67,7 +70,9 @@ def again(whole, tmp_path):
 
 def results(run):
     arrays = dict(np.load(run / "rollouts.npz"))
-    return (run / "records.csv").read_bytes(), {name: array.tobytes() for name, array in arrays.items()}
+    return (run / "records.csv").read_bytes(), {
+        name: array.tobytes() for name, array in arrays.items()
+    }
 
 
 def interrupted(run, config, monkeypatch, at):
@@ -103,7 +108,9 @@ def evaluated(run, config, monkeypatch):
 
 def test_a_killed_evaluation_goes_on_to_the_same_records(whole, again, tmp_path):
     line = [sys.executable, "-m", "experiments.evaluate", f"run={again}"]
-    with subprocess.Popen(line, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        line, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
         while process.poll() is None and not list(again.glob("evaluate/*/unfinished/own.csv")):
             time.sleep(0.01)
         process.kill()
@@ -118,7 +125,9 @@ def test_finished_conditions_are_not_evaluated_again(whole, again, monkeypatch):
     interrupted(again, whole[2], monkeypatch, at="foreign")
     assert evaluated(again, whole[2], monkeypatch) == ["foreign", "dataset"]
     assert results(again) == results(whole[0])
-    assert evaluated(again, whole[2], monkeypatch) == CONDITIONS  # what is finished is evaluated anew if one asks
+    assert (
+        evaluated(again, whole[2], monkeypatch) == CONDITIONS
+    )  # what is finished is evaluated anew if one asks
 
 
 def test_half_written_parts_are_not_taken(whole, again, monkeypatch):
@@ -130,7 +139,9 @@ def test_half_written_parts_are_not_taken(whole, again, monkeypatch):
     assert results(again) == results(whole[0])
 
 
-def test_another_evaluation_takes_nothing_from_one_that_did_not_finish_and_leaves_it_its_parts(whole, again, monkeypatch):
+def test_another_evaluation_takes_nothing_from_one_that_did_not_finish_and_leaves_it_its_parts(
+    whole, again, monkeypatch
+):
     interrupted(again, whole[2], monkeypatch, at="foreign")
     other = EvalConfig(**vars(whole[2]) | {"seed": 1, "conditions": ["own"]})
     assert evaluated(again, other, monkeypatch) == ["own"]
@@ -142,9 +153,11 @@ def test_another_evaluation_takes_nothing_from_one_that_did_not_finish_and_leave
 
 def test_parts_that_other_code_made_are_dropped_and_that_is_said(whole, again, monkeypatch, capsys):
     interrupted(again, whole[2], monkeypatch, at="foreign")
-    monkeypatch.setattr("experiments.harness.provenance.changes", lambda: "others")
+    monkeypatch.setattr("experiments.cli.provenance.changes", lambda: "others")
     assert evaluated(again, whole[2], monkeypatch) == CONDITIONS
-    assert "what was unfinished is dropped, another changes was used there" in capsys.readouterr().out
+    assert (
+        "what was unfinished is dropped, another changes was used there" in capsys.readouterr().out
+    )
 
 
 def test_the_checkpoint_that_is_asked_for_is_evaluated(whole, again):
@@ -154,10 +167,17 @@ def test_the_checkpoint_that_is_asked_for_is_evaluated(whole, again):
 
 
 def test_pictures_of_another_evaluation_do_not_stay(whole, again):
-    """Records without the agent's own attempts: those of an earlier evaluation are not shown beside them."""
+    """Records without the agent's own attempts: those of an earlier evaluation are not shown beside
+    them."""
     for name in ("rollouts.npz", "attempts.png", "attempts.mp4"):
         (again / name).write_bytes(b"of an earlier one")
-    assert evaluate(EvaluateCommand(run=str(again), eval=replace(whole[2], conditions=["no_context"])), again) == again
+    assert (
+        evaluate(
+            EvaluateCommand(run=str(again), eval=replace(whole[2], conditions=["no_context"])),
+            again,
+        )
+        == again
+    )
     assert not [*again.glob("rollouts*"), *again.glob("attempts*")]
 
 

@@ -1,4 +1,5 @@
-"""A path is a name, whatever characters it holds: nothing reads it as a pattern, a format or an address."""
+"""A path is a name, whatever characters it holds: nothing reads it as a pattern, a format or an
+address."""
 
 import json
 import shutil
@@ -12,17 +13,52 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agentic_transformer.checkpoint import Checkpoints, check_place, load_policy
-from agentic_transformer.metrics import MetricsLog
-from tests.agent.helpers import describe, labelled
+from agentic_transformer.training.checkpoint import Checkpoints, check_place, load_policy
+from agentic_transformer.training.metrics import MetricsLog
 from tests.faults.test_checkpoints import files, fresh
 from tests.processes import environment
+from tests.small_agents import describe, labelled
 
 NAMES = [
-    *("lr[1e-3]", "[!a]", "a*", "a**b", "a?", "**", "[", "two words", " ", "%d", "%20", "{x}", "$HOME"),
-    *("~", "été", "-dash", "a=b", "a:b", "s3:", "a#b", "a|b", "'a'", '"a"', "new\nline", ".hidden", "end~"),
+    *(
+        "lr[1e-3]",
+        "[!a]",
+        "a*",
+        "a**b",
+        "a?",
+        "**",
+        "[",
+        "two words",
+        " ",
+        "%d",
+        "%20",
+        "{x}",
+        "$HOME",
+    ),
+    *(
+        "~",
+        "été",
+        "-dash",
+        "a=b",
+        "a:b",
+        "s3:",
+        "a#b",
+        "a|b",
+        "'a'",
+        '"a"',
+        "new\nline",
+        ".hidden",
+        "end~",
+    ),
 ]
-SMALL = ["data.episodes=8", "data.tasks=2", "train.batch=4", "model.width=8", "model.layers=1", "agent.trajectories=2"]
+SMALL = [
+    "data.episodes=8",
+    "data.tasks=2",
+    "train.batch=4",
+    "model.width=8",
+    "model.layers=1",
+    "agent.trajectories=2",
+]
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +103,15 @@ def test_a_pattern_does_not_find_the_folders_beside_it(agent, tmp_path):
     assert files(tmp_path / "ab") == before
 
 
-@pytest.mark.parametrize(("folder", "why"), [("a\\b", r"\\"), ("logs:/a", "gs:/"), ("/s3/a", "/s3/"), ("/gs/a", "/gs/")])
-def test_a_path_that_libraries_take_for_another_is_refused_before_anything_is_trained(tmp_path, folder, why):
-    with pytest.raises(ValueError, match=f"no checkpoint can be written there because of {why}; allowed: "):
+@pytest.mark.parametrize(
+    ("folder", "why"), [("a\\b", r"\\"), ("logs:/a", "gs:/"), ("/s3/a", "/s3/"), ("/gs/a", "/gs/")]
+)
+def test_a_path_that_libraries_take_for_another_is_refused_before_anything_is_trained(
+    tmp_path, folder, why
+):
+    with pytest.raises(
+        ValueError, match=f"no checkpoint can be written there because of {why}; allowed: "
+    ):
         check_place(tmp_path / folder)
 
 
@@ -95,7 +137,10 @@ def test_a_save_that_cannot_be_read_back_is_told_and_removed(agent, tmp_path, mo
 
     monkeypatch.setattr(checkpoints._checkpointer, "wait_until_finished", wait_and_lose)
     checkpoints.save(state._replace(step=jnp.int32(2)), description, loss=1.0)
-    with pytest.raises(OSError, match=f"checkpoints/2 could not be written .*/{Path(lost).parent}: .* is missing there"):
+    with pytest.raises(
+        OSError,
+        match=f"checkpoints/2 could not be written .*/{Path(lost).parent}: .* is missing there",
+    ):
         checkpoints.close()
     assert [path.name for path in checkpoints.folder.iterdir()] == ["1"]
     assert Checkpoints(tmp_path).newest() == 1
@@ -108,14 +153,19 @@ def test_an_export_that_is_not_a_copy_is_told(agent, tmp_path, monkeypatch):
         shutil.copytree(source, target, **options)
         (target / "params" / "_METADATA").write_bytes(b"")
 
-    monkeypatch.setattr("agentic_transformer.checkpoint.shutil", type("", (), {**vars(shutil), "copytree": cut_short}))
+    monkeypatch.setattr(
+        "agentic_transformer.training.checkpoint.shutil",
+        type("", (), {**vars(shutil), "copytree": cut_short}),
+    )
     with pytest.raises(OSError, match="is not a copy of .*: params/_METADATA differs"):
         Checkpoints(tmp_path / "run").export(1, tmp_path / "copy")
 
 
 def command(folder, name, *words):
     line = [sys.executable, "-m", f"experiments.{name}", *words]
-    done = subprocess.run(line, cwd=folder, env=environment(), capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        line, cwd=folder, env=environment(), capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -132,7 +182,12 @@ def test_training_goes_on_and_is_evaluated_below_folders_of_any_name(tmp_path):
     (run / "status.json").unlink()
     assert "goes on from checkpoint 1" in command(work, "train", *words, "resume=true")
     jax.tree.map(np.testing.assert_array_equal, load_policy(run)._params, whole)
-    evaluation = ["eval.trajectories=[1,2]", "eval.tasks=2", "eval.conditions=[own,dataset]", "eval.video=false"]
+    evaluation = [
+        "eval.trajectories=[1,2]",
+        "eval.tasks=2",
+        "eval.conditions=[own,dataset]",
+        "eval.video=false",
+    ]
     command(work, "evaluate", words[0], *evaluation)
     records = pd.read_csv(run / "records.csv")
     assert len(records) == 8 and np.isfinite(records["return"]).all()

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from agentic_transformer.checkpoint import Checkpoints
 from agentic_transformer.config import TrainCommand
-from experiments.harness import run_folder
-from experiments.harness.settings import SettingError
-from tests.agent.helpers import describe, labelled
+from agentic_transformer.training.checkpoint import Checkpoints
+from experiments.cli import run_folder
+from experiments.cli.settings import SettingError
+from tests.small_agents import describe, labelled
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,9 @@ def test_settings_run_nothing(text, tmp_path):
     assert not place.exists()
 
 
-@pytest.mark.parametrize("more", [{"_target_": "os.system"}, {"agent": {"__reduce__": "os.system"}}, {"model": []}])
+@pytest.mark.parametrize(
+    "more", [{"_target_": "os.system"}, {"agent": {"__reduce__": "os.system"}}, {"model": []}]
+)
 def test_a_description_that_is_not_ours_is_refused(more, tmp_path):
     ours = labelled_description(tmp_path).to_dict()
     path = tmp_path / "checkpoints" / "1" / "description" / "metadata"

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from tensorboardX.record_writer import RecordWriter
 
-from agentic_transformer.metrics import MetricsLog
+from agentic_transformer.training.metrics import MetricsLog
 
 
 def full(*_):
@@ -13,7 +13,8 @@ def full(*_):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_disk_that_fills_up_ends_the_events_alone(tmp_path, monkeypatch, capsys):
-    """The thread that writes events ends; without it a queue of events would fill up, and training wait forever."""
+    """The thread that writes events ends; without it a queue of events would fill up, and training
+    wait forever."""
     with MetricsLog(tmp_path) as log:
         log.write(1, {"loss": 1.0})
         monkeypatch.setattr(RecordWriter, "write", full)

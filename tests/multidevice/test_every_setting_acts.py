@@ -15,10 +15,6 @@ import pytest
 from flax import nnx
 from jax.sharding import Mesh
 
-from agentic_transformer import mesh as meshes
-from agentic_transformer import training
-from agentic_transformer.chains import Chains
-from agentic_transformer.checkpoint import Checkpoints
 from agentic_transformer.config import (
     AgentConfig,
     DataConfig,
@@ -30,17 +26,21 @@ from agentic_transformer.config import (
     TrainCommand,
     TrainConfig,
 )
-from agentic_transformer.evaluation import Evaluation, evaluation_tasks
-from agentic_transformer.labels import ChainLoader
-from agentic_transformer.tokens import chain_tokens
+from agentic_transformer.contexts.chains import Chains
+from agentic_transformer.contexts.relabelled import ChainLoader
+from agentic_transformer.contexts.tokens import chain_tokens
+from agentic_transformer.evaluation.rollouts import Evaluation, evaluation_tasks
+from agentic_transformer.training import sharding
+from agentic_transformer.training.checkpoint import Checkpoints
+from agentic_transformer.training.step import init_state, make_optimizer, make_train_step
 from datasets import Trajectories
 from experiments import export, train
+from experiments.cli import run_folder
+from experiments.cli.app import CONF
 from experiments.evaluate import evaluate
-from experiments.harness import run_folder
-from experiments.harness.cli import CONF
-from tests.agent.helpers import TASK, describe, forward_operations, labelled, untrained_policy
 from tests.cli.test_configs import composed
 from tests.seeds import SEED
+from tests.small_agents import TASK, describe, forward_operations, labelled, untrained_policy
 from tests.tolerances import rounding
 
 FILES = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
@@ -51,7 +51,9 @@ EVAL = EvalConfig(trajectories=[ATTEMPTS], tasks=ROLLOUTS, temperature=0.0, nois
 
 def values(field):
     """All values of a setting that is a choice; none of one that is a size."""
-    return field.metadata.get("choices") or ((False, True) if field.type in ("bool", bool) else None)
+    return field.metadata.get("choices") or (
+        (False, True) if field.type in ("bool", bool) else None
+    )
 
 
 FACTORS = {
@@ -73,7 +75,10 @@ def covering(factors):
     left = {((a, x), (b, y)) for a, b in every_two for x in factors[a] for y in factors[b]}
     rng, rows = np.random.default_rng(1), []
     while left:
-        drawn = [{key: each[rng.integers(len(each))] for key, each in factors.items()} for _ in range(300)]
+        drawn = [
+            {key: each[rng.integers(len(each))] for key, each in factors.items()}
+            for _ in range(300)
+        ]
         rows.append(max(drawn, key=lambda row: len(pairs(row) & left)))
         left -= pairs(rows[-1])
     return rows
@@ -91,15 +96,17 @@ def data(folder):
 
 def trained(data, description, ring, fsdp, accumulate):
     """The structure and the state of an agent after two steps on a ring."""
-    mesh = Mesh(np.array(jax.devices()[:ring]).reshape(1, ring), (meshes.DATA, meshes.RING))
+    mesh = Mesh(np.array(jax.devices()[:ring]).reshape(1, ring), (sharding.DATA, sharding.RING))
     config, agent = TrainConfig(batch=4, warmup=0), description.agent
     loader = ChainLoader(data, agent, description.layout(), SEED, config.batch)
-    optimizer, _ = training.make_optimizer(config)
-    graph, state = training.init_state(lambda: description.build(SEED), optimizer, mesh, fsdp)
+    optimizer, _ = make_optimizer(config)
+    graph, state = init_state(lambda: description.build(SEED), optimizer, mesh, fsdp)
     length = agent.trajectories * description.steps * description.layout().tokens_per_step
-    step = training.make_train_step(graph, optimizer, description.model, mesh, length, accumulate, fsdp)
+    step = make_train_step(graph, optimizer, description.model, mesh, length, accumulate, fsdp)
     for number in range(2):
-        state, metrics = step(state, meshes.place(loader(number), mesh, description.model.layout))
+        state, metrics = step(
+            state, sharding.shard_batch(loader(number), mesh, description.model.layout)
+        )
     assert np.isfinite(float(metrics["loss"]))
     return state
 
@@ -108,19 +115,24 @@ def ring_of(size):
     """A mesh of so many devices; None of one."""
     if size == 1:
         return None
-    return Mesh(np.array(jax.devices()[:size]).reshape(1, size), (meshes.DATA, meshes.RING))
+    return Mesh(np.array(jax.devices()[:size]).reshape(1, size), (sharding.DATA, sharding.RING))
 
 
 def rollouts(policy):
-    """What an agent did: observations, actions, rewards, targets, each (rollouts, attempts, ...); and its records."""
+    """What an agent did: observations, actions, rewards, targets, each (rollouts, attempts, ...);
+    and its records."""
     evaluation = Evaluation(policy, evaluation_tasks(TASK, EVAL, 0), EVAL)
     attempts = list(evaluation.attempts("own"))
-    done = (np.stack(parts, axis=1) for parts in zip(*(attempt.trajectory for attempt in attempts), strict=True))
+    done = (
+        np.stack(parts, axis=1)
+        for parts in zip(*(attempt.trajectory for attempt in attempts), strict=True)
+    )
     return *done, pd.concat(evaluation.records("own", attempt) for attempt in attempts)
 
 
 def uncached(description, params, observation, action, reward, target):
-    """Outputs of the model, as it is trained but for its precision, at the decisions of all that was done."""
+    """Outputs of the model, as it is trained but for its precision, at the decisions of all that
+    was done."""
     slots = np.zeros((ROLLOUTS, ATTEMPTS), np.int32)
     chains = Chains(slots, slots, slots, target, slots)
     *done, reward = (x.reshape(-1, *x.shape[2:]) for x in (observation, action, reward))
@@ -132,12 +144,15 @@ def uncached(description, params, observation, action, reward, target):
     def attend(_, query, key, value):
         return jax.nn.dot_product_attention(query, key, value, is_causal=True)
 
-    outputs = nnx.merge(graph, jax.tree.map(np.asarray, params))(tokens.features, tokens.timestep, attend)
+    outputs = nnx.merge(graph, jax.tree.map(np.asarray, params))(
+        tokens.features, tokens.timestep, attend
+    )
     return np.asarray(outputs)[:, layout.decision :: layout.tokens_per_step]
 
 
 def distance(config, outputs, action, tolerance):
-    """Largest distance of actions (..., A) from those that outputs ask for; any of the likeliest, where several are as likely."""
+    """Largest distance of actions (..., A) from those that outputs ask for; any of the likeliest,
+    where several are as likely."""
     if config.head == "mse":
         return np.abs(action - np.clip(outputs, -1, 1)).max()
     logits, rest = np.split(outputs, [config.components], axis=-1)
@@ -147,12 +162,18 @@ def distance(config, outputs, action, tolerance):
     return np.where(likeliest, away, np.inf).min(axis=-1).max()
 
 
-@pytest.mark.parametrize("setting", covering(FACTORS), ids=lambda row: "-".join(map(str, row.values())))
+@pytest.mark.parametrize(
+    "setting", covering(FACTORS), ids=lambda row: "-".join(map(str, row.values()))
+)
 def test_an_agent_acts_as_the_model_that_was_trained(data, tmp_path, setting):
     """Every action of an evaluation is what one pass without a cache, over all that happened, says."""
     where = {key: setting[key] for key in ("ring", "fsdp", "accumulate")}
-    model = ModelConfig(**SMALL, **{key: value for key, value in setting.items() if hasattr(ModelConfig, key)})
-    description = describe(data, AgentConfig(trajectories=ATTEMPTS, target="chain_max", loss="all"), model)
+    model = ModelConfig(
+        **SMALL, **{key: value for key, value in setting.items() if hasattr(ModelConfig, key)}
+    )
+    description = describe(
+        data, AgentConfig(trajectories=ATTEMPTS, target="chain_max", loss="all"), model
+    )
     state = trained(data, description, **where)
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(state, description, loss=1.0)
@@ -160,8 +181,12 @@ def test_an_agent_acts_as_the_model_that_was_trained(data, tmp_path, setting):
     *done, records = rollouts(checkpoints.policy(2, ring_of(setting["acting_ring"])))
     checkpoints.close()
     assert len(records) == ATTEMPTS * ROLLOUTS and np.isfinite(records["return"]).all()
-    outputs, action = uncached(description, state.params, *done), done[1].reshape(ROLLOUTS, -1, description.action_size)
-    # Both passes round as often on the way to an output, the one with the cache and the one without.
+    outputs, action = (
+        uncached(description, state.params, *done),
+        done[1].reshape(ROLLOUTS, -1, description.action_size),
+    )
+    # Both passes round as often on the way to an output, the one with the cache and the one
+    # without.
     tolerance = 2 * rounding(forward_operations(description)) * np.abs(outputs).max()
     assert distance(model, outputs, action, tolerance) <= tolerance
     # Outputs of another step are far beyond it.
@@ -170,7 +195,8 @@ def test_an_agent_acts_as_the_model_that_was_trained(data, tmp_path, setting):
 
 @lru_cache
 def run_of(folder, model, ring, learner="transformer"):
-    """Trains a model for two steps and evaluates it, on the other kind of ring, as the commands do: a run, its records."""
+    """Trains a model for two steps and evaluates it, on the other kind of ring, as the commands do:
+    a run, its records."""
     run = folder / f"{learner}-{hash(model)}-{ring}"
     command = TrainCommand(
         run=str(run),
@@ -195,7 +221,9 @@ def evaluated(run, ring):
 def in_small(file):
     """The settings of a file under conf/model, but for its sizes."""
     model = composed("train", f"model={file}").model
-    return dataclasses.replace(model, **{name: min(size, getattr(model, name)) for name, size in SMALL.items()})
+    return dataclasses.replace(
+        model, **{name: min(size, getattr(model, name)) for name, size in SMALL.items()}
+    )
 
 
 @pytest.mark.parametrize("ring", [1, 2])
@@ -219,5 +247,8 @@ def test_a_learner_without_a_transformer_takes_any_model_settings(data, folder):
 
 
 def test_a_policy_of_a_training_graph_is_refused_in_words(data):
-    with pytest.raises(ValueError, match="model.rolled=True, model.remat=dots: for training alone; Policy.from_trained"):
+    with pytest.raises(
+        ValueError,
+        match="model.rolled=True, model.remat=dots: for training alone; Policy.from_trained",
+    ):
         untrained_policy(describe(data, model=ModelConfig(**SMALL, rolled=True, remat="dots")))

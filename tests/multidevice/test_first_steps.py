@@ -1,16 +1,17 @@
-"""The loss of first steps by a trajectory's place in its row, wherever a ring has put the row's tokens."""
+"""The loss of first steps by a trajectory's place in its row, wherever a ring has put the row's
+tokens."""
 
 import jax
 import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from agentic_transformer import mesh as meshes
-from agentic_transformer import training
 from agentic_transformer.config import AgentConfig, ModelConfig, TrainConfig
-from agentic_transformer.labels import ChainLoader
-from tests.agent.helpers import describe, gradient_operations, labelled
+from agentic_transformer.contexts.relabelled import ChainLoader
+from agentic_transformer.training import sharding
+from agentic_transformer.training.step import init_state, make_optimizer, make_train_step
 from tests.seeds import SEED
+from tests.small_agents import describe, gradient_operations, labelled
 from tests.tolerances import rounding
 
 ROWS = 4
@@ -22,21 +23,28 @@ def data(tmp_path_factory):
 
 
 def metrics(data, ring, layout, accumulate=1):
-    mesh = Mesh(np.array(jax.devices()[:ring]).reshape(1, ring), (meshes.DATA, meshes.RING))
+    mesh = Mesh(np.array(jax.devices()[:ring]).reshape(1, ring), (sharding.DATA, sharding.RING))
     model = ModelConfig(width=16, layers=1, layout=layout, tokens="separate")
     description = describe(data, AgentConfig(trajectories=5, loss="all"), model)
-    optimizer, _ = training.make_optimizer(TrainConfig())
-    graph, state = training.init_state(lambda: description.build(SEED), optimizer, mesh)
+    optimizer, _ = make_optimizer(TrainConfig())
+    graph, state = init_state(lambda: description.build(SEED), optimizer, mesh)
     length = 5 * description.steps * description.layout().tokens_per_step
-    step = training.make_train_step(graph, optimizer, model, mesh, length, accumulate, trajectories=5)
+    step = make_train_step(graph, optimizer, model, mesh, length, accumulate, trajectories=5)
     rows = ChainLoader(data, description.agent, description.layout(), SEED, ROWS)(0)
-    return {name: float(value) for name, value in step(state, meshes.place(rows, mesh, layout))[1].items()}
+    return {
+        name: float(value)
+        for name, value in step(state, sharding.shard_batch(rows, mesh, layout))[1].items()
+    }
 
 
 def test_places_are_the_same_on_every_ring(data):
     alone = metrics(data, 1, "zigzag")
     agent, model = AgentConfig(trajectories=5), ModelConfig(width=16, layers=1, tokens="separate")
-    allowed = 2 * rounding(gradient_operations(describe(data, agent, model), ROWS))  # one of the metrics is a gradient's norm
+    allowed = 2 * rounding(
+        gradient_operations(describe(data, agent, model), ROWS)
+    )  # one of the metrics is a gradient's norm
     assert {f"first_step_loss_{n}" for n in (1, 2, 4, 5)} <= set(alone)
     for ring, layout, accumulate in ((4, "zigzag", 1), (2, "contiguous", 2)):
-        assert metrics(data, ring, layout, accumulate) == pytest.approx(alone, rel=allowed, abs=allowed)
+        assert metrics(data, ring, layout, accumulate) == pytest.approx(
+            alone, rel=allowed, abs=allowed
+        )

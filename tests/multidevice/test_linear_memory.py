@@ -7,10 +7,10 @@ import re
 import jax
 import pytest
 
+from agentic_transformer.capacity.compiler import lowerable
+from agentic_transformer.capacity.hardware import Topology
+from agentic_transformer.capacity.workload import SHARED, Workload
 from agentic_transformer.config import PlanCommand
-from agentic_transformer.planning.compiler import lowerable
-from agentic_transformer.planning.hardware import Topology
-from agentic_transformer.planning.workload import SHARED, Workload
 from agentic_transformer.ring import BACKBONES, backbones
 from agentic_transformer.ring.plain import plain_kernel
 
@@ -23,11 +23,16 @@ TENSOR = re.compile(r"tensor<((?:\d+x)*)[a-z]\w*>")
 def sizes(attention, tokens, remat):
     """Entries of every tensor of the lowered step, in its order."""
     jax.clear_caches()  # what was traced before is lowered in fewer words
-    model = dataclasses.replace(PlanCommand().model, width=32, layers=3, heads=2, attention=attention, remat=remat)
+    model = dataclasses.replace(
+        PlanCommand().model, width=32, layers=3, heads=2, attention=attention, remat=remat
+    )
     ring = 8 if attention in SHARED else 1
     where = Workload(Topology("eight virtual devices", "v5e", 8), model, tokens, 24, 6, 1000, ring)
     step, state, batch = lowerable(where, jax.devices())
-    return [math.prod(map(int, shape.split("x")[:-1])) for shape in TENSOR.findall(step.lower(state, batch).as_text())]
+    return [
+        math.prod(map(int, shape.split("x")[:-1]))
+        for shape in TENSOR.findall(step.lower(state, batch).as_text())
+    ]
 
 
 def grown(attention, remat="block"):

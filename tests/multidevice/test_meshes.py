@@ -46,7 +46,9 @@ def with_gradients(function, *arrays):
 
 def equal(found, expected):
     for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)  # 32 terms below 8, to one part in 2^24
+        np.testing.assert_allclose(
+            one, other, rtol=0, atol=1e-5
+        )  # 32 terms below 8, to one part in 2^24
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +94,9 @@ def test_under_set_mesh_and_with_an_abstract_mesh(kind, expected):
         equal([jax.jit(partial(ring_attention, mesh=mesh, **setting))(*placed)], expected[:1])
 
 
-@pytest.mark.parametrize("attend", [blockwise_attention, dense_attention, memory_efficient_attention])
+@pytest.mark.parametrize(
+    "attend", [blockwise_attention, dense_attention, memory_efficient_attention]
+)
 def test_attention_without_a_mesh_of_arrays_that_lie_on_one(attend, expected):
     for axes in ((None, "ring"), ("data", "ring")):
         arrays = place(make_mesh("explicit", ("data", "ring"), (2, 4)), *axes)
@@ -105,7 +109,9 @@ def test_decoding_writing_and_feedforward(kind):
     caches = place(mesh, None, "ring")[1:]
     decode = partial(decode_attention, layout="contiguous")
     write = partial(write_cache, new=QUERY[:, :1], position=POSITION, layout="contiguous")
-    feedforward = partial(blockwise_feedforward, lambda up, x: np.tanh(1) * (x @ up), KEY[0, 0], chunk=4)
+    feedforward = partial(
+        blockwise_feedforward, lambda up, x: np.tanh(1) * (x @ up), KEY[0, 0], chunk=4
+    )
     x = QUERY[..., 0]
     read = np.asarray(decode(QUERY[:, :1], KEY, VALUE, POSITION, mesh=make_mesh("auto")))
     written = KEY.copy()
@@ -136,10 +142,19 @@ def test_what_cannot_work_is_one_line():
     devices = np.array(jax.devices())
     for others in (devices[4:], devices[:4][::-1], devices[:1]):
         elsewhere = place(Mesh(others, ("ring",)), None, "ring")
-        refuses(r"query lies on other devices.*device_put\(query", ring_attention, *elsewhere, mesh=mesh)
+        refuses(
+            r"query lies on other devices.*device_put\(query", ring_attention, *elsewhere, mesh=mesh
+        )
         refuses("value lies on other", ring_attention, QUERY, KEY, elsewhere[2], mesh=mesh)
         refuses("cache lies on other", write_cache, elsewhere[0], QUERY[:, :1], POSITION, mesh=mesh)
-        refuses("x lies on other", blockwise_feedforward, lambda _, x: x, (), elsewhere[0][..., 0], mesh=mesh)
+        refuses(
+            "x lies on other",
+            blockwise_feedforward,
+            lambda _, x: x,
+            (),
+            elsewhere[0][..., 0],
+            mesh=mesh,
+        )
     spec = PartitionSpec(None, "ring")
     within = partial(jax.shard_map, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
     refuses("ring_attention_shard", within(lambda x: ring_attention(x, x, x, mesh=mesh)), QUERY)

@@ -1,4 +1,5 @@
-"""Two processes with two devices each train as one process with four does, and open its checkpoints."""
+"""Two processes with two devices each train as one process with four does, and open its
+checkpoints."""
 
 import json
 import os
@@ -16,22 +17,23 @@ import pandas as pd
 import pytest
 from jax.sharding import Mesh
 
-from agentic_transformer import mesh as meshes
-from agentic_transformer import training
-from agentic_transformer.checkpoint import Checkpoints, load_policy
-from agentic_transformer.config import TrainCommand
-from agentic_transformer.labels import ChainLoader
-from experiments.harness.run_folder import read_config
-from tests.agent.courses import distance
-from tests.agent.helpers import describe, gradient_operations, labelled
+from agentic_transformer.config import TrainCommand, TrainConfig
+from agentic_transformer.contexts.relabelled import ChainLoader
+from agentic_transformer.training import sharding
+from agentic_transformer.training.checkpoint import Checkpoints, load_policy
+from agentic_transformer.training.step import init_state, make_optimizer, make_train_step
+from experiments.cli.run_folder import read_config
+from tests.courses import distance
 from tests.processes import environment
 from tests.seeds import SEED
+from tests.small_agents import describe, gradient_operations, labelled
 from tests.tolerances import rounding
 
 # The quickstart's settings on less data.
 QUICKSTART = ["experiment=quickstart", "data.episodes=120", "data.tasks=6", "train.log_every=1"]
-# A tenth of the quickstart's learning rate. At the whole of it these 20 steps are unstable (the loss rises at the end), which
-# makes a small difference a hundred times larger in eight steps; at a tenth it stays, so that all losses compare closely.
+# A tenth of the quickstart's learning rate. At the whole of it these 20 steps are unstable (the
+# loss rises at the end), which makes a small difference a hundred times larger in eight steps; at a
+# tenth it stays, so that all losses compare closely.
 STEPS, LEARNING_RATE = 20, 3e-4
 WORDS = [*QUICKSTART, f"train.steps={STEPS}", "train.checkpoint_every=1", f"train.keep={STEPS}"]
 WORDS += [f"train.learning_rate={LEARNING_RATE}", f"seed={SEED}"]
@@ -39,7 +41,14 @@ WORDS += [f"train.learning_rate={LEARNING_RATE}", f"seed={SEED}"]
 
 def start(folder, *words):
     line = [sys.executable, "-m", "experiments.train", *words]
-    return subprocess.Popen(line, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        line,
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def finish(*processes):
@@ -63,7 +72,9 @@ def meeting():
 def together(folder, *words):
     """Trains in two processes; what each said."""
     mesh = meeting()
-    return finish(*(start(folder, *WORDS, *words, *mesh, f"mesh.process={number}") for number in range(2)))
+    return finish(
+        *(start(folder, *WORDS, *words, *mesh, f"mesh.process={number}") for number in range(2))
+    )
 
 
 def losses(run):
@@ -82,11 +93,16 @@ def alone(tmp_path_factory):
 def test_two_processes_train_as_one_and_one_opens_their_checkpoint(alone):
     first, second = together(alone, "run=pair", "mesh.ring=2")
     assert "train at_prefix" in first[1] and "train at_prefix" not in second[1]
-    assert {path.name for path in (alone / "pair").iterdir()} == {path.name for path in (alone / "alone").iterdir()}
-    np.testing.assert_allclose(losses(alone / "pair"), losses(alone / "alone"), rtol=0, atol=allowed(alone / "alone"))
+    assert {path.name for path in (alone / "pair").iterdir()} == {
+        path.name for path in (alone / "alone").iterdir()
+    }
+    np.testing.assert_allclose(
+        losses(alone / "pair"), losses(alone / "alone"), rtol=0, atol=allowed(alone / "alone")
+    )
     ours, theirs = (load_policy(alone / run)._params for run in ("pair", "alone"))
-    # Adam moves a parameter by at most its rate a step. Where a gradient is no more than rounding it may go either way, which
-    # the loss does not feel; all together would have to go a hundredth of the farthest way apart.
+    # Adam moves a parameter by at most its rate a step. Where a gradient is no more than rounding
+    # it may go either way, which the loss does not feel; all together would have to go a hundredth
+    # of the farthest way apart.
     count = sum(x.size for x in jax.tree.leaves(theirs))
     assert distance(ours, theirs) < 0.01 * STEPS * LEARNING_RATE * np.sqrt(count)
 
@@ -99,10 +115,15 @@ def test_two_processes_go_on_from_the_checkpoint_of_one_and_shard_its_state(alon
     together(alone, f"run={run.name}", "resume=true", "mesh.ring=2", "mesh.fsdp=true")
     expected, found = losses(alone / "alone"), losses(run)
     assert found[:10].tolist() == expected[:10].tolist()
-    # From one state the same gradient, by Adam's moments (decay 0.9) after that step; then the same losses.
-    before, there, here = (first_moment(*where) for where in ((run, 10), (alone / "alone", 11), (run, 11)))
+    # From one state the same gradient, by Adam's moments (decay 0.9) after that step; then the same
+    # losses.
+    before, there, here = (
+        first_moment(*where) for where in ((run, 10), (alone / "alone", 11), (run, 11))
+    )
     gradient = 10 * (there - 0.9 * before)
-    assert np.linalg.norm(10 * (here - there)) < 2 * rounding(operations(run)) * np.linalg.norm(gradient)
+    assert np.linalg.norm(10 * (here - there)) < 2 * rounding(operations(run)) * np.linalg.norm(
+        gradient
+    )
     np.testing.assert_allclose(found, expected, rtol=0, atol=allowed(run))
 
 
@@ -115,9 +136,10 @@ def operations(run):
 def allowed(run):
     """Returns how far losses of the same training may lie apart.
 
-    A step of Adam moves each parameter by its rate times the gradient's relative error; the loss changes by that times the
-    gradient, of norm 1 at most as it is clipped: over all parameters and steps, rate * steps * sqrt(parameters) * error at most.
-    The loss itself, of size 1 to 3, is rounded too.
+    A step of Adam moves each parameter by its rate times the gradient's relative error; the loss
+    changes by that times the gradient, of norm 1 at most as it is clipped: over all parameters and
+    steps, rate * steps * sqrt(parameters) * error at most. The loss itself, of size 1 to 3, is
+    rounded too.
     """
     error = 2 * rounding(operations(run))
     count = sum(x.size for x in jax.tree.leaves(load_policy(run)._params))
@@ -126,17 +148,33 @@ def allowed(run):
 
 def first_moment(run, step):
     """All of Adam's running means of the gradient, in float64."""
-    handler, folder = ocp.PyTreeCheckpointHandler(), (run / "checkpoints" / str(step) / "optimizer").resolve()
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(folder).tree)
-    arrays = jax.tree_util.tree_leaves_with_path(handler.restore(folder, args=ocp.args.PyTreeRestore(restore_args=as_numpy)))
-    means = [leaf for path, leaf in arrays if any(getattr(key, "key", None) == "mu" for key in path)]
+    handler, folder = (
+        ocp.PyTreeCheckpointHandler(),
+        (run / "checkpoints" / str(step) / "optimizer").resolve(),
+    )
+    as_numpy = jax.tree.map(
+        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(folder).tree
+    )
+    arrays = jax.tree_util.tree_leaves_with_path(
+        handler.restore(folder, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    )
+    means = [
+        leaf for path, leaf in arrays if any(getattr(key, "key", None) == "mu" for key in path)
+    ]
     assert means
     return np.concatenate([leaf.ravel() for leaf in means]).astype(np.float64)
 
 
 def test_a_signal_to_one_process_stops_both_with_one_checkpoint(alone):
-    """A scheduler's signals arrive when they do: the processes agree on the step at which they stop."""
-    mesh = [*meeting(), "run=stopped", "mesh.ring=2", "train.steps=100000", "train.checkpoint_every=100000"]
+    """A scheduler's signals arrive when they do: the processes agree on the step at which they
+    stop."""
+    mesh = [
+        *meeting(),
+        "run=stopped",
+        "mesh.ring=2",
+        "train.steps=100000",
+        "train.checkpoint_every=100000",
+    ]
     pair = [start(alone, *QUICKSTART, *mesh, f"mesh.process={number}") for number in range(2)]
     metrics = alone / "stopped" / "metrics.csv"
     while not metrics.exists() or metrics.read_text().count("\n") < 3:
@@ -149,20 +187,27 @@ def test_a_signal_to_one_process_stops_both_with_one_checkpoint(alone):
     (step,) = (int(path.name) for path in (alone / "stopped" / "checkpoints").iterdir())
     assert step == pd.read_csv(metrics)["step"].max()
     assert Checkpoints(alone / "stopped").newest() == step
-    assert json.loads((alone / "stopped" / "status.json").read_text())["state"] == "stopped"  # and not finished: it goes on
+    assert (
+        json.loads((alone / "stopped" / "status.json").read_text())["state"] == "stopped"
+    )  # and not finished: it goes on
 
 
 def test_the_processes_of_a_slurm_job_find_each_other():
     """By what `srun` tells each of them; jax takes the coordinator's port from the job's number."""
     script = (
-        "from agentic_transformer import distributed\n"
+        "from agentic_transformer.training import distributed\n"
         "from agentic_transformer.config import MeshConfig\n"
         "distributed.initialize(MeshConfig())\n"
         "import jax, sys\n"
         "found = jax.process_index(), jax.process_count(), distributed.is_first(), distributed.agree(jax.process_index() + 7)\n"
-        "sys.stderr.write(f'found {found}\\n')"  # standard output has Gloo's words in the middle of others
+        # standard output has Gloo's words in the middle of others
+        "sys.stderr.write(f'found {found}\\n')"
     )
-    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
+    job = {
+        "SLURM_JOB_ID": str(os.getpid()),
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2",
+    }
     started = [
         subprocess.Popen(
             [sys.executable, "-c", script],
@@ -179,7 +224,10 @@ def test_the_processes_of_a_slurm_job_find_each_other():
 
 def test_processes_with_other_settings_say_so_and_end(alone):
     mesh = [*WORDS, "run=unlike", *meeting()]
-    started = [start(alone, *mesh, f"mesh.process={number}", f"train.clip={1 + number}") for number in range(2)]
+    started = [
+        start(alone, *mesh, f"mesh.process={number}", f"train.clip={1 + number}")
+        for number in range(2)
+    ]
     ended = [process.communicate(timeout=300) for process in started]
     assert [process.returncode for process in started] == [2, 2]
     for number, (_, said) in enumerate(ended):
@@ -199,28 +247,34 @@ def test_where_process_0_fails_the_other_says_so_and_both_end(alone):
 def test_sharded_state_takes_its_share_of_memory_and_gives_the_same_losses(tmp_path):
     data = labelled(tmp_path)
     description = describe(data)
-    mesh = Mesh(np.array(jax.devices()).reshape(4, 2), (meshes.DATA, meshes.RING))
-    optimizer, _ = training.make_optimizer(training.TrainConfig(warmup=2))
+    mesh = Mesh(np.array(jax.devices()).reshape(4, 2), (sharding.DATA, sharding.RING))
+    optimizer, _ = make_optimizer(TrainConfig(warmup=2))
     loader = ChainLoader(data, description.agent, description.layout(), SEED, 8)
     found = {}
     for fsdp in (False, True):
-        graph, state = training.init_state(lambda: description.build(SEED), optimizer, mesh, fsdp)
-        step = training.make_train_step(graph, optimizer, description.model, mesh, 4 * description.steps, fsdp=fsdp)
+        graph, state = init_state(lambda: description.build(SEED), optimizer, mesh, fsdp)
+        step = make_train_step(
+            graph, optimizer, description.model, mesh, 4 * description.steps, fsdp=fsdp
+        )
         found[fsdp] = []
         for number in range(3):
-            state, metrics = step(state, meshes.place(loader(number), mesh, "zigzag"))
+            state, metrics = step(state, sharding.shard_batch(loader(number), mesh, "zigzag"))
             found[fsdp].append(float(metrics["loss"]))
         held = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state))
         whole = sum(x.nbytes for x in jax.tree.leaves(state))
         assert held < 0.3 * whole if fsdp else held == whole
     # Three steps of a rate near 0.003: rounding of the losses is all that there is.
-    np.testing.assert_allclose(found[True], found[False], rtol=0, atol=10 * rounding(gradient_operations(description, 8)))
+    np.testing.assert_allclose(
+        found[True], found[False], rtol=0, atol=10 * rounding(gradient_operations(description, 8))
+    )
     checkpoints = Checkpoints(tmp_path)
     checkpoints.open()
     checkpoints.save(state, description, 0.0)
     checkpoints.close()
-    like = training.init_state(lambda: description.build(SEED), optimizer, meshes.make_mesh(8))[1]
-    jax.tree.map(np.testing.assert_array_equal, Checkpoints(tmp_path).state(3, like, description), state)
+    like = init_state(lambda: description.build(SEED), optimizer, sharding.make_mesh(8))[1]
+    jax.tree.map(
+        np.testing.assert_array_equal, Checkpoints(tmp_path).state(3, like, description), state
+    )
 
 
 def test_processes_hold_every_row_once():
@@ -233,13 +287,15 @@ def test_processes_hold_every_row_once():
     class FakeMesh:
         def __init__(self, devices):
             self.devices = devices
-            self.shape = dict(zip((meshes.DATA, meshes.RING), devices.shape, strict=True))
+            self.shape = dict(zip((sharding.DATA, sharding.RING), devices.shape, strict=True))
 
     hosts = np.array([[3, 3], [0, 0], [1, 1], [2, 2]])
     rows = []
     for process in range(4):
         # Seen from that process: its devices are those of process 0, which this is.
-        devices = np.vectorize(lambda host, process=process: Device(0 if host == process else 1))(hosts)
-        rows.append(meshes.local_rows(FakeMesh(devices), 16))
+        devices = np.vectorize(lambda host, process=process: Device(0 if host == process else 1))(
+            hosts
+        )
+        rows.append(sharding.local_rows(FakeMesh(devices), 16))
     assert sorted(np.concatenate(rows)) == list(range(16))
     assert rows[3].tolist() == [0, 1, 2, 3] and rows[0].tolist() == [4, 5, 6, 7]

@@ -27,12 +27,16 @@ from tests.seeds import SEED, rng
 from tests.tolerances import SIGMAS
 
 # Small chunks, and rows that go around the ring one after another, as they do in long sequences.
-SMALL = plain_kernel("cpu", Chunks(queries=32, keys=64, whole=32))._replace(one_row=lambda tokens: True)
+SMALL = plain_kernel("cpu", Chunks(queries=32, keys=64, whole=32))._replace(
+    one_row=lambda tokens: True
+)
 
 
 def make_mesh(ring: int, data: int = 1) -> jax.sharding.Mesh:
     axes = (AxisType.Auto, AxisType.Auto)
-    return jax.make_mesh((data, ring), ("data", "ring"), axis_types=axes, devices=jax.devices()[: ring * data])
+    return jax.make_mesh(
+        (data, ring), ("data", "ring"), axis_types=axes, devices=jax.devices()[: ring * data]
+    )
 
 
 def with_gradients(function, query, key, value, weights):
@@ -42,27 +46,39 @@ def with_gradients(function, query, key, value, weights):
 
 
 def draw(data, batch, sequence, heads, key_heads, head_dim):
-    return [data.standard_normal((batch, sequence, h, head_dim), np.float32) for h in (heads, key_heads, key_heads, heads)]
+    return [
+        data.standard_normal((batch, sequence, h, head_dim), np.float32)
+        for h in (heads, key_heads, key_heads, heads)
+    ]
 
 
 def in_order(results, ring, layout, length=None):
     """Results in natural order and float64."""
-    return [np.asarray(from_layout(np.asarray(x), ring, layout, length=length), np.float64) for x in results]
+    return [
+        np.asarray(from_layout(np.asarray(x), ring, layout, length=length), np.float64)
+        for x in results
+    ]
 
 
 def root_mean_squares(results, reference):
-    return np.array([np.sqrt(np.mean((x - y) ** 2)) for x, y in zip(results, reference, strict=True)])
+    return np.array(
+        [np.sqrt(np.mean((x - y) ** 2)) for x, y in zip(results, reference, strict=True)]
+    )
 
 
 def test_exact_at_4096_tokens_on_8_devices():
-    """Each number within what float32 allows it, and their errors together no larger than dense attention has them.
+    """Each number within what float32 allows it, and their errors together no larger than dense
+    attention has them.
 
-    A root mean square over a million errors hardly varies; how a processor's products are summed may change it by a part, of
-    both alike. A factor of 1.5 is far less than any fault gives: of the scale, of one key, of a sum in bfloat16.
+    A root mean square over a million errors hardly varies; how a processor's products are summed
+    may change it by a part, of both alike. A factor of 1.5 is far less than any fault gives: of the
+    scale, of one key, of a sum in bfloat16.
     """
     arrays = draw(rng(2), 1, 4096, 4, 4, 64)
     exact, bounds = attention_and_bounds(*arrays)
-    dense = root_mean_squares(in_order(with_gradients(dense_attention, *arrays), 1, "contiguous"), exact)
+    dense = root_mean_squares(
+        in_order(with_gradients(dense_attention, *arrays), 1, "contiguous"), exact
+    )
     for layout in LAYOUTS:
         placed = [to_layout(x, 8, layout) for x in arrays]
         results = with_gradients(partial(ring_attention, mesh=make_mesh(8), layout=layout), *placed)
@@ -74,13 +90,16 @@ def test_exact_at_4096_tokens_on_8_devices():
 @pytest.mark.parametrize("ring", [1, 4])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_token_changes_no_output_before_it(ring, layout):
-    """By exactly 0, also when it is so large that other tokens would be rounded otherwise if any of them were computed for it."""
+    """By exactly 0, also when it is so large that other tokens would be rounded otherwise if any of
+    them were computed for it."""
     query, key, value, _ = draw(rng(0), 1, 2048, 2, 1, 64)
     changed = 1024 + 37  # within a chunk, so that tokens before it share its products
     attend = jax.jit(partial(ring_attention, mesh=make_mesh(ring), layout=layout))
 
     def outputs(*arrays):
-        return from_layout(np.asarray(attend(*(to_layout(x, ring, layout) for x in arrays))), ring, layout)
+        return from_layout(
+            np.asarray(attend(*(to_layout(x, ring, layout) for x in arrays))), ring, layout
+        )
 
     before = outputs(query, key, value)
     for change in (0.25, 1e3, -1e4):
@@ -101,7 +120,13 @@ def problems(draw_):
         "ring": draw_(st.sampled_from([1, 2, 3, 4, 8])),
         "layout": draw_(st.sampled_from(LAYOUTS)),
         "kernel": draw_(st.sampled_from([SMALL, None])),
-        "shape": (draw_(st.integers(1, 2)), length, key_heads * group, key_heads, draw_(st.sampled_from([4, 16]))),
+        "shape": (
+            draw_(st.integers(1, 2)),
+            length,
+            key_heads * group,
+            key_heads,
+            draw_(st.sampled_from([4, 16])),
+        ),
         "causal": causal,
         "window": draw_(st.none() | st.integers(1, length)) if causal else None,
         "segments": draw_(st.sampled_from([0, 1, 4])),

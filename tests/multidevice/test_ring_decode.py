@@ -8,13 +8,22 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from agentic_transformer.ring import LAYOUTS, decode_attention, padded_length, ring_attention, to_layout, write_cache
+from agentic_transformer.ring import (
+    LAYOUTS,
+    decode_attention,
+    padded_length,
+    ring_attention,
+    to_layout,
+    write_cache,
+)
 from tests.attention_float64 import assert_attention, attention_and_bounds
 from tests.seeds import rng
 
 
 def mesh_of(devices):
-    return jax.make_mesh((devices,), ("ring",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+    return jax.make_mesh(
+        (devices,), ("ring",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices]
+    )
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -22,14 +31,21 @@ def mesh_of(devices):
 def test_tokens_one_by_one_equal_the_whole_sequence(layout, window):
     data = rng(0)
     length, mesh = 43, mesh_of(4)
-    query, key, value = (data.standard_normal((2, length, heads, 8), np.float32) for heads in (4, 2, 2))
+    query, key, value = (
+        data.standard_normal((2, length, heads, 8), np.float32) for heads in (4, 2, 2)
+    )
     exact, bounds = attention_and_bounds(query, key, value, window=window)
     caches = [jnp.zeros((2, padded_length(length, 4), 2, 8))] * 2
     for start, stop in ((0, 20), (20, 21), (21, 22), (22, 43)):
         position = jnp.tile(jnp.arange(start, stop), (2, 1))
         write = partial(write_cache, position=position, mesh=mesh, layout=layout)
-        caches = [write(cache, new[:, start:stop]) for cache, new in zip(caches, (key, value), strict=True)]
-        found = decode_attention(query[:, start:stop], *caches, position, mesh=mesh, layout=layout, window=window)
+        caches = [
+            write(cache, new[:, start:stop])
+            for cache, new in zip(caches, (key, value), strict=True)
+        ]
+        found = decode_attention(
+            query[:, start:stop], *caches, position, mesh=mesh, layout=layout, window=window
+        )
         assert_attention([found], *([result.output[:, start:stop]] for result in (exact, bounds)))
     assert (caches[0] == to_layout(key, 4, layout)).all()
 
@@ -41,7 +57,9 @@ def test_rows_of_a_batch_stand_at_their_own_positions():
     exact, bounds = attention_and_bounds(query, key, value)
     position = np.array([[5], [-1], [31]], np.int32)
     caches = (to_layout(x, 8, "zigzag") for x in (key, value))
-    found = decode_attention(query[np.arange(3), position[:, 0]][:, None], *caches, position, mesh=mesh)
+    found = decode_attention(
+        query[np.arange(3), position[:, 0]][:, None], *caches, position, mesh=mesh
+    )
     for row, at in ((0, 5), (2, 31)):
         assert_attention([found[row, 0]], *([result.output[row, at]] for result in (exact, bounds)))
     assert not np.asarray(found[1]).any()
@@ -57,14 +75,25 @@ def test_one_token_against_100_000_moves_no_keys():
     placed = [jax.device_put(to_layout(x, 8, "zigzag"), shared) for x in (query, key, value)]
     token = jax.device_put(query[:, -1:], whole)
     position = jax.device_put(np.full((1, 1), capacity - 1, np.int32), whole)
-    decode = jax.jit(partial(decode_attention, mesh=mesh)).lower(token, *placed[1:], position).compile()
+    decode = (
+        jax.jit(partial(decode_attention, mesh=mesh)).lower(token, *placed[1:], position).compile()
+    )
     program = decode.as_text()
-    assert "collective-permute" not in program and "all-gather" not in program and "all-to-all" not in program
-    # What is reduced over the ring is as large as the query: nothing comes near the 12,500 tokens of a device.
+    assert (
+        "collective-permute" not in program
+        and "all-gather" not in program
+        and "all-to-all" not in program
+    )
+    # What is reduced over the ring is as large as the query: nothing comes near the 12,500 tokens
+    # of a device.
     assert (
         max(
             int(np.prod(x.aval.shape))
-            for x in reduced(jax.make_jaxpr(partial(decode_attention, mesh=mesh))(token, *placed[1:], position).jaxpr)
+            for x in reduced(
+                jax.make_jaxpr(partial(decode_attention, mesh=mesh))(
+                    token, *placed[1:], position
+                ).jaxpr
+            )
         )
         <= 64
     )
@@ -90,7 +119,9 @@ def test_decoding_equals_the_forward_pass_of_the_ring():
     placed = [to_layout(x, 8, "zigzag") for x in (query, key, value)]
     whole = ring_attention(*placed, mesh=mesh)
     last = np.argmax(to_layout(np.arange(sequence), 8, "zigzag", axis=0))
-    found = decode_attention(query[:, -1:], *placed[1:], np.full((1, 1), sequence - 1, np.int32), mesh=mesh)
+    found = decode_attention(
+        query[:, -1:], *placed[1:], np.full((1, 1), sequence - 1, np.int32), mesh=mesh
+    )
     exact, bounds = attention_and_bounds(query[:, -1:], key, value, causal=False)
     for result in (found, whole[:, last : last + 1]):
         assert_attention([result], exact, bounds)

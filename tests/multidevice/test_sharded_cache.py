@@ -6,23 +6,23 @@ import pytest
 from flax import nnx
 from jax.sharding import Mesh
 
-from agentic_transformer import mesh as meshes
+from agentic_transformer.agents.transformer import Policy, Trajectory
 from agentic_transformer.config import AgentConfig, ModelConfig
-from agentic_transformer.description import AgentDescription
-from agentic_transformer.policy import Policy, Trajectory
-from agentic_transformer.tokens import Scaling
-from tests.agent.helpers import forward_operations
+from agentic_transformer.contexts.tokens import Normalizer
+from agentic_transformer.models.spec import AgentSpec
+from agentic_transformer.training import sharding
 from tests.seeds import SEED, rng
+from tests.small_agents import forward_operations
 from tests.tolerances import assert_close
 
 BATCH, SLOTS, STEPS, OBSERVATION, ACTION = 4, 3, 5, 4, 2
 
 
 def make_policy(mesh, tokens):
-    description = AgentDescription(
+    description = AgentSpec(
         task="point_mass_goal", seed=0, agent=AgentConfig(trajectories=SLOTS),
         model=ModelConfig(width=32, layers=2, heads=2, head="mse", tokens=tokens),
-        scaling=Scaling((0.0,) * OBSERVATION, (1.0,) * OBSERVATION, 1.0, 1.0),
+        scaling=Normalizer((0.0,) * OBSERVATION, (1.0,) * OBSERVATION, 1.0, 1.0),
         observation_size=OBSERVATION, action_size=ACTION, steps=STEPS, best_return=1.0,
     )  # fmt: skip
     return Policy(*nnx.split(description.build(SEED), nnx.Param), description, mesh)
@@ -41,7 +41,9 @@ def actions(policy):
     found = []
     for step in range(STEPS):
         observation = data.normal(size=(BATCH, OBSERVATION))
-        action, context = policy.act(context, np.ones(BATCH), observation, step, jax.random.key(step), 1.0, 1.0)
+        action, context = policy.act(
+            context, np.ones(BATCH), observation, step, jax.random.key(step), 1.0, 1.0
+        )
         found.append(action)
     return np.stack(found), context.cache[0][0]
 
@@ -49,10 +51,12 @@ def actions(policy):
 @pytest.mark.parametrize("tokens", ["packed", "separate"])
 @pytest.mark.parametrize(("data", "ring"), [(1, 8), (2, 4)])
 def test_actions_are_those_of_one_device(data, ring, tokens):
-    mesh = Mesh(np.array(jax.devices()).reshape(data, ring), (meshes.DATA, meshes.RING))
+    mesh = Mesh(np.array(jax.devices()).reshape(data, ring), (sharding.DATA, sharding.RING))
     alone = make_policy(None, tokens)
     expected, _ = actions(alone)
     found, cache = actions(make_policy(mesh, tokens))
-    assert_close(found, expected, forward_operations(alone.description), 1)  # outputs cut to [-1, 1]
+    assert_close(
+        found, expected, forward_operations(alone.description), 1
+    )  # outputs cut to [-1, 1]
     shard = cache.addressable_shards[0].data.shape
     assert shard[:2] == (BATCH // data, cache.shape[1] // ring)

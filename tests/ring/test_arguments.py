@@ -49,7 +49,9 @@ ATTENTIONS = {
     "blockwise_attention": blockwise_attention,
     "dense_attention": dense_attention,
     "memory_efficient_attention": memory_efficient_attention,
-    "ring_attention_shard": lambda *args, **kwargs: ring_attention_shard(*args, axis=None, **kwargs),
+    "ring_attention_shard": lambda *args, **kwargs: ring_attention_shard(
+        *args, axis=None, **kwargs
+    ),
 }
 
 
@@ -96,7 +98,9 @@ def test_attention(name, named, arrays, setting):
     refuses(named, ATTENTIONS[name], *arrays, **setting)
 
 
-@pytest.mark.parametrize("name", ["attention", "ring_attention", "blockwise_attention", "ring_attention_shard"])
+@pytest.mark.parametrize(
+    "name", ["attention", "ring_attention", "blockwise_attention", "ring_attention_shard"]
+)
 def test_attention_by_a_kernel(name):
     refuses("kernel='cpu' must be a BlockKernel", ATTENTIONS[name], X, X, X, kernel="cpu")
     odd = X[:, :7]
@@ -117,11 +121,16 @@ def test_what_is_allowed():
     """Other integers, flags and numbers of numpy and of JAX mean what Python's mean."""
     expected = attention(X, X, X, segment_ids=IDS, length=5, window=3)
     integers = [(IDS.astype(np.int8), np.uint8(5)), (IDS.astype(np.uint32), np.array(5))]
-    integers += [(jnp.asarray(IDS), jnp.int32(5)), (IDS.astype(np.int64), np.array([5, 5], np.uint32))]
+    integers += [
+        (jnp.asarray(IDS), jnp.int32(5)),
+        (IDS.astype(np.int64), np.array([5, 5], np.uint32)),
+    ]
     for ids, length in integers:
         setting = {"window": np.int64(3), "causal": np.bool_(True)}
         found = attention(X, X, X, segment_ids=ids, length=length, **setting)
-        np.testing.assert_allclose(found, expected, atol=1e-6)  # the same sums of at most 3 values below 4
+        np.testing.assert_allclose(
+            found, expected, atol=1e-6
+        )  # the same sums of at most 3 values below 4
     for backbone in BACKBONES:
         none = attention(X, X, X, backbone=backbone, length=np.uint32(0))
         assert not np.asarray(none).any()
@@ -151,7 +160,13 @@ POSITION = np.full((BATCH, 1), 3, np.int32)
     ],
 )
 def test_decoding(named, change):
-    arguments = {"query": X[:, :1], "key": X, "value": X, "position": POSITION, "mesh": MESH} | change
+    arguments = {
+        "query": X[:, :1],
+        "key": X,
+        "value": X,
+        "position": POSITION,
+        "mesh": MESH,
+    } | change
     refuses(named, decode_attention, **arguments)
 
 
@@ -177,7 +192,9 @@ def test_positions_and_caches_of_other_dtypes():
     half = X.astype(jnp.bfloat16)
     expected = decode_attention(X[:, :1], X, X, POSITION, mesh=MESH)
     for position in (POSITION.astype(np.uint8), POSITION.astype(np.int64), jnp.asarray(POSITION)):
-        np.testing.assert_array_equal(decode_attention(X[:, :1], X, X, position, mesh=MESH), expected)
+        np.testing.assert_array_equal(
+            decode_attention(X[:, :1], X, X, position, mesh=MESH), expected
+        )
         assert write_cache(half, X[:, :1], position, mesh=MESH).dtype == jnp.bfloat16
     found = decode_attention(X[:, :1], half, half, POSITION, mesh=MESH)
     # Keys and values of 8 bits each: a part in 2^8 of values below 4, and as much of scores.

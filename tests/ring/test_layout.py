@@ -13,19 +13,42 @@ from agentic_transformer.ring.layout import shard_positions
 DTYPES = ("float32", "int32", "bool", "bfloat16", "int8", "<U3")
 
 
-@given(st.integers(1, 40), st.integers(1, 9), st.sampled_from(LAYOUTS), st.integers(0, 2), st.sampled_from(DTYPES))
+@given(
+    st.integers(1, 40),
+    st.integers(1, 9),
+    st.sampled_from(LAYOUTS),
+    st.integers(0, 2),
+    st.sampled_from(DTYPES),
+)
 def test_there_and_back(length, ring_size, layout, axis, dtype):
     shape = [2, 3, 4]
     shape[axis] = length
-    x = (np.arange(np.prod(shape)) % 120).astype(jnp.bfloat16 if dtype == "bfloat16" else dtype).reshape(shape)
+    x = (
+        (np.arange(np.prod(shape)) % 120)
+        .astype(jnp.bfloat16 if dtype == "bfloat16" else dtype)
+        .reshape(shape)
+    )
     y = to_layout(x, ring_size, layout, axis)
-    assert y.shape[axis] == padded_length(length, ring_size) and y.dtype == x.dtype and isinstance(y, np.ndarray)
+    assert (
+        y.shape[axis] == padded_length(length, ring_size)
+        and y.dtype == x.dtype
+        and isinstance(y, np.ndarray)
+    )
     assert (from_layout(y, ring_size, layout, axis, length) == x).all()
 
 
 def test_devices_hold_two_blocks_each():
     assert to_layout(np.arange(8), 4, "zigzag", axis=0).tolist() == [0, 7, 1, 6, 2, 5, 3, 4]
-    assert to_layout(np.arange(7), 2, "zigzag", axis=0, fill=-1).tolist() == [0, 1, 6, -1, 2, 3, 4, 5]
+    assert to_layout(np.arange(7), 2, "zigzag", axis=0, fill=-1).tolist() == [
+        0,
+        1,
+        6,
+        -1,
+        2,
+        3,
+        4,
+        5,
+    ]
     assert to_layout(np.arange(8), 4, "contiguous", axis=0).tolist() == list(range(8))
 
 

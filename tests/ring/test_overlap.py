@@ -47,7 +47,9 @@ def loops(jaxpr):
     for equation in jaxpr.eqns:
         if equation.primitive.name == "scan":
             yield equation.params["jaxpr"].jaxpr
-        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: isinstance(x, ClosedJaxpr | Jaxpr)):
+        for value in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda x: isinstance(x, ClosedJaxpr | Jaxpr)
+        ):
             inner = value.jaxpr if isinstance(value, ClosedJaxpr) else value
             if isinstance(inner, Jaxpr):
                 yield from loops(inner)
@@ -59,7 +61,11 @@ def test_every_permute_sends_what_its_step_began_with(whole):
     kernel = plain_kernel("cpu", Chunks(32, 32, whole))
     spec = PartitionSpec(None, "ring")
     attend = jax.shard_map(
-        partial(ring_attention_shard, kernel=kernel), mesh=mesh, in_specs=(spec,) * 3, out_specs=spec, check_vma=False
+        partial(ring_attention_shard, kernel=kernel),
+        mesh=mesh,
+        in_specs=(spec,) * 3,
+        out_specs=spec,
+        check_vma=False,
     )
     x = jax.ShapeDtypeStruct((1, 1024, 2, 8), np.float32)
     jaxpr = jax.make_jaxpr(lambda q, k, v, g: jax.vjp(attend, q, k, v)[1](g))(x, x, x, x)
@@ -75,17 +81,26 @@ def test_every_permute_sends_what_its_step_began_with(whole):
 
 
 def test_nothing_quadratic_is_kept_for_the_backward_pass():
-    """Positions are known before the layers run: partial evaluation must not store the masks they give."""
+    """Positions are known before the layers run: partial evaluation must not store the masks they
+    give."""
     mesh = AbstractMesh((8,), ("ring",), axis_types=(AxisType.Auto,))
     spec = PartitionSpec(None, "ring")
     tokens = 256  # a device's: the whole block at once, mask and all
 
-    attend = jax.shard_map(ring_attention_shard, mesh=mesh, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)
+    attend = jax.shard_map(
+        ring_attention_shard, mesh=mesh, in_specs=(spec,) * 3, out_specs=spec, check_vma=False
+    )
 
     def loss(x):
-        layers = jax.lax.scan(jax.checkpoint(lambda x, _: (attend(x, x, x), None)), x, None, length=3)
+        layers = jax.lax.scan(
+            jax.checkpoint(lambda x, _: (attend(x, x, x), None)), x, None, length=3
+        )
         return layers[0].sum()
 
     x = jax.ShapeDtypeStruct((1, 8 * tokens, 1, 8), np.float32)
     for body in loops(jax.make_jaxpr(jax.grad(loss))(x).jaxpr):
-        assert all(variable.aval.size < tokens * tokens for variable in body.outvars if not isinstance(variable, Literal))
+        assert all(
+            variable.aval.size < tokens * tokens
+            for variable in body.outvars
+            if not isinstance(variable, Literal)
+        )

@@ -92,14 +92,19 @@ def test_lengths_equal_the_formulas_and_padding_reaches_nothing(backbone, settin
             np.testing.assert_array_equal(result, other)
 
 
-@pytest.mark.parametrize("setting", [{}, {"segment_ids": SEGMENTS, "window": 9}], ids=["causal", "packed"])
+@pytest.mark.parametrize(
+    "setting", [{}, {"segment_ids": SEGMENTS, "window": 9}], ids=["causal", "packed"]
+)
 @pytest.mark.parametrize(
     ("backbone", "kernel"),
-    [("dense", None), ("memory_efficient", None)] + [("blockwise", kernel) for kernel in (None, IN_CHUNKS, ON_ACCELERATORS)],
+    [("dense", None), ("memory_efficient", None)]
+    + [("blockwise", kernel) for kernel in (None, IN_CHUNKS, ON_ACCELERATORS)],
     ids=["dense", "memory_efficient", "whole", "in chunks", "on accelerators"],
 )
 def test_what_is_not_finite_reaches_what_sees_it_and_nothing_else(backbone, kernel, setting):
-    found = with_gradients(partial(attention, backbone=backbone, kernel=kernel, **setting, layout="contiguous"))
+    found = with_gradients(
+        partial(attention, backbone=backbone, kernel=kernel, **setting, layout="contiguous")
+    )
     seen = seen_by(**setting)
     arrays, at = draw(1), 37
     before = found(arrays)
@@ -139,11 +144,15 @@ def test_a_window_larger_than_the_sequence_changes_nothing():
     for backbone in BACKBONES:
         whole = attention(*arrays[:3], backbone=backbone)
         for window in (SEQUENCE, 10**12):
-            np.testing.assert_array_equal(attention(*arrays[:3], backbone=backbone, window=window), whole)
+            np.testing.assert_array_equal(
+                attention(*arrays[:3], backbone=backbone, window=window), whole
+            )
 
 
 def test_no_segment_id_is_taken_for_padding():
     """Not even the smallest integer, whose value nobody can check in an array of JAX."""
     ids, length = jnp.full((BATCH, SEQUENCE), -(2**31), jnp.int32), np.array([6, SEQUENCE])
-    attend = partial(attention, *draw()[:3], backbone="blockwise", layout="contiguous", length=length)
+    attend = partial(
+        attention, *draw()[:3], backbone="blockwise", layout="contiguous", length=length
+    )
     np.testing.assert_array_equal(attend(segment_ids=ids), attend(segment_ids=0 * ids))

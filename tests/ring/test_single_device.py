@@ -7,7 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agentic_transformer.ring import BACKBONES, Chunks, attention, blockwise_attention, blockwise_feedforward, plain_kernel
+from agentic_transformer.ring import (
+    BACKBONES,
+    Chunks,
+    attention,
+    blockwise_attention,
+    blockwise_feedforward,
+    plain_kernel,
+)
 from tests.attention_float64 import assert_attention, attention_and_bounds
 from tests.seeds import rng
 from tests.tolerances import SIGMAS, assert_close, rounding
@@ -28,24 +35,30 @@ KERNELS += [plain_kernel("tpu", Chunks(32, 16, whole=32, rows=2, on_cpu=False))]
 )
 def test_equals_float64(backbone, setting, heads):
     data = rng(0)
-    query, key, value = (data.standard_normal((2, 84, h, 8), np.float32) for h in (*heads, heads[1]))
+    query, key, value = (
+        data.standard_normal((2, 84, h, 8), np.float32) for h in (*heads, heads[1])
+    )
     setting = dict(setting)
     if setting.pop("packed", False):
         setting["segment_ids"] = np.sort(data.integers(0, 3, (2, 84)), axis=1)
     expected = attention_and_bounds(query, key, value, **setting)
     for kernel in KERNELS if backbone == "blockwise" else KERNELS[:1]:
-        assert_attention([attention(query, key, value, backbone=backbone, kernel=kernel, **setting)], *expected)
+        assert_attention(
+            [attention(query, key, value, backbone=backbone, kernel=kernel, **setting)], *expected
+        )
 
 
 @pytest.mark.parametrize("kernel", KERNELS[1:])
 def test_scores_of_any_size_do_not_overflow(kernel):
-    """Scores near 1e6 are known to 0.1 or worse: where keys nearly tie, an output is known to be a mean of values alone."""
+    """Scores near 1e6 are known to 0.1 or worse: where keys nearly tie, an output is known to be a
+    mean of values alone."""
     data = rng(1)
     query, key, value = (1e3 * data.standard_normal((1, 128, 1, 8), np.float32) for _ in range(3))
     found, pull = jax.vjp(partial(blockwise_attention, kernel=kernel), query, key, value)
     exact, bounds = attention_and_bounds(query, key, value)
     assert_attention([found], exact, bounds)
-    # A score stands out from the next by some 1e5: of most queries one key has all of the weight, and the output is its value.
+    # A score stands out from the next by some 1e5: of most queries one key has all of the weight,
+    # and the output is its value.
     assert np.median(np.abs(found - exact.output)) <= rounding(4) * np.abs(value).max()
     assert all(np.isfinite(gradient).all() for gradient in pull(found))
 
@@ -53,9 +66,11 @@ def test_scores_of_any_size_do_not_overflow(kernel):
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_query_may_be_of_any_length_beside_others(kernel, sign):
-    """Some with moderate scores and some with great ones in a chunk, and great keys after moderate ones; all of one sign.
+    """Some with moderate scores and some with great ones in a chunk, and great keys after moderate
+    ones; all of one sign.
 
-    Each query is held to the error that its own scores entail, from 1e-6 for scores near 1 to none for those near 1e6.
+    Each query is held to the error that its own scores entail, from 1e-6 for scores near 1 to none
+    for those near 1e6.
     """
     data = rng(3)
     query, key = (np.abs(data.standard_normal((1, 256, 1, 16), np.float32)) for _ in range(2))
@@ -64,13 +79,17 @@ def test_a_query_may_be_of_any_length_beside_others(kernel, sign):
     key[:, 160:] *= 30
     expected = attention_and_bounds(query, key, value)
     for backbone in ("blockwise", "dense") if kernel is None else ("blockwise",):
-        assert_attention([attention(query, key, value, backbone=backbone, kernel=kernel)], *expected)
+        assert_attention(
+            [attention(query, key, value, backbone=backbone, kernel=kernel)], *expected
+        )
 
 
 def test_queries_that_see_few_keys_are_as_exact_as_dense_attention_has_them():
-    """In the mean square over 2,048 rows of outputs, whose ratio varies by a few per cent from seed to seed.
+    """In the mean square over 2,048 rows of outputs, whose ratio varies by a few per cent from seed
+    to seed.
 
-    The largest of the errors is a matter of luck: of which query one key has most of the weight, and how that is rounded.
+    The largest of the errors is a matter of luck: of which query one key has most of the weight,
+    and how that is rounded.
     """
     data = rng(4)
     arrays = [data.standard_normal((1, 512, 4, 64), np.float32) for _ in range(3)]
@@ -84,17 +103,25 @@ def test_queries_that_see_few_keys_are_as_exact_as_dense_attention_has_them():
 
 def test_blockwise_feedforward_is_the_feedforward():
     data = rng(2)
-    x, up, down = (jnp.asarray(data.standard_normal(shape), jnp.float32) for shape in ((2, 96, 8), (8, 32), (32, 8)))
+    x, up, down = (
+        jnp.asarray(data.standard_normal(shape), jnp.float32)
+        for shape in ((2, 96, 8), (8, 32), (32, 8))
+    )
 
     def loss(chunk, x, up, down):
-        y = blockwise_feedforward(lambda params, x: jax.nn.gelu(x @ params[0]) @ params[1], (up, down), x, chunk=chunk)
+        y = blockwise_feedforward(
+            lambda params, x: jax.nn.gelu(x @ params[0]) @ params[1], (up, down), x, chunk=chunk
+        )
         return jnp.sum(y**2)
 
     whole = jax.grad(partial(loss, 96), argnums=(0, 1, 2))(x, up, down)
-    # Products over 8 and 32 numbers and back, gelu (ten operations), and at last a sum over 192 tokens.
+    # Products over 8 and 32 numbers and back, gelu (ten operations), and at last a sum over 192
+    # tokens.
     operations = 2 * (8 + 10 + 32) + 192
     for chunk in (7, 32):
-        for gradient, expected in zip(jax.grad(partial(loss, chunk), argnums=(0, 1, 2))(x, up, down), whole, strict=True):
+        for gradient, expected in zip(
+            jax.grad(partial(loss, chunk), argnums=(0, 1, 2))(x, up, down), whole, strict=True
+        ):
             assert_close(gradient, expected, operations)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agentic_transformer.planning.compiler import available
+from agentic_transformer.capacity.compiler import available
 from experiments.benchmarks.ring_schedule import TOPOLOGIES, overlap, schedule
 
 needs_compiler = pytest.mark.skipif(not available(), reason="the extra `tpu` is not installed")
@@ -26,7 +26,8 @@ def test_computation_between_start_and_end_is_counted():
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_all_permutes_hide_but_the_last_hop_of_the_gradients(topology):
     found = schedule(topology, TOPOLOGIES[topology])
-    # Forward 2 (keys, values); backward 4 in the loop, 2 beside the last step, and the 2 that bring the gradients home.
+    # Forward 2 (keys, values); backward 4 in the loop, 2 beside the last step, and the 2 that bring
+    # the gradients home.
     assert found.permutes == 10 and found.hidden >= 8
 
 

@@ -1,0 +1,3 @@
+"""Planning for accelerators that are not there: what fits, whether communication hides, how long a
+step would take.
+"""

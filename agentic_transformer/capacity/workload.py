@@ -1,0 +1,93 @@
+"""What would run: one train step of a model on contexts of a length, on so many devices."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import jax
+from flax import nnx
+
+from agentic_transformer.capacity.hardware import Topology
+from agentic_transformer.config import AgentConfig, ModelConfig
+from agentic_transformer.contexts.tokens import Normalizer
+from agentic_transformer.models.spec import AgentSpec
+
+SHARED = ("ring", "all_gather")
+"""Backbones that share a sequence among devices; of the others each device takes sequences of its
+own."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One train step, fully sharded: parameters and optimiser over all devices, each sequence over
+    a ring.
+    """
+
+    topology: Topology
+    model: ModelConfig
+    tokens: int
+    """Of a device: its part of one sequence."""
+    observation_size: int
+    action_size: int
+    steps: int
+    """Of a trajectory."""
+    ring: int
+    """Devices that share a sequence; each ring has one."""
+
+    def with_tokens(self, tokens: int) -> Workload:
+        """The same with another context."""
+        return replace(self, tokens=tokens)
+
+    @property
+    def context(self) -> int:
+        """Tokens of a sequence."""
+        return self.tokens * self.ring
+
+    @property
+    def sequences(self) -> int:
+        """Rows of the batch."""
+        return self.topology.devices // self.ring
+
+    @property
+    def description(self) -> AgentSpec:
+        """The agent; quantities that only scale its inputs are 1."""
+        return _description(self.model, self.observation_size, self.action_size, self.steps)
+
+    @property
+    def parameter_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of all arrays of parameters."""
+        return _parameter_shapes(self.model, self.observation_size, self.action_size, self.steps)
+
+    @property
+    def parameters(self) -> int:
+        """Numbers that are learned."""
+        return sum(map(math.prod, self.parameter_shapes))
+
+    @property
+    def trajectories(self) -> float:
+        """How many trajectories the context holds."""
+        return self.context / (self.steps * self.description.layout().tokens_per_step)
+
+
+def _description(
+    model: ModelConfig, observation_size: int, action_size: int, steps: int
+) -> AgentSpec:
+    return AgentSpec(
+        task="planned",
+        seed=0,
+        agent=AgentConfig(),
+        model=model,
+        scaling=Normalizer((0.0,) * observation_size, (1.0,) * observation_size, 1.0, 1.0),
+        observation_size=observation_size,
+        action_size=action_size,
+        steps=steps,
+        best_return=1.0,
+    )
+
+
+@lru_cache
+def _parameter_shapes(model: ModelConfig, *sizes: int) -> tuple[tuple[int, ...], ...]:
+    params = nnx.split(nnx.eval_shape(lambda: _description(model, *sizes).build(0)), nnx.Param)[1]
+    return tuple(x.shape for x in jax.tree.leaves(params))

@@ -1,0 +1,1 @@
+"""Turns trajectories of many episodes into the token rows that a sequence model reads."""

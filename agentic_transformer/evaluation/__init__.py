@@ -1,0 +1,1 @@
+"""Rolls agents out with a growing context and summarises their records."""

@@ -1,0 +1,83 @@
+"""Action heads: what the model's last layer means, the loss of an action under it, and how an
+action is drawn.
+
+`mse` is the paper's (squared error, deterministic action). `mixture` is ours: a mixture of
+Gaussians can hold several ways to search, where squared error averages them into none.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from agentic_transformer.config import ModelConfig
+
+_LOG_STD_MAX = 1.0
+
+
+def head_size(config: ModelConfig, actions: int) -> int:
+    """Outputs of the model for actions of the given size."""
+    if config.head == "mse":
+        return actions
+    return config.components * (1 + 2 * actions)  # weight, mean, log standard deviation
+
+
+def _mixture(config: ModelConfig, outputs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(..., K * (1 + 2A)) -> logits (..., K), means (..., K, A), log standard deviations (..., K,
+    A).
+    """
+    logits, rest = outputs[..., : config.components], outputs[..., config.components :]
+    means, log_stds = jnp.split(rest.reshape(*rest.shape[:-1], config.components, -1), 2, axis=-1)
+    # A Gaussian that may be ever narrower spends the loss on digits of noise-free actions, and its
+    # gradients on the others.
+    return logits, means, jnp.clip(log_stds, config.log_std_min, _LOG_STD_MAX)
+
+
+def action_loss(config: ModelConfig, outputs: jax.Array, action: jax.Array) -> jax.Array:
+    """Loss of each action: squared error summed over its entries, or negative log-likelihood in
+    nats.
+
+    Args:
+        config: which head.
+        outputs: (..., head_size) of the model.
+        action: (..., A).
+
+    Returns:
+        (...) float32.
+    """
+    if config.head == "mse":
+        return jnp.sum((outputs - action) ** 2, axis=-1)
+    logits, means, log_stds = _mixture(config, outputs)
+    z = (action[..., None, :] - means) * jnp.exp(-log_stds)
+    log_density = jnp.sum(-0.5 * z**2 - log_stds - 0.5 * jnp.log(2 * jnp.pi), axis=-1)
+    return -jax.nn.logsumexp(jax.nn.log_softmax(logits) + log_density, axis=-1)
+
+
+def draw_action(
+    config: ModelConfig, outputs: jax.Array, key: jax.Array, temperature: float, noise: float
+) -> jax.Array:
+    """An action within [-1, 1] for each output.
+
+    Args:
+        config: which head; `mse` is deterministic.
+        outputs: (batch, head_size).
+        key: random key.
+        temperature: divides the mixture's logits; 0 takes the likeliest component.
+        noise: multiplies the Gaussian's standard deviation.
+
+    Returns:
+        (batch, A).
+    """
+    if config.head == "mse":
+        return jnp.clip(outputs, -1.0, 1.0)
+    logits, means, log_stds = _mixture(config, outputs)
+    component_key, noise_key = jax.random.split(key)
+    greedy = jnp.argmax(logits, axis=-1)
+    drawn = jax.random.categorical(component_key, logits / jnp.maximum(temperature, 1e-6), axis=-1)
+    component = jnp.where(temperature > 0, drawn, greedy)[..., None, None]
+    mean, log_std = (
+        jnp.take_along_axis(x, component, axis=-2)[..., 0, :] for x in (means, log_stds)
+    )
+    return jnp.clip(
+        mean + noise * jnp.exp(log_std) * jax.random.normal(noise_key, mean.shape), -1.0, 1.0
+    )

@@ -1,0 +1,1 @@
+"""Trains an agent: the loop, its step, shardings, checkpoints and metrics."""

@@ -1,0 +1,73 @@
+"""A list of a folder's files with their SHA-256, in the format of `sha256sum --check`: what changed
+since is found.
+
+Storage flips bits, transfers truncate; array formats restore the result without a word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+NAME = "SHA256SUMS"
+
+
+def write(folder: Path) -> None:
+    """Lists all files of a folder; the list is there whole or not at all."""
+    lines = "".join(f"{_digest(path)}  {name}\n" for name, path in sorted(_files(folder).items()))
+    partial = folder / f".{NAME}"
+    partial.write_text(_head(lines) + lines)
+    partial.replace(folder / NAME)
+
+
+def digest(folder: Path) -> str:
+    """SHA-256 of a folder's list, and so of all that it lists."""
+    return hashlib.sha256((folder / NAME).read_bytes()).hexdigest()
+
+
+def listed(folder: Path) -> dict[str, str]:
+    """Returns the SHA-256 of each file on a folder's list, by its name."""
+    lines = (folder / NAME).read_text(errors="replace").splitlines()[1:]
+    return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+
+
+def problem(folder: Path) -> str:
+    """What is wrong with a folder, by file; empty if it is as it was when its list was written."""
+    listing = folder / NAME
+    if not listing.is_file():
+        return f"{listing} is missing"
+    head, newline, lines = listing.read_text(errors="replace").partition("\n")
+    if head + newline != _head(lines):
+        return f"{listing} has changed"
+    expected, present = listed(folder), _files(folder)
+    for name in sorted(expected.keys() | present.keys()):
+        if name not in present:
+            return f"{folder / name} is missing"
+        if name not in expected:
+            return f"{folder / name} is not in {NAME}"
+        try:
+            changed = _digest(present[name]) != expected[name]
+        except OSError as error:
+            return f"{present[name]} cannot be read: {error.strerror}"
+        if changed:
+            return f"{present[name]} has changed (SHA-256)"
+    return ""
+
+
+def _head(lines: str) -> str:
+    """The list's own digest, in a comment that `sha256sum` skips."""
+    return f"# {hashlib.sha256(lines.encode()).hexdigest()}\n"
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): path
+        for path in files
+        if path.name not in (NAME, f".{NAME}")
+    }
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

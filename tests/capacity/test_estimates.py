@@ -1,0 +1,179 @@
+"""What is estimated without a compiler, against closed forms."""
+
+import dataclasses
+
+import pandas as pd
+import pytest
+
+from agentic_transformer.capacity import flops, memory, modelled, roofline
+from agentic_transformer.capacity.hardware import FAMILIES, GIB, topology
+from agentic_transformer.capacity.workload import Workload
+from agentic_transformer.config import ModelConfig, PlanCommand
+from agentic_transformer.ring.overlap import CHIPS, hidden, minimal_block
+from experiments.benchmarks import plan as suite
+from experiments.cli.packages import ROOT
+
+MODEL = PlanCommand().model
+
+
+def workload(name="v5e:4x4", model=MODEL, tokens=8192, **settings):
+    where = topology(name)
+    return Workload(where, model, tokens, 24, 6, 1000, **{"ring": where.devices, **settings})
+
+
+def test_the_number_of_parameters():
+    """Of a layer four square matrices, the feedforward network with its biases, two norms; then
+    what is around the layers."""
+    h, layers, features = MODEL.width, MODEL.layers, 1 + 24 + 6 + 2 + 4
+    of_layers = layers * (4 * h**2 + 8 * h**2 + 4 * h + h + 4 * h)
+    around = (features + 1) * h + 1000 * h + 2 * h + (h + 1) * 6
+    assert workload().parameters == of_layers + around
+
+
+@pytest.mark.parametrize(
+    ("width", "layers", "billions"),
+    [(3200, 26, 3.2), (4096, 32, 6.5), (5120, 40, 12.6), (6656, 60, 31.9)],
+)
+def test_llama_shapes_have_the_parameters_of_their_layers(width, layers, billions):
+    model = dataclasses.replace(
+        MODEL, width=width, layers=layers, heads=width // 128 if width % 128 == 0 else 32
+    )
+    assert workload(model=model).parameters == pytest.approx(billions * 1e9, rel=0.02)
+
+
+def test_state_takes_16_bytes_a_parameter():
+    """Of whole tiles; the small arrays around the layers are padded to them."""
+    found = memory.estimate(workload())
+    assert found.state == pytest.approx(16 * workload().parameters / 16, rel=0.02)
+    assert found.optimizer == 2 * found.parameters == 2 * found.gradients
+    alone = memory.estimate(workload(ring=1))
+    assert alone.state == found.state
+
+
+def test_arrays_are_padded_to_tiles():
+    """A width of 3200 on 256 devices is cut by 128 into 25 rows, which lie in 32."""
+    wide = dataclasses.replace(MODEL, width=3200, layers=26, heads=32)
+    exact = 16 * workload("v5e:16x16", wide).parameters / 256
+    assert 1.05 * exact < memory.estimate(workload("v5e:16x16", wide)).state < 32 / 25 * exact
+
+
+def test_kinds_grow_as_they_should():
+    one, two, deeper = (
+        memory.estimate(x)
+        for x in (
+            workload(),
+            workload(tokens=16384),
+            workload(model=dataclasses.replace(MODEL, layers=48)),
+        )
+    )
+    assert one.checkpoints == 2 * 24 * 8192 * 1024
+    assert (two.checkpoints, two.ring) == (2 * one.checkpoints, 2 * one.ring)
+    assert two.state == one.state
+    assert (deeper.checkpoints, deeper.ring, deeper.working) == (
+        2 * one.checkpoints,
+        one.ring,
+        one.working,
+    )
+    dense = [
+        memory.estimate(
+            workload(model=dataclasses.replace(MODEL, attention="dense"), tokens=tokens, ring=1)
+        ).working
+        for tokens in (2**17, 2**18)
+    ]
+    assert dense[1] == pytest.approx(4 * dense[0], rel=0.01)
+
+
+def test_the_estimate_is_within_a_tenth_of_every_peak_that_was_compiled():
+    """The committed figures, of many sizes, backbones and machines; `test_compiler.py` compiles
+    some more."""
+    compiled = pd.read_csv(ROOT / "experiments/results/plan/accuracy.csv")
+    assert len(compiled) >= 12 and compiled.width.nunique() >= 2
+    for row in compiled.itertuples():
+        model = dataclasses.replace(
+            MODEL, width=row.width, layers=row.layers, heads=row.heads, attention=row.attention
+        )
+        estimated = memory.estimate(
+            workload(row.topology, model, row.tokens_a_device, ring=row.ring)
+        ).peak
+        assert estimated / GIB == pytest.approx(row.compiled, rel=0.1)
+
+
+def test_the_suite_plans_what_is_modelled_and_judges_estimates_by_nothing_else():
+    assert set(memory.HELD) == set(suite.BACKBONES) == set(modelled.BACKBONES)
+    assert not any(
+        modelled.instead(suite.llama(name, attention))
+        for name in suite.MODELS
+        for attention in suite.BACKBONES
+    )
+    whole = dataclasses.replace(MODEL, remat="none")
+    assert modelled.instead(whole) == {"remat": "block"}
+
+    class Kept:
+        def accepted(self):
+            return [(workload(), 2**30), (workload(model=whole), 2**31)]
+
+    assert [row["compiled"] for row in suite._accuracy(Kept())] == [1]
+
+
+def test_table_1_of_the_paper():
+    """Terms in (b, s, h, n, c) as the paper prints them."""
+    b, s, h, n, c = 2, 8192, 4096, 32, 1024
+    sizes = {"batch": b, "sequence": s, "width": h, "heads": n, "block": c, "chunk": c}
+    assert sum(memory.paper_layer("dense", **sizes)) == 2 * b * n * s**2 + 8 * b * s * h
+    assert memory.paper_layer("memory_efficient", **sizes) == (
+        2 * b * s * h + 4 * b * c * h,
+        8 * b * s * h,
+    )
+    assert memory.paper_layer("blockwise", **sizes) == (2 * b * s * h, 2 * b * s * h)
+    assert memory.paper_layer("ring", **sizes) == (6 * b * c * h, 2 * b * c * h)
+
+
+def test_flops_of_appendix_d():
+    s, h, layers = 32768, MODEL.width, MODEL.layers
+    assert flops.model_flops(MODEL, s, causal=False) == 3 * layers * (24 * s * h**2 + 4 * s**2 * h)
+    assert flops.model_flops(MODEL, s) == 3 * layers * (24 * s * h**2 + 2 * s**2 * h)
+    assert flops.growth(MODEL, 4096, 10**6) == pytest.approx((6 * h + 10**6) / (6 * h + 4096))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("backward", [False, True])
+def test_the_ring_hides_from_the_overlap_condition_on(family, backward):
+    chip = next(chip for chip in CHIPS if chip.name == FAMILIES[family].chip)
+    least = minimal_block(chip, causal=True, backward=backward)
+    name = f"{family}:{(FAMILIES[family].layouts or ('8',))[-1]}"
+    for tokens in (int(least) - 1, int(least) + 1):
+        assert roofline.ring_step(
+            workload(name, tokens=tokens), backward=backward
+        ).hidden == hidden(chip, tokens, causal=True, backward=backward)
+
+
+def test_a_step_takes_what_its_flops_take_where_all_is_hidden():
+    """Long sequences: four forward passes' worth of FLOPs, of which three are of use, but for the
+    last hop of each layer."""
+    found = roofline.step_time(workload("v5p:4x4x4", tokens=2**17))
+    of_use = (
+        flops.model_flops(MODEL, 64 * 2**17) / 64 / roofline.chip_of(workload("v5p:2x2x1")).flops
+    )
+    products, attention = (
+        3 * MODEL.layers * of_layer / 64 / roofline.chip_of(workload("v5p:2x2x1")).flops
+        for of_layer in (
+            flops.layer_products(MODEL, 2**23),
+            flops.layer_attention(MODEL, 2**23, 2**23),
+        )
+    )
+    assert products + attention == pytest.approx(of_use)
+    # Attention is computed 2 + 2.5 times: its backward pass computes the scores once more.
+    assert found.compute == pytest.approx(products * 4 / 3 + attention * 4.5 / 3)
+    assert found.weights == 0
+    assert found.ring == pytest.approx(MODEL.layers * 8 * MODEL.width * 2**17 / 100e9)
+    assert found.utilisation == pytest.approx(of_use / found.total)
+
+
+def test_a_model_without_a_ring_waits_for_nothing_of_it():
+    alone = workload(model=dataclasses.replace(MODEL, attention="blockwise"), ring=1)
+    assert roofline.step_time(alone).ring == 0
+
+
+def test_the_default_of_the_command_is_the_agent_of_350_million_parameters():
+    assert (MODEL.width, MODEL.layers, MODEL.heads) == (1024, 24, 16)
+    assert ModelConfig() != MODEL

@@ -1,0 +1,156 @@
+"""Chains against a brute-force rewrite that knows nothing of ranks, packing or vectorised draws."""
+
+import numpy as np
+import pytest
+
+from agentic_transformer.config import AgentConfig
+from agentic_transformer.contexts.chains import ChainSampler
+from tests.seeds import SEED, rng
+from tests.tolerances import SIGMAS
+
+RETURNS = rng(0).gamma(1.0, 2.0, (5, 40))
+PAPER = AgentConfig(
+    trajectories=6, length="uniform", selection="uniform", target="chain_max", loss="all"
+)
+PREFIX = AgentConfig(
+    trajectories=6, length="full", selection="stratified", target="own", loss="good"
+)
+
+
+def chains_of(rows):
+    """(task, episodes, targets, weights) of every chain, read off slot by slot."""
+    for row in range(len(rows.task)):
+        for chain in range(rows.chain[row].max() + 1):
+            slots = [slot for slot in range(rows.task.shape[1]) if rows.chain[row, slot] == chain]
+            yield tuple(
+                [column[row, slot] for slot in slots]
+                for column in (rows.task, rows.episode, rows.target, rows.weight)
+            )
+
+
+@pytest.mark.parametrize(
+    "config", [PAPER, PREFIX, AgentConfig(trajectories=6, length="uniform", loss="last")]
+)
+def test_chains_are_what_the_paper_describes(config):
+    sampler = ChainSampler(RETURNS, config, seed=SEED)
+    for step in range(20):
+        for tasks, episodes, targets, weights in chains_of(sampler.draw(step, 16)):
+            (task,) = set(tasks)
+            assert len(set(episodes)) == len(episodes)
+            earned = [RETURNS[task, episode] for episode in episodes]
+            assert earned == sorted(earned)
+            for place, (own, target, weight) in enumerate(
+                zip(earned, targets, weights, strict=True)
+            ):
+                assert target == (max(earned) if config.target == "chain_max" else own)
+                learned = {
+                    "all": True,
+                    "last": place == len(episodes) - 1,
+                    "good": own >= config.loss_threshold * max(RETURNS[task]),
+                }
+                assert weight == float(learned[config.loss])
+
+
+def test_every_length_is_drawn_and_no_slot_is_empty():
+    sampler = ChainSampler(RETURNS, PAPER, seed=SEED)
+    lengths = [len(chain[0]) for step in range(100) for chain in chains_of(sampler.draw(step, 100))]
+    assert set(lengths) == set(range(1, 7))
+    assert sum(lengths) == 100 * 100 * 6
+
+
+def test_full_length_chains_fill_their_row():
+    assert {
+        len(chain[0]) for chain in chains_of(ChainSampler(RETURNS, PREFIX, seed=SEED).draw(0, 50))
+    } == {6}
+
+
+def test_stratified_share_of_good_trajectories_is_uniform():
+    config = AgentConfig(trajectories=8, selection="stratified", good=0.6)
+    returns = np.linspace(0, 1, 1000)[None]
+    sampler = ChainSampler(returns, config, seed=SEED)
+    counts = np.zeros(9)
+    for step in range(40):
+        good = (returns[0, sampler.draw(step, 100).episode] >= 0.6).sum(axis=1)
+        counts += np.bincount(good, minlength=9)
+    # A binomial count with a uniform probability is uniform over 0..8.
+    assert np.all(np.abs(counts - 4000 / 9) < SIGMAS * np.sqrt(4000 * 1 / 9 * 8 / 9))
+
+
+def test_good_trajectories_alone_are_enough():
+    sampler = ChainSampler(np.ones((1, 8)), AgentConfig(trajectories=8), seed=SEED)
+    assert sorted(sampler.draw(0, 1).episode[0]) == list(range(8))
+
+
+@pytest.mark.parametrize("selection", ["uniform", "stratified"])
+def test_chains_of_the_top_hold_the_best_trajectories_alone_and_all_of_them(selection):
+    sampler = ChainSampler(
+        RETURNS, AgentConfig(trajectories=2, selection=selection, top=0.25), seed=SEED
+    )
+    drawn = [sampler.draw(step, 50) for step in range(20)]
+    for task, returns in enumerate(RETURNS):
+        found = {episode for rows in drawn for episode in rows.episode[rows.task == task]}
+        assert found == set(np.argsort(returns)[-10:])
+
+
+def test_a_step_is_drawn_alike_whatever_came_before():
+    once, again = ChainSampler(RETURNS, PREFIX, seed=SEED), ChainSampler(RETURNS, PREFIX, seed=SEED)
+    stream = [once.draw(step, 4) for step in range(5)]
+    for a, b in zip(stream[4], again.draw(4, 4), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(
+        stream[0].episode, ChainSampler(RETURNS, PREFIX, seed=SEED + 1).draw(0, 4).episode
+    )
+
+
+def test_too_few_trajectories_are_refused():
+    with pytest.raises(ValueError, match="agent.trajectories=6 .* the data holds 5"):
+        ChainSampler(RETURNS[:, :5], PREFIX, seed=SEED)
+    with pytest.raises(ValueError, match=r"the data holds 4 \(agent.top=0.1 of 40\)"):
+        ChainSampler(RETURNS, AgentConfig(trajectories=6, top=0.1), seed=SEED)
+    with pytest.raises(
+        ValueError, match="a chain of 41 distinct trajectories cannot be drawn from 40"
+    ):
+        ChainSampler(RETURNS, PREFIX, seed=SEED).draw_trajectories(rng(0), 0, 41)
+
+
+SEARCH = AgentConfig(trajectories=5, selection="search", target="chain_max", loss="all", good=0.9)
+
+
+def test_searches_rule_goals_out():
+    """Eight goals, each reached by ten trajectories of its own: none is missed twice, and one that
+    is found is repeated."""
+    goals, length, searches = 8, SEARCH.trajectories, 4000
+    returns = np.kron(np.eye(goals), np.ones(10))
+    chains = ChainSampler(returns, SEARCH, seed=SEED).draw(0, searches)
+    misses = np.zeros(length + 1)
+    for task, episodes in zip(chains.task[:, 0], chains.episode, strict=True):
+        tried = list(episodes // 10)
+        found = tried.index(task) if task in tried else length
+        assert len(set(tried[:found])) == found
+        assert set(tried[found:]) <= {task}
+        misses[found] += 1
+    # So many misses are certain, each number as likely; behind them every goal that is left is as
+    # likely at each attempt.
+    certain = np.arange(length)
+    expected = [
+        sum(1 / length / (goals - m) for m in certain if m <= number) for number in range(length)
+    ]
+    expected.append(1 - sum(expected))
+    # At most the standard deviation of a binomial count
+    np.testing.assert_array_less(
+        np.abs(misses - searches * np.array(expected)),
+        SIGMAS * np.sqrt(searches * np.array(expected)),
+    )
+
+
+def test_every_attempt_of_a_search_is_learned_and_asked_for_its_best():
+    chains = ChainSampler(RETURNS, SEARCH, seed=SEED).draw(0, 50)
+    earned = RETURNS[chains.task, chains.episode]
+    np.testing.assert_array_equal(
+        chains.target, np.broadcast_to(earned.max(axis=1, keepdims=True), earned.shape)
+    )
+    np.testing.assert_array_equal(chains.weight, 1)
+    best = RETURNS.max(axis=1)
+    assert (
+        (RETURNS[:, chains.episode] >= SEARCH.good * best[:, None, None]).any(axis=0).all()
+    )  # good for some task

@@ -1,0 +1,134 @@
+"""Packed tokens against a step-by-step rewrite in plain Python."""
+
+import numpy as np
+import pytest
+
+from agentic_transformer.contexts.chains import Chains
+from agentic_transformer.contexts.tokens import (
+    Normalizer,
+    PackedTokens,
+    SeparateTokens,
+    chain_tokens,
+)
+from datasets import Trajectories
+from tests.seeds import rng
+from tests.tolerances import assert_close, rounding
+
+ROWS, SLOTS, STEPS, OBSERVATION, ACTION = 2, 3, 4, 2, 1
+SCALING = Normalizer((0.5, -1.0), (2.0, 4.0), return_scale=10.0, reward_scale=3.0)
+OPERATIONS = STEPS + 2
+"""Rewards are taken off a return one by one, and what is left is scaled; an observation is shifted
+and scaled."""
+
+
+@pytest.fixture
+def batch():
+    data = rng(0)
+    count = ROWS * SLOTS
+    trajectories = Trajectories(
+        observation=data.normal(size=(count, STEPS, OBSERVATION)).astype(np.float32),
+        action=data.uniform(-1, 1, (count, STEPS, ACTION)).astype(np.float32),
+    )
+    reward = data.uniform(0, 1, (count, STEPS)).astype(np.float32)
+    earned = reward.sum(axis=1).reshape(ROWS, SLOTS)
+    chains = Chains(
+        task=np.zeros((ROWS, SLOTS), np.int32),
+        episode=np.arange(count, dtype=np.int32).reshape(ROWS, SLOTS),
+        chain=np.array([[0, 0, 1], [0, 0, 0]], np.int32),
+        target=np.stack([[*[earned[0, :2].max()] * 2, earned[0, 2]], [earned[1].max()] * 3]),
+        weight=np.array([[0, 1, 1], [1, 1, 0]], np.float32),
+    )
+    return chains, trajectories, reward
+
+
+@pytest.mark.parametrize("conditioned", [True, False])
+def test_packed_tokens_match_a_rewrite_by_hand(batch, conditioned):
+    chains, trajectories, reward = batch
+    largest = np.abs([chains.target.max(), *trajectories.observation.ravel()]).max()
+    tokens = chain_tokens(
+        PackedTokens(SCALING, ACTION, STEPS, conditioned), chains, trajectories, reward
+    )
+    assert tokens.features.shape == (ROWS, SLOTS * STEPS, 1 + OBSERVATION + ACTION + 3)
+    for row in range(ROWS):
+        previous = None
+        for slot in range(SLOTS):
+            index = row * SLOTS + slot
+            to_go = float(chains.target[row, slot])
+            reached = not conditioned or reward[index].sum() >= chains.target[row, slot] * (
+                1 - 1e-5
+            )
+            if slot == 0 or chains.chain[row, slot] != chains.chain[row, slot - 1]:
+                previous = (np.zeros(ACTION), 0.0, 0.0)
+            for step in range(STEPS):
+                observation = (trajectories.observation[index, step] - [0.5, -1.0]) / [2.0, 4.0]
+                expected = [
+                    conditioned * to_go / 10,
+                    *observation,
+                    *previous[0],
+                    previous[1] * 3,
+                    previous[2],
+                    float(step == 0),
+                ]
+                token = slot * STEPS + step
+                assert_close(tokens.features[row, token], expected, OPERATIONS, largest)
+                assert tokens.timestep[row, token] == step
+                assert tokens.segment[row, token] == chains.chain[row, slot]
+                assert tokens.weight[row, token] == chains.weight[row, slot]
+                np.testing.assert_array_equal(
+                    tokens.action[row, token], trajectories.action[index, step]
+                )
+                to_go -= float(reward[index, step])
+                last = step == STEPS - 1
+                previous = (
+                    trajectories.action[index, step],
+                    float(reward[index, step]),
+                    float(last and reached),
+                )
+
+
+def test_separate_tokens_match_a_rewrite_by_hand(batch):
+    """Return-to-go, observation, action, reward with completion; the one-hot of the kind; the
+    second predicts the action."""
+    chains, trajectories, reward = batch
+    largest = np.abs([chains.target.max(), *trajectories.observation.ravel()]).max()
+    tokens = chain_tokens(
+        SeparateTokens(SCALING, ACTION, STEPS, True), chains, trajectories, reward
+    )
+    assert tokens.features.shape == (ROWS, SLOTS * STEPS * 4, 1 + OBSERVATION + ACTION + 2 + 4)
+    for row in range(ROWS):
+        for slot in range(SLOTS):
+            index = row * SLOTS + slot
+            to_go = float(chains.target[row, slot])
+            reached = reward[index].sum() >= chains.target[row, slot] * (1 - 1e-5)
+            for step in range(STEPS):
+                observation = (trajectories.observation[index, step] - [0.5, -1.0]) / [2.0, 4.0]
+                action = trajectories.action[index, step]
+                done = float(step == STEPS - 1 and reached)
+                first = (slot * STEPS + step) * 4
+                expected = [
+                    [to_go / 10, 0, 0, 0, 0, 0, 1, 0, 0, 0],
+                    [0, *observation, 0, 0, 0, 0, 1, 0, 0],
+                    [0, 0, 0, *action, 0, 0, 0, 0, 1, 0],
+                    [0, 0, 0, 0, float(reward[index, step]) * 3, done, 0, 0, 0, 1],
+                ]
+                assert_close(tokens.features[row, first : first + 4], expected, OPERATIONS, largest)
+                assert (tokens.timestep[row, first : first + 4] == step).all()
+                assert (tokens.segment[row, first : first + 4] == chains.chain[row, slot]).all()
+                np.testing.assert_array_equal(
+                    tokens.weight[row, first : first + 4], [0, chains.weight[row, slot], 0, 0]
+                )
+                np.testing.assert_array_equal(tokens.action[row, first + 1], action)
+                to_go -= float(reward[index, step])
+
+
+def test_scaling_standardises_and_leaves_constants_alone():
+    rows = rng(0).normal(3, 5, (1000, 2))
+    rows[:, 1] = 7
+    scaling = Normalizer.of(rows, best_return=12.0, reward_scale=2.0)
+    standardised = (rows - scaling.observation_mean) / scaling.observation_std
+    bound = (
+        2 * rounding(1000, np.float64) * np.abs(rows).max()
+    )  # sums of 1,000 rows in float64; the deviation is near 5
+    np.testing.assert_allclose(standardised.mean(axis=0), 0, atol=bound)
+    np.testing.assert_allclose(standardised.std(axis=0), [1, 0], atol=bound)
+    assert scaling.return_scale == 12

@@ -1,0 +1,264 @@
+"""What the rows of an evaluation mean, checked on real physics with an untrained agent."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import envs
+from agentic_transformer.agents.transformer import Policy
+from agentic_transformer.config import AgentConfig, EvalConfig
+from agentic_transformer.contexts.relabelled import RelabelledDataset
+from agentic_transformer.evaluation.rollouts import Evaluation, evaluation_tasks, other_tasks
+from agentic_transformer.evaluation.statistics import REQUIRED
+from tests.seeds import SEED, rng
+from tests.small_agents import TASK, describe, labelled, untrained_policy
+from tests.tolerances import rounding
+
+LONGEST, TASKS, STEPS = 3, 5, 12
+CONFIG = EvalConfig(trajectories=[1, LONGEST], tasks=TASKS)
+REWARD = 2 * rounding(1)
+"""Rewards up to 1 are computed in float64 and kept as float32."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return labelled(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    return evaluation_tasks(TASK, CONFIG, seed=SEED)
+
+
+@pytest.fixture(scope="module")
+def evaluation(data, tasks):
+    prompts = RelabelledDataset(data.store, tasks, "exorl")
+    return Evaluation(untrained_policy(describe(data)), tasks, CONFIG, prompts)
+
+
+@pytest.fixture(scope="module")
+def attempts(evaluation):
+    return {
+        condition: list(evaluation.attempts(condition)) for condition in evaluation.conditions()
+    }
+
+
+def test_every_condition_has_every_attempt_of_every_task(evaluation, attempts):
+    assert list(attempts) == ["own", "no_context", "foreign", "dataset"]
+    for condition, run in attempts.items():
+        assert [attempt.number for attempt in run] == [1, 2, 3]
+        for attempt in run:
+            records = evaluation.records(condition, attempt)
+            assert len(records) == TASKS
+            assert set(REQUIRED) <= set(records)
+            assert set(records["context_steps"]) == {
+                0 if condition == "no_context" else (attempt.number - 1) * STEPS
+            }
+
+
+def test_returns_are_raw_sums_of_rewards(evaluation, attempts, tasks):
+    attempt = attempts["foreign"][1]
+    expected = goal_reward(attempt.physics[:, 1:, :2], tasks).sum(axis=1)
+    np.testing.assert_allclose(
+        evaluation.records("foreign", attempt)["return"], expected, atol=rounding(STEPS + 1) * STEPS
+    )
+
+
+def test_nth_attempts_start_alike_in_every_condition(attempts):
+    for number in range(LONGEST):
+        starts = [run[number].physics[:, 0] for run in attempts.values()]
+        for start in starts[1:]:
+            np.testing.assert_array_equal(start, starts[0])
+    assert np.abs(attempts["own"][0].physics[:, 0] - attempts["own"][1].physics[:, 0]).max() > 0
+
+
+def test_cost_of_encoding_counts_prompts_and_second_encodings(attempts):
+    cost = {condition: [attempt.encoded for attempt in run] for condition, run in attempts.items()}
+    assert (
+        cost["own"] == [2 * STEPS] * 3
+    )  # acted once, then encoded again with its own return as the target
+    assert cost["no_context"] == cost["foreign"] == [STEPS] * 3
+    assert cost["dataset"] == [STEPS, 2 * STEPS, 3 * STEPS]
+
+
+def test_literal_targets_need_no_second_encoding(data, tasks):
+    policy = untrained_policy(describe(data, AgentConfig(trajectories=4, target="chain_max")))
+    run = list(Evaluation(policy, tasks, CONFIG).attempts("own"))
+    assert [attempt.encoded for attempt in run] == [STEPS] * 3
+
+
+def test_an_evaluation_is_repeatable(evaluation, attempts):
+    for first, second in zip(attempts["foreign"], evaluation.attempts("foreign"), strict=True):
+        np.testing.assert_array_equal(first.trajectory.action, second.trajectory.action)
+
+
+class Watched(Policy):
+    """Notes all that it is asked to act on and to remember."""
+
+    def act(self, context, return_to_go, observation, timestep, *rest):
+        if timestep == 0:
+            self.acted.append([])
+        self.acted[-1].append((context.position, return_to_go.copy(), observation, context.past))
+        return super().act(context, return_to_go, observation, timestep, *rest)
+
+    def append(self, context, trajectory):
+        self.remembered.append((len(self.acted), context.position, trajectory, context.past))
+        return super().append(context, trajectory)
+
+
+@pytest.fixture
+def watched(data, tasks):
+    policy = untrained_policy(describe(data))
+    policy.__class__, policy.acted, policy.remembered = Watched, [], []
+    return Evaluation(policy, tasks, CONFIG, RelabelledDataset(data.store, tasks, "exorl"))
+
+
+def goal_reward(position, tasks):
+    """Rewards (batch, steps) of positions (batch, steps, 2): dm_control's tolerance with its
+    default sigmoid, written out."""
+    goals = np.array([task.params["goal"] for task in tasks])[:, None]
+    beyond = np.maximum(np.linalg.norm(position - goals, axis=-1) - 0.045, 0) / 0.045
+    return 0.1 ** (beyond**2)  # 0.1 at one margin beyond the bound
+
+
+def check_attempt(evaluation, acted, position, trajectory, past):
+    """What was acted on, step by step, against what happened."""
+    to_go = np.full(TASKS, 0.95 * evaluation.description.best_return)
+    for step, (at, asked, observation, before) in enumerate(acted):
+        assert at == position + step
+        np.testing.assert_allclose(
+            asked, to_go, rtol=0, atol=2 * rounding(STEPS) * max(STEPS, to_go.max())
+        )
+        np.testing.assert_array_equal(observation, trajectory.observation[:, step])
+        for found, expected in zip(before, past, strict=True):
+            np.testing.assert_array_equal(found, expected)
+        to_go = to_go - trajectory.reward[:, step]
+        past = (trajectory.action[:, step], trajectory.reward[:, step], np.zeros(TASKS))
+
+
+def nothing():
+    return np.zeros((TASKS, 2)), np.zeros(TASKS), np.zeros(TASKS)
+
+
+def end_of(trajectory):
+    """How a remembered trajectory ends: it reached its own return."""
+    return trajectory.action[:, -1], trajectory.reward[:, -1], np.ones(TASKS)
+
+
+def test_own_contexts_hold_the_agents_own_trajectories_with_their_own_returns(watched, tasks):
+    attempts = list(watched.attempts("own"))
+    past = nothing()
+    for number, (attempt, acted) in enumerate(zip(attempts, watched.policy.acted, strict=True)):
+        check_attempt(watched, acted, number * STEPS, attempt.trajectory, past)
+        np.testing.assert_allclose(
+            attempt.trajectory.reward, goal_reward(attempt.physics[:, 1:, :2], tasks), atol=REWARD
+        )
+        _, position, remembered, before = watched.policy.remembered[number]
+        assert position == number * STEPS
+        np.testing.assert_array_equal(remembered.reward, attempt.trajectory.reward)
+        np.testing.assert_allclose(
+            remembered.target, attempt.trajectory.reward.sum(axis=1), rtol=2 * rounding(STEPS)
+        )
+        for found, expected in zip(before, past, strict=True):
+            np.testing.assert_array_equal(found, expected)
+        past = end_of(remembered)
+
+
+@pytest.mark.parametrize("condition", ["no_context", "dt"])
+def test_controls_without_context_begin_empty_each_time(watched, condition):
+    attempts = list(watched.attempts(condition))
+    for attempt, acted in zip(attempts, watched.policy.acted, strict=True):
+        check_attempt(watched, acted, 0, attempt.trajectory, nothing())
+    assert not watched.policy.remembered
+
+
+def test_foreign_contexts_hold_own_trajectories_on_the_other_tasks(watched, tasks):
+    attempts = list(watched.attempts("foreign"))
+    others = other_tasks(tasks, watched._stream("other tasks"))
+    here, there = watched.policy.acted[0::2], watched.policy.acted[1::2]
+    assert (len(here), len(there)) == (LONGEST, LONGEST - 1)
+    past = nothing()
+    for number, attempt in enumerate(attempts):
+        check_attempt(watched, here[number], number * STEPS, attempt.trajectory, past)
+        np.testing.assert_allclose(
+            attempt.trajectory.reward, goal_reward(attempt.physics[:, 1:, :2], tasks), atol=REWARD
+        )
+        if number < LONGEST - 1:
+            _, position, remembered, _ = watched.policy.remembered[number]
+            assert position == number * STEPS
+            check_attempt(watched, there[number], number * STEPS, remembered, past)
+            # The observation after a step is that of the state which its reward is of; the last one
+            # is not kept.
+            expected = goal_reward(remembered.observation[:, 1:, :2], others)
+            # Positions up to 0.3 in float32; the slope of 0.1 ** x**2 is at most 1.31, x counting
+            # margins of 0.045.
+            atol = REWARD + rounding(1) * 0.3 * np.sqrt(2) * 1.31 / 0.045
+            np.testing.assert_allclose(remembered.reward[:, :-1], expected, atol=atol)
+            past = end_of(remembered)
+
+
+def test_prompts_are_the_datas_trajectories_under_the_rows_task_ascending(watched, data, tasks):
+    attempts = list(watched.attempts("dataset"))
+    rows = data.store.load(np.arange(data.store.episodes)).action.reshape(data.store.episodes, -1)
+    for number, (attempt, acted) in enumerate(zip(attempts, watched.policy.acted, strict=True)):
+        prompt = [
+            trajectory for before, _, trajectory, _ in watched.policy.remembered if before == number
+        ]
+        assert len(prompt) == number
+        for trajectory in prompt:
+            for row, task in enumerate(tasks):
+                (episode,) = np.flatnonzero(
+                    (rows == trajectory.action[row].reshape(-1)).all(axis=1)
+                )
+                np.testing.assert_array_equal(
+                    trajectory.reward[row], data.store.rewards(task, [episode])[0]
+                )
+        returns = [trajectory.reward.sum(axis=1) for trajectory in prompt]
+        assert all(np.all(later >= earlier) for earlier, later in itertools.pairwise(returns))
+        check_attempt(
+            watched,
+            acted,
+            number * STEPS,
+            attempt.trajectory,
+            end_of(prompt[-1]) if prompt else nothing(),
+        )
+
+
+@pytest.mark.parametrize(
+    ("condition", "settings"),
+    [("dt", {}), ("bc", {"condition": "none"}), ("bc10", {"condition": "none", "top": 0.1})],
+)
+def test_a_model_of_single_trajectories_is_a_baseline(data, tasks, condition, settings):
+    policy = untrained_policy(describe(data, AgentConfig(name="mine", trajectories=1, **settings)))
+    evaluation = Evaluation(policy, tasks, CONFIG)
+    assert evaluation.conditions() == [condition]
+    (records, *_) = (
+        evaluation.records(condition, attempt) for attempt in evaluation.attempts(condition)
+    )
+    assert set(records["condition"]) == {condition} and set(records["agent"]) == {"mine"}
+
+
+def test_without_targets_nothing_is_encoded_twice(data, tasks):
+    policy = untrained_policy(describe(data, AgentConfig(trajectories=4, condition="none")))
+    run = list(Evaluation(policy, tasks, CONFIG).attempts("own"))
+    assert [attempt.encoded for attempt in run] == [STEPS] * 3
+
+
+def test_evaluation_tasks_depend_on_the_seed_alone():
+    assert evaluation_tasks(TASK, CONFIG, 3) == evaluation_tasks(TASK, CONFIG, 3)
+    assert not set(evaluation_tasks(TASK, CONFIG, 3)) & set(evaluation_tasks(TASK, CONFIG, 4))
+    goals = np.array(
+        [task.params["goal"] for task in evaluation_tasks(TASK, EvalConfig(tasks=200), 0)]
+    )
+    # A goal's name holds six decimals, and the goal is what its name says.
+    np.testing.assert_allclose(np.linalg.norm(goals, axis=1), 0.15, atol=np.sqrt(0.5) * 1e-6)
+
+
+def test_foreign_tasks_are_other_tasks_of_the_domain(tasks):
+    assert all(
+        own.id != other.id for own, other in zip(tasks, other_tasks(tasks, rng(0)), strict=True)
+    )
+    walkers = other_tasks([envs.task("walker_walk")] * 3, rng(0))
+    assert {task.domain for task in walkers} == {"walker"}
+    assert "walker_walk" not in {task.id for task in walkers}

@@ -1,0 +1,158 @@
+"""Statistics against closed forms."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from agentic_transformer.evaluation import statistics
+from tests.seeds import rng
+from tests.tolerances import SIGMAS
+
+OF_AN_END = np.sqrt(0.025 * 0.975 / statistics.RESAMPLES) / 0.0584 / 1.96
+"""Deviation of an end of an interval, relative to half of it: of a quantile of so many draws, by
+the normal density there."""
+
+
+def make_records(returns, condition="own", agent="at", seed=0):
+    """Records of a (units, attempts) table of returns."""
+    rows = [
+        {"agent": agent, "task": "t", "condition": condition, "seed": seed, "task_id": f"g{unit}", "rollout": 0,
+         "best_return": np.nan, "again": np.nan, "trajectories": n + 1, "context_steps": 12 * n, "context_tokens": 48 * n,
+         "trained_trajectories": 2, "return": value}
+        for unit, row in enumerate(returns) for n, value in enumerate(row)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def interval(values, seeds):
+    return statistics.interval(pd.Series(np.ravel(values)), pd.Series(np.ravel(seeds)))
+
+
+def test_interval_of_one_seed_is_near_the_normal_one():
+    values = rng(0).normal(2.0, 1.0, 400)
+    mean, low, high = interval(values, np.zeros(400))
+    half = 1.96 * values.std() / 20
+    off = SIGMAS * OF_AN_END * half
+    assert mean == pytest.approx(values.mean())
+    assert (low, high) == (pytest.approx(mean - half, abs=off), pytest.approx(mean + half, abs=off))
+
+
+def test_interval_of_many_seeds_is_that_of_their_means():
+    """Units of a seed share its level: a thousand of them say no more of it than its mean does."""
+    data = rng(0)
+    level = data.normal(0, 1, (40, 1))
+    values, seeds = level + data.normal(0, 0.5, (40, 25)), np.tile(np.arange(40)[:, None], (1, 25))
+    mean, low, high = interval(values, seeds)
+    half = 1.96 * values.mean(axis=1).std() / np.sqrt(40)
+    assert mean == pytest.approx(values.mean())
+    # Both ends vary; the units of a seed are resampled too, which adds a hundredth to the variance.
+    assert high - low == pytest.approx(2 * half, rel=SIGMAS * OF_AN_END / np.sqrt(2) + 0.01)
+
+
+def test_a_constant_has_an_interval_without_width():
+    assert interval(np.full(5, 3.0), np.zeros(5)) == (3.0, 3.0, 3.0)
+
+
+def test_best_of_n_is_the_running_maximum_and_the_mean_is_of_the_nth():
+    returns = np.array([[1.0, 3.0, 2.0], [2.0, 0.0, 5.0]])
+    summary = statistics.summarise(make_records(returns)).set_index("trajectories")
+    assert summary["mean"].tolist() == [1.5, 1.5, 3.5]
+    assert summary["best_mean"].tolist() == [1.5, 2.5, 4.0]
+    assert summary["context_tokens"].tolist() == [0, 48, 96]
+
+
+def test_comparison_is_paired():
+    data = rng(0)
+    level = data.normal(0, 100, (50, 1))  # tasks differ far more than conditions do
+    own, control = level + 1 + data.normal(0, 0.1, (50, 1)), level
+    other = np.flip(control, axis=0)
+    records = pd.concat(
+        [
+            make_records(own),
+            make_records(control, "no_context"),
+            make_records(other, "dt", agent="dt"),
+        ]
+    )
+    # A second seed on tasks of the same names, far better in every condition: pairs stay within a
+    # seed.
+    far = [make_records(own + 1e4, seed=1), make_records(control + 1e4, "no_context", seed=1)]
+    records = pd.concat([records, *far, make_records(other + 1e4, "dt", agent="dt", seed=1)])
+    compared = statistics.compare(records).set_index("against")
+    assert set(compared["units"]) == {100}
+    assert compared.loc["no_context", "low"] > 0.9
+    assert compared.loc["no_context", "high"] < 1.1
+    assert (
+        compared.loc["dt", "low"] < -1
+    )  # the baseline's returns belong to other tasks: nothing cancels
+
+
+def test_two_baselines_are_two_comparisons():
+    own, worse, better = ([[value]] * 4 for value in (5.0, 3.0, 9.0))
+    tables = [
+        make_records(own),
+        make_records(worse, "dt", agent="small"),
+        make_records(better, "dt", agent="large"),
+    ]
+    compared = statistics.compare(pd.concat(tables)).set_index("baseline")
+    assert compared["difference"].to_dict() == {"small": 2.0, "large": -4.0}
+    assert set(compared["units"]) == {4}
+
+
+def test_the_same_run_twice_is_refused():
+    records = make_records([[1.0, 2.0]])
+    with pytest.raises(ValueError, match="two of the runs hold the same records"):
+        statistics.join([records, records])
+    assert len(statistics.join([records, make_records([[1.0, 2.0]], seed=1)])) == 4
+
+
+def test_bad_records_are_named(tmp_path):
+    path = tmp_path / "records.csv"
+    make_records([[1.0, 2.0]]).drop(columns="return").to_csv(path, index=False)
+    with pytest.raises(ValueError, match=r"records.csv lacks the columns \['return'\]"):
+        statistics.read_records(path)
+    (tmp_path / "empty.csv").write_text("")
+    with pytest.raises(ValueError, match="empty.csv cannot be read"):
+        statistics.read_records(tmp_path / "empty.csv")
+    whole = make_records([[1.0, 2.0]])
+    whole.to_csv(path, index=False)
+    path.write_text(path.read_text()[:-8])
+    with pytest.raises(ValueError, match="records.csv lacks values in line 3"):
+        statistics.read_records(path)
+    whole.assign(condition="owm").to_csv(path, index=False)
+    with pytest.raises(ValueError, match="unknown condition 'owm' in line 2"):
+        statistics.read_records(path)
+    twice = make_records([[1.0, 2.0]])
+    pd.concat([twice, twice]).to_csv(path, index=False)
+    with pytest.raises(ValueError, match="two rows with the same .* line 4"):
+        statistics.read_records(path)
+
+
+def test_interquartile_mean_is_the_mean_of_the_middle_half():
+    values = np.array([-1e9, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 1e9])
+    estimate, low, high = statistics.interval(
+        pd.Series(values), pd.Series(np.repeat([0, 1], 4)), iqm=True
+    )
+    assert estimate == np.mean([2.0, 3.0, 4.0, 5.0])
+    assert low <= estimate <= high
+
+
+def test_probability_of_improvement_counts_ties_half():
+    tables = [
+        make_records([[1.0], [2.0], [3.0], [4.0]]),
+        make_records([[0.0], [2.0], [9.0], [1.0]], "no_context"),
+    ]
+    compared = statistics.compare(pd.concat(tables)).iloc[0]
+    assert compared["improvement"] == (1 + 0.5 + 0 + 1) / 4
+    assert (
+        0
+        <= compared["improvement_low"]
+        <= compared["improvement"]
+        <= compared["improvement_high"]
+        <= 1
+    )
+
+
+def test_a_goal_is_found_by_the_first_attempt_that_earns_half_of_the_best():
+    records = make_records([[1.0, 6.0, 0.0], [4.0, 4.9, 2.0]]).assign(best_return=10.0)
+    assert statistics.summarise(records)["found"].tolist() == [0.0, 0.5, 0.5]
+    assert statistics.summarise(records.assign(best_return=np.nan))["found"].isna().all()

@@ -1,0 +1,63 @@
+"""Drawn actions against the distribution that they are drawn from."""
+
+import jax
+import numpy as np
+import pytest
+
+from agentic_transformer.config import ModelConfig
+from agentic_transformer.models.heads import action_loss, draw_action
+from tests.seeds import SEED
+from tests.tolerances import SIGMAS, assert_close, rounding
+
+CONFIG = ModelConfig(components=3)
+LOGITS, MEANS, STD = np.array([0.0, 1.0, 2.0]), np.array([-0.6, 0.0, 0.6]), 0.05
+DRAWS = 20_000
+
+
+def draw(temperature, noise):
+    """Actions of size 1 from a mixture whose components lie twelve standard deviations apart."""
+    outputs = np.concatenate(
+        [LOGITS, np.stack([MEANS, np.full(3, np.log(STD))], axis=1).reshape(-1)]
+    ).astype(np.float32)
+    return np.asarray(
+        draw_action(CONFIG, np.tile(outputs, (DRAWS, 1)), jax.random.key(SEED), temperature, noise)
+    )[:, 0]
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_components_are_drawn_in_proportion_to_the_tempered_weights(temperature):
+    counts = np.bincount(
+        np.argmin(np.abs(draw(temperature, 1.0)[:, None] - MEANS), axis=1), minlength=3
+    )
+    weights = np.exp(LOGITS / temperature) / np.exp(LOGITS / temperature).sum()
+    # Standard deviations of a binomial count
+    np.testing.assert_array_less(
+        np.abs(counts - DRAWS * weights), SIGMAS * np.sqrt(DRAWS * weights * (1 - weights))
+    )
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3, 1.0])
+def test_noise_scales_the_deviation_within_a_component(noise):
+    actions = draw(0.0, noise)  # the likeliest component alone
+    exact = rounding(DRAWS)  # sums of so many actions below 1, where nothing is random
+    assert actions.mean() == pytest.approx(0.6, abs=SIGMAS * noise * STD / np.sqrt(DRAWS) + exact)
+    assert actions.std() == pytest.approx(noise * STD, rel=SIGMAS / np.sqrt(2 * DRAWS), abs=exact)
+
+
+@pytest.mark.parametrize("log_std_min", [-3.0, -1.5])
+def test_no_gaussian_is_narrower_than_the_smallest_deviation(log_std_min):
+    """An action at the mean of a component that would be narrower costs what the floor says, and
+    draws vary by the floor."""
+    config, std = ModelConfig(components=1, log_std_min=log_std_min), np.exp(log_std_min)
+    outputs = np.tile(
+        np.array([0.0, 0.2, -9.0], np.float32), (DRAWS, 1)
+    )  # logit, mean, log deviation of the only component
+    expected = np.log(std * np.sqrt(2 * np.pi))
+    # Exponential, difference, quotient, square, logarithm and sums of them: ten roundings of
+    # numbers up to 3.
+    assert_close(action_loss(config, outputs[0], np.array([0.2], np.float32)), expected, 10, 3)
+    drawn = np.asarray(draw_action(config, outputs, jax.random.key(SEED), 1.0, 1.0))
+    clipped = 2 * np.exp(
+        -0.5 * (0.8 / std) ** 2
+    )  # a share of this order is cut at 1: less than a tenth of its deviation
+    assert drawn.std() == pytest.approx(std, rel=SIGMAS / np.sqrt(2 * DRAWS) + clipped)

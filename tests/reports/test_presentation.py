@@ -1,0 +1,177 @@
+"""Tables and figures from records alone."""
+
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from agentic_transformer.evaluation.statistics import summarise
+from experiments.reports.paper import beside_paper
+from experiments.reports.presentation import present, reported, runs_within
+from tests.evaluation.test_statistics import make_records
+
+RETURNS = [[1.0, 3.0, 2.0], [2.0, 0.0, 5.0]]
+
+
+def make_run(folder, table, config="agent: {name: at}\nmodel: {width: 64}\nseed: 0\n"):
+    folder.mkdir()
+    table.to_csv(folder / "records.csv", index=False)
+    (folder / "config.yaml").write_text(config)
+    return folder
+
+
+def test_plotting_imports_neither_a_model_nor_an_environment(tmp_path):
+    run = make_run(tmp_path / "run", make_records(RETURNS))
+    script = (
+        "import sys; from pathlib import Path; from experiments.reports.presentation import present; "
+        f"present([Path({str(run)!r})], Path({str(run)!r})); "
+        "sys.exit(any(name in sys.modules for name in ('jax', 'mujoco', 'dm_control', 'gymnasium', 'envs')))"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+    assert (run / "return_vs_context.png").stat().st_size > 10_000
+
+
+def test_every_figure_there_is_something_for_is_drawn(tmp_path):
+    runs = [make_run(tmp_path / f"{seed}", make_records(RETURNS, seed=seed)) for seed in (0, 1)]
+    present(runs, tmp_path / "without")
+    figures = {"return_vs_context.png", "return_vs_tokens.png"}
+    assert {path.name for path in (tmp_path / "without").glob("*.png")} == figures
+    log = pd.DataFrame(
+        {
+            "step": [1, 2],
+            "loss": [2.0, 1.0],
+            "first_step_loss": [3.0, 2.5],
+            "first_step_loss_1": [3.0, 2.9],
+        }
+    )
+    log.to_csv(runs[0] / "metrics.csv", index=False)
+    present(runs, tmp_path / "with")
+    assert {path.name for path in (tmp_path / "with").glob("*.png")} == figures | {"training.png"}
+
+
+def test_both_protocols_stand_beside_what_the_paper_reports():
+    ours = [
+        make_records(RETURNS),
+        make_records(RETURNS, agent="at model.attention=ring"),
+        make_records(RETURNS, "dt", agent="dt"),
+    ]
+    elsewhere = make_records(RETURNS)
+    table = beside_paper(
+        summarise(
+            pd.concat([elsewhere, *(records.assign(task="walker_stand") for records in ours)])
+        )
+    )
+    assert set(table["task"]) == {"walker_stand"}
+    assert set(table["trajectories"]) == {3}
+    assert set(table["last"]) == {3.5}
+    assert set(table["best_of_n"]) == {4.0}
+    assert table.set_index("agent")["reported"].dropna().to_dict() == {
+        "at model.attention=ring": 98.23,
+        "dt": 34.54,
+    }
+
+
+def test_agents_of_a_sweep_are_told_apart_by_what_differs(tmp_path, capsys):
+    other = "agent: {name: at}\nmodel: {width: 128}\nseed: 0\n"
+    runs = [
+        make_run(tmp_path / "a", make_records(RETURNS)),
+        make_run(tmp_path / "b", make_records(RETURNS), other),
+    ]
+    present(runs, tmp_path / "out")
+    assert set(pd.read_csv(tmp_path / "out" / "summary.csv")["agent"]) == {
+        "at model.width=64",
+        "at model.width=128",
+    }
+    assert "at model.width=128: own at n=3 is 2.3 times own at n=1" in capsys.readouterr().out
+    assert (tmp_path / "out" / "agents.png").exists()
+
+
+def test_agents_that_acted_otherwise_are_not_averaged(tmp_path):
+    """One was evaluated by a command of its own, at another temperature and checkpoint; how many
+    tasks makes no difference."""
+    config = "agent: {name: at}\nseed: 0\neval: {temperature: 1.0, noise: 1.0, target: 0.95, tasks: 64}\n"
+    runs = [
+        make_run(tmp_path / name, make_records(RETURNS, seed=seed), config)
+        for seed, name in enumerate("abc")
+    ]
+    (runs[1] / "evaluate").mkdir()
+    evaluated = config.replace("temperature: 1.0", "temperature: 0.1").replace(
+        "tasks: 64", "tasks: 8"
+    )
+    (runs[1] / "evaluate" / "config.yaml").write_text(f"{evaluated}checkpoint: best\n")
+    present(runs, tmp_path / "out")
+    summary = pd.read_csv(tmp_path / "out" / "summary.csv")
+    assert dict(zip(summary["agent"], summary["seeds"], strict=True)) == {
+        "at checkpoint=newest eval.temperature=1.0": 2,
+        "at checkpoint=best eval.temperature=0.1": 1,
+    }
+
+
+def test_one_agent_on_two_tasks_keeps_its_name(tmp_path):
+    runs = [
+        make_run(
+            tmp_path / task,
+            make_records(RETURNS).assign(task=task),
+            f"agent: {{name: at}}\ntask: {task}\nseed: 0\n",
+        )
+        for task in ("a", "b")
+    ]
+    present(runs, tmp_path / "out")
+    summary = pd.read_csv(tmp_path / "out" / "summary.csv")
+    assert set(summary["agent"]) == {"at"}
+    assert set(summary["task"]) == {"a", "b"}
+
+
+def test_a_sweep_is_its_jobs_and_what_was_joined_is_read_as_it_is(tmp_path):
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+    for seed in (0, 1):
+        job = make_run(sweep / f"{seed}", make_records(RETURNS, seed=seed))
+        (job / "status.json").write_text("{}")
+    dt = make_run(
+        tmp_path / "dt", make_records(RETURNS, "dt", agent="dt"), "agent: {name: dt}\nseed: 0\n"
+    )
+    assert runs_within(sweep) == [sweep / "0", sweep / "1"]
+    present([*runs_within(sweep), *runs_within(dt)], tmp_path / "out")
+    present([tmp_path / "out"], tmp_path / "again")
+    summary = pd.read_csv(tmp_path / "out" / "summary.csv")
+    assert set(summary["agent"]) == {"at", "dt"}
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "again" / "summary.csv"), summary)
+
+
+def test_seeds_of_one_agent_are_one_curve(tmp_path):
+    runs = [
+        make_run(
+            tmp_path / f"{seed}",
+            make_records(RETURNS, seed=seed),
+            f"agent: {{name: at}}\nseed: {seed}\n",
+        )
+        for seed in (0, 1)
+    ]
+    present(runs, tmp_path / "out")
+    summary = pd.read_csv(tmp_path / "out" / "summary.csv")
+    assert set(summary["agent"]) == {"at"}
+    assert set(summary["seeds"]) == {2}
+    assert not (tmp_path / "out" / "agents.png").exists()
+
+
+def test_nothing_is_written_over_records_or_before_all_is_read(tmp_path):
+    good, bad = (
+        make_run(tmp_path / "good", make_records(RETURNS)),
+        make_run(tmp_path / "bad", make_records(RETURNS)),
+    )
+    before = (good / "records.csv").read_bytes()
+    with pytest.raises(ValueError, match="two of the runs hold the same records"):
+        present([good, bad], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    make_run(tmp_path / "third", make_records(RETURNS, seed=5))
+    (good / "checkpoints").mkdir()
+    with pytest.raises(ValueError, match="is the folder of a run"):
+        present([good, tmp_path / "third"], tmp_path / "third" / ".." / "good")
+    assert (good / "records.csv").read_bytes() == before
+
+
+def test_reported_numbers_are_powers_of_two_and_the_largest():
+    assert reported(pd.Series([3, 1, 2, 4, 5, 6, 6])) == [1, 2, 4, 6]
+    assert reported(pd.Series([3])) == [3]

@@ -1,0 +1,97 @@
+"""Small data, models and runs that several tests share."""
+
+from flax import nnx
+
+import datasets
+import envs
+from agentic_transformer.agents.transformer import Policy
+from agentic_transformer.config import AgentConfig, ModelConfig
+from agentic_transformer.contexts.relabelled import RelabelledDataset
+from agentic_transformer.models.spec import AgentSpec
+from tests.seeds import SEED, rng
+
+TASK = "point_mass_goal"
+
+
+def labelled(folder, episodes=40, tasks=3):
+    """Trajectories of noisy controllers under a few goals."""
+    buffer = datasets.buffer_folder(folder, TASK, "pd")
+    datasets.collect(TASK, buffer, episodes=episodes, seed=SEED, collector="pd", progress=False)
+    goals = envs.training_tasks(TASK, tasks, rng(0))
+    return RelabelledDataset(
+        datasets.Store(datasets.build_cache(buffer, progress=False)), goals, "exorl"
+    )
+
+
+def describe(data, agent=None, model=None):
+    """The description of a small agent for the data."""
+    return AgentSpec(
+        task=TASK,
+        seed=0,
+        agent=agent or AgentConfig(trajectories=4),
+        model=model or ModelConfig(width=16, layers=1),
+        scaling=data.scaling(2.0),
+        observation_size=data.store.observation_size,
+        action_size=data.store.action_size,
+        steps=int(data.store.lengths[0]),
+        best_return=float(data.returns.max()),
+    )
+
+
+def untrained_policy(description, seed=SEED):
+    """A policy with its initial parameters."""
+    return Policy(*nnx.split(description.build(seed), nnx.Param), description)
+
+
+def forward_operations(description, trajectories=None):
+    """Returns how many roundings lie on the longest way from a token to an output: the terms of all
+    sums on it.
+
+    Of a layer: the mean and variance of two norms, products over width (queries, outputs), head
+    size, the context (the sum of the weights and that with values), width and the inner width of
+    the feedforward network.
+    """
+    model = description.model
+    context = (
+        (trajectories or description.agent.trajectories)
+        * description.steps
+        * description.layout().tokens_per_step
+    )
+    layer = (
+        4 * model.width
+        + 2 * model.width
+        + model.width // model.heads
+        + 2 * context
+        + (1 + model.feedforward) * model.width
+    )
+    return description.layout().features + model.layers * layer + 3 * model.width
+
+
+def kept_operations(model):
+    """Returns how many numbers on that way are rounded to the type that the model computes in; sums
+    are float32 throughout.
+
+    The first, and of a layer: two norms, query or key, weight, attention, three other products, two
+    sums with what came in.
+    """
+    return 1 + 10 * model.layers
+
+
+def longest_sum(description, rows):
+    """Returns the terms of the longest sum of a train step: over the features within a layer, or
+    the tokens of all rows."""
+    layout, model = description.layout(), description.model
+    tokens = rows * description.agent.trajectories * description.steps * layout.tokens_per_step
+    return max(model.feedforward * model.width, tokens)
+
+
+def gradient_operations(description, rows, trajectories=None):
+    """Returns that to a gradient: forward, backward with two products for each, and a sum over the
+    rows' tokens."""
+    tokens = (
+        rows
+        * description.agent.trajectories
+        * description.steps
+        * description.layout().tokens_per_step
+    )
+    return 3 * forward_operations(description, trajectories) + tokens

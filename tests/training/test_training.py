@@ -1,0 +1,414 @@
+"""The train step and its checkpoints."""
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from flax import nnx
+
+from agentic_transformer.agents.transformer import Policy
+from agentic_transformer.config import AgentConfig, ModelConfig, TrainConfig
+from agentic_transformer.contexts.relabelled import ChainLoader
+from agentic_transformer.models.heads import action_loss
+from agentic_transformer.models.transformer import unrolled
+from agentic_transformer.ring import attention
+from agentic_transformer.training import loop, sharding
+from agentic_transformer.training.checkpoint import Checkpoints, load_policy
+from agentic_transformer.training.loop import fit, prefetch, profiled
+from agentic_transformer.training.step import (
+    abstract_state,
+    init_state,
+    make_optimizer,
+    make_train_step,
+)
+from tests.courses import allowance, course
+from tests.seeds import SEED, rng
+from tests.small_agents import describe, forward_operations, kept_operations, labelled, longest_sum
+from tests.tolerances import assert_close, rounding
+
+CONFIG = TrainConfig(steps=12, batch=4, warmup=2, log_every=5, checkpoint_every=4)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return labelled(tmp_path_factory.mktemp("data"))
+
+
+class Training:
+    """All that one run of training needs."""
+
+    def __init__(self, data, model=None, agent=None, config=CONFIG):
+        self.config = config
+        self.description = describe(
+            data, agent or AgentConfig(trajectories=4, length="uniform"), model
+        )
+        layout = self.description.layout()
+        self.loader = ChainLoader(data, self.description.agent, layout, SEED, config.batch)
+        self.mesh = sharding.make_mesh(1)
+        optimizer, self.schedule = make_optimizer(config)
+        self.graph, self.state = init_state(
+            lambda: self.description.build(SEED), optimizer, self.mesh
+        )
+        length = (
+            self.description.agent.trajectories * self.description.steps * layout.tokens_per_step
+        )
+        self.parts = self.graph, optimizer, self.description.model, self.mesh, length
+        self.step = make_train_step(*self.parts)
+        self.logged, self.saved = {}, []
+
+    def tokens(self, step):
+        return sharding.shard_batch(self.loader(step), self.mesh, "zigzag")
+
+    def fit(self, save=None):
+        batches = prefetch(self.tokens, int(self.state.step), self.config.steps)
+        return fit(
+            self.state, self.step, batches, self.config, self.logged.__setitem__, save or self.save
+        )
+
+    def save(self, state, loss):
+        self.saved.append(int(state.step))
+
+
+@pytest.mark.parametrize(
+    ("head", "tokens"), [("mixture", "packed"), ("mse", "packed"), ("mse", "separate")]
+)
+def test_loss_is_the_weighted_mean_over_learned_actions_under_a_segment_mask(data, head, tokens):
+    """Against the dense backbone, row by row and chain by chain, with no masks at all."""
+    model = ModelConfig(width=16, layers=1, heads=2, head=head, tokens=tokens)
+    run = Training(data, model, AgentConfig(trajectories=2, length="uniform", loss="last"))
+    tokens = run.loader(0)
+    transformer = nnx.merge(run.graph, run.state.params)
+    total = weights = 0.0
+    for row in range(CONFIG.batch):
+        for chain in range(tokens.segment[row].max() + 1):
+            (of_chain,) = np.nonzero(tokens.segment[row] == chain)
+            part = [x[row : row + 1, of_chain] for x in tokens]
+            outputs = transformer(
+                part[0], part[1], lambda _, q, k, v: attention(q, k, v, backbone="dense")
+            )
+            losses = np.asarray(action_loss(run.description.model, outputs, part[3]), np.float64)
+            total, weights = total + (losses * part[4]).sum(), weights + part[4].sum()
+    _, metrics = run.step(run.state, run.tokens(0))
+    # A loss is a mean of what the head says; its logarithms and squares are of size 1 as it is.
+    operations = forward_operations(run.description) + losses.size
+    assert_close(metrics["loss"], total / weights, operations, max(1, abs(total / weights)))
+
+
+def test_losses_of_first_steps_are_told_apart_by_the_place_in_the_row(data):
+    """Zero-weighting all but the first step of the n-th trajectory must leave its loss alone,
+    wherever the ring puts it."""
+    run = Training(data, agent=AgentConfig(trajectories=4, loss="all"))
+    step = make_train_step(*run.parts, trajectories=4)
+    tokens = run.loader(0)
+    _, metrics = step(jax.tree.map(jnp.copy, run.state), run.tokens(0))
+    assert {name for name in metrics if name.startswith("first_step_loss_")} == {
+        f"first_step_loss_{n}" for n in (1, 2, 4)
+    }
+    for n in (1, 2, 4):
+        alone = np.zeros_like(tokens.weight)
+        alone[:, (n - 1) * run.description.steps] = 1
+        _, only = run.step(
+            jax.tree.map(jnp.copy, run.state),
+            sharding.shard_batch(tokens._replace(weight=alone), run.mesh, "zigzag"),
+        )
+        # The same program but for the last sum, over a row's tokens.
+        operations = forward_operations(run.description) + alone.size
+        assert_close(
+            metrics[f"first_step_loss_{n}"],
+            only["loss"],
+            operations,
+            max(1, abs(float(only["loss"]))),
+        )
+
+
+def test_mixture_loss_is_the_density_of_a_gaussian_mixture():
+    config = ModelConfig(components=3)
+    data = rng(0)
+    outputs, action = data.normal(size=(5, 3 * 5)), data.uniform(-1, 1, (5, 2))
+    weight = np.exp(outputs[:, :3]) / np.exp(outputs[:, :3]).sum(axis=1, keepdims=True)
+    mean, log_std = np.split(outputs[:, 3:].reshape(5, 3, 4), 2, axis=-1)
+    std = np.exp(np.clip(log_std, -3, 1))
+    normal = np.exp(-0.5 * ((action[:, None] - mean) / std) ** 2) / (std * np.sqrt(2 * np.pi))
+    expected = -np.log((weight * normal.prod(axis=-1)).sum(axis=1))
+    # Exponents are rounded as the squares they are sums of: quotients, whose own errors are
+    # doubled, up to the greatest of them.
+    exponents = 0.5 * (((action[:, None] - mean) / std) ** 2).sum(axis=-1)
+    found = action_loss(config, outputs.astype(np.float32), action.astype(np.float32))
+    assert_close(found, expected, 20, max(1, exponents.max(), np.abs(log_std).max()))
+
+
+def test_training_learns_and_reports_every_step_once(data):
+    run = Training(
+        data,
+        config=TrainConfig(
+            steps=60, batch=8, warmup=5, log_every=20, checkpoint_every=25, learning_rate=1e-2
+        ),
+    )
+    state = run.fit()
+    assert sorted(run.logged) == [20, 25, 40, 50, 60]
+    assert run.saved == [25, 50, 60]
+    assert int(state.step) == 60
+    assert run.logged[60]["loss"] < run.logged[20]["loss"] - 0.2
+
+
+def test_the_best_checkpoint_is_known_by_as_many_steps_as_the_others(data):
+    """A lucky step at which training was told to stop makes no best checkpoint, nor does one soon
+    after a resume."""
+    run = Training(
+        data, config=TrainConfig(steps=20, batch=4, warmup=2, log_every=4, checkpoint_every=6)
+    )
+    losses = {step: float(step % 3) for step in range(1, 21)} | {13: -50.0}
+    saved = {}
+
+    def train_step(state, tokens):
+        return state._replace(step=state.step + 1), {
+            "loss": jnp.float32(losses[int(state.step) + 1])
+        }
+
+    def save(state, loss):
+        saved[int(state.step)] = loss
+
+    def fit(start, stop):
+        state = run.state._replace(step=jnp.int32(start))
+        loop.fit(
+            state,
+            train_step,
+            [None] * (20 - start),
+            run.config,
+            lambda *_: None,
+            save,
+            lambda: max(saved, default=0) >= stop,
+        )
+
+    fit(0, stop=12)
+    assert saved == {6: (0 + 1 + 2 + 0) / 4, 12: (0 + 1 + 2 + 0) / 4, 13: (1 + 2 + 0 - 50) / 4}
+    saved.clear()
+    fit(16, stop=30)
+    assert saved == {18: np.inf, 20: (2 + 0 + 1 + 2) / 4}
+
+
+def test_resumed_training_ends_at_the_same_parameters_bit_for_bit(data, tmp_path):
+    uninterrupted = Training(data).fit()
+
+    class Killed(Exception):
+        pass
+
+    first = Training(data)
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.open() is None
+
+    def save_then_die(state, loss):
+        checkpoints.save(state, first.description, loss)
+        if int(state.step) == 8:
+            raise Killed
+
+    with pytest.raises(Killed):
+        first.fit(save_then_die)
+    checkpoints.close()
+
+    second, checkpoints = Training(data), Checkpoints(tmp_path)
+    assert checkpoints.open() == 8
+    outlined, like = abstract_state(
+        lambda: second.description.build(SEED), second.parts[1], second.mesh
+    )
+    assert outlined == second.graph
+    second.state = checkpoints.state(8, like, second.description)
+    jax.tree.map(np.testing.assert_array_equal, second.fit(), uninterrupted)
+    checkpoints.close()
+
+
+def test_a_saved_agent_acts_as_it_did(data, tmp_path):
+    run = Training(data)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(run.state, run.description, loss=1.0)
+    checkpoints.close()
+    policy = load_policy(tmp_path)
+    assert policy.description == run.description
+    jax.tree.map(np.testing.assert_array_equal, policy._params, run.state.params)
+
+
+def test_a_run_without_checkpoint_is_named(tmp_path):
+    with pytest.raises(ValueError, match=f"no checkpoint in {tmp_path}"):
+        load_policy(tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_training_before_it_is_saved(data):
+    run = Training(data)
+    tokens = run.tokens
+    run.tokens = lambda step: tokens(step)._replace(
+        action=tokens(step).action * (np.nan if step == 5 else 1)
+    )
+    with pytest.raises(FloatingPointError, match="loss became nan.* between steps 6 and 8"):
+        run.fit()
+    assert run.saved == [4]
+
+
+def test_learning_rate_warms_up_then_falls_to_its_final_fraction():
+    _, schedule = make_optimizer(
+        TrainConfig(steps=1000, warmup=100, learning_rate=1e-2, final_fraction=0.1)
+    )
+    assert float(schedule(0)) == 0
+    # Float32: quotients, a cosine, products.
+    assert float(schedule(50)) == pytest.approx(5e-3, rel=rounding(10))
+    assert float(schedule(100)) == pytest.approx(1e-2, rel=rounding(10))
+    assert float(schedule(1000)) == pytest.approx(1e-3, abs=rounding(10) * 1e-2)
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    class TwoDevices:
+        shape = {"data": 2, "ring": 1}
+
+    with pytest.raises(ValueError, match="train.batch=3 must be a multiple of the 2 devices"):
+        sharding.local_rows(TwoDevices(), 3)
+
+
+def test_a_ring_larger_than_the_machine_is_refused():
+    with pytest.raises(ValueError, match="mesh.ring=3 must divide the .* mesh.virtual_devices=3"):
+        sharding.make_mesh(3)
+
+
+def courses(data, model=None, count=4, **settings):
+    """Training of some steps: the run, its step and its batches, and the course it takes."""
+    run = Training(data, model or ModelConfig(width=32, layers=2, heads=2))
+    step, batches = (
+        make_train_step(*run.parts, **settings),
+        [run.tokens(number) for number in range(count)],
+    )
+    return run, step, batches, course(step, run.state, batches)
+
+
+@pytest.fixture(scope="module")
+def plain(data):
+    """A course, and what rounding may make of it."""
+    run, step, batches, expected = courses(data)
+    return expected, allowance(
+        step, run.state, batches, expected, longest_sum(run.description, CONFIG.batch)
+    )
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(data, plain):
+    """To the rounding of sums taken in another order; rows differ in how many of their actions are
+    learned."""
+    expected, allowed = plain
+    allowed.check(courses(data, accumulate=2)[-1], expected)
+
+
+@pytest.mark.parametrize("remat", ["none", "block"])
+def test_rolled_layers_train_as_layers_one_by_one(data, plain, remat):
+    """The same losses, and after them the same parameters."""
+    expected, allowed = plain
+    found = courses(data, ModelConfig(width=32, layers=2, heads=2, rolled=True, remat=remat))[-1]
+    together = unrolled(found.params)
+    assert (
+        dict(nnx.to_flat_state(together)).keys() == dict(nnx.to_flat_state(expected.params)).keys()
+    )
+    allowed.check(found._replace(params=together), expected)
+
+
+def test_a_saved_agent_with_rolled_layers_acts_as_it_was_trained(data, tmp_path):
+    """Its outputs, by a block for each layer, are those of the rolled model; it remembers and acts
+    in float32."""
+    run = Training(data, ModelConfig(width=16, layers=3, heads=2, rolled=True, compute="bfloat16"))
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(run.state, run.description, loss=1.0)
+    checkpoints.close()
+    policy = load_policy(tmp_path)
+    tokens = run.tokens(0)
+
+    def outputs(graph, params):
+        model = nnx.merge(graph, params)
+        return model(
+            tokens.features,
+            tokens.timestep,
+            lambda _, q, k, v: jax.nn.dot_product_attention(q, k, v, is_causal=True),
+        )
+
+    whole = ModelConfig(width=16, layers=3, heads=2, rolled=True)
+    rolled = nnx.graphdef(describe(data, run.description.agent, whole).build(SEED))
+    operations = forward_operations(policy.description)
+    assert_close(
+        outputs(policy._graph, policy._params), outputs(rolled, run.state.params), operations
+    )
+
+    def first_action(policy):
+        observation = np.full((2, data.store.observation_size), 0.1)
+        return policy.act(
+            policy.new_context(2, 1),
+            np.array([3.0, 5.0]),
+            observation,
+            0,
+            jax.random.key(0),
+            1.0,
+            1.0,
+        )[0]
+
+    plain = describe(data, run.description.agent, ModelConfig(width=16, layers=3, heads=2))
+    same = Policy(nnx.graphdef(plain.build(SEED)), unrolled(run.state.params), plain)
+    assert_close(first_action(policy), first_action(same), operations, 1)
+
+
+@pytest.mark.parametrize("remat", ["block", "dots"])
+def test_rematerialisation_changes_memory_alone(data, plain, remat):
+    expected, allowed = plain
+    allowed.check(
+        courses(data, ModelConfig(width=32, layers=2, heads=2, remat=remat))[-1], expected
+    )
+
+
+def test_rematerialisation_keeps_less_for_the_gradient(data):
+    """Bytes of what the backward pass holds: XLA's plan on a CPU says little of an accelerator's
+    memory."""
+    kept = {}
+    for remat in ("none", "dots", "block"):
+        run = Training(data, ModelConfig(width=32, layers=4, heads=2, remat=remat))
+        tokens = run.tokens(0)
+
+        def outputs(params, graph=run.graph, tokens=tokens):
+            return nnx.merge(graph, params)(
+                tokens[0], tokens[1], lambda _, q, k, v: jax.nn.dot_product_attention(q, k, v)
+            )
+
+        _, backward = jax.vjp(outputs, run.state.params)
+        kept[remat] = sum(x.nbytes for x in jax.tree.leaves(backward))
+    assert kept["block"] < 0.7 * kept["dots"]
+    assert kept["dots"] < 0.7 * kept["none"]
+
+
+def test_bfloat16_keeps_parameters_and_loss_in_float32(data, plain):
+    """Losses agree to bfloat16's 8 bits, to which what is kept on the way to the head is rounded."""
+    (expected, _), model = plain, ModelConfig(width=32, layers=2, heads=2, compute="bfloat16")
+    found = courses(data, model)[-1]
+    assert {x.dtype for x in jax.tree.leaves(found.params)} == {np.dtype("float32")}
+    assert (found.losses != expected.losses).all()
+    assert_close(found.losses, expected.losses, kept_operations(model), dtype=ml_dtypes.bfloat16)
+
+
+def test_chosen_steps_are_profiled(data, tmp_path):
+    run = Training(data)
+    run.step = profiled(run.step, 0, [2, 3], tmp_path)
+    run.fit()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_2", "step_3"]
+    assert all(list(path.rglob("*.xplane.pb")) for path in tmp_path.iterdir())
+
+
+def test_a_request_to_stop_saves_that_very_step(data):
+    run = Training(data)
+    batches = prefetch(run.tokens, 0, CONFIG.steps)
+    asked = iter([False, False, True])
+    state = fit(
+        run.state, run.step, batches, CONFIG, run.logged.__setitem__, run.save, lambda: next(asked)
+    )
+    assert run.saved == [3] and int(state.step) == 3 and list(run.logged) == [3]
+
+
+def test_steps_of_a_sampler_that_starts_again_are_the_same(data):
+    """1,000 batches; each is drawn from its step alone."""
+    first, second = (
+        ChainLoader(data, AgentConfig(trajectories=4), describe(data).layout(), SEED, 2)
+        for _ in range(2)
+    )
+    list(map(first, range(50)))
+    for step in range(50, 1050):
+        for x, y in zip(first.sampler.draw(step, 2), second.sampler.draw(step, 2), strict=True):
+            np.testing.assert_array_equal(x, y)
