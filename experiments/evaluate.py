@@ -128,18 +128,19 @@ def _prepare(config: EvaluateCommand, run: Path, trained: TrainCommand) -> tuple
         ValueError: there is no such checkpoint, the data are missing or another agent's, or a
             condition cannot be evaluated.
     """
+    from agentic_transformer.agents.load import build_agent
+    from agentic_transformer.contexts.training_data import evaluation_data, training_data
     from agentic_transformer.evaluation.oracles import ORACLES
     from agentic_transformer.evaluation.rollouts import Evaluation, evaluation_tasks
     from agentic_transformer.training.checkpoint import Checkpoints
     from agentic_transformer.training.sharding import make_mesh
-    from experiments.cli.data import evaluation_data, training_data
 
     checkpoints = Checkpoints(run)
     step = checkpoints.find(config.checkpoint)
     print(f"checkpoint: {checkpoints.folder / str(step)}", flush=True)
     mesh = make_mesh(config.mesh.ring) if config.mesh.ring > 1 else None
     _check_divides(config.eval, mesh)
-    policy, digest = checkpoints.policy(step, mesh), checkpoints.digest(step)
+    policy, digest = build_agent(checkpoints, step, mesh), checkpoints.digest(step)
     checkpoints.close()
     tasks = evaluation_tasks(trained.task, config.eval, trained.seed)
     evaluation = Evaluation(policy, tasks, config.eval)

@@ -2,7 +2,7 @@
 out=<folder>`.
 
 The copy is a run folder without an optimizer: `experiments.evaluate` evaluates it,
-`checkpoint.load_policy` loads it.
+`agentic_transformer.load` loads it.
 """
 
 from __future__ import annotations

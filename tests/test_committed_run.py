@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from agentic_transformer.agents.load import load
 from agentic_transformer.config import TrainCommand
 from agentic_transformer.evaluation.rollouts import Evaluation, evaluation_tasks
-from agentic_transformer.training.checkpoint import load_policy
 from experiments.cli.run_folder import read_config
 
 MAZE = Path(__file__).parents[1] / "experiments" / "results" / "maze"
@@ -19,7 +19,7 @@ def test_the_committed_agent_earns_its_recorded_returns():
     in the context."""
     trained = read_config(MAZE / "run", TrainCommand)
     tasks = evaluation_tasks(trained.task, trained.eval, trained.seed)
-    evaluation = Evaluation(load_policy(MAZE / "run"), tasks, trained.eval)
+    evaluation = Evaluation(load(MAZE / "run"), tasks, trained.eval)
     records = pd.read_csv(MAZE / "records.csv.gz").query(
         "condition == 'own' and seed == @trained.seed"
     )

@@ -14,7 +14,7 @@ import math
 from typing import NamedTuple
 
 from agentic_transformer.capacity.workload import Workload
-from agentic_transformer.training.sharding import shard_shape
+from agentic_transformer.training.fsdp import shard_shape
 
 BF16, FLOAT32 = 2, 4
 TILE = (8, 128)

@@ -11,7 +11,7 @@ from flax import nnx
 
 from agentic_transformer.capacity.hardware import Topology
 from agentic_transformer.config import AgentConfig, ModelConfig
-from agentic_transformer.contexts.tokens import Normalizer
+from agentic_transformer.contexts.normalizer import Normalizer
 from agentic_transformer.models.spec import AgentSpec
 
 SHARED = ("ring", "all_gather")
@@ -79,7 +79,7 @@ def _description(
         seed=0,
         agent=AgentConfig(),
         model=model,
-        scaling=Normalizer((0.0,) * observation_size, (1.0,) * observation_size, 1.0, 1.0),
+        normalizer=Normalizer((0.0,) * observation_size, (1.0,) * observation_size, 1.0, 1.0),
         observation_size=observation_size,
         action_size=action_size,
         steps=steps,

@@ -27,7 +27,7 @@ import pandas as pd
 from gymnasium.vector import VectorEnv
 
 import envs
-from agentic_transformer.agents.transformer import Context, Policy, Trajectory
+from agentic_transformer.agents.base import Agent, Context, Trajectory
 from agentic_transformer.config import AgentConfig, EvalConfig
 from agentic_transformer.contexts.chains import ChainSampler, available_episodes
 from agentic_transformer.contexts.relabelled import RelabelledDataset
@@ -166,7 +166,7 @@ class Evaluation:
 
     def __init__(
         self,
-        policy: Policy,
+        policy: Agent,
         tasks: Sequence[envs.Task],
         config: EvalConfig,
         data: RelabelledDataset | None = None,
@@ -184,7 +184,7 @@ class Evaluation:
                 needed for the ceilings.
         """
         self.policy = policy
-        self.description = policy.description
+        self.description = policy.spec
         self.tasks = list(tasks)
         self.config = config
         self.data = data
@@ -355,13 +355,13 @@ class Evaluation:
         # Tokens that carry nothing of the target are in the context already as they shall be.
         if keep and self.policy.layout.conditioned and np.any(remembered != trajectory.target):
             context = self.policy.append(
-                context.rewound(before), trajectory._replace(target=remembered)
+                context.rewind(before), trajectory._replace(target=remembered)
             )
         return Attempt(number, trajectory, physics, context.encoded - before.encoded), context
 
 
 def run_trajectory(
-    policy: Policy,
+    policy: Agent,
     env: VectorEnv,
     context: Context,
     target: np.ndarray,
@@ -387,7 +387,7 @@ def run_trajectory(
     observation, info = env.reset(seed=start)
     to_go = target.astype(np.float64)
     seen, physics = [], [info["physics"]]
-    steps = policy.description.steps
+    steps = policy.spec.steps
     for step in range(steps):
         action, context = policy.act(
             context,
@@ -402,11 +402,11 @@ def run_trajectory(
         seen.append((observation, action, reward))
         physics.append(info["physics"])
         to_go = to_go - reward
-        context = context.ended(PreviousStep(action, reward, np.zeros(len(reward))))
+        context = context.observe(PreviousStep(action, reward, np.zeros(len(reward))))
         observation = following
     observations, actions, rewards = (
         np.stack(column, axis=1) for column in zip(*seen, strict=True)
     )
     done = policy.layout.completion(target, rewards)[:, -1]
-    context = context.ended(context.past._replace(done=done))
+    context = context.observe(context.previous._replace(done=done))
     return Trajectory(observations, actions, rewards, target), np.stack(physics, axis=1), context

@@ -27,7 +27,7 @@ def acting() -> list[dict[str, Any]]:
 
 def _acting_with(trajectories: int) -> dict[str, Any]:
     policy = models.policy(models.quickstart(trajectories))
-    description, context = policy.description, policy.new_context(ENVIRONMENTS, trajectories)
+    description, context = policy.spec, policy.new_context(ENVIRONMENTS, trajectories)
     capacity = models.context_tokens(description)
     context = replace(context, position=capacity - 1)
     observation, to_go = (
@@ -44,7 +44,7 @@ def _acting_with(trajectories: int) -> dict[str, Any]:
         return context.cache
 
     model = description.build(0)
-    features = jnp.zeros((ENVIRONMENTS, capacity, description.layout().features))
+    features = jnp.zeros((ENVIRONMENTS, capacity, description.layout().feature_size))
     timestep = jnp.tile(jnp.arange(description.steps), (ENVIRONMENTS, trajectories))
     whole = jax.jit(
         lambda features, timestep: model(
@@ -71,7 +71,7 @@ def evaluation() -> list[dict[str, Any]]:
     """Environment steps of an evaluation a second, against those of the environments alone."""
     trajectories = 8
     policy = models.policy(models.quickstart(trajectories))
-    steps = policy.description.steps
+    steps = policy.spec.steps
     env = envs.make_vec("point_mass_goal", ENVIRONMENTS)
     target, config = np.ones(ENVIRONMENTS), EvalConfig()
 

@@ -13,17 +13,14 @@ import numpy as np
 from flax import nnx
 from jax.sharding import AxisType
 
-from agentic_transformer.agents.transformer import Policy
+from agentic_transformer.agents.transformer import TransformerAgent
 from agentic_transformer.config import AgentConfig, ModelConfig, TrainConfig
-from agentic_transformer.contexts.tokens import Normalizer, Tokens
+from agentic_transformer.contexts.normalizer import Normalizer
+from agentic_transformer.contexts.tokens import Tokens
 from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.training import sharding
-from agentic_transformer.training.step import (
-    TrainState,
-    init_state,
-    make_optimizer,
-    make_train_step,
-)
+from agentic_transformer.training.state import TrainState, init_state, make_optimizer
+from agentic_transformer.training.step import make_train_step
 
 
 def describe(
@@ -44,9 +41,9 @@ def quickstart(trajectories: int = 8) -> AgentSpec:
     return describe(trajectories, 12, 4, 2, ModelConfig())
 
 
-def policy(description: AgentSpec) -> Policy:
+def policy(description: AgentSpec) -> TransformerAgent:
     """An untrained agent."""
-    return Policy(*nnx.split(description.build(0), nnx.Param), description)
+    return TransformerAgent(*nnx.split(description.build(0), nnx.Param), description)
 
 
 def context_tokens(description: AgentSpec) -> int:
@@ -71,14 +68,14 @@ def train_step(
     shape = (rows, length)
     rng = np.random.default_rng(0)
     tokens = Tokens(
-        features=rng.standard_normal((*shape, layout.features), np.float32),
+        features=rng.standard_normal((*shape, layout.feature_size), np.float32),
         timestep=np.broadcast_to(
             np.arange(length) // layout.tokens_per_step % description.steps, shape
         ).astype(np.int32),
         segment=np.zeros(shape, np.int32),
         action=rng.uniform(-1, 1, (*shape, description.action_size)).astype(np.float32),
         weight=np.broadcast_to(
-            np.arange(length) % layout.tokens_per_step == layout.decision, shape
+            np.arange(length) % layout.tokens_per_step == layout.action_token, shape
         ).astype(np.float32),
     )
     optimizer, _ = make_optimizer(TrainConfig())
@@ -92,7 +89,7 @@ def model_flops(description: AgentSpec, rows: int) -> float:
     causal pairs only.
     """
     model, length = description.model, context_tokens(description)
-    outer = description.layout().features + model.components * (1 + 2 * description.action_size)
+    outer = description.layout().feature_size + model.components * (1 + 2 * description.action_size)
     products = 2 * model.width * (outer + model.layers * (4 + 2 * model.feedforward) * model.width)
     pairs = model.layers * 4 * model.width * (length + 1) / 2
     return 3.0 * rows * length * (products + pairs)

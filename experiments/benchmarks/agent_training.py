@@ -12,14 +12,14 @@ from typing import Any
 import jax
 
 from agentic_transformer.config import AgentConfig, CollectCommand, ModelConfig, TrainConfig
-from agentic_transformer.contexts.relabelled import ChainLoader
+from agentic_transformer.contexts.loader import ChainLoader
+from agentic_transformer.contexts.training_data import training_data
 from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.training import loop, sharding
 from experiments import collect
 from experiments.benchmarks import agent_models as models
 from experiments.benchmarks.agent_profile import shares
 from experiments.benchmarks.ring_speed import product_rate
-from experiments.cli.data import training_data
 
 _WAITED_STEPS = 200
 
@@ -63,7 +63,7 @@ def waiting() -> list[dict[str, Any]]:
     command, agent, train = CollectCommand(), AgentConfig(), TrainConfig()
     collect.main(command)
     data = training_data(command.task, command.data)
-    description = replace(models.quickstart(), scaling=data.scaling(agent.reward_scale))
+    description = replace(models.quickstart(), normalizer=data.normalizer(agent.reward_scale))
     loader = ChainLoader(data, agent, description.layout(), 0, train.batch)
     step, state, first = models.train_step(description, train.batch, devices=1)
     mesh = first.weight.sharding.mesh

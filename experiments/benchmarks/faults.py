@@ -259,7 +259,7 @@ def _full_disk(work: Path) -> Iterator[Check]:
             "run=disk/run",
         )
     )
-    load = "from pathlib import Path; from agentic_transformer.training.checkpoint import load_policy; load_policy(Path('disk/run'))"
+    load = "from pathlib import Path; from agentic_transformer.agents.load import load; load(Path('disk/run'))"
     script = f'mount -t tmpfs -o size=3m tmpfs disk && {{ {train}; code=$?; {sys.executable} -c "{load}" && exit $code; }}; exit 98'
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
@@ -299,7 +299,7 @@ def _cost(work: Path) -> Iterator[Check]:
 
     from agentic_transformer.config import TrainCommand
     from agentic_transformer.training.checkpoint import Checkpoints
-    from agentic_transformer.training.step import TrainState
+    from agentic_transformer.training.state import TrainState
 
     trained = _Training(work, TrainCommand())
     trained.steps(20)
@@ -311,7 +311,9 @@ def _cost(work: Path) -> Iterator[Check]:
     state = jax.tree.map(lambda x: x.copy(), trained.state)
     start = time.process_time()
     for number in range(1, _SAVES + 1):
-        checkpoints.save(TrainState(state.step + number, *state[1:]), trained.description, 0.0)
+        checkpoints.save(
+            TrainState(state.step + number, *state[1:]), trained.description.to_dict(), 0.0
+        )
         checkpoints.wait()
     save = (time.process_time() - start) / _SAVES
     checkpoints.close()
@@ -380,16 +382,17 @@ class _Training:
     """The quickstart's training on little data, step by step in this process."""
 
     def __init__(self, work: Path, command: object) -> None:
-        from agentic_transformer.contexts.relabelled import ChainLoader
+        from agentic_transformer.contexts.loader import ChainLoader
+        from agentic_transformer.contexts.training_data import training_data
         from agentic_transformer.models.spec import AgentSpec
         from agentic_transformer.training import sharding as mesh
-        from agentic_transformer.training.step import init_state, make_optimizer, make_train_step
-        from experiments.cli.data import training_data
+        from agentic_transformer.training.state import init_state, make_optimizer
+        from agentic_transformer.training.step import make_train_step
 
         data = training_data(
             command.task, replace(command.data, root=str(work / "data"), episodes=200, tasks=6)
         )
-        scaling, length = data.scaling(command.agent.reward_scale), int(data.store.lengths[0])
+        scaling, length = data.normalizer(command.agent.reward_scale), int(data.store.lengths[0])
         sizes = (
             data.store.observation_size,
             data.store.action_size,
@@ -431,9 +434,10 @@ def _loop(work: Path) -> list[Check]:
     allocator.return_freed()
     import numpy as np
 
+    from agentic_transformer.agents.load import load
     from agentic_transformer.config import AgentConfig, EvalConfig, ModelConfig, TrainCommand
     from agentic_transformer.evaluation.rollouts import Evaluation, evaluation_tasks
-    from agentic_transformer.training.checkpoint import Checkpoints, load_policy
+    from agentic_transformer.training.checkpoint import Checkpoints
 
     command = TrainCommand(agent=AgentConfig(trajectories=4), model=ModelConfig(width=16, layers=1))
     trained, config = (
@@ -446,9 +450,9 @@ def _loop(work: Path) -> list[Check]:
         trained.steps(command.train.checkpoint_every // 10)
         checkpoints = Checkpoints(work / "loop")
         checkpoints.open()
-        checkpoints.save(trained.state, trained.description, 0.0)
+        checkpoints.save(trained.state, trained.description.to_dict(), 0.0)
         checkpoints.close()
-        evaluation = Evaluation(load_policy(work / "loop"), tasks, config)
+        evaluation = Evaluation(load(work / "loop"), tasks, config)
         list(evaluation.attempts("own"))
         if not held:
             _renew_interned()

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from agentic_transformer.config import DataConfig, EvaluateCommand, TrainCommand
+from agentic_transformer.contexts.training_data import open_store
 from experiments.cli import app as cli
-from experiments.cli.data import open_store
 from experiments.cli.settings import SettingError, check_command
 from tests.cli.conftest import ROOT
 

@@ -8,11 +8,11 @@ import pytest
 
 import envs
 from agentic_transformer.config import DataConfig
+from agentic_transformer.contexts.training_data import open_store
 from datasets.collectors import collectors
 from datasets.download import ALGORITHMS, DOMAINS
 from experiments.cli import app as cli
 from experiments.cli import overrides
-from experiments.cli.data import open_store
 from experiments.cli.settings import settings
 from experiments.reports.presentation import runs_within
 from tests.cli.conftest import ROOT

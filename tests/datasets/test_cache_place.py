@@ -12,8 +12,8 @@ from fabricated import make_buffer, make_episode
 
 import datasets
 from agentic_transformer.config import DataConfig, TrainCommand
+from agentic_transformer.contexts.training_data import open_store
 from experiments.cli import run_folder
-from experiments.cli.data import open_store
 
 ROOT = Path(__file__).parents[2]
 # Files of this process may grow up to some bytes, as on a disk that is full behind them.

@@ -9,11 +9,11 @@ from fabricated import make_buffer, make_episode
 import datasets
 import envs
 from agentic_transformer.config import DataConfig, VerifyCommand
+from agentic_transformer.contexts.training_data import open_store
 from datasets import Episode
 from datasets.consistency import problems_of
 from envs.physics import observations_of
 from envs.registry import domain_spec, domains
-from experiments.cli.data import open_store
 from experiments.cli.settings import settings
 from tests.envs.oracle import Oracle
 from tests.seeds import rng

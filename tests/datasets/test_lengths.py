@@ -7,9 +7,10 @@ from fabricated import make_episode
 import datasets
 import envs
 from agentic_transformer.config import AgentConfig, DataConfig
-from agentic_transformer.contexts.relabelled import ChainLoader, RelabelledDataset
+from agentic_transformer.contexts.loader import ChainLoader
+from agentic_transformer.contexts.relabelled import RelabelledDataset
 from agentic_transformer.contexts.tokens import PackedTokens
-from experiments.cli.data import open_store
+from agentic_transformer.contexts.training_data import open_store
 
 LENGTHS = (14, 17, 20)
 TASK = envs.task("walker_run")
@@ -79,6 +80,6 @@ def test_a_command_trains_on_them_and_says_what_it_leaves_out(store, tmp_path, c
     episodes = [make_episode(length, seed=index) for index, length in enumerate(LENGTHS)]
     paid = [datasets.relabel(episode.physics, TASK)[1:11] for episode in episodes]
     np.testing.assert_allclose(data.returns[0], np.sum(paid, axis=1, dtype=np.float64), rtol=1e-12)
-    layout = PackedTokens(data.scaling(1.0), 6, 10, conditioned=True)
+    layout = PackedTokens(data.normalizer(1.0), 6, 10, conditioned=True)
     tokens = ChainLoader(data, AgentConfig(trajectories=3), layout, seed=0, rows=2)(0)
     assert tokens.features.shape[:2] == (2, 3 * 10)

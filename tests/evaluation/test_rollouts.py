@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 import envs
-from agentic_transformer.agents.transformer import Policy
+from agentic_transformer.agents.transformer import TransformerAgent
 from agentic_transformer.config import AgentConfig, EvalConfig
 from agentic_transformer.contexts.relabelled import RelabelledDataset
 from agentic_transformer.evaluation.rollouts import Evaluation, evaluation_tasks, other_tasks
 from agentic_transformer.evaluation.statistics import REQUIRED
 from tests.seeds import SEED, rng
-from tests.small_agents import TASK, describe, labelled, untrained_policy
+from tests.small_agents import TASK, describe, labelled, untrained_agent
 from tests.tolerances import rounding
 
 LONGEST, TASKS, STEPS = 3, 5, 12
@@ -34,7 +34,7 @@ def tasks():
 @pytest.fixture(scope="module")
 def evaluation(data, tasks):
     prompts = RelabelledDataset(data.store, tasks, "exorl")
-    return Evaluation(untrained_policy(describe(data)), tasks, CONFIG, prompts)
+    return Evaluation(untrained_agent(describe(data)), tasks, CONFIG, prompts)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_cost_of_encoding_counts_prompts_and_second_encodings(attempts):
 
 
 def test_literal_targets_need_no_second_encoding(data, tasks):
-    policy = untrained_policy(describe(data, AgentConfig(trajectories=4, target="chain_max")))
+    policy = untrained_agent(describe(data, AgentConfig(trajectories=4, target="chain_max")))
     run = list(Evaluation(policy, tasks, CONFIG).attempts("own"))
     assert [attempt.encoded for attempt in run] == [STEPS] * 3
 
@@ -93,23 +93,25 @@ def test_an_evaluation_is_repeatable(evaluation, attempts):
         np.testing.assert_array_equal(first.trajectory.action, second.trajectory.action)
 
 
-class Watched(Policy):
+class Watched(TransformerAgent):
     """Notes all that it is asked to act on and to remember."""
 
     def act(self, context, return_to_go, observation, timestep, *rest):
         if timestep == 0:
             self.acted.append([])
-        self.acted[-1].append((context.position, return_to_go.copy(), observation, context.past))
+        self.acted[-1].append(
+            (context.position, return_to_go.copy(), observation, context.previous)
+        )
         return super().act(context, return_to_go, observation, timestep, *rest)
 
     def append(self, context, trajectory):
-        self.remembered.append((len(self.acted), context.position, trajectory, context.past))
+        self.remembered.append((len(self.acted), context.position, trajectory, context.previous))
         return super().append(context, trajectory)
 
 
 @pytest.fixture
 def watched(data, tasks):
-    policy = untrained_policy(describe(data))
+    policy = untrained_agent(describe(data))
     policy.__class__, policy.acted, policy.remembered = Watched, [], []
     return Evaluation(policy, tasks, CONFIG, RelabelledDataset(data.store, tasks, "exorl"))
 
@@ -230,7 +232,7 @@ def test_prompts_are_the_datas_trajectories_under_the_rows_task_ascending(watche
     [("dt", {}), ("bc", {"condition": "none"}), ("bc10", {"condition": "none", "top": 0.1})],
 )
 def test_a_model_of_single_trajectories_is_a_baseline(data, tasks, condition, settings):
-    policy = untrained_policy(describe(data, AgentConfig(name="mine", trajectories=1, **settings)))
+    policy = untrained_agent(describe(data, AgentConfig(name="mine", trajectories=1, **settings)))
     evaluation = Evaluation(policy, tasks, CONFIG)
     assert evaluation.conditions() == [condition]
     (records, *_) = (
@@ -240,7 +242,7 @@ def test_a_model_of_single_trajectories_is_a_baseline(data, tasks, condition, se
 
 
 def test_without_targets_nothing_is_encoded_twice(data, tasks):
-    policy = untrained_policy(describe(data, AgentConfig(trajectories=4, condition="none")))
+    policy = untrained_agent(describe(data, AgentConfig(trajectories=4, condition="none")))
     run = list(Evaluation(policy, tasks, CONFIG).attempts("own"))
     assert [attempt.encoded for attempt in run] == [STEPS] * 3
 

@@ -24,7 +24,7 @@ from agentic_transformer.config import (
 from agentic_transformer.evaluation.rollouts import Evaluation
 from agentic_transformer.training.checkpoint import Checkpoints
 from agentic_transformer.training.sharding import make_mesh
-from agentic_transformer.training.step import init_state, make_optimizer
+from agentic_transformer.training.state import init_state, make_optimizer
 from experiments.cli import run_folder
 from experiments.evaluate import evaluate
 from tests.processes import environment
@@ -39,7 +39,7 @@ def save(run, description, step):
     state = init_state(
         lambda: description.build(step), make_optimizer(TrainConfig())[0], make_mesh(1)
     )[1]
-    checkpoints.save(state._replace(step=jnp.int32(step)), description, loss=1.0)
+    checkpoints.save(state._replace(step=jnp.int32(step)), description.to_dict(), loss=1.0)
     checkpoints.close()
 
 

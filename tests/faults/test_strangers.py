@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from agentic_transformer.agents.load import read_spec
 from agentic_transformer.config import TrainCommand
 from agentic_transformer.training.checkpoint import Checkpoints
 from experiments.cli import run_folder
@@ -35,10 +36,10 @@ def test_a_description_that_is_not_ours_is_refused(more, tmp_path):
     path = tmp_path / "checkpoints" / "1" / "description" / "metadata"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(ours))
-    assert Checkpoints(tmp_path).description(1).to_dict() == ours
+    assert read_spec(Checkpoints(tmp_path), 1).to_dict() == ours
     path.write_text(json.dumps(ours | more))
     with pytest.raises(ValueError, match="not the description of an agent of this version"):
-        Checkpoints(tmp_path).description(1)
+        read_spec(Checkpoints(tmp_path), 1)
 
 
 def labelled_description(folder):

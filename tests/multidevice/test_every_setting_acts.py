@@ -15,6 +15,7 @@ import pytest
 from flax import nnx
 from jax.sharding import Mesh
 
+from agentic_transformer.agents.load import build_agent
 from agentic_transformer.config import (
     AgentConfig,
     DataConfig,
@@ -26,13 +27,14 @@ from agentic_transformer.config import (
     TrainCommand,
     TrainConfig,
 )
+from agentic_transformer.contexts.chain_tokens import encode_chains
 from agentic_transformer.contexts.chains import Chains
-from agentic_transformer.contexts.relabelled import ChainLoader
-from agentic_transformer.contexts.tokens import chain_tokens
+from agentic_transformer.contexts.loader import ChainLoader
 from agentic_transformer.evaluation.rollouts import Evaluation, evaluation_tasks
 from agentic_transformer.training import sharding
 from agentic_transformer.training.checkpoint import Checkpoints
-from agentic_transformer.training.step import init_state, make_optimizer, make_train_step
+from agentic_transformer.training.state import init_state, make_optimizer
+from agentic_transformer.training.step import make_train_step
 from datasets import Trajectories
 from experiments import export, train
 from experiments.cli import run_folder
@@ -40,7 +42,7 @@ from experiments.cli.app import CONF
 from experiments.evaluate import evaluate
 from tests.cli.test_configs import composed
 from tests.seeds import SEED
-from tests.small_agents import TASK, describe, forward_operations, labelled, untrained_policy
+from tests.small_agents import TASK, describe, forward_operations, labelled, untrained_agent
 from tests.tolerances import rounding
 
 FILES = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
@@ -94,19 +96,17 @@ def data(folder):
     return labelled(folder / "data")
 
 
-def trained(data, description, ring, fsdp, accumulate):
+def trained(data, spec, ring, fsdp, accumulate):
     """The structure and the state of an agent after two steps on a ring."""
     mesh = Mesh(np.array(jax.devices()[:ring]).reshape(1, ring), (sharding.DATA, sharding.RING))
-    config, agent = TrainConfig(batch=4, warmup=0), description.agent
-    loader = ChainLoader(data, agent, description.layout(), SEED, config.batch)
+    config, agent = TrainConfig(batch=4, warmup=0), spec.agent
+    loader = ChainLoader(data, agent, spec.layout(), SEED, config.batch)
     optimizer, _ = make_optimizer(config)
-    graph, state = init_state(lambda: description.build(SEED), optimizer, mesh, fsdp)
-    length = agent.trajectories * description.steps * description.layout().tokens_per_step
-    step = make_train_step(graph, optimizer, description.model, mesh, length, accumulate, fsdp)
+    graph, state = init_state(lambda: spec.build(SEED), optimizer, mesh, fsdp)
+    length = agent.trajectories * spec.steps * spec.layout().tokens_per_step
+    step = make_train_step(graph, optimizer, spec.model, mesh, length, accumulate, fsdp)
     for number in range(2):
-        state, metrics = step(
-            state, sharding.shard_batch(loader(number), mesh, description.model.layout)
-        )
+        state, metrics = step(state, sharding.shard_batch(loader(number), mesh, spec.model.layout))
     assert np.isfinite(float(metrics["loss"]))
     return state
 
@@ -130,16 +130,16 @@ def rollouts(policy):
     return *done, pd.concat(evaluation.records("own", attempt) for attempt in attempts)
 
 
-def uncached(description, params, observation, action, reward, target):
+def uncached(spec, params, observation, action, reward, target):
     """Outputs of the model, as it is trained but for its precision, at the decisions of all that
     was done."""
     slots = np.zeros((ROLLOUTS, ATTEMPTS), np.int32)
     chains = Chains(slots, slots, slots, target, slots)
     *done, reward = (x.reshape(-1, *x.shape[2:]) for x in (observation, action, reward))
-    layout = description.layout()
-    tokens = chain_tokens(layout, chains, Trajectories(*done), reward)
-    model = dataclasses.replace(description.model, compute="float32")
-    graph = nnx.graphdef(dataclasses.replace(description, model=model).build(0))
+    layout = spec.layout()
+    tokens = encode_chains(layout, chains, Trajectories(*done), reward)
+    model = dataclasses.replace(spec.model, compute="float32")
+    graph = nnx.graphdef(dataclasses.replace(spec, model=model).build(0))
 
     def attend(_, query, key, value):
         return jax.nn.dot_product_attention(query, key, value, is_causal=True)
@@ -147,7 +147,7 @@ def uncached(description, params, observation, action, reward, target):
     outputs = nnx.merge(graph, jax.tree.map(np.asarray, params))(
         tokens.features, tokens.timestep, attend
     )
-    return np.asarray(outputs)[:, layout.decision :: layout.tokens_per_step]
+    return np.asarray(outputs)[:, layout.action_token :: layout.tokens_per_step]
 
 
 def distance(config, outputs, action, tolerance):
@@ -171,23 +171,21 @@ def test_an_agent_acts_as_the_model_that_was_trained(data, tmp_path, setting):
     model = ModelConfig(
         **SMALL, **{key: value for key, value in setting.items() if hasattr(ModelConfig, key)}
     )
-    description = describe(
-        data, AgentConfig(trajectories=ATTEMPTS, target="chain_max", loss="all"), model
-    )
-    state = trained(data, description, **where)
+    spec = describe(data, AgentConfig(trajectories=ATTEMPTS, target="chain_max", loss="all"), model)
+    state = trained(data, spec, **where)
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(state, description, loss=1.0)
+    checkpoints.save(state, spec.to_dict(), loss=1.0)
     checkpoints.wait()
-    *done, records = rollouts(checkpoints.policy(2, ring_of(setting["acting_ring"])))
+    *done, records = rollouts(build_agent(checkpoints, 2, ring_of(setting["acting_ring"])))
     checkpoints.close()
     assert len(records) == ATTEMPTS * ROLLOUTS and np.isfinite(records["return"]).all()
     outputs, action = (
-        uncached(description, state.params, *done),
-        done[1].reshape(ROLLOUTS, -1, description.action_size),
+        uncached(spec, state.params, *done),
+        done[1].reshape(ROLLOUTS, -1, spec.action_size),
     )
     # Both passes round as often on the way to an output, the one with the cache and the one
     # without.
-    tolerance = 2 * rounding(forward_operations(description)) * np.abs(outputs).max()
+    tolerance = 2 * rounding(forward_operations(spec)) * np.abs(outputs).max()
     assert distance(model, outputs, action, tolerance) <= tolerance
     # Outputs of another step are far beyond it.
     assert distance(model, np.roll(outputs, 1, axis=1), action, tolerance) > 100 * tolerance
@@ -249,6 +247,6 @@ def test_a_learner_without_a_transformer_takes_any_model_settings(data, folder):
 def test_a_policy_of_a_training_graph_is_refused_in_words(data):
     with pytest.raises(
         ValueError,
-        match="model.rolled=True, model.remat=dots: for training alone; Policy.from_trained",
+        match="model.rolled=True, model.remat=dots: for training alone; TransformerAgent.from_trained",
     ):
-        untrained_policy(describe(data, model=ModelConfig(**SMALL, rolled=True, remat="dots")))
+        untrained_agent(describe(data, model=ModelConfig(**SMALL, rolled=True, remat="dots")))

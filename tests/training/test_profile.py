@@ -7,8 +7,8 @@ from experiments.benchmarks.agent_profile import KINDS, instruction_kinds, share
 
 
 def test_the_time_of_a_step_is_told_apart_by_kind():
-    description = models.describe(2, 200, 4, 2, ModelConfig(width=16, layers=1))
-    step, state, tokens = models.train_step(description, rows=1, devices=1)
+    spec = models.describe(2, 200, 4, 2, ModelConfig(width=16, layers=1))
+    step, state, tokens = models.train_step(spec, rows=1, devices=1)
     compiled = step.lower(state, tokens).compile()
 
     def train():

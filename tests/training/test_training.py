@@ -7,21 +7,18 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from agentic_transformer.agents.transformer import Policy
+from agentic_transformer.agents.load import load
+from agentic_transformer.agents.transformer import TransformerAgent
 from agentic_transformer.config import AgentConfig, ModelConfig, TrainConfig
-from agentic_transformer.contexts.relabelled import ChainLoader
+from agentic_transformer.contexts.loader import ChainLoader
 from agentic_transformer.models.heads import action_loss
 from agentic_transformer.models.transformer import unrolled
 from agentic_transformer.ring import attention
 from agentic_transformer.training import loop, sharding
-from agentic_transformer.training.checkpoint import Checkpoints, load_policy
+from agentic_transformer.training.checkpoint import Checkpoints
 from agentic_transformer.training.loop import fit, prefetch, profiled
-from agentic_transformer.training.step import (
-    abstract_state,
-    init_state,
-    make_optimizer,
-    make_train_step,
-)
+from agentic_transformer.training.state import abstract_state, init_state, make_optimizer
+from agentic_transformer.training.step import make_train_step
 from tests.courses import allowance, course
 from tests.seeds import SEED, rng
 from tests.small_agents import describe, forward_operations, kept_operations, labelled, longest_sum
@@ -40,20 +37,14 @@ class Training:
 
     def __init__(self, data, model=None, agent=None, config=CONFIG):
         self.config = config
-        self.description = describe(
-            data, agent or AgentConfig(trajectories=4, length="uniform"), model
-        )
-        layout = self.description.layout()
-        self.loader = ChainLoader(data, self.description.agent, layout, SEED, config.batch)
+        self.spec = describe(data, agent or AgentConfig(trajectories=4, length="uniform"), model)
+        layout = self.spec.layout()
+        self.loader = ChainLoader(data, self.spec.agent, layout, SEED, config.batch)
         self.mesh = sharding.make_mesh(1)
         optimizer, self.schedule = make_optimizer(config)
-        self.graph, self.state = init_state(
-            lambda: self.description.build(SEED), optimizer, self.mesh
-        )
-        length = (
-            self.description.agent.trajectories * self.description.steps * layout.tokens_per_step
-        )
-        self.parts = self.graph, optimizer, self.description.model, self.mesh, length
+        self.graph, self.state = init_state(lambda: self.spec.build(SEED), optimizer, self.mesh)
+        length = self.spec.agent.trajectories * self.spec.steps * layout.tokens_per_step
+        self.parts = self.graph, optimizer, self.spec.model, self.mesh, length
         self.step = make_train_step(*self.parts)
         self.logged, self.saved = {}, []
 
@@ -87,11 +78,11 @@ def test_loss_is_the_weighted_mean_over_learned_actions_under_a_segment_mask(dat
             outputs = transformer(
                 part[0], part[1], lambda _, q, k, v: attention(q, k, v, backbone="dense")
             )
-            losses = np.asarray(action_loss(run.description.model, outputs, part[3]), np.float64)
+            losses = np.asarray(action_loss(run.spec.model, outputs, part[3]), np.float64)
             total, weights = total + (losses * part[4]).sum(), weights + part[4].sum()
     _, metrics = run.step(run.state, run.tokens(0))
     # A loss is a mean of what the head says; its logarithms and squares are of size 1 as it is.
-    operations = forward_operations(run.description) + losses.size
+    operations = forward_operations(run.spec) + losses.size
     assert_close(metrics["loss"], total / weights, operations, max(1, abs(total / weights)))
 
 
@@ -99,7 +90,7 @@ def test_losses_of_first_steps_are_told_apart_by_the_place_in_the_row(data):
     """Zero-weighting all but the first step of the n-th trajectory must leave its loss alone,
     wherever the ring puts it."""
     run = Training(data, agent=AgentConfig(trajectories=4, loss="all"))
-    step = make_train_step(*run.parts, trajectories=4)
+    step = make_train_step(*run.parts, trajectories_per_row=4)
     tokens = run.loader(0)
     _, metrics = step(jax.tree.map(jnp.copy, run.state), run.tokens(0))
     assert {name for name in metrics if name.startswith("first_step_loss_")} == {
@@ -107,13 +98,13 @@ def test_losses_of_first_steps_are_told_apart_by_the_place_in_the_row(data):
     }
     for n in (1, 2, 4):
         alone = np.zeros_like(tokens.weight)
-        alone[:, (n - 1) * run.description.steps] = 1
+        alone[:, (n - 1) * run.spec.steps] = 1
         _, only = run.step(
             jax.tree.map(jnp.copy, run.state),
             sharding.shard_batch(tokens._replace(weight=alone), run.mesh, "zigzag"),
         )
         # The same program but for the last sum, over a row's tokens.
-        operations = forward_operations(run.description) + alone.size
+        operations = forward_operations(run.spec) + alone.size
         assert_close(
             metrics[f"first_step_loss_{n}"],
             only["loss"],
@@ -199,7 +190,7 @@ def test_resumed_training_ends_at_the_same_parameters_bit_for_bit(data, tmp_path
     assert checkpoints.open() is None
 
     def save_then_die(state, loss):
-        checkpoints.save(state, first.description, loss)
+        checkpoints.save(state, first.spec.to_dict(), loss)
         if int(state.step) == 8:
             raise Killed
 
@@ -209,11 +200,9 @@ def test_resumed_training_ends_at_the_same_parameters_bit_for_bit(data, tmp_path
 
     second, checkpoints = Training(data), Checkpoints(tmp_path)
     assert checkpoints.open() == 8
-    outlined, like = abstract_state(
-        lambda: second.description.build(SEED), second.parts[1], second.mesh
-    )
+    outlined, like = abstract_state(lambda: second.spec.build(SEED), second.parts[1], second.mesh)
     assert outlined == second.graph
-    second.state = checkpoints.state(8, like, second.description)
+    second.state = checkpoints.state(8, like, second.spec.to_dict())
     jax.tree.map(np.testing.assert_array_equal, second.fit(), uninterrupted)
     checkpoints.close()
 
@@ -221,16 +210,16 @@ def test_resumed_training_ends_at_the_same_parameters_bit_for_bit(data, tmp_path
 def test_a_saved_agent_acts_as_it_did(data, tmp_path):
     run = Training(data)
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(run.state, run.description, loss=1.0)
+    checkpoints.save(run.state, run.spec.to_dict(), loss=1.0)
     checkpoints.close()
-    policy = load_policy(tmp_path)
-    assert policy.description == run.description
+    policy = load(tmp_path)
+    assert policy.spec == run.spec
     jax.tree.map(np.testing.assert_array_equal, policy._params, run.state.params)
 
 
 def test_a_run_without_checkpoint_is_named(tmp_path):
     with pytest.raises(ValueError, match=f"no checkpoint in {tmp_path}"):
-        load_policy(tmp_path)
+        load(tmp_path)
 
 
 def test_a_loss_that_is_not_finite_stops_training_before_it_is_saved(data):
@@ -283,7 +272,7 @@ def plain(data):
     """A course, and what rounding may make of it."""
     run, step, batches, expected = courses(data)
     return expected, allowance(
-        step, run.state, batches, expected, longest_sum(run.description, CONFIG.batch)
+        step, run.state, batches, expected, longest_sum(run.spec, CONFIG.batch)
     )
 
 
@@ -291,7 +280,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(data, plain):
     """To the rounding of sums taken in another order; rows differ in how many of their actions are
     learned."""
     expected, allowed = plain
-    allowed.check(courses(data, accumulate=2)[-1], expected)
+    allowed.check(courses(data, grad_accum_steps=2)[-1], expected)
 
 
 @pytest.mark.parametrize("remat", ["none", "block"])
@@ -311,9 +300,9 @@ def test_a_saved_agent_with_rolled_layers_acts_as_it_was_trained(data, tmp_path)
     in float32."""
     run = Training(data, ModelConfig(width=16, layers=3, heads=2, rolled=True, compute="bfloat16"))
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(run.state, run.description, loss=1.0)
+    checkpoints.save(run.state, run.spec.to_dict(), loss=1.0)
     checkpoints.close()
-    policy = load_policy(tmp_path)
+    policy = load(tmp_path)
     tokens = run.tokens(0)
 
     def outputs(graph, params):
@@ -325,8 +314,8 @@ def test_a_saved_agent_with_rolled_layers_acts_as_it_was_trained(data, tmp_path)
         )
 
     whole = ModelConfig(width=16, layers=3, heads=2, rolled=True)
-    rolled = nnx.graphdef(describe(data, run.description.agent, whole).build(SEED))
-    operations = forward_operations(policy.description)
+    rolled = nnx.graphdef(describe(data, run.spec.agent, whole).build(SEED))
+    operations = forward_operations(policy.spec)
     assert_close(
         outputs(policy._graph, policy._params), outputs(rolled, run.state.params), operations
     )
@@ -343,8 +332,8 @@ def test_a_saved_agent_with_rolled_layers_acts_as_it_was_trained(data, tmp_path)
             1.0,
         )[0]
 
-    plain = describe(data, run.description.agent, ModelConfig(width=16, layers=3, heads=2))
-    same = Policy(nnx.graphdef(plain.build(SEED)), unrolled(run.state.params), plain)
+    plain = describe(data, run.spec.agent, ModelConfig(width=16, layers=3, heads=2))
+    same = TransformerAgent(nnx.graphdef(plain.build(SEED)), unrolled(run.state.params), plain)
     assert_close(first_action(policy), first_action(same), operations, 1)
 
 
