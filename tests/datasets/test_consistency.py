@@ -11,7 +11,7 @@ import envs
 from agentic_transformer.config import DataConfig, VerifyCommand
 from datasets import Episode
 from datasets.consistency import problems_of
-from envs.physics import observations_of
+from envs.readings import observations_of
 from envs.registry import domain_spec, domains
 from experiments.cli.data import open_store
 from experiments.cli.settings import settings
