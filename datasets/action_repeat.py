@@ -1,4 +1,4 @@
-"""Shows a store at longer steps: each action lasts several steps, and trajectories may end early."""
+"""Shows a store's trajectories at longer steps, each of which holds its action for several steps."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class ActionRepeatView:
         indices: Sequence[int] | np.ndarray | None = None,
         mode: str = "exorl",
     ) -> np.ndarray:
-        """Returns the sum of rewards within each longer step, (k, T) float32; see `Store.rewards`."""
+        """Returns the sum of rewards of each longer step, (k, T) float32; see `Store.rewards`."""
         reward = self._store.rewards(task, indices, mode, self.steps * self._repeat)
         return self._blocks(reward).sum(axis=2, dtype=np.float64).astype(np.float32)
 

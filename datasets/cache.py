@@ -248,10 +248,9 @@ class CacheWriter:
         for field, writer in self._writers.items():
             array = arrays[field]
             if array is None or array.shape[1:] != writer.row_shape:
-                shape, columns = None if array is None else array.shape, writer.row_shape[0]
-                raise ValueError(
-                    f"{name}: {field} has shape {shape}, but earlier episodes have {columns} columns"
-                )
+                shape = None if array is None else array.shape
+                columns = f"earlier episodes have {writer.row_shape[0]} columns"
+                raise ValueError(f"{name}: {field} has shape {shape}, but {columns}")
         for field, writer in self._writers.items():
             writer.append(arrays[field])
         self._names.append(name)

@@ -1,4 +1,4 @@
-"""Opens HDF5 files that are whole or absent, on disks that may be read-only, full or without locks."""
+"""Opens and replaces HDF5 files, also on disks that are read-only, full or without locks."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ _UNPACKED = 1.25  # of the archive's size, at most: the episodes inside are comp
 
 
 class _Refused(ValueError):
-    """An answer that another attempt would not change."""
+    """Says that another attempt would get the same answer."""
 
 
 def fetch(url: str, target: Path, progress: bool, pause: Callable[[float], None]) -> None:

@@ -1,4 +1,4 @@
-"""Keeps the rewards of a cache's rows, a file for each task, and computes those that are missing."""
+"""Keeps the rewards of a cache's rows, a file for each task, and computes missing ones."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class RewardStore:
         return self._cache.with_name(f"{self._cache.stem}.rewards_{mode}") / f"{task.id}.h5"
 
     def _kept(self, task: Task, mode: str) -> tuple[int, str]:
-        """Returns how many rows have rewards that count; and why others, if there are any, do not."""
+        """Returns how many rows have valid rewards; and, if rewards are not valid, the reason."""
         path = self._path(task, mode)
         if not path.exists():
             return 0, ""
