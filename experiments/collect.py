@@ -7,8 +7,8 @@ from experiments.cli import app as cli
 
 
 def main(config: CollectCommand) -> None:
-    """Run a collector in a task's domain, write its episodes, and cache them."""
-    import datasets
+    """Runs a collector in a task's domain, writes its episodes, and caches them."""
+    import datasets  # with HDF5, which a check of the command line does not wait for
 
     data = config.data
     folder = datasets.buffer_folder(data.root, config.task, data.algo)

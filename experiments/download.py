@@ -1,6 +1,4 @@
-"""Fetches one of ExoRL's released data sets: `python -m experiments.download domain=walker
-algo=rnd`.
-"""
+"""Downloads one of ExoRL's data sets: `python -m experiments.download domain=walker algo=rnd`."""
 
 from __future__ import annotations
 
@@ -11,7 +9,8 @@ from experiments.cli import app as cli
 
 
 def main(config: DownloadCommand) -> None:
-    """Download, check, unpack and cache; exit code 1 if there is no connection or no room."""
+    """Downloads, checks, unpacks and caches; exits with 1 if there is no connection or no room."""
+    # With HDF5, which a check of the command line does not wait for.
     import datasets
     from datasets.download import download
 

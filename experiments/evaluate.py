@@ -270,8 +270,8 @@ def save_rollouts(path: Path, tasks: Sequence[envs.Task], attempts: Sequence[Att
         ),
         "task_id": np.array([task.id for task in tasks]),
     }
-    if (seen := envs.plane(tasks[0])) is not None:
-        goals = np.array([envs.plane(task).goal for task in tasks])
+    if (seen := envs.top_down_view(tasks[0])) is not None:
+        goals = np.array([envs.top_down_view(task).goal for task in tasks])
         arrays |= {
             "goal": goals,
             "radius": np.array(seen.radius),

@@ -142,10 +142,10 @@ def _dm_control(task: str) -> object:
     that costs as much).
     """
     from envs import registry
-    from envs.domain import load, mode
+    from envs.domain import load_domain
 
     domain = registry.task(task).domain
-    return load(domain).build(mode(task, domain))
+    return load_domain(domain).build(registry.task(task).behaviour)
 
 
 def _relabelling() -> Iterator[Line]:
@@ -288,21 +288,18 @@ def _memory() -> list[Line]:
     import h5py
 
     import datasets
-    from datasets.cache import append
+    from datasets.cache import CacheWriter, Stamp
 
     episodes, rows = 100_000, 51
     with tempfile.TemporaryDirectory() as name:
         path, rng = Path(name) / "buffer.h5", np.random.default_rng(0)
         episode = _fabricated(rng, rows)
+        files = [Path(f"episode_{index:06d}_{rows - 1}.npz") for index in range(episodes)]
         with h5py.File(path, "w", libver="latest") as cache:
-            for first in range(0, episodes, 1000):
-                append(
-                    cache,
-                    [
-                        (f"episode_{first + index:06d}_{rows - 1}.npz", (0, 0), episode)
-                        for index in range(1000)
-                    ],
-                )
+            writer = CacheWriter(cache, files)
+            for file in files:
+                writer.append(file.name, Stamp(0, 0), episode)
+            writer.finish(None)
         store = datasets.Store(path, budget=0)
         for _ in range(50):
             store.load(rng.integers(episodes, size=32))

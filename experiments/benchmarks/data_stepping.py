@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 import envs
-from envs.domain import load, mode
+from envs.domain import load_domain
 from envs.headless import mujoco
 
 STATES = 64
@@ -42,7 +42,7 @@ class Rates(NamedTuple):
 def measure(task: str) -> Rates:
     """Whole episodes of uniformly random actions."""
     domain, length = envs.task(task).domain, envs.spec(task).length
-    environments = [load(domain).build(mode(task, domain)) for _ in range(_PATHS)]
+    environments = [load_domain(domain).build(envs.task(task).behaviour) for _ in range(_PATHS)]
     vector = envs.make_vec(task, STATES)
     shape = (length, _PATHS, *vector.single_action_space.shape)
     actions = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32).astype(np.float64)

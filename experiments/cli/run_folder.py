@@ -395,7 +395,7 @@ def lock(folder: Path) -> Iterator[None]:
     Raises:
         SettingError: another process works there.
     """
-    from datasets.files import (
+    from datasets.locks import (
         flock,  # with HDF5, which a check of the command line does not wait for
     )
 

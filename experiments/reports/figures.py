@@ -292,7 +292,7 @@ def attempts(rollouts: Path, numbers: list[int], path: Path) -> None:
     Args:
         rollouts: `rollouts.npz` of a run, arrays of the first few tasks: physics (tasks, attempts,
             T + 1, P), reward (tasks, attempts, T), task_id (tasks,), and where states are a plane,
-            goal (tasks, 2), radius () and walls (boxes, 2), as in `envs.plane`.
+            goal (tasks, 2), radius () and walls (boxes, 2), as in `envs.top_down_view`.
         numbers: which attempts, counted from 1.
         path: of the PNG.
     """

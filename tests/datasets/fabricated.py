@@ -3,7 +3,7 @@
 import numpy as np
 
 from datasets import Episode, write_episode
-from envs.physics import observations_of
+from envs.readings import observations_of
 from tests.seeds import rng
 
 

@@ -8,7 +8,9 @@ import pytest
 import datasets
 import envs
 from datasets.collectors import collectors
+from datasets.mppi_collector import CONFIGS
 from datasets.verification import verify
+from envs.mppi import MPPI
 from tests.seeds import SEED, rng
 
 
@@ -75,7 +77,7 @@ def test_a_buffer_goes_on_under_the_settings_it_was_begun_with(tmp_path, monkeyp
     metadata = json.loads((tmp_path / "a" / "metadata.json").read_text())
     assert metadata["settings"]["gains"] == [20.0, 8.0]
     with monkeypatch.context() as patched:
-        patched.setattr("datasets.proportional._GAINS", (20.0, 9.0))
+        patched.setattr("datasets.pd_collectors._GAINS", (20.0, 9.0))
         with pytest.raises(
             ValueError,
             match=r"settings.gains=\[20.0, 8.0\], not \[20.0, 9.0\]; choose another folder",
@@ -122,13 +124,10 @@ def test_planning_swings_the_pole_up():
     """
     environments = envs.make_vec("cartpole_swingup", 4, seed=SEED)
     _, info = environments.reset()
-    from datasets.planned import SETTINGS
-    from envs.planner import Planner
-
-    planner = Planner(environments.tasks, SETTINGS["cartpole"], rng(0))
+    planner = MPPI(environments.tasks, CONFIGS["cartpole"], rng(0))
     paid = []
     for step in range(300):
-        if step % SETTINGS["cartpole"].hold == 0:
+        if step % CONFIGS["cartpole"].hold == 0:
             action = planner.plan(info["physics"])
         _, reward, _, _, info = environments.step(action)
         paid.append(reward)

@@ -12,7 +12,7 @@ from agentic_transformer.config import DataConfig, VerifyCommand
 from agentic_transformer.contexts.training_data import open_store
 from datasets import Episode
 from datasets.consistency import problems_of
-from envs.physics import observations_of
+from envs.readings import observations_of
 from envs.registry import domain_spec, domains
 from experiments.cli.settings import settings
 from tests.envs.oracle import Oracle

@@ -5,7 +5,7 @@ import pytest
 
 import datasets
 import envs
-from datasets.collection import _start_seed
+from datasets.collection import start_seed
 from datasets.collectors import collectors
 from envs import registry
 from tests.envs.oracle import Oracle
@@ -45,7 +45,7 @@ def test_a_replay_takes_the_stored_path(domain, collector, tmp_path, monkeypatch
     task = TASKS[domain]
     observation, action, reward, physics = collected(tmp_path, task, collector, monkeypatch)
     environments = envs.make_vec(task, 2)
-    seen, info = environments.reset(seed=[_start_seed(SEED, index) for index in range(2)])
+    seen, info = environments.reset(seed=[start_seed(SEED, index) for index in range(2)])
     for row in range(action.shape[1]):
         if row:
             seen, paid, _, _, info = environments.step(action[:, row])
@@ -63,7 +63,7 @@ def test_a_replay_of_held_actions_takes_the_stored_path(tmp_path, monkeypatch):
     how = {"action_repeat": 5}
     observation, action, reward, physics = collected(tmp_path, task, "noise", monkeypatch, **how)
     environments = envs.make_vec(task, 2, **how)
-    environments.reset(seed=[_start_seed(SEED, index) for index in range(2)])
+    environments.reset(seed=[start_seed(SEED, index) for index in range(2)])
     for row in range(1, action.shape[1], 5):
         seen, paid, _, _, info = environments.step(action[:, row])
         np.testing.assert_array_equal(physics[:, row + 4], info["physics"])

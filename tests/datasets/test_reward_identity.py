@@ -14,6 +14,7 @@ from fabricated import make_buffer, make_episode
 import datasets
 import envs
 from datasets import fingerprint, relabelling
+from datasets.checksummed_rows import RowWriter
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
@@ -39,9 +40,13 @@ def open_store(buffer):
 
 
 def spoil(buffer, attribute=None):
-    """Puts zeros in place of kept rewards, and takes an attribute away."""
+    """Replaces kept rewards by zeros with valid checksums, and removes an attribute."""
     with h5py.File(kept_rewards(buffer), "a") as file:
-        file["reward"][:] = 0
+        zeros = np.zeros(len(file["reward"]), np.float32)
+        del file["reward"], file["reward_crc32"]
+        writer = RowWriter(file, "reward", zeros.shape, np.float32)
+        writer.append(zeros)
+        writer.finish()
         if attribute:
             del file.attrs[attribute]
 
@@ -131,7 +136,7 @@ def test_what_says_nothing_is_computed_again(relabelled, expected, damage, capsy
 
 def test_what_is_unchanged_is_read(relabelled, monkeypatch, capsys):
     """Nothing is computed, and nothing said."""
-    monkeypatch.setattr("datasets.store.relabel_many", None)
+    monkeypatch.setattr("datasets.reward_store.relabel_many", None)
     assert open_store(relabelled).rewards("walker_run").any()
     assert capsys.readouterr().out == ""
 
@@ -150,7 +155,9 @@ def test_code_that_was_edited_since_it_was_loaded_keeps_nothing(buffer, monkeypa
 def test_another_process_with_other_code_is_noticed(relabelled, monkeypatch):
     """Two branches at once on one cache: none reads the rewards of the other."""
     store = open_store(relabelled)
-    monkeypatch.setattr(store, "relabel", lambda *_, **__: spoil(relabelled, "made_by"))
+    monkeypatch.setattr(
+        store._reward_store, "relabel", lambda *_, **__: spoil(relabelled, "made_by")
+    )
     with pytest.raises(
         ValueError, match=r"another process replaces these rewards.*data.cache=<folder>"
     ):
@@ -171,7 +178,13 @@ def test_the_code_of_a_reward_is_all_that_computes_it(domain, own):
     in_envs = {
         str(path.relative_to(ROOT / "envs")) for path in paths if path.is_relative_to(ROOT / "envs")
     }
-    assert {"domain.py", "physics.py", "registry.py", f"domains/{domain}.py"} | own <= in_envs
+    assert {
+        "domain.py",
+        "readings.py",
+        "rewards.py",
+        "registry.py",
+        f"domains/{domain}.py",
+    } | own <= in_envs
     bodies = {f"domains/{name}.py" for name in envs.registry.domains()}
     assert bodies & in_envs == bodies & (own | {f"domains/{domain}.py"})
     assert ROOT / "datasets" / "relabelling.py" in paths

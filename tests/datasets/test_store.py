@@ -1,6 +1,8 @@
 """The cache: appended to, checksummed, shared, and faithful to its episodes."""
 
 import multiprocessing
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -8,7 +10,8 @@ import pytest
 from fabricated import make_buffer, make_episode
 
 import datasets
-from datasets.rows import Rows, fletcher32
+from datasets.checksummed_rows import Rows, RowWriter
+from tests.processes import ROOT, environment
 from tests.seeds import rng
 from tests.tolerances import unit
 
@@ -118,16 +121,23 @@ def test_seeded_subset(buffer):
     )
 
 
+def places_in_rows(cache, fields):
+    """Offsets in the file of bytes that hold rows: three in every stretch of 20 kB."""
+    places = []
+    with h5py.File(cache) as file:
+        for field in fields:
+            data = file[field]
+            start, size = data.id.get_offset(), data.id.get_storage_size()
+            places += [start + first + 5 * k for first in range(0, size, 20_000) for k in range(3)]
+            places.append(start + size - 1)
+    return places
+
+
 def test_every_flipped_bit_is_found(tmp_path):
     """20 of 20 single-bit flips in the stored rows."""
     cache = build(make_buffer(tmp_path / "buffer", 40, length=300))
     good = cache.read_bytes()
-    places = []
-    with h5py.File(cache) as file:
-        for field in ("observation", "action", "physics"):
-            chunks = []
-            file[field].id.chunk_iter(chunks.append)
-            places += [chunk.byte_offset + 5 * index for chunk in chunks for index in range(3)]
+    places = places_in_rows(cache, ("observation", "action", "physics"))
     found = 0
     for place in rng(0).choice(places, 20, replace=False):
         data = bytearray(good)
@@ -142,23 +152,105 @@ def test_every_flipped_bit_is_found(tmp_path):
     assert found == 20
 
 
-def test_checksum_is_hdf5s(tmp_path):
-    """Ours reads what the library wrote, also where sums are multiples of 65535."""
-    data = rng(0)
-    cases = [
-        np.zeros(8),
-        np.full(8, 65535),
-        np.array([65535, 0, 1, 2, 3, 4, 5, 6]),
-        data.integers(0, 65536, 8),
-    ]
-    for index, words in enumerate(cases):
-        path = tmp_path / f"{index}.h5"
-        with h5py.File(path, "w") as file:
-            file.create_dataset(
-                "x", data=words.astype(">u2"), maxshape=(None,), chunks=(8,), fletcher32=True
-            )
-        assert Rows(path, "x").read(0, 8).tolist() == words.tolist()
-    assert fletcher32(bytes(4)) == 0
+def test_a_flipped_bit_in_rewards_is_found(tmp_path):
+    """Also in the last block, which is not full."""
+    buffer = make_buffer(tmp_path / "buffer", 80, length=300)
+    cache = build(buffer)
+    datasets.Store(cache).relabel(["walker_run"], progress=False)
+    path = tmp_path / "buffer.rewards_exorl" / "walker_run.h5"
+    good = path.read_bytes()
+    for place in places_in_rows(path, ["reward"]):
+        data = bytearray(good)
+        data[place] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match="rows .* are damaged"):
+            datasets.Store(cache).returns("walker_run")
+
+
+def test_a_flipped_bit_in_a_checksum_is_found(buffer):
+    """A checksum that is itself damaged fits no rows."""
+    cache = build(buffer)
+    data = bytearray(cache.read_bytes())
+    with h5py.File(cache) as file:
+        place = file["action_crc32"].id.get_offset()
+    data[place] ^= 1
+    cache.write_bytes(data)
+    with pytest.raises(ValueError, match="action: rows 0 to .* are damaged"):
+        datasets.Store(cache)
+
+
+def test_a_damaged_cache_is_not_appended_to(buffer, capsys):
+    """It is built anew from the episodes, and a line says why."""
+    cache = build(buffer)
+    data = bytearray(cache.read_bytes())
+    data[places_in_rows(cache, ["physics"])[0]] ^= 1
+    cache.write_bytes(data)
+    datasets.write_episode(buffer, 12, make_episode(seed=12))
+    store = datasets.Store(build(buffer))
+    assert "physics: rows 0 to" in capsys.readouterr().out
+    for index in (0, 12):
+        np.testing.assert_array_equal(
+            store.load([index]).action[0], make_episode(seed=index).action[1:]
+        )
+        expected = datasets.relabel(make_episode(seed=index).physics, "walker_run")[1:]
+        np.testing.assert_array_equal(store.rewards("walker_run", [index])[0], expected)
+
+
+def test_blocks_of_rows(tmp_path):
+    """Rows come back as they were written, from any block to any, however they were appended."""
+    rows = rng(0).standard_normal((10_000, 3)).astype(np.float32)  # 12 bytes each, 5461 in a block
+    path = tmp_path / "rows.h5"
+    with h5py.File(path, "w", libver="latest") as file:
+        writer = RowWriter(file, "x", (12_000, 3), np.float32)
+        for first, last in ((0, 0), (0, 1), (1, 5461), (5461, 5462), (5462, 10_000)):
+            writer.append(rows[first:last])
+        writer.finish()
+    for start, stop in ((0, 10_000), (5460, 5462), (5461, 9_999), (9_999, 10_000), (7, 7)):
+        found = Rows(path, "x")
+        assert found.shape == (10_000, 3)
+        np.testing.assert_array_equal(found.read(start, stop), rows[start:stop])
+
+
+def test_an_open_store_reads_on_when_its_cache_is_replaced(buffer):
+    """It keeps the file that it has opened."""
+    before = datasets.Store(build(buffer), budget=0)
+    expected = before.load([3])
+    for index in range(12):
+        datasets.write_episode(buffer, index, make_episode(seed=100 + index))
+    build(buffer)
+    np.testing.assert_array_equal(before.load([3]).observation, expected.observation)
+
+
+def as_earlier_versions_wrote_it(cache):
+    """Puts chunked rows with HDF5's own checksums in place of a cache, as format 2 had them."""
+    with h5py.File(cache) as file:
+        arrays = {name: file[name][:] for name in file if not name.endswith("_crc32")}
+        identity = file.attrs["identity"]
+    with h5py.File(cache, "w", libver="latest") as file:
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array, chunks=array.shape, fletcher32=True)
+        file.attrs.update({"format": 2, "identity": identity, "domain": "walker"})
+
+
+def test_a_cache_of_an_earlier_format_is_built_anew(buffer, capsys):
+    """It is never misread, and its rewards are computed again."""
+    cache = build(buffer)
+    datasets.Store(cache).returns("walker_run")
+    as_earlier_versions_wrote_it(cache)
+    with pytest.raises(ValueError, match=r"an earlier format.*make it with datasets.build_cache"):
+        datasets.Store(cache)
+    store = datasets.Store(build(buffer))
+    assert capsys.readouterr().out == f"{cache}: of an earlier format; built anew\n"
+    np.testing.assert_array_equal(store.load([3]).action[0], make_episode(seed=3).action[1:])
+    expected = datasets.relabel(make_episode(seed=3).physics, "walker_run")[1:]
+    np.testing.assert_array_equal(store.rewards("walker_run", [3])[0], expected)
+
+
+def test_a_process_that_ends_with_an_open_store_prints_nothing(buffer):
+    script = "import sys, datasets; store = datasets.Store(sys.argv[1], budget=0)"
+    command = [sys.executable, "-W", "error", "-c", script, str(build(buffer))]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize(

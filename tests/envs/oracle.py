@@ -11,7 +11,7 @@ from dm_control import suite
 from dm_control.utils.rewards import tolerance
 
 import envs
-from envs.domain import load
+from envs.domain import load_domain
 
 INF = float("inf")
 STOCK = (
@@ -112,11 +112,11 @@ class Oracle:
     def __init__(self, name, seed):
         self.name = name
         domain = envs.task(name).domain
-        mode = name.removeprefix(domain + "_")
+        behaviour = name.removeprefix(domain + "_")
         if name in STOCK:
-            self.environment = suite.load(domain, mode, task_kwargs={"random": seed})
+            self.environment = suite.load(domain, behaviour, task_kwargs={"random": seed})
         else:
-            self.environment = load(domain).build(mode)
+            self.environment = load_domain(domain).build(behaviour)
             random = (
                 self.environment.random_state if domain == "jaco" else self.environment.task.random
             )

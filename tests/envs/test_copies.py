@@ -14,7 +14,12 @@ import pytest
 
 import envs
 from datasets.collectors import collectors
-from envs.physics import Batch, Rewards, Scattered, start_of
+from datasets.mppi_collector import CONFIGS
+from envs.batch import Batch
+from envs.episode_start import episode_starter
+from envs.mppi import MPPI
+from envs.rewards import Rewards
+from envs.scattered_array import ScatteredArray
 from tests.seeds import rng
 
 TASKS = [
@@ -148,12 +153,9 @@ def test_a_copy_remembers_a_simulation_that_diverged():
 @pytest.mark.parametrize("way", WAYS)
 def test_a_copy_of_a_planner_plans_the_same(way):
     """Plans draw noise, so the copy's generator is its own and in the same state."""
-    from datasets.planned import SETTINGS
-    from envs.planner import Planner
-
     env = envs.make_vec("cartpole_swingup", 2)
     physics = env.reset()[1]["physics"]
-    original, afresh = (Planner(env.tasks, SETTINGS["cartpole"], rng(5)) for _ in range(2))
+    original, afresh = (MPPI(env.tasks, CONFIGS["cartpole"], rng(5)) for _ in range(2))
     for planner in (original, afresh):
         planner.plan(physics)
     expected = [afresh.plan(physics) for _ in range(2)]
@@ -197,11 +199,11 @@ def test_a_copy_of_what_physics_is_made_of(way):
     control = np.zeros((2, 4))
     paid = pays(batch.readings, control)
     np.testing.assert_array_equal(WAYS[way](pays)(batch.readings, control), paid)
-    assert WAYS[way](start_of("hopper", "hop")) is start_of("hopper", "hop")
+    assert WAYS[way](episode_starter("hopper", "hop")) is episode_starter("hopper", "hop")
     goal = envs.task("point_mass_goal", goal=(0.1, 0.1))
     assert WAYS[way](goal) == goal
     if way != "copy":  # a shallow copy of arrays shares them, as numpy's users expect
         pieces = [[np.arange(3.0)], [np.arange(3.0, 6.0)]]
-        own = Scattered(pieces)
+        own = ScatteredArray(pieces)
         WAYS[way](own).write(np.zeros((2, 3)))
         np.testing.assert_array_equal(own.read(), np.concatenate(pieces))

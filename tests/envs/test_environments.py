@@ -10,7 +10,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import envs
-from envs.physics import Scattered
+from envs.scattered_array import ScatteredArray
 from tests.seeds import SEED, rng
 from tests.tolerances import assert_within, rounding, unit
 
@@ -194,7 +194,7 @@ def test_scattered_memory():
         [blocks[1][50_000:50_003], blocks[3][7:9]],
         [blocks[4][10:13], blocks[5][3:]],
     ]
-    scattered = Scattered(rows)
+    scattered = ScatteredArray(rows)
     np.testing.assert_array_equal(scattered.read(), [np.concatenate(row) for row in rows])
     values = data.standard_normal((3, 5))
     scattered.write(values)
@@ -210,11 +210,11 @@ def test_scattered_memory():
 
 def test_a_repeated_action_is_that_action_held_and_its_rewards_summed():
     tasks = ["walker_walk", "walker_run", "walker_flip"]
-    plain, coarse = envs.make_vec(tasks), envs.make_vec(tasks, action_repeat=5, horizon=3)
-    np.testing.assert_array_equal(plain.reset(seed=SEED + 3)[0], coarse.reset(seed=SEED + 3)[0])
+    plain, repeated = envs.make_vec(tasks), envs.make_vec(tasks, action_repeat=5, horizon=3)
+    np.testing.assert_array_equal(plain.reset(seed=SEED + 3)[0], repeated.reset(seed=SEED + 3)[0])
     for action in rng(0).uniform(-1, 1, (3, 3, 6)):
         steps = [plain.step(action) for _ in range(5)]
-        observation, reward, _, truncated, info = coarse.step(action)
+        observation, reward, _, truncated, info = repeated.step(action)
         np.testing.assert_array_equal(observation, steps[-1][0])
         np.testing.assert_array_equal(info["physics"], steps[-1][4]["physics"])
         np.testing.assert_allclose(
@@ -222,7 +222,7 @@ def test_a_repeated_action_is_that_action_held_and_its_rewards_summed():
         )
     assert truncated.all()
     with pytest.raises(gymnasium.error.ResetNeeded, match="lasts 3 steps"):
-        coarse.step(action)
+        repeated.step(action)
     assert envs.make_vec("walker_walk", 1, action_repeat=300)._length == 3
     with pytest.raises(ValueError, match="does not fit the 1000 agent steps"):
         envs.make_vec("walker_walk", 1, action_repeat=300, horizon=4)

@@ -92,7 +92,7 @@ def test_bodies_and_goals_in_turn(can_draw):
 def test_a_process_that_draws_may_be_killed(can_draw):
     """What it drew is an error of one line, the next picture starts another."""
     before = envs.render(GOAL, STATES, height=8, width=8)
-    process = rendering._artist(os.getpid(), rendering._backend())._process
+    process = rendering._renderer(os.getpid(), rendering._backend())._process
     process.send_signal(signal.SIGKILL)
     with pytest.raises(RuntimeError, match="ended with code -9"):
         envs.render(GOAL, STATES, height=8, width=8)
@@ -100,7 +100,7 @@ def test_a_process_that_draws_may_be_killed(can_draw):
 
 
 def test_a_process_that_does_not_answer_is_given_up(can_draw, monkeypatch):
-    monkeypatch.setattr(rendering, "_PATIENCE", 0.01)
+    monkeypatch.setattr(rendering, "_TIMEOUT", 0.01)
     with pytest.raises(RuntimeError, match="no answer in 0.01 s"):
         envs.render(GOAL, STATES, height=2000, width=2000)
 

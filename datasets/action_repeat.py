@@ -1,4 +1,4 @@
-"""A store seen at coarser steps: each action held for several steps, and trajectories cut short."""
+"""Shows a store's trajectories at longer steps, each of which holds its action for several steps."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from datasets.store import Store, Trajectories
+from datasets.trajectory_store import Store, Trajectories
 from envs import Task
 
 
 class ActionRepeatView:
-    """Trajectories of a store as an agent meets them that holds each action for `action_repeat`
-    steps.
+    """Shows trajectories as an agent sees them that holds each action for `action_repeat` steps.
 
-    A step is `action_repeat` steps of the store: the observation is that of the first, the reward
-    the sum, and the action the mean of theirs. That is what happened where the data were collected
-    with this very action repeat, and an approximation of it where actions varied within a step.
+    A step is `action_repeat` steps of the store: it has the observation of the first, the sum of
+    their rewards, and the mean of their actions. That is exact where the data were collected with
+    this action repeat, and an approximation where actions varied within a step.
 
     Attributes:
-        episodes, observation_size, action_size: those of the store.
+        episodes: number of trajectories E.
+        observation_size: numbers of an observation.
+        action_size: numbers of an action.
         steps: T of every trajectory.
-        lengths: (E,) the same for each, as those of a store.
+        lengths: (E,), T for each trajectory, as a store has it.
     """
 
     def __init__(self, store: Store, action_repeat: int = 1, horizon: int | None = None) -> None:
@@ -29,9 +30,9 @@ class ActionRepeatView:
 
         Args:
             store: whole trajectories.
-            action_repeat: steps of the store in one.
-            horizon: steps of a trajectory, from the start of each, where an evaluation begins too.
-                What comes later is left out. None takes all that are there.
+            action_repeat: steps of the store in one step.
+            horizon: steps of a trajectory, counted from its start, where an evaluation starts too.
+                Later steps are left out. None takes all steps.
 
         Raises:
             ValueError: a trajectory is too short, or they differ in length and there is no horizon.
@@ -44,20 +45,17 @@ class ActionRepeatView:
         self.steps = steps
         self._store, self._repeat = store, action_repeat
         self.lengths = np.full_like(whole, self.steps)
-        self.episodes, self.observation_size, self.action_size = (
-            store.episodes,
-            store.observation_size,
-            store.action_size,
-        )
+        self.episodes = store.episodes
+        self.observation_size, self.action_size = store.observation_size, store.action_size
 
     def load(self, indices: Sequence[int] | np.ndarray) -> Trajectories:
-        """See `Store.load`."""
+        """Reads trajectories of T longer steps; see `Store.load`."""
         observation, action = self._store.load(indices, self.steps * self._repeat)
         observation = observation[:, :: self._repeat]
         if self._repeat == 1:
             return Trajectories(observation, action)
         blocks = self._blocks(action)
-        # A held action stays what it was to the last bit; the mean of equals may round.
+        # A held action keeps every bit, which the mean of equal numbers may not, as it rounds.
         held = (blocks == blocks[:, :, :1]).all(axis=2)
         return Trajectories(observation, np.where(held, blocks[:, :, 0], blocks.mean(axis=2)))
 
@@ -67,28 +65,28 @@ class ActionRepeatView:
         indices: Sequence[int] | np.ndarray | None = None,
         mode: str = "exorl",
     ) -> np.ndarray:
-        """See `Store.rewards`: sums over each step, (k, T) float32."""
+        """Returns the sum of rewards of each longer step, (k, T) float32; see `Store.rewards`."""
         reward = self._store.rewards(task, indices, mode, self.steps * self._repeat)
         return self._blocks(reward).sum(axis=2, dtype=np.float64).astype(np.float32)
 
     def relabel(
         self, tasks: Sequence[str | Task], mode: str = "exorl", progress: bool = True
     ) -> None:
-        """See `Store.relabel`."""
+        """Makes sure that rewards of `tasks` are kept; see `Store.relabel`."""
         self._store.relabel(tasks, mode, progress)
 
     def _blocks(self, x: np.ndarray) -> np.ndarray:
-        """(k, steps * action_repeat, ...) -> (k, steps, action_repeat, ...)."""
+        # (k, steps * action_repeat, ...) -> (k, steps, action_repeat, ...)
         return x.reshape(len(x), self.steps, self._repeat, *x.shape[2:])
 
 
 def _misfit(lengths: np.ndarray, action_repeat: int, horizon: int | None) -> str:
-    """Says why trajectories cannot be cut like this, and how they can."""
+    """Says why trajectories cannot be cut to the horizon, and which horizons are possible."""
     shortest, longest = int(lengths.min()), int(lengths.max())
     have = f"{shortest} steps" if shortest == longest else f"{shortest} to {longest} steps"
     repeat = f"data.action_repeat={action_repeat}"
     if action_repeat > shortest:
         return f"{repeat}: trajectories have {have}; allowed: 1 to {shortest}"
-    said = "data.horizon=" + ("null" if horizon is None else str(horizon))
-    said += f" with {repeat}" if action_repeat > 1 else ""
-    return f"{said}: trajectories have {have}; allowed: 1 to {shortest // action_repeat}"
+    setting = "data.horizon=" + ("null" if horizon is None else str(horizon))
+    setting += f" with {repeat}" if action_repeat > 1 else ""
+    return f"{setting}: trajectories have {have}; allowed: 1 to {shortest // action_repeat}"

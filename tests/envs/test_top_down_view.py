@@ -14,10 +14,10 @@ PLANAR = [*envs.draw_tasks("point_mass_goal", 3, rng(0)), *envs.members("point_m
 @pytest.mark.parametrize("task", PLANAR, ids=lambda task: task.id)
 def test_goal_pays_in_full_up_to_its_radius(task):
     """At rest anywhere within the radius the reward is 1, and beyond it less."""
-    seen = envs.plane(task)
+    view = envs.top_down_view(task)
     for within in (0, 0.99, 1.05):
         angles = np.linspace(0, 2 * np.pi, 8)
-        around = np.array(seen.goal) + within * seen.radius * np.stack(
+        around = np.array(view.goal) + within * view.radius * np.stack(
             [np.cos(angles), np.sin(angles)], axis=1
         )
         reward = datasets.relabel(np.concatenate([around, np.zeros_like(around)], axis=1), task)
@@ -32,11 +32,11 @@ def test_walls_are_those_of_the_model():
     names = [name for name in model.geom_size.axes[0].names if name.startswith("maze")]
     assert (np.array([model.geom_pos[name][:2] for name in names]) == 0).all()
     np.testing.assert_array_equal(
-        envs.plane(envs.task("point_mass_maze_reach_top_left")).walls,
+        envs.top_down_view(envs.task("point_mass_maze_reach_top_left")).walls,
         [model.geom_size[name][:2] for name in names],
     )
 
 
 def test_bodies_are_not_seen_from_above():
     """Their states are joints, not places."""
-    assert envs.plane(envs.task("walker_walk")) is None
+    assert envs.top_down_view(envs.task("walker_walk")) is None

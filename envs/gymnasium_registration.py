@@ -1,4 +1,4 @@
-"""Our tasks among gymnasium's ids, whichever of the two packages is imported first.
+"""Registers our tasks with gymnasium, whichever of the two packages is imported first.
 
 Gymnasium loads no plugins, and `import envs` must not load gymnasium. So where gymnasium is not
 there yet, a finder on `sys.meta_path` waits for its import and registers the tasks behind it.
@@ -16,12 +16,12 @@ from envs import registry
 
 
 def register() -> None:
-    """Make `gymnasium.make("exorl/<task>-v0")` know every task.
+    """Registers every task as `gymnasium.make("exorl/<task>-v0")`.
 
-    As with gymnasium's own environments, an episode starts anywhere until a seed is given, so that
-    several environments made alike differ.
+    As with gymnasium's own environments, starts are random until a seed is given, so that several
+    environments made alike differ.
     """
-    import gymnasium
+    import gymnasium  # which `import envs` must not load
 
     for name in registry.tasks():
         identifier = f"exorl/{name}-v0"
@@ -34,7 +34,7 @@ def register() -> None:
 
 
 def register_when_gymnasium_is_imported() -> None:
-    """Register the tasks now if gymnasium is there, otherwise as soon as it is."""
+    """Registers the tasks now if gymnasium is imported, otherwise as soon as it is."""
     if "gymnasium" in sys.modules:
         register()
     else:
@@ -42,7 +42,7 @@ def register_when_gymnasium_is_imported() -> None:
 
 
 class _Finder(MetaPathFinder):
-    """Finds gymnasium as the other finders do; its module registers our tasks once it has run."""
+    """Finds gymnasium as the other finders do, and has the tasks registered once it has loaded."""
 
     def find_spec(
         self,
@@ -50,17 +50,18 @@ class _Finder(MetaPathFinder):
         path: Sequence[str] | None = None,
         target: ModuleType | None = None,
     ) -> ModuleSpec | None:
+        """Returns where gymnasium is; None for other modules, which the next finder then finds."""
         if fullname != "gymnasium":
             return None
         others = (finder for finder in sys.meta_path if finder is not self)
         found = (finder.find_spec(fullname, path, target) for finder in others)
         spec = next(filter(None, found), None)
         if spec is not None and spec.loader is not None:
-            run = spec.loader.exec_module
+            exec_module = spec.loader.exec_module
 
-            def run_and_register(module: ModuleType) -> None:
-                run(module)
+            def exec_and_register(module: ModuleType) -> None:
+                exec_module(module)
                 register()
 
-            spec.loader.exec_module = run_and_register
+            spec.loader.exec_module = exec_and_register
         return spec

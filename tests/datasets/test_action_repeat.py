@@ -6,7 +6,7 @@ import pytest
 
 import datasets
 import envs
-from datasets.collection import _start_seed
+from datasets.collection import start_seed
 from tests.tolerances import rounding, unit
 
 TASK = envs.task("point_mass_goal", goal=(0.1, 0.1))
@@ -31,7 +31,7 @@ def test_trajectories_are_what_an_environment_of_the_same_repeat_does(tmp_path):
     assert strided.lengths.tolist() == [2] * EPISODES
     trajectories, reward = strided.load(np.arange(EPISODES)), strided.rewards(TASK)
     env = envs.make_vec(TASK, EPISODES, action_repeat=4, horizon=2)
-    observation, _ = env.reset(seed=[_start_seed(0, index) for index in range(EPISODES)])
+    observation, _ = env.reset(seed=[start_seed(0, index) for index in range(EPISODES)])
     for step in range(2):
         np.testing.assert_allclose(
             trajectories.observation[:, step], observation, rtol=0, atol=EXECUTED
