@@ -115,7 +115,7 @@ def _transformer(
     )
 
     mesh, layout = sharding.make_mesh(config.mesh.ring), description.layout()
-    rows = sharding.local_rows(mesh, config.train.batch, config.train.accumulate)
+    rows = sharding.local_rows(mesh, config.train.batch, config.train.grad_accum_steps)
     loader = ChainLoader(data, config.agent, layout, config.seed, config.train.batch, rows)
     optimizer, schedule = make_optimizer(config.train)
     if fresh:
@@ -127,7 +127,7 @@ def _transformer(
             lambda: description.build(config.seed), optimizer, mesh, config.mesh.fsdp
         )
     length = config.agent.trajectories * description.steps * layout.tokens_per_step
-    cut = config.train.accumulate, config.mesh.fsdp, config.agent.trajectories
+    cut = config.train.grad_accum_steps, config.mesh.fsdp, config.agent.trajectories
     step = make_train_step(graph, optimizer, config.model, mesh, length, *cut)
     return Learner(
         state,

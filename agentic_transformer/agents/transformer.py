@@ -100,10 +100,8 @@ class Policy:
             ValueError: the model's layers are rolled or rematerialised; `from_trained` makes an
                 agent of it.
         """
-        if description.model.rolled or description.model.remat != "none":
-            settings = (
-                f"model.rolled={description.model.rolled}, model.remat={description.model.remat}"
-            )
+        if description.model.scan_layers or description.model.remat != "none":
+            settings = f"model.scan_layers={description.model.scan_layers}, model.remat={description.model.remat}"
             raise ValueError(
                 f"{settings}: for training alone; Policy.from_trained makes an agent of it"
             )
@@ -128,7 +126,9 @@ class Policy:
         """
         acting = description.acting()
         graph = nnx.graphdef(nnx.eval_shape(lambda: acting.build(seed=0)))
-        return cls(graph, unrolled(params) if description.model.rolled else params, acting, mesh)
+        return cls(
+            graph, unrolled(params) if description.model.scan_layers else params, acting, mesh
+        )
 
     def new_context(self, batch: int, trajectories: int) -> Context:
         """Empty contexts that can hold `trajectories` trajectories each."""
@@ -138,7 +138,7 @@ class Policy:
             blocks = 2 * self._mesh.shape[sharding.RING]
             capacity = -(-capacity // blocks) * blocks
         shape = (batch, capacity, config.heads, config.width // config.heads)
-        dtype = jnp.dtype(config.compute)
+        dtype = jnp.dtype(config.dtype)
         place = (
             None
             if self._mesh is None

@@ -7,11 +7,11 @@ from typing import Any
 
 from flax import nnx
 
-from agentic_transformer.config import AgentConfig, ModelConfig, TD3BCConfig
+from agentic_transformer.config import AgentConfig, ModelConfig, TD3BCConfig, rename_settings
 from agentic_transformer.contexts.tokens import TOKEN_LAYOUTS, Normalizer, TokenLayout
 from agentic_transformer.models.transformer import AgenticTransformer
 
-ACTING = {"compute": "float32", "remat": "none", "rolled": False, "blockwise_feedforward": False}
+ACTING = {"dtype": "float32", "remat": "none", "scan_layers": False, "blockwise_feedforward": False}
 """Settings of `model` with which every agent acts. How it was trained decides none of them: they
 save memory or time where gradients are computed over long sequences, and acting computes none."""
 
@@ -44,7 +44,10 @@ class AgentSpec:
         """How its tokens are made."""
         layout = TOKEN_LAYOUTS[self.model.tokens]
         return layout(
-            self.scaling, self.action_size, self.steps, conditioned=self.agent.condition == "return"
+            self.scaling,
+            self.action_size,
+            self.steps,
+            conditioned=self.agent.return_conditioning == "return",
         )
 
     def build(self, seed: int) -> AgenticTransformer:
@@ -60,6 +63,7 @@ class AgentSpec:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> AgentSpec:
         """The inverse of `to_dict`."""
+        rename_settings(values, "checkpoint")
         parts = {
             "agent": AgentConfig(**values["agent"]),
             "model": ModelConfig(**values["model"]),

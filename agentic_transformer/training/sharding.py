@@ -162,7 +162,7 @@ def local_rows(mesh: Mesh, rows: int, accumulate: int = 1) -> np.ndarray:
     """
     data = mesh.shape[DATA]
     if rows % (data * accumulate):
-        times = f", times train.accumulate={accumulate}" if accumulate > 1 else ""
+        times = f", times train.grad_accum_steps={accumulate}" if accumulate > 1 else ""
         raise ValueError(
             f"train.batch={rows} must be a multiple of the {data} devices of the mesh's data axis{times}"
         )

@@ -45,7 +45,7 @@ def make_optimizer(config: TrainConfig) -> tuple[optax.GradientTransformation, o
         end_value=config.learning_rate * config.final_fraction,
     )
     optimizer = optax.chain(
-        optax.clip_by_global_norm(config.clip),
+        optax.clip_by_global_norm(config.grad_clip_norm),
         optax.adamw(schedule, weight_decay=config.weight_decay),
     )
     return optimizer, schedule
@@ -182,7 +182,7 @@ def _loss(
         options: dict[str, Callable] = {}
         if fsdp:
             options["weights"] = partial(
-                sharding.all_gather_params, mesh=mesh, dtype=jnp.dtype(config.compute)
+                sharding.all_gather_params, mesh=mesh, dtype=jnp.dtype(config.dtype)
             )
             whole = partial(sharding.all_gather_params, mesh=mesh, dtype=jnp.float32)
             params = nnx.State(

@@ -28,7 +28,7 @@ LAYOUTS = pytest.mark.parametrize("tokens", ["packed", "separate"])
 def make_policy(heads=2, condition="return", **model):
     config = ModelConfig(width=32, layers=2, heads=heads, **model)
     description = AgentSpec(
-        task="point_mass_goal", seed=0, agent=AgentConfig(trajectories=SLOTS, condition=condition), model=config,
+        task="point_mass_goal", seed=0, agent=AgentConfig(trajectories=SLOTS, return_conditioning=condition), model=config,
         scaling=Normalizer((0.1,) * OBSERVATION, (2.0,) * OBSERVATION, 8.0, 2.0),
         observation_size=OBSERVATION, action_size=ACTION, steps=STEPS, best_return=4.0,
     )  # fmt: skip
@@ -191,7 +191,7 @@ def test_acting_in_bfloat16_is_near_to_float32():
     exact = uncached_outputs(make_policy(head="mse")[1], make_policy()[0].description, chain)[
         :, first
     ]
-    policy, _ = make_policy(head="mse", compute="bfloat16")
+    policy, _ = make_policy(head="mse", dtype="bfloat16")
     context = policy.new_context(BATCH, SLOTS)
     for slot in range(SLOTS - 1):
         context = policy.append(context, trajectory(chain, slot))

@@ -227,7 +227,11 @@ def test_prompts_are_the_datas_trajectories_under_the_rows_task_ascending(watche
 
 @pytest.mark.parametrize(
     ("condition", "settings"),
-    [("dt", {}), ("bc", {"condition": "none"}), ("bc10", {"condition": "none", "top": 0.1})],
+    [
+        ("dt", {}),
+        ("bc", {"return_conditioning": "none"}),
+        ("bc10", {"condition": "none", "top": 0.1}),
+    ],
 )
 def test_a_model_of_single_trajectories_is_a_baseline(data, tasks, condition, settings):
     policy = untrained_policy(describe(data, AgentConfig(name="mine", trajectories=1, **settings)))
@@ -240,7 +244,9 @@ def test_a_model_of_single_trajectories_is_a_baseline(data, tasks, condition, se
 
 
 def test_without_targets_nothing_is_encoded_twice(data, tasks):
-    policy = untrained_policy(describe(data, AgentConfig(trajectories=4, condition="none")))
+    policy = untrained_policy(
+        describe(data, AgentConfig(trajectories=4, return_conditioning="none"))
+    )
     run = list(Evaluation(policy, tasks, CONFIG).attempts("own"))
     assert [attempt.encoded for attempt in run] == [STEPS] * 3
 

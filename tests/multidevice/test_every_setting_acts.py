@@ -138,7 +138,7 @@ def uncached(description, params, observation, action, reward, target):
     *done, reward = (x.reshape(-1, *x.shape[2:]) for x in (observation, action, reward))
     layout = description.layout()
     tokens = chain_tokens(layout, chains, Trajectories(*done), reward)
-    model = dataclasses.replace(description.model, compute="float32")
+    model = dataclasses.replace(description.model, dtype="float32")
     graph = nnx.graphdef(dataclasses.replace(description, model=model).build(0))
 
     def attend(_, query, key, value):
@@ -249,6 +249,6 @@ def test_a_learner_without_a_transformer_takes_any_model_settings(data, folder):
 def test_a_policy_of_a_training_graph_is_refused_in_words(data):
     with pytest.raises(
         ValueError,
-        match="model.rolled=True, model.remat=dots: for training alone; Policy.from_trained",
+        match="model.scan_layers=True, model.remat=dots: for training alone; Policy.from_trained",
     ):
-        untrained_policy(describe(data, model=ModelConfig(**SMALL, rolled=True, remat="dots")))
+        untrained_policy(describe(data, model=ModelConfig(**SMALL, scan_layers=True, remat="dots")))
