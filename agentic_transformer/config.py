@@ -7,10 +7,41 @@ field's metadata (`setting`), the meaning of a value in the comments of the file
 
 from __future__ import annotations
 
+import sys
+from collections.abc import MutableMapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 MAXIMUM_SEED = 2**32 - 1
+
+# Earlier names of settings by their group; they are read for one version.
+RENAMED = {
+    "agent": {"condition": "return_conditioning"},
+    "baseline": {"condition": "return_conditioning"},
+    "model": {"rolled": "scan_layers", "compute": "dtype"},
+    "train": {"accumulate": "grad_accum_steps", "clip": "grad_clip_norm"},
+}
+
+
+def rename_settings(values: MutableMapping[str, Any], source: str) -> None:
+    """Renames settings that were written under an earlier name, in place.
+
+    Args:
+        values: groups of settings by name, such as `{"model": {"rolled": True}}`.
+        source: where they were read, for the warning line.
+    """
+    for group, names in RENAMED.items():
+        for old, new in names.items():
+            if group in values and old in values[group]:
+                values[group][new] = values[group].pop(old)
+                warn_renamed(f"{group}.{old}", f"{group}.{new}", source)
+
+
+@cache  # one line for each name and source
+def warn_renamed(old: str, new: str, source: str) -> None:
+    """Prints that a setting has a new name."""
+    print(f"warning: {source}: {old} is now called {new}", file=sys.stderr)
 
 
 def setting(
@@ -52,7 +83,7 @@ class AgentConfig:
 
     name: str = "at_prefix"
     learner: str = setting("transformer", choices=("transformer", "td3_bc"))
-    condition: str = setting("return", choices=("return", "none"))
+    return_conditioning: str = setting("return", choices=("return", "none"))
     trajectories: int = setting(8, minimum=1, maximum=4096)
     length: str = setting("full", choices=("full", "uniform"))
     top: float = setting(1.0, minimum=1e-6, maximum=1.0)
@@ -82,9 +113,9 @@ class ModelConfig:
         "ring", choices=("ring", "dense", "memory_efficient", "blockwise", "all_gather")
     )
     layout: str = setting("zigzag", choices=("zigzag", "contiguous"))
-    compute: str = setting("float32", choices=("float32", "bfloat16"))
+    dtype: str = setting("float32", choices=("float32", "bfloat16"))
     remat: str = setting("none", choices=("none", "block", "dots"))
-    rolled: bool = False
+    scan_layers: bool = False
     blockwise_feedforward: bool = False
 
 
@@ -94,12 +125,12 @@ class TrainConfig:
 
     steps: int = setting(2000, minimum=1, maximum=1_000_000_000)
     batch: int = setting(32, minimum=1, maximum=1_000_000)
-    accumulate: int = setting(1, minimum=1)
+    grad_accum_steps: int = setting(1, minimum=1)
     learning_rate: float = setting(3e-3, minimum=1e-9, maximum=1.0)
     warmup: int = setting(100, minimum=0)
     final_fraction: float = setting(0.1, minimum=0.0, maximum=1.0)
     weight_decay: float = setting(1e-4, minimum=0.0)
-    clip: float = setting(1.0, minimum=1e-9)
+    grad_clip_norm: float = setting(1.0, minimum=1e-9)
     log_every: int = setting(50, minimum=1)
     checkpoint_every: int = setting(500, minimum=1)
     keep: int = setting(2, minimum=1)
@@ -235,9 +266,9 @@ class PlanCommand:
             layers=24,
             heads=16,
             head="mse",
-            compute="bfloat16",
+            dtype="bfloat16",
             remat="block",
-            rolled=True,
+            scan_layers=True,
             blockwise_feedforward=True,
         )
     )

@@ -42,8 +42,8 @@ class TransformerAgent:
         Raises:
             ValueError: the model's layers are rolled or rematerialised.
         """
-        if spec.model.rolled or spec.model.remat != "none":
-            settings = f"model.rolled={spec.model.rolled}, model.remat={spec.model.remat}"
+        if spec.model.scan_layers or spec.model.remat != "none":
+            settings = f"model.scan_layers={spec.model.scan_layers}, model.remat={spec.model.remat}"
             raise ValueError(
                 f"{settings}: for training alone; "
                 "TransformerAgent.from_trained makes an agent of it"
@@ -69,7 +69,7 @@ class TransformerAgent:
         """
         acting = spec.for_acting()
         graph = nnx.graphdef(nnx.eval_shape(lambda: acting.build(seed=0)))
-        return cls(graph, unrolled(params) if spec.model.rolled else params, acting, mesh)
+        return cls(graph, unrolled(params) if spec.model.scan_layers else params, acting, mesh)
 
     def new_context(self, batch: int, trajectories: int) -> Context:
         """Returns empty contexts that can hold `trajectories` trajectories each."""

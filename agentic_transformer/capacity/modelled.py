@@ -23,9 +23,9 @@ def instead(model: ModelConfig) -> dict[str, Any]:
     """
     chunks = model.attention in ("ring", "blockwise")
     taken = {
-        "compute": "bfloat16",
+        "dtype": "bfloat16",
         "remat": "block",
-        "rolled": True,
+        "scan_layers": True,
         "feedforward": 4,
         "blockwise_feedforward": chunks,
     }

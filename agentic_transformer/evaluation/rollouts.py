@@ -72,7 +72,7 @@ def baseline_condition(agent: AgentConfig) -> str | None:
         return agent.learner
     if agent.trajectories > 1:
         return None
-    if agent.condition == "return":
+    if agent.return_conditioning == "return":
         return "dt"
     return "bc" if agent.top == 1 else "bc10"
 

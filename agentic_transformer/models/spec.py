@@ -12,7 +12,7 @@ from agentic_transformer.contexts.normalizer import Normalizer
 from agentic_transformer.contexts.tokens import TOKEN_LAYOUTS, TokenLayout
 from agentic_transformer.models.transformer import AgenticTransformer
 
-ACTING = {"compute": "float32", "remat": "none", "rolled": False, "blockwise_feedforward": False}
+ACTING = {"dtype": "float32", "remat": "none", "scan_layers": False, "blockwise_feedforward": False}
 """Settings of `model` with which every agent acts, however it was trained. They save memory or time
 where gradients are computed over long sequences, and acting computes no gradients."""
 
@@ -62,7 +62,7 @@ class AgentSpec:
     def layout(self) -> TokenLayout:
         """Returns how the agent's tokens are made."""
         layout = TOKEN_LAYOUTS[self.model.tokens]
-        conditioned = self.agent.condition == "return"
+        conditioned = self.agent.return_conditioning == "return"
         return layout(self.normalizer, self.action_size, self.steps, conditioned)
 
     def build(self, seed: int) -> AgenticTransformer:

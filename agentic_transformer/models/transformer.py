@@ -45,7 +45,7 @@ class Block(nnx.Module):
             config: sizes and the type that the block computes in.
             rngs: source of the initial parameters.
         """
-        width, dtype = config.width, jnp.dtype(config.compute)
+        width, dtype = config.width, jnp.dtype(config.dtype)
         self.heads = config.heads
         self.attention_norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
         self.qkv_proj = nnx.Linear(width, 3 * width, use_bias=False, dtype=dtype, rngs=rngs)
@@ -106,8 +106,8 @@ class AgenticTransformer(nnx.Module):
             raise ValueError(
                 f"model.width={config.width} must be a multiple of model.heads={config.heads}"
             )
-        dtype = jnp.dtype(config.compute)
-        self.remat, self.rolled = config.remat, config.rolled
+        dtype = jnp.dtype(config.dtype)
+        self.remat, self.rolled = config.remat, config.scan_layers
         self.embed = nnx.Linear(feature_size, config.width, dtype=dtype, rngs=rngs)
         self.timestep = nnx.Embed(
             steps,
@@ -117,7 +117,7 @@ class AgenticTransformer(nnx.Module):
             rngs=rngs,
         )
         blocks = [Block(config, rngs) for _ in range(config.layers)]
-        self.blocks = _stacked(blocks) if config.rolled else nnx.List(blocks)
+        self.blocks = _stacked(blocks) if config.scan_layers else nnx.List(blocks)
         self.norm = nnx.LayerNorm(config.width, dtype=jnp.float32, rngs=rngs)
         self.head = nnx.Linear(
             config.width, head_size(config, action_size), dtype=jnp.float32, rngs=rngs

@@ -10,7 +10,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-_SPEC_KEYS = {"scaling": "normalizer"}
+from agentic_transformer.config import RENAMED
+
+_SPEC_KEYS = {"scaling": "normalizer"} | {
+    f"{group}.{old}": f"{group}.{new}"
+    for group, names in RENAMED.items()
+    for old, new in names.items()
+}
 """New key of the spec by its old one; a dot separates the keys of nested values."""
 _MODULES = {
     "project": "qkv_proj",

@@ -56,7 +56,7 @@ def local_rows(mesh: Mesh, batch: int, grad_accum_steps: int = 1) -> np.ndarray:
     """
     data = mesh.shape[DATA]
     if batch % (data * grad_accum_steps):
-        times = f", times train.accumulate={grad_accum_steps}" if grad_accum_steps > 1 else ""
+        times = f", times train.grad_accum_steps={grad_accum_steps}" if grad_accum_steps > 1 else ""
         raise ValueError(
             f"train.batch={batch} must be a multiple of the {data} devices "
             f"of the mesh's data axis{times}"

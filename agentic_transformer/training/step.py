@@ -111,7 +111,7 @@ def make_loss_fn(
     """
     options: dict[str, Callable] = {}
     if fsdp:
-        dtype = jnp.dtype(config.compute)
+        dtype = jnp.dtype(config.dtype)
         options["gather_params"] = partial(all_gather_params, mesh=mesh, dtype=dtype)
     if config.blockwise_feedforward:
         options["feedforward"] = partial(

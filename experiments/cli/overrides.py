@@ -23,6 +23,7 @@ from hydra.core.override_parser.types import (
 )
 from hydra.errors import HydraException
 
+from agentic_transformer.config import RENAMED, warn_renamed
 from experiments.cli.settings import (
     Setting,
     check_task,
@@ -207,7 +208,7 @@ def assignments(
     parser = OverridesParser.create()
     seen: dict[str, str] = {}
     found = []
-    for word in words:
+    for word in map(_renamed, words):
         override = _parse(parser, word, known)
         key = _key(override)
         if key in seen:
@@ -223,6 +224,16 @@ def assignments(
         values = [Override._convert_value(element) for element in elements]
         found.append(Assignment(key, values, spelled, of_hydra))
     return found
+
+
+def _renamed(word: str) -> str:
+    """Returns an override with its setting's present name, which an earlier one may have."""
+    key, equals, value = word.partition("=")
+    group, _, name = key.lstrip("+").partition(".")
+    if (new := RENAMED.get(group, {}).get(name)) is None:
+        return word
+    warn_renamed(f"{group}.{name}", f"{group}.{new}", "command line")
+    return f"{key.replace(name, new)}{equals}{value}"
 
 
 def _flags(arguments: list[str]) -> tuple[CommandLine, list[str]]:

@@ -33,6 +33,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from agentic_transformer.config import rename_settings
 from experiments.cli import provenance
 from experiments.cli.overrides import escaped
 from experiments.cli.packages import is_our_word
@@ -225,9 +226,9 @@ def read_config(folder: Path, command: type) -> Any:
     if not path.stat().st_size:
         reject(f"{path} is empty", "a folder whose settings were written whole")
     try:
-        return OmegaConf.to_object(
-            OmegaConf.merge(OmegaConf.structured(command), OmegaConf.load(path))
-        )
+        kept = OmegaConf.load(path)
+        rename_settings(kept, str(path))
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(command), kept))
     except (OmegaConfBaseException, YAMLError) as error:
         reject(f"{path} does not hold {command.__name__}'s settings: {str(error).splitlines()[0]}")
 

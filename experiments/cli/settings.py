@@ -337,8 +337,8 @@ def check_command(command: Any) -> None:
     for part in ("agent", "baseline"):
         if hasattr(command, part):
             check_agent(part, getattr(command, part), command)
-    if hasattr(command, "train") and command.train.batch % command.train.accumulate:
-        said = f"train.accumulate={command.train.accumulate} does not divide train.batch={command.train.batch}"
+    if hasattr(command, "train") and command.train.batch % command.train.grad_accum_steps:
+        said = f"train.grad_accum_steps={command.train.grad_accum_steps} does not divide train.batch={command.train.batch}"
         reject(said, "a divisor of the batch")
     if hasattr(command, "model") and command.model.width % command.model.heads:
         reject(

@@ -28,7 +28,7 @@ BATCH, SLOTS, STEPS, OBSERVATION, ACTION = 3, 4, 5, 4, 2
 LAYOUTS = pytest.mark.parametrize("tokens", ["packed", "separate"])
 
 
-def make_policy(heads=2, condition="return", **model):
+def make_policy(heads=2, return_conditioning="return", **model):
     config = ModelConfig(width=32, layers=2, heads=heads, **model)
     spec = AgentSpec(
         task="point_mass_goal", seed=0, agent=AgentConfig(trajectories=SLOTS, condition=condition), model=config,
@@ -192,7 +192,7 @@ def test_trajectories_encoded_in_parts_are_those_encoded_at_once(tokens, monkeyp
 def test_acting_in_bfloat16_is_near_to_float32():
     chain, first = make_chain(), (SLOTS - 1) * STEPS
     exact = uncached_outputs(make_policy(head="mse")[1], make_policy()[0].spec, chain)[:, first]
-    policy, _ = make_policy(head="mse", compute="bfloat16")
+    policy, _ = make_policy(head="mse", dtype="bfloat16")
     context = policy.new_context(BATCH, SLOTS)
     for slot in range(SLOTS - 1):
         context = policy.append(context, trajectory(chain, slot))
@@ -273,7 +273,7 @@ def test_no_leak_from_a_step_to_outputs_before_it(tokens, what, later):
 
 @LAYOUTS
 def test_without_condition_nothing_of_the_target_is_seen_in_training_or_acting(tokens):
-    policy, transformer = make_policy(head="mse", condition="none", tokens=tokens)
+    policy, transformer = make_policy(head="mse", return_conditioning="none", tokens=tokens)
     chains, *rest = make_chain()
     expected = uncached_outputs(transformer, policy.spec, (chains, *rest))
     other = chains._replace(target=chains.target * 3)

@@ -55,7 +55,7 @@ BAD = [
     ("data.horizon=0", "or null"),
     ("agent=td3_bc run=x mesh.processes=2 mesh.coordinator=localhost:1", "one: a single device"),
     ("agent.top=0", "from 1e-06 to 1"),
-    ("agent.condition=nothing", "nearest: none"),
+    ("agent.return_conditioning=nothing", "nearest: none"),
     ("agent.name=../x", "letters, digits"),
     ("eval.conditions=[own,own]", "own stands there twice"),
     ("run=/dev/null/x", "Not a directory"),

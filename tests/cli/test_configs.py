@@ -95,7 +95,7 @@ def test_agents_are_what_they_are_called():
     )
     assert said["at_search"] == searched
     assert (said["dt"].trajectories, said["dt"].loss, said["dt"].target) == (1, "all", "own")
-    assert dataclasses.replace(said["bc"], name="dt", condition="return") == said["dt"]
+    assert dataclasses.replace(said["bc"], name="dt", return_conditioning="return") == said["dt"]
     assert dataclasses.replace(said["bc10"], name="bc", top=1.0) == said["bc"]
     assert said["bc10"].top == 0.1
     assert (said["td3_bc"].learner, said["td3_bc"].trajectories) == ("td3_bc", 1)

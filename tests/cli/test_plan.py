@@ -28,10 +28,10 @@ BAD = [
     ("-m topology=v5e:4x4,v5p:4x4x4", "without -m"),
     ("model.attention=all_gather", "allowed: blockwise, dense, memory_efficient, ring"),
     ("ring=4 model.attention=blockwise", "allowed: ring=1, or model.attention=ring"),
-    ("topology=a100:8 model.compute=float32", "model.compute=float32: not estimated"),
+    ("topology=a100:8 model.dtype=float32", "model.dtype=float32: not estimated"),
     (
         "compile=nothing model=paper",
-        "allowed: model.compute=bfloat16 model.remat=block model.rolled=true",
+        "allowed: model.dtype=bfloat16 model.remat=block model.scan_layers=true",
     ),
     ("compile=nothing model.attention=dense", "allowed: model.blockwise_feedforward=false"),
     ("compile=all", "allowed: memory, nothing, schedule"),
@@ -165,10 +165,10 @@ def test_a_report_says_what_its_estimate_is_not_of(tmp_path, monkeypatch, capsys
     monkeypatch.setattr(
         compiler, "compile_step", lambda workload, *, fast: compiler.Refused(2**35, 2**34)
     )
-    for words, says in (("", False), ("model.compute=float32 model.remat=none", True)):
+    for words, says in (("", False), ("model.dtype=float32 model.remat=none", True)):
         run(plan.main, f"topology=v5e:4x4 compile=memory out=out {words}", tmp_path, monkeypatch)
         report = (tmp_path / "out" / "plan.md").read_text()
-        assert ("it is as if model.compute=bfloat16 model.remat=block." in report) == says
+        assert ("it is as if model.dtype=bfloat16 model.remat=block." in report) == says
 
 
 def test_backbones_that_do_not_share_a_sequence_need_no_settings_of_a_ring(

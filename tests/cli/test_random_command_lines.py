@@ -41,7 +41,7 @@ NUMBERS = {
         "train.steps": SMALL.map(lambda n: n + 1),
         "train.learning_rate": st.sampled_from([0.5, 1e-05, 0.001, 1, 3e-4]),
         "model.width": st.sampled_from([8, 64, 256]),
-        "model.rolled": st.booleans(),
+        "model.scan_layers": st.booleans(),
         "data.horizon": st.sampled_from([None, 5, 12]),
         "eval.trajectories": st.lists(st.integers(1, 64), min_size=1, max_size=3, unique=True),
     },
@@ -54,7 +54,7 @@ FAULTS = {
     "every": ["typo=1", "+typo.x=2", "~{text}", "{text}=", "{text}='open", "{text}=[", "{text}=a,b", "hydra.run.dir=x", "--flag"],
     "train": [
         "seed=-1", "seed=1.5", "seed=many", "seed=2e1", "model.width=[8]", "train.learning_rate=nan", "eval.trajectories=[1,1]",
-        "agent=none", "model.rolled=1", "task=nowhere", "model.heads=7", "data.horizon=0", "data.episodes={{a:1}}", "resume=x",
+        "agent=none", "model.scan_layers=1", "task=nowhere", "model.heads=7", "data.horizon=0", "data.episodes={{a:1}}", "resume=x",
     ],
     "collect": ["data.episodes=0", "data.seed=x", "data.relabel=1", "task=nowhere"],
     "plot": ["runs=x", "runs=[a,a]", "runs=[1.0,1.0]", "out="],

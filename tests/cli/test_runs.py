@@ -347,7 +347,7 @@ def test_jobs_through_submitit(command):
             ],
             "allowed: 1, 2, 4",
         ),
-        (["train.accumulate=3"], "does not divide train.batch=32"),
+        (["train.grad_accum_steps=3"], "does not divide train.batch=32"),
     ],
 )
 def test_settings_of_several_processes_fit_each_other(command, words, says):

@@ -11,7 +11,7 @@ from tests.small_agents import TASK, describe, labelled, untrained_agent
 
 def test_a_replay_takes_the_path_of_the_attempt(tmp_path):
     data = labelled(tmp_path, episodes=8)
-    model = ModelConfig(width=16, layers=1, compute="bfloat16")
+    model = ModelConfig(width=16, layers=1, dtype="bfloat16")
     policy = untrained_agent(describe(data, model=model))
     tasks = [envs.task(TASK, goal=(0.1, 0.1))] * 2
     environments, twins = envs.make_vec(tasks), envs.make_vec(tasks)

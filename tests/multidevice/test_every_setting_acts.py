@@ -138,7 +138,7 @@ def uncached(spec, params, observation, action, reward, target):
     *done, reward = (x.reshape(-1, *x.shape[2:]) for x in (observation, action, reward))
     layout = spec.layout()
     tokens = encode_chains(layout, chains, Trajectories(*done), reward)
-    model = dataclasses.replace(spec.model, compute="float32")
+    model = dataclasses.replace(spec.model, dtype="float32")
     graph = nnx.graphdef(dataclasses.replace(spec, model=model).build(0))
 
     def attend(_, query, key, value):
@@ -247,6 +247,6 @@ def test_a_learner_without_a_transformer_takes_any_model_settings(data, folder):
 def test_a_policy_of_a_training_graph_is_refused_in_words(data):
     with pytest.raises(
         ValueError,
-        match="model.rolled=True, model.remat=dots: for training alone; TransformerAgent.from_trained",
+        match="model.scan_layers=True, model.remat=dots: for training alone; TransformerAgent.from_trained",
     ):
-        untrained_agent(describe(data, model=ModelConfig(**SMALL, rolled=True, remat="dots")))
+        untrained_agent(describe(data, model=ModelConfig(**SMALL, scan_layers=True, remat="dots")))

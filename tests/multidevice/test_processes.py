@@ -227,13 +227,16 @@ def test_the_processes_of_a_slurm_job_find_each_other():
 def test_processes_with_other_settings_say_so_and_end(alone):
     mesh = [*WORDS, "run=unlike", *meeting()]
     started = [
-        start(alone, *mesh, f"mesh.process={number}", f"train.clip={1 + number}")
+        start(alone, *mesh, f"mesh.process={number}", f"train.grad_clip_norm={1 + number}")
         for number in range(2)
     ]
     ended = [process.communicate(timeout=300) for process in started]
     assert [process.returncode for process in started] == [2, 2]
     for number, (_, said) in enumerate(ended):
-        assert f"train.clip={1 + number}.0 in process {number}, not so in every process" in said
+        assert (
+            f"train.grad_clip_norm={1 + number}.0 in process {number}, not so in every process"
+            in said
+        )
     assert not (alone / "unlike").exists()
 
 

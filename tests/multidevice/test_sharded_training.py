@@ -143,7 +143,7 @@ def test_losses_agree_where_the_state_is_sharded_over_the_whole_mesh(
 ):
     """With the settings of a pod: rolled layers, rematerialised; 6 devices divide few of the axes."""
     found = losses(
-        data, devices, ring, fsdp=True, rolled=True, remat="block", blockwise_feedforward=True
+        data, devices, ring, fsdp=True, scan_layers=True, remat="block", blockwise_feedforward=True
     )
     expected, allowed = on_one_device
     allowed.check_losses(found, expected)
@@ -151,7 +151,7 @@ def test_losses_agree_where_the_state_is_sharded_over_the_whole_mesh(
 
 def test_losses_agree_over_chunks_of_the_feedforward(data, on_one_device, monkeypatch):
     monkeypatch.setattr(feedforward, "LEAST", 3)
-    found = losses(data, 4, 2, rolled=True, blockwise_feedforward=True)
+    found = losses(data, 4, 2, scan_layers=True, blockwise_feedforward=True)
     expected, allowed = on_one_device
     allowed.check_losses(found, expected)
 

@@ -287,7 +287,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(data, plain):
 def test_rolled_layers_train_as_layers_one_by_one(data, plain, remat):
     """The same losses, and after them the same parameters."""
     expected, allowed = plain
-    found = courses(data, ModelConfig(width=32, layers=2, heads=2, rolled=True, remat=remat))[-1]
+    found = courses(data, ModelConfig(width=32, layers=2, heads=2, scan_layers=True, remat=remat))[-1]
     together = unrolled(found.params)
     assert (
         dict(nnx.to_flat_state(together)).keys() == dict(nnx.to_flat_state(expected.params)).keys()
@@ -298,7 +298,7 @@ def test_rolled_layers_train_as_layers_one_by_one(data, plain, remat):
 def test_a_saved_agent_with_rolled_layers_acts_as_it_was_trained(data, tmp_path):
     """Its outputs, by a block for each layer, are those of the rolled model; it remembers and acts
     in float32."""
-    run = Training(data, ModelConfig(width=16, layers=3, heads=2, rolled=True, compute="bfloat16"))
+    run = Training(data, ModelConfig(width=16, layers=3, heads=2, scan_layers=True, dtype="bfloat16"))
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(run.state, run.spec.to_dict(), loss=1.0)
     checkpoints.close()
@@ -313,7 +313,7 @@ def test_a_saved_agent_with_rolled_layers_acts_as_it_was_trained(data, tmp_path)
             lambda _, q, k, v: jax.nn.dot_product_attention(q, k, v, is_causal=True),
         )
 
-    whole = ModelConfig(width=16, layers=3, heads=2, rolled=True)
+    whole = ModelConfig(width=16, layers=3, heads=2, scan_layers=True)
     rolled = nnx.graphdef(describe(data, run.spec.agent, whole).build(SEED))
     operations = forward_operations(policy.spec)
     assert_close(
@@ -366,7 +366,7 @@ def test_rematerialisation_keeps_less_for_the_gradient(data):
 
 def test_bfloat16_keeps_parameters_and_loss_in_float32(data, plain):
     """Losses agree to bfloat16's 8 bits, to which what is kept on the way to the head is rounded."""
-    (expected, _), model = plain, ModelConfig(width=32, layers=2, heads=2, compute="bfloat16")
+    (expected, _), model = plain, ModelConfig(width=32, layers=2, heads=2, dtype="bfloat16")
     found = courses(data, model)[-1]
     assert {x.dtype for x in jax.tree.leaves(found.params)} == {np.dtype("float32")}
     assert (found.losses != expected.losses).all()
