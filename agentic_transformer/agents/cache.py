@@ -39,7 +39,7 @@ def empty_cache(
         capacity = -(-capacity // blocks) * blocks
         sharding = NamedSharding(mesh, PartitionSpec(DATA, RING))
     shape = (batch, capacity, config.heads, config.width // config.heads)
-    empty = partial(jnp.zeros, shape, jnp.dtype(config.compute), device=sharding)
+    empty = partial(jnp.zeros, shape, jnp.dtype(config.dtype), device=sharding)
     return tuple((empty(), empty()) for _ in range(config.layers))
 
 

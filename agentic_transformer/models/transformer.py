@@ -107,7 +107,7 @@ class AgenticTransformer(nnx.Module):
                 f"model.width={config.width} must be a multiple of model.heads={config.heads}"
             )
         dtype = jnp.dtype(config.dtype)
-        self.remat, self.rolled = config.remat, config.scan_layers
+        self.remat, self.scan_layers = config.remat, config.scan_layers
         self.embed = nnx.Linear(feature_size, config.width, dtype=dtype, rngs=rngs)
         self.timestep = nnx.Embed(
             steps,
@@ -156,7 +156,7 @@ class AgenticTransformer(nnx.Module):
 
         # (batch, sequence, width)
         x = self.embed(features) + self.timestep(timestep)
-        if self.rolled:
+        if self.scan_layers:
             # One compiled block for all layers: their parameters are stacked, (layers, ...).
             graph, params = nnx.split(self.blocks)
             layers = jnp.arange(jax.tree.leaves(params)[0].shape[0])

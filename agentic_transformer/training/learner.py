@@ -58,7 +58,7 @@ class TransformerLearner:
         train, fsdp, agent = config.train, config.mesh.fsdp, config.agent
         self._layout = config.model.layout
         self._mesh = make_mesh(config.mesh.ring)
-        rows = local_rows(self._mesh, train.batch, train.accumulate)
+        rows = local_rows(self._mesh, train.batch, train.grad_accum_steps)
         self._loader = ChainLoader(data, agent, spec.layout(), config.seed, train.batch, rows)
         optimizer, schedule = make_optimizer(train)
         self.learning_rate = jax.jit(schedule)
@@ -70,7 +70,7 @@ class TransformerLearner:
             config.model,
             self._mesh,
             agent.trajectories * spec.steps * spec.layout().tokens_per_step,
-            train.accumulate,
+            train.grad_accum_steps,
             fsdp,
             agent.trajectories,
         )

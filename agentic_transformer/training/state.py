@@ -41,7 +41,7 @@ def make_optimizer(config: TrainConfig) -> tuple[optax.GradientTransformation, o
         end_value=config.learning_rate * config.final_fraction,
     )
     optimizer = optax.chain(
-        optax.clip_by_global_norm(config.clip),
+        optax.clip_by_global_norm(config.grad_clip_norm),
         optax.adamw(schedule, weight_decay=config.weight_decay),
     )
     return optimizer, schedule

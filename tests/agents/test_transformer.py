@@ -31,7 +31,7 @@ LAYOUTS = pytest.mark.parametrize("tokens", ["packed", "separate"])
 def make_policy(heads=2, return_conditioning="return", **model):
     config = ModelConfig(width=32, layers=2, heads=heads, **model)
     spec = AgentSpec(
-        task="point_mass_goal", seed=0, agent=AgentConfig(trajectories=SLOTS, condition=condition), model=config,
+        task="point_mass_goal", seed=0, agent=AgentConfig(trajectories=SLOTS, return_conditioning=return_conditioning), model=config,
         normalizer=Normalizer((0.1,) * OBSERVATION, (2.0,) * OBSERVATION, 8.0, 2.0),
         observation_size=OBSERVATION, action_size=ACTION, steps=STEPS, best_return=4.0,
     )  # fmt: skip

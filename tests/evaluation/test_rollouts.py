@@ -242,7 +242,9 @@ def test_a_model_of_single_trajectories_is_a_baseline(data, tasks, condition, se
 
 
 def test_without_targets_nothing_is_encoded_twice(data, tasks):
-    policy = untrained_agent(describe(data, AgentConfig(trajectories=4, return_conditioning="none")))
+    policy = untrained_agent(
+        describe(data, AgentConfig(trajectories=4, return_conditioning="none"))
+    )
     run = list(Evaluation(policy, tasks, CONFIG).attempts("own"))
     assert [attempt.encoded for attempt in run] == [STEPS] * 3
 

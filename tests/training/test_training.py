@@ -287,7 +287,9 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(data, plain):
 def test_rolled_layers_train_as_layers_one_by_one(data, plain, remat):
     """The same losses, and after them the same parameters."""
     expected, allowed = plain
-    found = courses(data, ModelConfig(width=32, layers=2, heads=2, scan_layers=True, remat=remat))[-1]
+    found = courses(data, ModelConfig(width=32, layers=2, heads=2, scan_layers=True, remat=remat))[
+        -1
+    ]
     together = unrolled(found.params)
     assert (
         dict(nnx.to_flat_state(together)).keys() == dict(nnx.to_flat_state(expected.params)).keys()
@@ -298,7 +300,9 @@ def test_rolled_layers_train_as_layers_one_by_one(data, plain, remat):
 def test_a_saved_agent_with_rolled_layers_acts_as_it_was_trained(data, tmp_path):
     """Its outputs, by a block for each layer, are those of the rolled model; it remembers and acts
     in float32."""
-    run = Training(data, ModelConfig(width=16, layers=3, heads=2, scan_layers=True, dtype="bfloat16"))
+    run = Training(
+        data, ModelConfig(width=16, layers=3, heads=2, scan_layers=True, dtype="bfloat16")
+    )
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(run.state, run.spec.to_dict(), loss=1.0)
     checkpoints.close()
