@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from agentic_transformer.config import TrainCommand
-from agentic_transformer.evaluation.rollouts import Evaluation, evaluation_tasks
+from agentic_transformer.evaluation.conditions import evaluation_tasks
+from agentic_transformer.evaluation.rollouts import Evaluation
 from agentic_transformer.training.checkpoint import load_policy
 from experiments.cli.run_folder import read_config
 

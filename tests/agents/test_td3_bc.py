@@ -10,7 +10,8 @@ from flax import nnx
 
 from agentic_transformer.agents import td3_bc
 from agentic_transformer.config import AgentConfig, EvalConfig, TD3BCConfig
-from agentic_transformer.evaluation.rollouts import Evaluation, evaluation_tasks
+from agentic_transformer.evaluation.conditions import evaluation_tasks
+from agentic_transformer.evaluation.rollouts import Evaluation
 from agentic_transformer.training.checkpoint import Checkpoints, load_policy
 from tests.seeds import SEED, rng
 from tests.small_agents import TASK, describe, labelled

@@ -29,7 +29,8 @@ from agentic_transformer.config import (
 from agentic_transformer.contexts.chains import Chains
 from agentic_transformer.contexts.relabelled import ChainLoader
 from agentic_transformer.contexts.tokens import chain_tokens
-from agentic_transformer.evaluation.rollouts import Evaluation, evaluation_tasks
+from agentic_transformer.evaluation.conditions import evaluation_tasks
+from agentic_transformer.evaluation.rollouts import Evaluation
 from agentic_transformer.training import sharding
 from agentic_transformer.training.checkpoint import Checkpoints
 from agentic_transformer.training.step import init_state, make_optimizer, make_train_step
