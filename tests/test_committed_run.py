@@ -8,7 +8,8 @@ import pandas as pd
 
 from agentic_transformer.agents.load import load
 from agentic_transformer.config import TrainCommand
-from agentic_transformer.evaluation.rollouts import Evaluation, evaluation_tasks
+from agentic_transformer.evaluation.conditions import evaluation_tasks
+from agentic_transformer.evaluation.rollouts import Evaluation
 from experiments.cli.run_folder import read_config
 
 MAZE = Path(__file__).parents[1] / "experiments" / "results" / "maze"

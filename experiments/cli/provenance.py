@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 import shlex
 import subprocess
@@ -11,9 +10,10 @@ import sys
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
+from agentic_transformer.run_files import read_json as read  # noqa: F401 (used by others)
+from agentic_transformer.run_files import write_json as write  # noqa: F401
 from experiments.cli.packages import ROOT
 
 PACKAGES = (
@@ -67,22 +67,6 @@ def devices() -> dict[str, Any]:
         }
     except RuntimeError:  # what kept jax from starting has been reported already
         return {}
-
-
-def write(path: Path, facts: dict[str, Any]) -> None:
-    """Write facts as JSON, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(facts, indent=2) + "\n")
-    partial.replace(path)
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Facts that `write` left, or nothing if there are none."""
-    try:
-        facts = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):  # what is no JSON, or no text
-        return {}
-    return facts if isinstance(facts, dict) else {}
 
 
 def _git(*arguments: str) -> str | None:

@@ -17,13 +17,11 @@ A sweep has one such folder, see `sweeps`.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import secrets
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -33,7 +31,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from agentic_transformer import run_files
 from agentic_transformer.config import rename_settings
+from agentic_transformer.run_files import CONFIG, LOCK, PROVENANCE, is_locked
 from experiments.cli import provenance
 from experiments.cli.overrides import escaped
 from experiments.cli.packages import is_our_word
@@ -42,13 +42,7 @@ from experiments.cli.settings import SettingError, reject, settings, shown, valu
 
 RUNS = Path("runs")
 CHECKPOINTS = "checkpoints"
-CONFIG, OVERRIDES, PROVENANCE, STATUS, LOCK = (
-    "config.yaml",
-    "overrides.yaml",
-    "provenance.json",
-    "status.json",
-    "lock",
-)
+OVERRIDES, STATUS = "overrides.yaml", "status.json"
 # What every run has, and Hydra's note of a sweep; whatever else is in a folder is somebody's work.
 OWN = frozenset({CONFIG, OVERRIDES, PROVENANCE, STATUS, LOCK, "multirun.yaml"})
 # Settings that may change when a run is continued: none of them touches what is learned.
@@ -390,39 +384,14 @@ def _escaped(value: Any) -> Any:
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Hold a folder of a run or a sweep; on a file system without locks, which is said, nobody is
-    kept out.
+    """Locks the folder of a run or a sweep while the block runs, see `run_files.lock`.
 
     Raises:
         SettingError: another process works there.
     """
-    from datasets.locks import (
-        flock,  # with HDF5, which a check of the command line does not wait for
-    )
-
-    with (folder / LOCK).open("a") as handle:
+    with ExitStack() as stack:
         try:
-            flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            reject(
-                f"run={folder}: another process works there",
-                "wait until it ended, or start a run of its own",
-            )
+            stack.enter_context(run_files.lock(folder))
+        except ValueError as error:
+            raise SettingError(str(error)) from None
         yield
-
-
-def is_locked(folder: Path) -> bool:
-    """Whether a process works in a run's folder."""
-    try:
-        handle = os.open(folder / LOCK, os.O_RDWR)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return False
-    except BlockingIOError:
-        return True
-    except OSError:  # there are no locks here
-        return False
-    finally:
-        os.close(handle)

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, NoReturn
 
-from agentic_transformer.capacity import hardware, modelled
+from agentic_transformer.capacity import estimate_settings, hardware
 from agentic_transformer.training import distributed
 
 WIDTH = 200  # characters of one line of an error
@@ -233,8 +233,11 @@ def check_plan(command: Any) -> None:
         said, close = str(error).split("\n")
         reject(f"topology={command.topology}: no such topology", said, close)
     model, ring, devices = command.model, command.ring or 1, topology.devices
-    if model.attention not in modelled.BACKBONES:
-        reject(f"model.attention={model.attention}: not planned for", listing(modelled.BACKBONES))
+    if model.attention not in estimate_settings.BACKBONES:
+        reject(
+            f"model.attention={model.attention}: not planned for",
+            listing(estimate_settings.BACKBONES),
+        )
     if ring > 1 and model.attention != "ring":
         said = f"ring={ring} with model.attention={model.attention}, of which each device takes whole sequences"
         reject(said, "ring=1, or model.attention=ring")
@@ -244,7 +247,7 @@ def check_plan(command: Any) -> None:
             f"ring={ring} does not divide the {devices} devices of {command.topology}",
             ", ".join(sizes),
         )
-    taken = modelled.instead(model)
+    taken = estimate_settings.assumed_settings(model)
     if taken and (command.compile == "nothing" or not topology.compilable):
         asked = written({name: getattr(model, name) for name in taken}, "model.")
         reject(

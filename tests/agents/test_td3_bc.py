@@ -12,7 +12,8 @@ from agentic_transformer.agents.load import load
 from agentic_transformer.agents.td3_bc import TD3BCAgent
 from agentic_transformer.config import AgentConfig, EvalConfig, TD3BCConfig
 from agentic_transformer.contexts.transitions import TransitionLoader
-from agentic_transformer.evaluation.rollouts import Evaluation, evaluation_tasks
+from agentic_transformer.evaluation.conditions import evaluation_tasks
+from agentic_transformer.evaluation.rollouts import Evaluation
 from agentic_transformer.models.actor_critic import init_networks
 from agentic_transformer.training.checkpoint import Checkpoints
 from agentic_transformer.training.td3_bc import (

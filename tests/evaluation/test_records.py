@@ -1,4 +1,4 @@
-"""Records, logs and settings that are empty or broken are one line of an error, whoever reads them."""
+"""Empty or broken records, logs and settings are one line of an error, whoever reads them."""
 
 import json
 

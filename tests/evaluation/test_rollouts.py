@@ -9,8 +9,9 @@ import envs
 from agentic_transformer.agents.transformer import TransformerAgent
 from agentic_transformer.config import AgentConfig, EvalConfig
 from agentic_transformer.contexts.relabelled import RelabelledDataset
-from agentic_transformer.evaluation.rollouts import Evaluation, evaluation_tasks, other_tasks
-from agentic_transformer.evaluation.statistics import REQUIRED
+from agentic_transformer.evaluation.conditions import evaluation_tasks, other_tasks
+from agentic_transformer.evaluation.records import REQUIRED
+from agentic_transformer.evaluation.rollouts import Evaluation
 from tests.seeds import SEED, rng
 from tests.small_agents import TASK, describe, labelled, untrained_agent
 from tests.tolerances import rounding
@@ -117,7 +118,7 @@ def watched(data, tasks):
 
 
 def goal_reward(position, tasks):
-    """Rewards (batch, steps) of positions (batch, steps, 2): dm_control's tolerance with its
+    """Returns rewards (batch, steps) of positions (batch, steps, 2): dm_control's tolerance with its
     default sigmoid, written out."""
     goals = np.array([task.params["goal"] for task in tasks])[:, None]
     beyond = np.maximum(np.linalg.norm(position - goals, axis=-1) - 0.045, 0) / 0.045
@@ -126,7 +127,7 @@ def goal_reward(position, tasks):
 
 def check_attempt(evaluation, acted, position, trajectory, past):
     """What was acted on, step by step, against what happened."""
-    to_go = np.full(TASKS, 0.95 * evaluation.description.best_return)
+    to_go = np.full(TASKS, 0.95 * evaluation.spec.best_return)
     for step, (at, asked, observation, before) in enumerate(acted):
         assert at == position + step
         np.testing.assert_allclose(

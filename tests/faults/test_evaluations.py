@@ -1,5 +1,4 @@
-"""An evaluation that is killed goes on behind the conditions that it has finished, to the same
-records."""
+"""A killed evaluation keeps its finished conditions and comes to the same records."""
 
 import shutil
 import signal
@@ -22,6 +21,7 @@ from agentic_transformer.config import (
     TrainConfig,
 )
 from agentic_transformer.evaluation.rollouts import Evaluation
+from agentic_transformer.run_files import lock
 from agentic_transformer.training.checkpoint import Checkpoints
 from agentic_transformer.training.sharding import make_mesh
 from agentic_transformer.training.state import init_state, make_optimizer
@@ -167,8 +167,7 @@ def test_the_checkpoint_that_is_asked_for_is_evaluated(whole, again):
 
 
 def test_pictures_of_another_evaluation_do_not_stay(whole, again):
-    """Records without the agent's own attempts: those of an earlier evaluation are not shown beside
-    them."""
+    """Records without the agent's own attempts do not show those of an earlier evaluation."""
     for name in ("rollouts.npz", "attempts.png", "attempts.mp4"):
         (again / name).write_bytes(b"of an earlier one")
     assert (
@@ -185,7 +184,7 @@ def test_two_processes_do_not_make_the_same_evaluation(whole, again, monkeypatch
     command = EvaluateCommand(run=str(again), eval=whole[2])
     interrupted(again, whole[2], monkeypatch, at="own")
     (work,) = again.glob("evaluate/*")
-    with run_folder.lock(work), pytest.raises(ValueError, match="another process works there"):
+    with lock(work), pytest.raises(ValueError, match="another process works there"):
         evaluate(command, again)
-    with run_folder.lock(work):
+    with lock(work):
         evaluate(replace(command, eval=replace(whole[2], conditions=["no_context"])), again)

@@ -15,7 +15,8 @@ from tests.small_agents import describe, labelled
 @pytest.mark.parametrize(
     "text",
     [
-        "task: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path [{place}]]",
+        "task: !!python/object/apply:pathlib.Path.touch "
+        "[!!python/object/apply:pathlib.Path [{place}]]",
         "_target_: os.system\n_args_: ['touch {place}']",
         "agent: {{_target_: os.system, command: 'touch {place}'}}",
     ],

@@ -30,7 +30,8 @@ from agentic_transformer.config import (
 from agentic_transformer.contexts.chain_tokens import encode_chains
 from agentic_transformer.contexts.chains import Chains
 from agentic_transformer.contexts.loader import ChainLoader
-from agentic_transformer.evaluation.rollouts import Evaluation, evaluation_tasks
+from agentic_transformer.evaluation.conditions import evaluation_tasks
+from agentic_transformer.evaluation.rollouts import Evaluation
 from agentic_transformer.training import sharding
 from agentic_transformer.training.checkpoint import Checkpoints
 from agentic_transformer.training.state import init_state, make_optimizer

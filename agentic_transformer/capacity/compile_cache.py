@@ -1,6 +1,4 @@
-"""Compilations that are kept: the same step, compiled by the same versions and flags, is never
-compiled twice.
-"""
+"""Caches compilations: the same step is compiled once by the same versions, flags and code."""
 
 from __future__ import annotations
 
@@ -10,44 +8,53 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 
 from agentic_transformer.capacity import compiler
 from agentic_transformer.capacity.compiler import Accepted, Memory, Refused
 from agentic_transformer.capacity.hardware import GIB, topology
-from agentic_transformer.capacity.schedule import Permute
+from agentic_transformer.capacity.hlo_permutes import Permute
 from agentic_transformer.capacity.workload import Workload
 from agentic_transformer.config import ModelConfig
-from experiments.cli import provenance
-from experiments.cli.packages import ROOT
+from agentic_transformer.run_files import read_json, write_json
 
 VERSIONS = ("jax", "jaxlib", "libtpu", "flax", "optax")
 ENVIRONMENT = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION")
-"""Variables that change what is compiled, or how."""
+"""Environment variables that change what is compiled, or how."""
+
 SOURCES = (
-    *("config.py", "contexts/tokens.py", "models/*.py", "ring/*.py"),
-    *("training/loop.py", "training/sharding.py"),
-    *("capacity/compiler.py", "capacity/schedule.py", "capacity/workload.py"),
+    *("config.py", "random_streams.py", "contexts/*.py", "models/*.py", "ring/**/*.py"),
+    *("training/step.py", "training/sharding.py", "training/distributed.py"),
+    *("capacity/compiler.py", "capacity/hlo_permutes.py", "capacity/workload.py"),
 )
-"""What makes the train step, has it compiled and reads what the compiler says of it, under
-agentic_transformer/."""
+"""Files under agentic_transformer/ that make the train step, compile it, and read the result."""
+
+PACKAGE = Path(__file__).parents[1]
 
 
-class Compilations:
-    """The compiler, with a memory: a folder with a JSON file for each outcome."""
+class CompileCache:
+    """Runs the compiler and keeps each outcome in a JSON file of a folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Makes the folder."""
+        """Makes the folder.
+
+        Args:
+            folder: holds a JSON file for each outcome.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self._versions = {name: provenance.version(name) for name in VERSIONS} | {
-            "sources": _digest()
-        }
+        self._versions = {name: _version(name) for name in VERSIONS} | {"sources": _digest()}
         self._versions |= {name: os.environ[name] for name in ENVIRONMENT if os.environ.get(name)}
 
     def __call__(self, workload: Workload, *, fast: bool) -> Accepted | Refused:
-        """The outcome of `compiler.compile_step`, which takes from seconds to a minute, or what is
-        kept of it; says which.
+        """Returns the outcome of `compiler.compile_step`, compiled now or before.
+
+        A compilation takes from seconds to a minute; it prints one line.
+
+        Args:
+            workload: what to compile.
+            fast: see `compiler.compile_step`.
 
         Raises:
             ValueError: the compiler is not installed.
@@ -55,12 +62,12 @@ class Compilations:
         facts = {"step": _facts(workload), "fast": fast, "versions": self._versions}
         name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
         path = self.folder / f"{name}.json"
-        if kept := provenance.read(path):
-            return _outcome(kept["outcome"])
-        what = f"{workload.topology.name}, {workload.model.layers} layers of {workload.model.width}, {workload.tokens:,} tokens each"
-        print(
-            f"compiling {'for memory' if fast else 'the schedule'}: {what} ...", end=" ", flush=True
-        )
+        if kept := read_json(path):
+            return _from_json(kept["outcome"])
+        purpose = "for memory" if fast else "the schedule"
+        model = f"{workload.model.layers} layers of {workload.model.width}"
+        what = f"{workload.topology.name}, {model}, {workload.tokens:,} tokens each"
+        print(f"compiling {purpose}: {what} ...", end=" ", flush=True)
         started = time.process_time()
         outcome = compiler.compile_step(workload, fast=fast)
         seconds = time.process_time() - started
@@ -70,13 +77,13 @@ class Compilations:
             else f"{outcome.memory.peak / GIB:.2f}"
         )
         print(f"{said} GiB, {seconds:.0f} CPU seconds", flush=True)
-        provenance.write(path, facts | {"seconds": round(seconds, 1), "outcome": _plain(outcome)})
+        write_json(path, facts | {"seconds": round(seconds, 1), "outcome": _to_json(outcome)})
         return outcome
 
     def accepted(self) -> Iterator[tuple[Workload, int]]:
-        """Every workload that was compiled for memory by these versions and accepted, and its peak."""
+        """Yields accepted workloads, compiled for memory by these versions, with their peaks."""
         for path in sorted(self.folder.glob("*.json")):
-            kept = provenance.read(path)
+            kept = read_json(path)
             if (
                 kept
                 and kept["fast"]
@@ -92,19 +99,28 @@ class Compilations:
 
 
 def _facts(workload: Workload) -> dict:
-    """All that decides what is compiled."""
+    """Returns everything about a workload that decides what is compiled."""
     return asdict(workload) | {"topology": workload.topology.name}
 
 
+def _version(package: str) -> str | None:
+    """Returns the version of a package; None if it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def _digest() -> str:
-    found = hashlib.sha256()
+    """Returns a digest of `SOURCES`."""
+    digest = hashlib.sha256()
     for pattern in SOURCES:
-        for path in sorted((ROOT / "agentic_transformer").glob(pattern)):
-            found.update(path.read_bytes())
-    return found.hexdigest()[:16]
+        for path in sorted(PACKAGE.glob(pattern)):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
-def _plain(outcome: Accepted | Refused) -> dict:
+def _to_json(outcome: Accepted | Refused) -> dict:
     if isinstance(outcome, Refused):
         return {"refused": outcome._asdict()}
     return {
@@ -113,9 +129,9 @@ def _plain(outcome: Accepted | Refused) -> dict:
     }
 
 
-def _outcome(plain: dict) -> Accepted | Refused:
-    if "refused" in plain:
-        return Refused(**plain["refused"])
+def _from_json(kept: dict) -> Accepted | Refused:
+    if "refused" in kept:
+        return Refused(**kept["refused"])
     return Accepted(
-        Memory(**plain["memory"]), tuple(Permute(**permute) for permute in plain["permutes"])
+        Memory(**kept["memory"]), tuple(Permute(**permute) for permute in kept["permutes"])
     )

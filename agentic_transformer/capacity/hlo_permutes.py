@@ -1,9 +1,7 @@
-"""Whether the ring's transfers hide behind computation: what a scheduled program says, and what the
-rates of the chip say.
+"""Reads from a scheduled HLO program which computation stands beside each collective permute.
 
-That computation stands between the start and the end of a permute does not prove that it lasts as
-long as the transfer: the one is read from the program, the other compares the FLOPs of a step of
-the ring over the chip's peak with the bytes over its link.
+Computation between the start and the end of a permute does not prove that it lasts as long as the
+transfer. `agentic_transformer.capacity.roofline` compares their times.
 """
 
 from __future__ import annotations
@@ -15,34 +13,33 @@ from typing import NamedTuple
 _START = re.compile(r"%(collective-permute-start[.\w]*) = \((\w+)\[([\d,]*)\]")
 _DONE = re.compile(r"collective-permute-done\(.*?%?(collective-permute-start[.\w]*)\)")
 _COMPUTE = re.compile(r" (fusion|while|convolution|dot)\(")
-_PRODUCTS = re.compile(
-    r" (while|convolution|dot)\(|fusion\(.*kind=kOutput"
-)  # matrix products, or the loop over chunks of them
+# Matrix products, or the loop over chunks of them.
+_PRODUCTS = re.compile(r" (while|convolution|dot)\(|fusion\(.*kind=kOutput")
 _NAME = re.compile(r'op_name="([^"]*)"')
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "f64": 8}
 
 
 class Permute(NamedTuple):
-    """One permute of a scheduled program.
+    """Describes one permute of a scheduled program.
 
     Attributes:
-        of_ring: whether it is the ring's own; others bring sharded gradients to where they are
-            kept.
+        of_ring: whether it belongs to the ring; other permutes bring sharded gradients to where
+            they are kept.
         direction: "forward", "forward again" (rematerialised) or "backward".
-        sent: bytes that each device sends.
-        computed: whether computation stands between its start and its end.
-        multiplied: whether matrix products do.
+        sent_bytes: bytes that each device sends.
+        beside_computation: whether computation stands between its start and its end.
+        beside_products: whether matrix products stand there.
     """
 
     of_ring: bool
     direction: str
-    sent: int
-    computed: bool
-    multiplied: bool
+    sent_bytes: int
+    beside_computation: bool
+    beside_products: bool
 
 
-def permutes(program: str) -> list[Permute]:
-    """The permutes of a scheduled program, in the order in which they end."""
+def read_permutes(program: str) -> list[Permute]:
+    """Returns the permutes of a scheduled program, in the order in which they end."""
     started: dict[str, Permute] = {}
     found = []
     for line in program.splitlines():
@@ -54,14 +51,15 @@ def permutes(program: str) -> list[Permute]:
             products = _PRODUCTS.search(line) is not None
             for name, permute in started.items():
                 started[name] = permute._replace(
-                    computed=True, multiplied=permute.multiplied or products
+                    beside_computation=True, beside_products=permute.beside_products or products
                 )
     return found
 
 
 def _started(match: re.Match, line: str) -> Permute:
+    """Returns a permute as its first line describes it; nothing stands beside it yet."""
     name = found[1] if (found := _NAME.search(line)) else ""
     again = "rematted_computation" in name
     direction = "forward again" if again else "backward" if "transpose(" in name else "forward"
     sent = _BYTES[match[2]] * math.prod(int(size) for size in match[3].split(",") if size)
-    return Permute(name.endswith("ppermute"), direction, sent, computed=False, multiplied=False)
+    return Permute(name.endswith("ppermute"), direction, sent, False, False)

@@ -1,13 +1,13 @@
-"""Compilations that are kept."""
+"""The cache of compilations."""
 
-from experiments.capacity.kept import SOURCES
+from agentic_transformer.capacity.compile_cache import SOURCES
 from tests.test_architecture import ROOT, imports
 
-APART = {"contexts/chains.py", "capacity/hardware.py"}
-"""What samples real chains; the machines, of which a topology's name says all that is compiled."""
+APART = {"capacity/hardware.py"}
+"""The machines: a topology's name says all about them that is compiled."""
 
 
-def test_what_is_kept_goes_by_all_code_that_makes_it():
+def test_the_cache_depends_on_all_code_that_makes_an_outcome():
     ours = ROOT / "agentic_transformer"
     sources = {path for pattern in SOURCES for path in ours.glob(pattern)}
     imported = {

@@ -1,15 +1,15 @@
-"""What is written of plans."""
+"""The report of plans."""
 
 import matplotlib.pyplot as plt
 
-from experiments.capacity import report
-from experiments.capacity.plan import Plan
+from agentic_transformer.capacity.plan import Plan
+from experiments.reports import capacity
 from tests.capacity.test_estimates import workload
 
 
 def test_plans_of_one_title_have_bars_of_their_own(tmp_path, monkeypatch):
     monkeypatch.setattr(plt, "close", lambda _: None)
-    report.draw(
+    capacity.draw(
         [Plan(workload()), Plan(workload()), Plan(workload("v5p:4x4x4"))], tmp_path / "plan.png"
     )
     axis = plt.gcf().axes[0]

@@ -1,4 +1,4 @@
-"""The longest context that fits: an estimate, then as few compilations as bracket it."""
+"""Finds the longest context that fits: by an estimate, then by as few compilations as possible."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from agentic_transformer.capacity.compiler import Accepted, Refused
 from agentic_transformer.capacity.workload import Workload
 
 BELOW, ABOVE = 0.96, 1.04
-"""Of the context at which the limit is expected, where it is tried."""
+"""Shares of the context at which the limit is expected. These two contexts are tried."""
 
 NARROW = 1.15
-"""A bracket whose ends are that near each other is good enough."""
+"""A bracket is good enough if its ends differ by at most this factor."""
 
-COMPILATIONS = 3
+MAX_COMPILATIONS = 3
 
 Compile = Callable[[Workload], Accepted | Refused]
 
 
 class Bracket(NamedTuple):
-    """Between which contexts the limit lies.
+    """Holds the two contexts between which the limit lies.
 
     Attributes:
-        estimated: tokens a device that the estimate gives.
-        fits: the longest context that the compiler accepted, and what it takes; None if none was.
-        refused: the shortest that it refused; None if none was.
-        compilations: how many it took.
+        estimated: tokens a device by the estimate.
+        fits: the longest accepted context with its outcome, or None.
+        refused: the shortest refused context with its outcome, or None.
+        compilations: number of compilations so far.
     """
 
     estimated: int
@@ -37,7 +37,7 @@ class Bracket(NamedTuple):
 
 
 def estimated_tokens(workload: Workload) -> int:
-    """The most tokens a device whose estimated peak fits; 0 if not even the parameters do."""
+    """Returns the most tokens a device whose estimated peak fits; 0 if the parameters do not fit."""
     low, high = 0, 1
     while memory.estimate(workload.with_tokens(high)).peak <= workload.topology.memory:
         low, high = high, 2 * high
@@ -48,9 +48,11 @@ def estimated_tokens(workload: Workload) -> int:
     return low
 
 
-def rounded(tokens: float) -> int:
-    """Tokens a device that cut into even chunks: a multiple of about a hundredth of them, at least
-    32.
+def round_to_chunks(tokens: float) -> int:
+    """Rounds tokens a device so that they cut into even chunks.
+
+    The result is a multiple of a power of two, which is from 32 to 1024 and about a hundredth of
+    the tokens.
     """
     step = 32
     while step * 100 < tokens and step < 1024:
@@ -59,32 +61,36 @@ def rounded(tokens: float) -> int:
 
 
 def longest_context(workload: Workload, compile_step: Compile) -> Bracket:
-    """Brackets the longest context by at most `COMPILATIONS` compilations, two if the estimate is
-    right.
+    """Brackets the longest context by at most `MAX_COMPILATIONS` compilations.
 
-    The first is a little below the estimate. Each further one goes where what the one before it
-    said of memory points: a little above the limit after one that fits, a little below it after one
-    that does not.
+    Two are enough if the estimate is right. The first context is a little below the estimate. Each
+    compilation gives a new guess of the limit: the next context is a little above it after one that
+    fits, and a little below it after one that does not.
+
+    Args:
+        workload: what to train; its context does not matter.
+        compile_step: compiles a workload.
     """
     estimated = estimated_tokens(workload)
     bracket = Bracket(estimated, None, None, 0)
-    tokens = rounded(BELOW * estimated)
-    while bracket.compilations < COMPILATIONS and not _narrow(bracket):
+    tokens = round_to_chunks(BELOW * estimated)
+    while bracket.compilations < MAX_COMPILATIONS and not _narrow(bracket):
         tried = workload.with_tokens(tokens)
         outcome = compile_step(tried)
         bracket = bracket._replace(compilations=bracket.compilations + 1)
         if isinstance(outcome, Refused):
             if bracket.refused is None or tokens < bracket.refused[0].tokens:
                 bracket = bracket._replace(refused=(tried, outcome))
-            tokens = rounded(BELOW * _limit(tried, outcome.required))
+            tokens = round_to_chunks(BELOW * _limit(tried, outcome.required))
         else:
             if bracket.fits is None or tokens > bracket.fits[0].tokens:
                 bracket = bracket._replace(fits=(tried, outcome))
-            tokens = rounded(ABOVE * _limit(tried, outcome.memory.peak))
+            tokens = round_to_chunks(ABOVE * _limit(tried, outcome.memory.peak))
     return bracket
 
 
 def _narrow(bracket: Bracket) -> bool:
+    """Returns whether the ends of a bracket are near enough."""
     return (
         bool(bracket.fits and bracket.refused)
         and bracket.refused[0].tokens <= NARROW * bracket.fits[0].tokens
@@ -92,8 +98,9 @@ def _narrow(bracket: Bracket) -> bool:
 
 
 def _limit(tried: Workload, needed: float) -> float:
-    """Tokens at which a program would just fit, if all that it needs beside the state grows in
-    proportion to them.
+    """Returns the tokens a device at which a program would just fit.
+
+    This assumes that all memory besides the state grows in proportion to the tokens.
     """
     state = memory.estimate(tried).state
     return tried.tokens * max(0.0, tried.topology.memory - state) / max(1.0, needed - state)
