@@ -21,13 +21,8 @@ from agentic_transformer.capacity.workload import Workload
 from agentic_transformer.config import TrainConfig
 from agentic_transformer.contexts.tokens import Tokens
 from agentic_transformer.training import sharding
-from agentic_transformer.training.step import (
-    TrainState,
-    TrainStep,
-    abstract_state,
-    make_optimizer,
-    make_train_step,
-)
+from agentic_transformer.training.state import TrainState, abstract_state, make_optimizer
+from agentic_transformer.training.step import TrainStep, make_train_step
 
 NEEDED = (
     "compiling for TPUs needs their compiler, but no TPU: make install EXTRAS=tpu; "
