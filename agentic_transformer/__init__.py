@@ -1,4 +1,4 @@
-"""Provides the Agentic Transformer: an agent that learns within its context, on exact ring attention.
+"""Exports the Agentic Transformer: an agent that learns in context, on exact ring attention.
 
 Importing the package loads no jax. `train`, `load`, `Agent` and `ring_attention` are imported on
 first use.

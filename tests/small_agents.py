@@ -39,13 +39,14 @@ def describe(data, agent=None, model=None):
 
 
 def untrained_agent(spec, seed=SEED):
-    """A policy with its initial parameters."""
+    """A agent with its initial parameters."""
     return TransformerAgent(*nnx.split(spec.build(seed), nnx.Param), spec)
 
 
 def forward_operations(spec, trajectories=None):
-    """Returns how many roundings lie on the longest way from a token to an output: the terms of all
-    sums on it.
+    """Returns how many roundings lie on the longest way from a token to an output.
+
+    They are the terms of all sums on that way.
 
     Of a layer: the mean and variance of two norms, products over width (queries, outputs), head
     size, the context (the sum of the weights and that with values), width and the inner width of
@@ -64,8 +65,9 @@ def forward_operations(spec, trajectories=None):
 
 
 def kept_operations(model):
-    """Returns how many numbers on that way are rounded to the type that the model computes in; sums
-    are float32 throughout.
+    """Returns how many numbers on that way are rounded to the type that the model computes in.
+
+    Sums are float32 throughout.
 
     The first, and of a layer: two norms, query or key, weight, attention, three other products, two
     sums with what came in.
@@ -74,15 +76,16 @@ def kept_operations(model):
 
 
 def longest_sum(spec, rows):
-    """Returns the terms of the longest sum of a train step: over the features within a layer, or
-    the tokens of all rows."""
+    """Returns the terms of a step's longest sum: over a layer's features or all rows' tokens."""
     layout, model = spec.layout(), spec.model
     tokens = rows * spec.agent.trajectories * spec.steps * layout.tokens_per_step
     return max(model.feedforward * model.width, tokens)
 
 
 def gradient_operations(spec, rows, trajectories=None):
-    """Returns that to a gradient: forward, backward with two products for each, and a sum over the
-    rows' tokens."""
+    """Returns how many roundings lie on the longest way to a gradient.
+
+    Forward, backward with two products for each, and a sum over the rows' tokens.
+    """
     tokens = rows * spec.agent.trajectories * spec.steps * spec.layout().tokens_per_step
     return 3 * forward_operations(spec, trajectories) + tokens

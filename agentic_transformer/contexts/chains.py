@@ -82,7 +82,7 @@ def available_episodes(episodes: int, top: float) -> int:
 
 
 class ChainSampler:
-    """Draws chains as a function of the seed and the step alone, so that a resumed run continues."""
+    """Draws chains. The seed and the step alone decide what is drawn, so a resumed run goes on."""
 
     def __init__(self, returns: np.ndarray, config: AgentConfig, seed: int) -> None:
         """Ranks the trajectories of each task by return.

@@ -167,7 +167,7 @@ class TokenLayout(ABC):
         return done
 
     def _visible_return(self, return_to_go: np.ndarray) -> np.ndarray:
-        """Returns-to-go (...) as the model sees them, 0 if it is not conditioned on them."""
+        """Returns what the model sees of returns-to-go (...): 0 if not conditioned on them."""
         if not self.conditioned:
             return np.zeros_like(return_to_go)
         return self.normalizer.scale_return(return_to_go)
@@ -297,6 +297,6 @@ TOKEN_LAYOUTS: dict[str, type[TokenLayout]] = {"packed": PackedTokens, "separate
 
 
 def _interleave(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Takes turns among k arrays (B, T, ...): (B, T * k, ...), the first entries of all, and so on."""
+    """Interleaves k arrays (B, T, ...) to (B, T * k, ...): the first entries of all come first."""
     stacked = np.stack(arrays, axis=2)
     return stacked.reshape(stacked.shape[0], -1, *stacked.shape[3:])

@@ -32,7 +32,7 @@ _UNFINISHED = ".orbax-checkpoint-tmp"
 
 
 class Checkpoints:
-    """Saves, finds and restores the checkpoints of one run.
+    """Saves the checkpoints of one run, finds them and restores them.
 
     Orbax's AsyncCheckpointer writes in the background. Its CheckpointManager is not used to keep
     and remove checkpoints, for it breaks four promises (orbax 0.11). It changes files of a step

@@ -104,7 +104,7 @@ def _axis_name(factor: int) -> str:
 
 
 def _factors_by_axis(shape: tuple[int, ...], devices: int) -> list[list[int]]:
-    """Returns, for each axis of an array, which prime factors of the device count cut it."""
+    """Returns which prime factors of the device count cut each axis of an array."""
     primes, factors_by_axis = _prime_factors(devices), [[] for _ in shape]
     left = list(range(len(primes)))
     for axis in sorted(range(len(shape)), key=lambda axis: -shape[axis]):

@@ -47,6 +47,6 @@ def _renamed(values: dict[str, Any], prefix: str) -> dict[str, Any]:
 
 @cache
 def warn(checkpoint: Path) -> None:
-    """Prints, once for each checkpoint, that an older version wrote it."""
+    """Prints once for each checkpoint that an older version wrote it."""
     said = "written by an older version; its names are read as today's, for one version more"
     print(f"{checkpoint}: {said}", file=sys.stderr, flush=True)

@@ -1,5 +1,4 @@
-"""TD3+BC: targets and losses against a rewrite in NumPy, its schedule of updates, its way through
-checkpoints and evaluation."""
+"""TD3+BC: targets and losses against NumPy, the schedule of updates, checkpoints, evaluation."""
 
 from dataclasses import replace
 
@@ -188,9 +187,9 @@ def test_a_saved_agent_acts_as_it_did_and_resumes_bit_for_bit(spec, loader, tmp_
     checkpoints.save(state, spec.to_dict(), loss=1.0)
     checkpoints.close()
     observation = rng(0).normal(size=(3, spec.observation_size))
-    policy = load(tmp_path)
-    action, context = policy.act(
-        policy.new_context(3, 1), np.zeros(3), observation, 0, jax.random.key(0), 1.0, 1.0
+    agent = load(tmp_path)
+    action, context = agent.act(
+        agent.new_context(3, 1), np.zeros(3), observation, 0, jax.random.key(0), 1.0, 1.0
     )
     standardised = (observation - spec.normalizer.observation_mean) / np.array(
         spec.normalizer.observation_std

@@ -84,8 +84,10 @@ def test_packed_tokens_match_a_rewrite_by_hand(batch, conditioned):
 
 
 def test_separate_tokens_match_a_rewrite_by_hand(batch):
-    """Return-to-go, observation, action, reward with completion; the one-hot of the kind; the
-    second predicts the action."""
+    """Return-to-go, observation, action, reward with completion, each with its one-hot.
+
+    The second token predicts the action.
+    """
     chains, trajectories, reward = batch
     largest = np.abs([chains.target.max(), *trajectories.observation.ravel()]).max()
     tokens = encode_chains(

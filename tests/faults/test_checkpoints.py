@@ -155,10 +155,10 @@ def test_an_exported_checkpoint_acts_as_its_original_but_is_not_trained_further(
         copy.state(2, fresh(saved[1]), saved[1].to_dict())
 
 
-def first_step(policy):
-    """What a policy acts on in two empty contexts."""
-    observation = np.ones((2, policy.spec.observation_size))
-    return policy.new_context(2, 1), np.ones(2), observation, 0, jax.random.key(0), 1.0, 1.0
+def first_step(agent):
+    """What a agent acts on in two empty contexts."""
+    observation = np.ones((2, agent.spec.observation_size))
+    return agent.new_context(2, 1), np.ones(2), observation, 0, jax.random.key(0), 1.0, 1.0
 
 
 @pytest.mark.parametrize(

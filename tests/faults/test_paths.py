@@ -1,5 +1,4 @@
-"""A path is a name, whatever characters it holds: nothing reads it as a pattern, a format or an
-address."""
+"""A path is a name: nothing reads it as a pattern, a format or an address."""
 
 import json
 import shutil

@@ -119,10 +119,12 @@ def ring_of(size):
     return Mesh(np.array(jax.devices()[:size]).reshape(1, size), (sharding.DATA, sharding.RING))
 
 
-def rollouts(policy):
-    """What an agent did: observations, actions, rewards, targets, each (rollouts, attempts, ...);
-    and its records."""
-    evaluation = Evaluation(policy, evaluation_tasks(TASK, EVAL, 0), EVAL)
+def rollouts(agent):
+    """Returns what an agent did, and its records.
+
+    The first are observations, actions, rewards and targets, each (rollouts, attempts, ...).
+    """
+    evaluation = Evaluation(agent, evaluation_tasks(TASK, EVAL, 0), EVAL)
     attempts = list(evaluation.attempts("own"))
     done = (
         np.stack(parts, axis=1)
@@ -132,8 +134,7 @@ def rollouts(policy):
 
 
 def uncached(spec, params, observation, action, reward, target):
-    """Outputs of the model, as it is trained but for its precision, at the decisions of all that
-    was done."""
+    """Returns the outputs of the trained model, in float32, at the tokens that predict actions."""
     slots = np.zeros((ROLLOUTS, ATTEMPTS), np.int32)
     chains = Chains(slots, slots, slots, target, slots)
     *done, reward = (x.reshape(-1, *x.shape[2:]) for x in (observation, action, reward))
@@ -152,8 +153,10 @@ def uncached(spec, params, observation, action, reward, target):
 
 
 def distance(config, outputs, action, tolerance):
-    """Largest distance of actions (..., A) from those that outputs ask for; any of the likeliest,
-    where several are as likely."""
+    """Returns the largest distance of actions (..., A) from those that the outputs ask for.
+
+    Where several components are equally likely, the nearest of them counts.
+    """
     if config.head == "mse":
         return np.abs(action - np.clip(outputs, -1, 1)).max()
     logits, rest = np.split(outputs, [config.components], axis=-1)
@@ -167,7 +170,7 @@ def distance(config, outputs, action, tolerance):
     "setting", covering(FACTORS), ids=lambda row: "-".join(map(str, row.values()))
 )
 def test_an_agent_acts_as_the_model_that_was_trained(data, tmp_path, setting):
-    """Every action of an evaluation is what one pass without a cache, over all that happened, says."""
+    """Every action of an evaluation is that of one pass without a cache over all that happened."""
     where = {key: setting[key] for key in ("ring", "fsdp", "accumulate")}
     model = ModelConfig(
         **SMALL, **{key: value for key, value in setting.items() if hasattr(ModelConfig, key)}
@@ -194,8 +197,7 @@ def test_an_agent_acts_as_the_model_that_was_trained(data, tmp_path, setting):
 
 @lru_cache
 def run_of(folder, model, ring, learner="transformer"):
-    """Trains a model for two steps and evaluates it, on the other kind of ring, as the commands do:
-    a run, its records."""
+    """Returns a run and its records: two steps of training, evaluated on the other kind of ring."""
     run = folder / f"{learner}-{hash(model)}-{ring}"
     command = TrainCommand(
         run=str(run),
@@ -245,9 +247,9 @@ def test_a_learner_without_a_transformer_takes_any_model_settings(data, folder):
     assert set(records["condition"]) == {"td3_bc"} and np.isfinite(records["return"]).all()
 
 
-def test_a_policy_of_a_training_graph_is_refused_in_words(data):
+def test_an_agent_of_a_training_graph_is_refused_in_words(data):
     with pytest.raises(
         ValueError,
-        match="model.scan_layers=True, model.remat=dots: for training alone; TransformerAgent.from_trained",
+        match="model.scan_layers=True, model.remat=dots: for training alone; Transf.*Agent.from_trained",
     ):
         untrained_agent(describe(data, model=ModelConfig(**SMALL, scan_layers=True, remat="dots")))

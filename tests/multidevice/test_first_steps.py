@@ -1,5 +1,4 @@
-"""The loss of first steps by a trajectory's place in its row, wherever a ring has put the row's
-tokens."""
+"""The loss at first steps by slot is the same on every ring."""
 
 import jax
 import numpy as np

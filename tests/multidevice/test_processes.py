@@ -1,5 +1,4 @@
-"""Two processes with two devices each train as one process with four does, and open its
-checkpoints."""
+"""Two processes with two devices each train as one with four, and open its checkpoints."""
 
 import json
 import os
@@ -168,8 +167,7 @@ def first_moment(run, step):
 
 
 def test_a_signal_to_one_process_stops_both_with_one_checkpoint(alone):
-    """A scheduler's signals arrive when they do: the processes agree on the step at which they
-    stop."""
+    """Signals arrive at different times: the processes agree on the step at which they stop."""
     mesh = [
         *meeting(),
         "run=stopped",
@@ -201,7 +199,9 @@ def test_the_processes_of_a_slurm_job_find_each_other():
         "from agentic_transformer.config import MeshConfig\n"
         "distributed.initialize(MeshConfig())\n"
         "import jax, sys\n"
-        "found = jax.process_index(), jax.process_count(), distributed.is_first(), distributed.agree(jax.process_index() + 7)\n"
+        "index = jax.process_index()\n"
+        "agreed = distributed.agree(index + 7)\n"
+        "found = index, jax.process_count(), distributed.is_first(), agreed\n"
         # standard output has Gloo's words in the middle of others
         "sys.stderr.write(f'found {found}\\n')"
     )

@@ -31,8 +31,10 @@ def data(tmp_path_factory):
 def losses(
     data, devices, ring, attention="ring", layout="zigzag", tokens="packed", fsdp=False, **settings
 ):
-    """Losses of training on some of the devices; those of one device come with what rounding may
-    make of them."""
+    """Returns the losses of training on some of the devices.
+
+    Those of one device come with the allowance for rounding.
+    """
     mesh = Mesh(
         np.array(jax.devices()[:devices]).reshape(devices // ring, ring),
         (sharding.DATA, sharding.RING),
@@ -57,8 +59,10 @@ def losses(
 
 
 def loss_and_gradients(data, params, attention, ring):
-    """At given parameters: one step of plain gradient descent, so fast that the parameters before
-    it do not count."""
+    """Returns the loss and its gradients at given parameters.
+
+    One step of plain gradient descent, so fast that the parameters before it do not count.
+    """
     rate = 1e6
     mesh = Mesh(np.array(jax.devices()[:ring]).reshape(1, ring), (sharding.DATA, sharding.RING))
     model = ModelConfig(width=32, layers=2, heads=2, attention=attention)
@@ -141,7 +145,7 @@ def test_losses_of_separate_tokens_agree_over_rings_and_backbones(data):
 def test_losses_agree_where_the_state_is_sharded_over_the_whole_mesh(
     data, on_one_device, devices, ring
 ):
-    """With the settings of a pod: rolled layers, rematerialised; 6 devices divide few of the axes."""
+    """The settings of a pod: rolled, rematerialised layers. 6 devices divide few of the axes."""
     found = losses(
         data, devices, ring, fsdp=True, scan_layers=True, remat="block", blockwise_feedforward=True
     )
@@ -157,8 +161,7 @@ def test_losses_agree_over_chunks_of_the_feedforward(data, on_one_device, monkey
 
 
 def test_state_is_cut_where_it_divides():
-    """Every device holds its share, of any width: the longest axis first, what is left of the
-    devices from the next."""
+    """The longest axis is cut first, and the next by what is left of the devices."""
     mesh = Mesh(np.array(jax.devices()).reshape(1, 8), (sharding.DATA, sharding.RING))
     shapes = {
         (3, 20, 60): (3, 10, 15),

@@ -87,8 +87,7 @@ def test_loss_is_the_weighted_mean_over_learned_actions_under_a_segment_mask(dat
 
 
 def test_losses_of_first_steps_are_told_apart_by_the_place_in_the_row(data):
-    """Zero-weighting all but the first step of the n-th trajectory must leave its loss alone,
-    wherever the ring puts it."""
+    """Each equals the loss of a batch in which all other steps have weight zero."""
     run = Training(data, agent=AgentConfig(trajectories=4, loss="all"))
     step = make_train_step(*run.parts, trajectories_per_row=4)
     tokens = run.loader(0)
@@ -144,8 +143,7 @@ def test_training_learns_and_reports_every_step_once(data):
 
 
 def test_the_best_checkpoint_is_known_by_as_many_steps_as_the_others(data):
-    """A lucky step at which training was told to stop makes no best checkpoint, nor does one soon
-    after a resume."""
+    """A lucky step makes no best checkpoint, neither at a stop nor soon after a resume."""
     run = Training(
         data, config=TrainConfig(steps=20, batch=4, warmup=2, log_every=4, checkpoint_every=6)
     )
@@ -212,9 +210,9 @@ def test_a_saved_agent_acts_as_it_did(data, tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(run.state, run.spec.to_dict(), loss=1.0)
     checkpoints.close()
-    policy = load(tmp_path)
-    assert policy.spec == run.spec
-    jax.tree.map(np.testing.assert_array_equal, policy._params, run.state.params)
+    agent = load(tmp_path)
+    assert agent.spec == run.spec
+    jax.tree.map(np.testing.assert_array_equal, agent._params, run.state.params)
 
 
 def test_a_run_without_checkpoint_is_named(tmp_path):
@@ -277,8 +275,10 @@ def plain(data):
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(data, plain):
-    """To the rounding of sums taken in another order; rows differ in how many of their actions are
-    learned."""
+    """They agree to the rounding of sums in another order.
+
+    Rows differ in how many of their actions are learned.
+    """
     expected, allowed = plain
     allowed.check(courses(data, grad_accum_steps=2)[-1], expected)
 
@@ -298,15 +298,12 @@ def test_rolled_layers_train_as_layers_one_by_one(data, plain, remat):
 
 
 def test_a_saved_agent_with_rolled_layers_acts_as_it_was_trained(data, tmp_path):
-    """Its outputs, by a block for each layer, are those of the rolled model; it remembers and acts
-    in float32."""
-    run = Training(
-        data, ModelConfig(width=16, layers=3, heads=2, scan_layers=True, dtype="bfloat16")
-    )
+    """A block for each layer gives the outputs of the rolled model, in float32."""
+    run = Training(data, ModelConfig(width=16, layers=3, heads=2, scan_layers=True, dtype="bfloat16"))
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(run.state, run.spec.to_dict(), loss=1.0)
     checkpoints.close()
-    policy = load(tmp_path)
+    agent = load(tmp_path)
     tokens = run.tokens(0)
 
     def outputs(graph, params):
@@ -319,15 +316,15 @@ def test_a_saved_agent_with_rolled_layers_acts_as_it_was_trained(data, tmp_path)
 
     whole = ModelConfig(width=16, layers=3, heads=2, scan_layers=True)
     rolled = nnx.graphdef(describe(data, run.spec.agent, whole).build(SEED))
-    operations = forward_operations(policy.spec)
+    operations = forward_operations(agent.spec)
     assert_close(
-        outputs(policy._graph, policy._params), outputs(rolled, run.state.params), operations
+        outputs(agent._graph, agent._params), outputs(rolled, run.state.params), operations
     )
 
-    def first_action(policy):
+    def first_action(agent):
         observation = np.full((2, data.store.observation_size), 0.1)
-        return policy.act(
-            policy.new_context(2, 1),
+        return agent.act(
+            agent.new_context(2, 1),
             np.array([3.0, 5.0]),
             observation,
             0,
@@ -338,7 +335,7 @@ def test_a_saved_agent_with_rolled_layers_acts_as_it_was_trained(data, tmp_path)
 
     plain = describe(data, run.spec.agent, ModelConfig(width=16, layers=3, heads=2))
     same = TransformerAgent(nnx.graphdef(plain.build(SEED)), unrolled(run.state.params), plain)
-    assert_close(first_action(policy), first_action(same), operations, 1)
+    assert_close(first_action(agent), first_action(same), operations, 1)
 
 
 @pytest.mark.parametrize("remat", ["block", "dots"])
@@ -350,8 +347,10 @@ def test_rematerialisation_changes_memory_alone(data, plain, remat):
 
 
 def test_rematerialisation_keeps_less_for_the_gradient(data):
-    """Bytes of what the backward pass holds: XLA's plan on a CPU says little of an accelerator's
-    memory."""
+    """Counts the bytes that the backward pass holds.
+
+    XLA's plan on a CPU says little about the memory of an accelerator.
+    """
     kept = {}
     for remat in ("none", "dots", "block"):
         run = Training(data, ModelConfig(width=32, layers=4, heads=2, remat=remat))
@@ -369,7 +368,7 @@ def test_rematerialisation_keeps_less_for_the_gradient(data):
 
 
 def test_bfloat16_keeps_parameters_and_loss_in_float32(data, plain):
-    """Losses agree to bfloat16's 8 bits, to which what is kept on the way to the head is rounded."""
+    """Losses agree to bfloat16's 8 bits, to which blocks round what they keep."""
     (expected, _), model = plain, ModelConfig(width=32, layers=2, heads=2, dtype="bfloat16")
     found = courses(data, model)[-1]
     assert {x.dtype for x in jax.tree.leaves(found.params)} == {np.dtype("float32")}
