@@ -1,4 +1,4 @@
-"""Shows a store's trajectories at longer steps, each of which holds its action for several steps."""
+"""Shows a store's trajectories at longer steps, in which an action is held for several steps."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ import numpy as np
 from datasets.hdf5_files import open_hdf5
 
 _BLOCK_BYTES = 1 << 16
+_BLOCKS_PER_WRITE = 4
 
 
 class DamagedRows(ValueError):
@@ -41,8 +42,9 @@ class RowWriter:
         row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * np.dtype(dtype).itemsize
         self._file, self._name = file, name
         self._data = file.create_dataset(name, shape, dtype)
-        self._block = np.empty((max(1, _BLOCK_BYTES // row_bytes), *shape[1:]), dtype)
-        self._pending = 0  # rows of the block that wait to be written
+        self._block_rows = max(1, _BLOCK_BYTES // row_bytes)
+        self._buffer = np.empty((_BLOCKS_PER_WRITE * self._block_rows, *shape[1:]), dtype)
+        self._pending = 0  # rows of the buffer that wait to be written
         self._written = 0
         self._checksums: list[int] = []
 
@@ -54,28 +56,29 @@ class RowWriter:
     def append(self, rows: np.ndarray) -> None:
         """Writes the next rows, (any number, ...)."""
         while len(rows):
-            free = self._block[self._pending :]
+            free = self._buffer[self._pending :]
             count = min(len(free), len(rows))
             free[:count] = rows[:count]
             self._pending += count
             rows = rows[count:]
-            if self._pending == len(self._block):
-                self._write_block()
+            if self._pending == len(self._buffer):
+                self._write_pending()
 
     def finish(self) -> None:
         """Writes what is pending, and the checksums, without which the rows cannot be read."""
         if self._pending:
-            self._write_block()
+            self._write_pending()
         checksums = np.array(self._checksums, np.uint32)
         self._file.create_dataset(_checksums_of(self._name), data=checksums)
         self._data.attrs["rows"] = self._written
-        self._data.attrs["block_rows"] = len(self._block)
+        self._data.attrs["block_rows"] = self._block_rows
 
-    def _write_block(self) -> None:
-        block = self._block[: self._pending]
-        self._data[self._written : self._written + self._pending] = block
-        self._checksums.append(zlib.crc32(block))
-        self._written += self._pending
+    def _write_pending(self) -> None:
+        rows, start = self._buffer[: self._pending], self._written
+        self._data[start : start + len(rows)] = rows
+        for first in range(0, len(rows), self._block_rows):
+            self._checksums.append(zlib.crc32(rows[first : first + self._block_rows]))
+        self._written += len(rows)
         self._pending = 0
 
 

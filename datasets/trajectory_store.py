@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 import envs
-from datasets.cache import FORMAT
+from datasets.cache_writer import FORMAT
 from datasets.checksummed_rows import Rows
 from datasets.hdf5_files import open_hdf5
 from datasets.locks import read_lock
@@ -65,7 +65,7 @@ class Store:
                 with open_hdf5(path) as file:
                     if file.attrs.get("format") != FORMAT:
                         raise KeyError("an earlier format")
-                    lengths, identity = file["length"][:], file.attrs["identity"]
+                    lengths, identity = file["episodes"][:]["length"], file.attrs["identity"]
                     fields = [key for key in ("observation", "action", "physics") if key in file]
                 rows = {field: Rows(path, field) for field in fields}
         except (OSError, KeyError) as error:

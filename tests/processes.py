@@ -9,8 +9,8 @@ ROOT = Path(__file__).parents[1]
 def environment(**more):
     """Returns this process's environment, from which our packages can be imported.
 
-    XLA_FLAGS that a user set for all tests hold, such as the instructions that XLA may use. Only the
-    number of devices is left out, which each process sets for itself (mesh.virtual_devices).
+    XLA_FLAGS that a user set for all tests hold, such as the instructions that XLA may use. Only
+    the number of devices is left out, which a process sets for itself (mesh.virtual_devices).
     """
     flags = [
         flag

@@ -1,4 +1,4 @@
-"""Draws the random data of numeric tests from one seed, the environment's TEST_SEED (0 if unset)."""
+"""Draws the random data of numeric tests from one seed, TEST_SEED of the environment or 0."""
 
 import os
 

@@ -13,12 +13,10 @@ import ml_dtypes
 import numpy as np
 
 CERTAINTY = 6.0
-"""One result in thirty million may exceed the bound, and only if every error is as large as it can be.
-"""
+"""One result in thirty million exceeds the bound if every error is as large as it can be."""
 
 SIGMAS = 5.0
-"""How many standard deviations a statistic may lie from its expectation: one in two million is farther.
-"""
+"""Standard deviations between a statistic and its expectation: one in two million has more."""
 
 
 def unit(dtype=np.float32):

@@ -288,7 +288,7 @@ def _memory() -> list[Line]:
     import h5py
 
     import datasets
-    from datasets.cache import CacheWriter, Stamp
+    from datasets.cache_writer import CacheWriter
 
     episodes, rows = 100_000, 51
     with tempfile.TemporaryDirectory() as name:
@@ -298,7 +298,7 @@ def _memory() -> list[Line]:
         with h5py.File(path, "w", libver="latest") as cache:
             writer = CacheWriter(cache, files)
             for file in files:
-                writer.append(file.name, Stamp(0, 0), episode)
+                writer.append(file.name, (0, 0), episode)
             writer.finish(None)
         store = datasets.Store(path, budget=0)
         for _ in range(50):

@@ -1,5 +1,4 @@
-"""A store at coarser steps: against an environment that holds its actions, and against sums by
-hand."""
+"""Longer steps equal those of an environment that holds its actions, and sums by hand."""
 
 import numpy as np
 import pytest
@@ -12,10 +11,10 @@ from tests.tolerances import rounding, unit
 TASK = envs.task("point_mass_goal", goal=(0.1, 0.1))
 EPISODES = 6
 EXECUTED = 4 * unit()
-"""Positions and velocities below 1, and the actions that they follow from, are kept as float32 by
-both.
+"""Both keep positions and velocities below 1, and the actions that led to them, as float32.
 
-A reward is 0.1 ** x**2, x counting margins of 0.045; its slope is at most 1.31."""
+A reward is 0.1 ** x**2, where x counts margins of 0.045; its slope in x is at most 1.31.
+"""
 
 
 def collected(folder, action_repeat):
@@ -27,9 +26,9 @@ def collected(folder, action_repeat):
 
 
 def test_trajectories_are_what_an_environment_of_the_same_repeat_does(tmp_path):
-    strided = datasets.ActionRepeatView(collected(tmp_path, 4), 4, horizon=2)
-    assert strided.lengths.tolist() == [2] * EPISODES
-    trajectories, reward = strided.load(np.arange(EPISODES)), strided.rewards(TASK)
+    view = datasets.ActionRepeatView(collected(tmp_path, 4), 4, horizon=2)
+    assert view.lengths.tolist() == [2] * EPISODES
+    trajectories, reward = view.load(np.arange(EPISODES)), view.rewards(TASK)
     env = envs.make_vec(TASK, EPISODES, action_repeat=4, horizon=2)
     observation, _ = env.reset(seed=[start_seed(0, index) for index in range(EPISODES)])
     for step in range(2):
@@ -46,9 +45,9 @@ def test_trajectories_are_what_an_environment_of_the_same_repeat_does(tmp_path):
 
 def test_actions_that_varied_are_averaged(tmp_path):
     store = collected(tmp_path, 1)
-    strided = datasets.ActionRepeatView(store, 5)
-    whole, found = store.load([1, 4]), strided.load([1, 4])
-    assert strided.lengths.tolist() == [2] * EPISODES  # of 12 steps, the last two are left out
+    view = datasets.ActionRepeatView(store, 5)
+    whole, found = store.load([1, 4]), view.load([1, 4])
+    assert view.lengths.tolist() == [2] * EPISODES  # of 12 steps, the last two are left out
     for row in range(2):
         for step in range(2):
             np.testing.assert_array_equal(
@@ -59,7 +58,7 @@ def test_actions_that_varied_are_averaged(tmp_path):
                 found.action[row, step], mean, rtol=0, atol=rounding(6)
             )  # of five up to 1
             np.testing.assert_allclose(
-                strided.rewards(TASK, [1, 4])[row, step],
+                view.rewards(TASK, [1, 4])[row, step],
                 store.rewards(TASK, [1, 4])[row, 5 * step : 5 * step + 5].sum(),
                 rtol=rounding(6),
             )
@@ -67,10 +66,10 @@ def test_actions_that_varied_are_averaged(tmp_path):
 
 def test_steps_as_they_are(tmp_path):
     store = collected(tmp_path, 1)
-    strided = datasets.ActionRepeatView(store)
-    for found, expected in zip(strided.load([0, 3]), store.load([0, 3]), strict=True):
+    view = datasets.ActionRepeatView(store)
+    for found, expected in zip(view.load([0, 3]), store.load([0, 3]), strict=True):
         np.testing.assert_array_equal(found, expected)
-    np.testing.assert_array_equal(strided.rewards(TASK), store.rewards(TASK))
+    np.testing.assert_array_equal(view.rewards(TASK), store.rewards(TASK))
 
 
 def test_trajectories_that_are_too_short_are_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""Data of another body, or not what its environment shows, are told before anything is trained."""
+"""Data of another domain, or with wrong observations, are found before training."""
 
 from dataclasses import replace
 
@@ -52,7 +52,7 @@ def episodes():
 
 @pytest.mark.parametrize("domain", NAMES)
 def test_what_dm_control_does_is_consistent(domain, episodes):
-    """Also with physics in float32, as third parties have it, and without any."""
+    """This holds for physics in float32, as third-party sets have it, and without physics, too."""
     episode = episodes[domain]
     for physics in (episode.physics, episode.physics.astype(np.float32), None):
         assert problems_of(replace(episode, physics=physics), domain) == []
@@ -67,7 +67,7 @@ def test_another_domain_is_told_and_the_right_one_named(domain, episodes):
 
 @pytest.mark.parametrize("domain", NAMES)
 def test_every_entry_that_physics_determines_is_compared(domain, episodes):
-    """A hundredth too much in any entry of one row; what takes forces is left alone."""
+    """An error of 0.01 in any entry of one row is found, but for entries that depend on forces."""
     episode = episodes[domain]
     found = []
     for entry in range(episode.observation.shape[1]):
@@ -81,7 +81,7 @@ def test_every_entry_that_physics_determines_is_compared(domain, episodes):
 
 @pytest.mark.parametrize("domain", ["walker", "quadruped", "hopper"])
 def test_an_observation_in_another_order_is_told(domain, episodes):
-    """As adapters make it that sort the parts by their names: sizes agree."""
+    """Some adapters sort the parts of an observation by name, which keeps its size."""
     environment = Oracle(NAMES[domain], seed=1).environment
     parts = environment.reset().observation
     ends = np.cumsum([np.size(part) for part in parts.values()])
@@ -103,7 +103,7 @@ def test_an_observation_in_another_order_is_told(domain, episodes):
 )
 @pytest.mark.parametrize("bare", [False, True], ids=["with physics", "without physics"])
 def test_wrong_sizes_are_told_where_data_are_cached_and_verified(field, size, says, bare, tmp_path):
-    """Before training, which they would not stop; and in one line that names the file."""
+    """Training would not stop at wrong sizes. The error is one line and names the file."""
     if bare and field == "physics":
         return
     episode = make_episode()
@@ -122,7 +122,7 @@ def test_wrong_sizes_are_told_where_data_are_cached_and_verified(field, size, sa
 
 
 def test_data_of_another_body_are_not_cached(tmp_path):
-    """Walker's in cheetah's folder, whose sizes of physics and of action are the same."""
+    """Walker's data in cheetah's folder have the right sizes of physics and action."""
     make_buffer(tmp_path / "cheetah" / "pd" / "buffer", 2)
     said = r"episode_000000_20.npz: not cheetah's: .*; nearest match: walker"
     with pytest.raises(ValueError, match=said):
@@ -130,7 +130,7 @@ def test_data_of_another_body_are_not_cached(tmp_path):
 
 
 def test_episodes_are_checked_once(tmp_path, monkeypatch):
-    """When they come into the cache; again only where they are to be another body's."""
+    """They are checked when they are cached, and again only for another domain."""
     checked = []
 
     def noted(episode, domain):
@@ -167,7 +167,7 @@ def test_a_folder_of_any_name_is_checked_where_a_domain_is_given(tmp_path):
 
 
 def test_longer_episodes_than_the_environment_has_are_told():
-    """They would train, and die in evaluation."""
+    """Training would accept them, and evaluation would fail."""
     (problem,) = problems_of(make_episode(1001), "walker")
     assert "1001 transitions, an episode has at most 1000" in problem
 

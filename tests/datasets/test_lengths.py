@@ -1,4 +1,4 @@
-"""Episodes of several lengths under one horizon: the first steps of each; the rest is named."""
+"""Episodes of several lengths are cut to one horizon, and a line says what is left out."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ TASK = envs.task("walker_run")
 
 @pytest.fixture(params=[1 << 30, 0], ids=["in memory", "on disk"])
 def store(request, tmp_path):
-    """An episode of each length, in a folder of the walker's."""
+    """A walker's episode of each length."""
     buffer = tmp_path / "walker" / "pd" / "buffer"
     buffer.mkdir(parents=True)
     for index, length in enumerate(LENGTHS):
@@ -28,12 +28,12 @@ def store(request, tmp_path):
 
 @pytest.mark.parametrize(("repeat", "horizon"), [(1, 10), (1, 14), (2, 5), (7, 2), (7, None)])
 def test_each_is_cut_to_the_horizon(repeat, horizon, store):
-    """Row by row as the episodes have it; 14, 17 and 20 steps hold two steps of seven each."""
-    strided = datasets.ActionRepeatView(store, repeat, horizon)
+    """Rows are the episodes' own; 14, 17 and 20 steps hold two steps of seven each."""
+    view = datasets.ActionRepeatView(store, repeat, horizon)
     steps = horizon or 2
-    assert strided.lengths.tolist() == [steps] * 3
-    observation, action = strided.load([2, 0, 1])
-    reward = strided.rewards(TASK, [2, 0, 1])
+    assert view.lengths.tolist() == [steps] * 3
+    observation, action = view.load([2, 0, 1])
+    reward = view.rewards(TASK, [2, 0, 1])
     for place, index in enumerate([2, 0, 1]):
         episode = make_episode(LENGTHS[index], seed=index)
         paid = datasets.relabel(episode.physics, TASK)

@@ -1,4 +1,4 @@
-"""Kept rewards are used only while the same task, code and simulator would pay them again."""
+"""Kept rewards are used only while the same task, code and simulator would compute them."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ print("equal", np.array_equal(store.rewards("walker_flip"), fresh), "sum", fresh
 
 
 def kept_rewards(buffer, task="walker_run"):
-    """The file that holds them."""
+    """Returns the file of a task's rewards."""
     return buffer.parent / f"{buffer.name}.rewards_exorl" / f"{task}.h5"
 
 
@@ -65,8 +65,10 @@ def expected():
 
 
 def test_an_edited_helper_of_a_task_is_noticed(tmp_path):
-    """Half the momentum earns all of a flip, in a module that walker's merely imports: nothing old
-    is read."""
+    """Rewards are computed again when a module that walker's imports changes.
+
+    The edit makes half the angular momentum earn a flip's full reward.
+    """
     buffer, code = make_buffer(tmp_path / "buffer", 2), tmp_path / "code"
     for package in ("envs", "datasets"):
         shutil.copytree(
@@ -94,7 +96,7 @@ def test_an_edited_helper_of_a_task_is_noticed(tmp_path):
 
 
 def test_another_simulator_is_noticed(relabelled, expected, monkeypatch, capsys):
-    """Whoever upgrades MuJoCo is told, and gets what it computes."""
+    """With another version of MuJoCo, a line says so and rewards are computed again."""
     spoil(relabelled)
     assert not open_store(relabelled).rewards("walker_run", [5]).any()  # kept, so they are believed
     monkeypatch.setattr(relabelling, "version", lambda name: f"another {name}")
@@ -107,7 +109,7 @@ def test_another_simulator_is_noticed(relabelled, expected, monkeypatch, capsys)
 
 
 def test_other_parameters_are_noticed(buffer, capsys):
-    """A file under the name of a task that was kept of another one."""
+    """A file of another task under this task's name is not used."""
     store = open_store(buffer)
     store.relabel(["walker_run", "walker_walk"], progress=False)
     shutil.copy(kept_rewards(buffer, "walker_walk"), kept_rewards(buffer))
@@ -119,7 +121,7 @@ def test_other_parameters_are_noticed(buffer, capsys):
 
 @pytest.mark.parametrize("damage", ["no identity", "no cache", "half a file"])
 def test_what_says_nothing_is_computed_again(relabelled, expected, damage, capsys):
-    """Rewards kept by earlier versions of this code, and files that were cut short."""
+    """Rewards of earlier versions of this code, and files that were cut short."""
     if damage == "half a file":
         path = kept_rewards(relabelled)
         path.write_bytes(path.read_bytes()[:1000])
@@ -135,14 +137,14 @@ def test_what_says_nothing_is_computed_again(relabelled, expected, damage, capsy
 
 
 def test_what_is_unchanged_is_read(relabelled, monkeypatch, capsys):
-    """Nothing is computed, and nothing said."""
+    """Nothing is computed or printed."""
     monkeypatch.setattr("datasets.reward_store.relabel_many", None)
     assert open_store(relabelled).rewards("walker_run").any()
     assert capsys.readouterr().out == ""
 
 
 def test_code_that_was_edited_since_it_was_loaded_keeps_nothing(buffer, monkeypatch):
-    """In a process that runs for days nobody knows which text a module was loaded from."""
+    """It is unknown which text of the file the loaded module has."""
     walker = ROOT / "envs" / "domains" / "walker.py"
     monkeypatch.setitem(fingerprint._SOURCE, walker, walker.read_bytes() + b"# as it was\n")
     with pytest.raises(
@@ -153,7 +155,7 @@ def test_code_that_was_edited_since_it_was_loaded_keeps_nothing(buffer, monkeypa
 
 
 def test_another_process_with_other_code_is_noticed(relabelled, monkeypatch):
-    """Two branches at once on one cache: none reads the rewards of the other."""
+    """Two branches may work on one cache at once; neither reads the other's rewards."""
     store = open_store(relabelled)
     monkeypatch.setattr(
         store._reward_store, "relabel", lambda *_, **__: spoil(relabelled, "made_by")
@@ -173,7 +175,7 @@ def test_another_process_with_other_code_is_noticed(relabelled, monkeypatch):
     ],
 )
 def test_the_code_of_a_reward_is_all_that_computes_it(domain, own):
-    """Its module and what that imports; another domain's edits cost nothing."""
+    """It is the domain's module and its imports; edits of other domains change nothing."""
     paths = fingerprint.sources("datasets.relabelling", f"envs.domains.{domain}")
     in_envs = {
         str(path.relative_to(ROOT / "envs")) for path in paths if path.is_relative_to(ROOT / "envs")

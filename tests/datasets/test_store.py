@@ -1,4 +1,4 @@
-"""The cache: appended to, checksummed, shared, and faithful to its episodes."""
+"""The cache can be appended to and shared, is checksummed, and holds its episodes' numbers."""
 
 import multiprocessing
 import subprocess
@@ -19,13 +19,13 @@ WALKER = [f"walker_{mode}" for mode in ("stand", "walk", "run", "flip")]
 
 
 def build(buffer):
-    """The buffer's cache, silently."""
+    """Builds the buffer's cache without a progress bar."""
     return datasets.build_cache(buffer, progress=False)
 
 
 @pytest.mark.parametrize("budget", [1 << 30, 0], ids=["in memory", "on disk"])
 def test_faithful(buffer, budget):
-    """Trajectories and rewards are those of the files, read from memory and from disk."""
+    """Trajectories and rewards equal the files', read from memory and from disk."""
     store = datasets.Store(build(buffer), budget=budget)
     assert (store.episodes, store.observation_size, store.action_size) == (12, 24, 6)
     chosen = store.load([11, 0, 5])
@@ -41,7 +41,7 @@ def test_faithful(buffer, budget):
 
 
 def test_lengths_may_differ(tmp_path):
-    """Episodes of different lengths share a cache; those read together must agree."""
+    """Episodes of different lengths share a cache; those read together must be of one length."""
     folder = make_buffer(tmp_path / "buffer", 3)
     datasets.write_episode(folder, 3, make_episode(33, 3))
     store = datasets.Store(build(folder), budget=0)
@@ -55,7 +55,7 @@ def test_lengths_may_differ(tmp_path):
 
 
 def test_appending_reads_only_what_is_new(buffer, monkeypatch):
-    """New files are added; rewards are extended; a store opened before goes on as it was."""
+    """New files are added and rewards extended; a store that is open stays as it was."""
     before = datasets.Store(build(buffer), budget=0)
     old = before.rewards("walker_stand")
     read = []
@@ -76,7 +76,7 @@ def test_appending_reads_only_what_is_new(buffer, monkeypatch):
 
 
 def test_a_buffer_made_anew_is_noticed(buffer):
-    """Files of the same names with other content: the cache and its rewards are built anew."""
+    """Files of the same names have other content, so cache and rewards are built anew."""
     old = datasets.Store(build(buffer)).returns("walker_run")
     for index in range(12):
         datasets.write_episode(buffer, index, make_episode(seed=100 + index))
@@ -88,7 +88,7 @@ def test_a_buffer_made_anew_is_noticed(buffer):
 
 
 def test_a_removed_episode_is_in_no_training(buffer):
-    """What was found to be bad and removed: the cache and its rewards are built anew without it."""
+    """After a bad episode was removed, cache and rewards are built anew without it."""
     datasets.Store(build(buffer)).returns("walker_run")
     next(buffer.glob("episode_000003_*.npz")).unlink()
     store = datasets.Store(build(buffer))
@@ -99,7 +99,7 @@ def test_a_removed_episode_is_in_no_training(buffer):
 
 
 def test_relabelling_many_tasks(buffer):
-    """All tasks of a family at once, both modes; each file is read back by another store."""
+    """All tasks of a family at once, in both modes; another store reads the files back."""
     store = datasets.Store(build(buffer))
     for mode in ("exorl", "exact"):
         store.relabel(WALKER, mode, progress=False)
@@ -111,7 +111,7 @@ def test_relabelling_many_tasks(buffer):
 
 
 def test_seeded_subset(buffer):
-    """A subset is drawn, not the earliest exploration; the same seed draws the same one."""
+    """A subset is drawn and not the earliest episodes; the same seed draws the same one."""
     cache = build(buffer)
     some, same = (datasets.Store(cache, episodes=5, seed=3) for _ in range(2))
     assert some.episodes == 5
@@ -122,7 +122,7 @@ def test_seeded_subset(buffer):
 
 
 def places_in_rows(cache, fields):
-    """Offsets in the file of bytes that hold rows: three in every stretch of 20 kB."""
+    """Returns offsets of bytes of rows in the file: three in every 20 kB, and the last."""
     places = []
     with h5py.File(cache) as file:
         for field in fields:
@@ -134,7 +134,7 @@ def places_in_rows(cache, fields):
 
 
 def test_every_flipped_bit_is_found(tmp_path):
-    """20 of 20 single-bit flips in the stored rows."""
+    """20 of 20 single-bit flips in stored rows are found."""
     cache = build(make_buffer(tmp_path / "buffer", 40, length=300))
     good = cache.read_bytes()
     places = places_in_rows(cache, ("observation", "action", "physics"))
@@ -153,7 +153,7 @@ def test_every_flipped_bit_is_found(tmp_path):
 
 
 def test_a_flipped_bit_in_rewards_is_found(tmp_path):
-    """Also in the last block, which is not full."""
+    """The last block, which is not full, is verified, too."""
     buffer = make_buffer(tmp_path / "buffer", 80, length=300)
     cache = build(buffer)
     datasets.Store(cache).relabel(["walker_run"], progress=False)
@@ -168,7 +168,7 @@ def test_a_flipped_bit_in_rewards_is_found(tmp_path):
 
 
 def test_a_flipped_bit_in_a_checksum_is_found(buffer):
-    """A checksum that is itself damaged fits no rows."""
+    """A damaged checksum fits no rows."""
     cache = build(buffer)
     data = bytearray(cache.read_bytes())
     with h5py.File(cache) as file:
@@ -197,7 +197,7 @@ def test_a_damaged_cache_is_not_appended_to(buffer, capsys):
 
 
 def test_blocks_of_rows(tmp_path):
-    """Rows come back as they were written, from any block to any, however they were appended."""
+    """Rows come back as they were written, across blocks and however they were appended."""
     rows = rng(0).standard_normal((10_000, 3)).astype(np.float32)  # 12 bytes each, 5461 in a block
     path = tmp_path / "rows.h5"
     with h5py.File(path, "w", libver="latest") as file:
@@ -222,7 +222,7 @@ def test_an_open_store_reads_on_when_its_cache_is_replaced(buffer):
 
 
 def as_earlier_versions_wrote_it(cache):
-    """Puts chunked rows with HDF5's own checksums in place of a cache, as format 2 had them."""
+    """Rewrites a cache as format 2 had it: in chunks with HDF5's own checksums."""
     with h5py.File(cache) as file:
         arrays = {name: file[name][:] for name in file if not name.endswith("_crc32")}
         identity = file.attrs["identity"]
@@ -258,7 +258,7 @@ def test_a_process_that_ends_with_an_open_store_prints_nothing(buffer):
     [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: bytes(64) + data[64:]],
 )
 def test_a_broken_cache_is_named_and_built_anew(buffer, damage):
-    """A truncated, emptied or overwritten file: refused by name, and replaced by the next build."""
+    """A truncated, emptied or overwritten file is refused by name, and replaced by a build."""
     cache = build(buffer)
     cache.write_bytes(damage(cache.read_bytes()))
     with pytest.raises(ValueError, match=cache.name):
@@ -275,7 +275,7 @@ def _read(cache, seed, queue):
 
 
 def test_several_processes(buffer):
-    """Four processes build and read one cache at once and see the same numbers."""
+    """Three processes read one cache at once and see the same numbers."""
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     cache = build(buffer)
@@ -289,7 +289,7 @@ def test_several_processes(buffer):
 
 
 def test_what_cannot_be_relabelled(tmp_path, buffer):
-    """No physics, another domain's physics, a family, a wrong mode: each says so."""
+    """No physics, another domain's physics, a family and a wrong mode are refused."""
     bare = tmp_path / "bare"
     bare.mkdir()
     datasets.write_episode(bare, 0, make_episode(physics=False))

@@ -1,4 +1,4 @@
-"""What is called like an episode and is no readable file: named in one line, and no reason to wait."""
+"""Entries with an episode's name that are no readable file are named in one line."""
 
 import os
 
@@ -32,12 +32,12 @@ def forbidden(path):
     datasets.write_episode(path.parent, 500, make_episode(3))
 
 
-ODD = [to_nothing, to_itself, folder, pipe, forbidden]
+UNREADABLE = [to_nothing, to_itself, folder, pipe, forbidden]
 
 
 @pytest.fixture
-def odd(tmp_path, request, monkeypatch):
-    """101 good episodes and an odd one."""
+def unreadable(tmp_path, request, monkeypatch):
+    """101 good episodes and an entry that cannot be read."""
     buffer = make_buffer(tmp_path / "buffer", 101, length=3)
     request.param(buffer / NAME)
     if request.param is forbidden:  # whoever runs the tests may read everything
@@ -52,19 +52,19 @@ def odd(tmp_path, request, monkeypatch):
     return buffer
 
 
-@pytest.mark.parametrize("odd", ODD, indirect=True, ids=lambda make: make.__name__)
-def test_an_odd_entry_is_named_and_counted(odd, capsys):
+@pytest.mark.parametrize("unreadable", UNREADABLE, indirect=True, ids=lambda make: make.__name__)
+def test_an_unreadable_entry_is_named_and_counted(unreadable, capsys):
     with pytest.raises(BadEpisode, match=f"{NAME}: not a readable episode") as error:
-        datasets.build_cache(odd, progress=False)
+        datasets.build_cache(unreadable, progress=False)
     assert "\n" not in str(error.value)
-    assert list(verify(odd, progress=False).problems) == [NAME]
-    store = datasets.Store(datasets.build_cache(odd, progress=False, skip_bad=True))
+    assert list(verify(unreadable, progress=False).problems) == [NAME]
+    store = datasets.Store(datasets.build_cache(unreadable, progress=False, skip_bad=True))
     assert store.episodes == 101
     assert "left out 1 bad of 102 episodes" in capsys.readouterr().out
 
 
 def test_links_to_episodes_are_episodes(tmp_path):
-    """As in a data set that is put together from others."""
+    """Some data sets are put together from others by links."""
     source = make_buffer(tmp_path / "source", 2)
     linked = tmp_path / "linked"
     linked.mkdir()
@@ -75,7 +75,7 @@ def test_links_to_episodes_are_episodes(tmp_path):
 
 @pytest.mark.parametrize("when", ["before it is read", "once cached"])
 def test_an_episode_that_vanishes(buffer, monkeypatch, when):
-    """A clean-up beside the build: the file is named, or the cache built anew without it."""
+    """If a file goes while the cache is built, it is named, or the cache built without it."""
     last = sorted(buffer.iterdir())[-1]
     if when == "once cached":
         datasets.build_cache(buffer, progress=False)

@@ -35,14 +35,13 @@ WAYS = {
 
 
 def flat(returned):
-    """What `reset` or `step` returned, as a list of arrays."""
+    """Returns what `reset` or `step` returned as a list of arrays."""
     *arrays, info = returned
     return [np.asarray(one) for one in (*arrays, *(info[key] for key in sorted(info)))]
 
 
 def future(env, actions):
-    """Everything a vector returns for a reset of its first environment, for `actions`, and for a
-    reset after them."""
+    """Resets the first environment, takes the actions, resets all, and returns every result."""
     first = flat(
         env.reset(options={"reset_mask": np.arange(env.num_envs) == 0})
     )  # observes the others as they are
@@ -59,8 +58,7 @@ def assert_equal(one, other):
 @pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("steps", [0, 3])
 def test_a_copy_of_environments_has_the_same_future(name, steps):
-    """Right after a reset and in the middle of an episode; whoever moves first, the other does not
-    notice."""
+    """Copies are made after a reset and within an episode; neither disturbs the other."""
     original, afresh = (envs.make_vec(name, 3, seed=7) for _ in range(2))
     actions = rng(0).uniform(-1, 1, (steps + 9, *original.action_space.shape))
     for env in (original, afresh):
@@ -76,7 +74,7 @@ def test_a_copy_of_environments_has_the_same_future(name, steps):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_copy_of_one_environment_has_the_same_future(way):
-    """Alone and within gymnasium's wrappers, whose shallow copies share by design what they wrap."""
+    """Alone and within gymnasium's wrappers, whose shallow copies share what they wrap."""
     wrap = [lambda env: env]
     if way != "copy":
         wrap.append(lambda env: gymnasium.wrappers.RecordEpisodeStatistics(env))
@@ -95,7 +93,7 @@ def test_a_copy_of_one_environment_has_the_same_future(way):
 
 
 def test_copies_before_the_first_reset_and_after_close():
-    """A copy is as far as the original: not started, or closed."""
+    """A copy is in the state of the original: not started, or closed."""
     original = envs.make_vec("cartpole_swingup", 2, seed=4)
     twin = pickle.loads(pickle.dumps(original))
     with pytest.raises(gymnasium.error.ResetNeeded):
@@ -128,7 +126,7 @@ def test_an_environment_goes_on_in_another_process():
 
 @pytest.mark.parametrize("vectorization_mode", ["sync", "async"])
 def test_gymnasium_makes_vectors_of_them(vectorization_mode):
-    """Environments in processes of gymnasium's walk the path of ours."""
+    """Environments in gymnasium's processes take the path of ours."""
     theirs = gymnasium.make_vec("exorl/cheetah_run-v0", 2, vectorization_mode=vectorization_mode)
     ours = envs.make_vec("cheetah_run", 2)
     np.testing.assert_array_equal(theirs.reset(seed=3)[0], ours.reset(seed=3)[0])
@@ -139,7 +137,7 @@ def test_gymnasium_makes_vectors_of_them(vectorization_mode):
 
 
 def test_a_copy_remembers_a_simulation_that_diverged():
-    """MuJoCo resets such a state in silence; the end of the episode reports it, of a copy too."""
+    """MuJoCo resets such a state in silence; the end of the episode reports it, also of a copy."""
     original = envs.make_vec("walker_walk", 2, horizon=3)
     original.reset()
     original._batch._datas[1].qpos[0] = np.nan
@@ -152,7 +150,7 @@ def test_a_copy_remembers_a_simulation_that_diverged():
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_copy_of_a_planner_plans_the_same(way):
-    """Plans draw noise, so the copy's generator is its own and in the same state."""
+    """Plans draw noise, so a copy has a generator of its own in the same state."""
     env = envs.make_vec("cartpole_swingup", 2)
     physics = env.reset()[1]["physics"]
     original, afresh = (MPPI(env.tasks, CONFIGS["cartpole"], rng(5)) for _ in range(2))
@@ -181,8 +179,7 @@ def test_a_copy_of_a_collector_acts_the_same(name):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_copy_of_what_physics_is_made_of(way):
-    """A batch moves, scattered memory is its own, rewards pay the same, and compiled models are
-    shared."""
+    """Copies of states, arrays and rewards are independent; compiled models are shared."""
     batch = Batch("hopper", ["hop", "stand"])
     batch.start(
         ["hop", "stand"], [np.random.RandomState(seed) for seed in (1, 2)], np.ones(2, bool)

@@ -1,4 +1,4 @@
-"""The gymnasium side: seeds, families, options, refusals."""
+"""Environments keep gymnasium's rules: seeds, families, options and errors."""
 
 import gc
 import weakref
@@ -26,7 +26,7 @@ from tests.tolerances import assert_within, rounding, unit
     ],
 )
 def test_gymnasium_accepts_it(name):
-    """`check_env` finds nothing, not even a warning, on what `gymnasium.make` makes."""
+    """`check_env` finds nothing, not even a warning."""
     envs.register()
     check_env(
         gymnasium.make(f"exorl/{name}-v0").unwrapped, skip_render_check=True
@@ -35,7 +35,7 @@ def test_gymnasium_accepts_it(name):
 
 @pytest.mark.parametrize("name", envs.tasks())
 def test_sizes(name):
-    """The registry's sizes, which load no simulator, are those of the simulator."""
+    """The registry's sizes, which need no simulator, are the simulator's."""
     spec = envs.spec(name)
     vector = envs.make_vec(name, num_envs=1)
     observation, info = vector.reset()
@@ -46,7 +46,7 @@ def test_sizes(name):
 
 
 def test_seeds():
-    """A seed starts the same episode and draws the same task again; without one the streams go on."""
+    """A seed gives the same start and the same task again; without one the streams go on."""
     vector = envs.make_vec("point_mass_goal", num_envs=3, seed=5)
     first, tasks = vector.reset()[0], vector.tasks
     second = vector.reset()[0]
@@ -58,7 +58,7 @@ def test_seeds():
 
 
 def test_threads_change_nothing():
-    """64 environments on threads take the path of each alone."""
+    """64 environments on threads take the path that each takes alone."""
     many = envs.make_vec("walker_run", num_envs=64, seed=SEED)
     few = envs.make_vec("walker_run", num_envs=2, seed=SEED + 62)
     many.reset()
@@ -79,7 +79,7 @@ def test_threads_change_nothing():
 
 
 def test_family_members():
-    """Options choose the member; tasks of a vector may differ and each pays its own reward."""
+    """Options choose the member; tasks of a vector may differ, and each has its own reward."""
     vector = envs.make_vec("walker_any", num_envs=4)
     vector.reset(options={"task": "walker_flip"})
     assert {task.name for task in vector.tasks} == {"walker_flip"}
@@ -112,13 +112,13 @@ def test_family_members():
     ],
 )
 def test_wrong_options(name, options, message):
-    """Reset options that do not fit say which do."""
+    """The errors say which reset options fit."""
     with pytest.raises(ValueError, match=message):
         envs.make(name).reset(options=options)
 
 
 def test_wrong_use():
-    """Wrong vectors, actions and steps after the end are refused."""
+    """Wrong vectors and actions, and steps after the end, are refused."""
     with pytest.raises(ValueError, match="share a domain"):
         envs.make_vec(["walker_run", "cheetah_run"])
     with pytest.raises(ValueError, match="num_envs=3 differs"):
@@ -137,8 +137,7 @@ def test_wrong_use():
 
 
 def test_close_frees_simulations(monkeypatch):
-    """Environments of many tasks made and closed again leave nothing of MuJoCo's behind, without
-    the garbage collector."""
+    """Closed environments leave nothing of MuJoCo's behind, without the garbage collector."""
 
     def use():
         vector = envs.make_vec(
@@ -173,7 +172,7 @@ def test_close_frees_simulations(monkeypatch):
 
 
 def test_closed_environments_say_so():
-    """Neither form can be used after `close`, which may be called twice."""
+    """Neither kind can be used after `close`, which may be called twice."""
     for closed in (envs.make("cartpole_swingup"), envs.make_vec("walker_walk", 64)):
         closed.reset()
         closed.close()
@@ -185,7 +184,7 @@ def test_closed_environments_say_so():
 
 
 def test_scattered_memory():
-    """Pieces anywhere in memory are read and written as the rows of one array, and nothing else is."""
+    """Only the pieces are read and written, as the rows of one array."""
     data = rng(0)
     blocks = [data.standard_normal(size) for size in (7, 100_000, 12, 9, 30, 5)]
     before = [block.copy() for block in blocks]

@@ -1,4 +1,4 @@
-"""What is drawn of a task from above is where its physics and rewards have it."""
+"""What is drawn from above lies where physics and rewards have it."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ PLANAR = [*envs.draw_tasks("point_mass_goal", 3, rng(0)), *envs.members("point_m
 
 @pytest.mark.parametrize("task", PLANAR, ids=lambda task: task.id)
 def test_goal_pays_in_full_up_to_its_radius(task):
-    """At rest anywhere within the radius the reward is 1, and beyond it less."""
+    """At rest within the radius the reward is 1, and beyond it less."""
     view = envs.top_down_view(task)
     for within in (0, 0.99, 1.05):
         angles = np.linspace(0, 2 * np.pi, 8)
@@ -25,8 +25,7 @@ def test_goal_pays_in_full_up_to_its_radius(task):
 
 
 def test_walls_are_those_of_the_model():
-    """The boxes of dm_control's physics, and nothing but them: (half width, half height) about the
-    origin."""
+    """They are the boxes of dm_control's model: (half width, half height) about the origin."""
     task = "point_mass_maze_reach_top_left"
     model = Oracle(task, seed=0).physics.named.model
     names = [name for name in model.geom_size.axes[0].names if name.startswith("maze")]
@@ -38,5 +37,5 @@ def test_walls_are_those_of_the_model():
 
 
 def test_bodies_are_not_seen_from_above():
-    """Their states are joints, not places."""
+    """A walker's state has no position in a plane."""
     assert envs.top_down_view(envs.task("walker_walk")) is None
