@@ -1,4 +1,4 @@
-"""Caches compilations: the same step is compiled once by the same versions, flags and code."""
+"""Keeps compilations: the same step is compiled once by the same versions, flags and code."""
 
 from __future__ import annotations
 

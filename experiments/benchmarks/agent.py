@@ -1,4 +1,4 @@
-"""Suite `agent`: measures what a long context costs in training and in acting.
+"""Measures what a long context costs in training and in acting (suite `agent`).
 
 Costs are CPU time. The data are synthetic, of a task's shape, if their values do not matter. The
 suite takes about 20 minutes, most of them in ten training steps on 128 trajectories of 1,000 steps.
@@ -43,7 +43,7 @@ def run(folder: Path) -> None:
     )
     for name, module in _PARTS.items():
         if not parts.has(f"{name}.csv"):
-            # Imported here: jax reads the number of devices from XLA_FLAGS when it is imported.
+            # Imported here, after XLA_FLAGS is set: jax reads the number of devices as it starts.
             part = getattr(import_module(f"experiments.benchmarks.{module}"), name)
             parts.put(f"{name}.csv", lambda path, part=part: tables.write(path, part()))
     for name in _PARTS:

@@ -1,4 +1,4 @@
-"""Suite `data`: measures relabelling, stepping, sampling and collecting.
+"""Measures relabelling, stepping, sampling and collecting (suite `data`).
 
 Rates are per second of CPU time (all threads), the best of several interleaved rounds, so that
 other load on the machine does not change them. What a measurement must reach stands beside it.

@@ -22,7 +22,7 @@ _PATHS = 4
 _BLOCK = 50
 """Steps that one way takes before the next takes its turn; divides every episode's length."""
 _SECONDS = 20
-"""CPU time in which the same episodes are run again and again; the quickest of each block counts."""
+"""CPU time in which the same episodes are repeated; the quickest run of each block counts."""
 _ROUNDS = 3  # at least
 
 

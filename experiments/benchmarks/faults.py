@@ -1,4 +1,4 @@
-"""Suite `faults`: tries the promises of `docs/promises.md` on whole runs, and runs their tests.
+"""Tries the promises of `docs/promises.md` on whole runs, and runs their tests (suite `faults`).
 
 It takes about half an hour. It writes `checks.csv`, one row as each check ends, with the columns of
 `faults_check.Check`. A promise may take several checks; checks without a promise measure a cost.

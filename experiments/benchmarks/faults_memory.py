@@ -24,10 +24,11 @@ def growth(work: Path) -> list[Check]:
     Args:
         work: folder with the data of suite `faults`.
     """
-    # The allocator is set before numpy and jax start threads; that is why they are imported here.
     allocator.return_freed()
+    # Imported here: numpy and jax start threads, and the allocator is set before there are any.
     import numpy as np
 
+    # These import them, too.
     from agentic_transformer.evaluation.conditions import evaluation_tasks
     from agentic_transformer.evaluation.rollouts import Evaluation
     from agentic_transformer.training.checkpoint import Checkpoints, load_policy

@@ -61,7 +61,7 @@ def signals(work: Path) -> Iterator[Check]:
 
 
 def kills(work: Path) -> Iterator[Check]:
-    """Kills a run at random moments and starts it again each time.
+    """Ends a run by SIGKILL at random moments and starts it again each time.
 
     Most kills come while the run steps and saves, some while it starts.
 
