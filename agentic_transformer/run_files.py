@@ -1,4 +1,4 @@
-"""Files that every run's folder holds: settings, provenance, JSON files and a lock."""
+"""Names the files that every run's folder holds, reads and writes JSON, and locks a folder."""
 
 from __future__ import annotations
 

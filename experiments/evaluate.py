@@ -35,6 +35,7 @@ def evaluate(config: EvaluateCommand, run: Path, again: bool = True) -> Path:
     Raises:
         ValueError: see `agentic_transformer.evaluation.evaluate`.
     """
+    # Imported here: a command line is checked before jax, pandas and MuJoCo are loaded.
     from agentic_transformer.evaluation import evaluate as evaluation
 
     trained = run_folder.read_config(run, TrainCommand)

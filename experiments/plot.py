@@ -1,4 +1,7 @@
-"""Draws tables and figures from records alone: `python -m experiments.plot runs=[<run folder>,...]`."""
+"""Draws tables and figures from records alone.
+
+python -m experiments.plot runs=[<run folder>,...]
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Goes from nothing to the figure: `python -m experiments.quickstart` (or `make quickstart`).
+"""Runs everything from nothing to the figure.
+
+    python -m experiments.quickstart        (or `make quickstart`)
 
 The command collects data, trains the agent and its baseline, evaluates both, and plots them
 together, into one folder.

@@ -16,8 +16,7 @@ MAZE = Path(__file__).parents[1] / "experiments" / "results" / "maze"
 
 
 def test_the_committed_agent_earns_its_recorded_returns():
-    """Its first three attempts in the maze, the second and third with its own attempts before them
-    in the context."""
+    """Its first three attempts in the maze: before the later ones, its own are in the context."""
     trained = read_config(MAZE / "run", TrainCommand)
     tasks = evaluation_tasks(trained.task, trained.eval, trained.seed)
     evaluation = Evaluation(load(MAZE / "run"), tasks, trained.eval)

@@ -1,4 +1,4 @@
-"""Caches compilations: the same step is compiled once by the same versions, flags and code."""
+"""Keeps compilations: the same step is compiled once by the same versions, flags and code."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ ENVIRONMENT = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_ENABLE_X64", "JAX_DEFAULT_M
 """Environment variables that change what is compiled, or how."""
 
 SOURCES = (
-    *("config.py", "random_streams.py", "contexts/*.py", "models/*.py", "ring/**/*.py"),
-    *("training/step.py", "training/sharding.py", "training/distributed.py"),
+    *("*.py", "contexts/*.py", "models/*.py", "ring/**/*.py", "training/*.py"),
     *("capacity/compiler.py", "capacity/hlo_permutes.py", "capacity/workload.py"),
 )
 """Files under agentic_transformer/ that make the train step, compile it, and read the result."""

@@ -33,8 +33,8 @@ def layer_attention(
 ) -> float:
     """Returns the forward FLOPs of a layer's attention.
 
-    They are 4 s^2 h for a sequence attending to itself: s^2 scores and s^2 weighted values. A causal
-    mask leaves half of them.
+    They are 4 s^2 h for a sequence attending to itself: scores q k^T and weighted values p v. A
+    causal mask leaves half of them.
 
     Args:
         model: shape of the layer.

@@ -37,7 +37,7 @@ class Bracket(NamedTuple):
 
 
 def estimated_tokens(workload: Workload) -> int:
-    """Returns the most tokens a device whose estimated peak fits; 0 if the parameters do not fit."""
+    """Returns the most tokens a device whose estimated peak fits; 0 if nothing fits."""
     low, high = 0, 1
     while memory.estimate(workload.with_tokens(high)).peak <= workload.topology.memory:
         low, high = high, 2 * high
@@ -61,7 +61,7 @@ def round_to_chunks(tokens: float) -> int:
 
 
 def longest_context(workload: Workload, compile_step: Compile) -> Bracket:
-    """Brackets the longest context by at most `MAX_COMPILATIONS` compilations.
+    """Finds a bracket of the longest context by at most `MAX_COMPILATIONS` compilations.
 
     Two are enough if the estimate is right. The first context is a little below the estimate. Each
     compilation gives a new guess of the limit: the next context is a little above it after one that

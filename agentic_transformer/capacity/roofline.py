@@ -17,8 +17,8 @@ from agentic_transformer.ring.overlap import CHIPS, Chip, minimal_block
 ASSUMPTIONS = (
     "matrix products run at the chip's peak in bfloat16; norms, softmax and the optimiser take no "
     "time",
-    "a layer is computed forward, forward again and backward; half of all scores are masked, evenly "
-    "over the ring",
+    "a layer is computed forward, forward again and backward; half of all scores are masked, "
+    "evenly over the ring",
     "keys, values and their gradients travel over one link in one direction, their own, beside the "
     "attention of their step",
     "weights are gathered in bfloat16, forward and backward, and their gradients scattered (the "

@@ -15,8 +15,8 @@ from agentic_transformer.contexts.normalizer import Normalizer
 from agentic_transformer.models.spec import AgentSpec
 
 SHARED = ("ring", "all_gather")
-"""Backbones that share a sequence among devices. With the others, each device takes sequences of its
-own."""
+"""Backbones that share a sequence among devices. With the others, each device takes sequences of
+its own."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Plays the data's own trajectories as an ideal searcher would: oracles for search.
+"""Computes oracles for search: ideal searchers that play the data's own trajectories.
 
 An oracle knows the rewards of every trajectory of the data under every task that the true one may
 be. It keeps a posterior over these tasks, and pays for its attempts as the agent does. Its return

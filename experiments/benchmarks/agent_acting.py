@@ -1,4 +1,4 @@
-"""Acting with a long context, and evaluation end to end, by CPU time."""
+"""Measures acting with a long context, and evaluation end to end, by CPU time."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ ENVIRONMENTS = 64
 
 
 def acting() -> list[dict[str, Any]]:
-    """One environment step of 64 agents with caches of growing length, beside reading the cache and
-    recomputing the context.
+    """Measures one environment step of 64 agents whose caches have growing lengths.
+
+    Beside it stand the time to read the cache and the time to recompute the context.
     """
     return [_acting_with(trajectories) for trajectories in (1, 8, 32, 128)]
 
@@ -68,7 +69,7 @@ def _acting_with(trajectories: int) -> dict[str, Any]:
 
 
 def evaluation() -> list[dict[str, Any]]:
-    """Environment steps of an evaluation a second, against those of the environments alone."""
+    """Measures the environment steps a second of an evaluation and of the environments alone."""
     trajectories = 8
     policy = models.policy(models.quickstart(trajectories))
     steps = policy.spec.steps

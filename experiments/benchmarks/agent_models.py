@@ -1,6 +1,4 @@
-"""What suite `agent` measures: untrained agents of a task's shape, their training step, and CPU
-time.
-"""
+"""Makes what suite `agent` measures: untrained agents of a task's shape and their training step."""
 
 from __future__ import annotations
 
@@ -26,7 +24,15 @@ from agentic_transformer.training.step import make_train_step
 def describe(
     trajectories: int, steps: int, observation: int, action: int, model: ModelConfig
 ) -> AgentSpec:
-    """An agent for a task of the given sizes."""
+    """Describes an agent for a task of the given sizes.
+
+    Args:
+        trajectories: trajectories in the context.
+        steps: steps of a trajectory.
+        observation: numbers of an observation.
+        action: numbers of an action.
+        model: settings of the model.
+    """
     scaling = Normalizer(
         (0.0,) * observation, (1.0,) * observation, return_scale=1.0, reward_scale=1.0
     )
@@ -37,25 +43,29 @@ def describe(
 
 
 def quickstart(trajectories: int = 8) -> AgentSpec:
-    """The agent of the quickstart, with any number of trajectories."""
+    """Describes the agent of the quickstart, with any number of trajectories."""
     return describe(trajectories, 12, 4, 2, ModelConfig())
 
 
 def policy(description: AgentSpec) -> TransformerAgent:
-    """An untrained agent."""
+    """Returns an untrained agent."""
     return TransformerAgent(*nnx.split(description.build(0), nnx.Param), description)
 
 
 def context_tokens(description: AgentSpec) -> int:
-    """Tokens of a full context."""
+    """Returns the tokens of a full context."""
     return description.agent.trajectories * description.steps * description.layout().tokens_per_step
 
 
 def train_step(
     description: AgentSpec, rows: int, devices: int
 ) -> tuple[Callable, TrainState, Tokens]:
-    """The step of `experiments.train` on a ring of the first `devices`, a fresh state, and a batch
-    of random tokens.
+    """Makes the training step of `experiments.train`, a fresh state and a batch of random tokens.
+
+    Args:
+        description: the agent.
+        rows: rows of the batch.
+        devices: devices of the ring: the first ones.
     """
     axes = (AxisType.Auto, AxisType.Auto)
     mesh = jax.make_mesh(
@@ -85,8 +95,9 @@ def train_step(
 
 
 def model_flops(description: AgentSpec, rows: int) -> float:
-    """FLOPs of the model's products in a training step: three times those of the forward pass,
-    causal pairs only.
+    """Returns the FLOPs of the model's products in a training step.
+
+    They are three times those of the forward pass; only causal pairs of tokens count.
     """
     model, length = description.model, context_tokens(description)
     outer = description.layout().feature_size + model.components * (1 + 2 * description.action_size)
@@ -96,7 +107,7 @@ def model_flops(description: AgentSpec, rows: int) -> float:
 
 
 def cpu_seconds(call: Callable[[], Any], calls: int = 20) -> float:
-    """CPU seconds of a call, the least of several, the first left out: it may compile."""
+    """Returns the least CPU seconds of several calls after a first one, which may compile."""
     jax.block_until_ready(call())
     spent = []
     for _ in range(calls):

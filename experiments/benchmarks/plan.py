@@ -1,4 +1,4 @@
-"""Suite `plan`: finds the longest contexts that fit, beside table 3 of the Ring Attention paper.
+"""Finds the longest contexts that fit, beside table 3 of the Ring Attention paper (suite `plan`).
 
 Contexts are compiled for TPU pods that are not there. Compilations are cached in
 `runs/plan/compiled`, so that the suite goes on where it was stopped.
@@ -152,7 +152,7 @@ def _growth(cache: CompileCache) -> Iterator[dict]:
 
 
 def _contexts(cache: CompileCache) -> Iterator[dict]:
-    """Finds longest contexts as in the paper's table, by compilation for TPUs, estimated for GPUs."""
+    """Finds the longest contexts of the paper's table: compiled for TPUs, estimated for GPUs."""
     for topology, beside in BESIDE.items():
         for name in MODELS:
             for number, attention in enumerate(BACKBONES):

@@ -118,10 +118,8 @@ def _draw(
 
 
 def _figures() -> ModuleType:
-    """Imports the figures while one is drawn.
-
-    If matplotlib finds no place for its files, then a figure fails, and no table.
-    """
+    """Imports the figures while one is drawn."""
+    # Imported here: if matplotlib finds no place for its files, a figure fails, and no table.
     from experiments.reports import figures
 
     return figures

@@ -52,16 +52,24 @@ def test_other_errors_are_not_refusals():
 
 
 def test_permutes_are_read():
+    # A line of the program ends without a backslash.
     program = """
-      %collective-permute-start.1 = (bf16[1,32,8192,128]{3,2,1,0:T(8,128)}, bf16[1,32,8192,128]{3,2,1,0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%a), metadata={op_name="jit(step)/jvp()/while/body/shard_map/while/body/ppermute" stack_frame_id=1}
+      %collective-permute-start.1 = (bf16[1,32,8192,128]{3,2,1,0:T(8,128)}, \
+bf16[1,32,8192,128]{3,2,1,0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%a), \
+metadata={op_name="jit(step)/jvp()/while/body/shard_map/while/body/ppermute" stack_frame_id=1}
       %fusion = f32[2] fusion(%c), kind=kLoop, calls=%f
-      %collective-permute-start.2 = (s32[1,8192]{1,0}, s32[1,8192]{1,0}) collective-permute-start(%b), metadata={op_name="jit(step)/transpose(jvp())/while/body/checkpoint/rematted_computation/shard_map/while/body/ppermute"}
+      %collective-permute-start.2 = (s32[1,8192]{1,0}, s32[1,8192]{1,0}) \
+collective-permute-start(%b), metadata={op_name="jit(step)/transpose(jvp())/while/body/\
+checkpoint/rematted_computation/shard_map/while/body/ppermute"}
       %while.3 = f32[2] while(%c), condition=%d, body=%e
-      %collective-permute-done.2 = s32[1,8192]{1,0} collective-permute-done(%collective-permute-start.2)
-      %collective-permute-done.1 = bf16[2] collective-permute-done((bf16[1,2]{1,0}, u32[]) %collective-permute-start.1)
-      %collective-permute-start = (f32[256,4]{1,0}, f32[256,4]{1,0}) collective-permute-start(%b), metadata={op_name="jit(step)/transpose(jvp())/dot_general"}
+      %collective-permute-done.2 = s32[1,8192]{1,0} \
+collective-permute-done(%collective-permute-start.2)
+      %collective-permute-done.1 = bf16[2] \
+collective-permute-done((bf16[1,2]{1,0}, u32[]) %collective-permute-start.1)
+      %collective-permute-start = (f32[256,4]{1,0}, f32[256,4]{1,0}) \
+collective-permute-start(%b), metadata={op_name="jit(step)/transpose(jvp())/dot_general"}
       %collective-permute-done = f32[2] collective-permute-done(%collective-permute-start)
-    """  # noqa: E501
+    """
     assert read_permutes(program) == [
         Permute(True, "forward again", 4 * 8192, True, True),
         Permute(True, "forward", 2 * 32 * 8192 * 128, True, True),

@@ -118,8 +118,10 @@ def watched(data, tasks):
 
 
 def goal_reward(position, tasks):
-    """Returns rewards (batch, steps) of positions (batch, steps, 2): dm_control's tolerance with its
-    default sigmoid, written out."""
+    """Returns rewards (batch, steps) of positions (batch, steps, 2).
+
+    It is dm_control's tolerance with its default sigmoid, written out.
+    """
     goals = np.array([task.params["goal"] for task in tasks])[:, None]
     beyond = np.maximum(np.linalg.norm(position - goals, axis=-1) - 0.045, 0) / 0.045
     return 0.1 ** (beyond**2)  # 0.1 at one margin beyond the bound

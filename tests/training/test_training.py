@@ -299,7 +299,9 @@ def test_rolled_layers_train_as_layers_one_by_one(data, plain, remat):
 
 def test_a_saved_agent_with_rolled_layers_acts_as_it_was_trained(data, tmp_path):
     """A block for each layer gives the outputs of the rolled model, in float32."""
-    run = Training(data, ModelConfig(width=16, layers=3, heads=2, scan_layers=True, dtype="bfloat16"))
+    run = Training(
+        data, ModelConfig(width=16, layers=3, heads=2, scan_layers=True, dtype="bfloat16")
+    )
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(run.state, run.spec.to_dict(), loss=1.0)
     checkpoints.close()
