@@ -64,7 +64,7 @@ def _settings(job: Path) -> dict[str, str]:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    from experiments.cli.overrides import said
+    from experiments.cli.overrides import values_by_key as said
     from experiments.cli.run_folder import OVERRIDES, read_overrides
 
     try:

@@ -158,8 +158,11 @@ def check_processes_agree(config: TrainCommand) -> None:
     """Raises a SettingError unless all processes of a run were started with the same settings,
     their own numbers aside.
     """
+    from agentic_transformer.errors import raise_config_error as reject
+    from agentic_transformer.settings import format_value as shown
+    from agentic_transformer.settings import settings_of as settings
+    from agentic_transformer.settings import value_at
     from agentic_transformer.training import distributed
-    from experiments.cli.settings import reject, settings, shown, value_at
 
     own = ("mesh.process", "mesh.coordinator")
     values = {key: shown(value_at(config, key)) for key in settings(TrainCommand) if key not in own}

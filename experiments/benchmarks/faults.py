@@ -29,13 +29,13 @@ from typing import NamedTuple
 
 from agentic_transformer.training import checksums as manifest
 from experiments.benchmarks import promises
-from experiments.cli import allocator, compiled
+from experiments.cli import allocator, compilation_cache
 from experiments.cli.packages import ROOT
 
 _KILLS = 20
 _SAVES = 20
 _RESUMPTIONS = 3
-_COLD = {compiled.FOLDER: ""}  # for a run that compiles everything itself
+_COLD = {compilation_cache.VARIABLE: ""}  # for a run that compiles everything itself
 _MINUTES = 10  # of training and evaluating in a loop
 _PATIENCE = 300  # seconds
 _QUICKSTART = ["experiment=quickstart", "data.episodes=200", "data.tasks=6"]

@@ -18,6 +18,7 @@ from agentic_transformer.capacity.hardware import GIB, topology
 from agentic_transformer.capacity.schedule import Permute
 from agentic_transformer.capacity.workload import Workload
 from agentic_transformer.config import ModelConfig
+from agentic_transformer.run_files import read_json, write_json
 from experiments.cli import provenance
 from experiments.cli.packages import ROOT
 
@@ -55,7 +56,7 @@ class Compilations:
         facts = {"step": _facts(workload), "fast": fast, "versions": self._versions}
         name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
         path = self.folder / f"{name}.json"
-        if kept := provenance.read(path):
+        if kept := read_json(path):
             return _outcome(kept["outcome"])
         what = f"{workload.topology.name}, {workload.model.layers} layers of {workload.model.width}, {workload.tokens:,} tokens each"
         print(
@@ -70,13 +71,13 @@ class Compilations:
             else f"{outcome.memory.peak / GIB:.2f}"
         )
         print(f"{said} GiB, {seconds:.0f} CPU seconds", flush=True)
-        provenance.write(path, facts | {"seconds": round(seconds, 1), "outcome": _plain(outcome)})
+        write_json(path, facts | {"seconds": round(seconds, 1), "outcome": _plain(outcome)})
         return outcome
 
     def accepted(self) -> Iterator[tuple[Workload, int]]:
         """Every workload that was compiled for memory by these versions and accepted, and its peak."""
         for path in sorted(self.folder.glob("*.json")):
-            kept = provenance.read(path)
+            kept = read_json(path)
             if (
                 kept
                 and kept["fast"]

@@ -9,8 +9,8 @@ from agentic_transformer.capacity import flops, modelled, roofline
 from agentic_transformer.capacity.compiler import Accepted, Refused
 from agentic_transformer.capacity.hardware import GIB
 from agentic_transformer.capacity.schedule import Permute
+from agentic_transformer.settings import format_values as written
 from experiments.capacity.plan import Plan, growth_since_one
-from experiments.cli.settings import written
 
 KINDS = {
     "parameters": "parameters (float32)",

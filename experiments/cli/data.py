@@ -9,9 +9,9 @@ import envs
 from agentic_transformer.config import DataConfig
 from agentic_transformer.contexts.relabelled import RelabelledDataset
 from agentic_transformer.random_streams import stream
+from agentic_transformer.settings import shell_words as pasteable
 from datasets import download
 from datasets.collectors import collectors
-from experiments.cli.overrides import pasteable
 
 # The first that a domain has is the one to propose: policies that get somewhere, before noise.
 _COLLECTORS = ("pd", "mppi", "random")

@@ -18,9 +18,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from experiments.cli import provenance
+from agentic_transformer.run_files import read_json, write_json
+from agentic_transformer.settings import format_value as shown
 from experiments.cli.run_folder import CONFIG, PROVENANCE
-from experiments.cli.settings import shown
 
 EVALUATION = "evaluation.json"
 RECORDS = ("records.csv", "records.csv.gz")
@@ -46,7 +46,7 @@ def asked_for(folder: Path) -> dict[str, Any]:
 
 
 def _said(folder: Path, part: str) -> dict[str, Any]:
-    said = provenance.read(folder / EVALUATION).get(part)
+    said = read_json(folder / EVALUATION).get(part)
     return said if isinstance(said, dict) else {}
 
 
@@ -90,7 +90,7 @@ def claim(base: Path, settings: dict[str, Any], command: dict[str, Any], run: Pa
             f"{base} holds the records of another evaluation ({_difference(base, settings)}): these go to {place}",
             flush=True,
         )
-    provenance.write(place / EVALUATION, said)
+    write_json(place / EVALUATION, said)
     if place.resolve() != run.resolve():
         for name in (CONFIG, PROVENANCE):
             if (run / name).exists():

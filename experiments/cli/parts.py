@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments.cli import provenance
+from agentic_transformer.run_files import read_json, write_json
 
 SETTINGS = "settings.json"
 
@@ -33,7 +33,7 @@ class Parts:
             settings: values for JSON, all that decides what the parts will hold.
         """
         self.folder = folder
-        earlier = provenance.read(folder / SETTINGS)
+        earlier = read_json(folder / SETTINGS)
         if folder.exists() and earlier != settings:
             changed = sorted(
                 key
@@ -46,7 +46,7 @@ class Parts:
             )
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        provenance.write(folder / SETTINGS, settings)
+        write_json(folder / SETTINGS, settings)
 
     def has(self, *names: str) -> bool:
         """Whether parts are there."""

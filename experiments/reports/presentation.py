@@ -15,11 +15,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from agentic_transformer.errors import LINE_WIDTH as WIDTH
 from agentic_transformer.evaluation import statistics
+from agentic_transformer.settings import shell_words as pasteable
 from experiments.cli.evaluation_folder import EVALUATION, RECORDS, asked_for, has_records
-from experiments.cli.overrides import pasteable
 from experiments.cli.run_folder import CONFIG, STATUS, status
-from experiments.cli.settings import WIDTH
 from experiments.reports.paper import beside_paper, paper_text
 
 TABLES = ("summary.csv", "comparisons.csv", "paper_table.csv")
