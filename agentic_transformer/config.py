@@ -1,8 +1,8 @@
-"""Every setting of the project as typed dataclasses, free of heavy imports.
+"""Every setting of every command: its default, its type, its range and its meaning, in one place.
 
-The command line checks a user's overrides against these classes before anything slow (jax, MuJoCo)
-is imported, so this module imports the standard library alone. Ranges and choices stand in each
-field's metadata (`setting`), the meaning of a value in the comments of the files under `conf/`.
+The command line checks a user's values against these classes before jax or MuJoCo is imported, so
+this module imports the standard library alone. `python -m experiments.<command> --help` prints the
+meanings; the files under `conf/` hold only values that differ from the defaults here.
 """
 
 from __future__ import annotations
@@ -46,174 +46,399 @@ def warn_renamed(old: str, new: str, source: str) -> None:
 
 def setting(
     default: Any,
+    meaning: str,
     *,
     minimum: float | None = None,
     maximum: float | None = None,
     choices: tuple[str, ...] | None = None,
+    example: str | None = None,
 ) -> Any:
-    """A dataclass field with a default and what values are allowed (inclusive bounds, or a choice
-    of names).
+    """Returns a dataclass field with its default, its meaning and its allowed values.
 
-    For a list the bounds and choices hold for each element.
+    Args:
+        default: the value where a user gives none; "???" where a user has to give one.
+        meaning: what the setting does, for `--help`.
+        minimum: the smallest allowed value; of each element, for a list.
+        maximum: the largest allowed value; of each element, for a list.
+        choices: the allowed names; of each element, for a list.
+        example: a value for `--help`, where the default shows none.
     """
-    allowed = {"minimum": minimum, "maximum": maximum, "choices": choices}
+    facts = {"minimum": minimum, "maximum": maximum, "choices": choices}
+    facts |= {"meaning": meaning, "example": example}
     if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=allowed)
-    return field(default=default, metadata=allowed)
+        return field(default_factory=lambda: list(default), metadata=facts)
+    return field(default=default, metadata=facts)
 
 
 @dataclass
 class DataConfig:
-    """Which trajectories: `<root>/<domain>/<algo>/buffer/*.npz`, as ExoRL releases them."""
+    """Describes the trajectories: ExoRL's format, <root>/<domain>/<algo>/buffer/*.npz."""
 
-    root: str = "data"
-    algo: str = "pd"
-    cache: str | None = None
-    episodes: int = setting(4000, minimum=1, maximum=10_000_000)
-    seed: int = setting(0, minimum=0, maximum=MAXIMUM_SEED)
-    relabel: str = setting("exorl", choices=("exorl", "exact"))
-    tasks: int = setting(300, minimum=1, maximum=100_000)
-    action_repeat: int = setting(1, minimum=1, maximum=1000)
-    horizon: int | None = setting(None, minimum=1, maximum=1_000_000)
+    root: str = setting("data", "Folder of all data: episodes are <root>/<domain>/<algo>/buffer.")
+    algo: str = setting(
+        "pd",
+        "How the episodes were collected. pd: noisy PD control to random waypoints (point masses), "
+        "mppi: planning, random and noise: every domain; or the exploration of ExoRL's data: "
+        "aps, icm_apt, diayn, disagreement, icm, proto, random, rnd, smm.",
+    )
+    cache: str | None = setting(
+        None,
+        "Folder for cached episodes and rewards; null: beside the episodes.",
+        example="/scratch/cache",
+    )
+    episodes: int = setting(
+        4000, "Number of episodes that are collected or read.", minimum=1, maximum=10_000_000
+    )
+    seed: int = setting(
+        0,
+        "Seed of the collection, and of the choice of episodes where the buffer has more.",
+        minimum=0,
+        maximum=MAXIMUM_SEED,
+    )
+    relabel: str = setting(
+        "exorl",
+        "Rewards of the data. exorl: without the cost of control, as published; exact: with it, as "
+        "evaluation always has it.",
+        choices=("exorl", "exact"),
+    )
+    tasks: int = setting(
+        300,
+        "Number of tasks that the trajectories are relabelled with, where the task is hidden.",
+        minimum=1,
+        maximum=100_000,
+    )
+    action_repeat: int = setting(
+        1,
+        "Environment steps for which an action is held, in data and evaluation; their rewards are "
+        "summed.",
+        minimum=1,
+        maximum=1000,
+    )
+    horizon: int | None = setting(
+        None,
+        "Steps of a trajectory, each of action_repeat environment steps, from its start on; null: "
+        "whole episodes.",
+        minimum=1,
+        maximum=1_000_000,
+        example="50",
+    )
 
 
 @dataclass
 class AgentConfig:
-    """What a chain of trajectories is and which of its actions are learned."""
+    """Describes a chain of trajectories, and which of its actions are imitated.
 
-    name: str = "at_prefix"
-    learner: str = setting("transformer", choices=("transformer", "td3_bc"))
-    return_conditioning: str = setting("return", choices=("return", "none"))
-    trajectories: int = setting(8, minimum=1, maximum=4096)
-    length: str = setting("full", choices=("full", "uniform"))
-    top: float = setting(1.0, minimum=1e-6, maximum=1.0)
-    selection: str = setting("stratified", choices=("uniform", "stratified", "search"))
-    target: str = setting("own", choices=("chain_max", "own"))
-    loss: str = setting("good", choices=("all", "last", "good"))
-    good: float = setting(0.6, minimum=0.0, maximum=1.0)
-    loss_threshold: float = setting(0.5, minimum=0.0, maximum=1.0)
-    reward_scale: float = setting(2.0, minimum=1e-6)
+    The defaults are ours (at_prefix); conf/agent/at.yaml is the paper's.
+    """
 
-
-@dataclass(
-    unsafe_hash=True
-)  # so that compiled functions can be kept by it; nothing changes a config once it is made
-class ModelConfig:
-    """The transformer and its action head."""
-
-    tokens: str = setting("packed", choices=("packed", "separate"))
-    width: int = setting(64, minimum=1, maximum=65_536)
-    layers: int = setting(2, minimum=1, maximum=1024)
-    heads: int = setting(1, minimum=1, maximum=1024)
-    feedforward: int = setting(4, minimum=1, maximum=64)
-    head: str = setting("mixture", choices=("mixture", "mse"))
-    components: int = setting(8, minimum=1, maximum=1024)
-    log_std_min: float = setting(-3.0, minimum=-10.0, maximum=0.0)
-    attention: str = setting(
-        "ring", choices=("ring", "dense", "memory_efficient", "blockwise", "all_gather")
+    name: str = setting("at_prefix", "Name of the agent in records and figures.")
+    learner: str = setting(
+        "transformer",
+        "transformer, or td3_bc: temporal differences, with the settings of td3_bc.",
+        choices=("transformer", "td3_bc"),
     )
-    layout: str = setting("zigzag", choices=("zigzag", "contiguous"))
-    dtype: str = setting("float32", choices=("float32", "bfloat16"))
-    remat: str = setting("none", choices=("none", "block", "dots"))
-    scan_layers: bool = False
-    blockwise_feedforward: bool = False
+    return_conditioning: str = setting(
+        "return",
+        "return: the agent is asked for a target return; none: every return-to-go is 0 (behaviour "
+        "cloning, and hidden tasks whose best return would tell which task it is).",
+        choices=("return", "none"),
+    )
+    trajectories: int = setting(
+        8,
+        "Trajectories in a row of training data: the longest context that is trained.",
+        minimum=1,
+        maximum=4096,
+    )
+    length: str = setting(
+        "full",
+        "full: one chain fills the row; uniform: chains of 1 to `trajectories`, laid end to end "
+        "(paper: every length is drawn).",
+        choices=("full", "uniform"),
+    )
+    top: float = setting(
+        1.0,
+        "Share of a task's trajectories, the best by return, that chains are drawn from.",
+        minimum=1e-6,
+        maximum=1.0,
+    )
+    selection: str = setting(
+        "stratified",
+        "stratified: the share of good trajectories in a chain is uniform on 0 to 1 (ours); "
+        "uniform: every trajectory is drawn alike (paper); search: not ascending, the attempts of "
+        "a search for the task by posterior sampling (ours).",
+        choices=("uniform", "stratified", "search"),
+    )
+    target: str = setting(
+        "own",
+        "Target return of a trajectory. own: its own return (ours, and Decision Transformer); "
+        "chain_max: the best return of its chain (paper).",
+        choices=("chain_max", "own"),
+    )
+    loss: str = setting(
+        "good",
+        "Actions that are imitated. good: of trajectories from loss_threshold on (ours); all; "
+        "last: of the chain's last trajectory (all and last are readings of the paper).",
+        choices=("all", "last", "good"),
+    )
+    good: float = setting(
+        0.6,
+        "A trajectory is good from this share of the task's best return on, for selection "
+        "stratified and search; a search attempts good ones alone.",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    loss_threshold: float = setting(
+        0.5,
+        "Share of the task's best return from which on loss=good imitates.",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    reward_scale: float = setting(
+        2.0, "Rewards are multiplied by this before the model sees them.", minimum=1e-6
+    )
+
+
+# Hashable, so that compiled functions can be cached by it; nothing changes a config once it is made.
+@dataclass(unsafe_hash=True)
+class ModelConfig:
+    """Describes the transformer and its action head."""
+
+    tokens: str = setting(
+        "packed",
+        "Tokens of a step. packed: one, with all that is known before its action (ours, up to 9 "
+        "times cheaper); separate: return-to-go, observation, action, reward (the papers).",
+        choices=("packed", "separate"),
+    )
+    width: int = setting(64, "Width of the residual stream.", minimum=1, maximum=65_536)
+    layers: int = setting(2, "Number of layers.", minimum=1, maximum=1024)
+    heads: int = setting(1, "Attention heads; they divide the width.", minimum=1, maximum=1024)
+    feedforward: int = setting(
+        4, "Hidden width of the feed-forward block, in multiples of `width`.", minimum=1, maximum=64
+    )
+    head: str = setting(
+        "mixture",
+        "mixture: a mixture of Gaussians (ours; it explores); mse: one action, squared error "
+        "(paper).",
+        choices=("mixture", "mse"),
+    )
+    components: int = setting(8, "Gaussians of head=mixture.", minimum=1, maximum=1024)
+    log_std_min: float = setting(
+        -3.0,
+        "Smallest logarithm of a Gaussian's standard deviation, for head=mixture; raise it where "
+        "actions are nearly free of noise.",
+        minimum=-10.0,
+        maximum=0.0,
+    )
+    attention: str = setting(
+        "ring",
+        "Attention backbone. All are exact; they differ in memory and communication.",
+        choices=("ring", "dense", "memory_efficient", "blockwise", "all_gather"),
+    )
+    layout: str = setting(
+        "zigzag",
+        "Order of the sequence on the ring. zigzag: causal work is even over devices.",
+        choices=("zigzag", "contiguous"),
+    )
+    dtype: str = setting(
+        "float32",
+        "Type that the blocks compute in; parameters, softmax and loss are always float32.",
+        choices=("float32", "bfloat16"),
+    )
+    remat: str = setting(
+        "none",
+        "Activations that are stored for the gradient. none: all; dots: results of products; "
+        "block: the input of each block (least memory).",
+        choices=("none", "block", "dots"),
+    )
+    scan_layers: bool = setting(
+        False,
+        "Whether layers are one scan over stacked parameters: a program of one layer's size, for "
+        "many layers.",
+    )
+    blockwise_feedforward: bool = setting(
+        False,
+        "Whether the feed-forward block works on chunks of a long sequence, so that its wide "
+        "activations never exist at once.",
+    )
 
 
 @dataclass
 class TrainConfig:
-    """Optimisation: AdamW, linear warm-up, cosine decay."""
+    """Describes the optimisation: AdamW, linear warm-up, cosine decay."""
 
-    steps: int = setting(2000, minimum=1, maximum=1_000_000_000)
-    batch: int = setting(32, minimum=1, maximum=1_000_000)
-    grad_accum_steps: int = setting(1, minimum=1)
-    learning_rate: float = setting(3e-3, minimum=1e-9, maximum=1.0)
-    warmup: int = setting(100, minimum=0)
-    final_fraction: float = setting(0.1, minimum=0.0, maximum=1.0)
-    weight_decay: float = setting(1e-4, minimum=0.0)
-    grad_clip_norm: float = setting(1.0, minimum=1e-9)
-    log_every: int = setting(50, minimum=1)
-    checkpoint_every: int = setting(500, minimum=1)
-    keep: int = setting(2, minimum=1)
-    keep_best: int = setting(1, minimum=0)
-    profile: list[int] = setting([], minimum=1)
+    steps: int = setting(2000, "Training steps.", minimum=1, maximum=1_000_000_000)
+    batch: int = setting(
+        32,
+        "Rows of a step, each of agent.trajectories trajectories (paper: 64).",
+        minimum=1,
+        maximum=1_000_000,
+    )
+    grad_accum_steps: int = setting(
+        1,
+        "Micro-batches whose gradients are added before an update; divides the rows of each "
+        "device.",
+        minimum=1,
+    )
+    learning_rate: float = setting(
+        3e-3, "Learning rate after the warm-up.", minimum=1e-9, maximum=1.0
+    )
+    warmup: int = setting(100, "Steps of the warm-up.", minimum=0)
+    final_fraction: float = setting(
+        0.1, "Share of the learning rate at which the cosine ends.", minimum=0.0, maximum=1.0
+    )
+    weight_decay: float = setting(1e-4, "Weight decay of AdamW.", minimum=0.0)
+    grad_clip_norm: float = setting(1.0, "Largest global norm of the gradient.", minimum=1e-9)
+    log_every: int = setting(50, "Steps between two rows of metrics.csv.", minimum=1)
+    checkpoint_every: int = setting(500, "Steps between two checkpoints.", minimum=1)
+    keep: int = setting(2, "Number of newest checkpoints that are kept.", minimum=1)
+    keep_best: int = setting(
+        1, "Number of checkpoints with the smallest loss that are kept besides.", minimum=0
+    )
+    profile: list[int] = setting(
+        [], "Steps that are traced for TensorBoard or Perfetto.", minimum=1, example="[10,11]"
+    )
 
 
 @dataclass
 class TD3BCConfig:
-    """The temporal-difference reference, TD3+BC (arXiv 2106.06860)."""
+    """Describes TD3+BC (arXiv 2106.06860), the temporal-difference reference of agent=td3_bc.
 
-    width: int = setting(256, minimum=1, maximum=65_536)
-    layers: int = setting(2, minimum=1, maximum=64)
-    batch: int = setting(256, minimum=1, maximum=1_000_000)
-    learning_rate: float = setting(3e-4, minimum=1e-9, maximum=1.0)
-    discount: float = setting(0.99, minimum=0.0, maximum=1.0)
-    alpha: float = setting(2.5, minimum=0.0)
-    tau: float = setting(0.005, minimum=1e-9, maximum=1.0)
-    noise: float = setting(0.2, minimum=0.0)
-    noise_clip: float = setting(0.5, minimum=0.0)
-    delay: int = setting(2, minimum=1)
+    Of `train` it uses steps, log_every, checkpoint_every, keep, keep_best and profile.
+    """
+
+    width: int = setting(256, "Width of the hidden layers.", minimum=1, maximum=65_536)
+    layers: int = setting(2, "Number of hidden layers.", minimum=1, maximum=64)
+    batch: int = setting(256, "Transitions of a step.", minimum=1, maximum=1_000_000)
+    learning_rate: float = setting(
+        3e-4, "Adam's learning rate, of actor and critics.", minimum=1e-9, maximum=1.0
+    )
+    discount: float = setting(0.99, "Discount of the next value.", minimum=0.0, maximum=1.0)
+    alpha: float = setting(
+        2.5, "Weight of the value against the distance to the data's actions.", minimum=0.0
+    )
+    tau: float = setting(
+        0.005,
+        "Share by which target networks move toward their networks.",
+        minimum=1e-9,
+        maximum=1.0,
+    )
+    noise: float = setting(
+        0.2, "Standard deviation of the noise that smooths the target action.", minimum=0.0
+    )
+    noise_clip: float = setting(0.5, "Largest such noise.", minimum=0.0)
+    delay: int = setting(
+        2, "Critic updates for one update of the actor and the target networks.", minimum=1
+    )
 
 
 @dataclass
 class EvalConfig:
-    """Rollouts with a growing context."""
+    """Describes rollouts with a growing context."""
 
-    trajectories: list[int] = setting([1, 2, 4, 8, 16], minimum=1, maximum=4096)
+    trajectories: list[int] = setting(
+        [1, 2, 4, 8, 16],
+        "Points of the curve. Every number up to the largest is run and recorded.",
+        minimum=1,
+        maximum=4096,
+    )
     conditions: list[str] = setting(
         ["own", "no_context", "foreign", "dataset"],
+        "own: earlier attempts are in the context; no_context, foreign and dataset are its "
+        "controls. bayes_greedy and posterior_sampling are oracles of search, for hidden tasks.",
         choices=("own", "no_context", "foreign", "dataset", "bayes_greedy", "posterior_sampling"),
     )
-    tasks: int = setting(64, minimum=2, maximum=100_000)
-    seed: int = setting(0, minimum=0, maximum=MAXIMUM_SEED)
-    target: float = setting(0.95, minimum=0.0)
-    temperature: float = setting(1.0, minimum=0.0)
-    noise: float = setting(1.0, minimum=0.0)
-    video: bool = True
+    tasks: int = setting(
+        64,
+        "Hidden tasks that are drawn, or repetitions of a task that is not hidden.",
+        minimum=2,
+        maximum=100_000,
+    )
+    seed: int = setting(
+        0, "Seed of the drawn tasks and of the rollouts.", minimum=0, maximum=MAXIMUM_SEED
+    )
+    target: float = setting(0.95, "Target return, as a share of the best in the data.", minimum=0.0)
+    temperature: float = setting(
+        1.0, "Temperature of the choice among the mixture's components.", minimum=0.0
+    )
+    noise: float = setting(1.0, "Scale of the chosen Gaussian's standard deviation.", minimum=0.0)
+    video: bool = setting(True, "Whether a video is made, where the machine can render.")
 
 
 @dataclass
 class MeshConfig:
-    """Devices: a mesh of (data, ring); the data axis takes what the ring leaves."""
+    """Describes the devices: a mesh of (data, ring); the data axis has what the ring leaves."""
 
-    ring: int = setting(1, minimum=1, maximum=100_000)
-    virtual_devices: int = setting(0, minimum=0, maximum=256)
-    fsdp: bool = False
-    processes: int = setting(1, minimum=1)
-    process: int = setting(0, minimum=0)
-    coordinator: str | None = None
+    ring: int = setting(1, "Devices that share one sequence.", minimum=1, maximum=100_000)
+    virtual_devices: int = setting(
+        0,
+        "Number of devices that are made of this machine's CPU; 0: the devices there are.",
+        minimum=0,
+        maximum=256,
+    )
+    fsdp: bool = setting(
+        False,
+        "Whether parameters and optimizer state are sharded over all devices; layers gather "
+        "theirs as they run.",
+    )
+    processes: int = setting(
+        1,
+        "Processes of one run, which share a mesh. Slurm's are found by themselves; by hand, start "
+        "the same command for each.",
+        minimum=1,
+    )
+    process: int = setting(0, "Number of this process, from 0.", minimum=0)
+    coordinator: str | None = setting(None, "<host>:<port> of process 0.", example="localhost:1234")
+
+
+TASK = "Name of a task, one of envs.tasks()."
+RUN = "Folder of a run of experiments.train."
+NEW_RUN = "Folder of the run; null: a new one, runs/<task>/<date>-<time>-<unique>."
+RESUME = "Whether to continue `run`, or the newest unfinished run with the same settings."
 
 
 @dataclass
 class CollectCommand:
-    """`python -m experiments.collect`."""
+    """Makes reward-free episodes of a task's domain, in ExoRL's format."""
 
-    task: str = "point_mass_goal"
+    task: str = setting("point_mass_goal", TASK)
     data: DataConfig = field(default_factory=DataConfig)
 
 
 @dataclass
 class DownloadCommand:
-    """`python -m experiments.download`: one of ExoRL's released data sets."""
+    """Downloads one of ExoRL's released data sets; run again, it goes on."""
 
     domain: str = setting(
-        "???", choices=("cartpole", "cheetah", "jaco", "point_mass_maze", "quadruped", "walker")
+        "???",
+        "Domain of the data set.",
+        choices=("cartpole", "cheetah", "jaco", "point_mass_maze", "quadruped", "walker"),
+        example="walker",
     )
     algo: str = setting(
         "???",
+        "Exploration that made it.",
         choices=("aps", "icm_apt", "diayn", "disagreement", "icm", "proto", "random", "rnd", "smm"),
+        example="rnd",
     )
-    root: str = "data"
-    cache: str | None = None
-    sha256: str | None = None
+    root: str = setting("data", "Folder of all data: episodes go to <root>/<domain>/<algo>/buffer.")
+    cache: str | None = setting(
+        None, "Folder for cached episodes; null: beside the episodes.", example="/scratch/cache"
+    )
+    sha256: str | None = setting(
+        None,
+        "SHA-256 of the archive, where you know it (the release has none).",
+        example="9f86d081",
+    )
 
 
 @dataclass
 class VerifyCommand:
-    """`python -m experiments.verify`: reads a whole buffer and reports what is wrong with it."""
+    """Reads every episode of a buffer and reports what is wrong, file by file."""
 
-    path: str = "???"
+    path: str = setting("???", "Folder of episodes.", example="data/walker/rnd/buffer")
     domain: str | None = setting(
         None,
+        "Domain of the episodes; null: the one that <domain>/<algo>/buffer names.",
         choices=(
             "cartpole",
             "cheetah",
@@ -224,17 +449,20 @@ class VerifyCommand:
             "quadruped",
             "walker",
         ),
+        example="walker",
     )
 
 
 @dataclass
 class TrainCommand:
-    """`python -m experiments.train`."""
+    """Trains one agent on one task."""
 
-    task: str = "point_mass_goal"
-    seed: int = setting(0, minimum=0, maximum=MAXIMUM_SEED)
-    run: str | None = None
-    resume: bool = False
+    task: str = setting("point_mass_goal", TASK)
+    seed: int = setting(
+        0, "Seed of parameters, batches and evaluation.", minimum=0, maximum=MAXIMUM_SEED
+    )
+    run: str | None = setting(None, NEW_RUN, example="runs/mine")
+    resume: bool = setting(False, RESUME)
     data: DataConfig = field(default_factory=DataConfig)
     agent: AgentConfig = field(default_factory=AgentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -246,19 +474,48 @@ class TrainCommand:
 
 @dataclass
 class PlanCommand:
-    """`python -m experiments.plan`: what would fit and how long it would take, on machines that are
-    not there.
+    """Computes whether a training step fits machines that are not there, and how long it takes.
+
+    Several values a,b of a setting are planned together.
     """
 
-    topology: str = "v5e:4x4"
-    trajectories: int = setting(128, minimum=1, maximum=10_000_000)
-    solve: str | None = setting(None, choices=("context",))
-    steps: int = setting(1000, minimum=1, maximum=1_000_000)
-    observation: int = setting(24, minimum=1, maximum=100_000)
-    action: int = setting(6, minimum=1, maximum=10_000)
-    ring: int | None = setting(None, minimum=1, maximum=100_000)
-    compile: str = setting("schedule", choices=("schedule", "memory", "nothing"))
-    out: str = "runs/plan"
+    topology: str = setting(
+        "v5e:4x4",
+        "A TPU pod, whose compiler works without it (v5e:4x4, v5p:4x4x4), or GPUs, which are "
+        "estimated alone (a100:8, h100_infiniband:32).",
+    )
+    trajectories: int = setting(128, "Trajectories in a context.", minimum=1, maximum=10_000_000)
+    solve: str | None = setting(
+        None,
+        "context: find the longest context that fits, instead.",
+        choices=("context",),
+        example="context",
+    )
+    steps: int = setting(
+        1000,
+        "Steps of a trajectory; a step is four tokens with model.tokens=separate.",
+        minimum=1,
+        maximum=1_000_000,
+    )
+    observation: int = setting(
+        24, "Numbers in an observation (the walker's).", minimum=1, maximum=100_000
+    )
+    action: int = setting(6, "Numbers in an action.", minimum=1, maximum=10_000)
+    ring: int | None = setting(
+        None,
+        "Devices that share a sequence, one sequence a ring; null: all of them, or 1 for attention "
+        "that cannot share.",
+        minimum=1,
+        maximum=100_000,
+        example="16",
+    )
+    compile: str = setting(
+        "schedule",
+        "schedule: compile for memory, then for what runs beside communication (a minute more); "
+        "memory: faster; nothing: the estimate alone.",
+        choices=("schedule", "memory", "nothing"),
+    )
+    out: str = setting("runs/plan", "Folder of the report, and of compilations to find again.")
     model: ModelConfig = field(
         default_factory=lambda: ModelConfig(
             tokens="separate",
@@ -276,9 +533,7 @@ class PlanCommand:
 
 @dataclass
 class QuickstartCommand(TrainCommand):
-    """`python -m experiments.quickstart`: the settings of training, and the baseline that the agent
-    is compared with.
-    """
+    """Collects data, trains an agent and its baseline, evaluates both and plots them together."""
 
     baseline: AgentConfig = field(
         default_factory=lambda: AgentConfig(
@@ -289,21 +544,34 @@ class QuickstartCommand(TrainCommand):
 
 @dataclass
 class DataPlace:
-    """Where the data of a trained run lie; all else about them is as in training."""
+    """Describes where the data of a trained run lie; all else is as in training."""
 
-    root: str | None = None
-    cache: str | None = None
+    root: str | None = setting(
+        None,
+        "Folder of all data, as data.root of training; null: as in training.",
+        example="/scratch/data",
+    )
+    cache: str | None = setting(
+        None,
+        "Folder for cached episodes and rewards; null: as in training.",
+        example="/scratch/cache",
+    )
 
 
 @dataclass
 class EvaluateCommand:
-    """`python -m experiments.evaluate`: a trained run; unset evaluation settings are those of the
-    run.
-    """
+    """Runs rollouts of a trained agent; settings of `eval` that are not given are the run's."""
 
-    run: str = "???"
-    out: str | None = None
-    checkpoint: str = "newest"
+    run: str = setting("???", RUN, example="runs/mine")
+    out: str | None = setting(
+        None,
+        "Folder of the results; null: the run's. Records with other settings stay: then it is "
+        "evaluate/<digest> in that folder.",
+        example="runs/mine-again",
+    )
+    checkpoint: str = setting(
+        "newest", "newest, best (by its training loss), or the step of a checkpoint."
+    )
     data: DataPlace = field(default_factory=DataPlace)
     eval: EvalConfig = field(default_factory=EvalConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -311,22 +579,29 @@ class EvaluateCommand:
 
 @dataclass
 class ExportCommand:
-    """`python -m experiments.export`: what of a trained run it takes to act."""
+    """Exports an inference-only copy of a run (no optimizer state), small enough to share."""
 
-    run: str = "???"
-    out: str = "???"
+    run: str = setting("???", RUN, example="runs/mine")
+    out: str = setting("???", "A new folder for the copy.", example="shared")
 
 
 @dataclass
 class PlotCommand:
-    """`python -m experiments.plot`: figures and tables from records alone."""
+    """Plots tables and figures from the files of runs alone."""
 
-    runs: list[str] = field(default_factory=list)
-    out: str | None = None
+    runs: list[str] = setting(
+        [], "Folders of runs, or of sweeps.", example="[runs/mine,runs/yours]"
+    )
+    out: str | None = setting(
+        None,
+        "Folder of the figures; null: the folder itself, or `comparison` beside the first of "
+        "several.",
+        example="figures",
+    )
 
 
 @dataclass
 class TableCommand:
-    """`python -m experiments.table`: the jobs of a sweep, side by side."""
+    """Prints the jobs of a sweep, a line each, from their files alone; also while they run."""
 
-    sweep: str = "???"
+    sweep: str = setting("???", "Folder of a sweep, which -m makes.", example="runs/sweep")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+from agentic_transformer import run_files
 from agentic_transformer.config import setting
 from experiments.cli import app as cli
 from experiments.cli import provenance
@@ -17,10 +18,18 @@ SUITES = ("agent", "data", "faults", "plan", "ring")
 
 @dataclass
 class BenchmarkCommand:
-    """`python -m experiments.benchmark`."""
+    """Measures a suite: tables as CSV, and figures."""
 
-    suite: str = setting("ring", choices=SUITES)
-    out: str | None = None
+    suite: str = setting(
+        "ring",
+        "ring: attention backbones and peers; agent: long contexts, acting, training; data: "
+        "relabelling, stepping, sampling; faults: what must not harm a run; plan: the longest "
+        "contexts that fit pods that are not there.",
+        choices=SUITES,
+    )
+    out: str | None = setting(
+        None, "Folder of CSV and figures; null: experiments/results/<suite>.", example="results"
+    )
 
 
 def main(config: BenchmarkCommand) -> None:
@@ -31,18 +40,12 @@ def main(config: BenchmarkCommand) -> None:
     """
     folder = Path(config.out or f"experiments/results/{config.suite}")
     folder.mkdir(parents=True, exist_ok=True)
-    words = [
-        "python",
-        "-m",
-        "experiments.benchmark",
-        f"suite={config.suite}",
-        *([f"out={config.out}"] if config.out else []),
-    ]
-    facts = provenance.collect(
-        words, {"seed": 0}
-    )  # before anything is written: is the commit all that ran?
+    argv = ["python", "-m", "experiments.benchmark", f"suite={config.suite}"]
+    argv += [f"out={config.out}"] if config.out else []
+    # Before anything is written: is the commit all that ran?
+    facts = provenance.collect(argv, {"seed": 0})
     import_module(f"experiments.benchmarks.{config.suite}").run(folder)
-    provenance.write(
+    run_files.write_json(
         folder / "provenance.json", facts | {"ended": provenance.now()} | provenance.devices()
     )
 

@@ -15,7 +15,7 @@ from agentic_transformer.config import TableCommand
 from agentic_transformer.evaluation.results_folder import find_records
 from experiments.cli import app as cli
 from experiments.cli import sweeps
-from experiments.cli.overrides import said
+from experiments.cli.overrides import values_by_key
 from experiments.cli.run_folder import OVERRIDES, read_overrides, status
 
 
@@ -53,7 +53,7 @@ def _row(job: Path) -> dict[str, Any]:
 def _overrides(job: Path) -> dict[str, str]:
     """Returns the overrides of a job by setting; says so in one line if they cannot be read."""
     try:
-        return said(read_overrides(job))
+        return values_by_key(read_overrides(job))
     except (OSError, HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         print(f"{job / OVERRIDES} cannot be read: {str(error).splitlines()[0]}", file=sys.stderr)
         return {}

@@ -7,11 +7,12 @@ from functools import cache, partial
 from pathlib import Path
 
 from agentic_transformer.config import TrainCommand
+from agentic_transformer.errors import raise_config_error
+from agentic_transformer.settings import format_value, settings_of, value_at
 from agentic_transformer.training import distributed
 from experiments.cli import app as cli
 from experiments.cli import run_folder
 from experiments.cli.preemption import Preemption
-from experiments.cli.settings import reject, settings, shown, value_at
 
 
 def main(config: TrainCommand, run: Path) -> None:
@@ -33,13 +34,17 @@ def check_processes_agree(config: TrainCommand) -> None:
     Their own numbers and addresses may differ.
 
     Raises:
-        SettingError: a setting differs.
+        UserError: a setting differs.
     """
     own = ("mesh.process", "mesh.coordinator")
-    values = {key: shown(value_at(config, key)) for key in settings(TrainCommand) if key not in own}
+    values = {
+        key: format_value(value_at(config, key))
+        for key in settings_of(TrainCommand)
+        if key not in own
+    }
     if different := distributed.differing(values):
         said = ", ".join(f"{key}={values[key]}" for key in different)
-        reject(
+        raise_config_error(
             f"{said} in process {distributed.process_info(config.mesh)[0]}, "
             "not so in every process of the run",
             "the same settings in all of them",

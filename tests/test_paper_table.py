@@ -9,9 +9,9 @@ import pytest
 import datasets
 import envs
 from agentic_transformer.config import EvaluateCommand
+from agentic_transformer.validation import check_command
 from experiments import train
 from experiments.cli.run_folder import describe
-from experiments.cli.settings import check_command
 from experiments.evaluate import evaluate
 from tests.cli.test_configs import composed
 from tests.seeds import SEED, rng

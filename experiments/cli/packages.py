@@ -1,4 +1,4 @@
-"""Which code is this project's."""
+"""Which code is this project's, and which errors it raises for users."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib.util
 import traceback
 from pathlib import Path
 
-from experiments.cli.settings import SettingError, reject
+from agentic_transformer.errors import UserError, raise_config_error
 
 ROOT = Path(__file__).resolve().parents[2]
 # An installed copy has the configs inside a package; the repository has them beside the packages.
@@ -15,29 +15,25 @@ PACKAGES = ("envs", "datasets", "agentic_transformer", "experiments")
 
 
 def check_packages() -> None:
-    """Raise a SettingError if another project's package hides one of ours, as Hugging Face's
-    `datasets` would.
-    """
+    """Raises a UserError if another package hides one of ours, as Hugging Face's `datasets` would."""
     for package in PACKAGES:
         spec = importlib.util.find_spec(package)
         places = [spec.origin, *(spec.submodule_search_locations or ())] if spec else []
         origin = next((Path(place).resolve() for place in places if place), None)
         if origin is None or ROOT / package not in (origin, origin.parent):
-            reject(
-                f"package {package!r} here is {origin or 'missing'}, not this project's: start from another folder"
+            raise_config_error(
+                f"package {package!r} here is {origin or 'missing'}, not this project's: "
+                "start from another folder"
             )
 
 
-def is_our_word(error: Exception) -> bool:
-    """Whether an error is about bad input: a ValueError or FileNotFoundError that the project
-    itself raises, no library.
+def is_user_error(error: BaseException) -> bool:
+    """Returns whether an error tells the user of bad input.
+
+    That is a ValueError or FileNotFoundError of a `raise` in this project's code, not a library's.
     """
-    if isinstance(error, SettingError):
-        return True
-    if not isinstance(error, ValueError | FileNotFoundError):
-        return False
+    if isinstance(error, UserError) or not isinstance(error, ValueError | FileNotFoundError):
+        return isinstance(error, UserError)
     raised = traceback.extract_tb(error.__traceback__)[-1]
-    inside = any(
-        (ROOT / package) in Path(raised.filename).resolve().parents for package in PACKAGES
-    )
-    return inside and (raised.line or "").startswith("raise ")
+    ours = any((ROOT / name) in Path(raised.filename).resolve().parents for name in PACKAGES)
+    return ours and (raised.line or "").startswith("raise ")

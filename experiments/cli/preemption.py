@@ -1,143 +1,146 @@
 """Signals that stop work which can go on later.
 
 SIGINT is Ctrl-C, SIGTERM says that a scheduler wants the machine back, SIGUSR2 is submitit's word
-for it. Training saves first; an evaluation ends at once, and loses at most the condition under way.
-SIGTERM and SIGUSR2 end with exit code 75. After SIGINT the process ends itself by that signal,
-which a shell calls 130: a loop of the shell then ends too. A second SIGINT ends at once, without a
-save.
-
-Where joblib's workers run the jobs of a sweep, the process that waits for them passes the signal
-on. No worker ends before they all have: joblib would kill the rest.
+for it. Training saves first; everything else ends at once. The exit code is then 75; after SIGINT
+the process ends itself by that signal, so that a loop of the shell ends too. A second SIGINT ends
+the process at once, without a save.
 """
 
 from __future__ import annotations
 
-import gc
+import multiprocessing
 import os
 import select
 import signal
 import sys
 import threading
 import time
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import NoReturn
 
 from agentic_transformer.training import distributed
 
-_AGAIN = 0.1  # seconds between two looks at whether a signal was lost
-_UNWINDING = 1.0  # seconds that cleaning up may take from `Stopped` to whoever catches it
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: the same command with resume=true goes on
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+_POLL_SECONDS = 0.1
+_UNWIND_SECONDS = 1.0  # time for clean-up between raising `Stopped` and catching it
 
 
-def _heeded() -> list[signal.Signals]:
-    """The signals that this process was not started to ignore, as a shell has its background jobs
-    ignore SIGINT.
-    """
-    return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-
-
-class _Ending:
-    """What this process knows of the signal that ends it."""
+class _State:
+    """Holds what this process knows of the signal that ends it."""
 
     number: int | None = None
-    raised = 0.0
-    """When `Stopped` was raised last, by the monotonic clock."""
-    caught = False
-    """Whether somebody has caught `Stopped`, or remembers the signal otherwise."""
+    raised = 0.0  # monotonic time when `Stopped` was last raised
+    caught = False  # whether the signal is seen to, so that it need not be raised again
+    launches = False  # whether this process launches jobs of a sweep in other processes, or is one
+    in_job = True  # whether a signal has work to interrupt here
 
 
 class Stopped(SystemExit):
-    """A signal has stopped the work; whoever catches this raises it again."""
+    """Says that a signal has stopped the work; whoever catches it raises it again."""
 
     def __init__(self, number: int) -> None:
         """Takes the number of the signal."""
         super().__init__(128 + number if number == signal.SIGINT else EXIT_CODE)
         self.number = number
-
-    @property
-    def signal(self) -> str:
-        """The signal's name."""
-        return signal.Signals(self.number).name
+        self.signal = signal.Signals(number).name
 
 
-def end_at_once() -> None:
-    """Makes the signals end the process; a launcher that handles them itself, as submitit does, is
-    left to.
+def _heeded() -> list[signal.Signals]:
+    """Returns the signals that this process was not started to ignore.
+
+    A shell has its background jobs ignore SIGINT.
     """
+    return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+def raise_on_signals() -> None:
+    """Makes the signals raise `Stopped`; handlers of a launcher, such as submitit's, stay."""
     _watch()
     for number in _heeded():
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-            signal.signal(number, _end)
+            signal.signal(number, _stop)
 
 
-def _end(number: int, frame: FrameType | None) -> None:
-    _Ending.number = _Ending.number or number
-    if _may_raise(frame):
-        _Ending.raised = time.monotonic()
-        raise Stopped(_Ending.number)
+def forward_signals() -> None:
+    """Makes the signals end the jobs of a sweep, in this process and in those it has started."""
+    _watch()
+    _State.launches, _State.in_job = True, False
+    for number in _heeded():
+        signal.signal(number, _stop)
 
 
-def _may_raise(frame: FrameType | None) -> bool:
-    """Returns whether an exception would leave this frame and those around it.
+def _stop(number: int, frame: FrameType | None) -> None:
+    _State.number = _State.number or number
+    if _State.launches:
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+    if not _State.in_job:
+        _State.caught = True
+    # An exception in an import that compiled code runs may end the process: `_watch` tries again.
+    if not _State.caught and not _imports(frame):
+        _State.raised = time.monotonic()
+        raise Stopped(_State.number)
 
-    Python drops exceptions of finalisers, of weak references' callbacks and of those of the garbage
-    collector, of which jax has one. An import that runs in compiled code may end the process.
-    """
-    callbacks = [getattr(callback, "__code__", None) for callback in gc.callbacks]
-    while frame:
-        code = frame.f_code
-        of_python = (
-            code.co_filename == weakref.__file__ or "importlib._bootstrap" in code.co_filename
-        )
-        if of_python or code in callbacks or code.co_name == "__del__":
-            return False
+
+def _imports(frame: FrameType | None) -> bool:
+    """Returns whether an import is under way."""
+    while frame and "importlib._bootstrap" not in frame.f_code.co_filename:
         frame = frame.f_back
-    return True
+    return frame is not None
 
 
-def catch() -> int | None:
-    """Returns the signal that has come, if one has; the caller then sees to the end."""
-    _Ending.caught = _Ending.number is not None
-    return _Ending.number
+def received() -> int | None:
+    """Returns the signal that has come, if any; the caller then sees to the end."""
+    _State.caught = _State.number is not None
+    return _State.number
 
 
 @contextmanager
-def stopping() -> Iterator[None]:
-    """Raises `Stopped` in place of any error that comes after a signal: libraries make one of the
-    other.
-    """
+def as_stopped() -> Iterator[None]:
+    """Raises `Stopped` in place of an error after a signal: libraries turn one into the other."""
     try:
         yield
     except Exception as error:
-        if (number := catch()) is None:
+        if (number := received()) is None:
             raise
         raise Stopped(number) from error
+
+
+@contextmanager
+def sweep_job() -> Iterator[None]:
+    """Runs a job in a process that has more of them: a signal ends the job, not the process.
+
+    joblib would kill the other workers if one of them ended.
+    """
+    _State.in_job = True
+    with suppress(Stopped):
+        yield
+    _State.in_job = False
+    received()
 
 
 def leave(number: int) -> NoReturn:
     """Ends the process as `Stopped` would.
 
-    Where it can, it spares Python the end of its modules: threads of XLA that still compute would
-    meet freed memory. Processes of one run, and a sweep with jobs in other processes, take leave
-    of each other.
+    Where it can, it skips the end of Python's modules: threads of XLA that still compute would
+    meet freed memory. Processes of one run, and the launcher of a sweep, have to end in order.
     """
-    catch()
+    received()
     sys.stdout.flush()
     sys.stderr.flush()
-    distributed_jax = getattr(sys.modules.get("jax"), "distributed", None)
-    together = _Sweep.waits or (distributed_jax and distributed_jax.is_initialized())
+    jax_processes = getattr(sys.modules.get("jax"), "distributed", None)
+    in_order = _State.launches or (jax_processes and jax_processes.is_initialized())
     if number == signal.SIGINT:
-        if together:
+        if in_order:
             sys.excepthook = lambda *_: None  # all is said
             raise KeyboardInterrupt from None  # by which Python ends itself with SIGINT
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
-    if together:
+    if in_order:
         raise Stopped(number)
     os._exit(EXIT_CODE)
 
@@ -146,10 +149,14 @@ def leave(number: int) -> NoReturn:
 def _watch() -> None:
     """Starts a thread that sees to it that signals end the process.
 
-    It raises a signal again until somebody has caught `Stopped`, which may be lost on its way. On
-    the second SIGINT it ends the process: Python's own handlers wait until compiled code returns,
-    which a compilation may take minutes to do.
+    It sends a signal again until `Stopped` is caught, since finalisers and callbacks swallow
+    exceptions. On the second SIGINT it ends the process: Python's own handlers wait until compiled
+    code returns, which may take minutes.
     """
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda dropped: (
+        None if isinstance(dropped.exc_value, Stopped) else hook(dropped)
+    )
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -160,96 +167,39 @@ def _watch() -> None:
         while interrupts < 2:
             if select.select([reader], [], [], patience)[0]:
                 interrupts += os.read(reader, 1)[0] == signal.SIGINT
-                patience = _AGAIN
-                continue
-            lost = _Ending.number is not None and not _Ending.caught
-            if lost and time.monotonic() - _Ending.raised > _UNWINDING:
-                interrupts -= _Ending.number == signal.SIGINT  # that one is ours
-                signal.pthread_kill(threading.main_thread().ident, _Ending.number)
+                patience = _POLL_SECONDS
+            elif _State.number is not None and not _State.caught:
+                if time.monotonic() - _State.raised > _UNWIND_SECONDS:
+                    interrupts -= _State.number == signal.SIGINT  # the one that is sent here
+                    signal.pthread_kill(threading.main_thread().ident, _State.number)
         os._exit(128 + signal.SIGINT)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-class _Sweep:
-    """Of this process, which runs jobs of a sweep one after another, or waits for those that do."""
-
-    told: int | None = None
-    at_work = False
-    waits = False
-    """Whether jobs run in other processes."""
-
-
-def told() -> int | None:
-    """The signal by which jobs were told to end, see `end_jobs`; None: they were not."""
-    return _Sweep.told
-
-
-def end_jobs() -> None:
-    """Makes the signals end the job under way, here and in joblib's workers, and those that would
-    follow it.
-    """
-    _watch()
-    _Sweep.waits = True
-    for number in _heeded():
-        signal.signal(number, _end_job)
-
-
-def _end_job(number: int, frame: FrameType | None) -> None:
-    _Sweep.told = _Sweep.told or number
-    for worker in _workers():
-        with suppress(ProcessLookupError):
-            os.kill(worker, signal.SIGTERM)
-    if _Sweep.at_work:
-        _end(number, frame)
-
-
-def _workers() -> list[int]:
-    """Processes that joblib has started from here."""
-    from joblib.externals.loky import reusable_executor
-
-    return list(getattr(reusable_executor._executor, "_processes", None) or ())
-
-
-def run_job(job: Callable[[], None]) -> None:
-    """Runs a job of a sweep, unless told to end; the process lives on where a signal ends it."""
-    if _Sweep.told is not None:
-        return
-    _Sweep.at_work = True
-    try:
-        job()
-    except Stopped as stopped:
-        catch()
-        _Sweep.told = stopped.number
-    finally:
-        _Sweep.at_work = False
-
-
 class Preemption:
-    """A context in which the signals only set `requested`; when it is left they do what they did
-    before, and the process ends.
+    """Lets work end by itself: from the first question on, the signals only set `requested`.
+
+    A context; when it is left after a signal, the process ends.
     """
 
     def __init__(self) -> None:
         self._received: int | None = None
+        self._before: dict[signal.Signals, object] = {}
 
     @property
     def requested(self) -> bool:
-        """Whether a signal has come."""
+        """Returns whether a signal has come."""
+        if not self._before:
+            self._before = {number: signal.signal(number, self._note) for number in _heeded()}
+            self._received = received()  # one that came before, and was lost
         return self._received is not None
 
     def agreed(self) -> bool:
-        """Whether a signal has come to any process of the run, which then ends in all of them; they
-        have to ask together.
-        """
+        """Returns whether a signal has come to any process of the run; all of them ask together."""
         if distributed.any_process(self.requested) and not self.requested:
             self._received = signal.SIGTERM
         return self.requested
-
-    def __enter__(self) -> Preemption:
-        self._before = {number: signal.signal(number, self._note) for number in _heeded()}
-        self._received = catch()  # one that came before, and was lost
-        return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._received is None and number == signal.SIGINT:
@@ -257,12 +207,10 @@ class Preemption:
             os.write(2, b"\nCtrl-C: saves and ends; once more: ends at once, without a save\n")
         self._received = self._received or number
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __enter__(self) -> Preemption:
+        return self
+
+    def __exit__(self, kind: type | None, error: object, trace: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if self._received is not None and error is None:

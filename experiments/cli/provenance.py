@@ -12,33 +12,33 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
-from agentic_transformer.run_files import read_json as read  # noqa: F401 (used by others)
-from agentic_transformer.run_files import write_json as write  # noqa: F401
 from experiments.cli.packages import ROOT
 
 PACKAGES = (
-    "agentic-transformer", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pandas",
-    "mujoco", "dm_control", "gymnasium", "h5py", "hydra-core", "omegaconf", "ringattention", "torch", "libtpu",
+    "agentic-transformer", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy",
+    "pandas", "mujoco", "dm_control", "gymnasium", "h5py", "hydra-core", "omegaconf",
+    "ringattention", "torch", "libtpu",
 )  # fmt: skip
 
 
 def now() -> str:
-    """The time, in ISO format with its zone."""
+    """Returns the time in ISO format with its zone."""
     return datetime.now(UTC).astimezone().isoformat(timespec="seconds")
 
 
 def collect(command: list[str], seeds: dict[str, int]) -> dict[str, Any]:
-    """The facts known before any work starts; jax is not imported.
+    """Returns the facts that are known before any work starts; imports no jax.
 
     Args:
-        command: the words of the command line.
+        command: the command line.
         seeds: every seed by its setting's key.
     """
+    changed = _git("status", "--porcelain")
     return {
         "started": now(),
         "command": shlex.join(command),
-        "commit": _git("rev-parse", "HEAD"),  # None, as is the next, of an installed copy
-        "dirty": None if (status := _git("status", "--porcelain")) is None else bool(status),
+        "commit": _git("rev-parse", "HEAD"),  # None, as is the next, for an installed copy
+        "dirty": None if changed is None else bool(changed),
         "seeds": seeds,
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -47,60 +47,47 @@ def collect(command: list[str], seeds: dict[str, int]) -> dict[str, Any]:
 
 
 def changes() -> str | None:
-    """SHA-256 of what the files of the commit have become since, and of the names of new ones; None
-    without git.
-    """
+    """Returns a SHA-256 of all changes since the commit, and of new files' names; None without git."""
     parts = _git("status", "--porcelain"), _git("diff", "HEAD")
     return None if None in parts else hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def devices() -> dict[str, Any]:
-    """The accelerators of this process, or nothing if it never needed any."""
+    """Returns the accelerators of this process; an empty dict if it has not used jax."""
     jax = sys.modules.get("jax")
-    if jax is None:
-        return {}
     try:
-        return {
+        return {} if jax is None else {
             "devices": jax.device_count(),
             "device_kind": jax.devices()[0].device_kind,
             "processes": jax.process_count(),
-        }
+        }  # fmt: skip
     except RuntimeError:  # what kept jax from starting has been reported already
         return {}
 
 
+def version(name: str) -> str | None:
+    """Returns the version of an installed package; None if it is not installed."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def _git(*arguments: str) -> str | None:
-    """What git says of this code; None without git, or if another project's repository is around
-    it.
-    """
+    """Returns what git says of this code; None without git or outside of our repository."""
     return _run_git(*arguments) if _is_tracked() else None
 
 
 @cache
 def _is_tracked() -> bool:
-    """Whether the repository around this code holds it: around an installed copy there may be a
-    user's own.
-    """
+    """Returns whether the repository around this code holds it: a user's own may be around a copy."""
     return _run_git("ls-files", "--error-unmatch", __file__) is not None
 
 
 def _run_git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(ROOT), *arguments]
     try:
-        done = subprocess.run(
-            ["git", "-C", str(ROOT), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
-
-
-def version(name: str) -> str | None:
-    """Of an installed package; None if it is not."""
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None

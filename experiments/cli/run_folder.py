@@ -1,18 +1,15 @@
 """The folder of a run: unique, self-describing, and never reused by accident.
 
     runs/<task>/<date>-<time>-<unique>/
-        config.yaml       every setting
-        overrides.yaml    what was said on the command line
-        provenance.json   commit, versions, command, seeds; one more entry under "resumed" for each
-        time it was continued status.json       {"state": ...}: "running" from the start on,
-        "finished" once the command returned, "failed" with its
-                          error, "stopped" with the signal; and the step of its newest checkpoint. A
-                          run that was killed stays "running". Whatever is not "finished" can be
-                          resumed.
-        lock              held (flock) by the process that works here, so that a run is never
-        continued twice at once
+        config.yaml      every setting
+        overrides.yaml   the overrides of the command line
+        provenance.json  commit, versions, command, seeds; an entry under "resumed" for each resume
+        status.json      {"state": ...}: "running" from the start on, then "finished", "failed" with
+                         the error or "stopped" with the signal. A killed run stays "running".
+                         Every run that is not "finished" can be resumed.
+        lock             locked by the process that works here, so that no other one does
 
-A sweep has one such folder, see `sweeps`.
+A sweep has one such folder, with a folder for each job in it, see `sweeps`.
 """
 
 from __future__ import annotations
@@ -20,8 +17,8 @@ from __future__ import annotations
 import secrets
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -31,68 +28,100 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from agentic_transformer import run_files
 from agentic_transformer.config import rename_settings
-from agentic_transformer.run_files import CONFIG, LOCK, PROVENANCE, is_locked
+from agentic_transformer.errors import UserError, raise_config_error
+from agentic_transformer.run_files import (
+    CONFIG,
+    LOCK,
+    PROVENANCE,
+    is_locked,
+    lock,
+    read_json,
+    write_json,
+)  # fmt: skip
+from agentic_transformer.settings import (
+    escape_interpolation,
+    format_value,
+    lies_in,
+    settings_of,
+    value_at,
+)
 from experiments.cli import provenance
-from experiments.cli.overrides import escaped
-from experiments.cli.packages import is_our_word
-from experiments.cli.preemption import Stopped, catch
-from experiments.cli.settings import SettingError, reject, settings, shown, value_at, within
+from experiments.cli.packages import is_user_error
+from experiments.cli.preemption import Stopped, received
 
+__all__ = ["CONFIG", "PROVENANCE", "is_locked", "lock"]
 RUNS = Path("runs")
 CHECKPOINTS = "checkpoints"
 OVERRIDES, STATUS = "overrides.yaml", "status.json"
-# What every run has, and Hydra's note of a sweep; whatever else is in a folder is somebody's work.
+# Files of every run, and Hydra's note of a sweep; every other file is somebody's work.
 OWN = frozenset({CONFIG, OVERRIDES, PROVENANCE, STATUS, LOCK, "multirun.yaml"})
-# Settings that may change when a run is continued: none of them touches what is learned.
+# Settings that may change when a run is resumed: none of them touches what is learned.
 FREE = (
-    "run",
-    "resume",
-    "data.cache",
-    "eval",
-    "mesh",
-    "train.log_every",
-    "train.checkpoint_every",
-    "train.keep",
-    "train.keep_best",
-    "train.profile",
-)
-
-
-def create(parent: Path) -> Path:
-    """Make a new folder `<date>-<time>-<unique>` in `parent`; two processes never get the same one."""
-    while True:
-        folder = parent / f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
-        with suppress(
-            FileExistsError, FileNotFoundError
-        ):  # the second: another process has just removed an empty parent
-            parent.mkdir(parents=True, exist_ok=True)
-            folder.mkdir()
-            return folder
+    "run", "resume", "data.cache", "eval", "mesh", "train.log_every", "train.checkpoint_every",
+    "train.keep", "train.keep_best", "train.profile",
+)  # fmt: skip
 
 
 @dataclass
 class Opened:
-    """The folder of a run or a sweep, and what was there before this command."""
+    """Holds the folder of a run or a sweep, and what was there before this command."""
 
     place: Path
     made: list[Path]
     """Folders that the command has made, the innermost first."""
     before: set[str]
-    """Names of what the folder held."""
+    """Names of files that the folder held."""
 
     def undo(self) -> None:
-        """Remove what the command made, unless there is more than the files of every run."""
-        discard(self.place, self.before)
+        """Removes what the command has made, unless there is more than the files of every run."""
+        new = [path for path in self.place.glob("*") if path.name not in self.before]
+        files = [file for path in new for file in (path, *path.rglob("*")) if not file.is_dir()]
+        if all(file.name in OWN or not file.stat().st_size for file in files):
+            for path in new:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         with suppress(OSError):  # not empty
             for folder in self.made:
                 folder.rmdir()
 
 
+def open_folder(parent: Path, named: Path | None, resume: bool) -> Opened:
+    """Opens the folder of a run or a sweep.
+
+    Args:
+        parent: where a new folder `<date>-<time>-<unique>` goes.
+        named: the folder that the user named, or that is resumed; None: a new one.
+        resume: whether the folder may hold something already.
+
+    Raises:
+        UserError: the folder cannot be made, or may not be used again.
+    """
+    wanted = named or parent
+    missing = [folder for folder in (wanted, *wanted.parents) if not folder.exists()]
+    while named is None:  # until the name is new; another process may also remove an empty parent
+        place = parent / f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+        with suppress(FileExistsError, FileNotFoundError):
+            parent.mkdir(parents=True, exist_ok=True)
+            place.mkdir()
+            return Opened(place, [place, *missing], set())
+    opened = Opened(named, missing, set())
+    try:
+        named.mkdir(parents=True, exist_ok=True)
+        opened.before = {path.name for path in named.iterdir()}
+    except OSError as error:
+        opened.undo()
+        raise_config_error(f"run={named}: {error.strerror}", "a place where a folder can be made")
+    if opened.before and not resume:
+        holds = "a run" if STATUS in opened.before else "files"
+        raise_config_error(
+            f"run={named}: the folder holds {holds} already",
+            "a new folder, or resume=true to continue what is there",
+        )
+    return opened
+
+
 def open_run(parent: Path, name: str, command: Any) -> Opened:
-    """The folder of a run: the one `command.run` names, the one to continue, or a new one in
-    `parent`.
+    """Opens the folder of a run: the named one, the one to resume, or a new one in `parent`.
 
     Args:
         parent: where new folders go.
@@ -100,159 +129,91 @@ def open_run(parent: Path, name: str, command: Any) -> Opened:
         command: its settings.
 
     Raises:
-        SettingError: the named folder holds another run, or there is nothing to continue.
+        UserError: the named folder holds another run, or there is nothing to resume.
     """
-    if command.run:
-        check_same(Path(command.run), command)
-        return open_folder(parent, Path(command.run), command.resume)
-    if not command.resume:
-        return open_folder(parent, None, False)
-    candidates = (
-        found for found in unfinished(parent, CONFIG) if status(found).get("command") == name
-    )
-    matching = (found for found in candidates if _is_run_of(found, command))
-    found = next(matching, None) or reject(
-        f"resume=true: no unfinished run with these settings in {parent}", "run=<folder>"
-    )
-    return open_folder(parent, found, True)
-
-
-def open_folder(parent: Path, named: Path | None, resume: bool) -> Opened:
-    """Open a named folder, or a new one in `parent`.
-
-    Args:
-        parent: where new folders go.
-        named: the folder that the user named, or that is continued.
-        resume: whether it may hold something already.
-
-    Raises:
-        SettingError: it is no folder, cannot be made, or may not be used again.
-    """
-    wanted = named or parent
-    missing = [folder for folder in (wanted, *wanted.parents) if not folder.exists()]
-    if named is None:
-        place = create(parent)
-        return Opened(place, [place, *missing], set())
-    _check_named(named, resume)
-    try:
-        named.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        with suppress(OSError):
-            for folder in missing:
-                folder.rmdir()
-        reject(f"run={named}: {error.strerror}", "a place where a folder can be made")
-    return Opened(named, missing, {path.name for path in named.iterdir()})
-
-
-def _check_named(folder: Path, resume: bool) -> None:
-    """Raise a SettingError if a folder that the user named may not be used."""
-    try:
-        held = any(folder.iterdir()) if folder.is_dir() else folder.exists() or folder.is_symlink()
-    except OSError as error:
-        reject(f"run={folder}: {error.strerror}", "a place where a folder can be made")
-    if held and not folder.is_dir():
-        reject(f"run={folder}: a file, not a folder", "the name of a folder")
-    if held and not resume:
-        holds = "a run" if (folder / STATUS).exists() else "files"
-        reject(
-            f"run={folder}: the folder holds {holds} already",
-            "a new folder, or resume=true to continue what is there",
-        )
+    named = Path(command.run) if command.run else None
+    if named:
+        check_same(named, command)
+    elif command.resume:
+        runs = (run for run in unfinished(parent, CONFIG) if status(run).get("command") == name)
+        named = next((run for run in runs if _is_run_of(run, command)), None)
+        if named is None:
+            raise_config_error(
+                f"resume=true: no unfinished run with these settings in {parent}", "run=<folder>"
+            )
+    return open_folder(parent, named, command.resume)
 
 
 def unfinished(parent: Path, file: str) -> list[Path]:
-    """Folders in `parent` that hold `file`, are not finished and in which no process works, newest
-    first.
-    """
-    found = parent.iterdir() if parent.is_dir() else ()
-    found = [folder for folder in found if (folder / file).is_file()]
-    found = [folder for folder in found if status(folder).get("state") != "finished"]
-    return newest_first(folder for folder in found if not is_locked(folder))
-
-
-def newest_first(folders: Iterable[Path]) -> list[Path]:
-    """Run folders by when they were started."""
-    return sorted(folders, key=lambda folder: status(folder).get("started", ""), reverse=True)
+    """Returns folders in `parent` that hold `file`, are not finished and not locked, newest first."""
+    found = [path.parent for path in parent.glob(f"*/{file}")]
+    found = [run for run in found if status(run).get("state") != "finished" and not is_locked(run)]
+    return sorted(found, key=lambda run: status(run).get("started", ""), reverse=True)
 
 
 def _is_run_of(folder: Path, command: Any) -> bool:
-    """Whether a run was started with these settings; one of another version, with others than there
-    are now, was not.
-    """
+    """Returns whether a run has these settings; a run of another version, with others, has not."""
     try:
-        return not _difference(folder, command)
-    except SettingError:
+        check_same(folder, command)
+    except UserError:
         return False
+    return True
 
 
 def check_same(folder: Path, command: Any) -> None:
-    """Raise a SettingError if the run in a folder, if there is one, was started with settings that
-    learn something else.
-    """
-    if (folder / CONFIG).is_file() and (why := _difference(folder, command)):
-        reject(f"run={folder} cannot be continued: {why}", "the settings it was started with")
-
-
-def _difference(folder: Path, command: Any) -> str:
-    """The first setting in which a run differs from `command` (those in FREE aside), in words;
-    empty if there is none.
-    """
+    """Raises a UserError if a folder holds a run whose settings make it learn something else."""
+    if not (folder / CONFIG).is_file():
+        return
     earlier = read_config(folder, type(command))
-    for key in settings(type(command)):
+    for key in settings_of(type(command)):
         there, here = value_at(earlier, key), value_at(command, key)
-        if there != here and not within(key, *FREE):
-            return f"{key} is {shown(there)} there and {shown(here)} here"
-    return ""
+        if there != here and not lies_in(key, *FREE):
+            raise_config_error(
+                f"run={folder} cannot be continued: {key} is {format_value(there)} there and "
+                f"{format_value(here)} here",
+                "the settings it was started with",
+            )
 
 
 def read_config(folder: Path, command: type) -> Any:
-    """The settings of a run as an instance of its command's dataclass.
+    """Returns the settings of a run as an instance of its command's dataclass.
 
     Raises:
-        SettingError: the folder has no settings, or they are not this command's.
+        UserError: the folder has no settings, or not this command's.
     """
     path = folder / CONFIG
     if not path.is_file():
-        reject(
+        raise_config_error(
             f"run={folder}: no run is there ({CONFIG} is missing)",
             "a run folder of experiments.train",
         )
     if not path.stat().st_size:
-        reject(f"{path} is empty", "a folder whose settings were written whole")
+        raise_config_error(f"{path} is empty", "a folder whose settings were written whole")
     try:
-        kept = OmegaConf.load(path)
-        rename_settings(kept, str(path))
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(command), kept))
+        values = OmegaConf.load(path)
+        rename_settings(values, str(path))
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(command), values))
     except (OmegaConfBaseException, YAMLError) as error:
-        reject(f"{path} does not hold {command.__name__}'s settings: {str(error).splitlines()[0]}")
+        line = str(error).splitlines()[0]
+        raise_config_error(f"{path} does not hold {command.__name__}'s settings: {line}")
 
 
-def facts_of(command: Any, words: list[str]) -> dict[str, Any]:
-    """What a run starts with.
-
-    Args:
-        command: its settings.
-        words: the command line.
-    """
-    seeds = {
-        key: value_at(command, key)
-        for key in settings(type(command))
-        if key.rpartition(".")[2] == "seed"
-    }
-    return provenance.collect(words, seeds)
+def facts_of(command: Any, argv: list[str]) -> dict[str, Any]:
+    """Returns the provenance of a run that starts with these settings and this command line."""
+    keys = [key for key in settings_of(type(command)) if key.rpartition(".")[2] == "seed"]
+    return provenance.collect(argv, {key: value_at(command, key) for key in keys})
 
 
 def describe(folder: Path, command: Any, overrides: list[str], facts: dict[str, Any]) -> None:
-    """Write what a run is into its folder; for a run that is continued, what has changed, and one
-    more entry.
+    """Writes into a run's folder what the run is; for a resumed run, its changes and one more entry.
 
     Args:
         folder: of the run.
         command: its settings.
-        overrides: what was said on the command line.
+        overrides: the overrides of the command line.
         facts: of `facts_of`.
     """
-    if getattr(command, "resume", False) and (earlier := provenance.read(folder / PROVENANCE)):
+    if getattr(command, "resume", False) and (earlier := read_json(folder / PROVENANCE)):
         facts = earlier | {"resumed": [*earlier.get("resumed", []), facts]}
     else:
         folder.mkdir(exist_ok=True)
@@ -260,138 +221,98 @@ def describe(folder: Path, command: Any, overrides: list[str], facts: dict[str, 
     partial = folder / f".{CONFIG}.partial"
     OmegaConf.save(OmegaConf.create(_escaped(asdict(command))), partial)
     partial.replace(folder / CONFIG)
-    provenance.write(folder / PROVENANCE, facts)
-
-
-def mark(folder: Path, state: str, **facts: Any) -> None:
-    """Write the state of a run or sweep that starts."""
-    provenance.write(folder / STATUS, {"state": state, "started": provenance.now()} | facts)
+    write_json(folder / PROVENANCE, facts)
 
 
 def note(folder: Path, **facts: Any) -> None:
-    """Add facts to how a run was made."""
-    if known := provenance.read(folder / PROVENANCE):
-        provenance.write(folder / PROVENANCE, known | facts)
+    """Adds facts to a run's provenance."""
+    if known := read_json(folder / PROVENANCE):
+        write_json(folder / PROVENANCE, known | facts)
 
 
-def finish(folder: Path, state: str, **facts: Any) -> None:
-    """Note how a run or a sweep ended, after which step, and on which devices."""
+def status(folder: Path) -> dict[str, Any]:
+    """Returns the status of a run or sweep; an empty dict if it has none."""
+    return read_json(folder / STATUS)
+
+
+def start(folder: Path, **facts: Any) -> None:
+    """Writes that a run or a sweep is running."""
+    write_json(folder / STATUS, {"state": "running", "started": provenance.now()} | facts)
+
+
+def finish(folder: Path, **facts: Any) -> None:
+    """Writes how a run or a sweep ended, after which step, and on which devices."""
     note(folder, **provenance.devices())
     step = saved_step(folder)
     ended = {"ended": provenance.now()} | ({} if step is None else {"step": step})
-    provenance.write(folder / STATUS, status(folder) | {"state": state} | ended | facts)
+    write_json(folder / STATUS, status(folder) | ended | facts)
 
 
 @contextmanager
 def running(folder: Path, command: str) -> Iterator[dict[str, Any]]:
-    """Mark a run as running, and in the end how it ended, however that was.
-
-    Args:
-        folder: of the run.
-        command: its name.
+    """Writes that a run is running, and in the end how it ended, however that was.
 
     Yields:
-        a place for more facts about a run that finishes.
+        a dict for more facts about a run that finishes.
     """
-    mark(folder, "running", command=command)
+    start(folder, command=command)
     facts: dict[str, Any] = {}
     try:
         yield facts
-    except Exception as error:
-        bad_input = is_our_word(error)
-        said = str(error) if bad_input else f"{type(error).__name__}: {error}"
-        _end(folder, "failed", error=said, exit_code=2 if bad_input else 1)
+    except BaseException as error:
+        received()
+        ended = outcome(error)
+        try:
+            finish(folder, **ended)
+        except OSError as unwritten:  # must not hide the error
+            text = f"{folder / STATUS} cannot say that the run {ended['state']}: {unwritten}"
+            print(text, file=sys.stderr, flush=True)
+        if isinstance(error, Stopped):
+            step = saved_step(folder)
+            at = "before its first checkpoint" if step is None else f"at step {step}"
+            print(f"{folder}: stopped by {error.signal} {at}", file=sys.stderr, flush=True)
         raise
-    except Stopped as stopped:
-        catch()
-        _end(folder, "stopped", signal=stopped.signal)
-        step = saved_step(folder)
-        at = "before its first checkpoint" if step is None else f"at step {step}"
-        print(f"{folder}: stopped by {stopped.signal} {at}", file=sys.stderr, flush=True)
-        raise
-    except SystemExit as ended:
-        state = "failed" if ended.code else "finished"
-        _end(folder, state, **({"error": f"exit code {ended.code}"} if ended.code else {}))
-        raise
-    except KeyboardInterrupt:  # raised by something other than our handlers
-        _end(folder, "stopped", signal="SIGINT")
-        raise
-    finish(folder, "finished", **facts)
+    finish(folder, state="finished", **facts)
 
 
-def _end(folder: Path, state: str, **facts: Any) -> None:
-    """As `finish`, for a run that is ended by an error: what cannot be written must not hide it."""
-    try:
-        finish(folder, state, **facts)
-    except OSError as error:
-        print(
-            f"{folder / STATUS} cannot say that the run {state}: {error}",
-            file=sys.stderr,
-            flush=True,
-        )
+def outcome(error: BaseException) -> dict[str, Any]:
+    """Returns the status of a run that an exception ended."""
+    if isinstance(error, Stopped):
+        return {"state": "stopped", "signal": error.signal}
+    if isinstance(error, KeyboardInterrupt):  # raised by something other than our handlers
+        return {"state": "stopped", "signal": "SIGINT"}
+    if isinstance(error, SystemExit):
+        failed = {"state": "failed", "error": f"exit code {error.code}"}
+        return failed if error.code else {"state": "finished"}
+    if is_user_error(error):
+        return {"state": "failed", "error": str(error), "exit_code": 2}
+    return {"state": "failed", "error": f"{type(error).__name__}: {error}", "exit_code": 1}
 
 
 def saved_step(folder: Path) -> int | None:
-    """The step of a run's newest checkpoint, by its name alone; None if there is none."""
+    """Returns the step of a run's newest checkpoint, by its name alone; None if there is none."""
     steps = (path.name for path in (folder / CHECKPOINTS).glob("*"))
     return max((int(name) for name in steps if name.isdecimal()), default=None)
 
 
-def status(folder: Path) -> dict[str, Any]:
-    """The state of a run or sweep; empty if there is none."""
-    return provenance.read(folder / STATUS)
-
-
-def discard(folder: Path, before: set[str]) -> None:
-    """Remove what a command that came to nothing added to a folder, unless it left some work in it.
-
-    Args:
-        folder: of a run or a sweep.
-        before: names of what was in it before.
-    """
-    new = [path for path in folder.iterdir() if path.name not in before]
-    files = [file for path in new for file in (path, *path.rglob("*")) if not file.is_dir()]
-    if any(file.name not in OWN and file.stat().st_size for file in files):
-        return
-    for path in new:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def write_overrides(folder: Path, words: list[str]) -> None:
-    """Write what was said on the command line into the folder of a run or a sweep."""
-    OmegaConf.save(OmegaConf.create(words), folder / OVERRIDES)
+def write_overrides(folder: Path, overrides: list[str]) -> None:
+    """Writes the overrides of the command line into the folder of a run or a sweep."""
+    OmegaConf.save(OmegaConf.create(overrides), folder / OVERRIDES)
 
 
 def read_overrides(folder: Path) -> list[str]:
-    """What was said on the command line; empty if nothing was written."""
+    """Returns the overrides of a run or a sweep; an empty list if none were written."""
     path = folder / OVERRIDES
-    # Unresolved: what looks like an interpolation is part of the words.
-    return (
-        list(map(str, OmegaConf.to_container(OmegaConf.load(path))))
-        if path.is_file() and path.stat().st_size
-        else []
-    )
+    if not path.is_file() or not path.stat().st_size:
+        return []
+    # Not resolved: what looks like an interpolation is part of an override.
+    return list(map(str, OmegaConf.to_container(OmegaConf.load(path))))
 
 
 def _escaped(value: Any) -> Any:
-    """Settings in which OmegaConf finds no interpolations: those were resolved, ${x} is a name now."""
+    """Returns settings in which OmegaConf finds no interpolations: they are resolved already."""
     if isinstance(value, dict):
         return {key: _escaped(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return list(map(_escaped, value))
-    return escaped(value) if isinstance(value, str) else value
-
-
-@contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Locks the folder of a run or a sweep while the block runs, see `run_files.lock`.
-
-    Raises:
-        SettingError: another process works there.
-    """
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(run_files.lock(folder))
-        except ValueError as error:
-            raise SettingError(str(error)) from None
-        yield
+    return escape_interpolation(value) if isinstance(value, str) else value

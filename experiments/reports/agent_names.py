@@ -13,7 +13,6 @@ from yaml import YAMLError
 
 from agentic_transformer.evaluation.results_folder import read_command
 from agentic_transformer.run_files import CONFIG
-from experiments.cli.settings import WIDTH
 
 SHARED = ("run", "resume", "seed", "eval", "mesh", "baseline")
 """Settings in which runs of one agent may differ."""
@@ -81,7 +80,9 @@ def _settings(folder: Path) -> dict[str, Any]:
     try:
         settings = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else {}
     except (OSError, OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}"[:WIDTH]) from None
+        raise ValueError(
+            f"{path} cannot be read: {' '.join(str(error).split())}"[:LINE_WIDTH]
+        ) from None
     if not isinstance(settings, dict) or not isinstance(settings.get("eval", {}), dict):
         raise ValueError(f"{path} does not hold settings")
     return settings

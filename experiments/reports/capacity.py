@@ -12,7 +12,7 @@ from agentic_transformer.capacity.compiler import Accepted, Refused
 from agentic_transformer.capacity.hardware import GIB
 from agentic_transformer.capacity.hlo_permutes import Permute
 from agentic_transformer.capacity.plan import Plan, growth_from_one_trajectory
-from experiments.cli.settings import written
+from agentic_transformer.settings import format_values
 from experiments.reports.pyplot import plt
 
 KINDS = {
@@ -91,7 +91,9 @@ def _memory(plan: Plan) -> str:
         )
         verdict = f"An estimate alone{why}. {plan.verdict.capitalize()}."
     if assumed := estimate_settings.assumed_settings(plan.workload.model):
-        verdict += f" The estimate is not of this step: it is as if {written(assumed, 'model.')}."
+        verdict += (
+            f" The estimate is not of this step: it is as if {format_values(assumed, 'model.')}."
+        )
     return "\n".join(lines) + f"\n\n{verdict}"
 
 

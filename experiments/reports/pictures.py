@@ -6,8 +6,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from experiments.cli.settings import WIDTH
-
 
 def picture(path: Path, draw: Callable[[Path], object]) -> bool:
     """Draws a picture in place of an earlier one; never raises an error.
@@ -28,6 +26,6 @@ def picture(path: Path, draw: Callable[[Path], object]) -> bool:
         with suppress(OSError):
             path.unlink(missing_ok=True)
         words = " ".join(str(error).split())
-        print(f"no {path}: {type(error).__name__}: {words}"[:WIDTH], flush=True)
+        print(f"no {path}: {type(error).__name__}: {words}"[:LINE_WIDTH], flush=True)
         return False
     return True

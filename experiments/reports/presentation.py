@@ -21,7 +21,7 @@ from agentic_transformer.evaluation.results_folder import (
 )
 from agentic_transformer.evaluation.statistics import compare, summarize
 from agentic_transformer.run_files import CONFIG
-from experiments.cli.overrides import pasteable
+from agentic_transformer.settings import shell_words
 from experiments.cli.run_folder import STATUS, status
 from experiments.reports.agent_names import agent_names, with_name
 from experiments.reports.paper import beside_paper, paper_text
@@ -144,5 +144,5 @@ def _records_of(run: Path) -> Path:
     """Returns the path of a run's records, or raises a ValueError that says how to make them."""
     if path := find_records(run):
         return path
-    command = f"python -m experiments.evaluate {pasteable({'run': str(run)})}"
+    command = f"python -m experiments.evaluate {shell_words({'run': str(run)})}"
     raise ValueError(f"no records in {run}; evaluate it first: {command}")

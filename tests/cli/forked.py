@@ -18,11 +18,12 @@ from pathlib import Path
 
 def serve():
     from agentic_transformer import config
-    from experiments.cli import app as cli  # noqa: F401  imported once, before the forks
-    from experiments.cli.settings import settings
+    from agentic_transformer.settings import settings_of
+    from experiments.cli import app as cli  # imported once, before the forks
+    from experiments.cli import command_line
     from tests.cli.test_configs import COMMANDS
 
-    cli._compose("train", config.TrainCommand, [])  # loads Hydra's plugins
+    command_line.read("train", config.TrainCommand, []).make([])  # loads Hydra's plugins
     replies = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         request = json.loads(line)
@@ -37,7 +38,7 @@ def serve():
                 sys.argv = [request["name"], *request["words"]]
                 command = COMMANDS[request["name"]]
                 main = stub(
-                    request["name"], files["calls"], request["does"], "run" in settings(command)
+                    request["name"], files["calls"], request["does"], "run" in settings_of(command)
                 )
                 code = 70
                 try:
@@ -72,7 +73,7 @@ def stub(name, log, does, takes_run):
             calls.write(json.dumps(facts) + "\n")
         what = does.get(str(getattr(config, "seed", "")), does.get("all", "work"))
         if what == "no data":
-            raise SettingError("no episodes\n  allowed: some")
+            raise UserError("no episodes\n  allowed: some")
         if what == "no device":
             raise RuntimeError("no device")
         if run is not None and run.is_dir():
@@ -82,11 +83,9 @@ def stub(name, log, does, takes_run):
         if what == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
 
-    from experiments.cli.settings import SettingError
+    from agentic_transformer.errors import UserError
 
-    main = work if takes_run else lambda config: work(config)
-    main.__code__ = main.__code__.replace(co_filename=f"{name}.py")
-    return main
+    return work if takes_run else lambda config: work(config)
 
 
 if __name__ == "__main__":

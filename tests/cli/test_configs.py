@@ -3,15 +3,14 @@
 import dataclasses
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from agentic_transformer import config
+from agentic_transformer.settings import value_at
+from agentic_transformer.validation import check_command
 from experiments.benchmark import BenchmarkCommand
-from experiments.cli import overrides
-from experiments.cli.app import CONF
-from experiments.cli.settings import check_command, settings, value_at
+from experiments.cli import command_line
+from experiments.cli.packages import CONF
 
 COMMANDS = {
     "collect": config.CollectCommand,
@@ -33,23 +32,44 @@ REQUIRED = {
     "verify": {"path": "x"},
     "table": {"sweep": "x"},
 }
+
+
+def composed(name, *words):
+    required = [f"{key}={value}" for key, value in REQUIRED.get(name, {}).items()]
+    line = command_line.read(name, COMMANDS[name], [*required, *words])
+    return OmegaConf.to_object(line.compose(line.each[0]))
+
+
+def groups(name):
+    """The config groups of a command, as its file says, and their options."""
+    path = CONF / f"{name}.yaml"
+    entries = OmegaConf.load(path).defaults if path.exists() else []
+    names = [group for entry in entries if not isinstance(entry, str) for group in entry]
+    options = command_line.config_groups(CONF)
+    return {group: options[group.split("@")[0]] for group in names}
+
+
 CHOICES = [
     (name, f"{group}={option}")
     for name in COMMANDS
-    for group, options in overrides.groups(CONF, name).items()
+    for group, options in groups(name).items()
     for option in options
 ]
 
 
-def composed(name, *words):
-    ConfigStore.instance().store(name="schema", node=COMMANDS[name])
-    required = [f"{key}={value}" for key, value in REQUIRED.get(name, {}).items()]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return OmegaConf.to_object(compose(name, [*required, *words]))
+def test_every_config_is_a_command():
+    assert {path.stem for path in CONF.glob("*.yaml")} <= set(COMMANDS)
 
 
-def test_every_config_is_here():
-    assert {path.stem for path in CONF.glob("*.yaml")} == set(COMMANDS)
+def test_files_hold_only_what_differs():
+    """A default stands in the dataclass alone: no file of a group repeats it."""
+    kinds = {"agent": config.AgentConfig, "data": config.DataConfig, "model": config.ModelConfig}
+    for group, kind in (kinds | {"mesh": config.MeshConfig}).items():
+        for path in (CONF / group).glob("*.yaml"):
+            values = OmegaConf.load(path)
+            base = {"defaults"} & set(values)  # a file may undo what it starts from
+            same = {key for key in set(values) - base if values[key] == getattr(kind(), key)}
+            assert base or not same, (path, same)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -67,14 +87,6 @@ def test_every_option_holds_allowed_values(name, choice):
     if name == "quickstart":  # which wants two different agents
         made.agent.name, made.baseline.name = "agent", "baseline"
     check_command(made)
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_setting_is_explained(name):
-    """Each setting has a line with a comment under conf/, or a name that says all."""
-    text = "\n".join(path.read_text() for path in CONF.rglob("*.yaml"))
-    for key in settings(COMMANDS[name]):
-        assert f"\n{key.rpartition('.')[2]}: " in text, key
 
 
 def test_agents_are_what_they_are_called():

@@ -11,9 +11,7 @@ from agentic_transformer.config import DataConfig
 from agentic_transformer.contexts.training_data import open_store
 from datasets.collectors import collectors
 from datasets.download import ALGORITHMS, DOMAINS
-from experiments.cli import app as cli
-from experiments.cli import overrides
-from experiments.cli.settings import settings
+from experiments.cli import command_line
 from experiments.reports.presentation import runs_within
 from tests.cli.conftest import ROOT
 from tests.cli.test_configs import COMMANDS
@@ -37,12 +35,8 @@ WORD = re.compile(r"-m|\+?[a-z][\w@./]*=[^\s`]*[^\s`:;,.]")
 def composed(name, words):
     """The settings of the first and the last of a command line's jobs; raises what the command
     would say."""
-    command = COMMANDS[name]
-    line = overrides.read(
-        words, settings(command), overrides.groups(cli.CONF, name), together=name == "plan"
-    )
-    each = line.each
-    return [cli._compose(name, command, words) for words in {tuple(each[0]), tuple(each[-1])}]
+    line = command_line.read(name, COMMANDS[name], words, together=name == "plan")
+    return [line.make(list(words)) for words in {tuple(line.each[0]), tuple(line.each[-1])}]
 
 
 def commands(text):

@@ -196,7 +196,7 @@ def expected(name, job):
 
 def _group(group, option):
     """A config file's settings, over those of the files that it starts from."""
-    said = yaml.safe_load((ROOT / "conf" / group / f"{option}.yaml").read_text())
+    said = yaml.safe_load((ROOT / "conf" / group / f"{option}.yaml").read_text()) or {}
     base = {}
     for entry in said.pop("defaults", []):
         base |= _group(group, entry) if entry != "_self_" else {}

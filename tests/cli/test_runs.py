@@ -148,7 +148,7 @@ def test_a_run_that_goes_on_is_left_alone(command):
 def test_bad_input_found_later_leaves_nothing(command):
     missing = command(
         "run=quiet/new",
-        body="from experiments.cli.settings import reject\nreject('no data', 'data')",
+        body="from agentic_transformer.errors import raise_config_error\nraise_config_error('no data', 'data')",
     )
     assert (missing.returncode, missing.stderr) == (
         2,
@@ -156,7 +156,8 @@ def test_bad_input_found_later_leaves_nothing(command):
     )
     assert not (command.folder / "quiet" / "new").exists()
     shown = command(
-        "run=other", body="from experiments.cli.settings import reject\nreject('no data', 'data')"
+        "run=other",
+        body="from agentic_transformer.errors import raise_config_error\nraise_config_error('no data', 'data')",
     )
     assert shown.returncode == 2 and states(command.folder / "other") == {
         "other": "failed"

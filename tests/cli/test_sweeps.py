@@ -89,7 +89,7 @@ def test_a_sweep_whose_order_was_not_recorded_is_not_continued(forked):
         OmegaConf.create(["seed=sort(2,1,0)"]), forked.folder / "sweep" / "overrides.yaml"
     )
     again = forked("train", "-m", "run=sweep", "seed=0,1,2", "resume=true")
-    assert again.code == 2 and "other values" in again.stderr and not again.calls
+    assert again.code == 2 and "seed is 2 there and 0 here" in again.stderr and not again.calls
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ import datasets
 import envs
 from agentic_transformer.config import DataConfig, VerifyCommand
 from agentic_transformer.contexts.training_data import open_store
+from agentic_transformer.settings import settings_of
 from datasets import Episode
 from datasets.consistency import problems_of
 from envs.readings import observations_of
 from envs.registry import domain_spec, domains
-from experiments.cli.settings import settings
 from tests.envs.oracle import Oracle
 from tests.seeds import rng
 
@@ -183,4 +183,4 @@ def test_actions_may_exceed_their_range_by_rounding_alone(largest, good):
 
 
 def test_the_command_knows_every_domain():
-    assert settings(VerifyCommand)["domain"].choices == tuple(sorted(envs.registry.domains()))
+    assert settings_of(VerifyCommand)["domain"].choices == tuple(sorted(envs.registry.domains()))

@@ -6,9 +6,9 @@ import pytest
 
 from agentic_transformer.agents.load import read_spec
 from agentic_transformer.config import TrainCommand
+from agentic_transformer.errors import UserError
 from agentic_transformer.training.checkpoint import Checkpoints
 from experiments.cli import run_folder
-from experiments.cli.settings import SettingError
 from tests.small_agents import describe, labelled
 
 
@@ -24,7 +24,7 @@ from tests.small_agents import describe, labelled
 def test_settings_run_nothing(text, tmp_path):
     place = tmp_path / "touched"
     (tmp_path / run_folder.CONFIG).write_text(text.format(place=place))
-    with pytest.raises(SettingError, match="does not hold TrainCommand's settings"):
+    with pytest.raises(UserError, match="does not hold TrainCommand's settings"):
         run_folder.read_config(tmp_path, TrainCommand)
     assert not place.exists()
 

@@ -1,0 +1,187 @@
+"""A command line: Hydra's flags, overrides, and the settings that they make."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import re
+import typing
+from dataclasses import dataclass, field, is_dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from agentic_transformer.errors import raise_config_error
+from agentic_transformer.settings import quote_text, settings_of
+from agentic_transformer.validation import check_command
+from experiments.cli import overrides
+from experiments.cli.overrides import Assignment
+from experiments.cli.packages import CONF
+
+# Settings that say where a run lies, not what it is.
+PLACES = ("run", "resume")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        allowed = (
+            "overrides such as train.steps=100, and Hydra's flags: -m, --help, --cfg job, --info"
+        )
+        raise_config_error(message, allowed)
+
+
+def _parse_flags(argv: list[str]) -> argparse.Namespace:
+    """Returns Hydra's flags and the overrides."""
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("overrides", nargs="*")
+    modes = parser.add_mutually_exclusive_group()
+    for names in (("--run", "-r"), ("--multirun", "-m"), ("--shell-completion", "-sc")):
+        modes.add_argument(*names, action="store_true")
+    modes.add_argument("--cfg", "-c", choices=("job", "hydra", "all"))
+    modes.add_argument("--info", "-i", nargs="?", const="all")
+    for names in (("--help", "-h"), ("--hydra-help",), ("--version",), ("--resolve",)):
+        parser.add_argument(*names, action="store_true")
+    for name, short in (("path", "-cp"), ("name", "-cn"), ("dir", "-cd")):
+        parser.add_argument(f"--config-{name}", short)
+    parser.add_argument("--package", "-p")
+    return parser.parse_intermixed_args(argv)
+
+
+@dataclass
+class CommandLine:
+    """Holds a checked command line."""
+
+    command: type
+    config_path: Path
+    config_name: str
+    search: list[str]
+    """Overrides that add the user's folders of configs."""
+    multirun: bool
+    help: bool
+    groups: dict[str, list[str]]
+    """Options of each config group."""
+    flags: list[str] = field(default_factory=list)
+    """Flags for Hydra that show something, in place of a run."""
+    assignments: list[Assignment] = field(default_factory=list)
+
+    @property
+    def each(self) -> list[list[str]]:
+        """Returns the overrides of each job; the last sweep changes fastest, as in Hydra."""
+        return list(map(list, itertools.product(*(one.words for one in self.assignments))))
+
+    @property
+    def learned(self) -> list[Assignment]:
+        """Returns the assignments that decide what is done, not where or by which launcher."""
+        free = (*PLACES, "hydra")
+        return [one for one in self.assignments if re.split("[./]", one.key)[0] not in free]
+
+    def value(self, key: str, default: Any = None) -> Any:
+        """Returns the first value that the command line gives a key."""
+        return next((one.values[0] for one in self.assignments if one.key == key), default)
+
+    def read(self, words: list[str], several: bool = True) -> list[Assignment]:
+        """Returns overrides, checked; `several`: whether a setting may have several values."""
+        return overrides.read(words, self.command, self.groups, several)
+
+    def compose(self, words: list[str], with_hydra: bool = False) -> DictConfig:
+        """Returns the config that overrides make, and Hydra's own with it if asked for.
+
+        Raises:
+            UserError: Hydra cannot compose it.
+        """
+        try:
+            with initialize_config_dir(str(self.config_path), version_base="1.3"):
+                words = [*self.search, *words]
+                return compose(self.config_name, words, return_hydra_config=with_hydra)
+        except (HydraException, OmegaConfBaseException) as error:
+            text = " ".join(re.split("To append|Config search path", str(error))[0].split())
+            added = next((word.lstrip("+") for word in words if word.startswith("+")), "")
+            raise_config_error(text, added)
+
+    def make(self, words: list[str]) -> Any:
+        """Returns the settings that overrides make; every value is checked.
+
+        Raises:
+            UserError: a value is missing, or not allowed.
+        """
+        try:
+            made = OmegaConf.to_object(self.compose(words))
+        except MissingMandatoryValue as error:
+            setting = settings_of(self.command)[error.full_key]
+            raise_config_error(f"{setting.key} is not given", f"{setting.key}=<{setting.allowed}>")
+        except OmegaConfBaseException as error:
+            raise_config_error(" ".join(str(error).split()))
+        if not isinstance(made, self.command):
+            raise_config_error(
+                f"{self.config_name}.yaml has no types", "defaults: [schema, _self_]"
+            )
+        check_command(made)
+        return made
+
+
+def read(name: str, command: type, argv: list[str], together: bool = False) -> CommandLine:
+    """Reads and checks a command line.
+
+    Args:
+        name: of the command, and of its primary config.
+        command: dataclass of its settings.
+        argv: the command line, without the program.
+        together: whether the command takes the values of a sweep together: they need no -m then.
+
+    Raises:
+        UserError: a flag or an override is wrong.
+    """
+    given = _parse_flags(argv)
+    if together and given.multirun:
+        raise_config_error(
+            "-m: this command takes several values together", "the same words without -m"
+        )
+    folders = [given.config_dir] if given.config_dir else []
+    if given.config_path:  # which may use our groups
+        folders += [CONF]
+    for folder in (given.config_path, given.config_dir):
+        if folder and not Path(folder).is_dir():
+            raise_config_error(f"{folder}: no such folder of configs", "a folder")
+    folders = ",".join(quote_text(f"file://{Path(folder).absolute()}") for folder in folders)
+    path = Path(given.config_path or CONF).absolute()
+    line = CommandLine(
+        command,
+        path,
+        given.config_name or name,
+        [f"hydra.searchpath=[{folders}]"] if folders else [],
+        given.multirun,
+        given.help,
+        config_groups(path, given.config_dir or CONF, CONF),
+    )
+    for flag in ("cfg", "info", "package", "resolve", "hydra_help", "version", "shell_completion"):
+        if value := getattr(given, flag):
+            line.flags += [f"--{flag.replace('_', '-')}", *([] if value is True else [value])]
+    _register(line, name, fileless=not (given.config_name or (CONF / f"{name}.yaml").exists()))
+    if not given.shell_completion:
+        line.assignments = line.read(given.overrides, given.multirun or together)
+    return line
+
+
+def config_groups(*folders: Path | str) -> dict[str, list[str]]:
+    """Returns the options of each config group in folders of configs."""
+    groups: dict[str, set[str]] = {}
+    for folder in folders:
+        for path in Path(folder).glob("*/*.yaml"):
+            groups.setdefault(path.parent.name, set()).add(path.stem)
+    return {group: sorted(options) for group, options in groups.items()}
+
+
+def _register(line: CommandLine, name: str, fileless: bool) -> None:
+    """Gives Hydra the command's dataclass, by which it types the files under conf/.
+
+    Its groups start from their own defaults, whatever the command's are: a file of a group says
+    what differs from these. A command without a file is its dataclass.
+    """
+    kinds = typing.get_type_hints(line.command)
+    node = line.command(**{key: kind() for key, kind in kinds.items() if is_dataclass(kind)})
+    ConfigStore.instance().store(name=name if fileless else "schema", node=node)

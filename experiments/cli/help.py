@@ -1,0 +1,64 @@
+"""The help of a command: every setting with its default, its meaning and what is allowed."""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+import typing
+from functools import reduce
+
+from omegaconf import OmegaConf
+
+from agentic_transformer.settings import Setting, format_value, settings_of
+from experiments.cli.command_line import CommandLine
+
+_WIDTH = 100
+_FOOTER = """
+Write key=value, a list as key=[1,2], a config group as group=option; -m key=1,2 makes a sweep.
+Hydra's flags: --cfg job shows the composed settings, --info how they are composed,
+--config-dir <folder> adds configs of your own, --hydra-help shows all flags.
+"""
+
+
+def help_text(name: str, line: CommandLine) -> str:
+    """Returns the help of a command; the values shown are those that its overrides make."""
+    config = line.compose(line.each[0], with_hydra=True)
+    choices = {
+        key: option for key, option in config.hydra.runtime.choices.items() if "/" not in key
+    }
+    values = OmegaConf.to_container(config)
+    kinds, options = typing.get_type_hints(line.command), line.groups
+    lines = [f"python -m experiments.{name} [key=value ...]", *_paragraphs(line.command, "")]
+    place = ""
+    for key, setting in settings_of(line.command).items():
+        group = key.rpartition(".")[0]
+        if group != place:
+            place = group
+            lines += ["", f"{group}:", *_paragraphs(kinds[group], "  ")]
+            lines += [
+                f"  {chosen}={option} ({', '.join(options[chosen.partition('@')[0]])})"
+                for chosen, option in choices.items()
+                if group == (chosen.partition("@")[2] or chosen)
+            ]
+        lines += _entry(setting, reduce(dict.get, key.split("."), values))
+    if "experiment" in choices:
+        several = ", ".join(options["experiment"])
+        lines += ["", f"experiment={format_value(choices['experiment'])} ({several})"]
+        lines += ["    A file that sets several of the above at once."]
+    return "\n".join(lines) + "\n" + _FOOTER
+
+
+def _entry(setting: Setting, value: object) -> list[str]:
+    """Returns the lines of a setting."""
+    facts = f"{setting.meaning} Allowed: {setting.allowed}."
+    if setting.example:
+        facts += f" Example: {setting.key}={setting.example}"
+    return [f"  {setting.key}={format_value(value)}", *textwrap.wrap(facts, _WIDTH, **_INDENTED)]
+
+
+def _paragraphs(described: type, indent: str) -> list[str]:
+    """Returns a dataclass's docstring, indented."""
+    return textwrap.indent(inspect.getdoc(described), indent).splitlines()
+
+
+_INDENTED = {"initial_indent": "      ", "subsequent_indent": "      ", "break_on_hyphens": False}

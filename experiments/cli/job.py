@@ -1,0 +1,175 @@
+"""One run, or one job of a sweep, as Hydra's launchers call it: perhaps in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from agentic_transformer.config import TrainCommand
+from agentic_transformer.errors import raise_config_error
+from agentic_transformer.settings import settings_of, shell_words
+from agentic_transformer.training.distributed import process_info
+from experiments.cli import allocator, compilation_cache, devices, preemption, run_folder
+from experiments.cli.run_folder import Opened
+
+
+@dataclass
+class Job:
+    """Holds a command that is ready to be called with a composed config."""
+
+    name: str
+    main: Callable[..., Path | None]
+    """Returns the folder of its results, if that is not the run's."""
+    command: type
+    argv: list[str]
+    """The whole command line."""
+    multirun: bool
+    folder: Opened | None = None
+    """Folder of the run or sweep; None for a command without one, and beside process 0."""
+
+    @property
+    def makes_run(self) -> bool:
+        """Returns whether each run gets a folder of its own."""
+        return self.takes_run and settings_of(self.command)["run"].optional
+
+    @property
+    def takes_run(self) -> bool:
+        """Returns whether the command has a run's folder, new or given."""
+        return "run" in settings_of(self.command)
+
+    def parent(self, command: Any) -> Path:
+        """Returns where new folders of the command go."""
+        return run_folder.RUNS / getattr(command, "task", self.name)
+
+    def prepare(self, command: Any) -> None:
+        """Opens the folder of a single run and chooses its devices.
+
+        Raises:
+            UserError: the folder or the devices cannot be had.
+        """
+        devices.make_virtual_devices(command)
+        if self.takes_run and not self.makes_run:
+            run_folder.read_config(Path(command.run), TrainCommand)
+        number, count = process_info(command.mesh) if hasattr(command, "mesh") else (0, 1)
+        if count > 1 and (self.name != "train" or not command.run):
+            raise_config_error(
+                f"{count} processes of experiments.{self.name}",
+                "several of experiments.train, with run=<folder> that all of them see",
+            )
+        if self.makes_run and number == 0:
+            self.folder = run_folder.open_run(self.parent(command), self.name, command)
+
+    def __call__(self, config: DictConfig) -> None:
+        """Runs the command; exits on failure, except in a sweep, whose end reports it."""
+        hydra = HydraConfig.get()
+        in_pool = self.multirun and hydra.runtime.choices["hydra/launcher"] == "joblib"
+        preemption.forward_signals() if in_pool else preemption.raise_on_signals()
+        if preemption.received() is not None:  # a sweep that is stopped begins no more jobs
+            return
+        place = self.folder.place if self.folder else Path(config.get("run") or "")
+        if self.multirun:
+            place /= str(hydra.job.num)
+            place.mkdir(exist_ok=True)
+        overrides = OmegaConf.to_container(hydra.overrides.task)  # not resolved
+        with preemption.sweep_job() if in_pool else nullcontext():
+            if in_pool:
+                devices.claim_accelerator()
+            code = self._run(place, OmegaConf.to_object(config), overrides)
+            if code and not self.multirun:
+                sys.exit(code)
+
+    def _run(self, place: Path, command: Any, overrides: list[str]) -> int:
+        """Runs the command in its folder, if it has one; returns the exit code."""
+        allocator.keep_freed()
+        if hasattr(command, "mesh"):  # of commands that compute
+            compilation_cache.enable()
+        try:
+            devices.make_virtual_devices(command)
+            if not self.makes_run and not self.multirun:
+                with preemption.as_stopped():
+                    self._work(place, command, overrides)
+            elif hasattr(command, "mesh") and process_info(command.mesh)[0] > 0:
+                place.mkdir(parents=True, exist_ok=True)  # perhaps before process 0 makes it
+                if run_folder.status(place).get("state") != "finished":
+                    self.main(command, place)
+            else:
+                with run_folder.lock(place):
+                    self._run_in_folder(place, command, overrides)
+        except Exception as error:
+            return self._report(error)
+        return 0
+
+    def _run_in_folder(self, place: Path, command: Any, overrides: list[str]) -> None:
+        """Runs the command in a folder that this process has locked, unless it is finished."""
+        if run_folder.status(place).get("state") == "finished":
+            print(f"{place} is finished already")
+            return
+        with run_folder.running(place, self.name) as facts, preemption.as_stopped():
+            print(f"run folder: {place}", flush=True)
+            facts |= self._work(place, command, overrides)
+        print(f"run folder: {place}", flush=True)
+
+    def _work(self, place: Path, command: Any, overrides: list[str]) -> dict[str, str]:
+        """Calls the command's main; returns where its results are, if that is not `place`."""
+        if not self.takes_run:
+            self.main(command)
+            return {}
+        sys.argv = self.argv[2:]
+        facts = run_folder.facts_of(command, self.argv)
+        if self.makes_run:
+            run_folder.check_same(place, command)
+            run_folder.describe(place, command, overrides, facts)
+            self.main(command, place)
+            return {}
+        run = Path(command.run)
+        if hasattr(command, "eval"):
+            _inherit_evaluation(command, overrides)
+        results = self.main(command, run) or run
+        # Only now: until then the results in the folder are those of the command before.
+        run_folder.describe(results / self.name, command, overrides, facts)
+        return {"results": str(results.resolve())}
+
+    def _report(self, error: Exception) -> int:
+        """Prints an error, unless the end of a sweep will; returns the exit code."""
+        code = run_folder.outcome(error)["exit_code"]
+        if code == 1 or "HYDRA_FULL_ERROR" in os.environ:
+            traceback.print_exception(error)
+        elif not self.multirun:
+            print_error(self.name, error)
+        return code
+
+    def resume_command(self, place: Path) -> str:
+        """Returns the command line that goes on with what was stopped.
+
+        Args:
+            place: folder of the run or the sweep.
+        """
+        if not self.makes_run:
+            return shlex.join(self.argv)
+        words = [word for word in self.argv if word.lstrip("+").partition("=")[0] != "resume"]
+        named = any(word.lstrip("+").startswith("run=") for word in words)
+        run = {} if named else {"run": str(place)}
+        return f"{shlex.join(words)} {shell_words(run | {'resume': True})}"
+
+
+def print_error(name: str, error: Exception) -> None:
+    """Prints an error for the user of a command."""
+    print(f"experiments.{name}: {error}", file=sys.stderr)
+
+
+def _inherit_evaluation(command: Any, overrides: list[str]) -> None:
+    """Takes the evaluation settings that no override sets from the run that is evaluated."""
+    given = {word.lstrip("+").partition("=")[0] for word in overrides}
+    for key, value in vars(run_folder.read_config(Path(command.run), TrainCommand).eval).items():
+        if f"eval.{key}" not in given:
+            setattr(command.eval, key, value)
