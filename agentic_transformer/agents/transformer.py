@@ -126,6 +126,7 @@ class TransformerAgent:
         features, timesteps = self._encode(context, trajectory, outcome)
         new_tokens, cache = _check_room(context, timesteps), context.cache
         chunk = tokens_at_once(cache, self._mesh)
+        # A chunk attends to all earlier tokens and to itself, so chunks give what one pass gives.
         for start in range(0, new_tokens, chunk):
             part = slice(start, start + chunk)
             _, cache = _extend(
@@ -221,4 +222,5 @@ def _act(
 ) -> tuple[jax.Array, tuple[LayerCache, ...]]:
     """Encodes new tokens, and draws an action (batch, A) from the output at the last of them."""
     outputs, cache = _extend(graph, mesh, params, cache, features, timestep, position)
+    # The last new token is the one that predicts the step's action.
     return draw_action(model, outputs[:, -1], key, temperature, noise), cache

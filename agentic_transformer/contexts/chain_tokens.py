@@ -65,6 +65,7 @@ def encode_chains(
         done=to_rows(layout.completion(target, reward)),
         timestep=np.tile(np.arange(steps_per_slot, dtype=np.int32), (rows, slots)),
     )
+    # (B, n * T); where it changes, a chain begins.
     chain = per_step(chains.chain)
     return Tokens(
         features=layout.encode_batch(steps, first=np.diff(chain, axis=1, prepend=-1) != 0),

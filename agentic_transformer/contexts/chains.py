@@ -1,4 +1,4 @@
-"""Chains of hindsight: draws the trajectories of a context and says which the agent imitates.
+"""Draws chains of hindsight: the trajectories of a context, and which of them the agent imitates.
 
 A chain is a few trajectories of one task in ascending order of return (Liu and Abbeel 2023, arXiv
 2305.16554, section 3). With `selection=search` (ours) it is the attempts of a search for the task,
@@ -212,6 +212,7 @@ class ChainSampler:
                 task = draw_task()
             guess = draw_task()
             episode = rng.choice(self.ranking[guess, self.first_good[guess] :])
+            # An attempt before the task is found is a miss: it earns the worst return.
             earned = self._worst_return if task is None else self.returns[task, episode]
             log_posterior += log_likelihood(self.returns[:, episode], earned, self._best_return)
             episodes.append(episode)

@@ -42,6 +42,7 @@ class ChainLoader:
 
     def __call__(self, step: int) -> Tokens:
         """Returns the local rows of a step, in natural order."""
+        # (local rows, slots): the draw of all rows is cheap, their trajectories are not.
         chains = Chains(*(x[self.local] for x in self.sampler.draw(step, self.rows)))
         trajectories, reward = self.data.load(chains.task.reshape(-1), chains.episode.reshape(-1))
         return encode_chains(self.layout, chains, trajectories, reward)

@@ -1,4 +1,4 @@
-"""Proposes commands that make or download the data that a run lacks."""
+"""Suggests commands that make or download the data that a run lacks."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from datasets import download
 from datasets.collectors import collectors
 
 _COLLECTORS = ("pd", "mppi", "random")
-"""Collectors in the order in which they are proposed: policies that reach goals before noise."""
+"""Collectors in the order in which they are suggested: policies that reach goals before noise."""
 
 
 def ways_to_get(task: str, config: DataConfig) -> list[str]:
-    """Returns lines that each propose a command, and the data.algo that then reads its data.
+    """Returns lines that each suggest a command, and the data.algo that then reads its data.
 
     Args:
         task: the task whose data are missing.

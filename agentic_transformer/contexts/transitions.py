@@ -52,6 +52,7 @@ class TransitionLoader:
         """Returns the transitions of a training step, a function of the seed and the step alone."""
         rng = stream("transitions", self._seed, step)
         tasks, (episodes, length) = len(self._data.returns), self._trajectories.action.shape[:2]
+        # (B,) each; `length - 1`: the last step has no next observation.
         task, episode, time = (
             rng.integers(count, size=self._batch) for count in (tasks, episodes, length - 1)
         )

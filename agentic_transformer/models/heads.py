@@ -1,4 +1,4 @@
-"""Action heads: the meaning of the model's outputs, the loss of an action, and how one is drawn.
+"""Defines action heads: what the outputs mean, the loss of an action, and how one is drawn.
 
 `mse` is the paper's head: squared error and a deterministic action. `mixture` is ours: a mixture of
 Gaussians can hold several ways to search, where squared error averages them into none.

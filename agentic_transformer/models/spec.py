@@ -9,7 +9,8 @@ from flax import nnx
 
 from agentic_transformer.config import AgentConfig, ModelConfig, TD3BCConfig
 from agentic_transformer.contexts.normalizer import Normalizer
-from agentic_transformer.contexts.tokens import TOKEN_LAYOUTS, TokenLayout
+from agentic_transformer.contexts.token_layouts import TOKEN_LAYOUTS
+from agentic_transformer.contexts.tokens import TokenLayout
 from agentic_transformer.models.transformer import AgenticTransformer
 
 ACTING = {"dtype": "float32", "remat": "none", "scan_layers": False, "blockwise_feedforward": False}

@@ -11,6 +11,7 @@ accumulate in float32 all the same, and the head is float32.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -73,6 +74,7 @@ class Block(nnx.Module):
         qkv = self.qkv_proj(self.attention_norm(x))
         # (batch, sequence, 3 * width) -> three of (batch, sequence, heads, head_dim)
         query, key, value = jnp.moveaxis(qkv.reshape(*x.shape[:2], 3, self.heads, -1), 2, 0)
+        # (batch, sequence, heads, head_dim) -> (batch, sequence, width)
         x = x + self.out_proj(attend(query, key, value).reshape(x.shape))
         graph, params = nnx.split((self.feedforward_norm, self.up_proj, self.down_proj))
 
@@ -85,7 +87,7 @@ class Block(nnx.Module):
 
 
 class AgenticTransformer(nnx.Module):
-    """Embeds tokens, passes them through the blocks, and returns the action head's parameters."""
+    """Maps tokens to the parameters of action distributions: embedding, blocks, action head."""
 
     def __init__(
         self, config: ModelConfig, feature_size: int, action_size: int, steps: int, rngs: nnx.Rngs
@@ -183,7 +185,9 @@ def unrolled(params: nnx.State) -> nnx.State:
         params: parameters whose `blocks` are stacked, (layers, ...).
     """
     layers = jax.tree.leaves(params["blocks"])[0].shape[0]
-    blocks = {layer: jax.tree.map(lambda x: x[layer], params["blocks"]) for layer in range(layers)}  # noqa: B023
+    blocks = {
+        layer: jax.tree.map(operator.itemgetter(layer), params["blocks"]) for layer in range(layers)
+    }
     return nnx.State({**params, "blocks": blocks})
 
 

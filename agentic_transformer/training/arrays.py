@@ -54,6 +54,7 @@ def read_arrays(folder: Path, like: Any) -> Any:
     store = _open(folder)
     stored = _matching(folder, store, like)
 
+    # Each device asks for its own part by an index, whatever the sharding at the save was.
     def read(key: jax.tree_util.KeyPath, leaf: Any) -> jax.Array:
         place = store / f"{stored[_name(key)].name}/"
         array = ts.open({"driver": "zarr"}, kvstore=place).result()
@@ -74,6 +75,7 @@ def _matching(folder: Path, store: ts.KvStore, like: Any) -> dict[str, _Stored]:
     stored = {old_names.current_array(array.name): array for array in _stored_arrays(store)}
     if any(name != array.name for name, array in stored.items()):
         old_names.warn(folder.parent)
+    # Types and shapes are compared as text, which the error then shows.
     there = {name: array.type_and_shape for name, array in stored.items()}
     here = {
         _name(key): f"{leaf.dtype}{list(leaf.shape)}"

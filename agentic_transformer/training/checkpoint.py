@@ -123,6 +123,7 @@ class Checkpoints:
             metrics=ocp.args.JsonSave({"loss": loss}),
         )
         try:
+            # It returns once the arrays are copied to host memory, and writes them afterwards.
             self._checkpointer.save(LiteralPath(path), args=items)
         except Exception as error:
             self._give_up(path, error)
@@ -190,6 +191,7 @@ class Checkpoints:
             raise ValueError(
                 f"{path} is without its optimizer: it can be evaluated, not trained further"
             )
+        # The step is the folder's name. It is laid out like the rest, for all processes.
         number = jax.make_array_from_callback((), like.step.sharding, lambda _: jnp.int32(step))
         params = read_arrays(path / "params", like.params)
         return TrainState(number, params, read_arrays(path / "optimizer", like.optimizer))
@@ -219,7 +221,7 @@ class Checkpoints:
 
     def _newest(self, set_aside: Callable[[int], Path] | None = None) -> int | None:
         """Finds the newest whole step in process 0; renames newer ones to `set_aside(step)`."""
-        found = -1
+        found = -1  # agreed upon as a number
         for step in reversed(self._steps() if distributed.is_first() else []):
             if self._is_whole(step):
                 found = step

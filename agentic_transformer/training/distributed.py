@@ -39,7 +39,7 @@ def initialize(config: MeshConfig) -> None:
     """
     if process_info(config)[1] == 1:
         return
-    import jax
+    import jax  # loads slowly
 
     given = (
         {}
@@ -58,20 +58,21 @@ def initialize(config: MeshConfig) -> None:
 
 def is_first() -> bool:
     """Returns whether this is process 0, which alone writes logs and checksums."""
-    import jax
+    import jax  # loads slowly
 
     return jax.process_index() == 0
 
 
 def agree(value: int) -> int:
     """Returns the value of process 0 in every process."""
-    from jax.experimental import multihost_utils
+    from jax.experimental import multihost_utils  # loads slowly
 
     return int(multihost_utils.broadcast_one_to_all(value))
 
 
 def differing(values: dict[str, str]) -> list[str]:
     """Returns the names of the values that are not the same in all processes."""
+    # These load slowly.
     import jax
     import numpy as np
     from jax.experimental import multihost_utils
@@ -89,6 +90,7 @@ def differing(values: dict[str, str]) -> list[str]:
 
 def any_process(flag: bool) -> bool:
     """Returns whether the flag is set in any process."""
+    # These load slowly.
     import jax
     import numpy as np
     from jax.experimental import multihost_utils

@@ -106,7 +106,7 @@ def _axis_name(factor: int) -> str:
 def _factors_by_axis(shape: tuple[int, ...], devices: int) -> list[list[int]]:
     """Returns which prime factors of the device count cut each axis of an array."""
     primes, factors_by_axis = _prime_factors(devices), [[] for _ in shape]
-    left = list(range(len(primes)))
+    left = list(range(len(primes)))  # factors that cut no axis yet
     for axis in sorted(range(len(shape)), key=lambda axis: -shape[axis]):
         size = shape[axis]
         for factor in tuple(left):

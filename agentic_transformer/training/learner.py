@@ -41,7 +41,7 @@ class Learner(Protocol):
 
 
 class TransformerLearner:
-    """Learns to predict the actions of chains, over the whole mesh, see `Learner`."""
+    """Trains the transformer to predict the actions of chains, over the whole mesh."""
 
     def __init__(self, config: TrainCommand, data: RelabelledDataset, spec: AgentSpec) -> None:
         """Prepares the mesh, the loader and the training step.

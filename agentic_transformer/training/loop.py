@@ -101,6 +101,7 @@ def fit(
         stopping = should_stop()
         save_due = stopping or step == config.steps or step % config.checkpoint_every == 0
         if save_due or step % config.log_every == 0:
+            # Reading metrics waits for the device. Between two logs Python runs ahead of it.
             log(step, _finite_means(recent, step))
             recent = []
         if save_due:

@@ -68,6 +68,7 @@ def make_train_step(
         # The totals are those of the whole batch, also where gradients come from parts of it.
         totals = {name: jnp.maximum(jnp.sum(weight), 1.0) for name, weight in masks(tokens).items()}
         (_, losses), grads = grad_fn(state.params, tokens, totals)
+        # The optimizer clips the gradients. The norm that is reported is that before clipping.
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         new_state = TrainState(state.step + 1, params, optimizer_state)
@@ -131,7 +132,7 @@ def make_loss_fn(
             )
         attend = _make_attention(config, mesh, sequence_length, tokens.segment)
         model = nnx.merge(graph, params)
-        outputs = model(tokens.features, tokens.timestep, attend, **options)
+        outputs = model(tokens.features, tokens.timestep, attend, **options)  # (B, S, head_size)
         action_losses = action_loss(config, outputs, tokens.action)  # (B, S)
         losses = {
             name: jnp.sum(action_losses * weight) / totals[name]
@@ -187,6 +188,7 @@ def accumulate_grads(grad_fn: Callable, steps: int, mesh: Mesh) -> Callable:
         def add(sums: Any, micro_batch: Tokens) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, sums, grad_fn(params, micro_batch, totals)), None
 
+        # A scan keeps the activations of one micro-batch at a time.
         losses = jnp.zeros(()), jax.tree.map(jnp.zeros_like, totals)
         zeros = losses, jax.tree.map(jnp.zeros_like, params)
         return jax.lax.scan(add, zeros, jax.tree.map(split, tokens))[0]

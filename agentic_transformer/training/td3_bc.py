@@ -28,7 +28,7 @@ from agentic_transformer.training.state import TrainState
 
 
 class TD3BCLearner:
-    """Learns by TD3+BC, see `agentic_transformer.training.learner.Learner`."""
+    """Trains by TD3+BC, see `agentic_transformer.training.learner.Learner`."""
 
     def __init__(self, config: TrainCommand, data: RelabelledDataset, spec: AgentSpec) -> None:
         """Prepares the networks and the training step.
@@ -121,6 +121,7 @@ def make_td3_bc_step(
     """
     optimizer = optax.adam(config.learning_rate)
 
+    # The target networks have no optimizer: they follow by moving averages.
     def update(
         name: str, params: Params, states: dict[str, Any], grads: nnx.State
     ) -> tuple[Params, dict[str, Any]]:
@@ -134,6 +135,7 @@ def make_td3_bc_step(
             params["actor"], params["critics"], config, batch
         )
         params, states = update("actor", params, states, grads)
+        # Polyak averaging: theta' <- (1 - tau) theta' + tau theta
         targets = {
             f"target_{name}": _move_toward(params[f"target_{name}"], params[name], config.tau)
             for name in states

@@ -6,7 +6,7 @@ import pytest
 from agentic_transformer.contexts.chain_tokens import encode_chains
 from agentic_transformer.contexts.chains import Chains
 from agentic_transformer.contexts.normalizer import Normalizer
-from agentic_transformer.contexts.tokens import PackedTokens, SeparateTokens
+from agentic_transformer.contexts.token_layouts import PackedTokens, SeparateTokens
 from datasets import Trajectories
 from tests.seeds import rng
 from tests.tolerances import assert_close, rounding

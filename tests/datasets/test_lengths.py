@@ -9,7 +9,7 @@ import envs
 from agentic_transformer.config import AgentConfig, DataConfig
 from agentic_transformer.contexts.loader import ChainLoader
 from agentic_transformer.contexts.relabelled import RelabelledDataset
-from agentic_transformer.contexts.tokens import PackedTokens
+from agentic_transformer.contexts.token_layouts import PackedTokens
 from agentic_transformer.contexts.training_data import open_store
 
 LENGTHS = (14, 17, 20)
