@@ -141,7 +141,7 @@ def _update(path: Path, files: list[Path], reader: _EpisodeReader, held: bool) -
 def _write(
     path: Path, partial: Path, files: list[Path], reader: _EpisodeReader, previous: Path | None
 ) -> None:
-    """Writes a cache of an earlier one's episodes and of the good ones of `files`, if any are."""
+    """Writes the episodes of an earlier cache and the good ones of `files`, if there are any."""
     episodes = reader.read(files)
     first = next(episodes, None)
     if first is None:

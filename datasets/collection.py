@@ -123,8 +123,8 @@ def _episodes(
 ) -> Iterator[tuple[int, Episode]]:
     """Yields the missing episodes with their numbers.
 
-    Episodes run in batches of a fixed size, as an episode's noise depends on its batch; so a batch
-    of which one episode is missing runs as a whole.
+    Episodes run in batches of a fixed size, as an episode's noise depends on its batch. So a whole
+    batch runs even if only one of its episodes is missing.
     """
     environments = envs.make_vec(task, policy.batch)
     batches = sorted({index // policy.batch for index in missing})

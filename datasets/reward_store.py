@@ -25,8 +25,8 @@ _TASKS_AT_ONCE = 64  # files open at once
 class RewardStore:
     """Serves rewards of all rows of one cache, of any task of its domain.
 
-    The rewards of a task lie in `<cache>.rewards_<mode>/<task>.h5`. They say of which cache they
-    are and what computed them; rewards of another cache, or by other code, are computed again.
+    The rewards of a task lie in `<cache>.rewards_<mode>/<task>.h5`. The file names the cache and
+    the code that they come from. Rewards of another cache or of other code are computed again.
     """
 
     def __init__(self, cache: Path, identity: str, rows: Mapping[str, Rows]) -> None:

@@ -237,7 +237,9 @@ def test_a_cache_of_an_earlier_format_is_built_anew(buffer, capsys):
     cache = build(buffer)
     datasets.Store(cache).returns("walker_run")
     as_earlier_versions_wrote_it(cache)
-    with pytest.raises(ValueError, match=r"an earlier format.*make it with datasets.build_cache"):
+    with pytest.raises(
+        ValueError, match=r"an earlier format; make it anew with datasets.build_cache"
+    ):
         datasets.Store(cache)
     store = datasets.Store(build(buffer))
     assert capsys.readouterr().out == f"{cache}: of an earlier format; built anew\n"
