@@ -75,7 +75,7 @@ def test_appending_reads_only_what_is_new(buffer, monkeypatch):
     np.testing.assert_array_equal(after.rewards("walker_stand")[14], expected)
 
 
-def test_a_buffer_made_anew_is_noticed(buffer):
+def test_a_buffer_that_was_replaced_is_noticed(buffer):
     """Files of the same names have other content, so cache and rewards are built anew."""
     old = datasets.Store(build(buffer)).returns("walker_run")
     for index in range(12):
@@ -232,7 +232,7 @@ def as_earlier_versions_wrote_it(cache):
         file.attrs.update({"format": 2, "identity": identity, "domain": "walker"})
 
 
-def test_a_cache_of_an_earlier_format_is_built_anew(buffer, capsys):
+def test_a_cache_of_an_earlier_format_is_rebuilt(buffer, capsys):
     """It is never misread, and its rewards are computed again."""
     cache = build(buffer)
     datasets.Store(cache).returns("walker_run")
@@ -259,7 +259,7 @@ def test_a_process_that_ends_with_an_open_store_prints_nothing(buffer):
     "damage",
     [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: bytes(64) + data[64:]],
 )
-def test_a_broken_cache_is_named_and_built_anew(buffer, damage):
+def test_a_broken_cache_is_named_and_rebuilt(buffer, damage):
     """A truncated, emptied or overwritten file is refused by name, and replaced by a build."""
     cache = build(buffer)
     cache.write_bytes(damage(cache.read_bytes()))
