@@ -134,7 +134,10 @@ class Rows:
 
         Raises:
             DamagedRows: a checksum does not match.
+            IndexError: there are no such rows.
         """
+        if not 0 <= start <= stop <= len(self):
+            raise IndexError(f"{self._name}: has {len(self)} rows, none from {start} to {stop - 1}")
         first_block, past_block = start // self._block_rows, -(-stop // self._block_rows)
         if 1 in self._unverified[first_block:past_block]:
             for block in range(first_block, past_block):

@@ -21,6 +21,7 @@ from datasets.collection_metadata import (
 from datasets.collectors import Collector, collector_class
 from datasets.episode import Episode, write_episode
 from datasets.fingerprint import fingerprint
+from datasets.progress import progress_bar
 from envs import Task
 
 if TYPE_CHECKING:
@@ -128,14 +129,8 @@ def _episodes(
     """
     environments = envs.make_vec(task, policy.batch)
     batches = sorted({index // policy.batch for index in missing})
-    with tqdm(
-        desc=f"collecting {task.id}",
-        total=len(batches) * policy.batch * envs.spec(task).length,
-        unit="step",
-        unit_scale=True,
-        disable=not progress,
-        mininterval=0.5,
-    ) as bar:
+    steps = len(batches) * policy.batch * envs.spec(task).length
+    with progress_bar(f"collecting {task.id}", total=steps, unit="step", show=progress) as bar:
         for batch in batches:
             indices = range(batch * policy.batch, (batch + 1) * policy.batch)
             seeds = [start_seed(seed, index) for index in indices]

@@ -209,6 +209,9 @@ def test_blocks_of_rows(tmp_path):
         found = Rows(path, "x")
         assert found.shape == (10_000, 3)
         np.testing.assert_array_equal(found.read(start, stop), rows[start:stop])
+    for start, stop in ((9_999, 10_001), (-1, 3), (4, 3)):
+        with pytest.raises(IndexError, match="has 10000 rows"):
+            found.read(start, stop)
 
 
 def test_an_open_store_reads_on_when_its_cache_is_replaced(buffer):
