@@ -19,6 +19,7 @@ from datasets.consistency import check_consistent, domain_of
 from datasets.episode import BadEpisode, Episode, episode_files, ignored_entries, read_episode
 from datasets.hdf5_files import new_hdf5, open_hdf5, unwritable
 from datasets.locks import read_lock, write_lock
+from datasets.progress import progress_bar
 
 _MAX_BAD_SHARE = 0.01
 
@@ -98,10 +99,7 @@ class _EpisodeReader:
 
     def read(self, files: list[Path]) -> Iterator[tuple[str, tuple[int, int], Episode]]:
         """Yields the name, the size and time of change, and the content of each good file."""
-        bar = tqdm(
-            files, "caching episodes", unit="episode", disable=not self.progress, mininterval=0.5
-        )
-        for file in bar:
+        for file in progress_bar("caching episodes", files, unit="episode", show=self.progress):
             try:
                 # The stamp is taken before the file is read, so that a later change shows.
                 stamp, episode = _stamp(file) or (-1, -1), read_episode(file)
@@ -141,7 +139,7 @@ def _update(path: Path, files: list[Path], reader: _EpisodeReader, held: bool) -
 def _write(
     path: Path, partial: Path, files: list[Path], reader: _EpisodeReader, previous: Path | None
 ) -> None:
-    """Writes a cache of an earlier one's episodes and of the good ones of `files`, if any are."""
+    """Writes the episodes of an earlier cache and the good ones of `files`, if there are any."""
     episodes = reader.read(files)
     first = next(episodes, None)
     if first is None:

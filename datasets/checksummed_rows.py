@@ -3,8 +3,8 @@
 The rows are one contiguous dataset without filters, so row i lies at a fixed place in the file. A
 reader takes rows with one `pread`: several times faster than through HDF5, and HDF5's caches do not
 grow. (Mapping the file into memory would be as fast, but a file that is cut short would then end
-the process by a signal instead of an error.) HDF5 has checksums for chunked datasets alone, hence
-ours: one for every 64 KiB, as one for every row would take a call for every row.
+the process by a signal instead of an error.) HDF5 checksums only chunked datasets, so these
+checksums are ours: one for every 64 KiB, because one for every row would cost a call for every row.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _BLOCKS_PER_WRITE = 4
 
 
 class DamagedRows(ValueError):
-    """Says that rows on the disk are not those that were written; names the file and the rows."""
+    """Says that rows on the disk differ from what was written; names the file and the rows."""
 
 
 class RowWriter:
@@ -134,7 +134,10 @@ class Rows:
 
         Raises:
             DamagedRows: a checksum does not match.
+            IndexError: there are no such rows.
         """
+        if not 0 <= start <= stop <= len(self):
+            raise IndexError(f"{self._name}: has {len(self)} rows, none from {start} to {stop - 1}")
         first_block, past_block = start // self._block_rows, -(-stop // self._block_rows)
         if 1 in self._unverified[first_block:past_block]:
             for block in range(first_block, past_block):

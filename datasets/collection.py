@@ -21,6 +21,7 @@ from datasets.collection_metadata import (
 from datasets.collectors import Collector, collector_class
 from datasets.episode import Episode, write_episode
 from datasets.fingerprint import fingerprint
+from datasets.progress import progress_bar
 from envs import Task
 
 if TYPE_CHECKING:
@@ -123,19 +124,13 @@ def _episodes(
 ) -> Iterator[tuple[int, Episode]]:
     """Yields the missing episodes with their numbers.
 
-    Episodes run in batches of a fixed size, as an episode's noise depends on its batch; so a batch
-    of which one episode is missing runs as a whole.
+    Episodes run in batches of a fixed size, as an episode's noise depends on its batch. So a whole
+    batch runs even if only one of its episodes is missing.
     """
     environments = envs.make_vec(task, policy.batch)
     batches = sorted({index // policy.batch for index in missing})
-    with tqdm(
-        desc=f"collecting {task.id}",
-        total=len(batches) * policy.batch * envs.spec(task).length,
-        unit="step",
-        unit_scale=True,
-        disable=not progress,
-        mininterval=0.5,
-    ) as bar:
+    steps = len(batches) * policy.batch * envs.spec(task).length
+    with progress_bar(f"collecting {task.id}", total=steps, unit="step", show=progress) as bar:
         for batch in batches:
             indices = range(batch * policy.batch, (batch + 1) * policy.batch)
             seeds = [start_seed(seed, index) for index in indices]

@@ -10,8 +10,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tqdm import tqdm
-
+from datasets.progress import progress_bar
 from datasets.resumable_transfer import check_space, fetch
 from envs.registry import unknown
 
@@ -117,16 +116,10 @@ def _unpack_whole(archive: Path, folder: Path, sha256: str | None, progress: boo
 
 def _digest(archive: Path, progress: bool) -> str:
     digest = hashlib.sha256()
+    size = archive.stat().st_size
     with (
         archive.open("rb") as stream,
-        tqdm(
-            desc="checking",
-            total=archive.stat().st_size,
-            unit="B",
-            unit_scale=True,
-            disable=not progress,
-            mininterval=0.5,
-        ) as bar,
+        progress_bar("checking", total=size, unit="B", show=progress) as bar,
     ):
         while block := stream.read(_BLOCK_BYTES):
             digest.update(block)
@@ -146,9 +139,7 @@ def _unpack(archive: Path, folder: Path, progress: bool) -> None:
             # No member unpacks to more than the size that it states.
             new = (member.file_size for path, member in members.items() if not path.exists())
             check_space(buffer, sum(new))
-            bar = tqdm(
-                members.items(), "unpacking", unit="file", disable=not progress, mininterval=0.5
-            )
+            bar = progress_bar("unpacking", members.items(), unit="file", show=progress)
             for path, member in bar:
                 partial = buffer / "unpacking.part"
                 with source.open(member) as packed, partial.open("wb") as out:

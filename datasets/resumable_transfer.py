@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
+from datasets.progress import progress_bar
+
 _BLOCK_BYTES = 1 << 20
 _TIMEOUT = 10  # seconds without a connection, or without a byte
 _ATTEMPTS = 8  # in a row without progress
@@ -125,17 +127,10 @@ def _receive(answer: HTTPResponse, part: Path, have: int, progress: bool) -> boo
     size = have + remaining
     part.parent.mkdir(parents=True, exist_ok=True)
     check_space(part.parent, remaining + size * _UNPACKED)
+    label = part.name.removesuffix(".part")
     with (
         part.open("ab" if have else "wb") as stream,
-        tqdm(
-            desc=part.name.removesuffix(".part"),
-            total=size,
-            initial=have,
-            unit="B",
-            unit_scale=True,
-            disable=not progress,
-            mininterval=0.5,
-        ) as bar,
+        progress_bar(label, total=size, initial=have, unit="B", show=progress) as bar,
     ):
         while block := answer.read1(_BLOCK_BYTES):
             stream.write(block)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from datasets.checksummed_rows import Rows, RowWriter
 from datasets.hdf5_files import new_hdf5, open_hdf5, reserve, unwritable
+from datasets.progress import progress_bar
 from datasets.relabelling import MODES, check_code, made_by, relabel_many
 from envs import Task
 from envs.registry import unknown
@@ -25,8 +26,8 @@ _TASKS_AT_ONCE = 64  # files open at once
 class RewardStore:
     """Serves rewards of all rows of one cache, of any task of its domain.
 
-    The rewards of a task lie in `<cache>.rewards_<mode>/<task>.h5`. They say of which cache they
-    are and what computed them; rewards of another cache, or by other code, are computed again.
+    The rewards of a task lie in `<cache>.rewards_<mode>/<task>.h5`. The file names the cache and
+    the code that they come from. Rewards of another cache or of other code are computed again.
     """
 
     def __init__(self, cache: Path, identity: str, rows: Mapping[str, Rows]) -> None:
@@ -143,13 +144,7 @@ class RewardStore:
         label = f"{len(tasks)} tasks" if len(tasks) > 1 else tasks[0].id
         total = self._total_rows - done
         physics, action = self._rows["physics"], self._rows["action"]
-        with tqdm(
-            desc=f"relabelling {label}",
-            total=total,
-            unit="row",
-            disable=not progress,
-            mininterval=0.5,
-        ) as bar:
+        with progress_bar(f"relabelling {label}", total=total, unit="row", show=progress) as bar:
             for start in range(done, self._total_rows, _ROWS_AT_ONCE):
                 stop = min(start + _ROWS_AT_ONCE, self._total_rows)
                 taken = action.read(start, stop) if mode == "exact" else None

@@ -35,7 +35,7 @@ class Store:
     """Serves trajectories from a cache, which it only reads; several processes may have one.
 
     Attributes:
-        cached: episodes in the cache, of which `episodes` were drawn.
+        cached: number of episodes in the cache; `episodes` of them were drawn.
         lengths: (E,) transitions T of each trajectory.
     """
 
@@ -64,7 +64,8 @@ class Store:
             with read_lock(path):
                 with open_hdf5(path) as file:
                     if file.attrs.get("format") != FORMAT:
-                        raise KeyError("an earlier format")
+                        advice = "make it anew with datasets.build_cache"
+                        raise ValueError(f"cache {cache}: of an earlier format; {advice}")
                     lengths, identity = file["episodes"][:]["length"], file.attrs["identity"]
                     fields = [key for key in ("observation", "action", "physics") if key in file]
                 rows = {field: Rows(path, field) for field in fields}
@@ -72,7 +73,7 @@ class Store:
             raise ValueError(
                 f"cache {cache}: missing or damaged ({error}); make it with datasets.build_cache"
             ) from error
-        # An episode of T transitions has T + 1 rows.
+        # An episode of T transitions has T + 1 rows; here is the number of its row 0.
         first_rows = np.cumsum(lengths + 1) - (lengths + 1)
         self.cached, chosen = len(lengths), np.arange(len(lengths))
         if episodes is not None and episodes < len(lengths):

@@ -6,10 +6,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tqdm import tqdm
-
 from datasets.consistency import domain_of, problems_of
 from datasets.episode import BadEpisode, Episode, episode_files, ignored_entries, read_episode
+from datasets.progress import progress_bar
 
 
 @dataclass
@@ -49,8 +48,7 @@ def verify(buffer: str | Path, domain: str | None = None, *, progress: bool = Tr
     domain = domain_of(buffer) if domain is None else domain
     shapes: dict[str, tuple] = {}
     files = episode_files(buffer)
-    bar = tqdm(files, "verifying episodes", unit="episode", disable=not progress, mininterval=0.5)
-    for path in bar:
+    for path in progress_bar("verifying episodes", files, unit="episode", show=progress):
         report.episodes += 1
         try:
             episode = read_episode(path)

@@ -123,7 +123,7 @@ class Batch:
         self._table = self._state.read()
 
     def check(self, chosen: np.ndarray) -> None:
-        """Checks that no chosen simulation has diverged, after which MuJoCo resets it in silence.
+        """Checks that no chosen simulation has diverged, after which MuJoCo resets it silently.
 
         Args:
             chosen: (states,) bool.

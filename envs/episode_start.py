@@ -30,7 +30,7 @@ class EpisodeStarter:
         self.model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_ISLAND
 
     def __reduce__(self) -> tuple:
-        """Copies are the one starter of the behaviour in the process where they are made."""
+        """Makes a copy the one starter of the behaviour in the process that copies."""
         return episode_starter, self._name
 
     @property

@@ -58,8 +58,8 @@ def readings_of(
     Args:
         domain: of the states.
         physics: (states, physics size), rows of a data set.
-        names: of readings, which must follow from positions and velocities. None: those that the
-            domain's rewards take.
+        names: of readings, which must follow from positions and velocities. None takes the
+            readings of the domain's rewards.
 
     Returns:
         name -> (states, size); `qpos`, `qvel` and `act` among them.

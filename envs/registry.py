@@ -111,7 +111,7 @@ class Task:
 
     @property
     def id(self) -> str:
-        """Returns a unique name, as `walker_walk`, `point_mass_goal(goal=0.106066,-0.106066)`."""
+        """Returns a unique name: `walker_walk`, `point_mass_goal(goal=0.106066,-0.106066)`."""
         if not self.params:
             return self.name
         values = ";".join(
@@ -132,7 +132,7 @@ class Task:
 
     @property
     def hidden(self) -> bool:
-        """Tells whether this is a family, of which a member has yet to be drawn."""
+        """Tells whether this is a family, so a member has yet to be drawn."""
         return self.name in _FAMILY_DOMAINS and not self.params
 
 

@@ -33,7 +33,7 @@ class Rewards:
             self._groups.append((functions[behaviour], states, params))
 
     def __reduce__(self) -> tuple:
-        """Copies look up the functions again: those of a domain are often lambdas."""
+        """Makes a copy look up the functions again: many are lambdas, which pickle cannot copy."""
         return Rewards, (self._tasks,)
 
     def __call__(self, readings: Mapping[str, np.ndarray], control: np.ndarray) -> np.ndarray:

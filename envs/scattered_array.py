@@ -35,7 +35,7 @@ class ScatteredArray:
         self._memory = np.asarray(SimpleNamespace(__array_interface__=interface))
 
     def __reduce__(self) -> tuple:
-        """Copies look up where their own pieces lie."""
+        """Makes a copy look up where its own pieces lie."""
         return ScatteredArray, (self._rows,)
 
     def read(self) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Imports run one way, and what must start fast imports nothing slow."""
+"""Imports run one way, and packages that must start fast import nothing slow."""
 
 import ast
 import subprocess
@@ -8,28 +8,32 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = [
-    "envs",
-    "datasets",
-    "agentic_transformer",
-    "experiments",
-]  # each may import those before it
+# Each package may import those before it.
+ROOMS = ["envs", "datasets", "agentic_transformer", "experiments"]
+# Within agentic_transformer: each package -> the others that it may import. All but the ring may
+# import the modules beside the packages.
+WITHIN = {
+    "ring": set(),
+    "contexts": {"ring"},
+    "models": {"ring", "contexts"},
+    "training": {"ring", "contexts", "models"},
+    "agents": {"ring", "contexts", "models", "training"},
+    "evaluation": {"ring", "contexts", "models", "training", "agents"},
+    "capacity": {"ring", "contexts", "models", "training"},
+}
 SLOW = {"jax", "flax", "optax", "orbax", "torch"}
 HYDRA = {"hydra", "omegaconf"}
 
 
 def imports(path):
-    """Dotted names of the modules that a file imports, anywhere in it."""
+    """Returns the dotted names that a file imports, anywhere in it."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            package = ".".join(
-                path.relative_to(ROOT).parent.parts[
-                    : len(path.relative_to(ROOT).parent.parts) - node.level + 1
-                ]
-            )
+            folders = path.relative_to(ROOT).parent.parts
+            package = ".".join(folders[: len(folders) - node.level + 1])
             base = node.module if not node.level else ".".join(filter(None, [package, node.module]))
             names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
     return names
@@ -67,7 +71,35 @@ def test_the_ring_imports_nothing_of_ours():
     assert outside == {}
 
 
-def test_what_carries_commands_imports_none_of_them():
+def params_within():
+    # Reading a checkpoint still builds its agent. Delete the mark with that.
+    mark = pytest.mark.xfail(reason="storage knows agents", strict=False)
+    return [pytest.param(room, marks=mark if room == "training" else ()) for room in WITHIN]
+
+
+@pytest.mark.parametrize("room", params_within())
+def test_packages_of_the_library_import_only_those_below_them(room):
+    others = WITHIN.keys() - WITHIN[room] - {room}
+    found = {
+        str(path): wrong
+        for path in files(f"agentic_transformer/{room}")
+        if (wrong := {n for n in imports(path) if within(n) in others})
+    }
+    assert found == {}
+
+
+def within(name):
+    """Returns `ring` of `agentic_transformer.ring.api`; empty for other packages."""
+    package, _, rest = name.partition(".")
+    return rest.partition(".")[0] if package == "agentic_transformer" else ""
+
+
+def test_every_package_of_the_library_has_its_place():
+    packages = {path.parent.name for path in (ROOT / "agentic_transformer").glob("*/__init__.py")}
+    assert packages == WITHIN.keys()
+
+
+def test_the_cli_and_reports_import_no_command():
     allowed = ("experiments.cli", "experiments.reports")
     carriers = files("experiments/cli") + files("experiments/reports")
     ours = {
@@ -92,7 +124,7 @@ def test_only_experiments_knows_hydra(room):
 
 
 def test_checking_a_command_line_needs_nothing_slow():
-    """The settings and the names of tasks are there without jax, MuJoCo and dm_control."""
+    """Settings and names of tasks load without jax, MuJoCo and dm_control."""
     script = (
         "import sys, agentic_transformer.config, envs; envs.tasks(); envs.task('walker_walk')\n"
         "print(*({'jax', 'flax', 'mujoco', 'dm_control', 'gymnasium', 'h5py'} & set(sys.modules)))"

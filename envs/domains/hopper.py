@@ -38,6 +38,7 @@ def _standing(readings: Readings) -> np.ndarray:
 
 def _stand(readings: Readings) -> np.ndarray:
     small_control = tolerance(readings["ctrl"], margin=1, value_at_margin=0, sigmoid="quadratic")
+    # Controls cost a fifth of the reward at most.
     return _standing(readings) * (small_control.mean(axis=1) + 4) / 5
 
 

@@ -26,6 +26,7 @@ def linear(value: np.ndarray, target: float, margin: float, at_margin: float) ->
     It is 1 from `target` on, and falls to `at_margin` over `margin`. It equals `tolerance` to the
     last bit and takes a quarter of its time, which counts where a step takes microseconds.
     """
+    # 1 - (1 - v) (target - x) / margin, where v is the value at the margin
     return np.clip(1 - (target - value) / margin * (1 - at_margin), 0, 1)
 
 

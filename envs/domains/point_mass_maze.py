@@ -57,6 +57,7 @@ def _reach(room: int) -> Callable[[Readings], np.ndarray]:
         )
         control = readings["ctrl"]
         small_control = tolerance(control, margin=1, value_at_margin=0, sigmoid="quadratic")
+        # Controls cost a fifth of the reward at most.
         return near * (small_control.mean(axis=1) + 4) / 5
 
     return reward

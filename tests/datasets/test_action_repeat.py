@@ -25,7 +25,7 @@ def collected(folder, action_repeat):
     return datasets.Store(datasets.build_cache(buffer, progress=False))
 
 
-def test_trajectories_are_what_an_environment_of_the_same_repeat_does(tmp_path):
+def test_trajectories_equal_those_of_an_environment_of_the_same_repeat(tmp_path):
     view = datasets.ActionRepeatView(collected(tmp_path, 4), 4, horizon=2)
     assert view.lengths.tolist() == [2] * EPISODES
     trajectories, reward = view.load(np.arange(EPISODES)), view.rewards(TASK)

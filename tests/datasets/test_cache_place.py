@@ -93,7 +93,7 @@ def test_a_read_only_folder_is_one_line(buffer, monkeypatch, code):
 
 
 @pytest.mark.parametrize("place", ["/proc/nowhere", "a file"])
-def test_a_place_that_is_none_is_one_line(buffer, tmp_path, monkeypatch, place):
+def test_a_place_that_is_no_folder_is_one_line(buffer, tmp_path, monkeypatch, place):
     """A mistyped data.cache is an error of one line."""
     monkeypatch.chdir(tmp_path)
     Path("a file").touch()

@@ -40,7 +40,7 @@ def test_an_interrupted_collection_goes_on_to_the_same_buffer(tmp_path):
     assert "mujoco" in metadata["versions"]
 
 
-def test_what_made_a_buffer_is_not_rewritten(tmp_path, monkeypatch):
+def test_the_record_of_a_finished_buffer_is_not_rewritten(tmp_path, monkeypatch):
     """Asking for no new episodes, under other libraries, leaves the record as it was."""
     before = collect("point_mass_goal", tmp_path, 6, "pd")
     monkeypatch.setattr("datasets.collection.version", lambda name: "another")
@@ -67,7 +67,7 @@ def test_a_buffer_is_made_in_one_way(tmp_path):
         collect("walker_walk", tmp_path / "b", 2, "mpi")
 
 
-def test_a_buffer_goes_on_under_the_settings_it_was_begun_with(tmp_path, monkeypatch, capsys):
+def test_a_buffer_goes_on_with_the_settings_of_its_first_episodes(tmp_path, monkeypatch, capsys):
     """Changed constants of a collector are refused; a record without settings is accepted."""
     collect("point_mass_goal", tmp_path / "a", 2, "pd")
     collect("point_mass_goal", tmp_path / "a", 3, "pd")

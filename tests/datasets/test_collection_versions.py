@@ -11,7 +11,7 @@ def collect(folder, episodes):
     )
 
 
-def test_episodes_made_by_other_code_are_said(tmp_path, monkeypatch, capsys):
+def test_episodes_made_by_other_code_are_reported(tmp_path, monkeypatch, capsys):
     """The line counts the new episodes; metadata.json keeps the versions of the newest."""
     before = collect(tmp_path, 2)
     collect(tmp_path, 3)
@@ -28,7 +28,7 @@ def test_episodes_made_by_other_code_are_said(tmp_path, monkeypatch, capsys):
     assert json.loads((tmp_path / "metadata.json").read_text()) == after
 
 
-def test_a_buffer_from_before_its_code_was_kept_goes_on(tmp_path, capsys):
+def test_a_record_without_the_code_goes_on(tmp_path, capsys):
     """A version that the record lacks is no difference."""
     metadata = collect(tmp_path, 2)
     del metadata["versions"]["code"]

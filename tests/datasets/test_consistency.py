@@ -51,7 +51,7 @@ def episodes():
 
 
 @pytest.mark.parametrize("domain", NAMES)
-def test_what_dm_control_does_is_consistent(domain, episodes):
+def test_episodes_of_dm_control_are_consistent(domain, episodes):
     """This holds for physics in float32, as third-party sets have it, and without physics, too."""
     episode = episodes[domain]
     for physics in (episode.physics, episode.physics.astype(np.float32), None):
@@ -59,7 +59,7 @@ def test_what_dm_control_does_is_consistent(domain, episodes):
 
 
 @pytest.mark.parametrize("domain", NAMES)
-def test_another_domain_is_told_and_the_right_one_named(domain, episodes):
+def test_another_domain_is_reported_and_the_right_one_named(domain, episodes):
     for other in set(domains()) - {domain, "point_mass"}:
         (problem,) = problems_of(episodes[domain], other)
         assert problem.startswith(f"not {other}'s") and problem.endswith(f"nearest match: {domain}")
@@ -80,7 +80,7 @@ def test_every_entry_that_physics_determines_is_compared(domain, episodes):
 
 
 @pytest.mark.parametrize("domain", ["walker", "quadruped", "hopper"])
-def test_an_observation_in_another_order_is_told(domain, episodes):
+def test_an_observation_in_another_order_is_reported(domain, episodes):
     """Some adapters sort the parts of an observation by name, which keeps its size."""
     environment = Oracle(NAMES[domain], seed=1).environment
     parts = environment.reset().observation
@@ -102,7 +102,9 @@ def test_an_observation_in_another_order_is_told(domain, episodes):
     ],
 )
 @pytest.mark.parametrize("bare", [False, True], ids=["with physics", "without physics"])
-def test_wrong_sizes_are_told_where_data_are_cached_and_verified(field, size, says, bare, tmp_path):
+def test_wrong_sizes_are_reported_when_data_are_cached_and_verified(
+    field, size, says, bare, tmp_path
+):
     """Training would not stop at wrong sizes. The error is one line and names the file."""
     if bare and field == "physics":
         return
@@ -166,7 +168,7 @@ def test_a_folder_of_any_name_is_checked_where_a_domain_is_given(tmp_path):
         datasets.verify(buffer, "chetah", progress=False)
 
 
-def test_longer_episodes_than_the_environment_has_are_told():
+def test_episodes_longer_than_the_environments_are_reported():
     """Training would accept them, and evaluation would fail."""
     (problem,) = problems_of(make_episode(1001), "walker")
     assert "1001 transitions, an episode has at most 1000" in problem

@@ -59,7 +59,7 @@ def test_each_is_cut_to_the_horizon(repeat, horizon, store):
         (15, None, "data.action_repeat=15", 14),
     ],
 )
-def test_what_cannot_be_cut_says_what_can(repeat, horizon, said, most, store):
+def test_a_horizon_that_does_not_fit_says_which_do(repeat, horizon, said, most, store):
     with pytest.raises(ValueError) as told:
         datasets.ActionRepeatView(store, repeat, horizon)
     assert str(told.value) == f"{said}: trajectories have 14 to 20 steps; allowed: 1 to {most}"

@@ -42,7 +42,7 @@ def test_metadata_that_is_no_file(tmp_path):
         datasets.collect("point_mass_goal", tmp_path, episodes=1, **WAY)
 
 
-def test_a_buffer_from_before_goes_on_and_that_is_said(tmp_path, capsys):
+def test_a_buffer_of_an_earlier_version_goes_on_with_a_warning(tmp_path, capsys):
     """Earlier versions stored actions that did not quite lead to the stored states."""
     metadata = datasets.collect("point_mass_goal", tmp_path, episodes=1, **WAY)
     assert metadata.pop("actions") == "float32"

@@ -37,7 +37,7 @@ SAID = (
 )
 
 
-def test_how_many_are_left_out_is_said(buffer, capsys):
+def test_the_number_of_ignored_files_is_reported(buffer, capsys):
     """`build_cache` says it each time, and so does `verify`."""
     datasets.build_cache(buffer, progress=False)
     assert capsys.readouterr().out == ""

@@ -120,7 +120,7 @@ def test_other_parameters_are_noticed(buffer, capsys):
 
 
 @pytest.mark.parametrize("damage", ["no identity", "no cache", "half a file"])
-def test_what_says_nothing_is_computed_again(relabelled, expected, damage, capsys):
+def test_rewards_of_unknown_origin_are_computed_again(relabelled, expected, damage, capsys):
     """Rewards of earlier versions of this code, and files that were cut short."""
     if damage == "half a file":
         path = kept_rewards(relabelled)
@@ -136,14 +136,14 @@ def test_what_says_nothing_is_computed_again(relabelled, expected, damage, capsy
     assert said[damage] in capsys.readouterr().out
 
 
-def test_what_is_unchanged_is_read(relabelled, monkeypatch, capsys):
+def test_unchanged_rewards_are_read(relabelled, monkeypatch, capsys):
     """Nothing is computed or printed."""
     monkeypatch.setattr("datasets.reward_store.relabel_many", None)
     assert open_store(relabelled).rewards("walker_run").any()
     assert capsys.readouterr().out == ""
 
 
-def test_code_that_was_edited_since_it_was_loaded_keeps_nothing(buffer, monkeypatch):
+def test_code_that_was_edited_after_loading_writes_no_rewards(buffer, monkeypatch):
     """It is unknown which text of the file the loaded module has."""
     walker = ROOT / "envs" / "domains" / "walker.py"
     monkeypatch.setitem(fingerprint._SOURCE, walker, walker.read_bytes() + b"# as it was\n")

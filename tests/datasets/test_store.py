@@ -75,7 +75,7 @@ def test_appending_reads_only_what_is_new(buffer, monkeypatch):
     np.testing.assert_array_equal(after.rewards("walker_stand")[14], expected)
 
 
-def test_a_buffer_made_anew_is_noticed(buffer):
+def test_a_buffer_that_was_replaced_is_noticed(buffer):
     """Files of the same names have other content, so cache and rewards are built anew."""
     old = datasets.Store(build(buffer)).returns("walker_run")
     for index in range(12):
@@ -209,6 +209,9 @@ def test_blocks_of_rows(tmp_path):
         found = Rows(path, "x")
         assert found.shape == (10_000, 3)
         np.testing.assert_array_equal(found.read(start, stop), rows[start:stop])
+    for start, stop in ((9_999, 10_001), (-1, 3), (4, 3)):
+        with pytest.raises(IndexError, match="has 10000 rows"):
+            found.read(start, stop)
 
 
 def test_an_open_store_reads_on_when_its_cache_is_replaced(buffer):
@@ -232,12 +235,14 @@ def as_earlier_versions_wrote_it(cache):
         file.attrs.update({"format": 2, "identity": identity, "domain": "walker"})
 
 
-def test_a_cache_of_an_earlier_format_is_built_anew(buffer, capsys):
+def test_a_cache_of_an_earlier_format_is_rebuilt(buffer, capsys):
     """It is never misread, and its rewards are computed again."""
     cache = build(buffer)
     datasets.Store(cache).returns("walker_run")
     as_earlier_versions_wrote_it(cache)
-    with pytest.raises(ValueError, match=r"an earlier format.*make it with datasets.build_cache"):
+    with pytest.raises(
+        ValueError, match=r"an earlier format; make it anew with datasets.build_cache"
+    ):
         datasets.Store(cache)
     store = datasets.Store(build(buffer))
     assert capsys.readouterr().out == f"{cache}: of an earlier format; built anew\n"
@@ -257,7 +262,7 @@ def test_a_process_that_ends_with_an_open_store_prints_nothing(buffer):
     "damage",
     [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: bytes(64) + data[64:]],
 )
-def test_a_broken_cache_is_named_and_built_anew(buffer, damage):
+def test_a_broken_cache_is_named_and_rebuilt(buffer, damage):
     """A truncated, emptied or overwritten file is refused by name, and replaced by a build."""
     cache = build(buffer)
     cache.write_bytes(damage(cache.read_bytes()))

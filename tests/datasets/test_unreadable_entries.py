@@ -40,7 +40,7 @@ def unreadable(tmp_path, request, monkeypatch):
     """101 good episodes and an entry that cannot be read."""
     buffer = make_buffer(tmp_path / "buffer", 101, length=3)
     request.param(buffer / NAME)
-    if request.param is forbidden:  # whoever runs the tests may read everything
+    if request.param is forbidden:  # the tests may run as root, who may read everything
         opened = datasets.episode.zipfile.ZipFile
 
         def refuse(path, *arguments):

@@ -178,7 +178,7 @@ def test_a_copy_of_a_collector_acts_the_same(name):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_copy_of_what_physics_is_made_of(way):
+def test_copies_of_the_parts_of_physics_are_independent(way):
     """Copies of states, arrays and rewards are independent; compiled models are shared."""
     batch = Batch("hopper", ["hop", "stand"])
     batch.start(

@@ -68,8 +68,8 @@ def test_threads_change_nothing():
         observation, reward, _, _, info = many.step(step)
         alone, own, _, _, state = few.step(step[62:])
     np.testing.assert_array_equal(info["physics"][62:], state["physics"])
-    # Rows of an array are computed some at a time, and the last ones, of some processors, by other
-    # instructions.
+    # Processors compute several rows of an array at a time, and the last rows may take other
+    # instructions, which round otherwise.
     assert_within(
         observation[62:],
         alone,

@@ -43,7 +43,7 @@ def test_agrees_with_get_reward(name):
 
 
 @pytest.mark.parametrize("name", STOCK)
-def test_exact_reproduces_what_was_paid(name):
+def test_exact_reproduces_the_environments_rewards(name):
     """Rewards of dm_control's own environment follow from its states and actions."""
     oracle = Oracle(name, seed=SEED + 2)
     oracle.reset()
