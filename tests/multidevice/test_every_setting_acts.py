@@ -39,7 +39,7 @@ from agentic_transformer.training.step import make_train_step
 from datasets import Trajectories
 from experiments import export, train
 from experiments.cli import run_folder
-from experiments.cli.app import CONF
+from experiments.cli.packages import CONF
 from experiments.evaluate import evaluate
 from tests.cli.test_configs import composed
 from tests.seeds import SEED
