@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from agentic_transformer.errors import LINE_WIDTH
 from agentic_transformer.evaluation.results_folder import read_command
 from agentic_transformer.run_files import CONFIG
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from agentic_transformer.errors import LINE_WIDTH
+
 
 def picture(path: Path, draw: Callable[[Path], object]) -> bool:
     """Draws a picture in place of an earlier one; never raises an error.
