@@ -1,9 +1,13 @@
 """The profile of suite `agent`: every kind of work of a real training step is found, and nothing is
 counted twice."""
 
+import pytest
+
 from agentic_transformer.config import ModelConfig
 from experiments.benchmarks import agent_models as models
 from experiments.benchmarks.agent_profile import KINDS, instruction_kinds, shares
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_time_of_a_step_is_told_apart_by_kind():
