@@ -20,6 +20,8 @@ from tests.faults.test_checkpoints import files, fresh
 from tests.processes import environment
 from tests.small_agents import describe, labelled
 
+pytestmark = pytest.mark.slow
+
 NAMES = [
     *(
         "lr[1e-3]",

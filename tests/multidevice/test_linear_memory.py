@@ -14,6 +14,8 @@ from agentic_transformer.config import PlanCommand
 from agentic_transformer.ring import BACKBONES, backbones
 from agentic_transformer.ring.plain import plain_kernel
 
+pytestmark = pytest.mark.slow
+
 CONTEXTS = 4096, 8192
 """Tokens a device."""
 

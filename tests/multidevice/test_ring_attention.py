@@ -26,6 +26,8 @@ from tests.attention_float64 import assert_attention, attention_and_bounds, atte
 from tests.seeds import SEED, rng
 from tests.tolerances import SIGMAS
 
+pytestmark = pytest.mark.slow
+
 # Small chunks, and rows that go around the ring one after another, as they do in long sequences.
 SMALL = plain_kernel("cpu", Chunks(queries=32, keys=64, whole=32))._replace(
     one_row=lambda tokens: True

@@ -10,6 +10,8 @@ import pytest
 from agentic_transformer.ring import Chunks, attention, plain_kernel
 from tests.seeds import rng
 
+pytestmark = pytest.mark.slow
+
 BATCH, SEQUENCE, HEADS, HEAD_DIM = 2, 64, 2, 4
 BACKBONES = ("blockwise", "dense", "memory_efficient")  # the others are, on one device, blockwise
 IN_CHUNKS = plain_kernel("cpu", Chunks(16, 8, whole=16))

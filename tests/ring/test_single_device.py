@@ -19,6 +19,8 @@ from tests.attention_float64 import assert_attention, attention_and_bounds
 from tests.seeds import rng
 from tests.tolerances import SIGMAS, assert_close, rounding
 
+pytestmark = pytest.mark.slow
+
 KERNELS = [None] + [plain_kernel("cpu", Chunks(32, 16, whole=32, rows=rows)) for rows in (1, 2, 64)]
 KERNELS += [plain_kernel("tpu", Chunks(32, 16, whole=32, rows=2, on_cpu=False))]
 
