@@ -1,0 +1,146 @@
+"""The kernel in plain JAX, for any platform: the reference's formulas, chunk by chunk.
+
+It runs where no fused kernel does. Matrix units want large products, so its chunks are large.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from agentic_transformer.ring.kernels.blocks import (
+    BlockSchedule,
+    BlockSlicer,
+    Chunks,
+    check_chunks,
+    for_each_block,
+)
+from agentic_transformer.ring.kernels.reference import (
+    ReferenceKernel,
+    SoftmaxState,
+    block_backward,
+    block_forward,
+)
+from agentic_transformer.ring.kernels.rows import RowLayout
+from agentic_transformer.ring.masks import KeyPositions, Mask, QueryIntervals
+
+
+@dataclass(frozen=True)
+class XLAKernel(ReferenceKernel):
+    """Computes attention by chunks; init, finish and the residual are the reference's.
+
+    Attributes:
+        chunks: sizes. A chunk of scores takes at most 64 MiB, of which about a dozen may be held.
+            No speed was measured.
+    """
+
+    chunks: Chunks = Chunks(512, 512, whole=512, rows=64)
+
+    def __post_init__(self) -> None:
+        check_chunks(self.chunks)
+
+    def forward(self, carry, query, key, value, mask: Mask) -> SoftmaxState:
+        """Continues the softmax with a block of keys."""
+        layout = RowLayout.make(self.chunks, query, key)
+        rows = [layout.pack(array) for array in (query, key, value)]
+        state = jax.tree.map(layout.pack, carry)
+        whole = rows[1].shape[1] <= self.chunks.whole
+        attend = block_forward if whole else partial(_chunked_forward, self.chunks)
+        state = attend(state, *rows, *layout.mask_fields(mask))
+        return jax.tree.map(lambda array: layout.unpack(array, layout.heads), state)
+
+    def backward(self, residual, dquery, query, key, value, mask: Mask) -> tuple:
+        """Adds to dquery, and returns this block's dkey and dvalue."""
+        layout = RowLayout.make(self.chunks, query, key)
+        rows = [layout.pack(array) for array in (query, key, value)]
+        cotangent, lse, delta = residual
+        residual = layout.pack(cotangent), layout.pack(lse, fill=jnp.inf), layout.pack(delta)
+        whole = rows[1].shape[1] <= self.chunks.whole
+        differentiate = block_backward if whole else partial(_chunked_backward, self.chunks)
+        more, *gradients = differentiate(residual, *rows, *layout.mask_fields(mask))
+        gradients = (layout.unpack(gradient, layout.key_heads) for gradient in gradients)
+        return dquery + layout.unpack(more, layout.heads), *gradients
+
+
+def _chunked_forward(
+    chunks: Chunks,
+    state: SoftmaxState,
+    query: Array,
+    key: Array,
+    value: Array,
+    queries: QueryIntervals,
+    keys: KeyPositions,
+) -> SoftmaxState:
+    """Computes `block_forward` by chunks of rows, (rows, tokens, ...); queries are the outer loop."""
+    chunks = chunks.fitted(*query.shape[:2], key.shape[1])
+    query_slicer = BlockSlicer(chunks.rows, chunks.queries)
+    key_slicer = BlockSlicer(chunks.rows, chunks.keys)
+
+    def query_chunk(group: Array, index: Array, schedule: BlockSchedule, state: Any) -> Any:
+        our_query = query_slicer.take(query, group, index)
+        our_fields = query_slicer.mask_fields(queries, group, index)
+
+        def visit(key_index: Array, so_far: SoftmaxState, *, masked: bool) -> SoftmaxState:
+            theirs = (key_slicer.take(array, group, key_index) for array in (key, value))
+            fields = key_slicer.mask_fields(keys, group, key_index)
+            return block_forward(so_far, our_query, *theirs, our_fields, fields, masked=masked)
+
+        so_far = jax.tree.map(lambda array: query_slicer.take(array, group, index), state)
+        so_far = schedule.run_full(partial(visit, masked=False), so_far)
+        so_far = schedule.run_partial(partial(visit, masked=True), so_far)
+        return jax.tree.map(
+            lambda array, part: query_slicer.put(array, part, group, index), state, so_far
+        )
+
+    slicers = (query_slicer, key_slicer)
+    return for_each_block(slicers, queries, keys, query.shape[0], query_chunk, state)
+
+
+def _chunked_backward(
+    chunks: Chunks,
+    residual: tuple[Array, Array, Array],
+    query: Array,
+    key: Array,
+    value: Array,
+    queries: QueryIntervals,
+    keys: KeyPositions,
+) -> tuple[Array, Array, Array]:
+    """Computes `block_backward` by chunks of rows, (rows, tokens, ...); keys are the outer loop."""
+    chunks = chunks.fitted(*query.shape[:2], key.shape[1])
+    query_slicer = BlockSlicer(chunks.rows, chunks.queries)
+    key_slicer = BlockSlicer(chunks.rows, chunks.keys)
+
+    def key_chunk(group: Array, index: Array, schedule: BlockSchedule, totals: Any) -> Any:
+        ours = [key_slicer.take(array, group, index) for array in (key, value)]
+        our_fields = key_slicer.mask_fields(keys, group, index)
+
+        def visit(query_index: Array, so_far: tuple, *, masked: bool) -> tuple:
+            dquery, *sums = so_far
+            their_query, *theirs = (
+                query_slicer.take(array, group, query_index) for array in (query, *residual)
+            )
+            fields = query_slicer.mask_fields(queries, group, query_index)
+            more, *parts = block_backward(
+                theirs, their_query, *ours, fields, our_fields, masked=masked
+            )
+            more += query_slicer.take(dquery, group, query_index)
+            sums = (total + part for total, part in zip(sums, parts, strict=True))
+            return query_slicer.put(dquery, more, group, query_index), *sums
+
+        dquery, *totals = totals
+        zero = jnp.zeros(ours[0].shape, jnp.float32)
+        so_far = schedule.run_full(partial(visit, masked=False), (dquery, zero, zero))
+        dquery, *sums = schedule.run_partial(partial(visit, masked=True), so_far)
+        return dquery, *(
+            key_slicer.put(total, part, group, index)
+            for total, part in zip(totals, sums, strict=True)
+        )
+
+    start = tuple(jnp.zeros(array.shape, jnp.float32) for array in (query, key, value))
+    slicers = (key_slicer, query_slicer)
+    return for_each_block(slicers, keys, queries, query.shape[0], key_chunk, start)
