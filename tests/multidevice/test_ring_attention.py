@@ -15,10 +15,10 @@ from agentic_transformer.ring import (
     BACKBONES,
     LAYOUTS,
     Chunks,
+    CPUKernel,
     attention,
     dense_attention,
     from_layout,
-    plain_kernel,
     ring_attention,
     to_layout,
 )
@@ -27,9 +27,7 @@ from tests.seeds import SEED, rng
 from tests.tolerances import SIGMAS
 
 # Small chunks, and rows that go around the ring one after another, as they do in long sequences.
-SMALL = plain_kernel("cpu", Chunks(queries=32, keys=64, whole=32))._replace(
-    one_row=lambda tokens: True
-)
+SMALL = CPUKernel(Chunks(queries=32, keys=64, whole=32), sequential_heads=0)
 
 
 def make_mesh(ring: int, data: int = 1) -> jax.sharding.Mesh:

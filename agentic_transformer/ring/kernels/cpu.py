@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,14 @@ from agentic_transformer.ring.kernels.blocks import (
     check_chunks,
     for_each_block,
 )
-from agentic_transformer.ring.kernels.cpu_math import dot_rows, exp2, l2_norm, matmul, reduce_rows
+from agentic_transformer.ring.kernels.cpu_block import (
+    LOG2_E,
+    SAFE_EXPONENT,
+    SoftmaxState,
+    block_backward,
+    block_forward,
+    l2_norm,
+)
 from agentic_transformer.ring.kernels.rows import RowLayout
 from agentic_transformer.ring.masks import (
     MASK_VALUE,
@@ -36,32 +43,13 @@ from agentic_transformer.ring.masks import (
     Mask,
     MaskKind,
     QueryIntervals,
-    hide,
 )
 from agentic_transformer.ring.nonfinite import zero_nonfinite
 
-LOG2_E = 1.4426950408889634
 LN_2 = 0.6931471805599453
 
-SAFE_EXPONENT = 40.0
-"""Scores within +-SAFE_EXPONENT, base 2, need no shift before they are raised to powers: sums of
-2^40 are far from overflow."""
-
-
-class SoftmaxState(NamedTuple):
-    """Holds an online softmax over the keys so far, float32, base 2.
-
-    With scores s in base 2: numerator = sum 2^(s - max) v, denominator = sum 2^(s - max).
-    """
-
-    max: Array  # (..., queries), what scores are relative to: near the maximum, >= MASK_VALUE
-    denominator: Array  # (..., queries)
-    numerator: Array  # (..., queries, head_dim)
-
-    def relative_to(self, new_max: Array) -> SoftmaxState:
-        """Returns the same softmax with another maximum, (..., queries)."""
-        decay = jnp.exp2(self.max - new_max)
-        return SoftmaxState(new_max, self.denominator * decay, self.numerator * decay[..., None])
+SAFE_EXPONENT_FLOAT16 = 8.0
+"""`SAFE_EXPONENT` of weights that are rounded to float16, whose powers end at 2^-14 and 2^15."""
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=["layout"])
@@ -176,102 +164,6 @@ def _is_masked(mask: Mask) -> bool:
     return mask.kind is not MaskKind.FULL or mask.queries.segment is not None
 
 
-def block_forward(
-    state: SoftmaxState,
-    query: Array,
-    key: Array,
-    value: Array,
-    queries: QueryIntervals,
-    keys: KeyPositions,
-    *,
-    masked: bool,
-    high_precision: bool,
-    needs_rescale: Array | bool = True,
-) -> SoftmaxState:
-    """Continues a softmax with a block of keys, all at once.
-
-    With s = q.k log2(e) / sqrt(head_dim) and m' = max(m, max_j s_j):
-    l' = 2^(m - m') l + sum_j 2^(s_j - m'),  O' = 2^(m - m') O + sum_j 2^(s_j - m') v_j.
-
-    Args:
-        state: the softmax over the keys before.
-        query: (..., queries, head_dim).
-        key: (..., keys, head_dim).
-        value: as key.
-        queries: what the queries see.
-        keys: where the keys are.
-        masked: whether some query may not see some key.
-        high_precision: whether some query may see few keys in all.
-        needs_rescale: (..., queries), or the same for all: whether scores may be so large that m
-            must follow their maximum; where not, m' = m.
-    """
-    scores = dot_rows(query, key, high_precision=high_precision)
-    if masked:
-        scores = hide(scores, -jnp.inf, queries, keys)
-        value = zero_nonfinite(value)
-    scale = query.shape[-1] ** -0.5 * LOG2_E
-    if needs_rescale is not False:
-        new_max = jnp.maximum(state.max, reduce_rows(jnp.maximum, scores) * scale)
-        state = state.relative_to(jnp.where(needs_rescale, new_max, state.max))
-    weights = exp2(scores * scale - state.max[..., None])
-    return SoftmaxState(
-        state.max,
-        state.denominator + reduce_rows(jnp.add, weights),
-        state.numerator + matmul(weights, value),
-    )
-
-
-def block_backward(
-    residual: tuple[Array, Array, Array],
-    query: Array,
-    key: Array,
-    value: Array,
-    transposed_key: Array,
-    queries: QueryIntervals,
-    keys: KeyPositions,
-    *,
-    masked: bool,
-    high_precision: bool,
-) -> tuple[Array, Array, Array]:
-    """Returns a block's (dquery, dkey, dvalue), dquery as (..., head_dim, queries).
-
-    The residual is (dO, lse, delta = rowsum(O dO)). With all matrices transposed, (keys, queries):
-    P = 2^(S - lse log2 e),  dV = P dO,  dP = V dO^T,  dS = P (dP - delta) / sqrt(head_dim),
-    dK = dS Q,  dQ^T = K^T dS.
-
-    `transposed_key` is K^T, `zero_nonfinite(key).mT`: a loop over queries computes it once. (XLA's
-    CPU backend lacks bfloat16 products of a transpose in which NaN is replaced.)
-
-    In high precision a moderate lse divides the exponential of a score, instead of being subtracted
-    from the score: P then carries the very rounding errors of the forward pass, and what should
-    cancel in the gradient does.
-    """
-    (cotangent, lse, delta), scale = residual, query.shape[-1] ** -0.5
-    # (..., keys, queries)
-    scores = dot_rows(key, query, high_precision=high_precision) * (scale * LOG2_E)
-    offset, factor = lse * LOG2_E, None
-    if high_precision:
-        moderate = jnp.abs(offset) <= SAFE_EXPONENT
-        offset, factor = jnp.where(moderate, 0, offset), jnp.where(moderate, jnp.exp(-lse), 1)
-    scores -= offset[..., None, :]
-    if masked:
-        scores = hide(scores, -jnp.inf, queries, keys, keys_first=True)  # last: lse may be NaN
-    weights = exp2(scores) if factor is None else exp2(scores) * factor[..., None, :]
-    dweights = dot_rows(value, cotangent, high_precision=high_precision)
-    dscores = weights * (dweights - delta[..., None, :]) * scale
-    if masked:
-        dscores = hide(dscores, 0, queries, keys, keys_first=True)  # 0 times NaN is NaN
-        query, cotangent = zero_nonfinite(query), zero_nonfinite(cotangent)
-    dquery = jnp.matmul(
-        transposed_key, dscores.astype(key.dtype), preferred_element_type=jnp.float32
-    )
-    return (
-        dquery,
-        matmul(dscores, query, high_precision=high_precision),
-        matmul(weights, cotangent, high_precision=high_precision),
-    )
-
-
 def chunked_forward(
     chunks: Chunks,
     state: SoftmaxState,
@@ -284,6 +176,9 @@ def chunked_forward(
     """Continues a softmax with a large block of keys, chunk by chunk.
 
     Arrays are rows, (rows, tokens, ...). Chunks of queries are the outer loop.
+
+    By Cauchy-Schwarz |q.k| <= |q||k|: where that is safe, no running maximum is needed. Only keys of
+    full chunks count: a key that a query does not see must not change how its output is rounded.
     """
     chunks = chunks.fitted(*query.shape[:2], key.shape[1])
     query_slicer = BlockSlicer(chunks.rows, chunks.queries)
@@ -292,6 +187,7 @@ def chunked_forward(
     # The largest norm of each chunk of keys, (rows, chunks).
     key_norms = l2_norm(key).reshape(key.shape[0], -1, chunks.keys).max(axis=-1)
     scale = query.shape[-1] ** -0.5 * LOG2_E
+    safe = SAFE_EXPONENT_FLOAT16 if value.dtype == jnp.float16 else SAFE_EXPONENT
 
     def query_chunk(
         group: Array, index: Array, schedule: BlockSchedule, state: SoftmaxState
@@ -304,29 +200,15 @@ def chunked_forward(
             fields = key_slicer.mask_fields(keys, group, key_index)
             return block_forward(so_far, ours, *theirs, our_fields, fields, **how)
 
-        visit_full = partial(visit, masked=False, high_precision=False)
-        so_far = SoftmaxState(*(query_slicer.take(array, group, index) for array in state))
-        # By Cauchy-Schwarz |q.k| <= |q||k|; within SAFE_EXPONENT no running maximum is needed.
-        # Norms of full chunks alone count: keys that a query does not see must not round it.
-        norms = BlockSlicer(chunks.rows, key_norms.shape[1]).take(key_norms, group, 0)
-        largest = _largest_full(schedule, norms)[..., None]
-        bound = query_slicer.take(query_norms, group, index) * largest * scale
-        needs_rescale = ~(bound <= SAFE_EXPONENT)  # also where the bound is NaN
-        some_need = needs_rescale.any()
-        so_far = so_far.relative_to(
-            jnp.where(needs_rescale, so_far.max, jnp.maximum(so_far.max, 0))
-        )
-        # One of two loops over the full chunks runs: a `cond` would copy the state.
-        fast_end = jnp.where(some_need, 0, schedule.full_end)
-        slow_end = jnp.where(some_need, schedule.full_end, 0)
-        so_far = schedule.run(0, fast_end, partial(visit_full, needs_rescale=False), so_far)
-        so_far = schedule.run(0, slow_end, partial(visit_full, needs_rescale=needs_rescale), so_far)
-        so_far = _run_partial(schedule, partial(visit, masked=True), so_far)
-        return SoftmaxState(
-            *(
-                query_slicer.put(array, part, group, index)
-                for array, part in zip(state, so_far, strict=True)
-            )
+        so_far = jax.tree.map(lambda array: query_slicer.take(array, group, index), state)
+        our_norms = query_slicer.take(query_norms, group, index)
+        their_norms = BlockSlicer(chunks.rows, key_norms.shape[1]).take(key_norms, group, 0)
+        bound = our_norms * _largest_full(schedule, their_norms)[..., None] * scale
+        needs_rescale = ~(bound <= safe)  # also where the bound is NaN
+        so_far = _run_full(schedule, visit, so_far, needs_rescale)
+        so_far = _run_partial(schedule, visit, so_far)
+        return jax.tree.map(
+            lambda array, part: query_slicer.put(array, part, group, index), state, so_far
         )
 
     slicers = (query_slicer, key_slicer)
@@ -377,7 +259,7 @@ def chunked_backward(
         zero = jnp.zeros(our_key.shape, jnp.float32)
         so_far = (dquery, zero, zero)
         so_far = schedule.run_full(partial(visit, masked=False, high_precision=False), so_far)
-        dquery, *sums = _run_partial(schedule, partial(visit, masked=True), so_far)
+        dquery, *sums = _run_partial(schedule, visit, so_far)
         return dquery, *(
             key_slicer.put(total, part, group, index)
             for total, part in zip(totals, sums, strict=True)
@@ -388,9 +270,25 @@ def chunked_backward(
     return for_each_block(slicers, keys, queries, query.shape[0], key_chunk, (dquery, zero, zero))
 
 
+def _run_full(
+    schedule: BlockSchedule, visit: Callable, state: SoftmaxState, needs_rescale: Array
+) -> SoftmaxState:
+    """Visits the full chunks: one of two loops, the other is empty.
+
+    Scores of queries that need no rescaling are relative to their maximum so far, or to 0.
+    """
+    visit = partial(visit, masked=False, high_precision=False)
+    new_max = jnp.where(needs_rescale, state.max, jnp.maximum(state.max, 0))
+    state, some_need = state.relative_to(new_max), needs_rescale.any()
+    fast_end = jnp.where(some_need, 0, schedule.full_end)
+    slow_end = jnp.where(some_need, schedule.full_end, 0)
+    state = schedule.run(0, fast_end, partial(visit, needs_rescale=False), state)
+    return schedule.run(0, slow_end, partial(visit, needs_rescale=needs_rescale), state)
+
+
 def _run_partial(schedule: BlockSchedule, visit: Callable, carry: Any) -> Any:
     """Visits the partly visible chunks, those that need it in high precision."""
-    plain, precise = (partial(visit, high_precision=flag) for flag in (False, True))
+    plain, precise = (partial(visit, masked=True, high_precision=flag) for flag in (False, True))
     carry = schedule.run(schedule.full_end, schedule.plain_end, plain, carry)
     return schedule.run(schedule.plain_end, schedule.non_empty_end, precise, carry)
 
