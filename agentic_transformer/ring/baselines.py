@@ -206,7 +206,7 @@ def _softmax_step(query, queries: QueryIntervals, state, key_chunk) -> tuple[tup
 
 
 def _split_chunks(chunk: int, array: jax.Array | None, axis: int = 1) -> jax.Array | None:
-    """(..., sequence, ...) -> (chunks, ..., chunk, ...)."""
+    """Splits (..., sequence, ...) -> (chunks, ..., chunk, ...)."""
     if array is None:
         return None
     shape = (*array.shape[:axis], -1, chunk, *array.shape[axis + 1 :])

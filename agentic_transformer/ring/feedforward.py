@@ -71,8 +71,8 @@ def blockwise_feedforward(
     if mesh is None:
         return map_without_mesh(lambda x, params: apply(params, x))(x, params)
     tokens = PartitionSpec(batch_axis, axis)
-    # The loop over chunks runs within each device. A loop around `shard_map` would sum the gradients
-    # of the parameters over the devices once a chunk, not once.
+    # The loop over chunks runs within each device. A loop around `shard_map` would sum the
+    # gradients of the parameters over the devices once a chunk, not once.
     return map_over_devices(apply, mesh, (PartitionSpec(), tokens), tokens)(params, x)
 
 
@@ -100,7 +100,7 @@ def _apply_checked(function: Function, params, x) -> jax.Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _map_chunks(function: Function, params, chunks) -> jax.Array:
-    """(chunks, batch, tokens, width) -> (chunks, batch, tokens, output width)."""
+    """Maps (chunks, batch, tokens, width) -> (chunks, batch, tokens, output width)."""
     return lax.map(partial(_apply_checked, function, params), chunks)
 
 

@@ -92,8 +92,8 @@ def from_layout(
     size = _size(y, axis)
     if size % (2 * ring_size):
         raise ValueError(
-            f"sequence of {size} along axis {axis} is not a multiple of 2 * ring_size = {2 * ring_size}; "
-            f"{padded_length(size, ring_size)} would fit"
+            f"sequence of {size} along axis {axis} is not a multiple of "
+            f"2 * ring_size = {2 * ring_size}; {padded_length(size, ring_size)} would fit"
         )
     if length is not None:
         length = check_whole("length", length, 0, size)

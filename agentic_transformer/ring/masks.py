@@ -116,7 +116,7 @@ def hide(
     *,
     keys_first: bool = False,
 ) -> jax.Array:
-    """Fills the hidden entries of (batch, ..., queries, keys), or of (batch, ..., keys, queries)."""
+    """Fills the hidden entries of (batch, ..., queries, keys), or (batch, ..., keys, queries)."""
     mask = visible(queries, keys, keys_first=keys_first)
     mask = mask.reshape(mask.shape[0], *[1] * (scores.ndim - 3), *mask.shape[1:])
     return jnp.where(mask, scores, fill)

@@ -1,9 +1,9 @@
 """The overlap condition: when the transfers of a ring hide behind its computation.
 
-Source: arXiv 2310.01889, section 3 and table 2. At every step of the ring a device attends from its `c` queries to `c` keys while it sends `c` keys
-and values on. With `d` the width of all heads, `F` the device's rate in FLOP/s and `B` that of the
-link in byte/s, one way, the forward step computes for `4 d c^2 / F` seconds and, in 16 bits, sends
-for `4 d c / B`: hidden from `c = F / B` on.
+Source: arXiv 2310.01889, section 3 and table 2. At every step of the ring a device attends from its
+`c` queries to `c` keys while it sends `c` keys and values on. With `d` the width of all heads, `F`
+the device's rate in FLOP/s and `B` that of the link in byte/s, one way, the forward step computes
+for `4 d c^2 / F` seconds and, in 16 bits, sends for `4 d c / B`: hidden from `c = F / B` on.
 
 The block size is no choice: it is the device's share of the sequence, `c = sequence / ring size`,
 the same on every device since `to_layout` pads the sequence to a multiple of `2 * ring size`.
@@ -64,7 +64,8 @@ def minimal_block(
 ) -> float:
     """Returns the tokens a device from which on transfers hide behind the compute of their step.
 
-    All but the last one, which no step follows. The defaults are the assumptions of the paper's table 2, under which this is `F / B`.
+    The last transfer, which no step follows, is left out. The defaults are the assumptions of the
+    paper's table 2, under which this is `F / B`.
 
     Args:
         chip: the device and its link.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 
 def signed_ids(segment_ids: jax.Array) -> jax.Array:
-    """Returns segment ids in int32, or in int64 if they have 64 bits; different ids stay different."""
+    """Returns integers as int32, or int64 if they have 64 bits; different ids stay different."""
     segment_ids = jnp.asarray(segment_ids)
     return segment_ids.astype(jnp.int64 if segment_ids.dtype.itemsize == 8 else jnp.int32)
 

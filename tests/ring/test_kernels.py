@@ -1,7 +1,7 @@
 """Every kernel conforms to its contract: attention and its gradients, as float64 has them.
 
-A new kernel is added to KERNELS, and gets the whole test. The ring is one of virtual devices: `vmap`
-over a named axis runs the collectives of `shard_map` on one device.
+A new kernel is added to KERNELS, and gets the whole test. The ring needs no devices: `vmap` over
+a named axis runs the collectives of `shard_map` on one.
 """
 
 import dataclasses

@@ -43,7 +43,7 @@ class Chunks(NamedTuple):
     rows: int = 1
 
     def fitted(self, rows: int, queries: int, keys: int) -> Chunks:
-        """Returns the largest sizes, at most these, that divide half of the tokens, and the rows."""
+        """Returns the largest sizes, at most these, that divide half of the tokens and the rows."""
         return self._replace(
             queries=_divisor(self.queries, queries // 2),
             keys=_divisor(self.keys, keys // 2),

@@ -30,7 +30,7 @@ class SoftmaxState(NamedTuple):
 
 @dataclass(frozen=True)
 class ReferenceKernel(Kernel):
-    """Computes the whole matrix of scores of a block at once, every key head once per query head."""
+    """Computes all scores of a block at once, with key heads repeated for their query heads."""
 
     def init(self, query: jax.Array, key: jax.Array) -> SoftmaxState:
         """Returns m = -1e30, l = 0, O = 0."""
@@ -59,7 +59,7 @@ class ReferenceKernel(Kernel):
 
 
 def _repeat_heads(key: jax.Array, query: jax.Array) -> jax.Array:
-    """(batch, key_heads, keys, head_dim) -> (batch, heads, keys, head_dim)."""
+    """Repeats (batch, key_heads, keys, head_dim) -> (batch, heads, keys, head_dim)."""
     return jnp.repeat(key, query.shape[1] // key.shape[1], axis=1)
 
 

@@ -76,7 +76,7 @@ class RowLayout:
         return queries, KeyPositions(position, self._segments(key_segment))
 
     def _segments(self, segment: Array | None) -> Array | None:
-        """(batch, tokens) -> (rows, padded tokens)."""
+        """Returns segments of rows: (batch, tokens) -> (rows, padded tokens)."""
         if segment is None:
             return None
         return jnp.repeat(self._pad(segment, mode="edge"), self.key_heads, axis=0)
