@@ -62,7 +62,7 @@ def layer(
 
 
 def training_step(mesh: Mesh, backbone: str) -> Callable:
-    """Returns the jitted gradient of a rematerialised layer: `(parameters, x) -> (their gradients)`."""
+    """Returns the jitted gradient of a rematerialised layer by `(parameters, x)`."""
 
     def loss(parameters: dict[str, jax.Array], x: jax.Array) -> jax.Array:
         return jnp.mean(

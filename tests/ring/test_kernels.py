@@ -4,7 +4,6 @@ A new kernel is added to KERNELS, and gets the whole test. The ring needs no dev
 a named axis runs the collectives of `shard_map` on one.
 """
 
-import dataclasses
 from functools import partial
 
 import jax
@@ -22,35 +21,9 @@ from agentic_transformer.ring import (
     select,
     to_layout,
 )
-from agentic_transformer.ring.masks import KeyPositions, MaskKind, QueryIntervals
 from tests.attention_float64 import assert_attention, attention_and_bounds
 from tests.seeds import rng
-
-
-class StaticKernel(ReferenceKernel):
-    """The reference as a fused kernel would be: it knows a mask by its static kind alone."""
-
-    supports_dynamic = False
-
-    def forward(self, carry, query, key, value, mask):
-        return super().forward(carry, query, key, value, of_kind(mask, query, key))
-
-    def backward(self, residual, dquery, query, key, value, mask):
-        mask = of_kind(mask, query, key)
-        return super().backward(residual, dquery, query, key, value, mask)
-
-
-def of_kind(mask, query, key):
-    """The mask with intervals that follow from its kind."""
-    index, keys = jnp.arange(query.shape[2]), jnp.arange(key.shape[2])
-    high = {
-        MaskKind.CAUSAL: index,
-        MaskKind.FULL: jnp.full_like(index, keys.size),
-        MaskKind.EMPTY: jnp.full_like(index, -1),
-    }[mask.kind]
-    queries = QueryIntervals(jnp.zeros_like(index), high, mask.queries.segment)
-    return dataclasses.replace(mask, queries=queries, keys=KeyPositions(keys, mask.keys.segment))
-
+from tests.static_kernel import StaticKernel
 
 SMALL = Chunks(queries=8, keys=4, whole=8)
 KERNELS = {

@@ -178,7 +178,7 @@ def chunked_forward(
     Arrays are rows, (rows, tokens, ...). Chunks of queries are the outer loop.
 
     By Cauchy-Schwarz |q.k| <= |q||k|: where that is safe, no running maximum is needed. Only keys
-    of full chunks count: a key that a query does not see must not change the rounding of its output.
+    of full chunks count: a hidden key must not change the rounding of an output.
     """
     chunks = chunks.fitted(*query.shape[:2], key.shape[1])
     query_slicer = BlockSlicer(chunks.rows, chunks.queries)

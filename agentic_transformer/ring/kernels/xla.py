@@ -76,7 +76,7 @@ def _chunked_forward(
     queries: QueryIntervals,
     keys: KeyPositions,
 ) -> SoftmaxState:
-    """Computes `block_forward` of rows (rows, tokens, ...) by chunks; queries are the outer loop."""
+    """Computes `block_forward` of rows by chunks; chunks of queries are the outer loop."""
     chunks = chunks.fitted(*query.shape[:2], key.shape[1])
     query_slicer = BlockSlicer(chunks.rows, chunks.queries)
     key_slicer = BlockSlicer(chunks.rows, chunks.keys)
@@ -110,7 +110,7 @@ def _chunked_backward(
     queries: QueryIntervals,
     keys: KeyPositions,
 ) -> tuple[Array, Array, Array]:
-    """Computes `block_backward` of rows (rows, tokens, ...) by chunks; keys are the outer loop."""
+    """Computes `block_backward` of rows by chunks; chunks of keys are the outer loop."""
     chunks = chunks.fitted(*query.shape[:2], key.shape[1])
     query_slicer = BlockSlicer(chunks.rows, chunks.queries)
     key_slicer = BlockSlicer(chunks.rows, chunks.keys)
