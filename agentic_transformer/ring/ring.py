@@ -11,6 +11,7 @@ Arrays are those of one device, (batch, heads, tokens, head_dim), inside a `jax.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -96,72 +97,76 @@ attention_shard.defvjp(_attention_forward, _attention_backward)
 
 def _forward(config: RingConfig, query, key, value, segment, length) -> tuple[Array, Array]:
     """Returns out (batch, heads, tokens, head_dim) and lse (batch, heads, tokens) in float32."""
-    kernel = config.kernel
+    kernel, tokens = config.kernel, query.shape[2]
     position, query = _ring_position(config, query, segment, length)
+    query, key, value = map(kernel.pack, (query, key, value))
+    block, carry = KVBlock(key, value, segment), kernel.init(query)
 
     def attend(step: Array | int, block: KVBlock, carry: Any) -> Any:
         for pair in _pairs(config, position, step, block):
             carry = forward_pair(config, pair, carry, query, block.key, block.value)
         return carry
 
-    block, carry = KVBlock(key, value, segment), kernel.init(query, key)
-    if config.axis is None:
-        return kernel.finish(attend(0, block, carry))
-    if config.all_gather:
-        return kernel.finish(attend(0, _all_gather(config, block), carry))
-
     def ring_step(carried: tuple[KVBlock, Any], step: Array | int) -> tuple:
         block, carry = carried
         arriving = _rotate(config, block)
         return (arriving, attend(step, block, carry)), None
 
-    carried, first, last = (block, carry), 0, config.ring_size - 1
-    if not kernel.supports_dynamic:  # the kind of its first mask is static outside of the loop
-        (carried, _), first = ring_step(carried, 0), 1
-    (block, carry), _ = lax.scan(ring_step, carried, jnp.arange(first, last))
-    return kernel.finish(attend(last, block, carry))  # the last block travels no further
+    if config.all_gather:
+        carry = attend(0, _all_gather(config, block), carry)
+    else:
+        block, carry = _all_steps_but_last(config, ring_step, (block, carry))
+        carry = attend(config.ring_size - 1, block, carry)  # the last block travels no further
+    out, lse = kernel.finish(carry)
+    return kernel.unpack(out, tokens), kernel.unpack(lse, tokens)
 
 
 def _backward(config: RingConfig, query, key, value, segment, length, out, lse, cotangent):
     """Returns the gradients of query, key and value in float32."""
-    kernel = config.kernel
+    kernel, tokens = config.kernel, query.shape[2]
     position, query = _ring_position(config, query, segment, length)
-    residual = kernel.prepare_backward(query, key, out, lse, cotangent)
+    query, key, value = map(kernel.pack, (query, key, value))
+    residual = kernel.prepare_backward(*map(kernel.pack, (out, lse, cotangent)))
+    block, dquery = KVBlock(key, value, segment), kernel.init_backward(query, key)
 
-    def differentiate(step: Array | int, block: KVBlock, dquery: Any) -> tuple[Any, tuple]:
+    def differentiate(step: Array | int, block: KVBlock, dquery: Any) -> tuple[Any, Array, Array]:
         gradients = dquery, None, None
         for pair in _pairs(config, position, step, block):
             gradients = backward_pair(
                 config, pair, residual, gradients, query, block.key, block.value
             )
-        dquery, *dblock = gradients
-        return dquery, tuple(dblock)
-
-    block, dquery = KVBlock(key, value, segment), kernel.init_backward(query, key)
-    if config.axis is None:
-        dquery, dblock = differentiate(0, block, dquery)
-        return kernel.finish_backward(dquery), *dblock
-    if config.all_gather:
-        dquery, dblock = differentiate(0, _all_gather(config, block), dquery)
-        scatter = partial(lax.psum_scatter, axis_name=config.axis, scatter_dimension=2, tiled=True)
-        return kernel.finish_backward(dquery), *map(scatter, dblock)
+        return gradients
 
     def ring_step(carried: tuple[KVBlock, Any, tuple], step: Array | int) -> tuple:
         block, dquery, dblock = carried
         # The sums of the step before arrive here together with the block that they belong to.
         arriving, (dkey, dvalue) = _rotate(config, block), _rotate(config, dblock)
-        dquery, (more_key, more_value) = differentiate(step, block, dquery)
+        dquery, more_key, more_value = differentiate(step, block, dquery)
         return (arriving, dquery, (dkey + more_key, dvalue + more_value)), None
 
-    zero = jnp.zeros(key.shape, jnp.float32)
-    carried, first, last = (block, dquery, (zero, zero)), 0, config.ring_size - 1
-    if not kernel.supports_dynamic:
-        (carried, _), first = ring_step(carried, 0), 1
-    (block, dquery, dblock), _ = lax.scan(ring_step, carried, jnp.arange(first, last))
-    dkey, dvalue = _rotate(config, dblock)
-    dquery, (more_key, more_value) = differentiate(last, block, dquery)
-    dblock = _rotate(config, (dkey + more_key, dvalue + more_value))  # home again
-    return kernel.finish_backward(dquery), *dblock
+    if config.axis is None:
+        dquery, *dblock = differentiate(0, block, dquery)
+    elif config.all_gather:
+        dquery, *dblock = differentiate(0, _all_gather(config, block), dquery)
+        scatter = partial(lax.psum_scatter, axis_name=config.axis, scatter_dimension=2, tiled=True)
+        dblock = map(scatter, dblock)
+    else:
+        zero = jnp.zeros(key.shape, jnp.float32)
+        carried = _all_steps_but_last(config, ring_step, (block, dquery, (zero, zero)))
+        block, dquery, dblock = carried
+        dkey, dvalue = _rotate(config, dblock)
+        dquery, more_key, more_value = differentiate(config.ring_size - 1, block, dquery)
+        dblock = _rotate(config, (dkey + more_key, dvalue + more_value))  # home again
+    gradients = kernel.finish_backward(dquery, query), *dblock
+    return [kernel.unpack(gradient, tokens) for gradient in gradients]
+
+
+def _all_steps_but_last(config: RingConfig, ring_step: Callable, carried: Any) -> Any:
+    """Runs a rolled loop, `carried, _ = ring_step(carried, step)`, over all steps but the last."""
+    first, last = 0, config.ring_size - 1
+    if last and not config.kernel.supports_dynamic:
+        (carried, _), first = ring_step(carried, 0), 1  # outside of the loop its step is static
+    return lax.scan(ring_step, carried, jnp.arange(first, last))[0] if last else carried
 
 
 def _ring_position(config: RingConfig, query, segment, length) -> tuple[RingPosition, Array]:
@@ -210,6 +215,8 @@ def _rotate(config: RingConfig, tree: Any) -> Any:
 
 def _all_gather(config: RingConfig, block: KVBlock) -> KVBlock:
     """Collects the blocks of all devices, along the token axis."""
+    if config.axis is None:
+        return block
 
     def gather(array: Array, axis: int) -> Array:
         return lax.all_gather(array, config.axis, axis=axis, tiled=True)

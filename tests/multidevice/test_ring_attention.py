@@ -189,7 +189,7 @@ def test_backbones_agree_on_a_mesh_with_a_batch_axis(backbone, layout):
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "full"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_kernel_needs_no_traced_masks(layout, causal):
-    """Masks of static kinds suffice on any ring, which fused kernels need: causal, full, or none."""
+    """Masks of static kinds suffice on any ring, as fused kernels need: causal, full, or none."""
     arrays = draw(rng(5), 1, 48, 4, 2, 8)
     exact, bounds = attention_and_bounds(*arrays, causal=causal)
     for ring in (1, 2, 4):

@@ -16,7 +16,8 @@ Shapes and dtypes at this border:
     lse         (batch, heads, queries) float32, natural logarithm
     gradients   float32, in the shape of what they are the gradient of
 
-Everything else (units, transposes, padding, chunks) is private to a kernel.
+Everything else (units, transposes, padding, chunks) is private to a kernel. Tokens may be padded
+by the kernel's own `pack`; what a carry holds is known to the kernel alone.
 """
 
 from __future__ import annotations
@@ -50,9 +51,21 @@ class Kernel(ABC):
     supports_dynamic: bool = True
     supports_segments: bool = True
 
+    def pack(self, array: jax.Array) -> jax.Array:
+        """Returns an array (batch, heads, tokens, ...) in the form that a pass works on.
+
+        The ring packs all arrays once before a pass, so keys and values travel packed. Packing may
+        pad tokens; masks are those of the tokens without padding.
+        """
+        return array
+
+    def unpack(self, array: jax.Array, tokens: int) -> jax.Array:
+        """Inverts `pack`: returns (batch, heads, tokens, ...)."""
+        return array
+
     @abstractmethod
-    def init(self, query: jax.Array, key: jax.Array) -> Any:
-        """Returns the carry of queries that have met no key; of `key` the shape is read alone."""
+    def init(self, query: jax.Array) -> Any:
+        """Returns the carry of queries that have met no key."""
 
     @abstractmethod
     def forward(
@@ -65,18 +78,11 @@ class Kernel(ABC):
         """Returns (out, lse); 0 and -inf where a query saw no key."""
 
     def prepare_backward(
-        self,
-        query: jax.Array,
-        key: jax.Array,
-        out: jax.Array,
-        lse: jax.Array,
-        cotangent: jax.Array,
+        self, out: jax.Array, lse: jax.Array, cotangent: jax.Array
     ) -> tuple[jax.Array, ...]:
         """Returns the residual: what `backward` reads, computed once and not at every ring step.
 
         Args:
-            query: of its shape, and that of key, the heads are read alone.
-            key: as query.
             out: the output over all blocks.
             lse: that over all blocks; +inf where a query sees nothing, so that `exp(S - lse)` is
                 0; NaN where the gradient of a query must be NaN.
@@ -90,7 +96,7 @@ class Kernel(ABC):
         return cotangent, lse, delta
 
     def init_backward(self, query: jax.Array, key: jax.Array) -> Any:
-        """Returns the running dquery of no blocks."""
+        """Returns the running dquery of no blocks; of the arrays the shapes are read alone."""
         return jnp.zeros(query.shape, jnp.float32)
 
     @abstractmethod
@@ -109,8 +115,8 @@ class Kernel(ABC):
         permute.
         """
 
-    def finish_backward(self, dquery: Any) -> jax.Array:
-        """Returns the gradient of the query, (batch, heads, queries, head_dim) float32."""
+    def finish_backward(self, dquery: Any, query: jax.Array) -> jax.Array:
+        """Returns the gradient of the query, in its shape."""
         return dquery
 
     def map_heads(

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
+from agentic_transformer.ring.kernels.rows import pad_halves, unpad_halves
 from agentic_transformer.ring.masks import (
     BlockBounds,
     BlockMask,
@@ -60,6 +61,15 @@ class Chunks(NamedTuple):
         larger, smaller = max(self.queries, self.keys), min(self.queries, self.keys)
         parts, step = -(-half // larger), 16 * larger // smaller
         return parts * step * -(-half // (step * parts))
+
+    def pad(self, array: Array) -> Array:
+        """Pads the two halves of (batch, heads, tokens, ...)."""
+        half = array.shape[2] // 2
+        return pad_halves(array, half, self.padded(half))
+
+    def unpad(self, array: Array, tokens: int) -> Array:
+        """Inverts `pad`: returns (batch, heads, tokens, ...)."""
+        return unpad_halves(array, tokens // 2, self.padded(tokens // 2))
 
 
 def check_chunks(chunks: Any) -> None:

@@ -12,7 +12,7 @@ What makes it fast there:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -36,7 +36,7 @@ from agentic_transformer.ring.kernels.cpu_block import (
     block_forward,
     l2_norm,
 )
-from agentic_transformer.ring.kernels.rows import RowLayout
+from agentic_transformer.ring.kernels.rows import mask_fields_of_rows, reshape_like, to_rows
 from agentic_transformer.ring.masks import (
     MASK_VALUE,
     KeyPositions,
@@ -50,20 +50,6 @@ LN_2 = 0.6931471805599453
 
 SAFE_EXPONENT_FLOAT16 = 8.0
 """`SAFE_EXPONENT` of weights that are rounded to float16, whose powers end at 2^-14 and 2^15."""
-
-
-@partial(jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=["layout"])
-@dataclass(frozen=True)
-class Packed:
-    """Holds a carry in rows.
-
-    Attributes:
-        arrays: the carry, (rows, ...).
-        layout: how it becomes (batch, heads, ...) again; static.
-    """
-
-    arrays: Any
-    layout: RowLayout
 
 
 @dataclass(frozen=True)
@@ -82,65 +68,54 @@ class CPUKernel(Kernel):
     def __post_init__(self) -> None:
         check_chunks(self.chunks)
 
-    def init(self, query: Array, key: Array) -> Packed:
-        """Returns the softmax over no keys."""
-        layout = RowLayout.make(self.chunks, query, key)
-        rows = layout.query_shape()
-        numerator = jnp.zeros(layout.query_shape(query.shape[3]), jnp.float32)
-        denominator = jnp.zeros(rows, jnp.float32)
-        state = SoftmaxState(jnp.full(rows, MASK_VALUE, jnp.float32), denominator, numerator)
-        return Packed(state, layout)
+    def pack(self, array: Array) -> Array:
+        """Pads halves so that they divide into chunks."""
+        return self.chunks.pad(array)
 
-    def forward(self, carry: Packed, query: Array, key: Array, value: Array, mask: Mask) -> Packed:
+    def unpack(self, array: Array, tokens: int) -> Array:
+        """Drops the padding."""
+        return self.chunks.unpad(array, tokens)
+
+    def init(self, query: Array) -> SoftmaxState:
+        """Returns the softmax over no keys, (batch, heads, queries)."""
+        zero = jnp.zeros(query.shape[:-1], jnp.float32)
+        return SoftmaxState(zero + MASK_VALUE, zero, jnp.zeros(query.shape, jnp.float32))
+
+    def forward(self, carry, query, key, value, mask: Mask) -> SoftmaxState:
         """Continues the softmax with a block of keys."""
-        rows = [carry.layout.pack(array) for array in (query, key, value)]
-        fields = carry.layout.mask_fields(mask)
-        if rows[1].shape[1] <= self.chunks.whole:
+        if key.shape[2] <= self.chunks.whole:
             attend = partial(block_forward, masked=_is_masked(mask), high_precision=True)
         else:
             attend = partial(chunked_forward, self.chunks)
-        return replace(carry, arrays=attend(carry.arrays, *rows, *fields))
+        rows = to_rows((carry, query, key, value), key)
+        return reshape_like(attend(*rows, *mask_fields_of_rows(mask, query, key)), carry)
 
-    def finish(self, carry: Packed) -> tuple[Array, Array]:
+    def finish(self, carry: SoftmaxState) -> tuple[Array, Array]:
         """Returns numerator / denominator, and lse = max ln 2 + ln denominator."""
-        state, layout = carry.arrays, carry.layout
-        out = state.numerator / jnp.where(state.denominator > 0, state.denominator, 1)[..., None]
-        lse = state.max * LN_2 + jnp.log(state.denominator)
-        return layout.unpack(out, layout.heads), layout.unpack(lse, layout.heads)
+        denominator = jnp.where(carry.denominator > 0, carry.denominator, 1)
+        lse = carry.max * LN_2 + jnp.log(carry.denominator)
+        return carry.numerator / denominator[..., None], lse
 
-    def prepare_backward(self, query, key, out, lse, cotangent) -> tuple[Array, ...]:
-        """Returns rows of (cotangent, lse, delta); lse is infinite, a weight of 0, in padding."""
-        residual = super().prepare_backward(query, key, out, lse, cotangent)
-        pack = RowLayout.make(self.chunks, query, key).pack
-        cotangent, lse, delta = residual
-        return pack(cotangent), pack(lse, fill=jnp.inf), pack(delta)
-
-    def init_backward(self, query: Array, key: Array) -> Packed:
+    def init_backward(self, query: Array, key: Array) -> Array:
         """Returns zeros for dquery, transposed: (rows, head_dim, tokens)."""
-        layout = RowLayout.make(self.chunks, query, key)
-        rows, tokens = layout.query_shape()
-        return Packed(jnp.zeros((rows, query.shape[3], tokens), jnp.float32), layout)
+        return jnp.zeros(to_rows(query, key).mT.shape, jnp.float32)
 
-    def backward(self, residual, dquery: Packed, query, key, value, mask: Mask) -> tuple:
+    def backward(self, residual, dquery: Array, query, key, value, mask: Mask) -> tuple:
         """Adds to dquery, and returns this block's dkey and dvalue."""
-        layout = dquery.layout
-        rows = [layout.pack(array) for array in (query, key, value)]
-        fields = layout.mask_fields(mask)
-        if rows[1].shape[1] <= self.chunks.whole:
-            transposed_key = zero_nonfinite(rows[1]).mT
+        rows = to_rows((residual, query, key, value), key)
+        fields = mask_fields_of_rows(mask, query, key)
+        if key.shape[2] <= self.chunks.whole:
+            transposed_key = zero_nonfinite(rows[2]).mT
             how = {"masked": _is_masked(mask), "high_precision": True}
-            more, *gradients = block_backward(residual, *rows, transposed_key, *fields, **how)
-            total = dquery.arrays + more
+            more, *gradients = block_backward(*rows, transposed_key, *fields, **how)
+            dquery += more
         else:
-            total, *gradients = chunked_backward(
-                self.chunks, residual, dquery.arrays, *rows, *fields
-            )
-        gradients = (layout.unpack(gradient, layout.key_heads) for gradient in gradients)
-        return Packed(total, layout), *gradients
+            dquery, *gradients = chunked_backward(self.chunks, dquery, *rows, *fields)
+        return dquery, *reshape_like(gradients, [key, value])
 
-    def finish_backward(self, dquery: Packed) -> Array:
+    def finish_backward(self, dquery: Array, query: Array) -> Array:
         """Returns dquery, (batch, heads, queries, head_dim)."""
-        return dquery.layout.unpack(dquery.arrays.mT, dquery.layout.heads)
+        return dquery.mT.reshape(query.shape)
 
     def map_heads(
         self, ring_pass: Callable, arrays: tuple[Array, ...], segment: Array | None
@@ -217,8 +192,8 @@ def chunked_forward(
 
 def chunked_backward(
     chunks: Chunks,
-    residual: tuple[Array, Array, Array],
     dquery: Array,
+    residual: tuple[Array, Array, Array],
     query: Array,
     key: Array,
     value: Array,

@@ -32,7 +32,7 @@ class SoftmaxState(NamedTuple):
 class ReferenceKernel(Kernel):
     """Computes all scores of a block at once, with key heads repeated for their query heads."""
 
-    def init(self, query: jax.Array, key: jax.Array) -> SoftmaxState:
+    def init(self, query: jax.Array) -> SoftmaxState:
         """Returns m = -1e30, l = 0, O = 0."""
         zero = jnp.zeros(query.shape[:-1], jnp.float32)
         return SoftmaxState(zero + MASK_VALUE, zero, jnp.zeros(query.shape, jnp.float32))

@@ -26,7 +26,7 @@ from agentic_transformer.ring.kernels.reference import (
     block_backward,
     block_forward,
 )
-from agentic_transformer.ring.kernels.rows import RowLayout
+from agentic_transformer.ring.kernels.rows import mask_fields_of_rows, reshape_like, to_rows
 from agentic_transformer.ring.masks import KeyPositions, Mask, QueryIntervals
 
 
@@ -44,27 +44,32 @@ class XLAKernel(ReferenceKernel):
     def __post_init__(self) -> None:
         check_chunks(self.chunks)
 
+    def pack(self, array: Array) -> Array:
+        """Pads halves so that they divide into chunks."""
+        return self.chunks.pad(array)
+
+    def unpack(self, array: Array, tokens: int) -> Array:
+        """Drops the padding."""
+        return self.chunks.unpad(array, tokens)
+
     def forward(self, carry, query, key, value, mask: Mask) -> SoftmaxState:
         """Continues the softmax with a block of keys."""
-        layout = RowLayout.make(self.chunks, query, key)
-        rows = [layout.pack(array) for array in (query, key, value)]
-        state = jax.tree.map(layout.pack, carry)
-        whole = rows[1].shape[1] <= self.chunks.whole
+        whole = key.shape[2] <= self.chunks.whole
         attend = block_forward if whole else partial(_chunked_forward, self.chunks)
-        state = attend(state, *rows, *layout.mask_fields(mask))
-        return jax.tree.map(lambda array: layout.unpack(array, layout.heads), state)
+        rows, fields = (
+            to_rows((carry, query, key, value), key),
+            mask_fields_of_rows(mask, query, key),
+        )
+        return reshape_like(attend(*rows, *fields), carry)
 
     def backward(self, residual, dquery, query, key, value, mask: Mask) -> tuple:
         """Adds to dquery, and returns this block's dkey and dvalue."""
-        layout = RowLayout.make(self.chunks, query, key)
-        rows = [layout.pack(array) for array in (query, key, value)]
-        cotangent, lse, delta = residual
-        residual = layout.pack(cotangent), layout.pack(lse, fill=jnp.inf), layout.pack(delta)
-        whole = rows[1].shape[1] <= self.chunks.whole
+        whole = key.shape[2] <= self.chunks.whole
         differentiate = block_backward if whole else partial(_chunked_backward, self.chunks)
-        more, *gradients = differentiate(residual, *rows, *layout.mask_fields(mask))
-        gradients = (layout.unpack(gradient, layout.key_heads) for gradient in gradients)
-        return dquery + layout.unpack(more, layout.heads), *gradients
+        rows = to_rows((residual, query, key, value), key)
+        gradients = differentiate(*rows, *mask_fields_of_rows(mask, query, key))
+        more, *gradients = reshape_like(gradients, (query, key, value))
+        return dquery + more, *gradients
 
 
 def _chunked_forward(
