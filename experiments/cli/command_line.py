@@ -138,7 +138,9 @@ def read(name: str, command: type, argv: list[str], together: bool = False) -> C
     """
     given = _parse_flags(argv)
     if together and given.multirun:
-        raise_config_error("-m: this command takes several values together", "the same words without -m")
+        raise_config_error(
+            "-m: this command takes several values together", "the same words without -m"
+        )
     folders = [given.config_dir] if given.config_dir else []
     if given.config_path:  # which may use our groups
         folders += [CONF]

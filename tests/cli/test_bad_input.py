@@ -86,7 +86,7 @@ BAD = [
     ("-m seed=interval(0,1)", "range(start,stop,step)"),
     ("-m mesh.virtual_devices=1,2", "one command"),
     ("-m experiment=maze,quickstart", "one command for each number"),
-    ("-m experiment=quickstart,maze seed=1,2", "mesh.virtual_devices=0 of experiment=maze seed=1"),
+    ("-m experiment=quickstart,maze seed=1,2", "mesh.virtual_devices=0 of experiment=maze seed="),
     ("-m run=a,b", "one value"),
     ("-m resume=true,false", "one value"),
     ("-m --cfg job", "--multirun"),

@@ -226,8 +226,8 @@ WAIT = """
 import time
 from experiments.cli.preemption import Preemption
 with Preemption() as preemption:
-    (run / "ready").touch()
     while not preemption.requested:
+        (run / "ready").touch()
         time.sleep(0.05)
     (run / "saved").touch()
 """
