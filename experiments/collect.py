@@ -1,15 +1,17 @@
-"""Makes a buffer: `python -m experiments.collect task=point_mass_goal data.episodes=4000`."""
+"""Makes a buffer of reward-free episodes.
+
+python -m experiments.collect task=point_mass_goal data.episodes=4000
+"""
 
 from __future__ import annotations
 
+import datasets
 from agentic_transformer.config import CollectCommand
 from experiments.cli import app as cli
 
 
 def main(config: CollectCommand) -> None:
-    """Run a collector in a task's domain, write its episodes, and cache them."""
-    import datasets
-
+    """Runs a collector in a task's domain, writes its episodes, and caches them."""
     data = config.data
     folder = datasets.buffer_folder(data.root, config.task, data.algo)
     datasets.collect(

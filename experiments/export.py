@@ -1,5 +1,6 @@
-"""Copies what of a trained run it takes to act: `python -m experiments.export run=<run folder>
-out=<folder>`.
+"""Exports an inference-only copy of a run (no optimizer state).
+
+python -m experiments.export run=<run folder> out=<folder>
 
 The copy is a run folder without an optimizer: `experiments.evaluate` evaluates it,
 `checkpoint.load_policy` loads it.

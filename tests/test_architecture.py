@@ -1,6 +1,7 @@
 """Imports run one way, and what must start fast imports nothing slow."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,17 @@ ROOMS = [
     "agentic_transformer",
     "experiments",
 ]  # each may import those before it
+# Inside agentic_transformer: each room may import these, and the modules at its top that import
+# no room.
+INNER = {
+    "ring": set(),
+    "contexts": {"ring"},
+    "models": {"ring", "contexts"},
+    "training": {"ring", "contexts", "models"},
+    "agents": {"ring", "contexts", "models", "training"},
+    "evaluation": {"ring", "contexts", "models", "training", "agents"},
+    "capacity": {"ring", "contexts", "models", "training"},
+}
 SLOW = {"jax", "flax", "optax", "orbax", "torch"}
 HYDRA = {"hydra", "omegaconf"}
 
@@ -49,6 +61,53 @@ def tops(path):
 def test_rooms_import_only_those_before_them(room):
     later = set(ROOMS[ROOMS.index(room) + 1 :])
     assert {str(path): found for path in files(room) if (found := tops(path) & later)} == {}
+
+
+def inner_rooms(path):
+    """The rooms of agentic_transformer that a file imports."""
+    names = (name.split(".") for name in imports(path))
+    return {name[1] for name in names if name[0] == "agentic_transformer" and name[1:]} & set(INNER)
+
+
+@pytest.mark.parametrize("room", INNER)
+def test_rooms_of_the_package_import_only_those_before_them(room):
+    allowed = INNER[room] | {room}
+    found = {
+        str(path): inner_rooms(path) - allowed for path in files(f"agentic_transformer/{room}")
+    }
+    assert {path: rooms for path, rooms in found.items() if rooms} == {}
+
+
+@pytest.mark.parametrize("name", ["config", "errors", "random_streams", "run_files", "settings"])
+def test_what_every_room_may_import_imports_no_room(name):
+    assert inner_rooms(ROOT / "agentic_transformer" / f"{name}.py") == set()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_nothing_private_of_what_carries_commands_is_imported(room):
+    """Neither of Hydra nor of the launchers' libraries."""
+    libraries = HYDRA | {"hydra_plugins", "joblib", "loky"}
+    private = {
+        str(path): {
+            name
+            for name in imports(path)
+            if name.split(".")[0] in libraries and ("._" in name or "externals" in name)
+        }
+        for path in files(room)
+    }
+    assert {path: names for path, names in private.items() if names} == {}
+
+
+def test_the_command_line_reaches_into_no_object_of_another_library():
+    allowed = {("os", "_exit")}
+    reached = set()
+    for path in files("experiments/cli"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and re.match("_[^_]", node.attr):
+                owner = getattr(node.value, "id", "")
+                if owner not in ("self", "cls"):
+                    reached.add((owner, node.attr))
+    assert reached <= allowed
 
 
 def test_the_ring_imports_nothing_of_ours():
