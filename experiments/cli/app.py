@@ -52,12 +52,12 @@ def run(main: Callable[..., Path | None], command: type, together: bool = False)
             argv = ["python", "-m", f"experiments.{name}", *sys.argv[1:]]
             _run(line, Job(name, main, command, argv, line.multirun), together)
     except Exception as error:
-        if not is_user_error(error):
-            raise
-        if "HYDRA_FULL_ERROR" in os.environ:
+        for_user = is_user_error(error)
+        if for_user and "HYDRA_FULL_ERROR" not in os.environ:
+            print(f"experiments.{name}: {error}", file=sys.stderr)
+        else:
             traceback.print_exception(error)
-        print(f"experiments.{name}: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(2 if for_user else 1)
     except preemption.Stopped as stopped:
         preemption.leave(stopped.number)
 
