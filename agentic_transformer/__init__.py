@@ -1,3 +1,37 @@
-"""The Agentic Transformer: an agent that learns within its context, on an exact ring-attention
-backbone.
+"""Exports the Agentic Transformer: an agent that learns in context, on exact ring attention.
+
+Importing the package loads no jax. `train`, `load`, `Agent` and `ring_attention` are imported on
+first use.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agentic_transformer.agents.base import Agent
+    from agentic_transformer.agents.load import load
+    from agentic_transformer.ring import ring_attention
+    from agentic_transformer.training.train import train
+
+__all__ = ["Agent", "load", "ring_attention", "train"]
+
+_HOMES = {
+    "Agent": "agentic_transformer.agents.base",
+    "load": "agentic_transformer.agents.load",
+    "ring_attention": "agentic_transformer.ring",
+    "train": "agentic_transformer.training.train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name on first use: commands check their settings before jax is loaded."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Returns the public names, for completion in a notebook."""
+    return sorted({*globals(), *__all__})

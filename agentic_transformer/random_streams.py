@@ -1,4 +1,4 @@
-"""Random streams that never coincide, however small and equal the seeds of different purposes are."""
+"""Gives every purpose a random stream of its own, however small and equal the seeds are."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 
 
 def sequence(purpose: str, *seeds: int) -> np.random.SeedSequence:
-    """Entropy of one purpose.
+    """Returns the entropy of one purpose.
 
-    NumPy pads entropy with zeros, so that [0], [0, 0] and [0, 0, 0] seed the same generator, and
-    two purposes with a common seed would draw the same numbers. The purpose's name, as a large
-    first word, keeps them apart, as does the number of seeds.
+    NumPy pads entropy with zeros: [0], [0, 0] and [0, 0, 0] seed the same generator, and two
+    purposes with a common seed would draw the same numbers. The checksum of the purpose's name, a
+    large first word, keeps purposes apart. The number of seeds keeps [0] and [0, 0] apart.
 
     Args:
         purpose: what is drawn, in words.
@@ -22,5 +22,5 @@ def sequence(purpose: str, *seeds: int) -> np.random.SeedSequence:
 
 
 def stream(purpose: str, *seeds: int) -> np.random.Generator:
-    """A generator of its own for one purpose and its seeds."""
+    """Returns a random generator for one purpose and its seeds, see `sequence`."""
     return np.random.default_rng(sequence(purpose, *seeds))

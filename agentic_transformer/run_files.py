@@ -1,4 +1,4 @@
-"""Files that every run's folder holds: settings, provenance, JSON files and a lock."""
+"""Names the files that every run's folder holds, reads and writes JSON, and locks a folder."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def lock(folder: Path) -> Iterator[None]:
         ValueError: another process works in the folder.
     """
     # Imported here: this brings HDF5, which the check of a command line does not wait for.
-    from datasets.files import flock
+    from datasets.locks import flock
 
     with (folder / LOCK).open("a") as handle:
         try:

@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 import envs
-from agentic_transformer.capacity import hardware, modelled
+from agentic_transformer.capacity import estimate_settings, hardware
 from agentic_transformer.config import (
     AgentConfig,
     DataConfig,
@@ -85,9 +85,10 @@ def check_plan(command: PlanCommand) -> None:
         allowed, close = str(error).split("\n")
         raise_config_error(f"topology={command.topology}: no such topology", allowed, close)
     model, ring, devices = command.model, command.ring or 1, topology.devices
-    if model.attention not in modelled.BACKBONES:
+    if model.attention not in estimate_settings.BACKBONES:
         raise_config_error(
-            f"model.attention={model.attention}: not planned for", listing(modelled.BACKBONES)
+            f"model.attention={model.attention}: not planned for",
+            listing(estimate_settings.BACKBONES),
         )
     if ring > 1 and model.attention != "ring":
         raise_config_error(
@@ -100,7 +101,7 @@ def check_plan(command: PlanCommand) -> None:
             f"ring={ring} does not divide the {devices} devices of {command.topology}",
             _divisors(devices),
         )
-    taken = modelled.instead(model)
+    taken = estimate_settings.instead(model)
     if taken and (command.compile == "nothing" or not topology.compilable):
         asked = format_values({name: getattr(model, name) for name in taken}, "model.")
         raise_config_error(

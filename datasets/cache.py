@@ -1,44 +1,31 @@
-"""A buffer of thousands of npz files as one HDF5 file, read once.
+"""Builds one HDF5 file, the cache, from a buffer of thousands of npz files.
 
-    observation, action, reward, discount, physics    rows of all episodes, one after another;
-    chunks with Fletcher-32 checksums length (episodes,)  name (episodes,)              transitions
-    T of each (T + 1 rows), and its file stamp (episodes, 2)                               size and
-    time of change of that file, by which a file made anew is noticed attributes format, identity
-    of this layout, and of this build: rewards beside it belong to it alone
-
-Rows are stored without compression (they shrink by a fifth at most), so a reader takes a
-trajectory's bytes where they lie.
+`datasets.cache_writer` describes the file.
 """
 
 from __future__ import annotations
 
-import math
+import itertools
 import os
-import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import h5py
-import numpy as np
 from tqdm import tqdm
 
+from datasets.cache_writer import FORMAT, CacheWriter
+from datasets.checksummed_rows import DamagedRows
 from datasets.consistency import check_consistent, domain_of
-from datasets.episode import BadEpisode, Episode, episode_files, left_out, read_episode
-from datasets.files import locked, new_hdf5, open_hdf5, reserve, unwritable
+from datasets.episode import BadEpisode, Episode, episode_files, ignored_entries, read_episode
+from datasets.hdf5_files import new_hdf5, open_hdf5, unwritable
+from datasets.locks import read_lock, write_lock
+from datasets.progress import progress_bar
 
-FIELDS = ("observation", "action", "reward", "discount", "physics")
-FORMAT = (
-    2  # raise it with any change of what is written or checked here: other caches are built anew
-)
-_CHUNK_BYTES = (
-    1 << 16
-)  # short episodes share a chunk up to this size; a longer episode is a chunk of its own
-_BATCH_ROWS = 1 << 16  # rows held in memory between two writes
-_BAD_SHARE = 0.01
+_MAX_BAD_SHARE = 0.01
 
 
 def cache_path(buffer: str | Path, place: str | Path | None = None) -> Path:
-    """Returns where the cache of a buffer lies, and its rewards beside it.
+    """Returns the path of a buffer's cache.
 
     Args:
         buffer: a folder of episodes.
@@ -59,20 +46,20 @@ def build_cache(
     progress: bool = True,
     skip_bad: bool = False,
 ) -> Path:
-    """Bring the cache of a buffer up to date: only episodes that it lacks are read, unless one has
-    changed or is gone.
+    """Brings the cache of a buffer up to date.
 
-    Several processes may call this at once, and readers may go on reading: one builds, the others
-    wait. A cache that an interrupted append left unreadable is built anew. Files that are no
-    episodes by their names are left out, which is said.
+    Only episodes that the cache lacks are read, unless one of those in it has changed or is gone.
+    A cache is written to a new file, which takes the old one's place when it is whole. So several
+    processes may call this at once (one builds, the others wait), and readers may go on reading.
+    Files whose names are no episode's are left out, and a line says so.
 
     Args:
         buffer: a folder of episodes.
-        domain: whose body must move in them, which is checked once, as `verify` does; None: the
-            one that `<domain>/<algo>/buffer` names, if any.
+        domain: the domain whose data they should be. It is checked once, as `verify` does. None
+            takes the one that `<domain>/<algo>/buffer` names, if any.
         place: a folder for caches; None is beside the episodes. See `cache_path`.
         progress: show a progress bar.
-        skip_bad: leave out episodes that are bad, up to 1% of the buffer, and say how many.
+        skip_bad: leave out bad episodes, up to 1% of the buffer, and print how many.
 
     Returns:
         the cache's path.
@@ -84,183 +71,115 @@ def build_cache(
     path = cache_path(buffer, place)
     files = episode_files(buffer)
     domain = domain_of(buffer) if domain is None else domain
-    if others := left_out(buffer):
-        tqdm.write(f"{buffer}: {others}")
-    with locked(path, shared=True):
+    if ignored := ignored_entries(buffer):
+        tqdm.write(f"{buffer}: {ignored}")
+    with read_lock(path):
         if not _missing(path, files, domain)[0]:
             return path
-    with locked(path) as held:
-        new, why = _missing(path, files, domain)
-        if why:
-            tqdm.write(f"{path}: {why}; built anew")
-        try:
-            if held and len(new) < len(files):
-                with open_hdf5(path, "a") as cache:
-                    bad = _read_into(cache, new, domain, len(files), skip_bad, progress)
-            else:  # without locks another process may be building, too
-                partial = path.with_suffix(".part" if held else f".part{os.getpid()}")
-                with new_hdf5(path, partial) as cache:
-                    bad = _read_into(cache, files, domain, len(files), skip_bad, progress)
-        except OSError as error:
-            raise unwritable(path, error) from error
-    if bad:
+    reader = _EpisodeReader(domain, len(files), skip_bad, progress)
+    try:
+        with write_lock(path) as held:
+            _update(path, files, reader, held)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    if bad := reader.bad:
         tqdm.write(f"{buffer}: left out {len(bad)} bad of {len(files)} episodes, first: {bad[0]}")
     return path
 
 
-def _missing(path: Path, files: Sequence[Path], domain: str | None) -> tuple[list[Path], str]:
-    """Returns those of `files` that the cache lacks; if it is of no use, all of them, and why."""
+@dataclass
+class _EpisodeReader:
+    """Reads the good episodes of a buffer, and keeps the errors of bad ones."""
+
+    domain: str | None
+    total: int  # episodes of the buffer
+    skip_bad: bool
+    progress: bool
+    bad: list[BadEpisode] = field(default_factory=list)
+
+    def read(self, files: list[Path]) -> Iterator[tuple[str, tuple[int, int], Episode]]:
+        """Yields the name, the size and time of change, and the content of each good file."""
+        for file in progress_bar("caching episodes", files, unit="episode", show=self.progress):
+            try:
+                # The stamp is taken before the file is read, so that a later change shows.
+                stamp, episode = _stamp(file) or (-1, -1), read_episode(file)
+                check_consistent(file, episode, self.domain)
+            except BadEpisode as error:
+                self._count(error)
+            else:
+                yield file.name, stamp, episode
+
+    def _count(self, error: BadEpisode) -> None:
+        if not self.skip_bad:
+            raise error
+        self.bad.append(error)
+        if len(self.bad) > _MAX_BAD_SHARE * self.total:
+            share = f"{len(self.bad)} bad episodes are more than {_MAX_BAD_SHARE:.0%}"
+            raise ValueError(f"{share} of {self.total}; the last: {error}") from error
+
+
+def _update(path: Path, files: list[Path], reader: _EpisodeReader, held: bool) -> None:
+    """Writes the cache anew with the episodes that it lacks, if it lacks any."""
+    missing, reason = _missing(path, files, reader.domain)
+    if reason:
+        tqdm.write(f"{path}: {reason}; built anew")
+    if held and len(missing) < len(files):
+        try:
+            _write(path, path.with_suffix(".part"), missing, reader, previous=path)
+            return
+        except DamagedRows as error:
+            tqdm.write(f"{error}: built anew")
+            reader.bad.clear()
+    # Without locks another process may be building, too. Each then writes a file of its own, from
+    # the episodes alone and with an identity of its own.
+    partial = path.with_suffix(".part" if held else f".part{os.getpid()}")
+    _write(path, partial, files, reader, previous=None)
+
+
+def _write(
+    path: Path, partial: Path, files: list[Path], reader: _EpisodeReader, previous: Path | None
+) -> None:
+    """Writes the episodes of an earlier cache and the good ones of `files`, if there are any."""
+    episodes = reader.read(files)
+    first = next(episodes, None)
+    if first is None:
+        return
+    with new_hdf5(path, partial) as file:
+        writer = CacheWriter(file, files, previous)
+        for name, stamp, episode in itertools.chain([first], episodes):
+            writer.append(name, stamp, episode)
+        writer.finish(reader.domain)
+
+
+def _missing(path: Path, files: list[Path], domain: str | None) -> tuple[list[Path], str]:
+    """Returns the files that the cache lacks; all of them, and the reason, if it is of no use."""
     if not path.exists():
-        return list(files), ""
+        return files, ""
     try:
         with open_hdf5(path) as cache:
             if cache.attrs.get("format") != FORMAT:
-                return list(files), "of an earlier format"
-            names, stamps = cache["name"].asstr()[:], cache["stamp"][:].tolist()
-            cache["length"][:]  # damaged or not
-            checked = cache.attrs.get("domain")
+                return files, "of an earlier format"
+            index, checked = cache["episodes"][:], cache.attrs.get("domain")
     except (OSError, KeyError) as error:
-        return list(files), f"unreadable ({error})"
+        return files, f"unreadable ({error})"
     if domain not in (None, checked):
-        return list(files), f"its episodes were not checked to be {domain}'s"
-    known = dict(zip(names, map(tuple, stamps), strict=True))
-    changed = [file.name for file in files if known.get(file.name) not in (None, _stamp(file))]
-    # Another process may have cached what was not yet there when `files` were listed: only what is
-    # not on disk is gone.
-    gone = [
-        name
-        for name in known.keys() - {file.name for file in files}
-        if not (files[0].parent / name).exists()
-    ]
-    if changed or gone:
-        return list(
-            files
-        ), f"{len(changed + gone)} of its episodes have changed or are gone: {(changed + gone)[0]}"
-    return [file for file in files if file.name not in known], ""
+        return files, f"its episodes were not checked to be {domain}'s"
+    cached = {name.decode(): tuple(stamp) for name, _, *stamp in index.tolist()}
+    changed = [file.name for file in files if cached.get(file.name) not in (None, _stamp(file))]
+    # Another process may have cached an episode that came after `files` were listed, so an episode
+    # is gone only if it is not on the disk.
+    listed = {file.name for file in files}
+    folder = files[0].parent
+    gone = [name for name in cached if name not in listed and not (folder / name).exists()]
+    if lost := changed + gone:
+        return files, f"{len(lost)} of its episodes have changed or are gone: {lost[0]}"
+    return [file for file in files if file.name not in cached], ""
 
 
 def _stamp(file: Path) -> tuple[int, int] | None:
-    """Returns the size and the time of change of a file; None if it is not there, or a link to
-    nothing.
-    """
+    """Returns the size and the time of change of a file; None if it is absent."""
     try:
         status = file.stat()
     except OSError:
         return None
     return status.st_size, status.st_mtime_ns
-
-
-def _read_into(
-    cache: h5py.File,
-    files: Sequence[Path],
-    domain: str | None,
-    total: int,
-    skip_bad: bool,
-    progress: bool,
-) -> list[BadEpisode]:
-    """Appends files to the cache; returns those that were left out."""
-    bad: list[BadEpisode] = []
-    pending: list[tuple[str, tuple[int, int], Episode]] = []
-    rows = 0
-    for file in tqdm(
-        files, desc="caching episodes", unit="episode", disable=not progress, mininterval=0.5
-    ):
-        try:
-            stamp, episode = _stamp(file) or (-1, -1), read_episode(file)
-            check_consistent(file, episode, domain)
-        except BadEpisode as error:
-            bad.append(error)
-            if not skip_bad:
-                raise
-            if len(bad) > _BAD_SHARE * total:
-                share = f"{len(bad)} bad episodes are more than {_BAD_SHARE:.0%} of {total}"
-                raise ValueError(f"{share}; the last: {error}") from error
-            continue
-        pending.append((file.name, stamp, episode))
-        rows += episode.length + 1
-        if rows >= _BATCH_ROWS:
-            append(cache, pending)
-            pending, rows = [], 0
-    append(cache, pending)
-    cache.attrs["domain"] = domain or ""
-    return bad
-
-
-def append(cache: h5py.File, pending: Sequence[tuple[str, tuple[int, int], Episode]]) -> None:
-    """Append episodes, each with the name of its file and its stamp.
-
-    Raises:
-        ValueError: an episode's arrays have other sizes than those before it.
-    """
-    if not pending:
-        return
-    names, stamps, episodes = zip(*pending, strict=True)
-    if "name" not in cache:
-        _create(cache, episodes[0])
-    count = len(cache["name"])
-    start = int(np.sum(cache["length"][:] + 1))
-    rows = sum(episode.length + 1 for episode in episodes)
-    bytes_of_rows = rows * sum(
-        cache[field].shape[1] * cache[field].dtype.itemsize for field in FIELDS if field in cache
-    )
-    reserve(
-        cache,
-        bytes_of_rows
-        + sum(math.prod(data.chunks) * data.dtype.itemsize for data in cache.values()),
-    )
-    for field in (field for field in FIELDS if field in cache):
-        data = cache[field]
-        arrays = [getattr(episode, field) for episode in episodes]
-        for name, array in zip(names, arrays, strict=True):
-            if array is None or array.shape[1] != data.shape[1]:
-                shape = None if array is None else array.shape
-                raise ValueError(
-                    f"{name}: {field} has shape {shape}, but earlier episodes have {data.shape[1]} columns"
-                )
-        data.resize(start + rows, axis=0)
-        data[start:] = np.concatenate(arrays)
-    lengths = [episode.length for episode in episodes]
-    for field, values in (("length", lengths), ("stamp", stamps), ("name", names)):
-        cache[field].resize(count + len(pending), axis=0)
-        cache[field][count:] = values
-    cache.flush()
-
-
-def _create(cache: h5py.File, episode: Episode) -> None:
-    cache.attrs["format"], cache.attrs["identity"] = FORMAT, uuid.uuid4().hex
-    rows = episode.length + 1
-    for field in FIELDS:
-        array = getattr(episode, field)
-        if array is None:
-            continue
-        dtype = np.float64 if field == "physics" else np.float32
-        together = max(1, _CHUNK_BYTES // (rows * array.shape[1] * np.dtype(dtype).itemsize))
-        create_rows(cache, field, (0, array.shape[1]), dtype, rows * together)
-    cache.create_dataset(
-        "length", (0,), np.int64, maxshape=(None,), chunks=(4096,), fletcher32=True
-    )
-    cache.create_dataset(
-        "stamp", (0, 2), np.int64, maxshape=(None, 2), chunks=(4096, 2), fletcher32=True
-    )
-    cache.create_dataset(
-        "name",
-        (0,),
-        h5py.string_dtype(length=255),
-        maxshape=(None,),
-        chunks=(256,),
-        fletcher32=True,
-    )
-
-
-def create_rows(
-    file: h5py.File, name: str, shape: tuple[int, ...], dtype: type, chunk_rows: int
-) -> h5py.Dataset:
-    """A dataset that grows along its rows and knows its checksums."""
-    return file.create_dataset(
-        name,
-        shape,
-        dtype,
-        maxshape=(None, *shape[1:]),
-        chunks=(chunk_rows, *shape[1:]),
-        fletcher32=True,
-    )

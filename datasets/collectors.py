@@ -1,7 +1,8 @@
-"""Policies that make data: each acts for a batch of environments and needs no learning.
+"""Defines policies that make data without learning; each acts for a batch of environments.
 
-A collector is made once for a batch of episodes, and then maps the step and the states' physics to
-actions. Strengths are drawn by episode, so that a buffer holds trajectories of every quality.
+A collector is made once for a batch of episodes, and then maps the step and the physics of the
+states to actions. Its strength is drawn for each episode, so that a buffer holds trajectories of
+every quality.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 import envs
-from datasets.proportional import GoalRing, Rooms
+from datasets.pd_collectors import GoalRingCollector, MazeRoomsCollector
 from envs import Task
 from envs.registry import unknown
 
@@ -21,40 +22,49 @@ class Collector(Protocol):
     """Acts for a batch of episodes.
 
     Attributes:
-        batch: episodes that run together; part of what a seed means.
+        batch: episodes that run together. A seed means other episodes with another batch.
     """
 
     batch: ClassVar[int]
 
     @staticmethod
     def settings(domain: str) -> dict[str, Any]:
-        """What its episodes depend on besides task and seed, in plain values: kept beside a buffer,
-        which is of one kind.
+        """Returns what its episodes depend on besides task and seed, in plain values.
+
+        They are kept beside a buffer, so that all its episodes are of one kind.
         """
 
     def __init__(self, tasks: Sequence[Task], rng: np.random.Generator) -> None:
-        """For one episode of each of `tasks`, none of them a family."""
+        """Prepares one episode for each of `tasks`, none of them a family."""
 
     def act(self, step: int, physics: np.ndarray) -> np.ndarray:
-        """Actions (episodes, action size) for states (episodes, physics size) at agent step `step`."""
+        """Returns the actions at agent step `step`.
+
+        Args:
+            step: 0, 1, ...
+            physics: (episodes, physics size), the present states.
+
+        Returns:
+            (episodes, action size).
+        """
 
 
-class Uniform:
-    """Uniform noise, the policy of ExoRL's `random` sets."""
+class UniformNoise:
+    """Draws actions evenly from [-1, 1], as the policy of ExoRL's `random` sets does."""
 
     batch = 100
 
     @staticmethod
     def settings(domain: str) -> dict[str, Any]:
-        """See `Collector`."""
+        """Returns nothing: there is nothing to set."""
         return {}
 
     def __init__(self, tasks: Sequence[Task], rng: np.random.Generator) -> None:
-        """See `Collector`."""
+        """Prepares one episode for each of `tasks`."""
         self._shape, self._rng = (len(tasks), envs.spec(tasks[0]).action), rng
 
     def act(self, step: int, physics: np.ndarray) -> np.ndarray:
-        """See `Collector`."""
+        """Returns the actions; see `Collector.act`."""
         return self._rng.uniform(-1, 1, self._shape)
 
 
@@ -62,47 +72,51 @@ _TIME_SCALES = (2.0, 100.0)  # steps
 _STRENGTHS = (0.3, 1.5)
 
 
-class Correlated:
-    """Ornstein-Uhlenbeck noise whose time scale and strength differ by episode: slow drifts reach
-    what white noise never does.
+class OrnsteinUhlenbeckNoise:
+    """Draws Ornstein-Uhlenbeck noise, whose time scale and strength differ by episode.
+
+    Its slow drifts reach states that white noise never reaches.
     """
 
     batch = 100
 
     @staticmethod
     def settings(domain: str) -> dict[str, Any]:
-        """See `Collector`."""
+        """Returns the ranges of time scales and strengths."""
         return {"time_scales": _TIME_SCALES, "strengths": _STRENGTHS}
 
     def __init__(self, tasks: Sequence[Task], rng: np.random.Generator) -> None:
-        """See `Collector`."""
+        """Draws the time scale and the strength of each episode."""
         self._rng = rng
-        self._keep = np.exp(-1 / np.exp(rng.uniform(*np.log(_TIME_SCALES), (len(tasks), 1))))
+        # x[t+1] = decay x[t] + sqrt(1 - decay^2) noise keeps x at unit variance.
+        time_scale = np.exp(rng.uniform(*np.log(_TIME_SCALES), (len(tasks), 1)))
+        self._decay = np.exp(-1 / time_scale)
         self._strength = rng.uniform(*_STRENGTHS, (len(tasks), 1))
         self._state = rng.standard_normal((len(tasks), envs.spec(tasks[0]).action))
 
     def act(self, step: int, physics: np.ndarray) -> np.ndarray:
-        """See `Collector`."""
-        fresh = self._rng.standard_normal(self._state.shape)
-        self._state = self._keep * self._state + np.sqrt(1 - self._keep**2) * fresh
+        """Returns the actions; see `Collector.act`."""
+        noise = self._rng.standard_normal(self._state.shape)
+        self._state = self._decay * self._state + np.sqrt(1 - self._decay**2) * noise
         return np.clip(self._strength * self._state, -1, 1)
 
 
-_EVERYWHERE = {"random": Uniform, "noise": Correlated}
-_STEERED = {"point_mass": GoalRing, "point_mass_maze": Rooms}
+_NOISE = {"random": UniformNoise, "noise": OrnsteinUhlenbeckNoise}
+_PD = {"point_mass": GoalRingCollector, "point_mass_maze": MazeRoomsCollector}
 
 
 def collectors(task: str | Task) -> dict[str, type[Collector]]:
-    """The collectors that a task's domain has, by name."""
-    from datasets.planned import SETTINGS, Planned  # loads MuJoCo
+    """Returns the collectors that a task's domain has, by name."""
+    # Loads MuJoCo, which a check of a command line does not wait for.
+    from datasets.mppi_collector import CONFIGS, MPPICollector
 
     domain = envs.task(task).domain
-    steered = {"pd": _STEERED[domain]} if domain in _STEERED else {}
-    return _EVERYWHERE | steered | ({"mppi": Planned} if domain in SETTINGS else {})
+    pd = {"pd": _PD[domain]} if domain in _PD else {}
+    return _NOISE | pd | ({"mppi": MPPICollector} if domain in CONFIGS else {})
 
 
 def collector_class(name: str, task: str | Task) -> type[Collector]:
-    """The collector called `name`.
+    """Returns the collector called `name`.
 
     Raises:
         ValueError: the task's domain has none of this name.

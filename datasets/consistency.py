@@ -1,4 +1,4 @@
-"""Tells whether an episode can be what its domain's environment did: sizes, values, the body."""
+"""Checks whether a domain's environment can have produced an episode: sizes, values, physics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from envs.registry import Spec, domain_spec, domains
 
 _EPS = float(np.finfo(np.float32).eps)
 _LARGEST_ACTION = 1 + 8 * _EPS  # scaling to [-1, 1] in float32 takes a few roundings
-_ROWS = 4  # of an episode whose observations are computed anew
+_CHECKED_ROWS = 4  # of an episode, whose observations are computed from physics
 
 
 def domain_of(buffer: str | Path) -> str | None:
@@ -29,19 +29,21 @@ def check_consistent(path: Path, episode: Episode, domain: str | None) -> None:
 
 
 def problems_of(episode: Episode, domain: str | None) -> list[str]:
-    """Says what is wrong with the values of an episode, if anything.
+    """Lists what is wrong with the values of an episode; empty if nothing is.
 
-    That is a reset row that is none, actions outside [-1, 1], a discount other than 1; and of a
-    domain: other sizes, a longer episode, and observations that its physics does not show.
+    Problems are a row 0 that is not a reset, actions outside [-1, 1], and discounts other than 1.
+    Where the domain is known, so are sizes that differ from the domain's, an episode that is longer
+    than the domain's, and observations that do not follow from the stored physics.
 
     Args:
-        episode: as `read_episode` returns it, so of finite values.
-        domain: whose body should move in it; None: any.
+        episode: as `read_episode` returns it, so its values are finite.
+        domain: the domain whose data it should be; None accepts any.
 
     Raises:
         ValueError: unknown domain.
     """
-    return [*_wrong_values(episode), *(() if domain is None else _wrong_body(episode, domain))]
+    problems = list(_wrong_values(episode))
+    return problems if domain is None else [*problems, *_wrong_domain(episode, domain)]
 
 
 def _wrong_values(episode: Episode) -> Iterator[str]:
@@ -53,12 +55,12 @@ def _wrong_values(episode: Episode) -> Iterator[str]:
         yield f"discounts fall to {episode.discount.min():.3g}; these domains never terminate"
 
 
-def _wrong_body(episode: Episode, domain: str) -> Iterator[str]:
+def _wrong_domain(episode: Episode, domain: str) -> Iterator[str]:
     spec, found = domain_spec(domain), _sizes(episode)
     if not _has_sizes_of(found, spec):
         expected = _listed({key: getattr(spec, key) for key in found})
-        said = f"{_listed(found)} numbers a row, expected {expected}"
-        yield f"not {domain}'s: {said}{_nearest(episode, domain)}"
+        sizes = f"{_listed(found)} numbers a row, expected {expected}"
+        yield f"not {domain}'s: {sizes}{_nearest(episode, domain)}"
     elif episode.physics is not None and (difference := _difference(episode, domain)):
         yield f"not {domain}'s: {difference}{_nearest(episode, domain)}"
     elif episode.length > spec.length:
@@ -79,28 +81,31 @@ def _listed(sizes: dict[str, int]) -> str:
 
 
 def _difference(episode: Episode, domain: str) -> str | None:
-    """Says where stored observations are not those of the stored physics; None if they are.
+    """Says where stored observations differ from those of the stored physics; None if nowhere.
 
-    Looks at a few rows, and only at entries that physics determines: no forces, no accelerations.
-    These are rotations, positions and velocities, which MuJoCo's versions compute alike.
+    Compares a few rows, and only the entries that physics determines: not forces and accelerations.
+    The rest are rotations, positions and velocities, which all versions of MuJoCo compute alike.
     """
-    from envs.physics import observations_of  # loads MuJoCo
+    # Loads MuJoCo, which a check of a command line does not wait for.
+    from envs.readings import observations_of
 
-    rows = np.unique(np.linspace(1, episode.length, _ROWS).astype(int))
+    rows = np.unique(np.linspace(1, episode.length, _CHECKED_ROWS).astype(int))
     stored = episode.observation[rows].astype(np.float64)
     physics = episode.physics[rows].astype(np.float64)
-    shown = observations_of(domain, physics)
+    computed = observations_of(domain, physics)
     # Rounding to float32 moves a number x by at most eps |x|. Third-party sets round physics too,
-    # which has P numbers, each at most m. An entry is a product of rotations, of lengths of a few
-    # metres, and of at most one velocity: it moves by a few times eps m (1 + m) with each of the P.
+    # which has P numbers, each at most m. An entry of an observation is a product of rotations,
+    # lengths of a few metres and at most one velocity. So each of the P roundings moves it by a few
+    # times eps m (1 + m), for which 4 eps (1 + m)^2 is a bound.
     largest = np.abs(physics).max(axis=1, keepdims=True)
     tolerance = _EPS * (np.abs(stored) + 4 * physics.shape[1] * (1 + largest) ** 2)
-    wrong = np.argwhere(np.abs(stored - shown) > tolerance)  # NaN, what physics leaves open, is not
+    # Entries that physics does not determine are NaN, and NaN exceeds no tolerance.
+    wrong = np.argwhere(np.abs(stored - computed) > tolerance)
     if not len(wrong):
         return None
     row, entry = wrong[0]
-    told = f"{stored[row, entry]:.6g}, but its physics shows {shown[row, entry]:.6g}"
-    return f"entry {entry} of observation {rows[row]} is {told}"
+    both = f"{stored[row, entry]:.6g}, but its physics shows {computed[row, entry]:.6g}"
+    return f"entry {entry} of observation {rows[row]} is {both}"
 
 
 def _nearest(episode: Episode, domain: str) -> str:

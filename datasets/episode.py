@@ -1,9 +1,10 @@
-"""One episode as one file, in the format of the ExoRL release (Yarats et al. 2022, arXiv
-2201.13425).
+"""Reads and writes episodes, a file each, in the format of ExoRL (Yarats et al. 2022).
 
 A file holds T + 1 rows. Row 0 is the reset: its action and reward are 0, its discount 1. Transition
 t = 1..T is observation[t-1], action[t], reward[t], discount[t], observation[t]. Names end with T:
 `episode_000012_1000.npz` (ExoRL) and `20220101T101112_12_1000.npz` (URLB's own runs).
+
+Source of the format: arXiv 2201.13425 and the data that its authors released.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ _MAX_BYTES = 1 << 30  # no array of an episode comes near this; a damaged header
 
 
 class BadEpisode(ValueError):
-    """A file that is not a whole, finite episode; the message names it and says why."""
+    """Says that a file is not a whole, finite episode; names the file and the reason."""
 
 
 @dataclass(frozen=True)
 class Episode:
-    """Rows 0..T of one trajectory.
+    """Holds rows 0..T of one trajectory.
 
     Attributes:
         observation: (T + 1, observation size) float32.
@@ -39,8 +40,8 @@ class Episode:
         reward: (T + 1, 1) float32; (T + 1, 4) in ExoRL's point_mass_maze and jaco, a column for
             each corner.
         discount: (T + 1, 1) float32.
-        physics: (T + 1, physics size), float64 (third-party sets: float32); None where a set lacks
-            it: no relabelling.
+        physics: (T + 1, physics size) float64 (float32 in third-party sets); None where a set lacks
+            it, so that it cannot be relabelled.
     """
 
     observation: np.ndarray
@@ -51,12 +52,12 @@ class Episode:
 
     @property
     def length(self) -> int:
-        """Transitions T."""
+        """Returns the number of transitions T."""
         return len(self.observation) - 1
 
 
 def episode_files(folder: str | Path) -> list[Path]:
-    """The episodes of a buffer in order of collection, either style of name.
+    """Lists the episodes of a buffer in the order of their numbers, with either style of name.
 
     Raises:
         ValueError: the folder does not exist or holds no episode.
@@ -70,12 +71,17 @@ def episode_files(folder: str | Path) -> list[Path]:
         raise ValueError(f"buffer {folder}: cannot be listed ({error.strerror})") from error
     found = [(int(match[1]), name) for name in names if (match := _NAME.fullmatch(name))]
     if not found:
-        raise ValueError(f"buffer {folder}: no episodes; {left_out(folder) or _EXPECTED}")
+        raise ValueError(f"buffer {folder}: no episodes; {ignored_entries(folder) or _EXPECTED}")
     return [folder / name for _, name in sorted(found)]
 
 
-def left_out(folder: str | Path) -> str:
-    """Says how many .npz files of a buffer have no name of an episode; empty if all have one.
+def length_in_name(path: Path) -> int:
+    """Returns the number of transitions that an episode's file name states."""
+    return int(_NAME.fullmatch(path.name)[2])
+
+
+def ignored_entries(folder: str | Path) -> str:
+    """Says how many .npz files of a buffer do not have the name of an episode; empty if all do.
 
     Folders that hold .npz files count too; hidden files do not.
     """
@@ -99,10 +105,10 @@ def _holds_npz(path: Path) -> bool:
 
 
 def read_episode(path: str | Path) -> Episode:
-    """Read and check one episode.
+    """Reads and checks one episode.
 
     Returns:
-        its arrays, dtypes as on disk.
+        its arrays, with the dtypes that the file has.
 
     Raises:
         BadEpisode: the file is damaged, lacks an array, or its arrays are not finite numbers with
@@ -110,15 +116,8 @@ def read_episode(path: str | Path) -> Episode:
     """
     path = Path(path)
     try:
-        if not path.is_file():  # to open a pipe would be to wait for ever
-            kind = (
-                "not a file"
-                if path.exists()
-                else "a link to nothing"
-                if path.is_symlink()
-                else "gone"
-            )
-            raise BadEpisode(f"{path}: not a readable episode ({kind})")
+        if not path.is_file():  # opening a pipe would wait for ever
+            raise BadEpisode(f"{path}: not a readable episode ({_kind(path)})")
         with zipfile.ZipFile(path) as archive:
             members = {
                 member.filename.removesuffix(".npy"): member for member in archive.infolist()
@@ -146,14 +145,17 @@ def read_episode(path: str | Path) -> Episode:
     return Episode(**{**arrays, "physics": arrays.get("physics")})
 
 
+def _kind(path: Path) -> str:
+    if path.exists():
+        return "not a file"
+    return "a link to nothing" if path.is_symlink() else "gone"
+
+
 def _array(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-    """One array, whose size is compared with what its header claims before anything is allocated
-    for it.
-    """
+    """Reads one array; compares its size with its header before memory is taken for it."""
     if member.file_size > _MAX_BYTES:
-        raise BadEpisode(
-            f"{path}: {member.filename} claims {member.file_size} bytes; no episode has more than {_MAX_BYTES}"
-        )
+        claimed = f"{member.filename} claims {member.file_size} bytes"
+        raise BadEpisode(f"{path}: {claimed}; no episode has more than {_MAX_BYTES}")
     stream = io.BytesIO(archive.read(member))
     version = np.lib.format.read_magic(stream)
     read_header = (
@@ -168,9 +170,8 @@ def _array(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.
     size = math.prod(shape) * dtype.itemsize
     held = member.file_size - stream.tell()
     if size != held:
-        raise BadEpisode(
-            f"{path}: {member.filename} claims {dtype} of shape {shape}, {size} bytes, but holds {held}"
-        )
+        claimed = f"{member.filename} claims {dtype} of shape {shape}, {size} bytes"
+        raise BadEpisode(f"{path}: {claimed}, but holds {held}")
     return np.frombuffer(stream.getbuffer(), dtype, offset=stream.tell()).reshape(
         shape, order="F" if fortran else "C"
     )
@@ -179,14 +180,14 @@ def _array(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.
 def _check(path: Path, arrays: dict[str, np.ndarray]) -> None:
     missing = [key for key in _REQUIRED if key not in arrays]
     if missing:
+        required = ", ".join(_REQUIRED)
         raise BadEpisode(
-            f"{path}: lacks {', '.join(missing)}; an episode has {', '.join(_REQUIRED)} and physics"
+            f"{path}: lacks {', '.join(missing)}; an episode has {required} and physics"
         )
     for key, array in arrays.items():
         if array.dtype.kind != "f" or array.ndim != 2:
-            raise BadEpisode(
-                f"{path}: {key} is {array.dtype} of shape {array.shape}; expected floats of shape (rows, size)"
-            )
+            found = f"{key} is {array.dtype} of shape {array.shape}"
+            raise BadEpisode(f"{path}: {found}; expected floats of shape (rows, size)")
         if not np.isfinite(array).all():
             raise BadEpisode(f"{path}: {key} holds NaN or infinite values")
     rows = {key: len(array) for key, array in arrays.items()}
@@ -195,13 +196,12 @@ def _check(path: Path, arrays: dict[str, np.ndarray]) -> None:
     length = len(arrays["observation"]) - 1
     match = _NAME.fullmatch(path.name)
     if length < 1 or (match and int(match[2]) != length):
-        raise BadEpisode(
-            f"{path}: holds {length} transitions; the name says {match[2] if match else 'at least 1'}"
-        )
+        expected = match[2] if match else "at least 1"
+        raise BadEpisode(f"{path}: holds {length} transitions; the name says {expected}")
 
 
 def write_episode(folder: str | Path, index: int, episode: Episode) -> Path:
-    """Write an episode under its ExoRL name; a file is there whole or not at all.
+    """Writes an episode under its ExoRL name; the file is there whole or not at all.
 
     Returns:
         `<folder>/episode_<index>_<length>.npz`.
@@ -212,9 +212,8 @@ def write_episode(folder: str | Path, index: int, episode: Episode) -> Path:
     if episode.physics is not None:
         arrays["physics"] = np.asarray(episode.physics, np.float64)
     _check(path, arrays)
-    partial = path.with_suffix(
-        f".part{os.getpid()}"
-    )  # several processes may collect the same buffer
+    # Named after this process: several may collect the same buffer.
+    partial = path.with_suffix(f".part{os.getpid()}")
     archive = io.BytesIO()
     np.savez_compressed(archive, **arrays)
     partial.write_bytes(archive.getbuffer())

@@ -1,6 +1,4 @@
-"""Identifies code, so that a value is kept only for as long as the same code would compute it
-again.
-"""
+"""Identifies code, so that a stored value is used only while the same code would compute it."""
 
 from __future__ import annotations
 
@@ -12,17 +10,17 @@ from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parents[1]
 _PACKAGES = ("envs", "datasets")
-# Read at once: whoever edits a file while a sweep runs changes neither its loaded modules nor their
-# fingerprints.
+# Read at import, as Python reads modules: a file that is edited while a sweep runs changes neither
+# the loaded modules nor their fingerprints.
 _FILES = [path for package in _PACKAGES for path in _ROOT.joinpath(package).rglob("*.py")]
 _SOURCE = {path: path.read_bytes() for path in _FILES}
 
 
 @lru_cache
 def fingerprint(*modules: str) -> str:
-    """Returns a hash of the source, as this process found it, of modules and of what they import.
+    """Returns a hash of the source of modules and of everything of ours that they import.
 
-    The source counts and not the commit: most commits touch no line that a value depends on.
+    It hashes the source and not the commit, as most commits touch no line that a value depends on.
 
     Args:
         *modules: dotted names, such as `envs.domains.walker`.
@@ -53,10 +51,10 @@ def _imported(path: Path) -> Iterator[str]:
 
 
 def check_unedited(*modules: str) -> None:
-    """Checks that modules, all of them loaded by now, are what `fingerprint` says of them.
+    """Checks that the files of loaded modules are those that `fingerprint` has hashed.
 
     Raises:
-        ValueError: a file was edited since, so nobody knows of which text the loaded module is.
+        ValueError: a file was edited since, so the loaded module may be of either text.
     """
     for path in sources(*modules):
         if not path.is_file() or path.read_bytes() != _SOURCE[path]:

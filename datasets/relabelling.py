@@ -1,4 +1,4 @@
-"""Rewards of stored states, for any task of their domain."""
+"""Computes the rewards of stored states, for any task of their domain."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ MODES = ("exorl", "exact")
 def relabel(
     physics: np.ndarray, task: str | Task, mode: str = "exorl", action: np.ndarray | None = None
 ) -> np.ndarray:
-    """Reward that `task` pays for each row of physics, row 0 of an episode included.
+    """Computes the reward of `task` for each row of physics, row 0 of an episode included.
 
     Args:
         physics: (rows, physics size): qpos, qvel, act.
-        task: a single task, or a family's member.
-        mode: `exorl` leaves controls at 0, as the published benchmark does, so tasks that charge
-            for control come out up to 1.25 times too high; `exact` takes the row's action and
-            reproduces what the environment paid.
-        action: (rows, action size); needed by `exact` alone.
+        task: a single task, or a member of a family.
+        mode: `exorl` leaves controls at 0, as the published benchmark does; rewards of tasks with a
+            control cost are then up to 1.25 times too high. `exact` takes the row's action and
+            reproduces the environment's reward.
+        action: (rows, action size); only `exact` needs it.
 
     Returns:
         (rows,) float32.
@@ -46,11 +46,17 @@ def relabel_many(
     mode: str = "exorl",
     action: np.ndarray | None = None,
 ) -> np.ndarray:
-    """`relabel` for several tasks of one domain: what they share is computed once.
+    """Computes what `relabel` does for several tasks of one domain, sharing the physics.
 
-    (tasks, rows) float32.
+    Returns:
+        (tasks, rows) float32.
+
+    Raises:
+        ValueError: see `relabel`.
     """
-    from envs.physics import Rewards, readings_of
+    # Load MuJoCo, which a check of a command line does not wait for.
+    from envs.readings import readings_of
+    from envs.rewards import Rewards
 
     spec, domain = envs.spec(tasks[0]), tasks[0].domain
     physics = np.asarray(physics)
@@ -67,9 +73,7 @@ def relabel_many(
 
 
 def made_by(task: Task) -> dict[str, str]:
-    """Returns all that decides what `task` pays for a state: its parameters, the code, the
-    simulator.
-    """
+    """Returns what determines the rewards of `task`: its parameters, the code, the simulator."""
     return {"task": repr(task), **_code(task.domain)}
 
 
@@ -84,12 +88,12 @@ def _modules(domain: str) -> tuple[str, str]:
 
 
 def check_code(domain: str) -> None:
-    """Loads the code of a domain's rewards, and checks that it is the code that `made_by` names.
+    """Loads the code of a domain's rewards, and checks that `made_by` describes this very code.
 
     Raises:
         ValueError: it was edited since this process started.
     """
-    for module in ("envs.physics", f"envs.domains.{domain}"):
+    for module in ("envs.readings", "envs.rewards", f"envs.domains.{domain}"):
         import_module(module)
     check_unedited(*_modules(domain))
 
@@ -100,7 +104,8 @@ def _control(mode: str, action: np.ndarray | None, shape: tuple[int, int]) -> np
     if mode == "exorl":
         return np.zeros(shape)
     if action is None or np.shape(action) != shape:
+        given = np.shape(action) or None
         raise ValueError(
-            f"relabel mode 'exact' needs the rows' actions, of shape {shape}, got {np.shape(action) or None}"
+            f"relabel mode 'exact' needs the rows' actions, of shape {shape}, got {given}"
         )
     return np.asarray(action, np.float64)

@@ -1,25 +1,25 @@
-"""Reads a whole buffer and reports what is wrong with it, file by file."""
+"""Checks a whole buffer and reports its problems, file by file."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tqdm import tqdm
-
 from datasets.consistency import domain_of, problems_of
-from datasets.episode import BadEpisode, Episode, episode_files, left_out, read_episode
+from datasets.episode import BadEpisode, Episode, episode_files, ignored_entries, read_episode
+from datasets.progress import progress_bar
 
 
 @dataclass
 class Report:
-    """What was found.
+    """Holds what `verify` found.
 
     Attributes:
-        episodes: files read.
-        transitions: in the good ones.
-        problems: file name -> what is wrong with it.
-        remarks: what holds for the whole buffer and is worth knowing.
+        episodes: number of files that were read.
+        transitions: number of transitions in readable files.
+        problems: file name -> what is wrong with the file.
+        remarks: sentences about the buffer as a whole that are no problems.
     """
 
     episodes: int = 0
@@ -29,14 +29,16 @@ class Report:
 
 
 def verify(buffer: str | Path, domain: str | None = None, *, progress: bool = True) -> Report:
-    """Read every episode of a buffer.
+    """Reads every episode of a buffer and reports problems.
 
-    A problem is a file that cannot be read or whose arrays do not fit together or differ in size or
-    length from most of the buffer's, and whatever `datasets.consistency.problems_of` finds in it.
+    A file is a problem if it cannot be read, if its arrays do not fit together, if its sizes or its
+    length differ from most files of the buffer, or if `datasets.consistency.problems_of` finds
+    something.
 
     Args:
         buffer: a folder of episodes.
-        domain: whose body moves in them; None: the one that `<domain>/<algo>/buffer` names, if any.
+        domain: the domain whose data they should be. None takes the one that
+            `<domain>/<algo>/buffer` names, if any.
         progress: show a progress bar.
 
     Raises:
@@ -45,13 +47,8 @@ def verify(buffer: str | Path, domain: str | None = None, *, progress: bool = Tr
     report = Report()
     domain = domain_of(buffer) if domain is None else domain
     shapes: dict[str, tuple] = {}
-    for path in tqdm(
-        episode_files(buffer),
-        desc="verifying episodes",
-        unit="episode",
-        disable=not progress,
-        mininterval=0.5,
-    ):
+    files = episode_files(buffer)
+    for path in progress_bar("verifying episodes", files, unit="episode", show=progress):
         report.episodes += 1
         try:
             episode = read_episode(path)
@@ -63,9 +60,9 @@ def verify(buffer: str | Path, domain: str | None = None, *, progress: bool = Tr
         if wrong := problems_of(episode, domain):
             report.problems[path.name] = "; ".join(wrong)
     if shapes:
-        _compare(shapes, report)
-    if others := left_out(buffer):
-        report.remarks.append(others)
+        _report_unusual_shapes(shapes, report)
+    if ignored := ignored_entries(buffer):
+        report.remarks.append(ignored)
     if domain is None:
         unnamed = "neither its folder nor domain=<domain> names a body"
         report.remarks.append(f"whose data this is was not checked: {unnamed}")
@@ -73,35 +70,30 @@ def verify(buffer: str | Path, domain: str | None = None, *, progress: bool = Tr
 
 
 def _shape(episode: Episode) -> tuple:
-    physics = (
-        None if episode.physics is None else (episode.physics.shape[1], episode.physics.dtype.name)
-    )
-    return (
-        episode.length,
-        episode.observation.shape[1],
-        episode.action.shape[1],
-        episode.reward.shape[1],
-        physics,
-    )
+    physics = episode.physics
+    described = None if physics is None else (physics.shape[1], physics.dtype.name)
+    arrays = (episode.observation, episode.action, episode.reward)
+    return (episode.length, *(array.shape[1] for array in arrays), described)
 
 
-def _compare(shapes: dict[str, tuple], report: Report) -> None:
-    """Hold every file against the most common sizes."""
-    kinds = list(shapes.values())
-    usual = max(set(kinds), key=kinds.count)
+def _report_unusual_shapes(shapes: dict[str, tuple], report: Report) -> None:
+    """Compares every file with the most common sizes, and remarks on those."""
+    counts = Counter(shapes.values())
+    usual = counts.most_common(1)[0][0]
     for name, shape in shapes.items():
         if shape != usual:
-            report.problems.setdefault(
-                name,
-                f"(length, observation, action, reward, physics) = {shape}, most files have {usual}",
-            )
-    if usual[4] is None:
+            found = f"(length, observation, action, reward, physics) = {shape}"
+            report.problems.setdefault(name, f"{found}, most files have {usual}")
+    reward_columns, physics = usual[3:]
+    if physics is None:
         report.remarks.append(
             "no physics: rewards of other tasks cannot be computed from this buffer"
         )
-    elif usual[4][1] != "float64":
+    elif physics[1] != "float64":
         report.remarks.append(
-            f"physics is {usual[4][1]}, not float64: relabelled rewards differ in their last digits"
+            f"physics is {physics[1]}, not float64: relabelled rewards differ in their last digits"
         )
-    if usual[3] > 1:
-        report.remarks.append(f"rewards have {usual[3]} columns, one for each corner of the domain")
+    if reward_columns > 1:
+        report.remarks.append(
+            f"rewards have {reward_columns} columns, one for each corner of the domain"
+        )

@@ -1,5 +1,4 @@
-"""Tasks and their physics: the ExoRL/URLB tasks, hidden-task families, and a batch of MuJoCo states
-behind both.
+"""Defines tasks and simulates them: the tasks of ExoRL and URLB, and families of hidden tasks.
 
 Importing this package loads neither MuJoCo nor dm_control nor gymnasium; nor do `tasks`, `task`,
 `spec` or drawing tasks.
@@ -10,8 +9,9 @@ Importing this package loads neither MuJoCo nor dm_control nor gymnasium; nor do
 
 from __future__ import annotations
 
-from envs.above import plane
-from envs.registration import register, register_when_gymnasium_is_imported
+from importlib import import_module
+
+from envs.gymnasium_registration import register, register_when_gymnasium_is_imported
 from envs.registry import (
     Spec,
     Task,
@@ -23,6 +23,7 @@ from envs.registry import (
     tasks,
     training_tasks,
 )
+from envs.top_down_view import top_down_view
 
 __all__ = [
     "Spec",
@@ -32,12 +33,12 @@ __all__ = [
     "make",
     "make_vec",
     "members",
-    "plane",
     "register",
     "render",
     "spec",
     "task",
     "tasks",
+    "top_down_view",
     "training_tasks",
     "write_video",
 ]
@@ -51,11 +52,9 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> object:
-    """Load what needs MuJoCo or gymnasium at its first use (PEP 562)."""
+    """Loads what needs MuJoCo or gymnasium at its first use (PEP 562)."""
     if name not in _LAZY:
         raise AttributeError(f"module 'envs' has no attribute {name!r}")
-    from importlib import import_module
-
     return getattr(import_module(_LAZY[name]), name)
 
 

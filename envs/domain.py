@@ -1,5 +1,7 @@
-"""What a domain is: a dm_control environment that starts episodes, and vectorised functions of a
-batch of states.
+"""Describes a domain: a body, how its episodes start, and what is observed and rewarded.
+
+A domain is a dm_control environment, which starts episodes, and vectorised functions of a batch of
+states, which replace that environment's own, slower ones.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from envs.headless import mujoco
 Readings = Mapping[str, np.ndarray]  # name -> (states, size)
 
 STATE_FIELDS = ("qpos", "qvel", "act")  # what a stored row of physics holds, in this order
-_OBJECTS = {
+_OBJECT_TYPES = {  # of what the rows of a field of MjData belong to
     "xpos": mujoco.mjtObj.mjOBJ_BODY,
     "xipos": mujoco.mjtObj.mjOBJ_BODY,
     "xmat": mujoco.mjtObj.mjOBJ_BODY,
@@ -29,27 +31,30 @@ _OBJECTS = {
 
 
 class Reading(NamedTuple):
-    """A stretch of one field of MjData: all of it, or what belongs to one named body, site or
-    sensor.
+    """Names numbers of an MjData: a whole field, or the part of one body, site or sensor.
+
+    Attributes:
+        field: of MjData, such as `xpos` or `sensordata`.
+        element: name of a body, site or sensor; None for the whole field.
     """
 
     field: str
     element: str | None = None
 
     def bounds(self, model: mujoco.MjModel, data: mujoco.MjData) -> tuple[int, int]:
-        """First and past-last index into the flattened field of `data`, a state of `model`."""
+        """Returns the first and the past-last index into the flattened field of `data`."""
         if self.element is None:
             return 0, getattr(data, self.field).size
         if self.field == "sensordata":
             sensor = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_SENSOR, self.element)
             start = int(model.sensor_adr[sensor])
             return start, start + int(model.sensor_dim[sensor])
-        row = mujoco.mj_name2id(model, _OBJECTS[self.field], self.element)
-        width = 9 if self.field.endswith("mat") else 3
+        row = mujoco.mj_name2id(model, _OBJECT_TYPES[self.field], self.element)
+        width = 9 if self.field.endswith("mat") else 3  # a rotation matrix or a vector
         return row * width, (row + 1) * width
 
-    def follows(self, model: mujoco.MjModel) -> bool:
-        """Returns whether positions and velocities tell it, without forces or accelerations."""
+    def follows_from_physics(self, model: mujoco.MjModel) -> bool:
+        """Tells whether positions and velocities determine it, without forces or accelerations."""
         if self.field != "sensordata":
             return True
         every = self.element is None
@@ -59,21 +64,24 @@ class Reading(NamedTuple):
 
 @dataclass(frozen=True)
 class Domain:
-    """One body and its tasks.
+    """Describes one body and its tasks.
+
+    A behaviour is a task's name without its domain's: `walk` of `walker_walk`.
 
     Attributes:
-        build: mode name -> the dm_control environment whose task starts an episode of that mode.
-        readings: what observations and rewards are computed from, by name. `qpos`, `qvel`, `act`
-            and `ctrl` are always there.
-        stages: MuJoCo's pipeline functions that bring the rewards' readings up to date with a bare
-            state (no collisions).
-        observe: readings -> (states, observation).
-        rewards: mode name -> function of readings, (states,). Parameters of tasks stand among the
-            readings under their names.
-        guides: for modes whose rewards are flat almost everywhere, a score that a planner can
-            follow.
-        repeat: control steps of one agent step.
-        slow: whether a step takes so long (0.1 ms) that threads do not merely wait for each other.
+        build: behaviour -> the dm_control environment whose task starts an episode of it.
+        observe: readings -> observations, (states, observation size).
+        rewards: behaviour -> function of readings, which returns (states,). Parameters of tasks
+            stand among the readings under their names.
+        readings: what observations are computed from, by name. `qpos`, `qvel` and `act` are always
+            there, and `ctrl` for rewards.
+        reward_readings: names of the readings that rewards take.
+        shaped_rewards: scores that a planner can climb, by behaviour, where the reward itself is
+            flat almost everywhere.
+        stages: the functions of MuJoCo's pipeline that compute `reward_readings` of a bare state.
+            They leave out collisions and the solver, which take most of a full forward pass.
+        control_steps: control steps of dm_control's environment in one agent step.
+        use_threads: whether a step takes long enough (0.1 ms) for threads to gain anything.
     """
 
     build: Callable[[str], Any]
@@ -81,18 +89,13 @@ class Domain:
     rewards: Mapping[str, Callable[[Readings], np.ndarray]]
     readings: Mapping[str, Reading] = field(default_factory=dict)
     reward_readings: tuple[str, ...] = ()
-    guides: Mapping[str, Callable[[Readings], np.ndarray]] = field(default_factory=dict)
+    shaped_rewards: Mapping[str, Callable[[Readings], np.ndarray]] = field(default_factory=dict)
     stages: tuple[Callable[[mujoco.MjModel, mujoco.MjData], None], ...] = ()
-    repeat: int = 1
-    slow: bool = False
+    control_steps: int = 1
+    use_threads: bool = False
 
 
 @lru_cache
-def load(name: str) -> Domain:
-    """The domain called `name` (a domain name of the registry)."""
+def load_domain(name: str) -> Domain:
+    """Loads the domain called `name` (a domain's name in the registry)."""
     return import_module(f"envs.domains.{name}").DOMAIN
-
-
-def mode(task_name: str, domain: str) -> str:
-    """A task's name without its domain's: `walker_walk` -> `walk`."""
-    return task_name.removeprefix(f"{domain}_")

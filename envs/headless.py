@@ -1,25 +1,25 @@
-"""MuJoCo and dm_control, imported without a drawing library. Import MuJoCo from here.
+"""Imports MuJoCo and dm_control without a drawing library; import MuJoCo from here.
 
-Both load the library that MUJOCO_GL names when they are first imported, and fail where it is
-missing or broken. A simulation draws nothing, so it must not fail: here both see
-MUJOCO_GL=disabled. Pictures are drawn by a process of their own, which sees what the user set
-(`envs.rendering`). Who draws with MuJoCo by himself imports it before this module.
+When they are first imported, both load the drawing library that MUJOCO_GL names, and fail where it
+is missing or broken. A simulation draws nothing, so it must not fail: here both see
+MUJOCO_GL=disabled. Pictures are drawn by another process, which sees what the user set
+(`envs.rendering`). A program that draws with MuJoCo itself has to import MuJoCo before this module.
 """
 
 from __future__ import annotations
 
 import os
 
-_asked = os.environ.get("MUJOCO_GL")
+_backend = os.environ.get("MUJOCO_GL")
 os.environ["MUJOCO_GL"] = "disabled"
 try:
     import dm_control.mujoco
     import mujoco
     import mujoco.rollout
 finally:
-    if _asked is None:
+    if _backend is None:
         del os.environ["MUJOCO_GL"]
     else:
-        os.environ["MUJOCO_GL"] = _asked
+        os.environ["MUJOCO_GL"] = _backend
 
 __all__ = ["dm_control", "mujoco"]

@@ -1,8 +1,8 @@
-"""Which tasks exist: names, parameters, sizes. No physics here.
+"""Lists the tasks: their names, parameters and sizes, without physics.
 
 The 31 single tasks are those of URLB (Laskin et al. 2021, arXiv 2110.15191) and ExoRL (Yarats et
-al. 2022, arXiv 2201.13425). A family is a hidden task: which of its members an episode pays for is
-never observed, so only rewards reveal it.
+al. 2022, arXiv 2201.13425). A family is a hidden task: an episode rewards one of its members, which
+is never observed, so that only rewards reveal it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 GOAL_RING = 0.15  # metres from the centre at which the goals of point_mass_goal lie
-GOAL_RADIUS = (
-    0.045  # metres around such a goal that pay in full, and over which the reward then falls to 0.1
-)
+# Metres around such a goal that earn the full reward, and over which the reward then falls to 0.1.
+GOAL_RADIUS = 0.045
 ARENA = 0.29  # metres: the point mass's joints end here
 
 
 class Spec(NamedTuple):
-    """Sizes of a task's vectors, and agent steps T of an episode (which has T + 1 rows)."""
+    """Describes the sizes of a task's vectors and the length of its episodes.
+
+    Attributes:
+        observation: numbers of an observation.
+        action: numbers of an action.
+        physics: numbers of a stored state.
+        length: agent steps T of an episode, which has T + 1 rows.
+    """
 
     observation: int
     action: int
@@ -42,7 +48,7 @@ _SPECS = {
     "point_mass": Spec(4, 2, 4, 12),
 }
 _CORNERS = ("reach_top_left", "reach_top_right", "reach_bottom_left", "reach_bottom_right")
-_MODES = {
+_BEHAVIOURS = {
     "cartpole": ("balance", "balance_sparse", "swingup", "swingup_sparse"),
     "cheetah": ("run", "run_backward", "flip", "flip_backward"),
     "walker": ("stand", "walk", "run", "flip"),
@@ -51,7 +57,11 @@ _MODES = {
     "jaco": _CORNERS,
     "point_mass_maze": _CORNERS,
 }
-_DOMAIN_OF = {f"{domain}_{mode}": domain for domain, modes in _MODES.items() for mode in modes}
+_DOMAIN_OF = {
+    f"{domain}_{behaviour}": domain
+    for domain, behaviours in _BEHAVIOURS.items()
+    for behaviour in behaviours
+}
 _FAMILY_DOMAINS = {
     f"{domain}_any": domain
     for domain in ("walker", "cheetah", "quadruped", "jaco", "point_mass_maze")
@@ -60,43 +70,48 @@ _FAMILY_DOMAINS["point_mass_goal"] = "point_mass"
 
 
 class Params(Mapping[str, tuple[float, ...]]):
-    """A hashable mapping from a parameter's name to its value."""
+    """Maps parameters' names to their values, and can be hashed."""
 
     def __init__(self, values: Mapping[str, tuple[float, ...]] | None = None) -> None:
-        """Keep a sorted copy of `values`."""
+        """Keeps a sorted copy of `values`."""
         self._items = tuple(sorted((values or {}).items()))
 
     def __getitem__(self, key: str) -> tuple[float, ...]:
-        """The value of parameter `key`."""
+        """Returns the value of parameter `key`."""
         return dict(self._items)[key]
 
     def __iter__(self) -> Iterator[str]:
-        """Names of the parameters, sorted."""
+        """Iterates over the sorted names."""
         return iter(dict(self._items))
 
     def __len__(self) -> int:
-        """How many parameters are set."""
+        """Returns the number of parameters."""
         return len(self._items)
 
     def __hash__(self) -> int:
-        """Equal mappings hash alike."""
+        """Returns the same number for equal mappings."""
         return hash(self._items)
 
     def __repr__(self) -> str:
-        """As a dict."""
+        """Formats the mapping as a dict."""
         return repr(dict(self._items))
 
 
 @dataclass(frozen=True)
 class Task:
-    """What an episode pays for: a name, and parameters where the name is a family with any."""
+    """Names what an episode rewards: a single task, a family, or a member of a family.
+
+    Attributes:
+        name: one of `tasks()`.
+        params: the parameters of a family's member; empty for single tasks and whole families.
+    """
 
     name: str
     params: Params = field(default_factory=Params)
 
     @property
     def id(self) -> str:
-        """Unique among tasks: `walker_walk`, `point_mass_goal(goal=0.106066,-0.106066)`."""
+        """Returns a unique name: `walker_walk`, `point_mass_goal(goal=0.106066,-0.106066)`."""
         if not self.params:
             return self.name
         values = ";".join(
@@ -107,39 +122,44 @@ class Task:
 
     @property
     def domain(self) -> str:
-        """The body whose physics this task uses; also the first folder of its buffers."""
+        """Returns the body whose physics this task uses; also the first folder of its buffers."""
         return _DOMAIN_OF.get(self.name) or _FAMILY_DOMAINS[self.name]
 
     @property
+    def behaviour(self) -> str:
+        """Returns the name without its domain's: `walk` of `walker_walk`."""
+        return self.name.removeprefix(f"{self.domain}_")
+
+    @property
     def hidden(self) -> bool:
-        """Whether this is a family, of which a member has yet to be drawn."""
+        """Tells whether this is a family, so a member has yet to be drawn."""
         return self.name in _FAMILY_DOMAINS and not self.params
 
 
 def unknown(kind: str, value: object, allowed: list[str] | tuple[str, ...]) -> ValueError:
-    """The error for a `value` that is none of `allowed`: it names the nearest of them."""
+    """Returns the error for a `value` that is not among `allowed`; it names the nearest of them."""
     near = difflib.get_close_matches(str(value), allowed, n=1, cutoff=0.4)
     hint = f"; nearest match: {near[0]!r}" if near else ""
     return ValueError(f"{kind} {value!r} is unknown{hint}; allowed: {', '.join(allowed)}")
 
 
 def tasks() -> tuple[str, ...]:
-    """Names of all tasks, single ones first, then the families."""
+    """Returns the names of all tasks: first the single ones, then the families."""
     return tuple(_DOMAIN_OF) + tuple(_FAMILY_DOMAINS)
 
 
 def families() -> tuple[str, ...]:
-    """Names of the hidden-task families."""
+    """Returns the names of the families of hidden tasks."""
     return tuple(_FAMILY_DOMAINS)
 
 
 def domains() -> tuple[str, ...]:
-    """Names of all domains."""
+    """Returns the names of all domains."""
     return tuple(_SPECS)
 
 
 def task(name: str | Task, **params: Any) -> Task:
-    """The task called `name`; a Task passes through.
+    """Returns the task called `name`; a Task passes through.
 
     Args:
         name: one of `tasks()`.
@@ -151,8 +171,9 @@ def task(name: str | Task, **params: Any) -> Task:
     """
     if isinstance(name, Task):
         if params:
+            given = sorted(params)
             raise ValueError(
-                f"task {name.id!r} is already made: parameters {sorted(params)} belong with a name"
+                f"task {name.id!r} is already made: parameters {given} belong with a name"
             )
         return name
     if name not in tasks():
@@ -169,21 +190,18 @@ def task(name: str | Task, **params: Any) -> Task:
 def _position(name: str, key: str, value: Any) -> tuple[float, float]:
     numbers = np.asarray(value, dtype=float)
     if numbers.shape != (2,) or not np.all(np.abs(numbers) <= ARENA):
-        raise ValueError(
-            f"task {name!r}: {key}={value!r} must be two numbers (x, y) between {-ARENA} and {ARENA} metres"
-        )
+        allowed = f"two numbers (x, y) between {-ARENA} and {ARENA} metres"
+        raise ValueError(f"task {name!r}: {key}={value!r} must be {allowed}")
     return round(float(numbers[0]), 6), round(float(numbers[1]), 6)
 
 
 def spec(name: str | Task) -> Spec:
-    """Sizes of the task's observation, action and physics vectors, and the agent steps of its
-    episodes.
-    """
+    """Returns the sizes of a task's vectors and the length of its episodes."""
     return domain_spec(task(name).domain)
 
 
 def domain_spec(domain: str) -> Spec:
-    """Returns what `spec` does, by the name of a domain.
+    """Returns what `spec` returns, for the tasks of a domain.
 
     Raises:
         ValueError: unknown domain.
@@ -194,25 +212,30 @@ def domain_spec(domain: str) -> Spec:
 
 
 def members(family: str | Task) -> list[Task]:
-    """The tasks of a family with a finite number of them; of a single task, itself."""
+    """Lists the tasks of a finite family; of a single task, only the task itself.
+
+    Raises:
+        ValueError: the family has infinitely many members.
+    """
     family = task(family)
     if family.name == "point_mass_goal":
         raise ValueError(
-            "task 'point_mass_goal' has infinitely many members: draw them with draw_tasks or training_tasks"
+            "task 'point_mass_goal' has infinitely many members: "
+            "draw them with draw_tasks or training_tasks"
         )
     if not family.hidden:
         return [family]
-    return [Task(f"{family.domain}_{mode}") for mode in _MODES[family.domain]]
+    return [Task(f"{family.domain}_{behaviour}") for behaviour in _BEHAVIOURS[family.domain]]
 
 
 def draw_tasks(name: str | Task, count: int, rng: np.random.Generator) -> list[Task]:
-    """Draw the tasks of `count` episodes.
+    """Draws the tasks of `count` episodes.
 
     Args:
-        name: a family, whose members are drawn (every member equally often, up to one); or a single
-            task, which is repeated.
-        count: how many.
-        rng: where the draws come from.
+        name: a family, whose members are drawn; or a single task, which is repeated. Each member
+            of a finite family is drawn equally often, give or take one.
+        count: number of episodes.
+        rng: the source of the draws.
     """
     family = task(name)
     if not family.hidden:
@@ -225,8 +248,13 @@ def draw_tasks(name: str | Task, count: int, rng: np.random.Generator) -> list[T
 
 
 def training_tasks(name: str | Task, count: int, rng: np.random.Generator) -> list[Task]:
-    """Distinct tasks to relabel a data set with: `count` goals, every member of a finite family, or
-    the single task itself.
+    """Returns distinct tasks to relabel a data set with.
+
+    Args:
+        name: a task. `point_mass_goal` gives goals that are drawn, another family all its members,
+            and a single task itself.
+        count: number of goals.
+        rng: the source of the draws.
     """
     family = task(name)
     if family.name == "point_mass_goal" and family.hidden:

@@ -1,9 +1,9 @@
-"""Frames and videos of stored physics, drawn by a process of their own.
+"""Draws pictures and videos of stored physics, in another process.
 
-A simulating process loads no drawing library (`envs.headless`), and a broken one can end the
-process that does. So the first picture starts one with MUJOCO_GL=egl (or what the user set), which
-lives as long as this process. States go through its standard input, pictures come back through
-its standard output.
+A simulating process loads no drawing library (`envs.headless`), and a broken library can end the
+process that loads it. So the first picture starts a second process with MUJOCO_GL=egl (or what the
+user set), which lives as long as this one. States go through its standard input, and pictures come
+back through its standard output.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ import numpy as np
 from envs import registry
 from envs.registry import Task
 
-# What MUJOCO_GL may name, and what each needs. Other words that MuJoCo knows name none of them.
+# What MUJOCO_GL may name, and what each needs. MuJoCo knows other words, which name no library.
 RENDERERS = {
     "egl": "libEGL: on Debian and Ubuntu `apt install libegl1 libgl1-mesa-dri`",
     "osmesa": "libOSMesa: on Debian and Ubuntu `apt install libosmesa6`",
     "glfw": "a screen: a desktop session, or `xvfb-run` before the command",
 }
-_NO_CHOICE = ("", "disable", "disabled", "off", "false", "0")
+_UNSET = ("", "disable", "disabled", "off", "false", "0")
 _DEFAULT = "egl" if sys.platform == "linux" else "glfw"
-_PATIENCE = 60.0  # seconds for one answer: the first loads MuJoCo, all may wait for other programs
+_TIMEOUT = 60.0  # seconds for an answer: the first loads MuJoCo, others may wait for the machine
 
 
 def render(
     task: str | Task, physics: np.ndarray, *, height: int = 240, width: int = 320
 ) -> np.ndarray:
-    """Draw states.
+    """Draws states.
 
     Args:
-        task: whose body, and whose goal where it has one to show.
+        task: of the body to draw, and of the goal, if it has one to show.
         physics: (frames, physics size), rows of a data set.
         height: pixels.
         width: pixels.
@@ -51,7 +51,7 @@ def render(
         (frames, height, width, 3) uint8.
 
     Raises:
-        ValueError: physics of another body or not finite, or no size of a picture.
+        ValueError: physics of another body or not finite, or a height or width below 1.
         RuntimeError: this machine cannot render; one line says why.
     """
     task = registry.task(task)
@@ -67,36 +67,46 @@ def render(
             raise ValueError(f"{name}={pixels!r} must be a whole number of pixels, at least 1")
     frames = np.empty((len(physics), height, width, 3), np.uint8)
     if len(physics):
-        artist = _artist(os.getpid(), _backend())
+        renderer = _renderer(os.getpid(), _backend())
         for frame, state in zip(frames, physics, strict=True):
-            frame[:] = artist.draw(task, state, int(height), int(width))
+            frame[:] = renderer.draw(task, state, int(height), int(width))
     return frames
 
 
 def write_video(path: str | Path, task: str | Task, physics: np.ndarray, *, fps: int = 30) -> Path:
-    """Draw states to a video or an animation; the suffix of `path` (.mp4, .gif) says which.
+    """Draws states to a video or an animation.
+
+    Args:
+        path: of the file; its suffix, .mp4 or .gif, says which it is.
+        task: see `render`.
+        physics: see `render`.
+        fps: pictures a second.
+
+    Returns:
+        `path`.
 
     Raises:
+        ValueError: see `render`.
         RuntimeError: this machine cannot render.
     """
-    import imageio.v3 as imageio
+    import imageio.v3 as imageio  # takes half a second, which only videos need
 
     path = Path(path)
-    pace = {"duration": 1000 / fps} if path.suffix == ".gif" else {"fps": fps}
-    imageio.imwrite(path, render(task, physics), **pace)
+    speed = {"duration": 1000 / fps} if path.suffix == ".gif" else {"fps": fps}  # ms a picture
+    imageio.imwrite(path, render(task, physics), **speed)
     return path
 
 
 def _backend() -> str:
     asked = os.environ.get("MUJOCO_GL", "").strip().lower()
-    backend = _DEFAULT if asked in _NO_CHOICE else asked
+    backend = _DEFAULT if asked in _UNSET else asked
     if backend not in RENDERERS:
         raise RuntimeError(f"cannot render with MUJOCO_GL={asked}; allowed: {', '.join(RENDERERS)}")
     return backend
 
 
-class _Artist:
-    """The process that draws, as this one sees it."""
+class _Renderer:
+    """Holds the process that draws, and talks to it."""
 
     def __init__(self, backend: str) -> None:
         self._backend, self._owner, self._lock = backend, os.getpid(), Lock()
@@ -114,13 +124,13 @@ class _Artist:
             self._fail(f"{fault}; it needs {RENDERERS[backend]}; or set MUJOCO_GL to {others}")
 
     def draw(self, *request: Any) -> np.ndarray:
-        """One picture, (height, width, 3) uint8, of (task, state, height, width)."""
+        """Draws one picture, (height, width, 3) uint8, of (task, state, height, width)."""
         with self._lock:
             try:
                 pickle.dump(request, self._process.stdin)
                 self._process.stdin.flush()
             except OSError:
-                pass  # it ended: what it did not answer says so
+                pass  # it ended, which the missing answer reports
             answer = self._receive()
         if isinstance(answer, str):
             task, _, height, width = request
@@ -128,30 +138,30 @@ class _Artist:
         return answer
 
     def close(self) -> None:
-        """End the process, and forget it so that the next picture starts another."""
+        """Ends the process; the next picture starts another."""
         if os.getpid() != self._owner:
-            return  # this is a fork; the process draws for its parent
-        _artist.cache_clear()
+            return  # this is a fork, and the process draws for its parent
+        _renderer.cache_clear()
         atexit.unregister(self.close)
         self._process.kill()
         self._process.communicate()
 
     def _receive(self) -> Any:
-        """Its next answer: None, a picture, or text that says what is wrong."""
-        asked = time.monotonic()
-        late = Timer(_PATIENCE, self._process.kill)
-        late.start()
+        """Returns the next answer: None, a picture, or text that says what is wrong."""
+        start = time.monotonic()
+        timer = Timer(_TIMEOUT, self._process.kill)
+        timer.start()
         try:
             return pickle.load(self._process.stdout)
         except (EOFError, pickle.UnpicklingError):
-            if time.monotonic() - asked >= _PATIENCE:
-                return f"no answer in {_PATIENCE:g} s"
+            if time.monotonic() - start >= _TIMEOUT:
+                return f"no answer in {_TIMEOUT:g} s"
             return f"the process that draws ended with code {self._process.wait()}"
-        except BaseException:  # interrupted: the next answer would be to this request
+        except BaseException:  # interrupted, so the next answer would belong to this request
             self.close()
             raise
         finally:
-            late.cancel()
+            timer.cancel()
 
     def _fail(self, reason: str) -> None:
         self.close()
@@ -159,54 +169,58 @@ class _Artist:
 
 
 @lru_cache
-def _artist(process: int, backend: str) -> _Artist:
-    """The one that draws for `process`: after a fork, the child needs its own."""
-    return _Artist(backend)
+def _renderer(process: int, backend: str) -> _Renderer:
+    """Returns the renderer of `process`: after a fork, the child needs its own."""
+    return _Renderer(backend)
 
 
 def _serve() -> None:
-    """Draw what standard input asks for until it ends. Says None first, or why it cannot draw."""
+    """Draws what standard input asks for until it ends.
+
+    The first answer is None, or says why nothing can be drawn.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no answer
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # prints of libraries are no answers
 
-    def say(answer: Any) -> None:
+    def send(answer: Any) -> None:
         pickle.dump(answer, answers)
         answers.flush()
 
     try:
-        from dm_control.mujoco import Physics  # before envs.headless: with the drawing library
+        # Before `envs.headless` is, so that dm_control loads the drawing library.
+        from dm_control.mujoco import Physics
 
         Physics.from_xml_string("<mujoco/>").render(height=1, width=1)
     except Exception as error:
-        return say(_one_line(error))
-    say(None)
+        return send(_one_line(error))
+    send(None)
     while True:
         try:
             request = pickle.load(sys.stdin.buffer)
         except EOFError:
             return None
         try:
-            say(_draw(*request))
+            send(_draw(*request))
         except Exception as error:
-            say(_one_line(error))
+            send(_one_line(error))
 
 
 def _draw(task: Task, state: np.ndarray, height: int, width: int) -> np.ndarray:
-    scene = _stage(task.domain, height, width).physics
+    physics = _environment(task.domain, height, width).physics
     if task.domain == "point_mass":
-        scene.named.model.geom_pos["target", :2] = task.params.get("goal", (0.0, 0.0))
-    with scene.reset_context():
-        scene.set_state(state)
-    return scene.render(height=height, width=width, camera_id=0)
+        physics.named.model.geom_pos["target", :2] = task.params.get("goal", (0.0, 0.0))
+    with physics.reset_context():
+        physics.set_state(state)
+    return physics.render(height=height, width=width, camera_id=0)
 
 
 @lru_cache(maxsize=8)  # each holds a framebuffer
-def _stage(domain: str, height: int, width: int) -> Any:
-    """An environment of dm_control whose framebuffer holds pictures of this size."""
-    from envs.domain import load
+def _environment(domain: str, height: int, width: int) -> Any:
+    """Returns a dm_control environment whose framebuffer holds pictures of this size."""
+    from envs.domain import load_domain  # after dm_control, see `_serve`
 
-    body = load(domain)
+    body = load_domain(domain)
     environment = body.build(next(iter(body.rewards)))
     buffer = environment.physics.model.vis.global_
     buffer.offheight, buffer.offwidth = max(height, buffer.offheight), max(width, buffer.offwidth)

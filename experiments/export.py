@@ -1,9 +1,8 @@
-"""Exports an inference-only copy of a run (no optimizer state).
+"""Exports an inference-only copy of a run, without optimizer state.
 
-python -m experiments.export run=<run folder> out=<folder>
+    python -m experiments.export run=<run folder> out=<folder>
 
-The copy is a run folder without an optimizer: `experiments.evaluate` evaluates it,
-`checkpoint.load_policy` loads it.
+The copy is a run folder: `experiments.evaluate` evaluates it, `agentic_transformer.load` loads it.
 """
 
 from __future__ import annotations
@@ -12,13 +11,18 @@ import shutil
 from pathlib import Path
 
 from agentic_transformer.config import ExportCommand
+from agentic_transformer.run_files import CONFIG, PROVENANCE
 from experiments.cli import app as cli
 
 
 def main(config: ExportCommand, run: Path) -> None:
-    """The newest whole checkpoint, and the files that say what the run was."""
+    """Copies the newest whole checkpoint, and the files that describe the run.
+
+    Raises:
+        ValueError: the folder for the copy exists.
+    """
+    # Imported here: a command line is checked before jax is loaded.
     from agentic_transformer.training.checkpoint import Checkpoints
-    from experiments.cli import run_folder
 
     out = Path(config.out)
     if out.exists():
@@ -26,12 +30,10 @@ def main(config: ExportCommand, run: Path) -> None:
     checkpoints = Checkpoints(run)
     copy = checkpoints.export(checkpoints.newest(), out)
     checkpoints.close()
-    for name in (run_folder.CONFIG, run_folder.PROVENANCE):
+    for name in (CONFIG, PROVENANCE):
         shutil.copy(run / name, out / name)
-    print(
-        f"{copy}: {sum(path.stat().st_size for path in copy.rglob('*') if path.is_file()) / 1e3:.0f} kB",
-        flush=True,
-    )
+    size = sum(path.stat().st_size for path in copy.rglob("*") if path.is_file())
+    print(f"{copy}: {size / 1e3:.0f} kB", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""Plans for machines that are not there: `python -m experiments.plan topology=v5e:4x4 model=at_350m
-trajectories=128`.
+"""Plans for machines that are not there: what fits, and how long a step takes at least.
+
+python -m experiments.plan topology=v5e:4x4 model=at_350m trajectories=128
 """
 
 from __future__ import annotations
@@ -11,17 +12,16 @@ from experiments.cli import app as cli
 
 
 def main(commands: list[PlanCommand]) -> None:
-    """Estimates, compiles and solves for each combination of settings, then reports on all of them
-    together.
-    """
-    from experiments.capacity import report
-    from experiments.capacity.kept import Compilations
-    from experiments.capacity.plan import make_plan
+    """Makes a plan for each combination of settings, then reports on all of them together."""
+    # Imported here: a command line is checked before jax is loaded.
+    from agentic_transformer.capacity.compile_cache import CompileCache
+    from agentic_transformer.capacity.plan import make_plan
+    from experiments.reports import capacity
 
     plans = [
-        make_plan(command, Compilations(Path(command.out) / "compiled")) for command in commands
+        make_plan(command, CompileCache(Path(command.out) / "compiled")) for command in commands
     ]
-    report.write(plans, Path(commands[0].out))
+    capacity.write(plans, Path(commands[0].out))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""From nothing to the figure: `python -m experiments.quickstart` (or `make quickstart`).
+"""Runs everything from nothing to the figure.
 
-Collects data, trains the agent and its baseline, evaluates both and plots them together, into one
-folder.
+    python -m experiments.quickstart        (or `make quickstart`)
+
+The command collects data, trains the agent and its baseline, evaluates both, and plots them
+together, into one folder.
 """
 
 from __future__ import annotations
@@ -16,47 +18,53 @@ from agentic_transformer.config import (
     QuickstartCommand,
     TrainCommand,
 )
+from experiments import collect, evaluate, train
 from experiments.cli import app as cli
+from experiments.cli import run_folder
 
 
 def main(config: QuickstartCommand, run: Path) -> None:
-    """Each part is the command of its name, called here with its settings."""
-    from experiments import collect, train
-    from experiments.cli import run_folder
-    from experiments.evaluate import evaluate, save_video
+    """Runs each part as the command of its name, with its share of the settings.
+
+    Raises:
+        ValueError: the agents could not be evaluated, see `check_evaluation`.
+    """
+    # Imported here: a command line is checked before jax, pandas and MuJoCo are loaded.
     from experiments.reports.presentation import present
+    from experiments.reports.video import save_video
 
     check_evaluation(config)
     collect.main(CollectCommand(config.task, config.data))
-    agents = trained_agents(config, run)
     results = []
-    for command in agents:
+    for command in trained_agents(config, run):
         folder = Path(command.run)
-        if (
-            run_folder.status(folder).get("state") != "finished"
-        ):  # by a quickstart that is being resumed
-            run_folder.describe(
-                folder,
-                command,
-                sys.argv[1:],
-                run_folder.facts_of(command, ["python", "-m", *sys.argv]),
-            )
+        # A quickstart that is resumed may have finished this agent before.
+        if run_folder.status(folder).get("state") != "finished":
+            facts = run_folder.facts_of(command, ["python", "-m", *sys.argv])
+            run_folder.describe(folder, command, sys.argv[1:], facts)
             with run_folder.running(folder, "train"):
                 train.main(command, folder)
-        # Acting needs no ring where the context is short.
-        asked = EvaluateCommand(
-            run=command.run, eval=config.eval, mesh=replace(config.mesh, ring=1)
-        )
-        results.append(evaluate(asked, folder, anew=False))
+        # The context is short, so acting needs no ring.
+        mesh = replace(config.mesh, ring=1)
+        asked = EvaluateCommand(run=command.run, eval=config.eval, mesh=mesh)
+        results.append(evaluate.evaluate(asked, folder, again=False))
         save_video(asked, folder, results[-1])
     present(results, run)
 
 
 def check_evaluation(config: QuickstartCommand) -> None:
-    """Raises a ValueError, before anything is collected or trained, if the agents could not be
-    evaluated afterwards.
+    """Raises a ValueError if the agents could not be evaluated after they are trained.
+
+    The check comes before anything is collected.
+
+    Args:
+        config: settings of the quickstart.
+
+    Raises:
+        ValueError: see `check_conditions`.
     """
-    from agentic_transformer.evaluation.rollouts import (
+    # Imported here: it loads jax.
+    from agentic_transformer.evaluation.conditions import (
         check_conditions,
         conditions_of,
         evaluation_tasks,
@@ -70,8 +78,9 @@ def check_evaluation(config: QuickstartCommand) -> None:
 
 
 def trained_agents(config: QuickstartCommand, run: Path) -> list[TrainCommand]:
-    """The agent and its baseline, which sees as many trajectories a step: its rows hold fewer, so
-    there are more of them.
+    """Returns the commands that train the agent and its baseline.
+
+    Both see equally many trajectories a step: the baseline's rows hold fewer, so it has more rows.
     """
     shared = {
         name: getattr(config, name)

@@ -2,7 +2,7 @@ import os
 
 from tests.seeds import SEED
 
-# Tests find nothing that earlier ones compiled; who tests that, names a folder.
+# Tests share no compiled programs; a test of that sharing names a folder.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")
 
 

@@ -1,9 +1,8 @@
-"""Losses of the same training by different programs, and by how much rounding alone makes them
-differ.
+"""Measures by how much rounding alone makes the losses of two programs differ.
 
-Training passes small differences on and enlarges them, by how much depends on the data and the
-optimiser; no formula says it. So it is measured, in the very program at hand: training is repeated
-from parameters of which each is off by one rounding.
+Training passes small differences on and enlarges them. By how much depends on the data and the
+optimizer, and no formula says it. So it is measured in the program at hand: training is repeated
+from parameters that are each off by one rounding.
 """
 
 from typing import Any, NamedTuple
@@ -36,7 +35,10 @@ def course(step, state, batches):
 
 
 class Allowance(NamedTuple):
-    """How far another program's losses, and the norm of the difference of its parameters, may lie."""
+    """How far another program's losses and parameters may lie from the expected ones.
+
+    `params` bounds the norm of the difference of all parameters.
+    """
 
     losses: np.ndarray
     params: float
@@ -51,8 +53,9 @@ class Allowance(NamedTuple):
 
 
 def allowance(step, state, batches, expected, terms):
-    """Measures what one rounding of every parameter does to a course, and allows for sums of as
-    many as `terms` numbers.
+    """Measures what one rounding of every parameter does to a course.
+
+    The allowance holds for sums of as many as `terms` numbers.
 
     A sum of n terms is rounded n times at its own size, which is sqrt(n) times as much as what
     roundings of its terms do to it: CERTAINTY sqrt(terms) times the effect of the parameters'

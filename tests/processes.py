@@ -1,4 +1,4 @@
-"""The environment of processes that tests start."""
+"""Prepares the environment of processes that tests start."""
 
 import os
 from pathlib import Path
@@ -7,11 +7,10 @@ ROOT = Path(__file__).parents[1]
 
 
 def environment(**more):
-    """Returns this process's environment, by which ours is imported; its XLA_FLAGS hold, but for
-    the number of devices.
+    """Returns this process's environment, from which our packages can be imported.
 
-    A process asks for devices of its own (mesh.virtual_devices); what a user set for all tests, as
-    the instructions that XLA may use, reaches it.
+    XLA_FLAGS that a user set for all tests hold, such as the instructions that XLA may use. Only
+    the number of devices is left out, which a process sets for itself (mesh.virtual_devices).
     """
     flags = [
         flag

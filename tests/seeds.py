@@ -1,5 +1,4 @@
-"""The random data of numeric tests follow from one seed, which the environment's TEST_SEED sets (0
-if it does not)."""
+"""Draws the random data of numeric tests from one seed, TEST_SEED of the environment or 0."""
 
 import os
 
@@ -9,5 +8,5 @@ SEED = int(os.environ.get("TEST_SEED", "0"))
 
 
 def rng(*case: int) -> np.random.Generator:
-    """Returns the generator of one test's data; `case` tells data of one seed apart."""
+    """Returns the generator of one test's data; another `case` gives other data."""
     return np.random.default_rng([SEED, *case])

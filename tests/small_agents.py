@@ -4,7 +4,7 @@ from flax import nnx
 
 import datasets
 import envs
-from agentic_transformer.agents.transformer import Policy
+from agentic_transformer.agents.transformer import TransformerAgent
 from agentic_transformer.config import AgentConfig, ModelConfig
 from agentic_transformer.contexts.relabelled import RelabelledDataset
 from agentic_transformer.models.spec import AgentSpec
@@ -24,13 +24,13 @@ def labelled(folder, episodes=40, tasks=3):
 
 
 def describe(data, agent=None, model=None):
-    """The description of a small agent for the data."""
+    """The spec of a small agent for the data."""
     return AgentSpec(
         task=TASK,
         seed=0,
         agent=agent or AgentConfig(trajectories=4),
         model=model or ModelConfig(width=16, layers=1),
-        scaling=data.scaling(2.0),
+        normalizer=data.normalizer(2.0),
         observation_size=data.store.observation_size,
         action_size=data.store.action_size,
         steps=int(data.store.lengths[0]),
@@ -38,25 +38,22 @@ def describe(data, agent=None, model=None):
     )
 
 
-def untrained_policy(description, seed=SEED):
-    """A policy with its initial parameters."""
-    return Policy(*nnx.split(description.build(seed), nnx.Param), description)
+def untrained_agent(spec, seed=SEED):
+    """A agent with its initial parameters."""
+    return TransformerAgent(*nnx.split(spec.build(seed), nnx.Param), spec)
 
 
-def forward_operations(description, trajectories=None):
-    """Returns how many roundings lie on the longest way from a token to an output: the terms of all
-    sums on it.
+def forward_operations(spec, trajectories=None):
+    """Returns how many roundings lie on the longest way from a token to an output.
+
+    They are the terms of all sums on that way.
 
     Of a layer: the mean and variance of two norms, products over width (queries, outputs), head
     size, the context (the sum of the weights and that with values), width and the inner width of
     the feedforward network.
     """
-    model = description.model
-    context = (
-        (trajectories or description.agent.trajectories)
-        * description.steps
-        * description.layout().tokens_per_step
-    )
+    model = spec.model
+    context = (trajectories or spec.agent.trajectories) * spec.steps * spec.layout().tokens_per_step
     layer = (
         4 * model.width
         + 2 * model.width
@@ -64,12 +61,13 @@ def forward_operations(description, trajectories=None):
         + 2 * context
         + (1 + model.feedforward) * model.width
     )
-    return description.layout().features + model.layers * layer + 3 * model.width
+    return spec.layout().feature_size + model.layers * layer + 3 * model.width
 
 
 def kept_operations(model):
-    """Returns how many numbers on that way are rounded to the type that the model computes in; sums
-    are float32 throughout.
+    """Returns how many numbers on that way are rounded to the type that the model computes in.
+
+    Sums are float32 throughout.
 
     The first, and of a layer: two norms, query or key, weight, attention, three other products, two
     sums with what came in.
@@ -77,21 +75,17 @@ def kept_operations(model):
     return 1 + 10 * model.layers
 
 
-def longest_sum(description, rows):
-    """Returns the terms of the longest sum of a train step: over the features within a layer, or
-    the tokens of all rows."""
-    layout, model = description.layout(), description.model
-    tokens = rows * description.agent.trajectories * description.steps * layout.tokens_per_step
+def longest_sum(spec, rows):
+    """Returns the terms of a step's longest sum: over a layer's features or all rows' tokens."""
+    layout, model = spec.layout(), spec.model
+    tokens = rows * spec.agent.trajectories * spec.steps * layout.tokens_per_step
     return max(model.feedforward * model.width, tokens)
 
 
-def gradient_operations(description, rows, trajectories=None):
-    """Returns that to a gradient: forward, backward with two products for each, and a sum over the
-    rows' tokens."""
-    tokens = (
-        rows
-        * description.agent.trajectories
-        * description.steps
-        * description.layout().tokens_per_step
-    )
-    return 3 * forward_operations(description, trajectories) + tokens
+def gradient_operations(spec, rows, trajectories=None):
+    """Returns how many roundings lie on the longest way to a gradient.
+
+    Forward, backward with two products for each, and a sum over the rows' tokens.
+    """
+    tokens = rows * spec.agent.trajectories * spec.steps * spec.layout().tokens_per_step
+    return 3 * forward_operations(spec, trajectories) + tokens

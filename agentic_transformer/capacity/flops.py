@@ -1,4 +1,7 @@
-"""FLOPs of training, and how they grow with the context (arXiv 2310.01889, appendix D)."""
+"""Counts the FLOPs of training and their growth with the context (arXiv 2310.01889, appendix D).
+
+Symbols of the paper: h is the width of the model, s the tokens of a sequence.
+"""
 
 from __future__ import annotations
 
@@ -6,28 +9,51 @@ from agentic_transformer.config import ModelConfig
 from agentic_transformer.ring.overlap import MATRIX_FLOPS
 
 BACKWARD = 2
-"""Times the forward pass: one product for the gradient of each of its factors."""
+"""FLOPs of the backward pass over those of the forward pass.
+
+A product of two factors has two gradients, and each of them is a product.
+"""
 
 
 def layer_products(model: ModelConfig, tokens: float) -> float:
-    """FLOPs of a layer's products with weights, forward; 24 s h^2 where the feedforward network is
-    4 times as wide.
+    """Returns the forward FLOPs of a layer's products with weights.
+
+    The paper's 24 s h^2 are those of a feedforward network that is 4 times as wide as the model.
+
+    Args:
+        model: shape of the layer.
+        tokens: tokens that pass through it (s).
     """
+    # 4 h^2 weights of the attention (query, key, value, output), 2 f h^2 of the feedforward network
     return MATRIX_FLOPS * (4 + 2 * model.feedforward) * model.width**2 * tokens
 
 
 def layer_attention(
     model: ModelConfig, queries: float, keys: float, *, causal: bool = True
 ) -> float:
-    """FLOPs of a layer's attention, forward; 4 s^2 h of a sequence to itself, half of them seen
-    through a causal mask.
+    """Returns the forward FLOPs of a layer's attention.
+
+    They are 4 s^2 h for a sequence attending to itself: scores q k^T and weighted values p v. A
+    causal mask leaves half of them.
+
+    Args:
+        model: shape of the layer.
+        queries: number of queries.
+        keys: number of keys.
+        causal: whether half of the scores are masked.
     """
     return 2 * MATRIX_FLOPS * queries * keys * model.width * (0.5 if causal else 1)
 
 
 def model_flops(model: ModelConfig, context: float, *, causal: bool = True) -> float:
-    """FLOPs of training on one sequence, forward and backward, what is computed again not counted;
-    of the layers alone.
+    """Returns the FLOPs of training the layers on one sequence, forward and backward.
+
+    Rematerialisation is not counted.
+
+    Args:
+        model: shape of the layers.
+        context: tokens of the sequence.
+        causal: whether half of the attention scores are masked.
     """
     forward = layer_products(model, context) + layer_attention(
         model, context, context, causal=causal
@@ -36,10 +62,11 @@ def model_flops(model: ModelConfig, context: float, *, causal: bool = True) -> f
 
 
 def growth(model: ModelConfig, before: float, after: float) -> float:
-    """How many times more a data set costs in contexts of `after` tokens than of `before`.
+    """Returns how many times more a data set costs in contexts of `after` tokens than of `before`.
 
-    The paper's (6 h + s2) / (6 h + s1), of attention without a mask, for a feedforward network 4
-    times as wide.
+    It is the paper's (6 h + s2) / (6 h + s1) for attention without a mask and a feedforward network
+    that is 4 times as wide as the model.
     """
+    # Tokens at which attention costs as much as the products with weights: 6 h in the paper.
     of_weights = layer_products(model, 1) / layer_attention(model, 1, 1, causal=False)
     return (of_weights + after) / (of_weights + before)

@@ -1,6 +1,6 @@
-"""The machines that can be planned for.
+"""Describes the machines that can be planned for.
 
-Free of heavy imports, so that their names can be checked before anything slow starts.
+This module has no heavy imports, so that a command line can be checked against it.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ GIB = 2**30
 
 
 class Family(NamedTuple):
-    """A kind of accelerator.
+    """Describes a kind of accelerator.
 
     Attributes:
-        chip: its name in `agentic_transformer.ring.overlap.CHIPS`, which knows its rates; one link,
-            one way: that is what one permute to the next device of a ring has.
-        memory: bytes that a program may use. Of a TPU: the limit that its compiler names when it
+        chip: name in `agentic_transformer.ring.overlap.CHIPS`, which holds the rates. A permute to
+            the next device of a ring has one link in one direction.
+        memory: bytes that a program may use; for a TPU, the limit that its compiler names when it
             refuses a program.
-        layouts: layouts of a TPU's pod that the compiler can describe offline; none for a GPU,
-            which takes any number of devices.
+        layouts: layouts of a TPU's pod that the compiler can describe offline. A GPU has none and
+            takes any number of devices.
     """
 
     chip: str
@@ -48,7 +48,7 @@ FAMILIES = {
 
 
 class Topology(NamedTuple):
-    """So many accelerators of a family, such as `v5e:4x4` or `a100:8`."""
+    """Describes a number of accelerators of a family, such as `v5e:4x4` or `a100:8`."""
 
     name: str
     family: str
@@ -56,12 +56,12 @@ class Topology(NamedTuple):
 
     @property
     def compilable(self) -> bool:
-        """Whether a compiler for it works without one: TPUs only."""
+        """Returns whether a compiler for it works without one: TPUs only."""
         return bool(FAMILIES[self.family].layouts)
 
     @property
     def memory(self) -> float:
-        """Bytes that a program may use on each device."""
+        """Returns the bytes that a program may use on each device."""
         return FAMILIES[self.family].memory
 
 
@@ -69,8 +69,8 @@ def topology(name: str) -> Topology:
     """Reads the name of a topology.
 
     Raises:
-        ValueError: there is none of that name; a line says which there are, the next the nearest of
-            them.
+        ValueError: there is no such topology. The first line of the error lists those that exist,
+            the second names the nearest.
     """
     family, _, layout = name.partition(":")
     if family in FAMILIES and layout in FAMILIES[family].layouts:
@@ -89,7 +89,7 @@ def topology(name: str) -> Topology:
 
 
 def allowed(family: str) -> str:
-    """What names there are, in words: those of a family, or one of each."""
+    """Lists the names of topologies: those of a family, or one of each family."""
     if family not in FAMILIES:
         return ", ".join(
             f"{name}:{kind.layouts[-1] if kind.layouts else 8}" for name, kind in FAMILIES.items()
@@ -103,7 +103,7 @@ def allowed(family: str) -> str:
 
 
 def nearest(name: str) -> str:
-    """The name of a topology most like a wrong one."""
+    """Returns the name of a topology that is most like a wrong one."""
     names = [
         f"{family}:{layout}"
         for family, kind in FAMILIES.items()

@@ -1,11 +1,12 @@
-"""Bytes on each device of a train step, by kind: an estimate without a compiler, and the paper's
-count of a layer's activations.
+"""Estimates the bytes on each device of a train step without a compiler.
 
-State is counted: 4 bytes a parameter and its gradient, 8 for AdamW's two means, each array padded
-to the tiles of a TPU. So are the inputs of layers that are kept for the backward pass. What the
-rest takes at its fullest, in the backward pass of one layer, is a few times the size of an
-activation and of a layer's weights: those numbers are fitted to compiled steps
+The state is counted: 4 bytes for a parameter, 4 for its gradient, 8 for AdamW's two means, each
+array padded to the tiles of a TPU. The inputs of layers, which are kept for the backward pass, are
+counted too. The rest is at its largest in the backward pass of one layer. It is a multiple of the
+size of an activation and of a layer's weights, and the multiples are fitted to compiled steps
 (`experiments/results/plan`).
+
+`paper_layer` is the paper's own count of a layer's activations.
 """
 
 from __future__ import annotations
@@ -14,24 +15,25 @@ import math
 from typing import NamedTuple
 
 from agentic_transformer.capacity.workload import Workload
-from agentic_transformer.training.sharding import shard_shape
+from agentic_transformer.training.fsdp import shard_shape
 
 BF16, FLOAT32 = 2, 4
 TILE = (8, 128)
-"""Rows and columns of float32 that a TPU keeps together: the last two axes of an array, in whatever
-order, are padded to them."""
+"""Rows and columns of float32 in a tile of a TPU. The last two axes of an array are padded to whole
+tiles, in the order of axes that the compiler chooses."""
 
 
-class Held(NamedTuple):
-    """What the backward pass of one layer holds at its fullest.
+class LayerCoefficients(NamedTuple):
+    """Holds the fitted multiples of what the backward pass of one layer holds at its fullest.
 
     Attributes:
-        weights: bytes for each entry of a width x width matrix: the layer's 12 of them gathered,
+        weights: bytes for each entry of a width x width matrix: the layer's 12 gathered matrices,
             their gradients, and float32 sums of some.
-        ring: bytes for each token and entry of the width: keys and values, those that arrive, and
+        ring: bytes for each token and entry of the width: keys and values, the arriving ones, and
             the float32 gradients of both.
-        activation: likewise, all else.
-        heads: likewise, of arrays that end in a head's entries, which are padded to whole tiles.
+        activation: bytes for each token and entry of the width: all other activations.
+        heads: bytes for each token and entry of the width: arrays whose last axis is a head's
+            entries, which are padded to whole tiles.
         score: bytes for each head and pair of tokens.
     """
 
@@ -42,16 +44,16 @@ class Held(NamedTuple):
     score: float = 0
 
 
-HELD = {
-    "ring": Held(weights=62, ring=24, activation=8, heads=6),
-    "blockwise": Held(weights=62, ring=0, activation=24, heads=4),
-    "memory_efficient": Held(weights=35, ring=0, activation=20, heads=16),
-    "dense": Held(weights=6, ring=0, activation=19, heads=0, score=6),
+COEFFICIENTS = {
+    "ring": LayerCoefficients(weights=62, ring=24, activation=8, heads=6),
+    "blockwise": LayerCoefficients(weights=62, ring=0, activation=24, heads=4),
+    "memory_efficient": LayerCoefficients(weights=35, ring=0, activation=20, heads=16),
+    "dense": LayerCoefficients(weights=6, ring=0, activation=19, heads=0, score=6),
 }
 
 
 class Estimate(NamedTuple):
-    """Bytes on each device, by kind."""
+    """Holds the estimated bytes on each device, by kind."""
 
     parameters: float
     optimizer: float
@@ -59,31 +61,32 @@ class Estimate(NamedTuple):
     checkpoints: float
     """Inputs of all layers, kept for the backward pass."""
     ring: float
-    """What travels and arrives, and its gradients."""
+    """Keys and values that travel and arrive, and their gradients."""
     working: float
-    """Of one layer: its gathered weights, their gradients, and all other activations."""
+    """One layer's gathered weights, their gradients, and all other activations."""
 
     @property
     def state(self) -> float:
-        """What does not depend on the context."""
+        """Returns the bytes that do not depend on the context."""
         return self.parameters + self.optimizer + self.gradients
 
     @property
     def peak(self) -> float:
-        """All of it."""
+        """Returns the sum over all kinds."""
         return sum(self)
 
 
 def estimate(workload: Workload) -> Estimate:
-    """Estimates a train step, its state sharded over all devices: of the model with the settings of
-    `modelled.instead`.
+    """Estimates the memory of a train step whose state is sharded over all devices.
+
+    The estimate is for the model with the settings of `estimate_settings.assumed_settings`.
     """
     model, tokens = workload.model, workload.tokens
-    held = HELD[model.attention]
-    activation = float(tokens) * model.width
+    held = COEFFICIENTS[model.attention]
+    activation = float(tokens) * model.width  # entries of an array (tokens, width)
     parameters = parameter_bytes(workload)
     head = model.width // model.heads
-    padded = -(-head // TILE[1]) * TILE[1] / head
+    padded = -(-head // TILE[1]) * TILE[1] / head  # how much padding a head's entries get
     return Estimate(
         parameters=parameters,
         optimizer=2 * parameters,
@@ -97,7 +100,7 @@ def estimate(workload: Workload) -> Estimate:
 
 
 def parameter_bytes(workload: Workload) -> float:
-    """Bytes of the parameters that each device keeps, in float32, padded to tiles."""
+    """Returns the bytes of a device's share of the parameters, in float32, padded to tiles."""
     return sum(
         FLOAT32 * _tiled(shard_shape(shape, workload.topology.devices))
         for shape in workload.parameter_shapes
@@ -105,9 +108,7 @@ def parameter_bytes(workload: Workload) -> float:
 
 
 def _tiled(shape: tuple[int, ...]) -> int:
-    """Entries of an array with its last two axes padded to tiles, for the order of axes that pads
-    the least.
-    """
+    """Returns the entries of an array padded to tiles, in the order of axes that pads least."""
     if len(shape) < 2:
         return math.prod(shape)
     rows, columns = TILE
@@ -129,21 +130,20 @@ def paper_layer(
     block: float,
     chunk: float,
 ) -> tuple[float, float]:
-    """Most bytes of a layer's activations in bfloat16, of attention and of the feedforward network
-    (arXiv 2310.01889, table 1).
+    """Returns the most bytes of a layer's activations in bfloat16 (arXiv 2310.01889, table 1).
 
     Args:
         backbone: "dense" (the paper's vanilla), "memory_efficient", "blockwise" or "ring".
-        batch: sequences.
-        sequence: tokens of each.
-        width: entries of an activation.
-        heads: of attention.
-        block: tokens of a sequence that a device of the ring holds.
-        chunk: tokens that memory-efficient attention takes at a time.
+        batch: number of sequences (b).
+        sequence: tokens of each sequence (s).
+        width: entries of an activation (h).
+        heads: attention heads (n).
+        block: tokens of a sequence that a device of the ring holds (c).
+        chunk: tokens that memory-efficient attention takes at a time (c).
 
     Returns:
-        (attention, feedforward). The memory of a rolled, rematerialised model is many times that,
-        see `estimate`.
+        Bytes of attention and of the feedforward network. A scanned, rematerialised model takes
+        many times that, see `estimate`.
     """
     whole, once = batch * sequence * width, 2 * batch * sequence * width
     return {

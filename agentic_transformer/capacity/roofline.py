@@ -1,5 +1,7 @@
-"""How long a step takes at least: FLOPs over the chip's peak, bytes over one of its links, the
-longer where they overlap.
+"""Computes how long a train step takes at least.
+
+Computation takes its FLOPs over the chip's peak, a transfer takes its bytes over the rate of one
+link. If both overlap, the longer one counts.
 """
 
 from __future__ import annotations
@@ -13,60 +15,69 @@ from agentic_transformer.config import ModelConfig
 from agentic_transformer.ring.overlap import CHIPS, Chip, minimal_block
 
 ASSUMPTIONS = (
-    "matrix products run at the chip's peak in bfloat16; norms, softmax and the optimiser take no time",
-    "a layer is computed forward, forward again and backward; half of all scores are masked, evenly over the ring",
-    "keys, values and their gradients travel over one link in one direction, their own, beside the attention of their step",
-    "weights are gathered in bfloat16, forward and backward, and their gradients scattered (the feedforward network's reduced "
-    "whole, twice the bytes), over one link in one direction, beside the products of their layer",
+    "matrix products run at the chip's peak in bfloat16; norms, softmax and the optimiser take no "
+    "time",
+    "a layer is computed forward, forward again and backward; half of all scores are masked, "
+    "evenly over the ring",
+    "keys, values and their gradients travel over one link in one direction, their own, beside the "
+    "attention of their step",
+    "weights are gathered in bfloat16, forward and backward, and their gradients scattered (the "
+    "feedforward network's reduced whole, twice the bytes), over one link in one direction, beside "
+    "the products of their layer",
 )
 
 BF16, FLOAT32 = 2, 4
 
 
 def chip_of(workload: Workload) -> Chip:
-    """The rates of a workload's accelerators."""
+    """Returns the rates of a workload's accelerators."""
     name = FAMILIES[workload.topology.family].chip
     return next(chip for chip in CHIPS if chip.name == name)
 
 
 class RingStep(NamedTuple):
-    """One step of the ring on one device: seconds of computation, and of the transfer beside it."""
+    """Holds the seconds of one step of the ring on one device: its computation and its transfer."""
 
     compute: float
     transfer: float
 
     @property
     def hidden(self) -> bool:
-        """Whether the computation outlasts the transfer."""
+        """Returns whether the computation hides the transfer."""
         return self.compute >= self.transfer
 
 
 def ring_step(workload: Workload, *, backward: bool) -> RingStep:
-    """A step of a layer's ring: attention to one block, while keys and values (backward their
-    gradients too) move on.
+    """Returns the times of one step of a layer's ring.
+
+    In a step each device attends to one block, while keys and values (in the backward pass their
+    gradients too) move to the next device.
+
+    Args:
+        workload: what is trained.
+        backward: whether the step is of the backward pass.
     """
     chip, width, tokens = chip_of(workload), workload.model.width, workload.tokens
-    # Forward 2 products, backward 5: of the scores once more, and of the gradients of scores,
-    # queries, keys and values.
+    # Forward 2 products: q k^T and p v. Backward 5: q k^T again, and those of dP = dO v^T, dQ, dK
+    # and dV.
     products = flops.layer_attention(workload.model, tokens, tokens) * (2.5 if backward else 1)
     sent = 2 * width * tokens * (BF16 + (FLOAT32 if backward else 0))
     return RingStep(products / chip.flops, sent / chip.link)
 
 
 def least_tokens(workload: Workload, *, backward: bool) -> float:
-    """Tokens a device from which on the transfers hide, see `ring.overlap`."""
+    """Returns the least tokens a device whose transfers hide, see `ring.overlap`."""
     return minimal_block(chip_of(workload), causal=True, backward=backward)
 
 
 class StepTime(NamedTuple):
-    """Seconds of a train step: of computation alone, waiting for the ring, waiting for weights; and
-    the share that is useful.
+    """Holds the seconds of a train step by what they are spent on.
 
     Attributes:
         compute: FLOPs over peak.
-        ring: what the transfers of the ring add to it.
-        weights: what gathering weights and scattering gradients adds to it.
-        utilisation: FLOPs of the model over what the chips could do in the whole of the time.
+        ring: seconds that the transfers of the ring add.
+        weights: seconds that gathering weights and scattering gradients add.
+        utilisation: FLOPs of the model over what the chips could do in the total time.
     """
 
     compute: float
@@ -76,27 +87,28 @@ class StepTime(NamedTuple):
 
     @property
     def total(self) -> float:
-        """Of the whole step."""
+        """Returns the seconds of the whole step."""
         return self.compute + self.ring + self.weights
 
 
 def step_time(workload: Workload) -> StepTime:
-    """The least time of a train step under `ASSUMPTIONS`."""
+    """Returns the least time of a train step under `ASSUMPTIONS`."""
     model, chip, tokens = workload.model, chip_of(workload), workload.tokens
     products = flops.layer_products(model, tokens) / chip.flops
     forward, backward = (ring_step(workload, backward=backward) for backward in (False, True))
+    # Rematerialised: every step of the ring runs forward twice and backward once.
     attention = workload.ring * (2 * forward.compute + backward.compute)
     hops = workload.ring - 1
     waiting = hops * sum(
         times * max(0, step.transfer - step.compute)
         for times, step in ((2, forward), (1, backward))
     )
-    if hops:  # the last hop of the gradients, with nothing beside it
+    if hops:  # the gradients' last hop home has no computation beside it
         waiting += 2 * FLOAT32 * model.width * tokens / chip.link
     share = (workload.topology.devices - 1) / workload.topology.devices
     whole = BF16 * parameters_of_layer(model) * share / chip.link
     reduced = BF16 * 2 * model.feedforward * model.width**2 * share / chip.link
-    # Gathered forward, and again backward while gradients are scattered.
+    # Weights are gathered forward, and again backward while gradients are scattered.
     late = max(0, whole - products) + max(0, 2 * whole + reduced - (1 + flops.BACKWARD) * products)
     compute = model.layers * ((2 + flops.BACKWARD) * products + attention)
     ring, weights = model.layers * waiting, model.layers * late
@@ -105,5 +117,5 @@ def step_time(workload: Workload) -> StepTime:
 
 
 def parameters_of_layer(model: ModelConfig) -> int:
-    """Weights of a layer's matrices: 12 h^2 where the feedforward network is 4 times as wide."""
+    """Returns the weights of a layer's matrices: 12 h^2 if the feedforward network is 4 h wide."""
     return (4 + 2 * model.feedforward) * model.width**2

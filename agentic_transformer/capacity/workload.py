@@ -1,4 +1,4 @@
-"""What would run: one train step of a model on contexts of a length, on so many devices."""
+"""Describes what would run: a train step of a model, a context length, a number of devices."""
 
 from __future__ import annotations
 
@@ -11,63 +11,61 @@ from flax import nnx
 
 from agentic_transformer.capacity.hardware import Topology
 from agentic_transformer.config import AgentConfig, ModelConfig
-from agentic_transformer.contexts.tokens import Normalizer
+from agentic_transformer.contexts.normalizer import Normalizer
 from agentic_transformer.models.spec import AgentSpec
 
 SHARED = ("ring", "all_gather")
-"""Backbones that share a sequence among devices; of the others each device takes sequences of its
-own."""
+"""Backbones that share a sequence among devices. With the others, each device takes sequences of
+its own."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One train step, fully sharded: parameters and optimiser over all devices, each sequence over
-    a ring.
-    """
+    """Describes one train step: state sharded over all devices, each sequence over a ring."""
 
     topology: Topology
     model: ModelConfig
     tokens: int
-    """Of a device: its part of one sequence."""
+    """Tokens of a device: its part of one sequence."""
     observation_size: int
     action_size: int
     steps: int
-    """Of a trajectory."""
+    """Steps of a trajectory."""
     ring: int
-    """Devices that share a sequence; each ring has one."""
+    """Devices that share a sequence. Each ring has one sequence at a time."""
 
     def with_tokens(self, tokens: int) -> Workload:
-        """The same with another context."""
+        """Returns the same workload with other tokens a device."""
         return replace(self, tokens=tokens)
 
     @property
     def context(self) -> int:
-        """Tokens of a sequence."""
+        """Returns the tokens of a sequence."""
         return self.tokens * self.ring
 
     @property
     def sequences(self) -> int:
-        """Rows of the batch."""
+        """Returns the number of sequences in a batch."""
         return self.topology.devices // self.ring
 
     @property
     def description(self) -> AgentSpec:
-        """The agent; quantities that only scale its inputs are 1."""
+        """Returns the agent; quantities that only scale its inputs are 1."""
         return _description(self.model, self.observation_size, self.action_size, self.steps)
 
     @property
     def parameter_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Of all arrays of parameters."""
+        """Returns the shapes of all arrays of parameters."""
         return _parameter_shapes(self.model, self.observation_size, self.action_size, self.steps)
 
     @property
     def parameters(self) -> int:
-        """Numbers that are learned."""
+        """Returns the number of parameters."""
         return sum(map(math.prod, self.parameter_shapes))
 
     @property
     def trajectories(self) -> float:
-        """How many trajectories the context holds."""
+        """Returns the number of trajectories that the context holds."""
         return self.context / (self.steps * self.description.layout().tokens_per_step)
 
 
@@ -79,7 +77,7 @@ def _description(
         seed=0,
         agent=AgentConfig(),
         model=model,
-        scaling=Normalizer((0.0,) * observation_size, (1.0,) * observation_size, 1.0, 1.0),
+        normalizer=Normalizer((0.0,) * observation_size, (1.0,) * observation_size, 1.0, 1.0),
         observation_size=observation_size,
         action_size=action_size,
         steps=steps,

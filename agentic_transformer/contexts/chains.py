@@ -1,11 +1,13 @@
-"""Chain of hindsight: which trajectories stand in a context, in which order, and what the agent is
-asked to imitate.
+"""Draws chains of hindsight: the trajectories of a context, and which of them the agent imitates.
 
 A chain is a few trajectories of one task in ascending order of return (Liu and Abbeel 2023, arXiv
-2305.16554, section 3), or (ours) the attempts of a search for the task, in the order in which they
-are made. A row of `slots` trajectories holds one chain of full length, or several shorter chains
-laid end to end, each of a length drawn uniformly from what is left of the row (they are kept apart
-by segment ids), so that no slot is padding. Every length is drawn, short ones more often.
+2305.16554, section 3). With `selection=search` (ours) it is the attempts of a search for the task,
+in the order in which they are made.
+
+A row of `slots` trajectories holds one chain of full length, or several shorter chains one after
+another. The lengths of shorter chains are drawn uniformly from what is left of the row, so that
+every length occurs, short ones more often, and no slot is padding. Segment ids keep the chains of
+a row apart.
 """
 
 from __future__ import annotations
@@ -20,27 +22,27 @@ from agentic_transformer.random_streams import stream
 
 
 class Chains(NamedTuple):
-    """A batch of rows of trajectories, each array of shape (rows, slots)."""
+    """Holds a batch of rows of trajectories, each array of shape (rows, slots)."""
 
     task: np.ndarray
     """Index of the task whose rewards the slot carries."""
     episode: np.ndarray
-    """Index of the trajectory."""
+    """Index of the slot's trajectory."""
     chain: np.ndarray
-    """Which chain of its row the slot belongs to, counted from 0."""
+    """Index of the slot's chain within its row."""
     target: np.ndarray
-    """Return the trajectory is conditioned on at its first step (raw reward units)."""
+    """Target return at the trajectory's first step, in raw reward units."""
     weight: np.ndarray
     """1 where the trajectory's actions are learned, else 0."""
 
 
 def chain_targets(returns: np.ndarray, target: str) -> np.ndarray:
-    """Target return of every trajectory of one chain.
+    """Returns the target return of every trajectory of one chain.
 
     Args:
         returns: (trajectories,) returns of the chain.
-        target: "chain_max" asks each trajectory for the chain's best return (the paper); "own" for
-            the return it got (ours).
+        target: "chain_max" asks each trajectory for the chain's best return (the paper). "own" asks
+            it for the return that it got (ours).
 
     Returns:
         (trajectories,) target returns.
@@ -49,47 +51,46 @@ def chain_targets(returns: np.ndarray, target: str) -> np.ndarray:
 
 
 def loss_weights(returns: np.ndarray, best: float, config: AgentConfig) -> np.ndarray:
-    """Which trajectories of one chain are imitated.
+    """Returns which trajectories of one chain the agent imitates.
 
     Args:
         returns: (trajectories,) returns of the chain.
         best: the best return of the task in the data.
-        config: `loss` is "all", "last" (of the chain), or "good" (from `loss_threshold` of `best`
-            on).
+        config: `loss` is "all", "last" (of the chain), or "good" (at least `loss_threshold` of
+            `best`).
 
     Returns:
         (trajectories,) float32: 1 where the actions are learned, else 0.
     """
     if config.loss == "all":
-        chosen = np.ones(len(returns), bool)
+        learned = np.ones(len(returns), bool)
     elif config.loss == "last":
-        chosen = np.arange(len(returns)) == len(returns) - 1
+        learned = np.arange(len(returns)) == len(returns) - 1
     else:
-        chosen = returns >= config.loss_threshold * best
-    return chosen.astype(np.float32)
+        learned = returns >= config.loss_threshold * best
+    return learned.astype(np.float32)
 
 
 def available_episodes(episodes: int, top: float) -> int:
-    """Returns how many trajectories of a task are drawn from: a share of the best ones, the very
-    best always.
+    """Returns how many of a task's trajectories chains are drawn from.
+
+    Args:
+        episodes: trajectories in the data.
+        top: the share of the best ones that is used; the very best is always among them.
     """
     return max(1, round(top * episodes))
 
 
 class ChainSampler:
-    """Draws chains.
-
-    What is drawn is a function of the seed and the step alone, so a resumed run continues where it
-    stopped.
-    """
+    """Draws chains. The seed and the step alone decide what is drawn, so a resumed run goes on."""
 
     def __init__(self, returns: np.ndarray, config: AgentConfig, seed: int) -> None:
-        """Ranks the trajectories of each task.
+        """Ranks the trajectories of each task by return.
 
         Args:
             returns: (tasks, episodes) return of every trajectory under every task.
             config: how chains are made.
-            seed: of all draws.
+            seed: seed of all draws.
 
         Raises:
             ValueError: there are fewer trajectories than a chain holds.
@@ -98,23 +99,25 @@ class ChainSampler:
         if episodes < config.trajectories:
             top = f" (agent.top={config.top} of {returns.shape[1]})" if config.top < 1 else ""
             raise ValueError(
-                f"agent.trajectories={config.trajectories} trajectories make a chain, but the data holds {episodes}{top}; "
+                f"agent.trajectories={config.trajectories} trajectories make a chain, "
+                f"but the data holds {episodes}{top}; "
                 f"collect more (data.episodes) or set agent.trajectories to at most {episodes}"
             )
         self.config = config
         self.seed = seed
         self.returns = returns
-        self.best = returns.max(axis=1)
-        self._worst, self._best = returns.min(), returns.max()
+        self.best_per_task = returns.max(axis=1)
+        self._worst_return, self._best_return = returns.min(), returns.max()
+        # (tasks, episodes) episode indices in ascending order of return
         self.ranking = np.argsort(returns, axis=1, kind="stable")[:, -episodes:]
         ranked = np.take_along_axis(returns, self.ranking, axis=1)
-        # Rank from which on a trajectory is good; the best one always is.
+        # (tasks,) the lowest rank of a good trajectory; the best one is always good.
         self.first_good = np.minimum(
-            (ranked < config.good * self.best[:, None]).sum(axis=1), episodes - 1
+            (ranked < config.good * self.best_per_task[:, None]).sum(axis=1), episodes - 1
         )
 
     def draw(self, step: int, rows: int) -> Chains:
-        """The rows of one training step.
+        """Returns the rows of one training step.
 
         Args:
             step: position in the stream of batches.
@@ -128,6 +131,7 @@ class ChainSampler:
         return Chains(*(np.stack(columns) for columns in zip(*drawn, strict=True)))
 
     def _draw_row(self, rng: np.random.Generator) -> Chains:
+        """Fills a row with chains, each array of shape (slots,)."""
         chains = []
         free = self.config.trajectories
         while free:
@@ -137,8 +141,9 @@ class ChainSampler:
         return Chains(*(np.concatenate(columns) for columns in zip(*chains, strict=True)))
 
     def _draw_chain(self, rng: np.random.Generator, chain: int, count: int) -> Chains:
+        """Draws the chain of that number within its row, each array of shape (count,)."""
         if self.config.selection == "search":
-            task, episode = self._search(rng, count)
+            task, episode = self._draw_search(rng, count)
         else:
             task = int(rng.integers(len(self.returns)))
             episode = self.draw_trajectories(rng, task, count)
@@ -148,15 +153,15 @@ class ChainSampler:
             episode=episode.astype(np.int32),
             chain=np.full(count, chain, np.int32),
             target=chain_targets(returns, self.config.target),
-            weight=loss_weights(returns, self.best[task], self.config),
+            weight=loss_weights(returns, self.best_per_task[task], self.config),
         )
 
     def draw_trajectories(self, rng: np.random.Generator, task: int, count: int) -> np.ndarray:
-        """Distinct trajectories of one chain, in ascending order of return.
+        """Draws distinct trajectories of one chain, in ascending order of return.
 
-        Unless `selection` is uniform, the share of good trajectories (return from `good` of the
-        task's best on) is uniform on 0..1; drawn uniformly, a good one would hardly ever be seen
-        where most of the data is poor.
+        A trajectory is good if it earned at least `good` of the task's best return. Unless
+        `selection` is "uniform", the share of good ones in a chain is uniform on 0..1. With uniform
+        selection a good one would hardly ever be seen where most of the data is poor.
 
         Args:
             rng: source of randomness.
@@ -178,43 +183,37 @@ class ChainSampler:
             ranks = rng.choice(episodes, count, replace=False)
         else:
             poor = int(self.first_good[task])
+            # A binomial count whose probability is uniform on 0..1 is itself uniform on 0..count.
             good = int(np.clip(rng.binomial(count, rng.uniform()), count - poor, episodes - poor))
-            ranks = np.concatenate(
-                [
-                    rng.choice(poor, count - good, replace=False),
-                    poor + rng.choice(episodes - poor, good, replace=False),
-                ]
-            )
+            poor_ranks = rng.choice(poor, count - good, replace=False)
+            good_ranks = poor + rng.choice(episodes - poor, good, replace=False)
+            ranks = np.concatenate([poor_ranks, good_ranks])
         return self.ranking[task, np.sort(ranks)]
 
-    def _search(self, rng: np.random.Generator, count: int) -> tuple[int, np.ndarray]:
-        """A search by posterior sampling.
+    def _draw_search(self, rng: np.random.Generator, count: int) -> tuple[int, np.ndarray]:
+        """Draws a search by posterior sampling: its task, and (count,) episodes in its order.
 
-        An attempt is a good trajectory of a task drawn from the posterior, given what the attempts
-        before it earned. The first few, a number uniform on 0..count-1, earn nothing; then the task
-        that is searched for is drawn from the posterior too. So every attempt is what the attempts
-        before it call for, and long searches are seen as often as short ones.
-
-        Args:
-            rng: source of randomness.
-            count: attempts.
-
-        Returns:
-            The task, and (count,) episode indices in the order of the search.
+        An attempt is a good trajectory of a task drawn from the posterior, which knows the returns
+        of the attempts before it. The first attempts earn nothing; their number is uniform on
+        0..count-1. Then the task that is searched for is drawn from the posterior too. So every
+        attempt is a good answer to the attempts before it, and long searches are seen as often as
+        short ones.
         """
         log_posterior = np.zeros(len(self.returns))
 
         def draw_task() -> int:
+            # The Gumbel-max trick: the argmax is a draw from softmax(log_posterior).
             return int((log_posterior + rng.gumbel(size=len(log_posterior))).argmax())
 
         task, misses = None, rng.integers(count)
         episodes = []
-        for number in range(count):
-            if number == misses:
+        for attempt in range(count):
+            if attempt == misses:
                 task = draw_task()
             guess = draw_task()
             episode = rng.choice(self.ranking[guess, self.first_good[guess] :])
-            earned = self._worst if task is None else self.returns[task, episode]
-            log_posterior += log_likelihood(self.returns[:, episode], earned, self._best)
+            # An attempt before the task is found is a miss: it earns the worst return.
+            earned = self._worst_return if task is None else self.returns[task, episode]
+            log_posterior += log_likelihood(self.returns[:, episode], earned, self._best_return)
             episodes.append(episode)
         return task, np.array(episodes)

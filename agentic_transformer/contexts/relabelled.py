@@ -1,6 +1,4 @@
-"""Trajectories seen through the rewards of tasks: reward-free data becomes as many data sets as
-there are tasks.
-"""
+"""Shows trajectories under the rewards of tasks: one reward-free set becomes one set per task."""
 
 from __future__ import annotations
 
@@ -8,37 +6,34 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from agentic_transformer.config import AgentConfig
-from agentic_transformer.contexts.chains import Chains, ChainSampler
-from agentic_transformer.contexts.tokens import Normalizer, TokenLayout, Tokens, chain_tokens
+from agentic_transformer.contexts.normalizer import Normalizer
 from datasets import ActionRepeatView, Store, Trajectories
 from envs import Task
 
 
 class RelabelledDataset:
-    """A store of trajectories with the rewards of every task of a list."""
+    """Holds a store of trajectories together with their rewards under every task of a list."""
 
     def __init__(self, store: Store | ActionRepeatView, tasks: Sequence[Task], mode: str) -> None:
-        """Relabels what has not been relabelled before.
+        """Computes the rewards that are not on disk yet, and loads all of them.
 
         Args:
             store: trajectories of equal length.
-            tasks: of the store's domain.
+            tasks: tasks of the store's domain.
             mode: "exorl" or "exact", see `datasets.relabel`.
         """
         distinct = list(dict.fromkeys(tasks))
         store.relabel(distinct, mode)
         self.store = store
-        # Rewards are held once for each distinct task: an evaluation may repeat one task many
-        # times.
-        self._row = np.array([distinct.index(task) for task in tasks])
-        self._rewards = np.stack(
-            [store.rewards(task, mode=mode) for task in distinct]
-        )  # (distinct, episodes, T)
-        self.returns = self._rewards.sum(axis=-1, dtype=np.float64)[self._row]  # (tasks, episodes)
+        # An evaluation may repeat one task many times. Its rewards are held once.
+        self._row_of_task = np.array([distinct.index(task) for task in tasks])
+        # (distinct tasks, episodes, T)
+        self._rewards = np.stack([store.rewards(task, mode=mode) for task in distinct])
+        # (tasks, episodes)
+        self.returns = self._rewards.sum(axis=-1, dtype=np.float64)[self._row_of_task]
 
     def load(self, task: np.ndarray, episode: np.ndarray) -> tuple[Trajectories, np.ndarray]:
-        """Trajectories and their rewards.
+        """Returns k trajectories and their rewards.
 
         Args:
             task: (k,) indices into the tasks.
@@ -47,54 +42,20 @@ class RelabelledDataset:
         Returns:
             The trajectories, and (k, T) rewards.
         """
-        return self.store.load(episode), self._rewards[self._row[task], episode]
+        return self.store.load(episode), self._rewards[self._row_of_task[task], episode]
 
     def rewards(self, task: np.ndarray, episode: np.ndarray, step: np.ndarray) -> np.ndarray:
-        """Rewards (k,) of single steps, under tasks (k,) of episodes (k,)."""
-        return self._rewards[self._row[task], episode, step]
+        """Returns the rewards (k,) of single steps, under tasks (k,), of episodes (k,)."""
+        return self._rewards[self._row_of_task[task], episode, step]
 
-    def scaling(self, reward_scale: float, sample: int = 1000) -> Normalizer:
-        """Scales measured on the first `sample` trajectories of a fixed shuffle, and the best
-        return of any task.
+    def normalizer(self, reward_scale: float, sample: int = 1000) -> Normalizer:
+        """Returns a normalizer measured on `sample` trajectories, drawn with a fixed seed.
+
+        Args:
+            reward_scale: the factor of rewards.
+            sample: how many trajectories to read at most.
         """
         chosen = np.random.default_rng(0).permutation(self.store.episodes)[:sample]
         observation = self.store.load(np.sort(chosen)).observation
-        return Normalizer.of(
-            observation.reshape(-1, observation.shape[-1]), self.returns.max(), reward_scale
-        )
-
-
-class ChainLoader:
-    """Token rows of any training step."""
-
-    def __init__(
-        self,
-        data: RelabelledDataset,
-        config: AgentConfig,
-        layout: TokenLayout,
-        seed: int,
-        rows: int,
-        local: np.ndarray | None = None,
-    ) -> None:
-        """Prepares to draw.
-
-        Args:
-            data: trajectories and rewards.
-            config: how chains are made.
-            layout: of tokens.
-            seed: of all draws.
-            rows: per step.
-            local: which of them this process loads; all if None. All are drawn everywhere, so that
-                processes agree.
-        """
-        self.data = data
-        self.sampler = ChainSampler(data.returns, config, seed)
-        self.layout = layout
-        self.rows = rows
-        self.local = np.arange(rows) if local is None else local
-
-    def __call__(self, step: int) -> Tokens:
-        """The local rows of a step, in natural order."""
-        chains = Chains(*(x[self.local] for x in self.sampler.draw(step, self.rows)))
-        trajectories, reward = self.data.load(chains.task.reshape(-1), chains.episode.reshape(-1))
-        return chain_tokens(self.layout, chains, trajectories, reward)
+        rows = observation.reshape(-1, observation.shape[-1])
+        return Normalizer.measure(rows, self.returns.max(), reward_scale)

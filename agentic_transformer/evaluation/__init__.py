@@ -1,1 +1,1 @@
-"""Rolls agents out with a growing context and summarises their records."""
+"""Evaluates agents with a growing context and summarizes their records."""

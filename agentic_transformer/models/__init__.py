@@ -1,1 +1,1 @@
-"""Defines the transformer, its action heads and the specification that a checkpoint carries."""
+"""Defines the networks and their action heads, and the spec that a checkpoint carries."""

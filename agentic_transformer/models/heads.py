@@ -1,7 +1,6 @@
-"""Action heads: what the model's last layer means, the loss of an action under it, and how an
-action is drawn.
+"""Defines action heads: what the outputs mean, the loss of an action, and how one is drawn.
 
-`mse` is the paper's (squared error, deterministic action). `mixture` is ours: a mixture of
+`mse` is the paper's head: squared error and a deterministic action. `mixture` is ours: a mixture of
 Gaussians can hold several ways to search, where squared error averages them into none.
 """
 
@@ -15,27 +14,34 @@ from agentic_transformer.config import ModelConfig
 _LOG_STD_MAX = 1.0
 
 
-def head_size(config: ModelConfig, actions: int) -> int:
-    """Outputs of the model for actions of the given size."""
+def head_size(config: ModelConfig, action_size: int) -> int:
+    """Returns the number of outputs of the model at a token.
+
+    Args:
+        config: which head, and how many components K a mixture has.
+        action_size: entries A of an action.
+    """
     if config.head == "mse":
-        return actions
-    return config.components * (1 + 2 * actions)  # weight, mean, log standard deviation
+        return action_size
+    return config.components * (1 + 2 * action_size)  # weight, mean, log standard deviation
 
 
 def _mixture(config: ModelConfig, outputs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(..., K * (1 + 2A)) -> logits (..., K), means (..., K, A), log standard deviations (..., K,
-    A).
-    """
+    """Splits outputs (..., K * (1 + 2A)) into logits (..., K), means and log stds (..., K, A)."""
     logits, rest = outputs[..., : config.components], outputs[..., config.components :]
     means, log_stds = jnp.split(rest.reshape(*rest.shape[:-1], config.components, -1), 2, axis=-1)
-    # A Gaussian that may be ever narrower spends the loss on digits of noise-free actions, and its
-    # gradients on the others.
+    # A lower bound: a Gaussian that grew ever narrower would spend the loss on the last digits of
+    # noise-free actions, and its gradients would drown those of the others.
     return logits, means, jnp.clip(log_stds, config.log_std_min, _LOG_STD_MAX)
 
 
 def action_loss(config: ModelConfig, outputs: jax.Array, action: jax.Array) -> jax.Array:
-    """Loss of each action: squared error summed over its entries, or negative log-likelihood in
-    nats.
+    """Computes the loss of each action.
+
+    `mse`: squared error, summed over the entries of the action. `mixture`: negative log-likelihood
+    in nats,
+
+        -log sum_k w_k prod_i N(a_i; mu_ki, sigma_ki)
 
     Args:
         config: which head.
@@ -48,7 +54,8 @@ def action_loss(config: ModelConfig, outputs: jax.Array, action: jax.Array) -> j
     if config.head == "mse":
         return jnp.sum((outputs - action) ** 2, axis=-1)
     logits, means, log_stds = _mixture(config, outputs)
-    z = (action[..., None, :] - means) * jnp.exp(-log_stds)
+    z = (action[..., None, :] - means) * jnp.exp(-log_stds)  # (..., K, A)
+    # (..., K): the log density of the action under each component
     log_density = jnp.sum(-0.5 * z**2 - log_stds - 0.5 * jnp.log(2 * jnp.pi), axis=-1)
     return -jax.nn.logsumexp(jax.nn.log_softmax(logits) + log_density, axis=-1)
 
@@ -56,7 +63,7 @@ def action_loss(config: ModelConfig, outputs: jax.Array, action: jax.Array) -> j
 def draw_action(
     config: ModelConfig, outputs: jax.Array, key: jax.Array, temperature: float, noise: float
 ) -> jax.Array:
-    """An action within [-1, 1] for each output.
+    """Draws an action within [-1, 1] for each output.
 
     Args:
         config: which head; `mse` is deterministic.
@@ -74,10 +81,10 @@ def draw_action(
     component_key, noise_key = jax.random.split(key)
     greedy = jnp.argmax(logits, axis=-1)
     drawn = jax.random.categorical(component_key, logits / jnp.maximum(temperature, 1e-6), axis=-1)
-    component = jnp.where(temperature > 0, drawn, greedy)[..., None, None]
+    component = jnp.where(temperature > 0, drawn, greedy)[..., None, None]  # (batch, 1, 1)
     mean, log_std = (
         jnp.take_along_axis(x, component, axis=-2)[..., 0, :] for x in (means, log_stds)
-    )
+    )  # each (batch, A)
     return jnp.clip(
         mean + noise * jnp.exp(log_std) * jax.random.normal(noise_key, mean.shape), -1.0, 1.0
     )

@@ -1,4 +1,4 @@
-"""What an agent is besides its parameters: enough, with them, to rebuild and run it."""
+"""Describes an agent: the spec that, with the parameters, is enough to rebuild and run it."""
 
 from __future__ import annotations
 
@@ -7,67 +7,71 @@ from typing import Any
 
 from flax import nnx
 
-from agentic_transformer.config import AgentConfig, ModelConfig, TD3BCConfig, rename_settings
-from agentic_transformer.contexts.tokens import TOKEN_LAYOUTS, Normalizer, TokenLayout
+from agentic_transformer.config import AgentConfig, ModelConfig, TD3BCConfig
+from agentic_transformer.contexts.normalizer import Normalizer
+from agentic_transformer.contexts.token_layouts import TOKEN_LAYOUTS
+from agentic_transformer.contexts.tokens import TokenLayout
 from agentic_transformer.models.transformer import AgenticTransformer
 
 ACTING = {"dtype": "float32", "remat": "none", "scan_layers": False, "blockwise_feedforward": False}
-"""Settings of `model` with which every agent acts. How it was trained decides none of them: they
-save memory or time where gradients are computed over long sequences, and acting computes none."""
+"""Settings of `model` with which every agent acts, however it was trained. They save memory or time
+where gradients are computed over long sequences, and acting computes no gradients."""
 
 
 @dataclass(frozen=True)
 class AgentSpec:
-    """What an agent is besides its parameters."""
+    """Describes an agent: all that is needed to rebuild it, except its parameters."""
 
     task: str
     seed: int
     agent: AgentConfig
     model: ModelConfig
-    scaling: Normalizer
+    normalizer: Normalizer
     observation_size: int
     action_size: int
     steps: int
     """Steps of a trajectory."""
     best_return: float
-    """The best return of the training data; what the agent is asked for is a fraction of it."""
+    """The best return in the training data; the agent is asked for a fraction of it."""
     action_repeat: int = 1
-    """Environment steps of one of its steps."""
+    """Environment steps for which the agent repeats an action."""
     td3_bc: TD3BCConfig = field(default_factory=TD3BCConfig)
-    """Of an agent whose learner that is."""
+    """Used if the agent's learner is TD3+BC."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Returns plain values for JSON."""
         return asdict(self)
-
-    def layout(self) -> TokenLayout:
-        """How its tokens are made."""
-        layout = TOKEN_LAYOUTS[self.model.tokens]
-        return layout(
-            self.scaling,
-            self.action_size,
-            self.steps,
-            conditioned=self.agent.return_conditioning == "return",
-        )
-
-    def build(self, seed: int) -> AgenticTransformer:
-        """A freshly initialised model of this agent's shape."""
-        return AgenticTransformer(
-            self.model, self.layout().features, self.action_size, self.steps, nnx.Rngs(seed)
-        )
-
-    def acting(self) -> AgentSpec:
-        """Returns the description of the same agent, with the settings that acting needs."""
-        return replace(self, model=replace(self.model, **ACTING))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> AgentSpec:
-        """The inverse of `to_dict`."""
-        rename_settings(values, "checkpoint")
-        parts = {
-            "agent": AgentConfig(**values["agent"]),
-            "model": ModelConfig(**values["model"]),
-            "scaling": Normalizer.from_dict(values["scaling"]),
-            "td3_bc": TD3BCConfig(**values.get("td3_bc", {})),
-        }
-        return cls(**{**values, **parts})
+        """Returns the spec that `to_dict` gave the values of.
+
+        Raises:
+            ValueError: the values are not those of an agent of this version.
+        """
+        try:
+            parts = {
+                "agent": AgentConfig(**values["agent"]),
+                "model": ModelConfig(**values["model"]),
+                "normalizer": Normalizer.from_dict(values["normalizer"]),
+                "td3_bc": TD3BCConfig(**values.get("td3_bc", {})),
+            }
+            return cls(**{**values, **parts})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not the description of an agent of this version: {error}") from error
+
+    def layout(self) -> TokenLayout:
+        """Returns how the agent's tokens are made."""
+        layout = TOKEN_LAYOUTS[self.model.tokens]
+        conditioned = self.agent.return_conditioning == "return"
+        return layout(self.normalizer, self.action_size, self.steps, conditioned)
+
+    def build(self, seed: int) -> AgenticTransformer:
+        """Returns a freshly initialised model of this agent's shape."""
+        return AgenticTransformer(
+            self.model, self.layout().feature_size, self.action_size, self.steps, nnx.Rngs(seed)
+        )
+
+    def for_acting(self) -> AgentSpec:
+        """Returns the spec of the same agent with the settings that acting needs."""
+        return replace(self, model=replace(self.model, **ACTING))

@@ -1,16 +1,17 @@
-"""The transformer: tokens in, parameters of action distributions out.
+"""Defines the transformer: tokens in, parameters of action distributions out.
 
-Attention is a function handed in by the caller, so that one model serves training (exact attention
-over a sequence sharded on the ring) and acting (against a key/value cache). A token knows its step
-within its trajectory, but no position in the sequence: nothing in the model depends on how many
-trajectories stand before it, so a context may grow beyond the training length.
+The caller passes attention as a function, so that one model serves training (exact attention over a
+sequence sharded on the ring) and acting (attention to a key/value cache). A token knows its step
+within its trajectory, but not its position in the sequence. Nothing in the model depends on how
+many trajectories come before a token, so a context may grow beyond the training length.
 
-Parameters are float32. With `compute` bfloat16 the blocks calculate in it; norms and softmax
-accumulate in float32, and the head is float32.
+Parameters are float32. With `compute` bfloat16 the blocks calculate in bfloat16. Norms and softmax
+accumulate in float32 all the same, and the head is float32.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -22,34 +23,37 @@ from agentic_transformer.config import ModelConfig
 from agentic_transformer.models.heads import head_size
 
 Attention = Callable[[int | jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
-"""(layer, query, key, value), each (batch, sequence, heads, head_dim) -> (batch, sequence, heads,
-head_dim)."""
+"""Takes the layer's index, and query, key and value, each (batch, sequence, heads, head_dim).
+Returns the attention's output of the same shape."""
 
 Feedforward = Callable[
     [Callable[[nnx.State, jax.Array], jax.Array], nnx.State, jax.Array], jax.Array
 ]
-"""(function of each token, its parameters, (batch, sequence, width)) -> (batch, sequence, width).
-"""
+"""Takes a function of tokens, the function's parameters, and tokens (batch, sequence, width).
+Returns the function's values (batch, sequence, width)."""
 
-Weights = Callable[[nnx.State], nnx.State]
-"""A block's parameters, as they are kept -> as they are computed with."""
+GatherParams = Callable[[nnx.State], nnx.State]
+"""Takes a block's parameters as they are stored. Returns them as the block computes with them."""
 
 
 class Block(nnx.Module):
-    """Pre-norm transformer block: attention, then a feedforward network with ReLU (the paper's
-    activation).
-    """
+    """Computes a pre-norm block: attention, then a feedforward network with ReLU (the paper's)."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
-        """Initialises the parameters."""
+        """Initialises the parameters.
+
+        Args:
+            config: sizes and the type that the block computes in.
+            rngs: source of the initial parameters.
+        """
         width, dtype = config.width, jnp.dtype(config.dtype)
         self.heads = config.heads
         self.attention_norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
-        self.project = nnx.Linear(width, 3 * width, use_bias=False, dtype=dtype, rngs=rngs)
-        self.merge = nnx.Linear(width, width, use_bias=False, dtype=dtype, rngs=rngs)
+        self.qkv_proj = nnx.Linear(width, 3 * width, use_bias=False, dtype=dtype, rngs=rngs)
+        self.out_proj = nnx.Linear(width, width, use_bias=False, dtype=dtype, rngs=rngs)
         self.feedforward_norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
-        self.expand = nnx.Linear(width, config.feedforward * width, dtype=dtype, rngs=rngs)
-        self.contract = nnx.Linear(config.feedforward * width, width, dtype=dtype, rngs=rngs)
+        self.up_proj = nnx.Linear(width, config.feedforward * width, dtype=dtype, rngs=rngs)
+        self.down_proj = nnx.Linear(config.feedforward * width, width, dtype=dtype, rngs=rngs)
 
     def __call__(
         self,
@@ -57,33 +61,44 @@ class Block(nnx.Module):
         attend: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
         feedforward: Feedforward,
     ) -> jax.Array:
-        """(batch, sequence, width) -> the same shape."""
-        qkv = self.project(self.attention_norm(x))
+        """Computes x + attention(norm(x)), and to that adds the feedforward network of its norm.
+
+        Args:
+            x: (batch, sequence, width).
+            attend: attention of (query, key, value), each (batch, sequence, heads, head_dim).
+            feedforward: applies the feedforward network to the tokens.
+
+        Returns:
+            (batch, sequence, width).
+        """
+        qkv = self.qkv_proj(self.attention_norm(x))
         # (batch, sequence, 3 * width) -> three of (batch, sequence, heads, head_dim)
         query, key, value = jnp.moveaxis(qkv.reshape(*x.shape[:2], 3, self.heads, -1), 2, 0)
-        x = x + self.merge(attend(query, key, value).reshape(x.shape))
-        graph, params = nnx.split((self.feedforward_norm, self.expand, self.contract))
+        # (batch, sequence, heads, head_dim) -> (batch, sequence, width)
+        x = x + self.out_proj(attend(query, key, value).reshape(x.shape))
+        graph, params = nnx.split((self.feedforward_norm, self.up_proj, self.down_proj))
 
-        def of_tokens(params: nnx.State, x: jax.Array) -> jax.Array:
-            norm, expand, contract = nnx.merge(graph, params)
-            return contract(nnx.relu(expand(norm(x))))
+        # A pure function, so that `feedforward` may apply it to chunks of the tokens.
+        def mlp(params: nnx.State, x: jax.Array) -> jax.Array:
+            norm, up_proj, down_proj = nnx.merge(graph, params)
+            return down_proj(nnx.relu(up_proj(norm(x))))
 
-        return x + feedforward(of_tokens, params, x)
+        return x + feedforward(mlp, params, x)
 
 
 class AgenticTransformer(nnx.Module):
-    """Embedding, blocks, and the parameters of an action head."""
+    """Maps tokens to the parameters of action distributions: embedding, blocks, action head."""
 
     def __init__(
-        self, config: ModelConfig, features: int, actions: int, steps: int, rngs: nnx.Rngs
+        self, config: ModelConfig, feature_size: int, action_size: int, steps: int, rngs: nnx.Rngs
     ) -> None:
         """Initialises the parameters, the same whether the layers are rolled or not.
 
         Args:
             config: sizes and kind of head.
-            features: size F of a token.
-            actions: size A of an action.
-            steps: steps of a trajectory, the number of within-trajectory timesteps.
+            feature_size: size F of a token.
+            action_size: size A of an action.
+            steps: steps of a trajectory, the number of timestep embeddings.
             rngs: source of the initial parameters.
 
         Raises:
@@ -94,8 +109,8 @@ class AgenticTransformer(nnx.Module):
                 f"model.width={config.width} must be a multiple of model.heads={config.heads}"
             )
         dtype = jnp.dtype(config.dtype)
-        self.remat, self.rolled = config.remat, config.scan_layers
-        self.embed = nnx.Linear(features, config.width, dtype=dtype, rngs=rngs)
+        self.remat, self.scan_layers = config.remat, config.scan_layers
+        self.embed = nnx.Linear(feature_size, config.width, dtype=dtype, rngs=rngs)
         self.timestep = nnx.Embed(
             steps,
             config.width,
@@ -107,7 +122,7 @@ class AgenticTransformer(nnx.Module):
         self.blocks = _stacked(blocks) if config.scan_layers else nnx.List(blocks)
         self.norm = nnx.LayerNorm(config.width, dtype=jnp.float32, rngs=rngs)
         self.head = nnx.Linear(
-            config.width, head_size(config, actions), dtype=jnp.float32, rngs=rngs
+            config.width, head_size(config, action_size), dtype=jnp.float32, rngs=rngs
         )
 
     def __call__(
@@ -115,61 +130,72 @@ class AgenticTransformer(nnx.Module):
         features: jax.Array,
         timestep: jax.Array,
         attention: Attention,
-        weights: Weights = lambda params: params,
+        gather_params: GatherParams = lambda params: params,
         feedforward: Feedforward = lambda function, params, x: function(params, x),
     ) -> jax.Array:
-        """Parameters of the action distribution at every token.
+        """Returns the parameters of the action distribution at every token.
 
         Args:
             features: (batch, sequence, F) float32.
             timestep: (batch, sequence) int32.
             attention: exact causal attention of each layer.
-            weights: brings a block's parameters to where they are needed; done again for the
-                gradient if the block is.
+            gather_params: gathers a block's sharded parameters just before they are used, and once
+                more in the backward pass of a rematerialised block.
             feedforward: applies a block's feedforward network to the tokens, at once or in chunks.
 
         Returns:
-            (batch, sequence, head_size) float32, to be read by `agentic_transformer.models.heads`.
+            (batch, sequence, head_size) float32, see `agentic_transformer.models.heads`.
         """
 
-        def run(
+        def apply_block(
             graph: nnx.GraphDef, layer: int | jax.Array, params: nnx.State, x: jax.Array
         ) -> jax.Array:
             def block(params: nnx.State, x: jax.Array) -> jax.Array:
-                return nnx.merge(graph, weights(params))(x, partial(attention, layer), feedforward)
+                whole = nnx.merge(graph, gather_params(params))
+                return whole(x, partial(attention, layer), feedforward)
 
             return _rematerialised(block, self.remat)(params, x)
 
+        # (batch, sequence, width)
         x = self.embed(features) + self.timestep(timestep)
-        if self.rolled:
+        if self.scan_layers:
+            # One compiled block for all layers: their parameters are stacked, (layers, ...).
             graph, params = nnx.split(self.blocks)
             layers = jnp.arange(jax.tree.leaves(params)[0].shape[0])
-            x, _ = jax.lax.scan(lambda x, layer: (run(graph, *layer, x), None), x, (layers, params))
+            x, _ = jax.lax.scan(
+                lambda x, layer: (apply_block(graph, *layer, x), None), x, (layers, params)
+            )
         else:
             for layer, block in enumerate(self.blocks):
                 graph, params = nnx.split(block)
-                x = run(graph, layer, params, x)
+                x = apply_block(graph, layer, params, x)
         return self.head(self.norm(x))
 
 
 def _stacked(blocks: Sequence[Block]) -> Block:
-    """One block whose parameters (layers, ...) are those of all."""
+    """Stacks the parameters of all blocks in one block, (layers, ...)."""
     graphs, params = zip(*map(nnx.split, blocks), strict=True)
     return nnx.merge(graphs[0], jax.tree.map(lambda *layers: jnp.stack(layers), *params))
 
 
 def unrolled(params: nnx.State) -> nnx.State:
-    """The parameters of a model with rolled layers as those of the same model with a block for each
-    layer.
+    """Returns a rolled model's parameters as those of the same model with a block for each layer.
+
+    Args:
+        params: parameters whose `blocks` are stacked, (layers, ...).
     """
     layers = jax.tree.leaves(params["blocks"])[0].shape[0]
-    blocks = {layer: jax.tree.map(lambda x: x[layer], params["blocks"]) for layer in range(layers)}  # noqa: B023
+    blocks = {
+        layer: jax.tree.map(operator.itemgetter(layer), params["blocks"]) for layer in range(layers)
+    }
     return nnx.State({**params, "blocks": blocks})
 
 
 def _rematerialised(function: Callable[..., jax.Array], remat: str) -> Callable[..., jax.Array]:
-    """A function whose activations are kept for its gradient ("none"), computed again ("block"), or
-    all but products ("dots").
+    """Sets which activations of a function are kept for its gradient.
+
+    "none" keeps all of them. "block" keeps none and computes them again. "dots" keeps the results
+    of matrix products.
     """
     if remat == "none":
         return function

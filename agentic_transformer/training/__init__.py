@@ -1,1 +1,1 @@
-"""Trains an agent: the loop, its step, shardings, checkpoints and metrics."""
+"""Trains agents: data in, checkpoints and metrics out."""

@@ -1,7 +1,7 @@
-"""A list of a folder's files with their SHA-256, in the format of `sha256sum --check`: what changed
-since is found.
+"""Lists a folder's files with their SHA-256, and finds what has changed since.
 
-Storage flips bits, transfers truncate; array formats restore the result without a word.
+Storage flips bits and transfers are cut short, and array formats read the result without an error.
+The list has the format of `sha256sum --check`.
 """
 
 from __future__ import annotations
@@ -13,26 +13,29 @@ NAME = "SHA256SUMS"
 
 
 def write(folder: Path) -> None:
-    """Lists all files of a folder; the list is there whole or not at all."""
-    lines = "".join(f"{_digest(path)}  {name}\n" for name, path in sorted(_files(folder).items()))
+    """Writes the list of all files of a folder; the list appears whole or not at all."""
+    lines = "".join(f"{_sha256(path)}  {name}\n" for name, path in sorted(_files(folder).items()))
     partial = folder / f".{NAME}"
     partial.write_text(_head(lines) + lines)
     partial.replace(folder / NAME)
 
 
 def digest(folder: Path) -> str:
-    """SHA-256 of a folder's list, and so of all that it lists."""
+    """Returns the SHA-256 of a folder's list, which stands for all files on it."""
     return hashlib.sha256((folder / NAME).read_bytes()).hexdigest()
 
 
 def listed(folder: Path) -> dict[str, str]:
-    """Returns the SHA-256 of each file on a folder's list, by its name."""
+    """Returns the SHA-256 of each file on a folder's list, by the file's name."""
     lines = (folder / NAME).read_text(errors="replace").splitlines()[1:]
     return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
 
 
 def problem(folder: Path) -> str:
-    """What is wrong with a folder, by file; empty if it is as it was when its list was written."""
+    """Returns what is wrong with a folder, with the file's name.
+
+    It is empty if the folder is as it was when its list was written.
+    """
     listing = folder / NAME
     if not listing.is_file():
         return f"{listing} is missing"
@@ -46,7 +49,7 @@ def problem(folder: Path) -> str:
         if name not in expected:
             return f"{folder / name} is not in {NAME}"
         try:
-            changed = _digest(present[name]) != expected[name]
+            changed = _sha256(present[name]) != expected[name]
         except OSError as error:
             return f"{present[name]} cannot be read: {error.strerror}"
         if changed:
@@ -55,11 +58,12 @@ def problem(folder: Path) -> str:
 
 
 def _head(lines: str) -> str:
-    """The list's own digest, in a comment that `sha256sum` skips."""
+    """Returns the list's own SHA-256, as a comment that `sha256sum` skips."""
     return f"# {hashlib.sha256(lines.encode()).hexdigest()}\n"
 
 
 def _files(folder: Path) -> dict[str, Path]:
+    """Returns all files of a folder but the list, by their names within it."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return {
         path.relative_to(folder).as_posix(): path
@@ -68,6 +72,6 @@ def _files(folder: Path) -> dict[str, Path]:
     }
 
 
-def _digest(path: Path) -> str:
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

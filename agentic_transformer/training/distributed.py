@@ -1,9 +1,10 @@
-"""Several processes of one program: who they are, and the few things they do together besides
-computing.
+"""Connects the processes of one run, and lets them agree.
 
-Slurm's processes are found by jax itself. By hand, the same command is started once for each
+jax finds the processes of a Slurm job by itself. By hand, the same command is started once for each
 process with `mesh.coordinator=<host>:<port>` (of process 0), `mesh.processes=<count>` and
 `mesh.process=<0, 1, ...>`.
+
+jax is imported inside the functions: a command asks `process_info` before it is loaded.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from contextlib import contextmanager
 from agentic_transformer.config import MeshConfig
 
 SECONDS_TO_MEET = 120
-# a process that failed alone waits for the others, which may wait for it, no longer than this
+# At the end a process waits for the others. If one failed alone, they wait no longer than this.
 SECONDS_TO_PART = 20
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 
 
 def process_info(config: MeshConfig) -> tuple[int, int]:
-    """This process's number and how many there are; jax is not imported."""
+    """Returns this process's number and how many there are, without jax."""
     if config.processes > 1:
         return config.process, config.processes
     if all(name in os.environ for name in _SLURM):
@@ -32,10 +33,13 @@ def process_info(config: MeshConfig) -> tuple[int, int]:
 
 
 def initialize(config: MeshConfig) -> None:
-    """Meets the other processes, if there are any; to be called before jax looks for devices."""
+    """Connects to the other processes, if there are any.
+
+    Call it before jax looks for devices.
+    """
     if process_info(config)[1] == 1:
         return
-    import jax
+    import jax  # loads slowly
 
     given = (
         {}
@@ -47,27 +51,28 @@ def initialize(config: MeshConfig) -> None:
         "shutdown_timeout_seconds": SECONDS_TO_PART,
     }
     jax.distributed.initialize(config.coordinator, **given, **patience)
-    # jax now catches SIGTERM below Python, for a service that is not used here; without this line
-    # the signal would be lost.
+    # jax now catches SIGTERM below Python, for a service that is not used here. Setting Python's
+    # handler once more brings the signal back to Python.
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes what only one may write."""
-    import jax
+    """Returns whether this is process 0, which alone writes logs and checksums."""
+    import jax  # loads slowly
 
     return jax.process_index() == 0
 
 
 def agree(value: int) -> int:
-    """The value of process 0, in every process."""
-    from jax.experimental import multihost_utils
+    """Returns the value of process 0 in every process."""
+    from jax.experimental import multihost_utils  # loads slowly
 
     return int(multihost_utils.broadcast_one_to_all(value))
 
 
 def differing(values: dict[str, str]) -> list[str]:
-    """Names of those values that are not the same in all processes."""
+    """Returns the names of the values that are not the same in all processes."""
+    # These load slowly.
     import jax
     import numpy as np
     from jax.experimental import multihost_utils
@@ -78,30 +83,29 @@ def differing(values: dict[str, str]) -> list[str]:
     everywhere = multihost_utils.process_allgather(sums)  # (processes, values)
     return [
         name
-        for name, alike in zip(values, (everywhere == everywhere[0]).all(axis=0), strict=True)
-        if not alike
+        for name, same in zip(values, (everywhere == everywhere[0]).all(axis=0), strict=True)
+        if not same
     ]
 
 
 def any_process(flag: bool) -> bool:
-    """Whether the flag is set in any process."""
+    """Returns whether the flag is set in any process."""
+    # These load slowly.
     import jax
     import numpy as np
     from jax.experimental import multihost_utils
 
-    return (
-        flag
-        if jax.process_count() == 1
-        else bool(multihost_utils.process_allgather(np.array(flag)).any())
-    )
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(np.array(flag)).any())
 
 
 @contextmanager
 def first_process_first() -> Iterator[None]:
-    """Process 0 goes through the block before the others do, who then find the files that it made.
+    """Runs a block in process 0 before the others, which then find the files that it made.
 
     Raises:
-        ValueError: in the others, where process 0 failed.
+        ValueError: process 0 failed; raised in the other processes.
     """
     if not is_first():
         if not agree(True):

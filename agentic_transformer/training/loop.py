@@ -1,4 +1,4 @@
-"""Runs the training loop: prefetches batches, steps, logs, saves."""
+"""Runs training steps: prefetches batches, traces chosen steps, logs and saves."""
 
 from __future__ import annotations
 
@@ -8,48 +8,55 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
+from typing import TypeVar
 
 import jax
 
 from agentic_transformer.config import TrainConfig
 from agentic_transformer.contexts.tokens import Tokens
-from agentic_transformer.training.step import TrainState, TrainStep
+from agentic_transformer.training.state import TrainState
+from agentic_transformer.training.step import Metrics, TrainStep
+
+Batch = TypeVar("Batch")
 
 
 def profiled(train_step: TrainStep, start: int, steps: Collection[int], folder: Path) -> TrainStep:
-    """A train step that writes a profiler trace of chosen steps to `<folder>/step_<number>`, for
-    TensorBoard or Perfetto.
+    """Returns a train step that writes a profiler trace of chosen steps.
+
+    The traces lie in `<folder>/step_<number>`. TensorBoard and Perfetto show them.
 
     Args:
-        train_step: of `make_train_step`.
+        train_step: the step to trace.
         start: the state's step before the first call.
-        steps: numbers of the steps to trace; the first step of a process includes its compilation.
+        steps: numbers of the steps to trace. The first step of a process includes its compilation.
         folder: where the traces go.
     """
     numbers = count(start + 1)
 
-    def step(state: TrainState, tokens: Tokens) -> tuple[TrainState, dict[str, jax.Array]]:
+    def traced_step(state: TrainState, tokens: Tokens) -> tuple[TrainState, Metrics]:
         number = next(numbers)
         if number not in steps:
             return train_step(state, tokens)
+        # Steps are dispatched asynchronously: the trace must hold this one alone, and all of it.
         jax.block_until_ready(state)
         with jax.profiler.trace(folder / f"step_{number}"):
             return jax.block_until_ready(train_step(state, tokens))
 
-    return step
+    return traced_step
 
 
-def prefetch(make: Callable[[int], Tokens], start: int, stop: int) -> Iterator[Tokens]:
-    """`make(start)`, ..., `make(stop - 1)`, each made in a thread while the step before it
-    computes.
+def prefetch(make: Callable[[int], Batch], start: int, stop: int) -> Iterator[Batch]:
+    """Yields `make(start)`, ..., `make(stop - 1)`.
+
+    A thread makes each batch while the step before it computes.
     """
     with ThreadPoolExecutor(max_workers=1) as worker:
         pending = worker.submit(make, start)
         for step in range(start + 1, stop + 1):
-            tokens = pending.result()
+            batch = pending.result()
             if step < stop:
                 pending = worker.submit(make, step)
-            yield tokens
+            yield batch
 
 
 def fit(
@@ -59,58 +66,63 @@ def fit(
     config: TrainConfig,
     log: Callable[[int, dict[str, float]], None],
     save: Callable[[TrainState, float], None],
-    stop: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainState:
-    """Trains on batches, one step each, the last of which is step `config.steps`.
+    """Trains on batches, one step each, up to step `config.steps`.
 
     Args:
         state: where to start.
-        train_step: of `make_train_step`.
-        batches: placed token rows of the steps after the state's.
+        train_step: see `agentic_transformer.training.step.make_train_step`.
+        batches: sharded token rows of the steps after the state's.
         config: numbers of steps.
         log: receives the step and the mean of its metrics since the last call, every `log_every`
-            steps and at the end.
+            steps, before each save and at the end.
         save: receives the state and its loss every `checkpoint_every` steps and at the end. The
-            loss, by which the best is known, is the mean of the last `log_every` steps, infinite
-            where fewer were made here: means of fewer scatter more.
-        stop: asked after each step; once it is true, the state is saved and training ends.
+            best checkpoint is known by this loss. It is the mean of the last `log_every` steps. It
+            is infinite if fewer steps were made here: a mean of few steps is too noisy to compare.
+        should_stop: asked after each step. Once it is true, the state is saved and training ends.
 
     Returns:
         The trained state.
 
     Raises:
-        FloatingPointError: the loss, or another metric, is not finite; nothing is saved from then
-            on.
+        FloatingPointError: the loss or another metric is not finite; nothing is saved from then on.
     """
-    recent: list[dict[str, jax.Array]] = []
+    recent: list[Metrics] = []  # since the last call of `log`
     losses: deque[jax.Array] = deque(maxlen=config.log_every)
     for step, tokens in enumerate(batches, int(state.step) + 1):
         state, metrics = train_step(state, tokens)
         recent.append(metrics)
         losses.append(metrics["loss"])
         if jax.process_count() > 1:
-            # What processes ask each other in `stop` may overtake the step's own communication in
-            # one of them, and then all wait.
+            # `should_stop` lets processes communicate. In one of them that could overtake the
+            # communication of the step itself, and then all processes would wait for ever.
             jax.block_until_ready(metrics)
-        stopping = stop()
-        due = stopping or step == config.steps or step % config.checkpoint_every == 0
-        if due or step % config.log_every == 0:
-            means = {name: sum(float(m[name]) for m in recent) / len(recent) for name in metrics}
-            if broken := [
-                f"{name} became {value}"
-                for name, value in means.items()
-                if not math.isfinite(value)
-            ]:
-                raise FloatingPointError(
-                    f"{', '.join(broken)} between steps {step - len(recent) + 1} and {step}"
-                )
-            log(step, means)
+        stopping = should_stop()
+        save_due = stopping or step == config.steps or step % config.checkpoint_every == 0
+        if save_due or step % config.log_every == 0:
+            # Reading metrics waits for the device. Between two logs Python runs ahead of it.
+            log(step, _finite_means(recent, step))
             recent = []
-        if due:
-            save(
-                state,
-                sum(map(float, losses)) / len(losses) if len(losses) == losses.maxlen else math.inf,
-            )
+        if save_due:
+            enough = len(losses) == losses.maxlen
+            save(state, sum(map(float, losses)) / len(losses) if enough else math.inf)
         if stopping:
             break
     return state
+
+
+def _finite_means(recent: list[Metrics], step: int) -> dict[str, float]:
+    """Returns the mean of each metric over the last steps, up to `step`.
+
+    Raises:
+        FloatingPointError: a mean is not finite.
+    """
+    names = recent[-1]
+    means = {name: sum(float(each[name]) for each in recent) / len(recent) for name in names}
+    broken = [f"{name} became {mean}" for name, mean in means.items() if not math.isfinite(mean)]
+    if broken:
+        raise FloatingPointError(
+            f"{', '.join(broken)} between steps {step - len(recent) + 1} and {step}"
+        )
+    return means

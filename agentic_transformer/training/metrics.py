@@ -1,4 +1,4 @@
-"""Training metrics: a CSV for figures, TensorBoard events for watching."""
+"""Logs training metrics: a CSV for figures, TensorBoard events to watch."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from types import TracebackType
 
 from tensorboardX import SummaryWriter
 
-_QUEUE = 10_000  # events that may wait to be written
+_MAX_QUEUE = 10_000  # events that may wait to be written
 
 
 class MetricsLog:
-    """Writes `<run>/metrics.csv` and `<run>/tensorboard/`; one row per call, in order of steps."""
+    """Writes `<run>/metrics.csv` and `<run>/tensorboard/`, one row per call, in order of steps."""
 
     def __init__(self, run: Path, from_step: int = 0) -> None:
         """Opens the log.
 
         Args:
             run: the run's folder.
-            from_step: a resumed run goes on from here; rows of later steps, which will be trained
-                again, are dropped.
+            from_step: step from which a resumed run goes on. Later rows are dropped: their steps
+                will be trained again.
         """
         path = run / "metrics.csv"
         kept = _rows_until(path, from_step)
@@ -33,37 +33,30 @@ class MetricsLog:
         self._writer: csv.DictWriter | None = None
         for row in kept:
             self._append(row)
-        partial.replace(path)  # only now: a kill before this leaves the rows that there were
+        partial.replace(path)  # Only now: a kill before this line leaves the old file as it was.
         self._events: SummaryWriter | None = None
-        with self._watching():
-            # Its thread ends when it cannot write; a queue of this length then fills no more.
-            # Absolute, for of `s3:1/run` it takes what stands before the colon for a kind of
-            # storage.
+        with self._tensorboard_may_fail():
+            # An absolute path: in `s3:1/run` TensorBoard would take `s3` for a kind of storage.
             folder = str((run / "tensorboard").resolve())
-            self._events = SummaryWriter(folder, purge_step=from_step + 1, max_queue=_QUEUE)
+            # A long queue: once TensorBoard's thread has died of a full disk, nothing empties the
+            # queue, and a full one would block training.
+            self._events = SummaryWriter(folder, purge_step=from_step + 1, max_queue=_MAX_QUEUE)
         self._before = float(kept[-1]["seconds"]) if kept else 0.0
         self._start = time.perf_counter()
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        """Adds one row: the step, the metrics, and `seconds` of training so far."""
-        self._append(
-            {
-                "step": step,
-                **metrics,
-                "seconds": round(self._before + time.perf_counter() - self._start, 3),
-            }
-        )
-        with self._watching():
+        """Adds one row: the step, the metrics, and the `seconds` of training so far."""
+        seconds = self._before + time.perf_counter() - self._start
+        self._append({"step": step, **metrics, "seconds": round(seconds, 3)})
+        with self._tensorboard_may_fail():
             if self._events:
                 for name, value in metrics.items():
                     self._events.add_scalar(name, value, step)
                 self._events.flush()
 
     @contextmanager
-    def _watching(self) -> Iterator[None]:
-        """Gives TensorBoard up where it fails, and says so in one line: training goes on without
-        it.
-        """
+    def _tensorboard_may_fail(self) -> Iterator[None]:
+        """Gives TensorBoard up at its first error, with one line: training goes on without it."""
         try:
             yield
         except Exception as error:
@@ -77,7 +70,7 @@ class MetricsLog:
         self._writer.writerow(row)
 
     def __enter__(self) -> MetricsLog:
-        """Usable in a with statement."""
+        """Returns the log itself."""
         return self
 
     def __exit__(
@@ -88,17 +81,18 @@ class MetricsLog:
     ) -> None:
         """Closes the files."""
         self._file.close()
-        with self._watching():
+        with self._tensorboard_may_fail():
             if self._events:
                 self._events.close()
 
 
 def _rows_until(path: Path, step: int) -> list[dict[str, str]]:
+    """Reads the rows up to a step."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
-        # A row that a kill cut short lacks values; its step is beyond the last checkpoint, so it is
-        # trained again.
+        # A row that a kill cut short lacks values. Its step lies beyond the last checkpoint, so it
+        # will be trained again.
         return [
             row
             for row in csv.DictReader(file)

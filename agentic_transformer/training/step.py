@@ -1,10 +1,10 @@
-"""Defines the train state, its optimizer and one sharded training step."""
+"""Defines the loss of a batch and one sharded training step."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,84 +13,21 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from agentic_transformer.config import ModelConfig, TrainConfig
+from agentic_transformer.config import ModelConfig
 from agentic_transformer.contexts.tokens import Tokens
 from agentic_transformer.models.heads import action_loss
-from agentic_transformer.models.transformer import AgenticTransformer
+from agentic_transformer.models.transformer import Attention
 from agentic_transformer.ring import attention, blockwise_feedforward, to_layout
-from agentic_transformer.training import sharding
+from agentic_transformer.training.fsdp import all_gather_params, state_sharding
+from agentic_transformer.training.sharding import DATA, RING
+from agentic_transformer.training.state import TrainState
 
-
-class TrainState(NamedTuple):
-    """All that training changes. The sampler's position is the step."""
-
-    step: jax.Array
-    params: nnx.State
-    optimizer: optax.OptState
-
-
-TrainStep = Callable[[TrainState, Tokens], tuple[TrainState, dict[str, jax.Array]]]
-Weights = Callable[
-    [Tokens], dict[str, jax.Array]
-]  # of tokens in each of the losses that a step reports, by its name
-
-
-def make_optimizer(config: TrainConfig) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """AdamW with clipped gradients, linear warm-up and cosine decay, and its learning rate by step."""
-    schedule = optax.warmup_cosine_decay_schedule(
-        init_value=0.0,
-        peak_value=config.learning_rate,
-        warmup_steps=min(config.warmup, config.steps),
-        decay_steps=max(config.steps, config.warmup + 1),
-        end_value=config.learning_rate * config.final_fraction,
-    )
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(config.grad_clip_norm),
-        optax.adamw(schedule, weight_decay=config.weight_decay),
-    )
-    return optimizer, schedule
-
-
-def init_state(
-    build: Callable[[], AgenticTransformer],
-    optimizer: optax.GradientTransformation,
-    mesh: Mesh,
-    fsdp: bool = False,
-) -> tuple[nnx.GraphDef, TrainState]:
-    """The structure of a model and a fresh train state on the mesh, see `mesh.state_sharding`.
-
-    One program draws it all, on every device what is to lie there: a sharded state is never whole
-    anywhere.
-    """
-
-    def fresh() -> TrainState:
-        params = nnx.split(build(), nnx.Param)[1]
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-
-    graph, outline = abstract_state(build, optimizer, mesh, fsdp)
-    return graph, jax.jit(fresh, out_shardings=jax.tree.map(lambda x: x.sharding, outline))()
-
-
-def abstract_state(
-    build: Callable[[], AgenticTransformer],
-    optimizer: optax.GradientTransformation,
-    mesh: Mesh,
-    fsdp: bool = False,
-) -> tuple[nnx.GraphDef, TrainState]:
-    """What `init_state` makes, in shapes and shardings alone, for a checkpoint to fill: nothing is
-    computed.
-    """
-    graph, params = nnx.split(nnx.eval_shape(build), nnx.Param)
-    state = jax.eval_shape(
-        lambda params: TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params)), params
-    )
-
-    def placed(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(
-            x.shape, x.dtype, sharding=sharding.state_sharding(x.shape, mesh, fsdp)
-        )
-
-    return graph, jax.tree.map(placed, state)
+Metrics = dict[str, jax.Array]
+TrainStep = Callable[[TrainState, Tokens], tuple[TrainState, Metrics]]
+LossMasks = Callable[[Tokens], dict[str, jax.Array]]
+"""Maps tokens to the weights (B, S) of every reported loss, by the loss's name."""
+LossFn = Callable[[nnx.State, Tokens, Metrics], tuple[jax.Array, Metrics]]
+"""Maps (params, tokens, totals) to the loss and all reported losses, see `make_loss_fn`."""
 
 
 def make_train_step(
@@ -98,155 +35,192 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     config: ModelConfig,
     mesh: Mesh,
-    length: int,
-    accumulate: int = 1,
+    sequence_length: int,
+    grad_accum_steps: int = 1,
     fsdp: bool = False,
-    trajectories: int = 1,
+    trajectories_per_row: int = 1,
 ) -> TrainStep:
-    """One step of training, compiled over the mesh: the same program for one CPU and for a pod.
+    """Returns one step of training, compiled over the mesh: one program for a CPU and for a pod.
 
     Args:
         graph: structure of the model.
-        optimizer: of `make_optimizer`.
-        config: of the model; `attention` picks the backbone, all of which are exact.
-        mesh: of `agentic_transformer.training.sharding.make_mesh`.
-        length: tokens of a row before padding.
-        accumulate: parts into which the rows are cut, whose gradients are added before the update:
-            less memory, the same loss.
-        fsdp: how the state is sharded, see `init_state`.
-        trajectories: of a row. Of several, `first_step_loss_<n>` is the loss of first steps of
-            those that stand n-th in their row (of powers of two, and of the last; 0 where none of
-            them is learned).
+        optimizer: see `agentic_transformer.training.state.make_optimizer`.
+        config: settings of the model; `attention` picks the backbone, all of which are exact.
+        mesh: devices, see `agentic_transformer.training.sharding.make_mesh`.
+        sequence_length: tokens of a row before padding.
+        grad_accum_steps: micro-batches of a step. More of them take less memory and give the same
+            loss.
+        fsdp: whether the state is sharded, see `agentic_transformer.training.fsdp`.
+        trajectories_per_row: how many trajectories a row holds, for the losses by slot that
+            `loss_masks` adds.
 
     Returns:
-        A function of (state, placed tokens) -> (state, metrics); the state handed in is consumed.
+        A function of (state, sharded tokens) -> (state, metrics). It consumes the state.
     """
-    weights = _loss_weights(length, trajectories, mesh, config.layout)
-    gradient_of = jax.value_and_grad(
-        _loss(graph, config, mesh, length, fsdp, weights), has_aux=True
-    )
-    if accumulate > 1:
-        gradient_of = _accumulated(gradient_of, accumulate, mesh)
+    masks = loss_masks(sequence_length, trajectories_per_row, mesh, config.layout)
+    loss_fn = make_loss_fn(graph, config, mesh, sequence_length, masks, fsdp)
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+    if grad_accum_steps > 1:
+        grad_fn = accumulate_grads(grad_fn, grad_accum_steps, mesh)
 
     @partial(jax.jit, donate_argnums=0)
-    def step(state: TrainState, tokens: Tokens) -> tuple[TrainState, dict[str, jax.Array]]:
-        totals = {
-            name: jnp.maximum(jnp.sum(weight), 1.0) for name, weight in weights(tokens).items()
-        }
-        (_, means), gradients = gradient_of(state.params, tokens, totals)
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
+    def train_step(state: TrainState, tokens: Tokens) -> tuple[TrainState, Metrics]:
+        # The totals are those of the whole batch, also where gradients come from parts of it.
+        totals = {name: jnp.maximum(jnp.sum(weight), 1.0) for name, weight in masks(tokens).items()}
+        (_, losses), grads = grad_fn(state.params, tokens, totals)
+        # The optimizer clips the gradients. The norm that is reported is that before clipping.
+        updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = means | {"gradient_norm": optax.tree.norm(gradients)}
-        after = TrainState(state.step + 1, params, optimizer_state)
-        if fsdp:
-            after = jax.tree.map(
-                lambda x: jax.lax.with_sharding_constraint(
-                    x, sharding.state_sharding(x.shape, mesh, fsdp)
-                ),
-                after,
-            )
-        return after, metrics
+        new_state = TrainState(state.step + 1, params, optimizer_state)
+        if fsdp:  # Without it XLA might leave parts of the new state whole on every device.
+            new_state = jax.tree.map(partial(_constrain_state, mesh), new_state)
+        return new_state, losses | {"gradient_norm": optax.tree.norm(grads)}
 
-    return step
+    return train_step
 
 
-def _loss(
-    graph: nnx.GraphDef, config: ModelConfig, mesh: Mesh, length: int, fsdp: bool, weights: Weights
-) -> Callable[[nnx.State, Tokens, dict[str, jax.Array]], tuple[jax.Array, dict[str, jax.Array]]]:
-    """The loss of (params, tokens, totals), and all that are reported, by name.
+def _constrain_state(mesh: Mesh, x: jax.Array) -> jax.Array:
+    return jax.lax.with_sharding_constraint(x, state_sharding(x.shape, mesh, fsdp=True))
 
-    Each is a weighted sum over tokens divided by its total, which is of the whole batch where the
-    tokens are a part of it.
+
+def make_loss_fn(
+    graph: nnx.GraphDef,
+    config: ModelConfig,
+    mesh: Mesh,
+    sequence_length: int,
+    masks: LossMasks,
+    fsdp: bool = False,
+) -> LossFn:
+    """Returns the loss as a function of (params, tokens, totals).
+
+    With l_t the loss of the action at token t, and w_t the weight of the token in one of the masks,
+    the loss of that name is
+
+        L = sum_t w_t l_t / total
+
+    `totals` holds the total weight of each name over the whole batch. The tokens may be a part of
+    the batch: the losses of all parts then add up to the loss of the batch.
+
+    Args:
+        graph: structure of the model.
+        config: settings of the model.
+        mesh: devices.
+        sequence_length: tokens of a row before padding.
+        masks: the weights of tokens, by the name of the loss; see `loss_masks`. The loss named
+            "loss" is the one to minimise.
+        fsdp: whether the parameters are sharded.
     """
+    options: dict[str, Callable] = {}
+    if fsdp:
+        dtype = jnp.dtype(config.dtype)
+        options["gather_params"] = partial(all_gather_params, mesh=mesh, dtype=dtype)
+    if config.blockwise_feedforward:
+        options["feedforward"] = partial(
+            blockwise_feedforward, mesh=mesh, axis=RING, batch_axis=DATA
+        )
 
-    def loss(
-        params: nnx.State, tokens: Tokens, totals: dict[str, jax.Array]
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        def attend(_: Any, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-            # Tied to the queries: else what sees what would be computed ahead of a loop over
-            # layers, for all of the sequence.
-            query, segment = jax.lax.optimization_barrier((query, tokens.segment))
-            return attention(
-                query,
-                key,
-                value,
-                backbone=config.attention,
-                mesh=mesh,
-                axis=sharding.RING,
-                batch_axis=sharding.DATA,
-                layout=config.layout,
-                segment_ids=segment,
-                length=length,
-            )
-
-        options: dict[str, Callable] = {}
+    def loss_fn(params: nnx.State, tokens: Tokens, totals: Metrics) -> tuple[jax.Array, Metrics]:
         if fsdp:
-            options["weights"] = partial(
-                sharding.all_gather_params, mesh=mesh, dtype=jnp.dtype(config.dtype)
-            )
-            whole = partial(sharding.all_gather_params, mesh=mesh, dtype=jnp.float32)
+            # The model gathers each block where it is used. The small rest is gathered here.
             params = nnx.State(
-                {name: part if name == "blocks" else whole(part) for name, part in params.items()}
+                {
+                    name: part
+                    if name == "blocks"
+                    else all_gather_params(part, mesh=mesh, dtype=jnp.float32)
+                    for name, part in params.items()
+                }
             )
-        if config.blockwise_feedforward:
-            options["feedforward"] = partial(
-                blockwise_feedforward, mesh=mesh, axis=sharding.RING, batch_axis=sharding.DATA
-            )
-        outputs = nnx.merge(graph, params)(tokens.features, tokens.timestep, attend, **options)
-        losses = action_loss(config, outputs, tokens.action)
-        means = {
-            name: jnp.sum(losses * weight) / totals[name]
-            for name, weight in weights(tokens).items()
+        attend = _make_attention(config, mesh, sequence_length, tokens.segment)
+        model = nnx.merge(graph, params)
+        outputs = model(tokens.features, tokens.timestep, attend, **options)  # (B, S, head_size)
+        action_losses = action_loss(config, outputs, tokens.action)  # (B, S)
+        losses = {
+            name: jnp.sum(action_losses * weight) / totals[name]
+            for name, weight in masks(tokens).items()
         }
-        return means["loss"], means
+        return losses["loss"], losses
 
-    return loss
+    return loss_fn
 
 
-def _accumulated(gradient_of: Callable, parts: int, mesh: Mesh) -> Callable:
-    """As `gradient_of(params, tokens, totals)`, of one part of the rows after the other, in the
-    memory of one.
+def _make_attention(
+    config: ModelConfig, mesh: Mesh, sequence_length: int, segment: jax.Array
+) -> Attention:
+    """Returns causal attention within segments (B, S), by the backbone of the settings."""
+
+    def attend(_: Any, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        # Barrier: otherwise XLA hoists every mask out of the layer scan, O(S^2) memory.
+        query, here = jax.lax.optimization_barrier((query, segment))
+        return attention(
+            query,
+            key,
+            value,
+            backbone=config.attention,
+            mesh=mesh,
+            axis=RING,
+            batch_axis=DATA,
+            layout=config.layout,
+            segment_ids=here,
+            length=sequence_length,
+        )
+
+    return attend
+
+
+def accumulate_grads(grad_fn: Callable, steps: int, mesh: Mesh) -> Callable:
+    """Returns a function that accumulates gradients over micro-batches, in the memory of one.
+
+    Args:
+        grad_fn: `jax.value_and_grad` of a loss function of `make_loss_fn`.
+        steps: number of micro-batches.
+        mesh: devices; each keeps rows of its own in every micro-batch.
+
+    Returns:
+        A function with the arguments and results of `grad_fn`, for the whole batch.
     """
+    by_rows = NamedSharding(mesh, PartitionSpec(None, DATA, RING))
 
-    def cut(
-        x: jax.Array,
-    ) -> jax.Array:  # (B, S, ...) -> (parts, B / parts, S, ...); every device keeps rows of its own
-        rows = jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1)
-        return jax.lax.with_sharding_constraint(
-            rows, NamedSharding(mesh, PartitionSpec(None, sharding.DATA, sharding.RING))
-        )
+    def split(x: jax.Array) -> jax.Array:  # (B, S, ...) -> (steps, B / steps, S, ...)
+        micro_batches = jnp.swapaxes(x.reshape(-1, steps, *x.shape[1:]), 0, 1)
+        return jax.lax.with_sharding_constraint(micro_batches, by_rows)
 
-    def accumulated(params: nnx.State, tokens: Tokens, totals: dict[str, jax.Array]) -> Any:
-        def add(sums: Any, part: Tokens) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, sums, gradient_of(params, part, totals)), None
+    def accumulated(params: nnx.State, tokens: Tokens, totals: Metrics) -> Any:
+        def add(sums: Any, micro_batch: Tokens) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, sums, grad_fn(params, micro_batch, totals)), None
 
-        zeros = (
-            (jnp.zeros(()), jax.tree.map(jnp.zeros_like, totals)),
-            jax.tree.map(jnp.zeros_like, params),
-        )
-        return jax.lax.scan(add, zeros, jax.tree.map(cut, tokens))[0]
+        # A scan keeps the activations of one micro-batch at a time.
+        losses = jnp.zeros(()), jax.tree.map(jnp.zeros_like, totals)
+        zeros = losses, jax.tree.map(jnp.zeros_like, params)
+        return jax.lax.scan(add, zeros, jax.tree.map(split, tokens))[0]
 
     return accumulated
 
 
-def _loss_weights(length: int, trajectories: int, mesh: Mesh, layout: str) -> Weights:
-    """Those of `make_train_step`."""
-    nth = (
-        np.arange(length) // (length // trajectories) + 1
-    )  # of each token: which trajectory of its row it belongs to
-    nth = to_layout(nth, mesh.shape[sharding.RING], layout, axis=0)
-    shown = (
-        [n for n in range(1, trajectories + 1) if n & (n - 1) == 0 or n == trajectories]
-        if trajectories > 1
-        else []
-    )
+def loss_masks(sequence_length: int, trajectories: int, mesh: Mesh, layout: str) -> LossMasks:
+    """Returns a function of tokens that gives the weights of every reported loss.
 
-    def weights(tokens: Tokens) -> dict[str, jax.Array]:
-        # The first step of a trajectory has only the context to go by: its loss shows learning from
-        # context early.
+    `loss` weights all learned actions. `first_step_loss` weights those at step 0 of a trajectory.
+    Where a row holds several trajectories, `first_step_loss_<n>` is the loss at step 0 of the n-th
+    trajectory of each row, for powers of two and the last n. It is 0 where none of them is learned.
+
+    Args:
+        sequence_length: tokens of a row before padding.
+        trajectories: how many trajectories a row holds.
+        mesh: devices; its ring decides the order of tokens.
+        layout: "zigzag" or "contiguous".
+    """
+    # (S,) for each token, which trajectory of its row it belongs to, counted from 1
+    number = np.arange(sequence_length) // (sequence_length // trajectories) + 1
+    number = to_layout(number, mesh.shape[RING], layout, axis=0)
+    reported = [n for n in range(1, trajectories + 1) if n & (n - 1) == 0 or n == trajectories]
+    if trajectories == 1:
+        reported = []
+
+    def masks(tokens: Tokens) -> dict[str, jax.Array]:
+        # At its first step a trajectory has only the context to act on. That loss shows early
+        # whether the agent learns from its context.
         first = tokens.weight * (tokens.timestep == 0)
-        return {"loss": tokens.weight, "first_step_loss": first} | {
-            f"first_step_loss_{n}": first * (nth == n) for n in shown
-        }
+        by_slot = {f"first_step_loss_{n}": first * (number == n) for n in reported}
+        return {"loss": tokens.weight, "first_step_loss": first} | by_slot
 
-    return weights
+    return masks

@@ -1,3 +1,4 @@
-"""One module a domain, each with its `DOMAIN`. Loaded by name through `envs.domain.load`."""
+"""Holds a module for each domain, with its `DOMAIN`; `envs.domain.load_domain` loads it by name."""
 
-import envs.headless  # noqa: F401  before any of them loads dm_control
+# Before any of the modules loads dm_control, which would load a drawing library.
+import envs.headless  # noqa: F401

@@ -1,4 +1,4 @@
-"""What walker, cheetah and hopper share: planar bodies whose torso's subtree moves and turns."""
+"""Computes what walker, cheetah and hopper share: how fast a planar body moves and turns."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import numpy as np
 from envs.domain import Reading, Readings
 from envs.headless import mujoco
 
-SPEED = Reading("subtree_linvel", "torso")  # what the sensor of this name in the models reads
+# Of the torso and all that hangs on it, which is the whole body.
+VELOCITY = Reading("subtree_linvel", "torso")
 ANGULAR_MOMENTUM = Reading("subtree_angmom", "torso")
 STAGES = (mujoco.mj_kinematics, mujoco.mj_comPos, mujoco.mj_comVel, mujoco.mj_subtreeVel)
 
@@ -15,21 +16,25 @@ _SPIN = 5.0  # angular momentum about y that earns a flip's full reward (URLB)
 
 
 def speed(readings: Readings) -> np.ndarray:
-    """Horizontal velocity of the centre of mass, (states,), metres a second."""
-    return readings["speed"][:, 0]
+    """Returns the horizontal velocity of the centre of mass, (states,), in metres a second."""
+    return readings["velocity"][:, 0]
 
 
 def linear(value: np.ndarray, target: float, margin: float, at_margin: float) -> np.ndarray:
-    """dm_control's tolerance with bounds (target, inf) and a linear fall over `margin` to
-    `at_margin`.
+    """Computes dm_control's `tolerance` with bounds (target, inf) and a linear sigmoid.
 
-    To the last bit, in a quarter of the time, which counts where a step takes microseconds.
+    It is 1 from `target` on, and falls to `at_margin` over `margin`. It equals `tolerance` to the
+    last bit and takes a quarter of its time, which counts where a step takes microseconds.
     """
+    # 1 - (1 - v) (target - x) / margin, where v is the value at the margin
     return np.clip(1 - (target - value) / margin * (1 - at_margin), 0, 1)
 
 
 def spin(readings: Readings, direction: int) -> np.ndarray:
-    """How fast the body turns about y in `direction` (+1 or -1), (states,) in [0, 1] (URLB's flip
-    tasks).
+    """Returns the reward for turning about y, (states,) in [0, 1] (URLB's flip tasks).
+
+    Args:
+        readings: with the angular momentum.
+        direction: +1 or -1.
     """
     return linear(direction * readings["angular_momentum"][:, 1], _SPIN, _SPIN, 0)

@@ -1,7 +1,7 @@
-"""Point mass with a hidden goal: dm_control's point_mass (easy), held for 15 control steps an agent
-step.
+"""Defines the point mass with a hidden goal, on dm_control's point_mass (easy).
 
-The goal lies on a ring around the start and is never observed; only rewards tell where it is.
+The goal lies on a ring around the start and is never observed; only rewards tell where it is. An
+agent step is 15 control steps, so that 12 agent steps suffice to reach it.
 """
 
 from __future__ import annotations
@@ -19,26 +19,28 @@ _START = 0.01  # metres around the centre within which episodes start
 
 
 class _FromCentre(point_mass.PointMass):
-    """Starts at rest, uniform on a small disc."""
+    """Starts at rest, uniformly on a small disc."""
 
     def initialize_episode(self, physics: point_mass.Physics) -> None:
+        # The square root makes a uniform draw of the radius uniform over the area.
         radius, angle = _START * np.sqrt(self.random.uniform()), self.random.uniform(-np.pi, np.pi)
         physics.data.qpos[:] = radius * np.cos(angle), radius * np.sin(angle)
 
 
-def _build(mode: str) -> Environment:
+def _build(behaviour: str) -> Environment:
     return Environment(suite.load("point_mass", "easy").physics, _FromCentre(randomize_gains=False))
 
 
 def observe(readings: Readings) -> np.ndarray:
-    """Position and velocity, (states, 4)."""
+    """Returns position and velocity, (states, 4)."""
     return np.concatenate([readings["qpos"], readings["qvel"]], axis=1)
 
 
 def _reward(readings: Readings) -> np.ndarray:
-    return tolerance(
-        np.linalg.norm(readings["qpos"] - readings["goal"], axis=1), (0, GOAL_RADIUS), GOAL_RADIUS
-    )
+    distance = np.linalg.norm(readings["qpos"] - readings["goal"], axis=1)
+    return tolerance(distance, (0, GOAL_RADIUS), GOAL_RADIUS)
 
 
-DOMAIN = Domain(build=_build, observe=observe, rewards={"goal": _reward}, repeat=15, slow=True)
+DOMAIN = Domain(
+    build=_build, observe=observe, rewards={"goal": _reward}, control_steps=15, use_threads=True
+)

@@ -1,5 +1,6 @@
-"""Point mass in four rooms: dm_control's point_mass with a cross of two walls, and a corner to
-reach (ExoRL).
+"""Defines the point mass that reaches for a corner of a maze of four rooms (ExoRL).
+
+The maze is dm_control's point_mass with a cross of two walls.
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ from envs.domains.point_mass import observe
 from envs.maze import RADIUS, ROOM_OF, ROOMS, WALLS, distance
 
 _START_X, _START_Y = (-0.29, -0.15), (0.15, 0.29)  # the top-left room
-_TIME_LIMIT = 20
+_TIME_LIMIT = 20  # seconds
 
 
 class _FromTopLeft(point_mass.PointMass):
+    """Starts at rest, uniformly in the top-left room."""
+
     def initialize_episode(self, physics: point_mass.Physics) -> None:
         physics.data.qpos[:] = self.random.uniform(*_START_X), self.random.uniform(*_START_Y)
 
 
 def _model() -> bytes:
-    """dm_control's point_mass with contacts, a cross at the centre, and a target that one can stand
-    on.
-    """
+    """Returns dm_control's point_mass with walls, and with a target that does not collide."""
     tree = etree.fromstring(common.read_model("point_mass.xml"))
     option = tree.find("option")
-    option.remove(option.find("flag"))
+    option.remove(option.find("flag"))  # it turns contacts off
     tree.find(".//geom[@name='target']").attrib.update({"contype": "0", "conaffinity": "0"})
     for name, (width, height) in zip(("maze_x", "maze_y"), WALLS, strict=True):
         box = {
@@ -44,7 +45,7 @@ def _model() -> bytes:
     return etree.tostring(tree)
 
 
-def _build(mode: str) -> Environment:
+def _build(behaviour: str) -> Environment:
     physics = point_mass.Physics.from_xml_string(_model(), common.ASSETS)
     return Environment(physics, _FromTopLeft(randomize_gains=False), time_limit=_TIME_LIMIT)
 
@@ -54,10 +55,10 @@ def _reach(room: int) -> Callable[[Readings], np.ndarray]:
         near = tolerance(
             np.linalg.norm(readings["qpos"] - ROOMS[room], axis=1), (0, RADIUS), RADIUS
         )
-        small_control = tolerance(
-            readings["ctrl"], margin=1, value_at_margin=0, sigmoid="quadratic"
-        ).mean(axis=1)
-        return near * (small_control + 4) / 5
+        control = readings["ctrl"]
+        small_control = tolerance(control, margin=1, value_at_margin=0, sigmoid="quadratic")
+        # Controls cost a fifth of the reward at most.
+        return near * (small_control.mean(axis=1) + 4) / 5
 
     return reward
 
@@ -69,6 +70,7 @@ def _approach(room: int) -> Callable[[Readings], np.ndarray]:
 DOMAIN = Domain(
     build=_build,
     observe=observe,
-    rewards={mode: _reach(room) for mode, room in ROOM_OF.items()},
-    guides={mode: _approach(room) for mode, room in ROOM_OF.items()},
+    rewards={corner: _reach(room) for corner, room in ROOM_OF.items()},
+    # The reward is flat away from the corner, and the straight way to it may lead into a wall.
+    shaped_rewards={corner: _approach(room) for corner, room in ROOM_OF.items()},
 )

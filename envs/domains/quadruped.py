@@ -1,6 +1,8 @@
-"""Quadruped: walk and run (dm_control), stand, jump, roll and roll_fast (URLB)."""
+"""Defines quadruped: walk and run (dm_control), stand, jump, roll and roll_fast (URLB)."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 from dm_control import suite
@@ -9,7 +11,9 @@ from envs.domain import Domain, Reading, Readings
 from envs.domains.planar import linear
 from envs.headless import mujoco
 
-_ROOT_POSITION, _ROOT_VELOCITY = 7, 6  # the free joint's share of qpos and qvel
+# Numbers of the free joint in qpos (a position and a quaternion) and in qvel.
+_ROOT_POSITION, _ROOT_VELOCITY = 7, 6
+_UPRIGHT = 8  # index of zz in a flattened rotation matrix: 1 for an upright torso
 _TOES = ("front_left", "front_right", "back_right", "back_left")  # dm_control's order of sensors
 _FORCES = tuple(f"{kind}_toe_{toe}" for kind in ("force", "torque") for toe in _TOES)
 
@@ -21,9 +25,10 @@ def _observe(readings: Readings) -> np.ndarray:
             readings["qvel"][:, _ROOT_VELOCITY:],
             readings["act"],
             readings["velocity"],
-            readings["torso_frame"][:, 8:],
+            readings["torso_frame"][:, _UPRIGHT:],
             readings["imu_accel"],
             readings["imu_gyro"],
+            # Forces and torques range over orders of magnitude.
             *(np.arcsinh(readings[sensor]) for sensor in _FORCES),
         ],
         axis=1,
@@ -31,30 +36,34 @@ def _observe(readings: Readings) -> np.ndarray:
 
 
 def _upright(readings: Readings) -> np.ndarray:
-    return linear(readings["torso_frame"][:, 8], 1, 2, 0)
+    return linear(readings["torso_frame"][:, _UPRIGHT], 1, 2, 0)
 
 
-def _move(target: float) -> object:
-    return lambda readings: (
-        _upright(readings) * linear(readings["velocity"][:, 0], target, target, 0.5)
-    )
+def _move(target: float) -> Callable[[Readings], np.ndarray]:
+    """Rewards walking forward at `target` metres a second."""
+
+    def reward(readings: Readings) -> np.ndarray:
+        return _upright(readings) * linear(readings["velocity"][:, 0], target, target, 0.5)
+
+    return reward
 
 
 def _jump(readings: Readings) -> np.ndarray:
     return _upright(readings) * linear(readings["centre_of_mass"][:, 2], 1, 1, 0.5)
 
 
-def _roll(target: float) -> object:
+def _roll(target: float) -> Callable[[Readings], np.ndarray]:
+    """Rewards moving in any direction at `target` metres a second."""
+
     def reward(readings: Readings) -> np.ndarray:
-        return _upright(readings) * linear(
-            np.linalg.norm(readings["velocity"], axis=1), target, target, 0.5
-        )
+        speed = np.linalg.norm(readings["velocity"], axis=1)
+        return _upright(readings) * linear(speed, target, target, 0.5)
 
     return reward
 
 
 DOMAIN = Domain(
-    build=lambda mode: suite.load("quadruped", "run" if mode == "run" else "walk"),
+    build=lambda behaviour: suite.load("quadruped", "run" if behaviour == "run" else "walk"),
     observe=_observe,
     rewards={
         "walk": _move(0.5),
@@ -71,7 +80,7 @@ DOMAIN = Domain(
         **{sensor: Reading("sensordata", sensor) for sensor in ("imu_accel", "imu_gyro", *_FORCES)},
     },
     reward_readings=("torso_frame", "velocity", "centre_of_mass"),
-    slow=True,
+    use_threads=True,
     stages=(
         mujoco.mj_kinematics,
         mujoco.mj_comPos,

@@ -1,46 +1,54 @@
-"""Walker: stand, walk, run (dm_control) and flip (URLB)."""
+"""Defines walker: stand, walk, run (dm_control) and flip (URLB)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from dm_control import suite
+from dm_control.rl.control import Environment
 from dm_control.utils.rewards import tolerance
 
 from envs.domain import Domain, Reading, Readings
 from envs.domains import planar
 
-_STAND_HEIGHT = 1.2
-_SPEEDS = {"walk": 1.0, "run": 8.0}
+_STAND_HEIGHT = 1.2  # metres of the torso above the ground
+_SPEEDS = {"walk": 1.0, "run": 8.0}  # metres a second
 
 
-def _build(mode: str) -> object:
-    return suite.load("walker", mode if mode in _SPEEDS else "stand")
+def _build(behaviour: str) -> Environment:
+    # URLB's flip starts as dm_control's stand does.
+    return suite.load("walker", behaviour if behaviour in _SPEEDS else "stand")
 
 
 def _observe(readings: Readings) -> np.ndarray:
-    orientations = readings["xmat"].reshape(len(readings["xmat"]), -1, 9)[
-        :, 1:, [0, 2]
-    ]  # xx and xz of all bodies but the world
-    return np.concatenate(
-        [orientations.reshape(len(orientations), -1), readings["torso"][:, 2:], readings["qvel"]],
-        axis=1,
-    )
+    states = len(readings["xmat"])
+    matrices = readings["xmat"].reshape(states, -1, 9)
+    # xx and xz determine a planar body's rotation; body 0 is the world.
+    orientations = matrices[:, 1:, [0, 2]].reshape(states, -1)
+    height = readings["torso"][:, 2:]
+    return np.concatenate([orientations, height, readings["qvel"]], axis=1)
 
 
 def _stand(readings: Readings) -> np.ndarray:
     standing = tolerance(readings["torso"][:, 2], (_STAND_HEIGHT, float("inf")), _STAND_HEIGHT / 2)
-    upright = (1 + readings["torso_frame"][:, 8]) / 2
+    upright = (1 + readings["torso_frame"][:, 8]) / 2  # zz of its rotation matrix
     return (3 * standing + upright) / 4
 
 
-def _moving(readings: Readings, how: np.ndarray) -> np.ndarray:
-    return _stand(readings) * (5 * how + 1) / 6
+def _stand_and(readings: Readings, reward: np.ndarray) -> np.ndarray:
+    # Standing alone earns a sixth, and falling costs both.
+    return _stand(readings) * (5 * reward + 1) / 6
 
 
-def _forward(target: float) -> object:
-    return lambda readings: _moving(
-        readings, planar.linear(planar.speed(readings), target, target / 2, 0.5)
-    )
+def _forward(target: float) -> Callable[[Readings], np.ndarray]:
+    """Rewards moving forward at `target` metres a second."""
+
+    def reward(readings: Readings) -> np.ndarray:
+        moving = planar.linear(planar.speed(readings), target, target / 2, 0.5)
+        return _stand_and(readings, moving)
+
+    return reward
 
 
 DOMAIN = Domain(
@@ -50,16 +58,16 @@ DOMAIN = Domain(
         "stand": _stand,
         "walk": _forward(_SPEEDS["walk"]),
         "run": _forward(_SPEEDS["run"]),
-        "flip": lambda readings: _moving(readings, planar.spin(readings, +1)),
+        "flip": lambda readings: _stand_and(readings, planar.spin(readings, +1)),
     },
     readings={
         "xmat": Reading("xmat"),
         "torso": Reading("xpos", "torso"),
         "torso_frame": Reading("xmat", "torso"),
-        "speed": planar.SPEED,
+        "velocity": planar.VELOCITY,
         "angular_momentum": planar.ANGULAR_MOMENTUM,
     },
-    reward_readings=("torso", "torso_frame", "speed", "angular_momentum"),
-    slow=True,
+    reward_readings=("torso", "torso_frame", "velocity", "angular_momentum"),
+    use_threads=True,
     stages=planar.STAGES,
 )

@@ -1,1 +1,1 @@
-"""Suites of `python -m experiments.benchmark suite=<name>`, one module each."""
+"""Holds the suites of `python -m experiments.benchmark suite=<name>`, one module each."""

@@ -1,9 +1,8 @@
-"""Suite `agent`: what a long context costs in training, what acting with one costs, and where the
-time of both goes.
+"""Measures what a long context costs in training and in acting (suite `agent`).
 
-By CPU time, on synthetic data of a task's shape where the values do not matter. About 20 minutes,
-most of them in ten training steps on 128 trajectories of 1,000 steps. A part that is finished is
-kept: after a kill the same command goes on behind it.
+Costs are CPU time. The data are synthetic, of a task's shape, if their values do not matter. The
+suite takes about 20 minutes, most of them in ten training steps on 128 trajectories of 1,000 steps.
+A finished part is kept: after a kill, the same command goes on behind it.
 """
 
 from __future__ import annotations
@@ -12,9 +11,12 @@ import os
 from importlib import import_module
 from pathlib import Path
 
+import pandas as pd
+
+from agentic_transformer.evaluation.partial_results import PartialResults
 from experiments.benchmarks import tables
 from experiments.cli import provenance
-from experiments.cli.parts import Parts
+from experiments.reports.pyplot import plt
 
 _PARTS = {
     "acting": "agent_acting",
@@ -24,20 +26,24 @@ _PARTS = {
     "memory": "agent_context",
     "steps": "agent_context",
 }
-"""Of each part, the function of its name: the module of `experiments.benchmarks` it stands in."""
+"""Module of `experiments.benchmarks` with each part's function, which has the name of the part."""
 
 
 def run(folder: Path) -> None:
     """Runs every part and writes `<part>.csv` and a figure into `folder`."""
-    flags = "--xla_force_host_platform_device_count=8 --xla_cpu_collective_call_terminate_timeout_seconds=3600"
+    flags = (
+        "--xla_force_host_platform_device_count=8 "
+        "--xla_cpu_collective_call_terminate_timeout_seconds=3600"
+    )
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     code = provenance.collect([], seeds={})
-    parts = Parts(
+    parts = PartialResults(
         folder / "unfinished", {key: code[key] for key in ("commit", "python", "packages")}
     )
     for name, module in _PARTS.items():
         if not parts.has(f"{name}.csv"):
+            # Imported here, after XLA_FLAGS is set: jax reads the number of devices as it starts.
             part = getattr(import_module(f"experiments.benchmarks.{module}"), name)
             parts.put(f"{name}.csv", lambda path, part=part: tables.write(path, part()))
     for name in _PARTS:
@@ -47,15 +53,10 @@ def run(folder: Path) -> None:
 
 
 def plot(folder: Path) -> None:
-    """`agent.png` from the CSVs alone: the cost of acting, where a training step's time goes,
-    memory of a device.
+    """Draws `agent.png` from the CSVs alone.
+
+    Its panels show the cost of acting, where a training step's time goes, and a device's memory.
     """
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-    import pandas as pd
-
     figure, (cost, share, memory) = plt.subplots(1, 3, figsize=(15, 4), layout="constrained")
     acting = pd.read_csv(folder / "acting.csv")
     for column, label in (

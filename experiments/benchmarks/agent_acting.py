@@ -1,4 +1,4 @@
-"""Acting with a long context, and evaluation end to end, by CPU time."""
+"""Measures acting with a long context, and evaluation end to end, by CPU time."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ ENVIRONMENTS = 64
 
 
 def acting() -> list[dict[str, Any]]:
-    """One environment step of 64 agents with caches of growing length, beside reading the cache and
-    recomputing the context.
+    """Measures one environment step of 64 agents whose caches have growing lengths.
+
+    Beside it stand the time to read the cache and the time to recompute the context.
     """
     return [_acting_with(trajectories) for trajectories in (1, 8, 32, 128)]
 
 
 def _acting_with(trajectories: int) -> dict[str, Any]:
     policy = models.policy(models.quickstart(trajectories))
-    description, context = policy.description, policy.new_context(ENVIRONMENTS, trajectories)
+    description, context = policy.spec, policy.new_context(ENVIRONMENTS, trajectories)
     capacity = models.context_tokens(description)
     context = replace(context, position=capacity - 1)
     observation, to_go = (
@@ -44,7 +45,7 @@ def _acting_with(trajectories: int) -> dict[str, Any]:
         return context.cache
 
     model = description.build(0)
-    features = jnp.zeros((ENVIRONMENTS, capacity, description.layout().features))
+    features = jnp.zeros((ENVIRONMENTS, capacity, description.layout().feature_size))
     timestep = jnp.tile(jnp.arange(description.steps), (ENVIRONMENTS, trajectories))
     whole = jax.jit(
         lambda features, timestep: model(
@@ -68,10 +69,10 @@ def _acting_with(trajectories: int) -> dict[str, Any]:
 
 
 def evaluation() -> list[dict[str, Any]]:
-    """Environment steps of an evaluation a second, against those of the environments alone."""
+    """Measures the environment steps a second of an evaluation and of the environments alone."""
     trajectories = 8
     policy = models.policy(models.quickstart(trajectories))
-    steps = policy.description.steps
+    steps = policy.spec.steps
     env = envs.make_vec("point_mass_goal", ENVIRONMENTS)
     target, config = np.ones(ENVIRONMENTS), EvalConfig()
 

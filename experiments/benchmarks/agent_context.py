@@ -1,6 +1,4 @@
-"""Training on 128 trajectories of 1,000 steps: memory of a device, and ten steps on a ring of eight
-virtual ones.
-"""
+"""Measures training on 128 trajectories of 1,000 steps: memory, and steps on a ring of eight."""
 
 from __future__ import annotations
 
@@ -16,9 +14,9 @@ _STEPS = 10
 
 
 def _describe(tokens: str, backbone: str) -> Any:
-    """An agent for walker.
+    """Describes an agent for walker with one layer and one head of 32 entries.
 
-    One head of 32 in one layer: at 128,000 tokens attention alone is 3.7 TFLOP a step.
+    At 128,000 tokens, attention alone is 3.7 TFLOP a step.
     """
     return models.describe(
         128, 1000, 24, 6, ModelConfig(width=32, layers=1, attention=backbone, tokens=tokens)
@@ -26,7 +24,7 @@ def _describe(tokens: str, backbone: str) -> Any:
 
 
 def memory() -> list[dict[str, Any]]:
-    """Temporary memory of a training step on each device, by compilation alone."""
+    """Reads the temporary memory of a training step on each device, by compilation alone."""
     rows = []
     for tokens in ("packed", "separate"):
         for backbone, devices in (("ring", DEVICES), ("blockwise", 1)):
@@ -44,7 +42,7 @@ def memory() -> list[dict[str, Any]]:
 
 
 def steps() -> list[dict[str, Any]]:
-    """Ten training steps on the ring, packed tokens, on one batch."""
+    """Takes ten training steps on the ring, with packed tokens, on one batch."""
     description = _describe("packed", "ring")
     step, state, batch = models.train_step(description, 1, DEVICES)
     compiled = step.lower(state, batch).compile()

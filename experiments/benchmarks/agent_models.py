@@ -1,6 +1,4 @@
-"""What suite `agent` measures: untrained agents of a task's shape, their training step, and CPU
-time.
-"""
+"""Makes what suite `agent` measures: untrained agents of a task's shape and their training step."""
 
 from __future__ import annotations
 
@@ -13,23 +11,28 @@ import numpy as np
 from flax import nnx
 from jax.sharding import AxisType
 
-from agentic_transformer.agents.transformer import Policy
+from agentic_transformer.agents.transformer import TransformerAgent
 from agentic_transformer.config import AgentConfig, ModelConfig, TrainConfig
-from agentic_transformer.contexts.tokens import Normalizer, Tokens
+from agentic_transformer.contexts.normalizer import Normalizer
+from agentic_transformer.contexts.tokens import Tokens
 from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.training import sharding
-from agentic_transformer.training.step import (
-    TrainState,
-    init_state,
-    make_optimizer,
-    make_train_step,
-)
+from agentic_transformer.training.state import TrainState, init_state, make_optimizer
+from agentic_transformer.training.step import make_train_step
 
 
 def describe(
     trajectories: int, steps: int, observation: int, action: int, model: ModelConfig
 ) -> AgentSpec:
-    """An agent for a task of the given sizes."""
+    """Describes an agent for a task of the given sizes.
+
+    Args:
+        trajectories: trajectories in the context.
+        steps: steps of a trajectory.
+        observation: numbers of an observation.
+        action: numbers of an action.
+        model: settings of the model.
+    """
     scaling = Normalizer(
         (0.0,) * observation, (1.0,) * observation, return_scale=1.0, reward_scale=1.0
     )
@@ -40,25 +43,29 @@ def describe(
 
 
 def quickstart(trajectories: int = 8) -> AgentSpec:
-    """The agent of the quickstart, with any number of trajectories."""
+    """Describes the agent of the quickstart, with any number of trajectories."""
     return describe(trajectories, 12, 4, 2, ModelConfig())
 
 
-def policy(description: AgentSpec) -> Policy:
-    """An untrained agent."""
-    return Policy(*nnx.split(description.build(0), nnx.Param), description)
+def policy(description: AgentSpec) -> TransformerAgent:
+    """Returns an untrained agent."""
+    return TransformerAgent(*nnx.split(description.build(0), nnx.Param), description)
 
 
 def context_tokens(description: AgentSpec) -> int:
-    """Tokens of a full context."""
+    """Returns the tokens of a full context."""
     return description.agent.trajectories * description.steps * description.layout().tokens_per_step
 
 
 def train_step(
     description: AgentSpec, rows: int, devices: int
 ) -> tuple[Callable, TrainState, Tokens]:
-    """The step of `experiments.train` on a ring of the first `devices`, a fresh state, and a batch
-    of random tokens.
+    """Makes the training step of `experiments.train`, a fresh state and a batch of random tokens.
+
+    Args:
+        description: the agent.
+        rows: rows of the batch.
+        devices: devices of the ring: the first ones.
     """
     axes = (AxisType.Auto, AxisType.Auto)
     mesh = jax.make_mesh(
@@ -71,14 +78,14 @@ def train_step(
     shape = (rows, length)
     rng = np.random.default_rng(0)
     tokens = Tokens(
-        features=rng.standard_normal((*shape, layout.features), np.float32),
+        features=rng.standard_normal((*shape, layout.feature_size), np.float32),
         timestep=np.broadcast_to(
             np.arange(length) // layout.tokens_per_step % description.steps, shape
         ).astype(np.int32),
         segment=np.zeros(shape, np.int32),
         action=rng.uniform(-1, 1, (*shape, description.action_size)).astype(np.float32),
         weight=np.broadcast_to(
-            np.arange(length) % layout.tokens_per_step == layout.decision, shape
+            np.arange(length) % layout.tokens_per_step == layout.action_token, shape
         ).astype(np.float32),
     )
     optimizer, _ = make_optimizer(TrainConfig())
@@ -88,18 +95,19 @@ def train_step(
 
 
 def model_flops(description: AgentSpec, rows: int) -> float:
-    """FLOPs of the model's products in a training step: three times those of the forward pass,
-    causal pairs only.
+    """Returns the FLOPs of the model's products in a training step.
+
+    They are three times those of the forward pass; only causal pairs of tokens count.
     """
     model, length = description.model, context_tokens(description)
-    outer = description.layout().features + model.components * (1 + 2 * description.action_size)
+    outer = description.layout().feature_size + model.components * (1 + 2 * description.action_size)
     products = 2 * model.width * (outer + model.layers * (4 + 2 * model.feedforward) * model.width)
     pairs = model.layers * 4 * model.width * (length + 1) / 2
     return 3.0 * rows * length * (products + pairs)
 
 
 def cpu_seconds(call: Callable[[], Any], calls: int = 20) -> float:
-    """CPU seconds of a call, the least of several, the first left out: it may compile."""
+    """Returns the least CPU seconds of several calls after a first one, which may compile."""
     jax.block_until_ready(call())
     spent = []
     for _ in range(calls):

@@ -1,4 +1,4 @@
-"""Where the time of a compiled training step goes, from a profiler trace of it."""
+"""Reads from a profiler trace where the time of a compiled training step goes."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _CALLS = re.compile(
 
 
 def shares(call: Callable[[], Any], program: str) -> dict[str, float]:
-    """Shares of the time of a compiled training step, by kind of work.
+    """Returns the shares of the time of a compiled training step, by kind of work.
 
     Args:
         call: runs the step once.
-        program: of the step, as optimised by XLA: its text.
+        program: text of the step's program, as XLA optimised it.
 
     Returns:
-        Of each of `KINDS`, the share of the time of all operations.
+        The share of the time of all operations, for each of `KINDS`.
     """
     kinds = dict(instruction_kinds(program))
     spent: Counter[str] = Counter()
@@ -51,8 +51,9 @@ def shares(call: Callable[[], Any], program: str) -> dict[str, float]:
 
 
 def instruction_kinds(program: str) -> Iterator[tuple[str, str]]:
-    """(instruction, its kind) of a program; loops and calls, whose time is that of what they hold,
-    are left out.
+    """Yields the instructions of a program with their kinds.
+
+    Loops and calls are left out: their time is that of the instructions they hold.
     """
     bodies: dict[str, list[str]] = {}
     for line in program.splitlines():
@@ -76,7 +77,7 @@ def instruction_kinds(program: str) -> Iterator[tuple[str, str]]:
 
 
 def _called(line: str) -> list[str]:
-    """The computations that an instruction names."""
+    """Returns the computations that an instruction names."""
     return [
         name
         for one, several in _CALLS.findall(line)
@@ -85,7 +86,7 @@ def _called(line: str) -> list[str]:
 
 
 def _called_from(bodies: dict[str, list[str]], lines: list[str]) -> Iterator[str]:
-    """The computations that some instructions call, and those called in turn."""
+    """Yields the computations that instructions call, and those called in turn."""
     for line in lines:
         for name in _called(line):
             yield name
@@ -93,10 +94,10 @@ def _called_from(bodies: dict[str, list[str]], lines: list[str]) -> Iterator[str
 
 
 def _kind(text: str, looped: bool) -> str:
-    """The kind of an instruction, given with what is fused into it."""
+    """Returns the kind of an instruction, given with what is fused into it."""
     product = " dot(" in text
-    # Attention is jitted by itself; its products alone are batched, and it alone loops. (Not
-    # everything keeps its origin's name.)
+    # Some instructions lose the name of their origin. Attention is known by what it alone has: it
+    # is jitted by itself, it loops, and its products are batched.
     if looped or "jit(apply)" in text or "lhs_batch_dims" in text:
         return "attention, products" if product else "attention, the rest"
     if product:

@@ -1,6 +1,4 @@
-"""Training against the rate of a matrix product, where the rest of its time goes, and how long it
-waits for data.
-"""
+"""Measures training against the rate of a matrix product, and how long it waits for data."""
 
 from __future__ import annotations
 
@@ -12,23 +10,23 @@ from typing import Any
 import jax
 
 from agentic_transformer.config import AgentConfig, CollectCommand, ModelConfig, TrainConfig
-from agentic_transformer.contexts.relabelled import ChainLoader
+from agentic_transformer.contexts.loader import ChainLoader
+from agentic_transformer.contexts.training_data import training_data
 from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.training import loop, sharding
 from experiments import collect
 from experiments.benchmarks import agent_models as models
 from experiments.benchmarks.agent_profile import shares
 from experiments.benchmarks.ring_speed import product_rate
-from experiments.cli.data import training_data
 
 _WAITED_STEPS = 200
 
 
 def training() -> list[dict[str, Any]]:
-    """FLOPs of the model over a matrix product's rate, and shares of a step's time, for two agents.
+    """Measures the utilisation and the shares of a step's time for two agents.
 
-    They are the quickstart's, and one for walker that has 32 trajectories of 1,000 steps in its
-    context.
+    Utilisation is the model's FLOP rate over that of a matrix product. The agents are the
+    quickstart's, and one for walker with 32 trajectories of 1,000 steps in its context.
     """
     walker = models.describe(32, 1000, 24, 6, ModelConfig(width=128, layers=3))
     return [
@@ -57,13 +55,11 @@ def _training_of(name: str, description: AgentSpec, rows: int, calls: int) -> di
 
 
 def waiting() -> list[dict[str, Any]]:
-    """The share of the quickstart's training time in which the step waits for its batch, on one
-    device, by wall time.
-    """
+    """Measures the share of wall time in which the quickstart's step waits for its batch."""
     command, agent, train = CollectCommand(), AgentConfig(), TrainConfig()
     collect.main(command)
     data = training_data(command.task, command.data)
-    description = replace(models.quickstart(), scaling=data.scaling(agent.reward_scale))
+    description = replace(models.quickstart(), normalizer=data.normalizer(agent.reward_scale))
     loader = ChainLoader(data, agent, description.layout(), 0, train.batch)
     step, state, first = models.train_step(description, train.batch, devices=1)
     mesh = first.weight.sharding.mesh
@@ -88,7 +84,7 @@ def waiting() -> list[dict[str, Any]]:
 
 
 def _timed(batches: Iterator[Any], waits: list[float]) -> Iterator[Any]:
-    """The batches; how long each was waited for is added to `waits`."""
+    """Yields the batches and adds to `waits` the seconds that each took to come."""
     while True:
         asked = time.perf_counter()
         batch = next(batches, None)

@@ -1,9 +1,8 @@
-"""Stepping 64 states at once against one dm_control environment and against bare `mj_step`, all
-three along the same paths.
+"""Measures stepping 64 states at once, against one dm_control environment and bare `mj_step`.
 
-How long a step takes depends on what touches what, so that only equal episodes compare: a few
-starts and action sequences, which dm_control and `mj_step` take one after another, and the vector
-environment many copies of at once.
+The time of a step depends on which bodies touch, so only equal episodes compare. All three ways
+follow the same few starts and action sequences: dm_control and `mj_step` one after another, the
+vector environment many copies of them at once.
 """
 
 from __future__ import annotations
@@ -15,22 +14,22 @@ from typing import NamedTuple
 import numpy as np
 
 import envs
-from envs.domain import load, mode
+from envs.domain import load_domain
 from envs.headless import mujoco
 
 STATES = 64
 _PATHS = 4
-_BLOCK = (
-    50  # steps that one way takes before the next takes its turn; divides every episode's length
-)
-# CPU time in which the same episodes are run again and again; of every block the quickest counts
+_BLOCK = 50
+"""Steps that one way takes before the next takes its turn; divides every episode's length."""
 _SECONDS = 20
+"""CPU time in which the same episodes are repeated; the quickest run of each block counts."""
 _ROUNDS = 3  # at least
 
 
 class Rates(NamedTuple):
-    """States that advance by one step in a second of CPU time, and the largest difference between
-    positions and velocities.
+    """Holds the states that advance by one step in a second of CPU time, by way of stepping.
+
+    `difference` is the largest between the positions and velocities that two ways come to.
     """
 
     dm_control: float
@@ -40,9 +39,13 @@ class Rates(NamedTuple):
 
 
 def measure(task: str) -> Rates:
-    """Whole episodes of uniformly random actions."""
+    """Measures whole episodes of uniformly random actions.
+
+    Args:
+        task: name of the task.
+    """
     domain, length = envs.task(task).domain, envs.spec(task).length
-    environments = [load(domain).build(mode(task, domain)) for _ in range(_PATHS)]
+    environments = [load_domain(domain).build(envs.task(task).behaviour) for _ in range(_PATHS)]
     vector = envs.make_vec(task, STATES)
     shape = (length, _PATHS, *vector.single_action_space.shape)
     actions = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32).astype(np.float64)
@@ -83,7 +86,7 @@ def measure(task: str) -> Rates:
 
 
 def _started(environment: object, seed: int) -> mujoco.MjData:
-    """Start dm_control's episode of a seed; a copy of its first state."""
+    """Starts dm_control's episode of a seed and returns a copy of its first state."""
     task = environment.task
     (task.random if hasattr(task, "random") else environment.random_state).seed(seed)
     environment.reset()
@@ -93,7 +96,7 @@ def _started(environment: object, seed: int) -> mujoco.MjData:
 
 
 def _timed(way: Callable[[slice], None], steps: slice) -> float:
-    """Seconds of CPU time, of all threads."""
+    """Returns the seconds of CPU time that a way takes, of all threads."""
     start = time.process_time()
     way(steps)
     return time.process_time() - start

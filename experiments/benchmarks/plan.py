@@ -1,7 +1,7 @@
-"""Suite `plan`: the longest contexts that fit, compiled for TPU pods that are not there, beside the
-paper's table 3.
+"""Finds the longest contexts that fit, beside table 3 of the Ring Attention paper (suite `plan`).
 
-What was compiled is kept in `runs/plan/compiled`, so that the suite goes on where it was stopped.
+Contexts are compiled for TPU pods that are not there. Compilations are cached in
+`runs/plan/compiled`, so that the suite goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -11,8 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
+from agentic_transformer.capacity import estimate_settings, memory, roofline
+from agentic_transformer.capacity.compile_cache import CompileCache
+from agentic_transformer.capacity.hardware import GIB
+from agentic_transformer.capacity.plan import Plan, make_plan, workload_of
 from agentic_transformer.config import ModelConfig, PlanCommand
 from experiments.benchmarks import tables
+from experiments.reports.pyplot import plt
 
 MODELS = {"3B": (3200, 26, 32), "7B": (4096, 32, 32), "13B": (5120, 40, 40), "30B": (6656, 60, 52)}
 """LLaMA's width, layers and heads, as conf/model/llama_*.yaml."""
@@ -23,7 +31,7 @@ BACKBONES = {
     "blockwise": "blockwise",
     "ring": "ring",
 }
-"""Ours, and the paper's names for them."""
+"""Our backbones, and the paper's names for them."""
 
 REPORTED = {
     ("TPUv5e-256", "3B"): (4, 8, 32, 4096),
@@ -38,9 +46,9 @@ REPORTED = {
     ("32x A100 InfiniBand", "7B"): (4, 64, 128, 4096),
     ("32x A100 InfiniBand", "13B"): (4, 32, 64, 2048),
 }
-"""Longest contexts of `BACKBONES` (arXiv 2310.01889, table 3), in thousands; GPUs in float32.
+"""Longest contexts of `BACKBONES` in thousands of tokens (arXiv 2310.01889, table 3).
 
-1024 are cores: 512 chips.
+GPUs compute in float32. TPUv4-1024 counts cores: it has 512 chips.
 """
 
 BESIDE = {
@@ -49,9 +57,9 @@ BESIDE = {
     "a100:8": "8x A100 NVLink",
     "a100_infiniband:32": "32x A100 InfiniBand",
 }
-"""What of the paper's table stands beside a topology.
+"""The machine of the paper's table that stands beside each topology.
 
-Its v4 has 32 GB a chip, v5p three times that.
+The paper's v4 has 32 GB a chip, v5p has three times that.
 """
 
 AGENT = "v5e:4x4"
@@ -66,20 +74,23 @@ SIDES = {"below": 2048, "above": 16384}
 
 def run(folder: Path) -> None:
     """Runs every part and writes `<part>.csv` and the figures into `folder`."""
-    from experiments.capacity.kept import Compilations
-
-    compilations = Compilations(Path(PlanCommand().out) / "compiled")
+    cache = CompileCache(Path(PlanCommand().out) / "compiled")
     parts = {"agent": _agent, "schedule": _schedule, "growth": _growth, "contexts": _contexts}
     for name, part in parts.items():
-        tables.write(folder / f"{name}.csv", list(part(compilations)))
+        tables.write(folder / f"{name}.csv", list(part(cache)))
     tables.write(folder / "table_3.csv", list(_beside_reported(folder / "contexts.csv")))
-    tables.write(folder / "accuracy.csv", list(_accuracy(compilations)))
+    tables.write(folder / "accuracy.csv", list(_accuracy(cache)))
     plot(folder)
 
 
 def llama(name: str, attention: str = "ring") -> ModelConfig:
-    """A model of LLaMA's shape around a backbone; the feedforward network is cut where the
-    attention is, as in the paper.
+    """Returns a model of LLaMA's shape with a backbone.
+
+    As in the paper, the feedforward network is cut into chunks if the attention is.
+
+    Args:
+        name: one of `MODELS`.
+        attention: one of `BACKBONES`.
     """
     width, layers, heads = MODELS[name]
     cut = attention in ("ring", "blockwise")
@@ -87,29 +98,24 @@ def llama(name: str, attention: str = "ring") -> ModelConfig:
     return replace(PlanCommand().model, **shape, attention=attention, blockwise_feedforward=cut)
 
 
-def _plan(compilations: Any, **settings: Any) -> Any:
-    from experiments.capacity.plan import make_plan
-
-    return make_plan(PlanCommand(**settings), compilations)
+def _plan(cache: CompileCache, **settings: Any) -> Plan:
+    return make_plan(PlanCommand(**settings), cache)
 
 
-def _agent(compilations: Any) -> Iterator[dict]:
-    """The paper's agent with its numbers of trajectories of 4,000 tokens."""
+def _agent(cache: CompileCache) -> Iterator[dict]:
+    """Plans the paper's agent with its numbers of trajectories of 4,000 tokens."""
     for trajectories in TRAJECTORIES:
-        plan = _plan(compilations, topology=AGENT, trajectories=trajectories, compile="memory")
+        plan = _plan(cache, topology=AGENT, trajectories=trajectories, compile="memory")
         yield plan.row()
 
 
-def _schedule(compilations: Any) -> Iterator[dict]:
-    """What stands beside the ring's permutes, below and above the overlap condition."""
-    from agentic_transformer.capacity import roofline
-    from experiments.capacity.plan import workload_of
-
+def _schedule(cache: CompileCache) -> Iterator[dict]:
+    """Reads what stands beside the ring's permutes, below and above the overlap condition."""
     for side, tokens in SIDES.items():
         workload = workload_of(PlanCommand(topology=AGENT)).with_tokens(tokens)
-        permutes = compilations(workload, fast=False).permutes
+        permutes = cache(workload, fast=False).permutes
         for direction in ("forward", "forward again", "backward"):
-            ours = [
+            ring = [
                 permute
                 for permute in permutes
                 if permute.of_ring and permute.direction == direction
@@ -121,22 +127,22 @@ def _schedule(compilations: Any) -> Iterator[dict]:
                 "tokens_a_device": tokens,
                 "least_tokens": roofline.least_tokens(workload, backward=direction == "backward"),
                 "direction": direction,
-                "permutes": len(ours),
-                "beside_computation": sum(permute.computed for permute in ours),
-                "beside_products": sum(permute.multiplied for permute in ours),
+                "permutes": len(ring),
+                "beside_computation": sum(permute.beside_computation for permute in ring),
+                "beside_products": sum(permute.beside_products for permute in ring),
                 "compute_ms": 1e3 * step.compute,
                 "transfer_ms": 1e3 * step.transfer,
                 "hidden": step.hidden,
             }
 
 
-def _growth(compilations: Any) -> Iterator[dict]:
-    """Longest contexts from 4 to 64 devices."""
+def _growth(cache: CompileCache) -> Iterator[dict]:
+    """Finds the longest contexts from 4 to 64 devices."""
     models = {"350M": PlanCommand().model, "7B": llama("7B")}
     for name, topologies in GROWTH.items():
         for topology in topologies:
             plan = _plan(
-                compilations,
+                cache,
                 topology=topology,
                 model=models[name],
                 solve="context",
@@ -145,8 +151,8 @@ def _growth(compilations: Any) -> Iterator[dict]:
             yield {"model": name} | plan.row()
 
 
-def _contexts(compilations: Any) -> Iterator[dict]:
-    """The paper's table of longest contexts: bracketed by compilation on TPUs, estimated on GPUs."""
+def _contexts(cache: CompileCache) -> Iterator[dict]:
+    """Finds the longest contexts of the paper's table: compiled for TPUs, estimated for GPUs."""
     for topology, beside in BESIDE.items():
         for name in MODELS:
             for number, attention in enumerate(BACKBONES):
@@ -159,18 +165,17 @@ def _contexts(compilations: Any) -> Iterator[dict]:
                 reported = REPORTED.get((beside, name))
                 yield {
                     "model": name,
-                    **_plan(compilations, **settings).row(),
+                    **_plan(cache, **settings).row(),
                     "paper": beside,
                     "paper_thousands": reported[number] if reported else None,
                 }
 
 
 def _beside_reported(contexts: Path) -> Iterator[dict]:
-    """The paper's table 3 in its own form: thousands of tokens, ours and reported, and the ring's
-    over blockwise's.
-    """
-    import pandas as pd
+    """Returns the paper's table 3 in its own form: thousands of tokens, ours and reported.
 
+    The column `gain` is the context of the ring over that of blockwise.
+    """
     for (topology, model), rows in pd.read_csv(contexts).groupby(["topology", "model"], sort=False):
         for whose, column, thousand in (
             (topology, "context", 1000),
@@ -187,15 +192,10 @@ def _beside_reported(contexts: Path) -> Iterator[dict]:
                 }
 
 
-def _accuracy(compilations: Any) -> Iterator[dict]:
-    """The estimate beside the compiler's peak, of all that it is of and that was compiled for
-    memory and accepted.
-    """
-    from agentic_transformer.capacity import memory, modelled
-    from agentic_transformer.capacity.hardware import GIB
-
-    for workload, peak in compilations.accepted():
-        if modelled.instead(workload.model):
+def _accuracy(cache: CompileCache) -> Iterator[dict]:
+    """Compares the estimate with the compiler's peak, for all workloads that have both."""
+    for workload, peak in cache.accepted():
+        if estimate_settings.assumed_settings(workload.model):
             continue
         estimated = memory.estimate(workload).peak
         yield {
@@ -213,25 +213,26 @@ def _accuracy(compilations: Any) -> Iterator[dict]:
 
 
 def plot(folder: Path) -> None:
-    """Figures from the CSVs alone: `contexts.png` and `growth.png`."""
-    import matplotlib.pyplot as plt
-    import numpy as np
-    import pandas as pd
+    """Draws `contexts.png` and `growth.png` from the CSVs alone."""
+    _plot_contexts(pd.read_csv(folder / "contexts.csv"), folder / "contexts.png")
+    _plot_growth(pd.read_csv(folder / "growth.csv"), folder / "growth.png")
 
-    contexts = pd.read_csv(folder / "contexts.csv")
-    shown = [
+
+def _plot_contexts(contexts: pd.DataFrame, path: Path) -> None:
+    """Draws bars of the longest contexts, with the paper's as lines."""
+    topologies = [
         topology for topology in ("v5e:16x16", "v5p:8x8x8") if topology in set(contexts.topology)
     ]
     figure, axes = plt.subplots(
-        1, len(shown), figsize=(10, 3.8), sharey=True, squeeze=False, layout="constrained"
+        1, len(topologies), figsize=(10, 3.8), sharey=True, squeeze=False, layout="constrained"
     )
-    for axis, topology in zip(axes[0], shown, strict=True):
+    for axis, topology in zip(axes[0], topologies, strict=True):
         rows = contexts[contexts.topology == topology]
         models = list(dict.fromkeys(rows.model))
         for number, (attention, name) in enumerate(BACKBONES.items()):
             ours = rows[rows.attention == attention].set_index("model").reindex(models)
             at = np.arange(len(models)) + 0.2 * (number - 1.5)
-            axis.bar(at, ours.context, width=0.18, label=f"{name}")
+            axis.bar(at, ours.context, width=0.18, label=name)
             axis.plot(at, 1e3 * ours.paper_thousands, "k_", markersize=12)
         axis.set(
             yscale="log",
@@ -241,38 +242,33 @@ def plot(folder: Path) -> None:
         )
     axes[0][0].set(ylabel="longest context, tokens")
     axes[0][0].legend(fontsize="small")
-    figure.savefig(folder / "contexts.png", dpi=120)
+    figure.savefig(path, dpi=120)
     plt.close(figure)
-    growth = pd.read_csv(folder / "growth.csv")
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+
+
+def _plot_growth(growth: pd.DataFrame, path: Path) -> None:
+    """Draws the longest context by devices, and where the memory of a 7B model goes."""
+    figure, (contexts, memories) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     for name, rows in growth.groupby("model"):
-        axes[0].loglog(
-            rows.devices,
-            rows.context,
-            "o-",
-            label=f"{name}, {rows.topology.iloc[0].partition(':')[0]}",
-        )
-        axes[0].loglog(
-            rows.devices,
-            rows.context.iloc[0] * rows.devices / rows.devices.iloc[0],
-            ":",
-            color="gray",
-        )
+        family = rows.topology.iloc[0].partition(":")[0]
+        contexts.loglog(rows.devices, rows.context, "o-", label=f"{name}, {family}")
+        proportional = rows.context.iloc[0] * rows.devices / rows.devices.iloc[0]
+        contexts.loglog(rows.devices, proportional, ":", color="gray")
     counts = sorted(growth.devices.unique())
-    axes[0].set(
+    contexts.set(
         xlabel="devices", ylabel="longest context, tokens", title="dotted: in proportion to devices"
     )
-    axes[0].set_xticks(counts, counts, minor=False)
-    axes[0].minorticks_off()
-    axes[0].legend()
+    contexts.set_xticks(counts, counts, minor=False)
+    contexts.minorticks_off()
+    contexts.legend()
     rows = growth[growth.model == "7B"]
-    left = np.zeros(len(rows))
-    for kind in ("parameters", "optimizer", "gradients", "checkpoints", "ring", "working"):
+    bottom = np.zeros(len(rows))
+    for kind in memory.Estimate._fields:
         sizes = rows[f"estimated_{kind}"].to_numpy()
-        axes[1].bar(rows.topology, sizes, bottom=left, label=kind)
-        left += sizes
-    axes[1].plot(rows.topology, rows.compiled_peak, "kx", label="compiler's peak")
-    axes[1].set(ylabel="GiB a device", title="7B at its longest context")
-    axes[1].legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.savefig(folder / "growth.png", dpi=120)
+        memories.bar(rows.topology, sizes, bottom=bottom, label=kind)
+        bottom += sizes
+    memories.plot(rows.topology, rows.compiled_peak, "kx", label="compiler's peak")
+    memories.set(ylabel="GiB a device", title="7B at its longest context")
+    memories.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(path, dpi=120)
     plt.close(figure)

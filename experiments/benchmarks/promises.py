@@ -11,10 +11,10 @@ PAGE = ROOT / "docs" / "promises.md"
 
 
 class Promise(NamedTuple):
-    """One numbered promise.
+    """Describes one numbered promise.
 
     Attributes:
-        number: of the promise, from 1.
+        number: number of the promise, counted from 1.
         text: its sentence in bold.
         tests: node ids as pytest takes them, `tests/<file>.py` or `tests/<file>.py::<function>`.
     """
@@ -28,7 +28,7 @@ def read(page: str | None = None) -> list[Promise]:
     """Returns the promises of a page, in its order.
 
     Args:
-        page: text of the page; None reads `docs/promises.md`.
+        page: text of a page; None reads `docs/promises.md`.
     """
     page = PAGE.read_text() if page is None else page
     parts = re.split(r"^\*\*(\d+)\. (.+?)\*\*", page, flags=re.MULTILINE | re.DOTALL)[1:]

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from agentic_transformer.capacity.schedule import permutes
+from agentic_transformer.capacity.hlo_permutes import read_permutes
 
 TOPOLOGIES = {"v5e:4x4": 16, "v5p:4x4x4": 64}
 _TOKENS = 4096  # a device
@@ -60,9 +60,9 @@ def overlap(program: str) -> tuple[int, int, int]:
     """Counts the permutes of a scheduled program, those with computation between start and end,
     those with matrix products.
     """
-    found = permutes(program)
+    found = read_permutes(program)
     return (
         len(found),
-        sum(permute.computed for permute in found),
-        sum(permute.multiplied for permute in found),
+        sum(permute.beside_computation for permute in found),
+        sum(permute.beside_products for permute in found),
     )

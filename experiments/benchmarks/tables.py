@@ -1,18 +1,20 @@
-"""Tables of a suite: printed and written as CSV."""
+"""Prints the tables of a suite and writes them as CSV."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Prints rows as a table, named after the file, and writes them; floats to three decimals.
+    """Prints rows as a table, named after the file, and writes them, with three decimals.
 
-    Nothing of no rows.
+    Args:
+        path: path of the CSV; nothing is written if there are no rows.
+        rows: values by column.
     """
-    import pandas as pd
-
     if rows:
         table = pd.DataFrame(
             [{name: _rounded(value) for name, value in row.items()} for row in rows]

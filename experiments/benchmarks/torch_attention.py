@@ -1,5 +1,6 @@
-"""PyTorch's attention on 2 threads, by CPU time: `python -m experiments.benchmarks.torch_attention
-<tokens>`.
+"""Measures PyTorch's attention on 2 threads, by CPU time.
+
+python -m experiments.benchmarks.torch_attention <tokens>
 """
 
 from __future__ import annotations
@@ -26,7 +27,11 @@ def _median_seconds(call: Callable[[], object]) -> float:
 
 
 def main(tokens: int) -> None:
-    """Prints CPU seconds of each pass, and the FLOP/s of a matrix product, as JSON."""
+    """Prints the CPU seconds of each pass, and the FLOP/s of a matrix product, as JSON.
+
+    Args:
+        tokens: length of the sequence; q, k and v are (1, 4, tokens, 64).
+    """
     torch.set_num_threads(2)
     query, key, value = (torch.randn(1, 4, tokens, 64, requires_grad=True) for _ in range(3))
     cotangent, square = torch.randn(1, 4, tokens, 64), torch.randn(_GEMM, _GEMM)

@@ -1,1 +1,1 @@
-"""Figures and tables, from the files of runs alone."""
+"""Draws tables, figures and videos from the files of runs alone."""

@@ -1,4 +1,4 @@
-"""The reinforcement-learning table of the Ring Attention paper, and ours beside it."""
+"""Puts our returns beside the reinforcement-learning table of the Ring Attention paper."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ import pandas as pd
 SOURCE = "arXiv 2310.01889, table 5"
 
 CAVEAT = (
-    "Ours are raw returns of the steps that were run. The paper says cumulative return, but its numbers cannot be raw returns of "
-    "1,000 steps (random play earns 122 to 177 on walker_stand) and are the best of n attempts: compare columns, not digits."
+    "Ours are raw returns of the steps that were run. The paper says cumulative return, but its "
+    "numbers cannot be raw returns of 1,000 steps (random play earns 122 to 177 on walker_stand) "
+    "and are the best of n attempts: compare columns, not digits."
 )
 
-_AGENTS = (
-    "bc10",
-    "dt",
-    "blockwise",
-    "ring",
-)  # the last two: its Agentic Transformer at 32 and at 128 trajectories
+# "blockwise" and "ring" are the paper's Agentic Transformer at 32 and at 128 trajectories.
+_AGENTS = ("bc10", "dt", "blockwise", "ring")
 _REPORTED = {
     "walker_stand": (52.91, 34.54, 95.45, 98.23),
     "walker_run": (34.81, 49.82, 105.88, 110.45),
@@ -25,19 +22,20 @@ _REPORTED = {
     "jaco_reach_top_left": (23.95, 18.64, 87.56, 89.51),
     "cartpole_swingup": (56.82, 67.56, 120.56, 123.45),
 }
-"""By task, of each of `_AGENTS`.
+"""Reported returns by task, in the order of `_AGENTS`.
 
 The paper's jaco_reach does not say which target: the first of ExoRL's stands for it.
 """
 
 
 def beside_paper(summary: pd.DataFrame) -> pd.DataFrame:
-    """Both protocols at the longest context of each agent, beside what the paper reports, for the
-    tasks of its table.
+    """Returns the results of both protocols beside what the paper reports.
+
+    Rows are the tasks of the paper's table, each agent at its longest context.
 
     Args:
-        summary: of `agentic_transformer.evaluation.statistics.summarise`. Which backbone an agent
-            has is read from its name, which carries the settings in which agents of several runs
+        summary: result of `agentic_transformer.evaluation.statistics.summarize`. The backbone of an
+            agent is read from its name, which carries the settings in which agents of several runs
             differ (`at model.attention=ring`).
 
     Returns:
@@ -70,7 +68,7 @@ def beside_paper(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def _reported(task: str, agent: str, condition: str) -> float:
-    """What the paper says of an agent; NaN if nothing."""
+    """Returns what the paper reports of an agent, or NaN."""
     column = (
         next((name for name in ("blockwise", "ring") if name in agent), None)
         if condition == "own"
@@ -80,7 +78,7 @@ def _reported(task: str, agent: str, condition: str) -> float:
 
 
 def paper_text(table: pd.DataFrame) -> str:
-    """The table of `beside_paper` for a terminal, with its caveat."""
+    """Formats the table of `beside_paper` for a terminal, with its caveat."""
     cells = pd.DataFrame(
         {
             "task": table["task"],

@@ -1,5 +1,4 @@
-"""TD3+BC: targets and losses against a rewrite in NumPy, its schedule of updates, its way through
-checkpoints and evaluation."""
+"""TD3+BC: targets and losses against NumPy, the schedule of updates, checkpoints, evaluation."""
 
 from dataclasses import replace
 
@@ -8,10 +7,20 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from agentic_transformer.agents import td3_bc
+from agentic_transformer.agents.load import load
+from agentic_transformer.agents.td3_bc import TD3BCAgent
 from agentic_transformer.config import AgentConfig, EvalConfig, TD3BCConfig
-from agentic_transformer.evaluation.rollouts import Evaluation, evaluation_tasks
-from agentic_transformer.training.checkpoint import Checkpoints, load_policy
+from agentic_transformer.contexts.transitions import TransitionLoader
+from agentic_transformer.evaluation.conditions import evaluation_tasks
+from agentic_transformer.evaluation.rollouts import Evaluation
+from agentic_transformer.models.actor_critic import init_networks
+from agentic_transformer.training.checkpoint import Checkpoints
+from agentic_transformer.training.td3_bc import (
+    actor_loss,
+    critic_target,
+    init_td3_bc_state,
+    make_td3_bc_step,
+)
 from tests.seeds import SEED, rng
 from tests.small_agents import TASK, describe, labelled
 from tests.tolerances import assert_close, rounding
@@ -26,18 +35,18 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def description(data):
+def spec(data):
     return replace(describe(data, AGENT), td3_bc=CONFIG)
 
 
 @pytest.fixture
-def loader(data, description):
-    return td3_bc.TransitionLoader(data, description, CONFIG.batch, seed=SEED)
+def loader(data, spec):
+    return TransitionLoader(data, spec.layout(), CONFIG.batch, seed=SEED)
 
 
-def fresh(description, config=CONFIG):
-    networks, params = td3_bc.init(replace(description, td3_bc=config), seed=SEED)
-    return networks, td3_bc.init_state(params, config)
+def fresh(spec, config=CONFIG):
+    graphs, params = init_networks(replace(spec, td3_bc=config), seed=SEED)
+    return graphs, init_td3_bc_state(params, config)
 
 
 def by_hand(layers, x):
@@ -48,11 +57,11 @@ def by_hand(layers, x):
     return x
 
 
-def test_transitions_are_rows_of_the_data_under_a_task(data, loader, description):
+def test_transitions_are_rows_of_the_data_under_a_task(data, loader, spec):
     trajectories = data.store.load(np.arange(data.store.episodes))
     mean, std = (
-        np.array(description.scaling.observation_mean),
-        np.array(description.scaling.observation_std),
+        np.array(spec.normalizer.observation_mean),
+        np.array(spec.normalizer.observation_std),
     )
     size = (np.abs(trajectories.observation).max(axis=(0, 1)) + np.abs(mean)).max() / std.min()
     found = loader(5)
@@ -64,7 +73,7 @@ def test_transitions_are_rows_of_the_data_under_a_task(data, loader, description
             < 4 * rounding(3) * size
         )
         ((episode, step),) = np.argwhere(alike & (trajectories.action == action).all(axis=2))
-        assert step < description.steps - 1
+        assert step < spec.steps - 1
         assert_close(
             following * std + mean, trajectories.observation[episode, step + 1], 5, size * std.max()
         )
@@ -72,7 +81,7 @@ def test_transitions_are_rows_of_the_data_under_a_task(data, loader, description
             data.load(np.array([task]), np.array([episode]))[1][0, step]
             for task in range(len(data.returns))
         ]
-        assert np.abs(np.array(paid) * description.scaling.reward_scale - reward).min() <= rounding(
+        assert np.abs(np.array(paid) * spec.normalizer.reward_scale - reward).min() <= rounding(
             2
         ) * np.abs(reward)
     again = loader(5)
@@ -80,34 +89,32 @@ def test_transitions_are_rows_of_the_data_under_a_task(data, loader, description
     assert not np.array_equal(loader(6).action, found.action)
 
 
-def test_targets_and_losses_are_those_of_the_paper(description, loader):
+def test_targets_and_losses_are_those_of_the_paper(spec, loader):
     config = TD3BCConfig(width=8, layers=2, noise=0.0)
-    networks, state = fresh(description, config)
+    graphs, state = fresh(spec, config)
     batch = jax.tree.map(lambda x: np.asarray(x, np.float64), loader(0))
     actor, critics = (
-        nnx.merge(networks.actor, state.params["actor"]),
-        nnx.merge(networks.critics, state.params["critics"]),
+        nnx.merge(graphs.actor, state.params["actor"]),
+        nnx.merge(graphs.critics, state.params["critics"]),
     )
 
     def values(observation, action):
         seen = np.concatenate([observation, action], axis=-1)
         return np.stack([by_hand(layers, seen)[:, 0] for layers in critics.twins])
 
-    following = np.tanh(by_hand(actor.layers, batch.following))
-    expected = batch.reward + 0.99 * values(batch.following, following).min(axis=0)
-    found = td3_bc.critic_target(networks, state.params, config, loader(0), jax.random.key(0))
+    following = np.tanh(by_hand(actor.layers, batch.next_observation))
+    expected = batch.reward + 0.99 * values(batch.next_observation, following).min(axis=0)
+    found = critic_target(graphs, state.params, config, loader(0), jax.random.key(0))
     # Products over observation and action, width and width, through the actor and then a critic.
-    operations = 2 * (description.observation_size + description.action_size + 2 * config.width + 6)
+    operations = 2 * (spec.observation_size + spec.action_size + 2 * config.width + 6)
     assert_close(found, expected, operations)
     action = np.tanh(by_hand(actor.layers, batch.observation))
     value = values(batch.observation, action)[0]
     loss = ((action - batch.action) ** 2).mean() - 2.5 * value.mean() / np.abs(value).mean()
-    made = td3_bc.actor_loss(
-        networks, state.params["actor"], state.params["critics"], config, loader(0)
-    )
+    made = actor_loss(graphs, state.params["actor"], state.params["critics"], config, loader(0))
     assert_close(made, loss, operations + len(value), max(2.5, abs(loss)))
     critic_loss = ((values(batch.observation, batch.action) - expected) ** 2).mean(axis=1).sum()
-    _, metrics = td3_bc.make_step(networks, config, seed=SEED)(state, loader(0))
+    _, metrics = make_td3_bc_step(graphs, config, seed=SEED)(state, loader(0))
     # Squares double a relative error; differences are of numbers as large as the targets.
     assert_close(
         metrics["loss"],
@@ -117,9 +124,9 @@ def test_targets_and_losses_are_those_of_the_paper(description, loader):
     )
 
 
-def test_the_actor_and_the_targets_move_every_second_step(description, loader):
-    networks, state = fresh(description)
-    step = td3_bc.make_step(networks, CONFIG, seed=SEED)
+def test_the_actor_and_the_targets_move_every_second_step(spec, loader):
+    graphs, state = fresh(spec)
+    step = make_td3_bc_step(graphs, CONFIG, seed=SEED)
     for number in range(4):
         before = jax.tree.map(np.array, state.params)
         state, _ = step(state, loader(number))
@@ -143,10 +150,10 @@ def test_the_actor_and_the_targets_move_every_second_step(description, loader):
     assert int(state.step) == 4
 
 
-def test_targets_follow_by_their_share(description, loader):
-    networks, state = fresh(description, TD3BCConfig(width=8, tau=0.25, delay=1))
+def test_targets_follow_by_their_share(spec, loader):
+    graphs, state = fresh(spec, TD3BCConfig(width=8, tau=0.25, delay=1))
     before = jax.tree.map(np.array, state.params["target_critics"])
-    after, _ = td3_bc.make_step(networks, TD3BCConfig(width=8, tau=0.25, delay=1), seed=SEED)(
+    after, _ = make_td3_bc_step(graphs, TD3BCConfig(width=8, tau=0.25, delay=1), seed=SEED)(
         state, loader(0)
     )
     expected = jax.tree.map(
@@ -155,14 +162,14 @@ def test_targets_follow_by_their_share(description, loader):
     jax.tree.map(lambda x, y: assert_close(x, y, 3), after.params["target_critics"], expected)
 
 
-def test_without_value_it_clones_behaviour(description, loader):
+def test_without_value_it_clones_behaviour(spec, loader):
     """With alpha 0 the actor's loss is the squared error alone, and falls to it."""
     config = TD3BCConfig(width=32, alpha=0.0, learning_rate=1e-2, delay=1)
-    networks, state = fresh(description, config)
-    step, batch = td3_bc.make_step(networks, config, seed=SEED), loader(0)
+    graphs, state = fresh(spec, config)
+    step, batch = make_td3_bc_step(graphs, config, seed=SEED), loader(0)
 
     def error(state):
-        action = nnx.merge(networks.actor, state.params["actor"])(batch.observation)
+        action = nnx.merge(graphs.actor, state.params["actor"])(batch.observation)
         return float(np.mean((np.asarray(action) - batch.action) ** 2))
 
     first = error(state)
@@ -171,41 +178,39 @@ def test_without_value_it_clones_behaviour(description, loader):
     assert error(state) < 0.1 * first
 
 
-def test_a_saved_agent_acts_as_it_did_and_resumes_bit_for_bit(description, loader, tmp_path):
-    networks, state = fresh(description)
-    step = td3_bc.make_step(networks, CONFIG, seed=SEED)
+def test_a_saved_agent_acts_as_it_did_and_resumes_bit_for_bit(spec, loader, tmp_path):
+    graphs, state = fresh(spec)
+    step = make_td3_bc_step(graphs, CONFIG, seed=SEED)
     for number in range(3):
         state, _ = step(state, loader(number))
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(state, description, loss=1.0)
+    checkpoints.save(state, spec.to_dict(), loss=1.0)
     checkpoints.close()
-    observation = rng(0).normal(size=(3, description.observation_size))
-    policy = load_policy(tmp_path)
-    action, context = policy.act(
-        policy.new_context(3, 1), np.zeros(3), observation, 0, jax.random.key(0), 1.0, 1.0
+    observation = rng(0).normal(size=(3, spec.observation_size))
+    agent = load(tmp_path)
+    action, context = agent.act(
+        agent.new_context(3, 1), np.zeros(3), observation, 0, jax.random.key(0), 1.0, 1.0
     )
-    standardised = (observation - description.scaling.observation_mean) / np.array(
-        description.scaling.observation_std
+    standardised = (observation - spec.normalizer.observation_mean) / np.array(
+        spec.normalizer.observation_std
     )
-    expected = np.tanh(
-        by_hand(nnx.merge(networks.actor, state.params["actor"]).layers, standardised)
-    )
-    operations = description.observation_size + 2 * CONFIG.width + 6
+    expected = np.tanh(by_hand(nnx.merge(graphs.actor, state.params["actor"]).layers, standardised))
+    operations = spec.observation_size + 2 * CONFIG.width + 6
     assert_close(action, expected, operations, max(1, np.abs(standardised).max()))
     assert context.encoded == 1
     checkpoints = Checkpoints(tmp_path)
-    restored = checkpoints.state(3, fresh(description)[1], description)
+    restored = checkpoints.state(3, fresh(spec)[1], spec.to_dict())
     checkpoints.close()
     jax.tree.map(
         np.testing.assert_array_equal, step(restored, loader(3))[0], step(state, loader(3))[0]
     )
 
 
-def test_it_is_evaluated_without_a_context_under_its_own_name(description):
-    networks, state = fresh(description)
+def test_it_is_evaluated_without_a_context_under_its_own_name(spec):
+    graphs, state = fresh(spec)
     config = EvalConfig(trajectories=[1, 2], tasks=3)
     evaluation = Evaluation(
-        td3_bc.TD3BCPolicy(networks, state.params, description),
+        TD3BCAgent(graphs, state.params, spec),
         evaluation_tasks(TASK, config, 0),
         config,
     )
@@ -213,4 +218,4 @@ def test_it_is_evaluated_without_a_context_under_its_own_name(description):
     for attempt in evaluation.attempts("td3_bc"):
         records = evaluation.records("td3_bc", attempt)
         assert set(records["condition"]) == {"td3_bc"} and set(records["context_steps"]) == {0}
-        assert set(records["encoded_tokens"]) == {description.steps}
+        assert set(records["encoded_tokens"]) == {spec.steps}

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from agentic_transformer.agents.transformer import Policy, Trajectory, _act, _extend
+from agentic_transformer.agents.base import Trajectory
+from agentic_transformer.agents.transformer import TransformerAgent, _act, _extend
 from agentic_transformer.config import AgentConfig, ModelConfig
+from agentic_transformer.contexts.chain_tokens import encode_chains
 from agentic_transformer.contexts.chains import Chains
-from agentic_transformer.contexts.tokens import Normalizer, PreviousStep, chain_tokens
+from agentic_transformer.contexts.normalizer import Normalizer
+from agentic_transformer.contexts.tokens import PreviousStep
 from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.models.transformer import AgenticTransformer
 from agentic_transformer.ring import attention
@@ -25,17 +28,18 @@ BATCH, SLOTS, STEPS, OBSERVATION, ACTION = 3, 4, 5, 4, 2
 LAYOUTS = pytest.mark.parametrize("tokens", ["packed", "separate"])
 
 
-def make_policy(heads=2, condition="return", **model):
+def make_agent(heads=2, return_conditioning="return", **model):
     config = ModelConfig(width=32, layers=2, heads=heads, **model)
-    description = AgentSpec(
-        task="point_mass_goal", seed=0, agent=AgentConfig(trajectories=SLOTS, return_conditioning=condition), model=config,
-        scaling=Normalizer((0.1,) * OBSERVATION, (2.0,) * OBSERVATION, 8.0, 2.0),
+    spec = AgentSpec(
+        task="point_mass_goal", seed=0, model=config,
+        agent=AgentConfig(trajectories=SLOTS, return_conditioning=return_conditioning),
+        normalizer=Normalizer((0.1,) * OBSERVATION, (2.0,) * OBSERVATION, 8.0, 2.0),
         observation_size=OBSERVATION, action_size=ACTION, steps=STEPS, best_return=4.0,
     )  # fmt: skip
     transformer = AgenticTransformer(
-        config, description.layout().features, ACTION, STEPS, nnx.Rngs(SEED)
+        config, spec.layout().feature_size, ACTION, STEPS, nnx.Rngs(SEED)
     )
-    return Policy(*nnx.split(transformer, nnx.Param), description), transformer
+    return TransformerAgent(*nnx.split(transformer, nnx.Param), spec), transformer
 
 
 def make_chain():
@@ -64,9 +68,9 @@ def trajectory(chain, slot):
     )
 
 
-def uncached(transformer, description, chain):
+def uncached(transformer, spec, chain):
     """Outputs at all tokens, and keys and values of all layers."""
-    tokens = chain_tokens(description.layout(), *chain)
+    tokens = encode_chains(spec.layout(), *chain)
     cache = []
 
     def attend(_, query, key, value):
@@ -78,53 +82,53 @@ def uncached(transformer, description, chain):
     ), cache
 
 
-def uncached_outputs(transformer, description, chain):
+def uncached_outputs(transformer, spec, chain):
     """Outputs at the decisions of all steps, (BATCH, SLOTS * STEPS, ...)."""
-    layout = description.layout()
-    return uncached(transformer, description, chain)[0][
-        :, layout.decision :: layout.tokens_per_step
-    ]
+    layout = spec.layout()
+    return uncached(transformer, spec, chain)[0][:, layout.action_token :: layout.tokens_per_step]
 
 
 @pytest.mark.parametrize("heads", [1, 2])
 @LAYOUTS
 def test_cached_acting_equals_the_uncached_forward_pass_at_every_position(heads, tokens):
-    policy, transformer = make_policy(
+    agent, transformer = make_agent(
         heads, head="mse", tokens=tokens
     )  # its actions are its outputs, clipped to [-1, 1]
     chain = make_chain()
-    outputs = uncached_outputs(transformer, policy.description, chain)
+    outputs = uncached_outputs(transformer, agent.spec, chain)
     expected, size, operations = (
         np.clip(outputs, -1, 1),
         np.abs(outputs).max(),
-        forward_operations(policy.description),
+        forward_operations(agent.spec),
     )
-    context = policy.new_context(BATCH, SLOTS)
+    context = agent.new_context(BATCH, SLOTS)
     for slot in range(SLOTS):
         done = trajectory(chain, slot)
         to_go = done.target.copy()
         for step in range(STEPS):
-            action, context = policy.act(
+            action, context = agent.act(
                 context, to_go, done.observation[:, step], step, jax.random.key(0), 1.0, 1.0
             )
             assert_close(action, expected[:, slot * STEPS + step], operations, size)
             last = step == STEPS - 1
             ended = (
-                policy.layout.completion(done.target, done.reward)[:, -1]
+                agent.layout.completion(done.target, done.reward)[:, -1]
                 if last
                 else np.zeros(BATCH)
             )
-            context = context.ended(PreviousStep(done.action[:, step], done.reward[:, step], ended))
+            context = context.observe(
+                PreviousStep(done.action[:, step], done.reward[:, step], ended)
+            )
             to_go = to_go - done.reward[:, step]
     # How the last step ended has been seen by nothing yet: tokens of their own for that are still
     # to be encoded.
     assert (
         context.position
         == context.encoded
-        == SLOTS * STEPS * policy.layout.tokens_per_step - {"packed": 0, "separate": 2}[tokens]
+        == SLOTS * STEPS * agent.layout.tokens_per_step - {"packed": 0, "separate": 2}[tokens]
     )
     for found, whole in zip(
-        context.cache, uncached(transformer, policy.description, chain)[1], strict=True
+        context.cache, uncached(transformer, agent.spec, chain)[1], strict=True
     ):
         for cached, computed in zip(found, whole, strict=True):
             assert_close(cached[:, : context.position], computed[:, : context.position], operations)
@@ -132,27 +136,29 @@ def test_cached_acting_equals_the_uncached_forward_pass_at_every_position(heads,
 
 @LAYOUTS
 def test_acting_behind_encoded_trajectories_equals_the_uncached_forward_pass(tokens):
-    """Trajectories that are encoded whole (prompts, and those whose targets were rewritten) count
-    as those that were acted."""
-    policy, transformer = make_policy(head="mse", tokens=tokens)
+    """A trajectory that is encoded at once counts like one that was acted.
+
+    Prompts are encoded at once, and trajectories whose targets are rewritten.
+    """
+    agent, transformer = make_agent(head="mse", tokens=tokens)
     chain = make_chain()
-    outputs = uncached_outputs(transformer, policy.description, chain)
+    outputs = uncached_outputs(transformer, agent.spec, chain)
     expected, size, operations = (
         np.clip(outputs, -1, 1),
         np.abs(outputs).max(),
-        forward_operations(policy.description),
+        forward_operations(agent.spec),
     )
-    context = policy.new_context(BATCH, SLOTS)
+    context = agent.new_context(BATCH, SLOTS)
     for slot in range(SLOTS - 1):
-        context = policy.append(context, trajectory(chain, slot))
+        context = agent.append(context, trajectory(chain, slot))
     last = trajectory(chain, SLOTS - 1)
     to_go = last.target.copy()
     for step in range(STEPS):
-        action, context = policy.act(
+        action, context = agent.act(
             context, to_go, last.observation[:, step], step, jax.random.key(0), 1.0, 1.0
         )
         assert_close(action, expected[:, (SLOTS - 1) * STEPS + step], operations, size)
-        context = context.ended(
+        context = context.observe(
             PreviousStep(last.action[:, step], last.reward[:, step], np.zeros(BATCH))
         )
         to_go = to_go - last.reward[:, step]
@@ -160,49 +166,46 @@ def test_acting_behind_encoded_trajectories_equals_the_uncached_forward_pass(tok
 
 @LAYOUTS
 def test_trajectories_encoded_in_parts_are_those_encoded_at_once(tokens, monkeypatch):
-    """Where the scores of a whole trajectory's tokens would take too much memory; the last part is
-    a shorter one."""
-    policy, _ = make_policy(tokens=tokens)
+    """The scores of all its tokens would take too much memory. The last part is shorter."""
+    agent, _ = make_agent(tokens=tokens)
     chain = make_chain()
-    whole, parts = policy.new_context(BATCH, SLOTS), policy.new_context(BATCH, SLOTS)
+    whole, parts = agent.new_context(BATCH, SLOTS), agent.new_context(BATCH, SLOTS)
     capacity, heads = whole.cache[0][0].shape[1:3]
     for slot in range(SLOTS - 1):
-        whole = policy.append(whole, trajectory(chain, slot))
-    monkeypatch.setattr("agentic_transformer.agents.transformer._SCORES", 2 * heads * capacity)
+        whole = agent.append(whole, trajectory(chain, slot))
+    monkeypatch.setattr("agentic_transformer.agents.cache._MAX_SCORES", 2 * heads * capacity)
     encoded = []
     monkeypatch.setattr(
         "agentic_transformer.agents.transformer._extend",
         lambda *args, **tokens: encoded.append(tokens) or _extend(*args, **tokens),
     )
     for slot in range(SLOTS - 1):
-        parts = policy.append(parts, trajectory(chain, slot))
+        parts = agent.append(parts, trajectory(chain, slot))
     assert max(part["timestep"].shape[1] for part in encoded) == 2
     jax.tree.map(
-        lambda a, b: assert_close(a, b, forward_operations(policy.description)),
+        lambda a, b: assert_close(a, b, forward_operations(agent.spec)),
         parts.cache,
         whole.cache,
     )
-    jax.tree.map(np.testing.assert_array_equal, parts.past, whole.past)
+    jax.tree.map(np.testing.assert_array_equal, parts.previous, whole.previous)
     assert (parts.position, parts.encoded) == (whole.position, whole.encoded)
 
 
 def test_acting_in_bfloat16_is_near_to_float32():
     chain, first = make_chain(), (SLOTS - 1) * STEPS
-    exact = uncached_outputs(make_policy(head="mse")[1], make_policy()[0].description, chain)[
-        :, first
-    ]
-    policy, _ = make_policy(head="mse", dtype="bfloat16")
-    context = policy.new_context(BATCH, SLOTS)
+    exact = uncached_outputs(make_agent(head="mse")[1], make_agent()[0].spec, chain)[:, first]
+    agent, _ = make_agent(head="mse", dtype="bfloat16")
+    context = agent.new_context(BATCH, SLOTS)
     for slot in range(SLOTS - 1):
-        context = policy.append(context, trajectory(chain, slot))
+        context = agent.append(context, trajectory(chain, slot))
     last = trajectory(chain, SLOTS - 1)
-    action, _ = policy.act(
+    action, _ = agent.act(
         context, last.target, last.observation[:, 0], 0, jax.random.key(0), 1.0, 1.0
     )
     assert_close(
         action,
         np.clip(exact, -1, 1),
-        kept_operations(policy.description.model),
+        kept_operations(agent.spec.model),
         np.abs(exact).max(),
         ml_dtypes.bfloat16,
     )
@@ -211,16 +214,16 @@ def test_acting_in_bfloat16_is_near_to_float32():
 
 @LAYOUTS
 def test_rewriting_a_trajectory_leaves_the_cache_as_if_it_had_always_been_so(tokens):
-    policy, _ = make_policy(tokens=tokens)
+    agent, _ = make_agent(tokens=tokens)
     chain = make_chain()
-    context = policy.append(policy.new_context(BATCH, 2), trajectory(chain, 0))
-    direct = policy.append(context.copy(), trajectory(chain, 1))
+    context = agent.append(agent.new_context(BATCH, 2), trajectory(chain, 0))
+    direct = agent.append(context.copy(), trajectory(chain, 1))
     before = context
-    acted = policy.append(context.copy(), trajectory(chain, 1)._replace(target=np.full(BATCH, 9.0)))
-    rewritten = policy.append(acted.rewound(before), trajectory(chain, 1))
+    acted = agent.append(context.copy(), trajectory(chain, 1)._replace(target=np.full(BATCH, 9.0)))
+    rewritten = agent.append(acted.rewind(before), trajectory(chain, 1))
     jax.tree.map(np.testing.assert_array_equal, rewritten.cache, direct.cache)
-    jax.tree.map(np.testing.assert_array_equal, rewritten.past, direct.past)
-    per_trajectory = STEPS * policy.layout.tokens_per_step
+    jax.tree.map(np.testing.assert_array_equal, rewritten.previous, direct.previous)
+    per_trajectory = STEPS * agent.layout.tokens_per_step
     pending = {"packed": 0, "separate": 2}[tokens]
     assert (rewritten.position, rewritten.encoded) == (
         2 * per_trajectory - pending,
@@ -229,20 +232,20 @@ def test_rewriting_a_trajectory_leaves_the_cache_as_if_it_had_always_been_so(tok
 
 
 def test_a_copied_context_goes_its_own_way():
-    policy, _ = make_policy()
+    agent, _ = make_agent()
     chain = make_chain()
-    context = policy.append(policy.new_context(BATCH, 2), trajectory(chain, 0))
+    context = agent.append(agent.new_context(BATCH, 2), trajectory(chain, 0))
     keys = np.array(context.cache[0][0])
-    policy.append(context.copy(), trajectory(chain, 1))
+    agent.append(context.copy(), trajectory(chain, 1))
     np.testing.assert_array_equal(context.cache[0][0], keys)
 
 
 def test_a_full_context_is_refused():
-    policy, _ = make_policy()
+    agent, _ = make_agent()
     chain = make_chain()
-    context = policy.append(policy.new_context(BATCH, 1), trajectory(chain, 0))
+    context = agent.append(agent.new_context(BATCH, 1), trajectory(chain, 0))
     with pytest.raises(ValueError, match="made for 5 tokens holds 5"):
-        policy.append(context, trajectory(chain, 1))
+        agent.append(context, trajectory(chain, 1))
 
 
 @pytest.mark.parametrize(
@@ -251,9 +254,9 @@ def test_a_full_context_is_refused():
     + [("separate", "observation", 1), ("separate", "action", 2), ("separate", "reward", 3)],
 )
 def test_no_leak_from_a_step_to_outputs_before_it(tokens, what, later):
-    policy, transformer = make_policy(tokens=tokens)
+    agent, transformer = make_agent(tokens=tokens)
     chain = make_chain()
-    before, _ = uncached(transformer, policy.description, chain)
+    before, _ = uncached(transformer, agent.spec, chain)
     changed = SLOTS * STEPS // 2 + 2
     chains, trajectories, reward = make_chain()
     arrays = {
@@ -264,55 +267,55 @@ def test_no_leak_from_a_step_to_outputs_before_it(tokens, what, later):
     # One step of every row.
     for row in range(BATCH):
         arrays[what][row * SLOTS + changed // STEPS, changed % STEPS] += 0.25
-    after, _ = uncached(transformer, policy.description, (chains, trajectories, reward))
-    first = changed * policy.layout.tokens_per_step + later
+    after, _ = uncached(transformer, agent.spec, (chains, trajectories, reward))
+    first = changed * agent.layout.tokens_per_step + later
     np.testing.assert_array_equal(after[:, :first], before[:, :first])
     assert np.abs(after[:, first] - before[:, first]).min() > 0
 
 
 @LAYOUTS
 def test_without_condition_nothing_of_the_target_is_seen_in_training_or_acting(tokens):
-    policy, transformer = make_policy(head="mse", condition="none", tokens=tokens)
+    agent, transformer = make_agent(head="mse", return_conditioning="none", tokens=tokens)
     chains, *rest = make_chain()
-    expected = uncached_outputs(transformer, policy.description, (chains, *rest))
+    expected = uncached_outputs(transformer, agent.spec, (chains, *rest))
     other = chains._replace(target=chains.target * 3)
     np.testing.assert_array_equal(
-        uncached_outputs(transformer, policy.description, (other, *rest)), expected
+        uncached_outputs(transformer, agent.spec, (other, *rest)), expected
     )
-    assert not chain_tokens(policy.layout, chains, *rest).features[..., 0].any()
+    assert not encode_chains(agent.layout, chains, *rest).features[..., 0].any()
     first = trajectory((other, *rest), 0)
-    context = policy.append(policy.new_context(BATCH, 2), first)
+    context = agent.append(agent.new_context(BATCH, 2), first)
     second = trajectory((chains, *rest), 1)
-    action, _ = policy.act(
+    action, _ = agent.act(
         context, np.full(BATCH, 1e3), second.observation[:, 0], 0, jax.random.key(0), 1.0, 1.0
     )
-    size, operations = np.abs(expected).max(), forward_operations(policy.description)
+    size, operations = np.abs(expected).max(), forward_operations(agent.spec)
     assert_close(action, np.clip(expected[:, STEPS], -1, 1), operations, size)
 
 
-def test_policies_of_one_structure_are_compiled_once():
+def test_agents_of_one_structure_are_compiled_once():
     """Or a process that evaluates many agents would keep, and wait for, a program for each."""
     key, target, observation = jax.random.key(0), np.ones(BATCH), np.zeros((BATCH, OBSERVATION))
     compiled = []
     for _ in range(3):
-        policy, _ = make_policy()
-        policy.act(
-            policy.new_context(BATCH, 1), target, observation, 0, key, temperature=1.0, noise=1.0
+        agent, _ = make_agent()
+        agent.act(
+            agent.new_context(BATCH, 1), target, observation, 0, key, temperature=1.0, noise=1.0
         )
         compiled.append(_act._cache_size())
     assert compiled[0] == compiled[1] == compiled[2]
 
 
 def test_temperature_zero_and_no_noise_take_the_likeliest_mean():
-    policy, transformer = make_policy()
+    agent, transformer = make_agent()
     chain = make_chain()
-    outputs = uncached_outputs(transformer, policy.description, chain)[:, 0]
-    k = policy.description.model.components
+    outputs = uncached_outputs(transformer, agent.spec, chain)[:, 0]
+    k = agent.spec.model.components
     means = np.split(outputs[:, k:].reshape(BATCH, k, -1), 2, axis=-1)[0]
     best = means[np.arange(BATCH), outputs[:, :k].argmax(axis=1)]
     first = trajectory(chain, 0)
-    action, _ = policy.act(
-        policy.new_context(BATCH, 1),
+    action, _ = agent.act(
+        agent.new_context(BATCH, 1),
         first.target,
         first.observation[:, 0],
         0,
@@ -321,19 +324,19 @@ def test_temperature_zero_and_no_noise_take_the_likeliest_mean():
         0.0,
     )
     assert_close(
-        action, np.clip(best, -1, 1), forward_operations(policy.description), np.abs(outputs).max()
+        action, np.clip(best, -1, 1), forward_operations(agent.spec), np.abs(outputs).max()
     )
 
 
 def test_packing_of_a_first_step_has_nothing_before_it():
-    policy, _ = make_policy()
-    nothing = PreviousStep(*(x[:, None] for x in policy.new_context(1, 1).past))
-    features, _ = policy.layout.continuation(
+    agent, _ = make_agent()
+    nothing = PreviousStep(*(x[:, None] for x in agent.new_context(1, 1).previous))
+    features, _ = agent.layout.encode_steps(
         np.full((1, 1), 8.0),
         np.full((1, 1, OBSERVATION), 0.1),
         np.zeros((1, 1), np.int32),
         nothing,
-        fresh=True,
+        starts_chain=True,
     )
     np.testing.assert_allclose(
         features[0, 0], [1, 0, 0, 0, 0, 0, 0, 0, 0, 1], rtol=0, atol=2 * unit()

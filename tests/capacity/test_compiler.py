@@ -1,4 +1,4 @@
-"""The compiler's words; and, where it is installed, that the estimate agrees with it."""
+"""The compiler's messages are read; if it is installed, the estimate agrees with it."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import pytest
 
 from agentic_transformer.capacity import compiler, memory
 from agentic_transformer.capacity.compiler import Refused
-from agentic_transformer.capacity.schedule import Permute, permutes
+from agentic_transformer.capacity.hlo_permutes import Permute, read_permutes
 from tests.capacity.test_estimates import MODEL, workload
 
 needs_compiler = pytest.mark.skipif(
@@ -19,47 +19,58 @@ GIB = 2**30
     ("said", "required", "limit"),
     [
         (
-            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (97.06G) exceeds "
-            "available HBM (95.74G).",
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+            "temporaries (97.06G) exceeds available HBM (95.74G).",
             97.06,
             95.74,
         ),
         (
-            "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 20.10G of 15.75G "
-            "hbm. Exceeded hbm capacity by 4.35G.",
+            "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory "
+            "space hbm. Used 20.10G of 15.75G hbm. Exceeded hbm capacity by 4.35G.",
             20.10,
             15.75,
         ),
     ],
 )
 def test_refusals_are_read(said, required, limit):
-    assert compiler.refusal(said) == Refused(round(required * GIB), round(limit * GIB))
+    assert compiler.parse_refusal(said) == Refused(round(required * GIB), round(limit * GIB))
 
 
 def test_other_errors_are_not_refusals():
     assert (
-        compiler.refusal(
+        compiler.parse_refusal(
             "INVALID_ARGUMENT: Ran out of memory in memory space hbm. Used 1.00G of 2.00G hbm."
         )
         is None
     )
-    vmem = "RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem. Used 20.10M of 16.00M vmem. Arguments lie in hbm."
-    assert compiler.refusal(vmem) is None
-    assert compiler.refusal("RESOURCE_EXHAUSTED: too many requests") is None
+    vmem = (
+        "RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem. Used 20.10M of 16.00M vmem. "
+        "Arguments lie in hbm."
+    )
+    assert compiler.parse_refusal(vmem) is None
+    assert compiler.parse_refusal("RESOURCE_EXHAUSTED: too many requests") is None
 
 
 def test_permutes_are_read():
+    # A line of the program ends without a backslash.
     program = """
-      %collective-permute-start.1 = (bf16[1,32,8192,128]{3,2,1,0:T(8,128)}, bf16[1,32,8192,128]{3,2,1,0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%a), metadata={op_name="jit(step)/jvp()/while/body/shard_map/while/body/ppermute" stack_frame_id=1}
+      %collective-permute-start.1 = (bf16[1,32,8192,128]{3,2,1,0:T(8,128)}, \
+bf16[1,32,8192,128]{3,2,1,0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%a), \
+metadata={op_name="jit(step)/jvp()/while/body/shard_map/while/body/ppermute" stack_frame_id=1}
       %fusion = f32[2] fusion(%c), kind=kLoop, calls=%f
-      %collective-permute-start.2 = (s32[1,8192]{1,0}, s32[1,8192]{1,0}) collective-permute-start(%b), metadata={op_name="jit(step)/transpose(jvp())/while/body/checkpoint/rematted_computation/shard_map/while/body/ppermute"}
+      %collective-permute-start.2 = (s32[1,8192]{1,0}, s32[1,8192]{1,0}) \
+collective-permute-start(%b), metadata={op_name="jit(step)/transpose(jvp())/while/body/\
+checkpoint/rematted_computation/shard_map/while/body/ppermute"}
       %while.3 = f32[2] while(%c), condition=%d, body=%e
-      %collective-permute-done.2 = s32[1,8192]{1,0} collective-permute-done(%collective-permute-start.2)
-      %collective-permute-done.1 = bf16[2] collective-permute-done((bf16[1,2]{1,0}, u32[]) %collective-permute-start.1)
-      %collective-permute-start = (f32[256,4]{1,0}, f32[256,4]{1,0}) collective-permute-start(%b), metadata={op_name="jit(step)/transpose(jvp())/dot_general"}
+      %collective-permute-done.2 = s32[1,8192]{1,0} \
+collective-permute-done(%collective-permute-start.2)
+      %collective-permute-done.1 = bf16[2] \
+collective-permute-done((bf16[1,2]{1,0}, u32[]) %collective-permute-start.1)
+      %collective-permute-start = (f32[256,4]{1,0}, f32[256,4]{1,0}) \
+collective-permute-start(%b), metadata={op_name="jit(step)/transpose(jvp())/dot_general"}
       %collective-permute-done = f32[2] collective-permute-done(%collective-permute-start)
-    """  # noqa: E501
-    assert permutes(program) == [
+    """
+    assert read_permutes(program) == [
         Permute(True, "forward again", 4 * 8192, True, True),
         Permute(True, "forward", 2 * 32 * 8192 * 128, True, True),
         Permute(False, "backward", 4 * 1024, False, False),
@@ -89,7 +100,7 @@ def test_what_does_not_fit_is_refused():
 def test_the_estimate_is_within_a_tenth_of_the_compilers_peak(
     name, width, layers, attention, tokens
 ):
-    """Cheap configurations that the numbers of `memory.HELD` were not fitted to."""
+    """Cheap configurations that `memory.COEFFICIENTS` were not fitted to."""
     model = dataclasses.replace(
         MODEL, width=width, layers=layers, heads=width // 128, attention=attention
     )

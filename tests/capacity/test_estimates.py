@@ -5,7 +5,7 @@ import dataclasses
 import pandas as pd
 import pytest
 
-from agentic_transformer.capacity import flops, memory, modelled, roofline
+from agentic_transformer.capacity import estimate_settings, flops, memory, roofline
 from agentic_transformer.capacity.hardware import FAMILIES, GIB, topology
 from agentic_transformer.capacity.workload import Workload
 from agentic_transformer.config import ModelConfig, PlanCommand
@@ -22,8 +22,7 @@ def workload(name="v5e:4x4", model=MODEL, tokens=8192, **settings):
 
 
 def test_the_number_of_parameters():
-    """Of a layer four square matrices, the feedforward network with its biases, two norms; then
-    what is around the layers."""
+    """A layer has four square matrices, a feedforward network with biases, and two norms."""
     h, layers, features = MODEL.width, MODEL.layers, 1 + 24 + 6 + 2 + 4
     of_layers = layers * (4 * h**2 + 8 * h**2 + 4 * h + h + 4 * h)
     around = (features + 1) * h + 1000 * h + 2 * h + (h + 1) * 6
@@ -42,7 +41,7 @@ def test_llama_shapes_have_the_parameters_of_their_layers(width, layers, billion
 
 
 def test_state_takes_16_bytes_a_parameter():
-    """Of whole tiles; the small arrays around the layers are padded to them."""
+    """The small arrays around the layers are padded to whole tiles."""
     found = memory.estimate(workload())
     assert found.state == pytest.approx(16 * workload().parameters / 16, rel=0.02)
     assert found.optimizer == 2 * found.parameters == 2 * found.gradients
@@ -84,8 +83,7 @@ def test_kinds_grow_as_they_should():
 
 
 def test_the_estimate_is_within_a_tenth_of_every_peak_that_was_compiled():
-    """The committed figures, of many sizes, backbones and machines; `test_compiler.py` compiles
-    some more."""
+    """The committed figures are of many sizes, backbones and machines."""
     compiled = pd.read_csv(ROOT / "experiments/results/plan/accuracy.csv")
     assert len(compiled) >= 12 and compiled.width.nunique() >= 2
     for row in compiled.itertuples():
@@ -99,14 +97,14 @@ def test_the_estimate_is_within_a_tenth_of_every_peak_that_was_compiled():
 
 
 def test_the_suite_plans_what_is_modelled_and_judges_estimates_by_nothing_else():
-    assert set(memory.HELD) == set(suite.BACKBONES) == set(modelled.BACKBONES)
+    assert set(memory.COEFFICIENTS) == set(suite.BACKBONES) == set(estimate_settings.BACKBONES)
     assert not any(
-        modelled.instead(suite.llama(name, attention))
+        estimate_settings.assumed_settings(suite.llama(name, attention))
         for name in suite.MODELS
         for attention in suite.BACKBONES
     )
     whole = dataclasses.replace(MODEL, remat="none")
-    assert modelled.instead(whole) == {"remat": "block"}
+    assert estimate_settings.assumed_settings(whole) == {"remat": "block"}
 
     class Kept:
         def accepted(self):
@@ -148,8 +146,7 @@ def test_the_ring_hides_from_the_overlap_condition_on(family, backward):
 
 
 def test_a_step_takes_what_its_flops_take_where_all_is_hidden():
-    """Long sequences: four forward passes' worth of FLOPs, of which three are of use, but for the
-    last hop of each layer."""
+    """A long sequence takes four forward passes' worth of FLOPs, of which three are of use."""
     found = roofline.step_time(workload("v5p:4x4x4", tokens=2**17))
     of_use = (
         flops.model_flops(MODEL, 64 * 2**17) / 64 / roofline.chip_of(workload("v5p:2x2x1")).flops

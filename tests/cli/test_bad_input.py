@@ -7,10 +7,10 @@ import sys
 import pytest
 
 from agentic_transformer.config import DataConfig, EvaluateCommand, TrainCommand
+from agentic_transformer.contexts.training_data import open_store
 from agentic_transformer.errors import UserError
 from agentic_transformer.validation import check_command
 from experiments.cli import app as cli
-from experiments.cli.data import open_store
 from tests.cli.conftest import ROOT
 from tests.cli.test_configs import COMMANDS
 

@@ -4,7 +4,7 @@ import pytest
 
 import datasets
 from agentic_transformer.config import DataConfig
-from experiments.cli.data import open_store
+from agentic_transformer.contexts.training_data import open_store
 
 
 @pytest.mark.parametrize(

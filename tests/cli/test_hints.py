@@ -8,10 +8,10 @@ import pytest
 
 import envs
 from agentic_transformer.config import DataConfig
+from agentic_transformer.contexts.training_data import open_store
 from datasets.collectors import collectors
 from datasets.download import ALGORITHMS, DOMAINS
 from experiments.cli import command_line
-from experiments.cli.data import open_store
 from experiments.reports.presentation import runs_within
 from tests.cli.conftest import ROOT
 from tests.cli.test_configs import COMMANDS

@@ -117,8 +117,10 @@ SEARCH = AgentConfig(trajectories=5, selection="search", target="chain_max", los
 
 
 def test_searches_rule_goals_out():
-    """Eight goals, each reached by ten trajectories of its own: none is missed twice, and one that
-    is found is repeated."""
+    """No goal is missed twice, and one that is found is repeated.
+
+    There are eight goals, each reached by ten trajectories of its own.
+    """
     goals, length, searches = 8, SEARCH.trajectories, 4000
     returns = np.kron(np.eye(goals), np.ones(10))
     chains = ChainSampler(returns, SEARCH, seed=SEED).draw(0, searches)

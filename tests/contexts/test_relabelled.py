@@ -5,7 +5,8 @@ import pytest
 
 import envs
 from agentic_transformer.config import AgentConfig
-from agentic_transformer.contexts.relabelled import ChainLoader, RelabelledDataset
+from agentic_transformer.contexts.loader import ChainLoader
+from agentic_transformer.contexts.relabelled import RelabelledDataset
 from tests.seeds import SEED, rng
 from tests.small_agents import TASK, describe, labelled
 from tests.tolerances import assert_close
@@ -29,12 +30,12 @@ def test_a_repeated_task_has_the_same_rewards_each_time(data):
 
 def test_loaded_rows_carry_the_rewards_of_the_task_that_was_drawn(data):
     config = AgentConfig(trajectories=4, length="full", target="own")
-    scaling = data.scaling(2.0)
+    normalizer = data.normalizer(2.0)
     loader = ChainLoader(data, config, describe(data, config).layout(), seed=SEED, rows=6)
     tokens, chains = loader(3), loader.sampler.draw(3, 6)
     steps = int(data.store.lengths[0])
     first = (
-        tokens.features[:, ::steps, 0] * scaling.return_scale
+        tokens.features[:, ::steps, 0] * normalizer.return_scale
     )  # return-to-go at the first step of each trajectory
     assert_close(
         first, data.returns[chains.task, chains.episode], steps + 3

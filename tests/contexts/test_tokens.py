@@ -3,19 +3,16 @@
 import numpy as np
 import pytest
 
+from agentic_transformer.contexts.chain_tokens import encode_chains
 from agentic_transformer.contexts.chains import Chains
-from agentic_transformer.contexts.tokens import (
-    Normalizer,
-    PackedTokens,
-    SeparateTokens,
-    chain_tokens,
-)
+from agentic_transformer.contexts.normalizer import Normalizer
+from agentic_transformer.contexts.token_layouts import PackedTokens, SeparateTokens
 from datasets import Trajectories
 from tests.seeds import rng
 from tests.tolerances import assert_close, rounding
 
 ROWS, SLOTS, STEPS, OBSERVATION, ACTION = 2, 3, 4, 2, 1
-SCALING = Normalizer((0.5, -1.0), (2.0, 4.0), return_scale=10.0, reward_scale=3.0)
+NORMALIZER = Normalizer((0.5, -1.0), (2.0, 4.0), return_scale=10.0, reward_scale=3.0)
 OPERATIONS = STEPS + 2
 """Rewards are taken off a return one by one, and what is left is scaled; an observation is shifted
 and scaled."""
@@ -45,8 +42,8 @@ def batch():
 def test_packed_tokens_match_a_rewrite_by_hand(batch, conditioned):
     chains, trajectories, reward = batch
     largest = np.abs([chains.target.max(), *trajectories.observation.ravel()]).max()
-    tokens = chain_tokens(
-        PackedTokens(SCALING, ACTION, STEPS, conditioned), chains, trajectories, reward
+    tokens = encode_chains(
+        PackedTokens(NORMALIZER, ACTION, STEPS, conditioned), chains, trajectories, reward
     )
     assert tokens.features.shape == (ROWS, SLOTS * STEPS, 1 + OBSERVATION + ACTION + 3)
     for row in range(ROWS):
@@ -87,12 +84,14 @@ def test_packed_tokens_match_a_rewrite_by_hand(batch, conditioned):
 
 
 def test_separate_tokens_match_a_rewrite_by_hand(batch):
-    """Return-to-go, observation, action, reward with completion; the one-hot of the kind; the
-    second predicts the action."""
+    """Return-to-go, observation, action, reward with completion, each with its one-hot.
+
+    The second token predicts the action.
+    """
     chains, trajectories, reward = batch
     largest = np.abs([chains.target.max(), *trajectories.observation.ravel()]).max()
-    tokens = chain_tokens(
-        SeparateTokens(SCALING, ACTION, STEPS, True), chains, trajectories, reward
+    tokens = encode_chains(
+        SeparateTokens(NORMALIZER, ACTION, STEPS, True), chains, trajectories, reward
     )
     assert tokens.features.shape == (ROWS, SLOTS * STEPS * 4, 1 + OBSERVATION + ACTION + 2 + 4)
     for row in range(ROWS):
@@ -121,14 +120,14 @@ def test_separate_tokens_match_a_rewrite_by_hand(batch):
                 to_go -= float(reward[index, step])
 
 
-def test_scaling_standardises_and_leaves_constants_alone():
+def test_a_normalizer_standardises_and_leaves_constants_alone():
     rows = rng(0).normal(3, 5, (1000, 2))
     rows[:, 1] = 7
-    scaling = Normalizer.of(rows, best_return=12.0, reward_scale=2.0)
-    standardised = (rows - scaling.observation_mean) / scaling.observation_std
+    normalizer = Normalizer.measure(rows, best_return=12.0, reward_scale=2.0)
+    standardised = normalizer.normalize(rows)
     bound = (
         2 * rounding(1000, np.float64) * np.abs(rows).max()
     )  # sums of 1,000 rows in float64; the deviation is near 5
     np.testing.assert_allclose(standardised.mean(axis=0), 0, atol=bound)
     np.testing.assert_allclose(standardised.std(axis=0), [1, 0], atol=bound)
-    assert scaling.return_scale == 12
+    assert normalizer.return_scale == 12

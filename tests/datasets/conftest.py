@@ -1,4 +1,4 @@
-"""A fabricated buffer for the tests of this folder."""
+"""Fixtures of the tests of this folder."""
 
 import pytest
 from fabricated import make_buffer
@@ -6,5 +6,5 @@ from fabricated import make_buffer
 
 @pytest.fixture
 def buffer(tmp_path):
-    """12 episodes of 20 steps."""
+    """A fabricated buffer of 12 episodes of 20 steps."""
     return make_buffer(tmp_path / "walker" / "rnd" / "buffer", 12)

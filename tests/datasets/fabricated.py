@@ -1,14 +1,14 @@
-"""Small buffers of states that no simulation reached, and what a walker observes in them."""
+"""Makes small buffers of random states, with the observations that a walker has in them."""
 
 import numpy as np
 
 from datasets import Episode, write_episode
-from envs.physics import observations_of
+from envs.readings import observations_of
 from tests.seeds import rng
 
 
 def make_episode(length=20, seed=0, *, physics=True, columns=1):
-    """A walker's episode of random states and actions."""
+    """Makes a walker's episode of random states and actions."""
     data = rng(seed)
     rows = length + 1
     action = data.uniform(-1, 1, (rows, 6)).astype(np.float32)
@@ -25,7 +25,7 @@ def make_episode(length=20, seed=0, *, physics=True, columns=1):
 
 
 def make_buffer(folder, count, length=20):
-    """`count` such episodes, seeds 0, 1, ..."""
+    """Writes episodes with seeds 0 to count - 1."""
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(count):
         write_episode(folder, index, make_episode(length, index))

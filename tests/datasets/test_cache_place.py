@@ -1,4 +1,4 @@
-"""Where the cache is written: beside the episodes or in a place that is named, whole or not at all."""
+"""The cache lies beside the episodes or where data.cache says, and is whole or absent."""
 
 import errno
 import resource
@@ -12,17 +12,18 @@ from fabricated import make_buffer, make_episode
 
 import datasets
 from agentic_transformer.config import DataConfig, TrainCommand
+from agentic_transformer.contexts.training_data import open_store
 from experiments.cli import run_folder
-from experiments.cli.data import open_store
 
 ROOT = Path(__file__).parents[2]
-# Files of this process may grow up to some bytes, as on a disk that is full behind them.
+# A limit on the size of files stands for a disk that becomes full.
 FULL = """
 import resource, sys
 import datasets
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 try:
-    datasets.Store(datasets.build_cache(sys.argv[1], progress=False)).relabel(["walker_run"], progress=False)
+    store = datasets.Store(datasets.build_cache(sys.argv[1], progress=False))
+    store.relabel(["walker_run"], progress=False)
 except ValueError as error:
     print(error)
     sys.exit(2)
@@ -34,7 +35,7 @@ def tree(folder):
 
 
 def test_nothing_is_written_beside_the_episodes(tmp_path):
-    """With data.cache=<folder> a buffer may lie on a disk that is read-only."""
+    """With data.cache=<folder> a buffer may lie on a read-only disk."""
     config = DataConfig(root=str(tmp_path / "data"), algo="rnd", cache=str(tmp_path / "place"))
     buffer = make_buffer(tmp_path / "data" / "walker" / "rnd" / "buffer", 3)
     before = tree(tmp_path / "data")
@@ -52,8 +53,7 @@ def test_nothing_is_written_beside_the_episodes(tmp_path):
 
 
 def test_two_buffers_in_one_place_keep_apart(tmp_path, monkeypatch):
-    """Two data folders with a data set of the same name; the same folder is found again under
-    another path."""
+    """Two folders may have a data set of one name; a relative path finds the same cache again."""
     monkeypatch.chdir(tmp_path)
     places = {}
     for root, count in (("a", 3), ("b", 5)):
@@ -70,7 +70,7 @@ def test_two_buffers_in_one_place_keep_apart(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
 def test_a_read_only_folder_is_one_line(buffer, monkeypatch, code):
-    """It names the setting that helps. What is cached already is read."""
+    """The error names the setting that helps. An existing cache is still read."""
     opened = Path.open
 
     def refuse(path, mode="r", *arguments):
@@ -93,8 +93,8 @@ def test_a_read_only_folder_is_one_line(buffer, monkeypatch, code):
 
 
 @pytest.mark.parametrize("place", ["/proc/nowhere", "a file"])
-def test_a_place_that_is_none_is_one_line(buffer, tmp_path, monkeypatch, place):
-    """A typing error in data.cache."""
+def test_a_place_that_is_no_folder_is_one_line(buffer, tmp_path, monkeypatch, place):
+    """A mistyped data.cache is an error of one line."""
     monkeypatch.chdir(tmp_path)
     Path("a file").touch()
     with pytest.raises(
@@ -104,8 +104,10 @@ def test_a_place_that_is_none_is_one_line(buffer, tmp_path, monkeypatch, place):
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path):
-    """Wherever it becomes full: one line, no remains, what was there before as it was, and no crash
-    of HDF5."""
+    """The disk may become full at any time.
+
+    The error is one line, HDF5 does not crash, earlier files stay and no new ones are left.
+    """
     buffer = make_buffer(tmp_path / "buffer", 40, length=300)
 
     def run(limit):
@@ -129,8 +131,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path):
 
 
 def test_a_disk_that_becomes_full_spoils_no_cache(tmp_path):
-    """New episodes that do not fit: the cache of those before goes on to be read, and takes them
-    once there is room."""
+    """If new episodes do not fit, the old cache can be read, and takes them once there is room."""
     buffer = make_buffer(tmp_path / "buffer", 10, length=300)
     cache = datasets.build_cache(buffer, progress=False)
     for index in range(10, 20):
@@ -148,7 +149,7 @@ def test_a_disk_that_becomes_full_spoils_no_cache(tmp_path):
 
 
 def test_a_run_goes_on_with_its_cache_elsewhere(tmp_path):
-    """Where rewards are kept changes nothing that is learned."""
+    """The place of the cache changes nothing that is learned."""
     run_folder.describe(tmp_path, TrainCommand(), [], {})
     run_folder.check_same(tmp_path, TrainCommand(data=DataConfig(cache="elsewhere")))
     with pytest.raises(ValueError, match="data.root"):

@@ -1,4 +1,4 @@
-"""Collectors: every domain, resumption, and the record of how a buffer was made."""
+"""Collectors act in every domain, go on after an interruption, and record how a buffer was made."""
 
 import json
 
@@ -8,20 +8,21 @@ import pytest
 import datasets
 import envs
 from datasets.collectors import collectors
+from datasets.mppi_collector import CONFIGS
 from datasets.verification import verify
+from envs.mppi import MPPI
 from tests.seeds import SEED, rng
 
 
 def collect(task, folder, episodes, collector, seed=0):
-    """Silently."""
+    """Collects without a progress bar."""
     return datasets.collect(
         task, folder, episodes=episodes, seed=seed, collector=collector, progress=False
     )
 
 
 def test_an_interrupted_collection_goes_on_to_the_same_buffer(tmp_path):
-    """Files that were lost or never written come out bit for bit; a finished buffer can be
-    extended."""
+    """Lost and missing files come out bit for bit; a finished buffer can be extended."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     collect("point_mass_goal", whole, 130, "noise")
     collect("point_mass_goal", broken, 60, "noise")
@@ -39,9 +40,8 @@ def test_an_interrupted_collection_goes_on_to_the_same_buffer(tmp_path):
     assert "mujoco" in metadata["versions"]
 
 
-def test_what_made_a_buffer_is_not_rewritten(tmp_path, monkeypatch):
-    """To ask for what is there already, or for less, under other libraries: the record stays that
-    of the episodes."""
+def test_the_record_of_a_finished_buffer_is_not_rewritten(tmp_path, monkeypatch):
+    """Asking for no new episodes, under other libraries, leaves the record as it was."""
     before = collect("point_mass_goal", tmp_path, 6, "pd")
     monkeypatch.setattr("datasets.collection.version", lambda name: "another")
     for episodes in (6, 2):
@@ -67,15 +67,14 @@ def test_a_buffer_is_made_in_one_way(tmp_path):
         collect("walker_walk", tmp_path / "b", 2, "mpi")
 
 
-def test_a_buffer_goes_on_under_the_settings_it_was_begun_with(tmp_path, monkeypatch, capsys):
-    """Whoever changes a collector's constants is told; a buffer from before they were kept is
-    taken, and that is said."""
+def test_a_buffer_goes_on_with_the_settings_of_its_first_episodes(tmp_path, monkeypatch, capsys):
+    """Changed constants of a collector are refused; a record without settings is accepted."""
     collect("point_mass_goal", tmp_path / "a", 2, "pd")
     collect("point_mass_goal", tmp_path / "a", 3, "pd")
     metadata = json.loads((tmp_path / "a" / "metadata.json").read_text())
     assert metadata["settings"]["gains"] == [20.0, 8.0]
     with monkeypatch.context() as patched:
-        patched.setattr("datasets.proportional._GAINS", (20.0, 9.0))
+        patched.setattr("datasets.pd_collectors._GAINS", (20.0, 9.0))
         with pytest.raises(
             ValueError,
             match=r"settings.gains=\[20.0, 8.0\], not \[20.0, 9.0\]; choose another folder",
@@ -90,7 +89,7 @@ def test_a_buffer_goes_on_under_the_settings_it_was_begun_with(tmp_path, monkeyp
 
 @pytest.mark.parametrize("domain", sorted({envs.task(name).domain for name in envs.tasks()}))
 def test_every_collector_acts(domain):
-    """Finite actions within [-1, 1] for ten episodes of any task of the domain."""
+    """Actions are finite and within [-1, 1] for some task of the domain."""
     name = next(name for name in envs.tasks() if envs.task(name).domain == domain)
     for collector in collectors(name).values():
         assert (
@@ -107,7 +106,7 @@ def test_every_collector_acts(domain):
 
 
 def test_pd_solves_the_maze(tmp_path):
-    """A buffer of 100 rooms' walks holds good episodes of every corner."""
+    """A buffer of 100 walks through the rooms has good episodes of every corner."""
     collect("point_mass_maze_any", tmp_path / "buffer", 100, "pd")
     assert verify(tmp_path / "buffer", progress=False).problems == {}
     store = datasets.Store(datasets.build_cache(tmp_path / "buffer", progress=False))
@@ -116,19 +115,16 @@ def test_pd_solves_the_maze(tmp_path):
 
 
 def test_planning_swings_the_pole_up():
-    """A pole that hangs, or lies, pays less than half.
+    """A pole that hangs or lies earns less than half.
 
-    Ten seeds pay 0.83, noise 0.01; the mean of four varies by 0.07.
+    Ten seeds earn 0.83 a step, noise earns 0.01, and the mean of four seeds varies by 0.07.
     """
     environments = envs.make_vec("cartpole_swingup", 4, seed=SEED)
     _, info = environments.reset()
-    from datasets.planned import SETTINGS
-    from envs.planner import Planner
-
-    planner = Planner(environments.tasks, SETTINGS["cartpole"], rng(0))
+    planner = MPPI(environments.tasks, CONFIGS["cartpole"], rng(0))
     paid = []
     for step in range(300):
-        if step % SETTINGS["cartpole"].hold == 0:
+        if step % CONFIGS["cartpole"].hold == 0:
             action = planner.plan(info["physics"])
         _, reward, _, _, info = environments.step(action)
         paid.append(reward)

@@ -1,4 +1,4 @@
-"""A buffer that is collected under two versions of something says so."""
+"""A line says so when a buffer's episodes are collected under two versions of something."""
 
 import json
 
@@ -11,8 +11,8 @@ def collect(folder, episodes):
     )
 
 
-def test_episodes_made_by_other_code_are_said(tmp_path, monkeypatch, capsys):
-    """The line counts what is new; metadata.json keeps what the newest were made with."""
+def test_episodes_made_by_other_code_are_reported(tmp_path, monkeypatch, capsys):
+    """The line counts the new episodes; metadata.json keeps the versions of the newest."""
     before = collect(tmp_path, 2)
     collect(tmp_path, 3)
     assert capsys.readouterr().out == ""
@@ -28,8 +28,8 @@ def test_episodes_made_by_other_code_are_said(tmp_path, monkeypatch, capsys):
     assert json.loads((tmp_path / "metadata.json").read_text()) == after
 
 
-def test_a_buffer_from_before_its_code_was_kept_goes_on(tmp_path, capsys):
-    """What it does not say is not held against it."""
+def test_a_record_without_the_code_goes_on(tmp_path, capsys):
+    """A version that the record lacks is no difference."""
     metadata = collect(tmp_path, 2)
     del metadata["versions"]["code"]
     (tmp_path / "metadata.json").write_text(json.dumps(metadata))

@@ -19,7 +19,7 @@ def never(seconds):
 
 
 def refused(root, url, pause=never):
-    """The one line that `download` ends with."""
+    """Returns the one line that `download` ends with."""
     with pytest.raises((ValueError, OSError)) as told:
         download("walker", "rnd", root, server=url, progress=False, pause=pause)
     message = str(told.value)
@@ -36,7 +36,7 @@ def closed_port():
 
 
 class Answers:
-    """A server whose answer to any request is a function of the handler."""
+    """Serves any request with a function of the handler."""
 
     def __init__(self, answer):
         class Handler(BaseHTTPRequestHandler):
@@ -60,7 +60,7 @@ class Answers:
 
 @pytest.mark.parametrize("code", [socket.EAI_AGAIN, socket.EAI_NONAME])
 def test_no_network(code, tmp_path, monkeypatch):
-    """A name that cannot be looked up; nothing is left behind."""
+    """The server's name cannot be looked up; nothing is left behind."""
 
     def fail(*arguments, **options):
         raise socket.gaierror(code, "no answer")
@@ -79,7 +79,7 @@ def test_nobody_listens(tmp_path):
 
 
 def test_no_secure_connection(tmp_path):
-    """A server that speaks no TLS stands for one whose certificate does not fit."""
+    """A server that speaks no TLS stands for one with a wrong certificate."""
     with Server([]) as server:
         assert "cannot be reached: [SSL" in refused(tmp_path, server.url.replace("http:", "https:"))
 
@@ -112,7 +112,7 @@ def test_a_proxy_that_refuses_is_named_and_its_password_is_not(scheme, tmp_path,
 
 
 def test_a_login_page_is_no_archive(tmp_path):
-    """A page of unknown length, as portals send it."""
+    """Portals of networks send a page of unknown length."""
 
     def page(handler):
         handler.send_response(200)
@@ -127,7 +127,10 @@ def test_a_login_page_is_no_archive(tmp_path):
 
 
 def test_a_network_that_goes_away_midway(tmp_path):
-    """Then waiting may help. What arrived is kept; a later call that finds none ends at once."""
+    """It may come back, so the download waits, and keeps what arrived.
+
+    A later call that finds no network ends at once.
+    """
     waited = []
     with Server(["drops"]) as server:
         url = server.url
@@ -161,7 +164,7 @@ def test_an_archive_brought_by_hand_is_taken(tmp_path):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_full_disk(tmp_path):
-    """What the disk said when the transfer began may no longer hold."""
+    """The disk may fill up after the transfer has started."""
     part = tmp_path / "walker" / "rnd.zip.part"
     part.parent.mkdir()
     part.symlink_to("/dev/full")

@@ -1,4 +1,4 @@
-"""Data of another body, or not what its environment shows, are told before anything is trained."""
+"""Data of another domain, or with wrong observations, are found before training."""
 
 from dataclasses import replace
 
@@ -9,12 +9,12 @@ from fabricated import make_buffer, make_episode
 import datasets
 import envs
 from agentic_transformer.config import DataConfig, VerifyCommand
+from agentic_transformer.contexts.training_data import open_store
 from agentic_transformer.settings import settings_of
 from datasets import Episode
 from datasets.consistency import problems_of
-from envs.physics import observations_of
+from envs.readings import observations_of
 from envs.registry import domain_spec, domains
-from experiments.cli.data import open_store
 from tests.envs.oracle import Oracle
 from tests.seeds import rng
 
@@ -51,15 +51,15 @@ def episodes():
 
 
 @pytest.mark.parametrize("domain", NAMES)
-def test_what_dm_control_does_is_consistent(domain, episodes):
-    """Also with physics in float32, as third parties have it, and without any."""
+def test_episodes_of_dm_control_are_consistent(domain, episodes):
+    """This holds for physics in float32, as third-party sets have it, and without physics, too."""
     episode = episodes[domain]
     for physics in (episode.physics, episode.physics.astype(np.float32), None):
         assert problems_of(replace(episode, physics=physics), domain) == []
 
 
 @pytest.mark.parametrize("domain", NAMES)
-def test_another_domain_is_told_and_the_right_one_named(domain, episodes):
+def test_another_domain_is_reported_and_the_right_one_named(domain, episodes):
     for other in set(domains()) - {domain, "point_mass"}:
         (problem,) = problems_of(episodes[domain], other)
         assert problem.startswith(f"not {other}'s") and problem.endswith(f"nearest match: {domain}")
@@ -67,7 +67,7 @@ def test_another_domain_is_told_and_the_right_one_named(domain, episodes):
 
 @pytest.mark.parametrize("domain", NAMES)
 def test_every_entry_that_physics_determines_is_compared(domain, episodes):
-    """A hundredth too much in any entry of one row; what takes forces is left alone."""
+    """An error of 0.01 in any entry of one row is found, but for entries that depend on forces."""
     episode = episodes[domain]
     found = []
     for entry in range(episode.observation.shape[1]):
@@ -80,8 +80,8 @@ def test_every_entry_that_physics_determines_is_compared(domain, episodes):
 
 
 @pytest.mark.parametrize("domain", ["walker", "quadruped", "hopper"])
-def test_an_observation_in_another_order_is_told(domain, episodes):
-    """As adapters make it that sort the parts by their names: sizes agree."""
+def test_an_observation_in_another_order_is_reported(domain, episodes):
+    """Some adapters sort the parts of an observation by name, which keeps its size."""
     environment = Oracle(NAMES[domain], seed=1).environment
     parts = environment.reset().observation
     ends = np.cumsum([np.size(part) for part in parts.values()])
@@ -102,8 +102,10 @@ def test_an_observation_in_another_order_is_told(domain, episodes):
     ],
 )
 @pytest.mark.parametrize("bare", [False, True], ids=["with physics", "without physics"])
-def test_wrong_sizes_are_told_where_data_are_cached_and_verified(field, size, says, bare, tmp_path):
-    """Before training, which they would not stop; and in one line that names the file."""
+def test_wrong_sizes_are_reported_when_data_are_cached_and_verified(
+    field, size, says, bare, tmp_path
+):
+    """Training would not stop at wrong sizes. The error is one line and names the file."""
     if bare and field == "physics":
         return
     episode = make_episode()
@@ -122,7 +124,7 @@ def test_wrong_sizes_are_told_where_data_are_cached_and_verified(field, size, sa
 
 
 def test_data_of_another_body_are_not_cached(tmp_path):
-    """Walker's in cheetah's folder, whose sizes of physics and of action are the same."""
+    """Walker's data in cheetah's folder have the right sizes of physics and action."""
     make_buffer(tmp_path / "cheetah" / "pd" / "buffer", 2)
     said = r"episode_000000_20.npz: not cheetah's: .*; nearest match: walker"
     with pytest.raises(ValueError, match=said):
@@ -130,7 +132,7 @@ def test_data_of_another_body_are_not_cached(tmp_path):
 
 
 def test_episodes_are_checked_once(tmp_path, monkeypatch):
-    """When they come into the cache; again only where they are to be another body's."""
+    """They are checked when they are cached, and again only for another domain."""
     checked = []
 
     def noted(episode, domain):
@@ -166,8 +168,8 @@ def test_a_folder_of_any_name_is_checked_where_a_domain_is_given(tmp_path):
         datasets.verify(buffer, "chetah", progress=False)
 
 
-def test_longer_episodes_than_the_environment_has_are_told():
-    """They would train, and die in evaluation."""
+def test_episodes_longer_than_the_environments_are_reported():
+    """Training would accept them, and evaluation would fail."""
     (problem,) = problems_of(make_episode(1001), "walker")
     assert "1001 transitions, an episode has at most 1000" in problem
 

@@ -1,5 +1,4 @@
-"""Downloads from a faulty server on this machine: it drops, truncates, starts over, refuses, and
-sends the wrong bytes."""
+"""Downloads come whole from a faulty server, which drops, truncates, restarts or refuses."""
 
 import hashlib
 import io
@@ -17,7 +16,7 @@ from datasets.episode import episode_files, read_episode
 
 
 def archive():
-    """A small release: three episodes and a video, as ExoRL packs them."""
+    """Packs a small release as ExoRL does: three episodes and a video."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as out:
         for index in range(3):
@@ -32,7 +31,10 @@ ARCHIVE = archive()
 
 
 class Server:
-    """Serves ARCHIVE at any path, with a list of faults, one for each request until they run out."""
+    """Serves ARCHIVE at any path.
+
+    `faults` has one fault for each request; later requests are served well.
+    """
 
     def __init__(self, faults, content=ARCHIVE):
         self.requests = []
@@ -78,7 +80,7 @@ class Server:
 
 
 def fetch(server, root, **options):
-    """`download` without waiting or bars."""
+    """Downloads without waiting or progress bars."""
     return download(
         "walker",
         "rnd",
@@ -96,7 +98,7 @@ def fetch(server, root, **options):
     ids=["good", "drops", "starts over", "overloaded"],
 )
 def test_arrives_whole(tmp_path, faults, requests):
-    """Whatever breaks off goes on at the byte that is missing, and the episodes are the server's."""
+    """A broken transfer goes on at the next byte, and the episodes are the server's."""
     with Server(faults) as server:
         buffer = fetch(server, tmp_path)
         assert len(server.requests) == requests
@@ -113,7 +115,7 @@ def test_arrives_whole(tmp_path, faults, requests):
 
 
 def test_a_later_call_goes_on(tmp_path):
-    """After giving up, what arrived is kept."""
+    """What arrived before the download gave up is kept."""
     with (
         Server(["drops", *[503] * 20]) as server,
         pytest.raises(ConnectionError, match="run this again"),
@@ -125,7 +127,7 @@ def test_a_later_call_goes_on(tmp_path):
 
 
 def test_wrong_content(tmp_path):
-    """A wrong SHA-256, a flipped bit in the archive, and a page instead of an archive."""
+    """A wrong SHA-256, a flipped bit, and a page instead of an archive are refused."""
     with Server([]) as server, pytest.raises(ValueError, match="SHA-256 is"):
         fetch(server, tmp_path, sha256="0" * 64)
     damaged = bytearray(ARCHIVE)
@@ -157,7 +159,7 @@ def test_an_archive_writes_into_its_buffer_alone(tmp_path, name):
 
 
 def test_an_archive_that_unpacks_to_more_than_the_disk_holds_is_not_unpacked(tmp_path, monkeypatch):
-    """It may be a thousandth of its contents; the archive is kept, for a disk with more room."""
+    """The archive, a thousandth of its contents, is kept for a disk with more room."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as out:
         out.writestr("buffer/episode_000000_50.npz", bytes(2_000_000))
@@ -169,8 +171,7 @@ def test_an_archive_that_unpacks_to_more_than_the_disk_holds_is_not_unpacked(tmp
 
 
 def test_nothing_of_another_origin_is_touched(tmp_path):
-    """Episodes collected under an algorithm's name stay; a data set that is there has the checksum
-    asked for, or it is said."""
+    """Collected episodes in an algorithm's folder stay; another archive's SHA-256 is refused."""
     buffer = tmp_path / "walker" / "rnd" / "buffer"
     buffer.mkdir(parents=True)
     (buffer / "episode_000000_50.npz").write_bytes(b"collected")
@@ -185,7 +186,7 @@ def test_nothing_of_another_origin_is_touched(tmp_path):
 
 
 def test_refusals(tmp_path, monkeypatch):
-    """Unknown names, a file the server lacks, and a full disk."""
+    """Unknown names, a file that the server lacks, and a full disk are refused."""
     with pytest.raises(ValueError, match="nearest match: 'walker'"):
         download("wakler", "rnd", tmp_path)
     with pytest.raises(ValueError, match="algorithm 'rdn'"):

@@ -1,4 +1,4 @@
-"""Episodes as files: real variants are read, damaged ones refused by name."""
+"""Episode files: real variants are read, and damaged ones are refused by name."""
 
 import io
 import tracemalloc
@@ -13,18 +13,18 @@ from datasets.episode import BadEpisode, episode_files
 
 
 def save(path, **arrays):
-    """Write arrays as they are, without the checks of write_episode."""
+    """Writes arrays without the checks of write_episode."""
     np.savez(path, **arrays)
     return path
 
 
 def parts(episode):
-    """An episode's arrays by name."""
+    """Returns an episode's arrays by name."""
     return {key: value for key, value in vars(episode).items() if value is not None}
 
 
 def test_round_trip(tmp_path):
-    """What is written is read back bit for bit."""
+    """A written episode is read back bit for bit."""
     episode = make_episode(30)
     path = datasets.write_episode(tmp_path, 7, episode)
     assert path.name == "episode_000007_30.npz"
@@ -36,7 +36,7 @@ def test_round_trip(tmp_path):
 
 
 def test_variants(tmp_path):
-    """URLB's names, four reward columns, single-precision physics, no physics."""
+    """URLB's names, four reward columns, physics in float32 and no physics are read."""
     episode = make_episode(25, columns=4, physics=False)
     path = save(tmp_path / "20220101T101112_12_25.npz", **parts(episode))
     read = datasets.read_episode(path)
@@ -50,7 +50,7 @@ def test_variants(tmp_path):
 
 
 def test_order_of_files(tmp_path):
-    """By index, whatever the style; other files are not episodes."""
+    """Files are ordered by number in either style of name; other files are ignored."""
     for name in (
         "episode_000010_20.npz",
         "episode_000002_20.npz",
@@ -69,29 +69,29 @@ def test_order_of_files(tmp_path):
 
 
 def flipped(path):
-    """One bit of compressed data."""
+    """Flips one bit of compressed data."""
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
 
 
 def truncated(path):
-    """Half a file."""
+    """Keeps half of the file."""
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def emptied(path):
-    """No bytes."""
+    """Keeps no bytes."""
     path.write_bytes(b"")
 
 
 def with_objects(path):
-    """Pickled content."""
+    """Adds pickled content."""
     save(path, **parts(make_episode()) | {"reward": np.array([[None]] * 21, object)})
 
 
 def giant(path):
-    """A header that claims 3.6 TiB."""
+    """Writes a header that claims 3.6 TiB."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(
         header, {"descr": "<f4", "fortran_order": False, "shape": (10**9, 1000)}
@@ -104,19 +104,19 @@ def giant(path):
 
 
 def with_nan(path):
-    """One NaN."""
+    """Writes one NaN."""
     observation = make_episode().observation.copy()
     observation[3, 4] = np.nan
     save(path, **parts(make_episode()) | {"observation": observation})
 
 
 def uneven(path):
-    """Arrays of different rows."""
+    """Writes arrays of different lengths."""
     save(path, **parts(make_episode()) | {"action": make_episode().action[:-1]})
 
 
 def lacking(path):
-    """No discount."""
+    """Leaves out the discount."""
     save(path, **{key: value for key, value in parts(make_episode()).items() if key != "discount"})
 
 
@@ -125,7 +125,7 @@ FAULTS = [flipped, truncated, emptied, with_objects, giant, with_nan, uneven, la
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_bad_files_are_refused(tmp_path, fault):
-    """By name, under 100 MB of memory."""
+    """The error names the file, and takes less than 100 MB of memory."""
     path = datasets.write_episode(tmp_path, 0, make_episode())
     fault(path)
     tracemalloc.start()
@@ -144,7 +144,7 @@ def test_wrong_length_in_name(tmp_path):
 
 
 def test_cache_refuses_or_counts_bad_files(tmp_path, capsys):
-    """By default one bad file stops the cache; `skip_bad` leaves out up to 1%."""
+    """One bad file stops the cache; `skip_bad` leaves out up to 1%."""
     folder = make_buffer(tmp_path / "buffer", 100, length=3)
     emptied(folder / "episode_000041_3.npz")
     with pytest.raises(BadEpisode, match="episode_000041_3"):

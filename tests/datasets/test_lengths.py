@@ -1,4 +1,4 @@
-"""Episodes of several lengths under one horizon: the first steps of each; the rest is named."""
+"""Episodes of several lengths are cut to one horizon, and a line says what is left out."""
 
 import numpy as np
 import pytest
@@ -7,9 +7,10 @@ from fabricated import make_episode
 import datasets
 import envs
 from agentic_transformer.config import AgentConfig, DataConfig
-from agentic_transformer.contexts.relabelled import ChainLoader, RelabelledDataset
-from agentic_transformer.contexts.tokens import PackedTokens
-from experiments.cli.data import open_store
+from agentic_transformer.contexts.loader import ChainLoader
+from agentic_transformer.contexts.relabelled import RelabelledDataset
+from agentic_transformer.contexts.token_layouts import PackedTokens
+from agentic_transformer.contexts.training_data import open_store
 
 LENGTHS = (14, 17, 20)
 TASK = envs.task("walker_run")
@@ -17,7 +18,7 @@ TASK = envs.task("walker_run")
 
 @pytest.fixture(params=[1 << 30, 0], ids=["in memory", "on disk"])
 def store(request, tmp_path):
-    """An episode of each length, in a folder of the walker's."""
+    """A walker's episode of each length."""
     buffer = tmp_path / "walker" / "pd" / "buffer"
     buffer.mkdir(parents=True)
     for index, length in enumerate(LENGTHS):
@@ -27,12 +28,12 @@ def store(request, tmp_path):
 
 @pytest.mark.parametrize(("repeat", "horizon"), [(1, 10), (1, 14), (2, 5), (7, 2), (7, None)])
 def test_each_is_cut_to_the_horizon(repeat, horizon, store):
-    """Row by row as the episodes have it; 14, 17 and 20 steps hold two steps of seven each."""
-    strided = datasets.ActionRepeatView(store, repeat, horizon)
+    """Rows are the episodes' own; 14, 17 and 20 steps hold two steps of seven each."""
+    view = datasets.ActionRepeatView(store, repeat, horizon)
     steps = horizon or 2
-    assert strided.lengths.tolist() == [steps] * 3
-    observation, action = strided.load([2, 0, 1])
-    reward = strided.rewards(TASK, [2, 0, 1])
+    assert view.lengths.tolist() == [steps] * 3
+    observation, action = view.load([2, 0, 1])
+    reward = view.rewards(TASK, [2, 0, 1])
     for place, index in enumerate([2, 0, 1]):
         episode = make_episode(LENGTHS[index], seed=index)
         paid = datasets.relabel(episode.physics, TASK)
@@ -58,7 +59,7 @@ def test_each_is_cut_to_the_horizon(repeat, horizon, store):
         (15, None, "data.action_repeat=15", 14),
     ],
 )
-def test_what_cannot_be_cut_says_what_can(repeat, horizon, said, most, store):
+def test_a_horizon_that_does_not_fit_says_which_do(repeat, horizon, said, most, store):
     with pytest.raises(ValueError) as told:
         datasets.ActionRepeatView(store, repeat, horizon)
     assert str(told.value) == f"{said}: trajectories have 14 to 20 steps; allowed: 1 to {most}"
@@ -79,6 +80,6 @@ def test_a_command_trains_on_them_and_says_what_it_leaves_out(store, tmp_path, c
     episodes = [make_episode(length, seed=index) for index, length in enumerate(LENGTHS)]
     paid = [datasets.relabel(episode.physics, TASK)[1:11] for episode in episodes]
     np.testing.assert_allclose(data.returns[0], np.sum(paid, axis=1, dtype=np.float64), rtol=1e-12)
-    layout = PackedTokens(data.scaling(1.0), 6, 10, conditioned=True)
+    layout = PackedTokens(data.normalizer(1.0), 6, 10, conditioned=True)
     tokens = ChainLoader(data, AgentConfig(trajectories=3), layout, seed=0, rows=2)(0)
     assert tokens.features.shape[:2] == (2, 3 * 10)

@@ -1,10 +1,12 @@
-"""A collection whose record cannot be read ends in one line, before anything is changed."""
+"""A collection whose record cannot be read ends in one line and changes nothing."""
 
 import json
 
 import pytest
 
 import datasets
+from datasets.collection_metadata import check_same_collection, read_metadata
+from datasets.mppi_collector import MPPICollector
 
 WAY = {"seed": 0, "collector": "random", "progress": False}
 
@@ -40,8 +42,8 @@ def test_metadata_that_is_no_file(tmp_path):
         datasets.collect("point_mass_goal", tmp_path, episodes=1, **WAY)
 
 
-def test_a_buffer_from_before_goes_on_and_that_is_said(tmp_path, capsys):
-    """Its episodes took a path that their stored actions do not quite repeat."""
+def test_a_buffer_of_an_earlier_version_goes_on_with_a_warning(tmp_path, capsys):
+    """Earlier versions stored actions that did not quite lead to the stored states."""
     metadata = datasets.collect("point_mass_goal", tmp_path, episodes=1, **WAY)
     assert metadata.pop("actions") == "float32"
     (tmp_path / "metadata.json").write_text(json.dumps(metadata))
@@ -49,3 +51,20 @@ def test_a_buffer_from_before_goes_on_and_that_is_said(tmp_path, capsys):
     assert capsys.readouterr().out == ""
     assert datasets.collect("point_mass_goal", tmp_path, episodes=2, **WAY)["actions"] is None
     assert "rounded after they were executed" in capsys.readouterr().out
+
+
+def test_a_setting_is_read_under_its_earlier_name(tmp_path, capsys):
+    """A buffer from before `coarse` was called `timestep_scale` can be extended."""
+    settings = json.loads(json.dumps(MPPICollector.settings("cartpole")))
+    made = {"task": "cartpole_swingup", "seed": 0, "action_repeat": 1, "settings": settings}
+    earlier = {key: value for key, value in settings.items() if key != "timestep_scale"}
+    earlier["coarse"] = settings["timestep_scale"]
+    (tmp_path / "metadata.json").write_text(
+        json.dumps({**made, "episodes": 2, "settings": earlier})
+    )
+    check_same_collection(tmp_path, read_metadata(tmp_path), made)
+    said = f"{tmp_path / 'metadata.json'}: setting 'coarse' is now called 'timestep_scale'\n"
+    assert capsys.readouterr().out == said
+    made["settings"] = settings | {"timestep_scale": 7}
+    with pytest.raises(ValueError, match=r"settings.timestep_scale=2, not 7"):
+        check_same_collection(tmp_path, read_metadata(tmp_path), made)

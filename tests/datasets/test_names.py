@@ -1,4 +1,4 @@
-"""Files of other names in a buffer are no episodes, and that is said."""
+"""Files with other names in a buffer are no episodes, and a line says so."""
 
 import pytest
 from fabricated import make_buffer
@@ -9,7 +9,7 @@ from datasets.verification import verify
 
 
 def strangers(folder):
-    """Six of them, beside what nobody takes for episodes."""
+    """Adds six entries that look like episodes, and others that do not."""
     for name in (
         "traj_0.npz",
         "EPISODE_000000_20.NPZ",
@@ -32,13 +32,13 @@ def strangers(folder):
 
 
 SAID = (
-    "6 files or folders of another name left out, first: 'EPISODE_000000_20.NPZ'; episodes are files such as "
-    "episode_000000_1000.npz: episode_<number>_<transitions>.npz"
+    "6 files or folders of another name left out, first: 'EPISODE_000000_20.NPZ'; "
+    "episodes are files such as episode_000000_1000.npz: episode_<number>_<transitions>.npz"
 )
 
 
-def test_how_many_are_left_out_is_said(buffer, capsys):
-    """When they would be cached, each time, and by verify."""
+def test_the_number_of_ignored_files_is_reported(buffer, capsys):
+    """`build_cache` says it each time, and so does `verify`."""
     datasets.build_cache(buffer, progress=False)
     assert capsys.readouterr().out == ""
     assert verify(buffer, progress=False).remarks == []
@@ -50,7 +50,7 @@ def test_how_many_are_left_out_is_said(buffer, capsys):
 
 
 def test_a_buffer_of_other_names_alone(tmp_path):
-    """The error names what is there, and what should be."""
+    """The error says what there is, and how files should be named."""
     folder = make_buffer(tmp_path / "buffer", 0)
     with pytest.raises(ValueError, match="no episodes; episodes are files such as"):
         episode_files(folder)

@@ -1,4 +1,4 @@
-"""The quickstart's data, end to end: collected, read back, cached, relabelled."""
+"""The quickstart's data are collected, read back, cached and relabelled."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def test_episode_format(buffer):
 
 
 def test_collector_covers_the_ring(buffer):
-    """Trajectories of every quality for every goal: some reach it, most do not."""
+    """For every goal some trajectories reach it and most do not."""
     store = datasets.Store(datasets.build_cache(buffer, progress=False))
     goals = [
         envs.task("point_mass_goal", goal=(0.15 * np.cos(a), 0.15 * np.sin(a)))
@@ -52,7 +52,7 @@ def test_collector_covers_the_ring(buffer):
 
 
 def test_rewards_are_the_environments(buffer):
-    """Relabelled rewards of an episode are what the environment pays for its actions."""
+    """Relabelled rewards equal what the environment pays for the episode's actions."""
     store = datasets.Store(datasets.build_cache(buffer, progress=False))
     goal = envs.task("point_mass_goal", goal=(0.1, 0.1))
     env = envs.make(goal)

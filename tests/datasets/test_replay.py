@@ -1,11 +1,11 @@
-"""What is stored is what was done: a buffer's actions lead through its stored states again."""
+"""A buffer's actions lead through its stored states again."""
 
 import numpy as np
 import pytest
 
 import datasets
 import envs
-from datasets.collection import _start_seed
+from datasets.collection import start_seed
 from datasets.collectors import collectors
 from envs import registry
 from tests.envs.oracle import Oracle
@@ -24,7 +24,7 @@ SEED = 3
 
 
 def collected(folder, task, collector, monkeypatch, *, action_repeat=1, length=40):
-    """Two short episodes of a collector, and the environment that they start in."""
+    """Collects two short episodes, and returns their arrays."""
     domain = envs.task(task).domain
     spec = envs.spec(task)
     monkeypatch.setitem(registry._SPECS, domain, spec._replace(length=min(length, spec.length)))
@@ -41,11 +41,11 @@ CASES = [(domain, collector) for domain, task in TASKS.items() for collector in 
 
 @pytest.mark.parametrize(("domain", "collector"), CASES)
 def test_a_replay_takes_the_stored_path(domain, collector, tmp_path, monkeypatch):
-    """To the last bit, from the start that the seed and the episode's number mean."""
+    """It starts from the seed of the episode's number and is equal to the last bit."""
     task = TASKS[domain]
     observation, action, reward, physics = collected(tmp_path, task, collector, monkeypatch)
     environments = envs.make_vec(task, 2)
-    seen, info = environments.reset(seed=[_start_seed(SEED, index) for index in range(2)])
+    seen, info = environments.reset(seed=[start_seed(SEED, index) for index in range(2)])
     for row in range(action.shape[1]):
         if row:
             seen, paid, _, _, info = environments.step(action[:, row])
@@ -58,12 +58,12 @@ def test_a_replay_takes_the_stored_path(domain, collector, tmp_path, monkeypatch
 
 
 def test_a_replay_of_held_actions_takes_the_stored_path(tmp_path, monkeypatch):
-    """By an environment that holds each action itself."""
+    """The environment holds each action itself."""
     task = "walker_run"
     how = {"action_repeat": 5}
     observation, action, reward, physics = collected(tmp_path, task, "noise", monkeypatch, **how)
     environments = envs.make_vec(task, 2, **how)
-    environments.reset(seed=[_start_seed(SEED, index) for index in range(2)])
+    environments.reset(seed=[start_seed(SEED, index) for index in range(2)])
     for row in range(1, action.shape[1], 5):
         seen, paid, _, _, info = environments.step(action[:, row])
         np.testing.assert_array_equal(physics[:, row + 4], info["physics"])
@@ -74,9 +74,9 @@ def test_a_replay_of_held_actions_takes_the_stored_path(tmp_path, monkeypatch):
 
 
 def test_dm_control_takes_the_stored_path_from_the_stored_start(tmp_path, monkeypatch):
-    """Its own environment, told the first row of physics alone.
+    """dm_control's own environment gets the first row of physics alone.
 
-    Where actions were rounded after they had been executed, it ended 17 away.
+    When actions were rounded after they had been executed, the last states differed by 17.
     """
     task = "walker_run"
     observation, action, _, physics = collected(tmp_path, task, "random", monkeypatch, length=500)

@@ -1,4 +1,4 @@
-"""Kept rewards are used only while the same task, code and simulator would pay them again."""
+"""Kept rewards are used only while the same task, code and simulator would compute them."""
 
 import os
 import shutil
@@ -14,6 +14,7 @@ from fabricated import make_buffer, make_episode
 import datasets
 import envs
 from datasets import fingerprint, relabelling
+from datasets.checksummed_rows import RowWriter
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
@@ -30,7 +31,7 @@ print("equal", np.array_equal(store.rewards("walker_flip"), fresh), "sum", fresh
 
 
 def kept_rewards(buffer, task="walker_run"):
-    """The file that holds them."""
+    """Returns the file of a task's rewards."""
     return buffer.parent / f"{buffer.name}.rewards_exorl" / f"{task}.h5"
 
 
@@ -39,9 +40,13 @@ def open_store(buffer):
 
 
 def spoil(buffer, attribute=None):
-    """Puts zeros in place of kept rewards, and takes an attribute away."""
+    """Replaces kept rewards by zeros with valid checksums, and removes an attribute."""
     with h5py.File(kept_rewards(buffer), "a") as file:
-        file["reward"][:] = 0
+        zeros = np.zeros(len(file["reward"]), np.float32)
+        del file["reward"], file["reward_crc32"]
+        writer = RowWriter(file, "reward", zeros.shape, np.float32)
+        writer.append(zeros)
+        writer.finish()
         if attribute:
             del file.attrs[attribute]
 
@@ -60,8 +65,10 @@ def expected():
 
 
 def test_an_edited_helper_of_a_task_is_noticed(tmp_path):
-    """Half the momentum earns all of a flip, in a module that walker's merely imports: nothing old
-    is read."""
+    """Rewards are computed again when a module that walker's imports changes.
+
+    The edit makes half the angular momentum earn a flip's full reward.
+    """
     buffer, code = make_buffer(tmp_path / "buffer", 2), tmp_path / "code"
     for package in ("envs", "datasets"):
         shutil.copytree(
@@ -89,7 +96,7 @@ def test_an_edited_helper_of_a_task_is_noticed(tmp_path):
 
 
 def test_another_simulator_is_noticed(relabelled, expected, monkeypatch, capsys):
-    """Whoever upgrades MuJoCo is told, and gets what it computes."""
+    """With another version of MuJoCo, a line says so and rewards are computed again."""
     spoil(relabelled)
     assert not open_store(relabelled).rewards("walker_run", [5]).any()  # kept, so they are believed
     monkeypatch.setattr(relabelling, "version", lambda name: f"another {name}")
@@ -102,7 +109,7 @@ def test_another_simulator_is_noticed(relabelled, expected, monkeypatch, capsys)
 
 
 def test_other_parameters_are_noticed(buffer, capsys):
-    """A file under the name of a task that was kept of another one."""
+    """A file of another task under this task's name is not used."""
     store = open_store(buffer)
     store.relabel(["walker_run", "walker_walk"], progress=False)
     shutil.copy(kept_rewards(buffer, "walker_walk"), kept_rewards(buffer))
@@ -113,8 +120,8 @@ def test_other_parameters_are_noticed(buffer, capsys):
 
 
 @pytest.mark.parametrize("damage", ["no identity", "no cache", "half a file"])
-def test_what_says_nothing_is_computed_again(relabelled, expected, damage, capsys):
-    """Rewards kept by earlier versions of this code, and files that were cut short."""
+def test_rewards_of_unknown_origin_are_computed_again(relabelled, expected, damage, capsys):
+    """Rewards of earlier versions of this code, and files that were cut short."""
     if damage == "half a file":
         path = kept_rewards(relabelled)
         path.write_bytes(path.read_bytes()[:1000])
@@ -129,15 +136,15 @@ def test_what_says_nothing_is_computed_again(relabelled, expected, damage, capsy
     assert said[damage] in capsys.readouterr().out
 
 
-def test_what_is_unchanged_is_read(relabelled, monkeypatch, capsys):
-    """Nothing is computed, and nothing said."""
-    monkeypatch.setattr("datasets.store.relabel_many", None)
+def test_unchanged_rewards_are_read(relabelled, monkeypatch, capsys):
+    """Nothing is computed or printed."""
+    monkeypatch.setattr("datasets.reward_store.relabel_many", None)
     assert open_store(relabelled).rewards("walker_run").any()
     assert capsys.readouterr().out == ""
 
 
-def test_code_that_was_edited_since_it_was_loaded_keeps_nothing(buffer, monkeypatch):
-    """In a process that runs for days nobody knows which text a module was loaded from."""
+def test_code_that_was_edited_after_loading_writes_no_rewards(buffer, monkeypatch):
+    """It is unknown which text of the file the loaded module has."""
     walker = ROOT / "envs" / "domains" / "walker.py"
     monkeypatch.setitem(fingerprint._SOURCE, walker, walker.read_bytes() + b"# as it was\n")
     with pytest.raises(
@@ -148,9 +155,11 @@ def test_code_that_was_edited_since_it_was_loaded_keeps_nothing(buffer, monkeypa
 
 
 def test_another_process_with_other_code_is_noticed(relabelled, monkeypatch):
-    """Two branches at once on one cache: none reads the rewards of the other."""
+    """Two branches may work on one cache at once; neither reads the other's rewards."""
     store = open_store(relabelled)
-    monkeypatch.setattr(store, "relabel", lambda *_, **__: spoil(relabelled, "made_by"))
+    monkeypatch.setattr(
+        store._reward_store, "relabel", lambda *_, **__: spoil(relabelled, "made_by")
+    )
     with pytest.raises(
         ValueError, match=r"another process replaces these rewards.*data.cache=<folder>"
     ):
@@ -166,12 +175,18 @@ def test_another_process_with_other_code_is_noticed(relabelled, monkeypatch):
     ],
 )
 def test_the_code_of_a_reward_is_all_that_computes_it(domain, own):
-    """Its module and what that imports; another domain's edits cost nothing."""
+    """It is the domain's module and its imports; edits of other domains change nothing."""
     paths = fingerprint.sources("datasets.relabelling", f"envs.domains.{domain}")
     in_envs = {
         str(path.relative_to(ROOT / "envs")) for path in paths if path.is_relative_to(ROOT / "envs")
     }
-    assert {"domain.py", "physics.py", "registry.py", f"domains/{domain}.py"} | own <= in_envs
+    assert {
+        "domain.py",
+        "readings.py",
+        "rewards.py",
+        "registry.py",
+        f"domains/{domain}.py",
+    } | own <= in_envs
     bodies = {f"domains/{name}.py" for name in envs.registry.domains()}
     assert bodies & in_envs == bodies & (own | {f"domains/{domain}.py"})
     assert ROOT / "datasets" / "relabelling.py" in paths

@@ -1,6 +1,8 @@
-"""The cache: appended to, checksummed, shared, and faithful to its episodes."""
+"""The cache can be appended to and shared, is checksummed, and holds its episodes' numbers."""
 
 import multiprocessing
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -8,7 +10,8 @@ import pytest
 from fabricated import make_buffer, make_episode
 
 import datasets
-from datasets.rows import Rows, fletcher32
+from datasets.checksummed_rows import Rows, RowWriter
+from tests.processes import ROOT, environment
 from tests.seeds import rng
 from tests.tolerances import unit
 
@@ -16,13 +19,13 @@ WALKER = [f"walker_{mode}" for mode in ("stand", "walk", "run", "flip")]
 
 
 def build(buffer):
-    """The buffer's cache, silently."""
+    """Builds the buffer's cache without a progress bar."""
     return datasets.build_cache(buffer, progress=False)
 
 
 @pytest.mark.parametrize("budget", [1 << 30, 0], ids=["in memory", "on disk"])
 def test_faithful(buffer, budget):
-    """Trajectories and rewards are those of the files, read from memory and from disk."""
+    """Trajectories and rewards equal the files', read from memory and from disk."""
     store = datasets.Store(build(buffer), budget=budget)
     assert (store.episodes, store.observation_size, store.action_size) == (12, 24, 6)
     chosen = store.load([11, 0, 5])
@@ -38,7 +41,7 @@ def test_faithful(buffer, budget):
 
 
 def test_lengths_may_differ(tmp_path):
-    """Episodes of different lengths share a cache; those read together must agree."""
+    """Episodes of different lengths share a cache; those read together must be of one length."""
     folder = make_buffer(tmp_path / "buffer", 3)
     datasets.write_episode(folder, 3, make_episode(33, 3))
     store = datasets.Store(build(folder), budget=0)
@@ -52,7 +55,7 @@ def test_lengths_may_differ(tmp_path):
 
 
 def test_appending_reads_only_what_is_new(buffer, monkeypatch):
-    """New files are added; rewards are extended; a store opened before goes on as it was."""
+    """New files are added and rewards extended; a store that is open stays as it was."""
     before = datasets.Store(build(buffer), budget=0)
     old = before.rewards("walker_stand")
     read = []
@@ -72,8 +75,8 @@ def test_appending_reads_only_what_is_new(buffer, monkeypatch):
     np.testing.assert_array_equal(after.rewards("walker_stand")[14], expected)
 
 
-def test_a_buffer_made_anew_is_noticed(buffer):
-    """Files of the same names with other content: the cache and its rewards are built anew."""
+def test_a_buffer_that_was_replaced_is_noticed(buffer):
+    """Files of the same names have other content, so cache and rewards are built anew."""
     old = datasets.Store(build(buffer)).returns("walker_run")
     for index in range(12):
         datasets.write_episode(buffer, index, make_episode(seed=100 + index))
@@ -85,7 +88,7 @@ def test_a_buffer_made_anew_is_noticed(buffer):
 
 
 def test_a_removed_episode_is_in_no_training(buffer):
-    """What was found to be bad and removed: the cache and its rewards are built anew without it."""
+    """After a bad episode was removed, cache and rewards are built anew without it."""
     datasets.Store(build(buffer)).returns("walker_run")
     next(buffer.glob("episode_000003_*.npz")).unlink()
     store = datasets.Store(build(buffer))
@@ -96,7 +99,7 @@ def test_a_removed_episode_is_in_no_training(buffer):
 
 
 def test_relabelling_many_tasks(buffer):
-    """All tasks of a family at once, both modes; each file is read back by another store."""
+    """All tasks of a family at once, in both modes; another store reads the files back."""
     store = datasets.Store(build(buffer))
     for mode in ("exorl", "exact"):
         store.relabel(WALKER, mode, progress=False)
@@ -108,7 +111,7 @@ def test_relabelling_many_tasks(buffer):
 
 
 def test_seeded_subset(buffer):
-    """A subset is drawn, not the earliest exploration; the same seed draws the same one."""
+    """A subset is drawn and not the earliest episodes; the same seed draws the same one."""
     cache = build(buffer)
     some, same = (datasets.Store(cache, episodes=5, seed=3) for _ in range(2))
     assert some.episodes == 5
@@ -118,16 +121,23 @@ def test_seeded_subset(buffer):
     )
 
 
-def test_every_flipped_bit_is_found(tmp_path):
-    """20 of 20 single-bit flips in the stored rows."""
-    cache = build(make_buffer(tmp_path / "buffer", 40, length=300))
-    good = cache.read_bytes()
+def places_in_rows(cache, fields):
+    """Returns offsets of bytes of rows in the file: three in every 20 kB, and the last."""
     places = []
     with h5py.File(cache) as file:
-        for field in ("observation", "action", "physics"):
-            chunks = []
-            file[field].id.chunk_iter(chunks.append)
-            places += [chunk.byte_offset + 5 * index for chunk in chunks for index in range(3)]
+        for field in fields:
+            data = file[field]
+            start, size = data.id.get_offset(), data.id.get_storage_size()
+            places += [start + first + 5 * k for first in range(0, size, 20_000) for k in range(3)]
+            places.append(start + size - 1)
+    return places
+
+
+def test_every_flipped_bit_is_found(tmp_path):
+    """20 of 20 single-bit flips in stored rows are found."""
+    cache = build(make_buffer(tmp_path / "buffer", 40, length=300))
+    good = cache.read_bytes()
+    places = places_in_rows(cache, ("observation", "action", "physics"))
     found = 0
     for place in rng(0).choice(places, 20, replace=False):
         data = bytearray(good)
@@ -142,31 +152,118 @@ def test_every_flipped_bit_is_found(tmp_path):
     assert found == 20
 
 
-def test_checksum_is_hdf5s(tmp_path):
-    """Ours reads what the library wrote, also where sums are multiples of 65535."""
-    data = rng(0)
-    cases = [
-        np.zeros(8),
-        np.full(8, 65535),
-        np.array([65535, 0, 1, 2, 3, 4, 5, 6]),
-        data.integers(0, 65536, 8),
-    ]
-    for index, words in enumerate(cases):
-        path = tmp_path / f"{index}.h5"
-        with h5py.File(path, "w") as file:
-            file.create_dataset(
-                "x", data=words.astype(">u2"), maxshape=(None,), chunks=(8,), fletcher32=True
-            )
-        assert Rows(path, "x").read(0, 8).tolist() == words.tolist()
-    assert fletcher32(bytes(4)) == 0
+def test_a_flipped_bit_in_rewards_is_found(tmp_path):
+    """The last block, which is not full, is verified, too."""
+    buffer = make_buffer(tmp_path / "buffer", 80, length=300)
+    cache = build(buffer)
+    datasets.Store(cache).relabel(["walker_run"], progress=False)
+    path = tmp_path / "buffer.rewards_exorl" / "walker_run.h5"
+    good = path.read_bytes()
+    for place in places_in_rows(path, ["reward"]):
+        data = bytearray(good)
+        data[place] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match="rows .* are damaged"):
+            datasets.Store(cache).returns("walker_run")
+
+
+def test_a_flipped_bit_in_a_checksum_is_found(buffer):
+    """A damaged checksum fits no rows."""
+    cache = build(buffer)
+    data = bytearray(cache.read_bytes())
+    with h5py.File(cache) as file:
+        place = file["action_crc32"].id.get_offset()
+    data[place] ^= 1
+    cache.write_bytes(data)
+    with pytest.raises(ValueError, match="action: rows 0 to .* are damaged"):
+        datasets.Store(cache)
+
+
+def test_a_damaged_cache_is_not_appended_to(buffer, capsys):
+    """It is built anew from the episodes, and a line says why."""
+    cache = build(buffer)
+    data = bytearray(cache.read_bytes())
+    data[places_in_rows(cache, ["physics"])[0]] ^= 1
+    cache.write_bytes(data)
+    datasets.write_episode(buffer, 12, make_episode(seed=12))
+    store = datasets.Store(build(buffer))
+    assert "physics: rows 0 to" in capsys.readouterr().out
+    for index in (0, 12):
+        np.testing.assert_array_equal(
+            store.load([index]).action[0], make_episode(seed=index).action[1:]
+        )
+        expected = datasets.relabel(make_episode(seed=index).physics, "walker_run")[1:]
+        np.testing.assert_array_equal(store.rewards("walker_run", [index])[0], expected)
+
+
+def test_blocks_of_rows(tmp_path):
+    """Rows come back as they were written, across blocks and however they were appended."""
+    rows = rng(0).standard_normal((10_000, 3)).astype(np.float32)  # 12 bytes each, 5461 in a block
+    path = tmp_path / "rows.h5"
+    with h5py.File(path, "w", libver="latest") as file:
+        writer = RowWriter(file, "x", (12_000, 3), np.float32)
+        for first, last in ((0, 0), (0, 1), (1, 5461), (5461, 5462), (5462, 10_000)):
+            writer.append(rows[first:last])
+        writer.finish()
+    for start, stop in ((0, 10_000), (5460, 5462), (5461, 9_999), (9_999, 10_000), (7, 7)):
+        found = Rows(path, "x")
+        assert found.shape == (10_000, 3)
+        np.testing.assert_array_equal(found.read(start, stop), rows[start:stop])
+    for start, stop in ((9_999, 10_001), (-1, 3), (4, 3)):
+        with pytest.raises(IndexError, match="has 10000 rows"):
+            found.read(start, stop)
+
+
+def test_an_open_store_reads_on_when_its_cache_is_replaced(buffer):
+    """It keeps the file that it has opened."""
+    before = datasets.Store(build(buffer), budget=0)
+    expected = before.load([3])
+    for index in range(12):
+        datasets.write_episode(buffer, index, make_episode(seed=100 + index))
+    build(buffer)
+    np.testing.assert_array_equal(before.load([3]).observation, expected.observation)
+
+
+def as_earlier_versions_wrote_it(cache):
+    """Rewrites a cache as format 2 had it: in chunks with HDF5's own checksums."""
+    with h5py.File(cache) as file:
+        arrays = {name: file[name][:] for name in file if not name.endswith("_crc32")}
+        identity = file.attrs["identity"]
+    with h5py.File(cache, "w", libver="latest") as file:
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array, chunks=array.shape, fletcher32=True)
+        file.attrs.update({"format": 2, "identity": identity, "domain": "walker"})
+
+
+def test_a_cache_of_an_earlier_format_is_rebuilt(buffer, capsys):
+    """It is never misread, and its rewards are computed again."""
+    cache = build(buffer)
+    datasets.Store(cache).returns("walker_run")
+    as_earlier_versions_wrote_it(cache)
+    with pytest.raises(
+        ValueError, match=r"an earlier format; make it anew with datasets.build_cache"
+    ):
+        datasets.Store(cache)
+    store = datasets.Store(build(buffer))
+    assert capsys.readouterr().out == f"{cache}: of an earlier format; built anew\n"
+    np.testing.assert_array_equal(store.load([3]).action[0], make_episode(seed=3).action[1:])
+    expected = datasets.relabel(make_episode(seed=3).physics, "walker_run")[1:]
+    np.testing.assert_array_equal(store.rewards("walker_run", [3])[0], expected)
+
+
+def test_a_process_that_ends_with_an_open_store_prints_nothing(buffer):
+    script = "import sys, datasets; store = datasets.Store(sys.argv[1], budget=0)"
+    command = [sys.executable, "-W", "error", "-c", script, str(build(buffer))]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize(
     "damage",
     [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: bytes(64) + data[64:]],
 )
-def test_a_broken_cache_is_named_and_built_anew(buffer, damage):
-    """A truncated, emptied or overwritten file: refused by name, and replaced by the next build."""
+def test_a_broken_cache_is_named_and_rebuilt(buffer, damage):
+    """A truncated, emptied or overwritten file is refused by name, and replaced by a build."""
     cache = build(buffer)
     cache.write_bytes(damage(cache.read_bytes()))
     with pytest.raises(ValueError, match=cache.name):
@@ -183,7 +280,7 @@ def _read(cache, seed, queue):
 
 
 def test_several_processes(buffer):
-    """Four processes build and read one cache at once and see the same numbers."""
+    """Three processes read one cache at once and see the same numbers."""
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     cache = build(buffer)
@@ -197,7 +294,7 @@ def test_several_processes(buffer):
 
 
 def test_what_cannot_be_relabelled(tmp_path, buffer):
-    """No physics, another domain's physics, a family, a wrong mode: each says so."""
+    """No physics, another domain's physics, a family and a wrong mode are refused."""
     bare = tmp_path / "bare"
     bare.mkdir()
     datasets.write_episode(bare, 0, make_episode(physics=False))

@@ -1,4 +1,4 @@
-"""`verify` reads everything and says what is wrong with which file."""
+"""`verify` reads every file and says what is wrong with which."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from datasets.verification import verify
 
 
 def test_a_good_buffer(buffer):
-    """Nothing to report."""
+    """There is nothing to report."""
     report = verify(buffer, progress=False)
     assert (report.episodes, report.transitions, report.problems, report.remarks) == (
         12,
@@ -21,7 +21,7 @@ def test_a_good_buffer(buffer):
 
 
 def test_every_problem_is_named(buffer):
-    """Damage, odd sizes, a reset row that is none, wild actions, early ends."""
+    """Damage, unusual sizes, a row 0 that is no reset, large actions and early ends."""
     (buffer / "episode_000001_20.npz").write_bytes(b"")
     datasets.write_episode(buffer, 12, make_episode(15))
     datasets.write_episode(
@@ -46,7 +46,7 @@ def test_every_problem_is_named(buffer):
 
 
 def test_variants_are_remarks(tmp_path):
-    """No physics and four reward columns are worth a remark, not a problem."""
+    """Missing physics and four reward columns are remarks and no problems."""
     for index in range(2):
         datasets.write_episode(tmp_path, index, make_episode(20, index, physics=False, columns=4))
     report = verify(tmp_path, "walker", progress=False)

@@ -1,4 +1,4 @@
-"""Network file systems without locks: the cache works, and says what nobody guards against."""
+"""On network file systems without locks the cache works, and a line warns of other processes."""
 
 import errno
 import fcntl
@@ -14,7 +14,7 @@ from datasets.cache import cache_path
 
 @pytest.fixture(params=[errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
 def no_locks(monkeypatch, request):
-    """As far as this process knows; HDF5 asks the system itself."""
+    """Makes locks fail in this process; HDF5 asks the system itself."""
 
     def unsupported(handle, operation):
         raise OSError(request.param, "No locks available")
@@ -23,8 +23,7 @@ def no_locks(monkeypatch, request):
 
 
 def test_a_buffer_is_cached_grown_and_relabelled(no_locks, buffer, capsys):
-    """Said once; more episodes are cached by building anew, as nobody else may be kept from doing
-    the same."""
+    """One line warns. More episodes mean a new cache, as other processes may build one, too."""
     store = datasets.Store(datasets.build_cache(buffer, progress=False))
     assert store.returns("walker_run").shape == (12,)
     datasets.write_episode(buffer, 12, make_episode(seed=12))
@@ -46,9 +45,9 @@ def test_a_buffer_is_cached_grown_and_relabelled(no_locks, buffer, capsys):
 
 
 def test_hdf5_itself_takes_no_lock(buffer):
-    """It would fail where there are none.
+    """HDF5's own locks would fail where there are none.
 
-    Here another holds the files; HDF5 with its own locks is refused them.
+    Here another handle locks the files, and HDF5 with its own locks fails.
     """
     store = datasets.Store(datasets.build_cache(buffer, progress=False))
     store.relabel(["walker_run"], progress=False)

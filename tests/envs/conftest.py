@@ -1,4 +1,4 @@
-"""dm_control may be imported before envs here."""
+"""Lets these tests import dm_control before envs."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""dm_control's own environments stepped one at a time: what the batched physics must agree with.
+"""Steps dm_control's own environments one at a time, as the reference for the batched physics.
 
 Rewards of tasks that dm_control lacks are written here as dm_control tasks would write them, on
 named data of one state.
@@ -11,7 +11,7 @@ from dm_control import suite
 from dm_control.utils.rewards import tolerance
 
 import envs
-from envs.domain import load
+from envs.domain import load_domain
 
 INF = float("inf")
 STOCK = (
@@ -107,16 +107,16 @@ def _maze(name, physics):
 
 
 class Oracle:
-    """One dm_control environment of a task: `reset`, `step` and `reward` on one state."""
+    """Holds one dm_control environment of a task."""
 
     def __init__(self, name, seed):
         self.name = name
         domain = envs.task(name).domain
-        mode = name.removeprefix(domain + "_")
+        behaviour = name.removeprefix(domain + "_")
         if name in STOCK:
-            self.environment = suite.load(domain, mode, task_kwargs={"random": seed})
+            self.environment = suite.load(domain, behaviour, task_kwargs={"random": seed})
         else:
-            self.environment = load(domain).build(mode)
+            self.environment = load_domain(domain).build(behaviour)
             random = (
                 self.environment.random_state if domain == "jaco" else self.environment.task.random
             )
@@ -140,7 +140,7 @@ class Oracle:
         ), self.reward() if self.name not in STOCK else step.reward
 
     def reward(self):
-        """Reward of the state that the physics holds."""
+        """Returns the reward of the present state."""
         if self.name in STOCK:
             return self.environment.task.get_reward(self.physics)
         if self.name in CUSTOM:
@@ -148,8 +148,10 @@ class Oracle:
         return (_jaco if self.name.startswith("jaco") else _maze)(self.name, self.physics)
 
     def set_state(self, state, control=0.0):
-        """The reference's relabelling: set the state, run a full forward pass, with `control` at
-        the actuators."""
+        """Relabels as the reference does.
+
+        Sets the state, runs a full forward pass, and returns the reward with `control` applied.
+        """
         with self.physics.reset_context():
             self.physics.set_state(state)
         self.physics.data.ctrl[:] = control

@@ -1,4 +1,4 @@
-"""The batched physics walks dm_control's own path."""
+"""The batched physics takes dm_control's own path."""
 
 import numpy as np
 import pytest
@@ -10,12 +10,11 @@ from tests.tolerances import assert_within, rounding, unit
 
 DOMAINS = ("cartpole", "cheetah", "walker", "quadruped", "hopper", "jaco", "point_mass_maze")
 FLOAT64 = rounding(100, np.float64)
-"""Observations and rewards are some hundred roundings in float64 away from the state, which is the
-same to the last bit."""
+"""Observations and rewards follow from the state, which is equal, by some 100 roundings."""
 
 
 def tasks_of(domain):
-    """Names of a domain's single tasks."""
+    """Returns the names of a domain's single tasks."""
     return [
         name
         for name in envs.tasks()
@@ -25,8 +24,10 @@ def tasks_of(domain):
 
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_random_episode(domain):
-    """Whole episodes of random actions, every task in one vector and the last also alone: all
-    observations and rewards."""
+    """Observations and rewards of whole episodes of random actions are equal.
+
+    Every task is in one vector, and the last one is also simulated alone.
+    """
     names, first = tasks_of(domain), 3 + 100 * SEED
     vector, single = (
         envs.make_vec(names, seed=first),
@@ -79,12 +80,11 @@ def test_random_episode(domain):
     ],
 )
 def test_golden_returns(name, golden):
-    """Seed 0, controls 0, 1000 steps: as dm_control's own environment has it, and as mujoco 3.17
-    has it.
+    """Seed 0, control 0, 1000 steps: the returns of dm_control and of mujoco 3.17.
 
     The bodies come to rest, so that errors fade: controls that are off by 1e-9 at every step move a
-    return by 3e-5 at most, and in proportion. What a processor rounds otherwise, 1e-16, moves none
-    of the digits below.
+    return by 3e-5 at most, and in proportion. A processor that rounds otherwise, by 1e-16, changes
+    none of the digits below.
     """
     env = envs.make(name, seed=0)
     env.reset()

@@ -14,7 +14,12 @@ import pytest
 
 import envs
 from datasets.collectors import collectors
-from envs.physics import Batch, Rewards, Scattered, start_of
+from datasets.mppi_collector import CONFIGS
+from envs.batch import Batch
+from envs.episode_start import episode_starter
+from envs.mppi import MPPI
+from envs.rewards import Rewards
+from envs.scattered_array import ScatteredArray
 from tests.seeds import rng
 
 TASKS = [
@@ -30,14 +35,13 @@ WAYS = {
 
 
 def flat(returned):
-    """What `reset` or `step` returned, as a list of arrays."""
+    """Returns what `reset` or `step` returned as a list of arrays."""
     *arrays, info = returned
     return [np.asarray(one) for one in (*arrays, *(info[key] for key in sorted(info)))]
 
 
 def future(env, actions):
-    """Everything a vector returns for a reset of its first environment, for `actions`, and for a
-    reset after them."""
+    """Resets the first environment, takes the actions, resets all, and returns every result."""
     first = flat(
         env.reset(options={"reset_mask": np.arange(env.num_envs) == 0})
     )  # observes the others as they are
@@ -54,8 +58,7 @@ def assert_equal(one, other):
 @pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("steps", [0, 3])
 def test_a_copy_of_environments_has_the_same_future(name, steps):
-    """Right after a reset and in the middle of an episode; whoever moves first, the other does not
-    notice."""
+    """Copies are made after a reset and within an episode; neither disturbs the other."""
     original, afresh = (envs.make_vec(name, 3, seed=7) for _ in range(2))
     actions = rng(0).uniform(-1, 1, (steps + 9, *original.action_space.shape))
     for env in (original, afresh):
@@ -71,7 +74,7 @@ def test_a_copy_of_environments_has_the_same_future(name, steps):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_copy_of_one_environment_has_the_same_future(way):
-    """Alone and within gymnasium's wrappers, whose shallow copies share by design what they wrap."""
+    """Alone and within gymnasium's wrappers, whose shallow copies share what they wrap."""
     wrap = [lambda env: env]
     if way != "copy":
         wrap.append(lambda env: gymnasium.wrappers.RecordEpisodeStatistics(env))
@@ -90,7 +93,7 @@ def test_a_copy_of_one_environment_has_the_same_future(way):
 
 
 def test_copies_before_the_first_reset_and_after_close():
-    """A copy is as far as the original: not started, or closed."""
+    """A copy is in the state of the original: not started, or closed."""
     original = envs.make_vec("cartpole_swingup", 2, seed=4)
     twin = pickle.loads(pickle.dumps(original))
     with pytest.raises(gymnasium.error.ResetNeeded):
@@ -123,7 +126,7 @@ def test_an_environment_goes_on_in_another_process():
 
 @pytest.mark.parametrize("vectorization_mode", ["sync", "async"])
 def test_gymnasium_makes_vectors_of_them(vectorization_mode):
-    """Environments in processes of gymnasium's walk the path of ours."""
+    """Environments in gymnasium's processes take the path of ours."""
     theirs = gymnasium.make_vec("exorl/cheetah_run-v0", 2, vectorization_mode=vectorization_mode)
     ours = envs.make_vec("cheetah_run", 2)
     np.testing.assert_array_equal(theirs.reset(seed=3)[0], ours.reset(seed=3)[0])
@@ -134,7 +137,7 @@ def test_gymnasium_makes_vectors_of_them(vectorization_mode):
 
 
 def test_a_copy_remembers_a_simulation_that_diverged():
-    """MuJoCo resets such a state in silence; the end of the episode reports it, of a copy too."""
+    """MuJoCo resets such a state in silence; the end of the episode reports it, also of a copy."""
     original = envs.make_vec("walker_walk", 2, horizon=3)
     original.reset()
     original._batch._datas[1].qpos[0] = np.nan
@@ -147,13 +150,10 @@ def test_a_copy_remembers_a_simulation_that_diverged():
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_copy_of_a_planner_plans_the_same(way):
-    """Plans draw noise, so the copy's generator is its own and in the same state."""
-    from datasets.planned import SETTINGS
-    from envs.planner import Planner
-
+    """Plans draw noise, so a copy has a generator of its own in the same state."""
     env = envs.make_vec("cartpole_swingup", 2)
     physics = env.reset()[1]["physics"]
-    original, afresh = (Planner(env.tasks, SETTINGS["cartpole"], rng(5)) for _ in range(2))
+    original, afresh = (MPPI(env.tasks, CONFIGS["cartpole"], rng(5)) for _ in range(2))
     for planner in (original, afresh):
         planner.plan(physics)
     expected = [afresh.plan(physics) for _ in range(2)]
@@ -178,9 +178,8 @@ def test_a_copy_of_a_collector_acts_the_same(name):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_copy_of_what_physics_is_made_of(way):
-    """A batch moves, scattered memory is its own, rewards pay the same, and compiled models are
-    shared."""
+def test_copies_of_the_parts_of_physics_are_independent(way):
+    """Copies of states, arrays and rewards are independent; compiled models are shared."""
     batch = Batch("hopper", ["hop", "stand"])
     batch.start(
         ["hop", "stand"], [np.random.RandomState(seed) for seed in (1, 2)], np.ones(2, bool)
@@ -197,11 +196,11 @@ def test_a_copy_of_what_physics_is_made_of(way):
     control = np.zeros((2, 4))
     paid = pays(batch.readings, control)
     np.testing.assert_array_equal(WAYS[way](pays)(batch.readings, control), paid)
-    assert WAYS[way](start_of("hopper", "hop")) is start_of("hopper", "hop")
+    assert WAYS[way](episode_starter("hopper", "hop")) is episode_starter("hopper", "hop")
     goal = envs.task("point_mass_goal", goal=(0.1, 0.1))
     assert WAYS[way](goal) == goal
     if way != "copy":  # a shallow copy of arrays shares them, as numpy's users expect
         pieces = [[np.arange(3.0)], [np.arange(3.0, 6.0)]]
-        own = Scattered(pieces)
+        own = ScatteredArray(pieces)
         WAYS[way](own).write(np.zeros((2, 3)))
         np.testing.assert_array_equal(own.read(), np.concatenate(pieces))

@@ -1,4 +1,4 @@
-"""The gymnasium side: seeds, families, options, refusals."""
+"""Environments keep gymnasium's rules: seeds, families, options and errors."""
 
 import gc
 import weakref
@@ -10,7 +10,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import envs
-from envs.physics import Scattered
+from envs.scattered_array import ScatteredArray
 from tests.seeds import SEED, rng
 from tests.tolerances import assert_within, rounding, unit
 
@@ -26,7 +26,7 @@ from tests.tolerances import assert_within, rounding, unit
     ],
 )
 def test_gymnasium_accepts_it(name):
-    """`check_env` finds nothing, not even a warning, on what `gymnasium.make` makes."""
+    """`check_env` finds nothing, not even a warning."""
     envs.register()
     check_env(
         gymnasium.make(f"exorl/{name}-v0").unwrapped, skip_render_check=True
@@ -35,7 +35,7 @@ def test_gymnasium_accepts_it(name):
 
 @pytest.mark.parametrize("name", envs.tasks())
 def test_sizes(name):
-    """The registry's sizes, which load no simulator, are those of the simulator."""
+    """The registry's sizes, which need no simulator, are the simulator's."""
     spec = envs.spec(name)
     vector = envs.make_vec(name, num_envs=1)
     observation, info = vector.reset()
@@ -46,7 +46,7 @@ def test_sizes(name):
 
 
 def test_seeds():
-    """A seed starts the same episode and draws the same task again; without one the streams go on."""
+    """A seed gives the same start and the same task again; without one the streams go on."""
     vector = envs.make_vec("point_mass_goal", num_envs=3, seed=5)
     first, tasks = vector.reset()[0], vector.tasks
     second = vector.reset()[0]
@@ -58,7 +58,7 @@ def test_seeds():
 
 
 def test_threads_change_nothing():
-    """64 environments on threads take the path of each alone."""
+    """64 environments on threads take the path that each takes alone."""
     many = envs.make_vec("walker_run", num_envs=64, seed=SEED)
     few = envs.make_vec("walker_run", num_envs=2, seed=SEED + 62)
     many.reset()
@@ -68,8 +68,8 @@ def test_threads_change_nothing():
         observation, reward, _, _, info = many.step(step)
         alone, own, _, _, state = few.step(step[62:])
     np.testing.assert_array_equal(info["physics"][62:], state["physics"])
-    # Rows of an array are computed some at a time, and the last ones, of some processors, by other
-    # instructions.
+    # Processors compute several rows of an array at a time, and the last rows may take other
+    # instructions, which round otherwise.
     assert_within(
         observation[62:],
         alone,
@@ -79,7 +79,7 @@ def test_threads_change_nothing():
 
 
 def test_family_members():
-    """Options choose the member; tasks of a vector may differ and each pays its own reward."""
+    """Options choose the member; tasks of a vector may differ, and each has its own reward."""
     vector = envs.make_vec("walker_any", num_envs=4)
     vector.reset(options={"task": "walker_flip"})
     assert {task.name for task in vector.tasks} == {"walker_flip"}
@@ -112,13 +112,13 @@ def test_family_members():
     ],
 )
 def test_wrong_options(name, options, message):
-    """Reset options that do not fit say which do."""
+    """The errors say which reset options fit."""
     with pytest.raises(ValueError, match=message):
         envs.make(name).reset(options=options)
 
 
 def test_wrong_use():
-    """Wrong vectors, actions and steps after the end are refused."""
+    """Wrong vectors and actions, and steps after the end, are refused."""
     with pytest.raises(ValueError, match="share a domain"):
         envs.make_vec(["walker_run", "cheetah_run"])
     with pytest.raises(ValueError, match="num_envs=3 differs"):
@@ -137,8 +137,7 @@ def test_wrong_use():
 
 
 def test_close_frees_simulations(monkeypatch):
-    """Environments of many tasks made and closed again leave nothing of MuJoCo's behind, without
-    the garbage collector."""
+    """Closed environments leave nothing of MuJoCo's behind, without the garbage collector."""
 
     def use():
         vector = envs.make_vec(
@@ -173,7 +172,7 @@ def test_close_frees_simulations(monkeypatch):
 
 
 def test_closed_environments_say_so():
-    """Neither form can be used after `close`, which may be called twice."""
+    """Neither kind can be used after `close`, which may be called twice."""
     for closed in (envs.make("cartpole_swingup"), envs.make_vec("walker_walk", 64)):
         closed.reset()
         closed.close()
@@ -185,7 +184,7 @@ def test_closed_environments_say_so():
 
 
 def test_scattered_memory():
-    """Pieces anywhere in memory are read and written as the rows of one array, and nothing else is."""
+    """Only the pieces are read and written, as the rows of one array."""
     data = rng(0)
     blocks = [data.standard_normal(size) for size in (7, 100_000, 12, 9, 30, 5)]
     before = [block.copy() for block in blocks]
@@ -194,7 +193,7 @@ def test_scattered_memory():
         [blocks[1][50_000:50_003], blocks[3][7:9]],
         [blocks[4][10:13], blocks[5][3:]],
     ]
-    scattered = Scattered(rows)
+    scattered = ScatteredArray(rows)
     np.testing.assert_array_equal(scattered.read(), [np.concatenate(row) for row in rows])
     values = data.standard_normal((3, 5))
     scattered.write(values)
@@ -210,11 +209,11 @@ def test_scattered_memory():
 
 def test_a_repeated_action_is_that_action_held_and_its_rewards_summed():
     tasks = ["walker_walk", "walker_run", "walker_flip"]
-    plain, coarse = envs.make_vec(tasks), envs.make_vec(tasks, action_repeat=5, horizon=3)
-    np.testing.assert_array_equal(plain.reset(seed=SEED + 3)[0], coarse.reset(seed=SEED + 3)[0])
+    plain, repeated = envs.make_vec(tasks), envs.make_vec(tasks, action_repeat=5, horizon=3)
+    np.testing.assert_array_equal(plain.reset(seed=SEED + 3)[0], repeated.reset(seed=SEED + 3)[0])
     for action in rng(0).uniform(-1, 1, (3, 3, 6)):
         steps = [plain.step(action) for _ in range(5)]
-        observation, reward, _, truncated, info = coarse.step(action)
+        observation, reward, _, truncated, info = repeated.step(action)
         np.testing.assert_array_equal(observation, steps[-1][0])
         np.testing.assert_array_equal(info["physics"], steps[-1][4]["physics"])
         np.testing.assert_allclose(
@@ -222,7 +221,7 @@ def test_a_repeated_action_is_that_action_held_and_its_rewards_summed():
         )
     assert truncated.all()
     with pytest.raises(gymnasium.error.ResetNeeded, match="lasts 3 steps"):
-        coarse.step(action)
+        repeated.step(action)
     assert envs.make_vec("walker_walk", 1, action_repeat=300)._length == 3
     with pytest.raises(ValueError, match="does not fit the 1000 agent steps"):
         envs.make_vec("walker_walk", 1, action_repeat=300, horizon=4)

@@ -1,4 +1,4 @@
-"""`make_vec` behaves as gymnasium's own vector of single environments: seeds, masks, actions."""
+"""`make_vec` behaves as gymnasium's own vector of single environments does."""
 
 import gymnasium
 import numpy as np
@@ -12,14 +12,14 @@ COUNT = 3
 
 
 def pair(name):
-    """Our vector, and gymnasium's of `make`, whose environments reset when they are told to."""
+    """Makes our vector, and gymnasium's of `make`, which reset only when told to."""
     ours = envs.make_vec(name, COUNT, seed=5)
     makers = [lambda index=index: envs.make(name, seed=5 + index) for index in range(COUNT)]
     return ours, SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
 
 
 def assert_same(ours, theirs):
-    """The same arrays; physics counts where the mask beside it says that it is news."""
+    """Compares results; physics counts where the mask beside it says that it is new."""
     for mine, yours in zip(ours[:-1], theirs[:-1], strict=True):
         np.testing.assert_array_equal(mine, yours, strict=True)
     mine, yours = ours[-1], theirs[-1]
@@ -34,7 +34,7 @@ def assert_same(ours, theirs):
 
 
 def reset_both(ours, theirs, **given):
-    """Reset both; each has options of its own, as gymnasium takes the mask out of the user's."""
+    """Resets both; each has its own options, as gymnasium takes the mask out of them."""
     options = given.pop("options", None)
     mine, yours = (env.reset(**given, options=options and dict(options)) for env in (ours, theirs))
     assert_same(mine, yours)
@@ -47,7 +47,7 @@ def act_both(ours, theirs, data, steps):
 
 
 def test_masks_and_seeds_do_what_they_do_in_gymnasium():
-    """Episodes get out of step, end apart and begin again apart; families draw as alone."""
+    """Episodes end and start at different steps; families draw as they do alone."""
     ours, theirs = pair("point_mass_goal")
     data = rng()
     reset_both(ours, theirs)
@@ -71,7 +71,7 @@ def test_masks_and_seeds_do_what_they_do_in_gymnasium():
 
 
 def test_the_others_stay_where_they_are():
-    """With forces, threads and members: a walker in a mask leaves the path of its neighbours alone."""
+    """A walker that is reset does not change its neighbours' path, also with threads."""
     ours, theirs = pair("walker_any")
     data = rng(1)
     reset_both(ours, theirs, options={"task": "walker_flip"})
@@ -111,7 +111,7 @@ def test_actions_of_any_number_type_count_as_in_gymnasium(action):
     ],
 )
 def test_a_wrong_mask_is_refused(mask):
-    """As gymnasium refuses it, in one line, and before anything has changed."""
+    """In one line, as gymnasium does, and before anything has changed."""
     ours, theirs = pair("cartpole_swingup")
     reset_both(ours, theirs)
     with pytest.raises((TypeError, ValueError)):
@@ -128,7 +128,7 @@ def test_a_wrong_mask_is_refused(mask):
     "seed", [[1, 2], [1, 2, 3, 4], -1, [1, 2, -3], 1.5, [1, 2.0, 3], "123", 2**32, 2**32 - 1]
 )
 def test_a_wrong_seed_is_refused(seed):
-    """In one line, before anything has changed: also one that counts beyond what numpy takes."""
+    """In one line, before anything has changed; seeds that count beyond numpy's limit, too."""
     ours, theirs = pair("cartpole_swingup")
     reset_both(ours, theirs)
     with pytest.raises(ValueError, match="does not fit 3 environments") as raised:
@@ -155,7 +155,7 @@ def test_other_wrong_resets_are_refused():
 
 
 def test_gymnasiums_statistics_follow_a_mask():
-    """A wrapper that knows masks and one that splits infos: both read what we return."""
+    """A wrapper that knows masks and one that splits infos both read what we return."""
     vector = gymnasium.wrappers.vector.RecordEpisodeStatistics(
         envs.make_vec("point_mass_goal", COUNT)
     )

@@ -46,14 +46,14 @@ def test_either_order_registers_every_task(lines):
 
 
 def test_the_module_may_stand_before_the_id():
-    """`module:id` imports the module, which here is there already."""
+    """`module:id` makes gymnasium import the module, which here is imported already."""
     make = "assert gymnasium.make('envs:exorl/cartpole_swingup-v0').reset(seed=0)[0].shape == (5,)"
     run("import envs, gymnasium", make)
     run("import gymnasium", make)
 
 
 def test_environments_made_by_gymnasium_differ_until_they_are_seeded():
-    """As gymnasium's own do; else all of its vector would live through the same episode."""
+    """So do gymnasium's own; otherwise all of a vector would have the same episode."""
     first, second = (gymnasium.make("exorl/walker_walk-v0") for _ in range(2))
     assert not np.array_equal(first.reset()[0], second.reset()[0])
     np.testing.assert_array_equal(first.reset(seed=2)[0], second.reset(seed=2)[0])

@@ -1,4 +1,4 @@
-"""Names, members and draws of tasks."""
+"""Tasks have names, members and draws."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_names():
-    """31 single tasks and six families."""
+    """There are 31 single tasks and six families."""
     assert len(envs.tasks()) == 37
     assert len(envs.families()) == 6
     assert set(envs.families()) < set(envs.tasks())
@@ -34,7 +34,7 @@ def test_imports_are_light():
 
 
 def test_task_identity():
-    """Tasks are values: equal parameters are equal tasks with equal ids."""
+    """Tasks are values: equal parameters make equal tasks with equal ids."""
     goal = envs.task("point_mass_goal", goal=(0.1, np.float32(-0.1)))
     assert goal == envs.task("point_mass_goal", goal=[0.1, -0.1])
     assert hash(goal) == hash(envs.task("point_mass_goal", goal=(0.1, -0.1)))
@@ -55,14 +55,14 @@ def test_task_identity():
     ],
 )
 def test_refusals(arguments, message):
-    """Every wrong name or value says what is allowed."""
+    """Errors for wrong names and values say what is allowed."""
     name, params = arguments
     with pytest.raises(ValueError, match=message):
         envs.task(name, **params)
 
 
 def test_draws():
-    """Members are drawn equally often, goals continuously; a single task stays itself."""
+    """Members are drawn equally often, goals continuously; a single task is repeated."""
     data = rng(0)
     counts = Counter(task.name for task in envs.draw_tasks("quadruped_any", 18, data))
     assert len(counts) == 6

@@ -11,12 +11,11 @@ from tests.tolerances import rounding, unit
 
 SINGLE = [name for name in envs.tasks() if name not in envs.families()]
 TOLERANCE = unit() + rounding(100, np.float64)
-"""Rewards are at most 1, kept as float32, and some hundred roundings in float64 away from the
-state."""
+"""Rewards are at most 1, kept as float32, and follow from the state by some 100 roundings."""
 
 
 def collected(name, steps):
-    """Physics and actions of random play, (steps, ...)."""
+    """Returns physics and actions of random play, (steps, ...)."""
     environments = envs.make_vec(name, 1, seed=SEED + 1)
     environments.reset()
     actions = rng(0).uniform(-1, 1, (steps, *environments.action_space.shape))
@@ -27,8 +26,7 @@ def collected(name, steps):
 
 @pytest.mark.parametrize("name", SINGLE)
 def test_agrees_with_get_reward(name):
-    """On states of random play and on states no play reaches, with controls left at 0 and with
-    controls."""
+    """On states of random play and on unreachable ones, with controls at 0 and with actions."""
     physics, action = collected(name, 60)
     noise = rng(1).standard_normal(physics.shape)
     physics, action = np.concatenate([physics, physics + noise]), np.concatenate([action, action])
@@ -45,8 +43,8 @@ def test_agrees_with_get_reward(name):
 
 
 @pytest.mark.parametrize("name", STOCK)
-def test_exact_reproduces_what_was_paid(name):
-    """Rewards that dm_control's own environment paid follow from its states and actions."""
+def test_exact_reproduces_the_environments_rewards(name):
+    """Rewards of dm_control's own environment follow from its states and actions."""
     oracle = Oracle(name, seed=SEED + 2)
     oracle.reset()
     low, high = oracle.limits
@@ -60,8 +58,7 @@ def test_exact_reproduces_what_was_paid(name):
 
 
 def test_control_costs_are_left_out_by_default():
-    """As in the published benchmark: `exorl` pays up to a quarter more than the environment where
-    control costs."""
+    """`exorl`, as the published benchmark, pays up to a quarter more where control costs."""
     physics, _ = collected("hopper_stand", 200)
     ones = np.ones((200, 4))
     free, exact = (

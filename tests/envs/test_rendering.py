@@ -1,4 +1,4 @@
-"""Pictures of stored physics, where the machine can draw; elsewhere one clear line."""
+"""Stored physics is drawn where the machine can draw; elsewhere one line says why not."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ STATES = np.array([[0.0, 0, 0, 0], [-0.2, -0.2, 0, 0]])
 
 @pytest.fixture(scope="module")
 def can_draw():
-    """Skips where this machine cannot draw, and then holds it to one line."""
+    """Skips where this machine cannot draw, after checking that the error is one line."""
     try:
         envs.render("cartpole_swingup", np.zeros((1, 4)), height=8, width=8)
     except RuntimeError as error:
@@ -39,7 +39,7 @@ def test_video(can_draw, tmp_path):
 
 @pytest.mark.parametrize(("height", "width"), [(960, 1280), (720, 64), (31, 1001), (1, 1)])
 def test_pictures_of_any_size(can_draw, height, width):
-    """Beyond MuJoCo's default of 640 x 480 too: more pixels of the same scene."""
+    """More pixels of the same scene, also beyond MuJoCo's default of 640 x 480."""
     frame = envs.render(GOAL, STATES[1:], height=height, width=width)[0]
     assert frame.shape == (height, width, 3)
     if (height, width) == (960, 1280):
@@ -77,7 +77,7 @@ def test_no_state_of_this_body(physics, message):
 
 
 def test_bodies_and_goals_in_turn(can_draw):
-    """A picture does not depend on the pictures before it, of other bodies, goals and sizes."""
+    """A picture does not depend on earlier pictures of other bodies, goals and sizes."""
     size = {"height": 48, "width": 64}
     arm = envs.render("jaco_reach_top_left", np.zeros((1, 18)), **size)
     without = envs.render("point_mass_goal", STATES, **size)
@@ -90,9 +90,9 @@ def test_bodies_and_goals_in_turn(can_draw):
 
 
 def test_a_process_that_draws_may_be_killed(can_draw):
-    """What it drew is an error of one line, the next picture starts another."""
+    """The picture in progress is an error of one line; the next starts another process."""
     before = envs.render(GOAL, STATES, height=8, width=8)
-    process = rendering._artist(os.getpid(), rendering._backend())._process
+    process = rendering._renderer(os.getpid(), rendering._backend())._process
     process.send_signal(signal.SIGKILL)
     with pytest.raises(RuntimeError, match="ended with code -9"):
         envs.render(GOAL, STATES, height=8, width=8)
@@ -100,13 +100,13 @@ def test_a_process_that_draws_may_be_killed(can_draw):
 
 
 def test_a_process_that_does_not_answer_is_given_up(can_draw, monkeypatch):
-    monkeypatch.setattr(rendering, "_PATIENCE", 0.01)
+    monkeypatch.setattr(rendering, "_TIMEOUT", 0.01)
     with pytest.raises(RuntimeError, match="no answer in 0.01 s"):
         envs.render(GOAL, STATES, height=2000, width=2000)
 
 
 def test_environments_draw_where_they_are(can_draw):
-    """One and many: the picture of the physics that `reset` and `step` returned."""
+    """The picture shows the physics that `reset` and `step` returned, for one and for many."""
     one = envs.make("walker_walk", render_mode="rgb_array")
     _, info = one.reset(seed=0)
     np.testing.assert_array_equal(
@@ -123,7 +123,7 @@ def test_environments_draw_where_they_are(can_draw):
 
 @pytest.mark.parametrize("make", [envs.make, envs.make_vec])
 def test_wrong_renders_of_environments(make):
-    """What gymnasium's own environments refuse, in the same errors."""
+    """The errors are those of gymnasium's own environments."""
     with pytest.raises(
         ValueError, match="render_mode='human' is unknown; allowed: None, 'rgb_array'"
     ):

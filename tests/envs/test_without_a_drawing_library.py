@@ -1,4 +1,4 @@
-"""A drawing library that is missing or misnamed keeps nothing from running but drawing."""
+"""A missing or misnamed drawing library stops nothing but drawing."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-# The dynamic linker finds neither library, as on a machine without them.
+# Makes the dynamic linker find no drawing library, as on a machine without any.
 HIDE = """
 import ctypes
 
@@ -23,14 +23,14 @@ SIMULATE = """
 import os
 import numpy as np
 import datasets, envs
-from datasets.planned import Planned
+from datasets.mppi_collector import MPPICollector
 
 asked = os.environ["MUJOCO_GL"]
 env = envs.make("cartpole_swingup")
 env.reset()
 _, info = envs.make_vec("walker_walk", 2).reset(seed=0)
 datasets.relabel(info["physics"], "walker_flip")
-Planned([env.task], np.random.default_rng(0)).act(0, np.zeros((1, 4)))
+MPPICollector([env.task], np.random.default_rng(0)).act(0, np.zeros((1, 4)))
 assert os.environ["MUJOCO_GL"] == asked
 """
 DRAW = """
@@ -44,7 +44,7 @@ for name in {names}:
 
 
 def run(tmp_path, backend, names):
-    """Lines that drawing printed, after everything else has run."""
+    """Runs everything, then draws, and returns the printed lines."""
     (tmp_path / "sitecustomize.py").write_text(HIDE)
     screens = ("DISPLAY", "WAYLAND_DISPLAY")
     kept = {key: value for key, value in os.environ.items() if key not in screens}
@@ -61,7 +61,7 @@ def run(tmp_path, backend, names):
 
 
 def test_only_drawing_fails_and_says_what_is_missing(tmp_path):
-    """Each library by its name, what to install, and the other ways; what is set is what is tried."""
+    """The error names the library, what to install, and the other choices."""
     egl, osmesa, glfw = run(tmp_path, "egl", ("egl", "osmesa", "glfw"))
     assert egl.startswith("cannot render with MUJOCO_GL=egl: ")
     assert "it needs libEGL: on Debian and Ubuntu `apt install libegl1 libgl1-mesa-dri`" in egl

@@ -6,13 +6,13 @@ import numpy as np
 import envs
 from agentic_transformer.config import EvalConfig, ModelConfig
 from agentic_transformer.evaluation.rollouts import run_trajectory
-from tests.small_agents import TASK, describe, labelled, untrained_policy
+from tests.small_agents import TASK, describe, labelled, untrained_agent
 
 
 def test_a_replay_takes_the_path_of_the_attempt(tmp_path):
     data = labelled(tmp_path, episodes=8)
     model = ModelConfig(width=16, layers=1, dtype="bfloat16")
-    policy = untrained_policy(describe(data, model=model))
+    policy = untrained_agent(describe(data, model=model))
     tasks = [envs.task(TASK, goal=(0.1, 0.1))] * 2
     environments, twins = envs.make_vec(tasks), envs.make_vec(tasks)
     context, asked, key = policy.new_context(2, 1), np.full(2, 5.0), jax.random.key(0)

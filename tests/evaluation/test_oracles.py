@@ -10,8 +10,7 @@ from tests.tolerances import SIGMAS
 
 @pytest.mark.parametrize("rule", ORACLES)
 def test_disjoint_goals_are_tried_without_repetition_and_then_repeated(rule):
-    """K tasks, each solved by a trajectory of its own: the n-th attempt has found the goal with
-    probability n/K."""
+    """Of K tasks, each with a trajectory of its own, the n-th attempt has found n/K."""
     goals = 5
     known = np.eye(goals)
     true = np.tile(known, (160, 1))
@@ -26,8 +25,7 @@ def test_disjoint_goals_are_tried_without_repetition_and_then_repeated(rule):
 
 
 def test_greedy_weighs_chances_where_posterior_sampling_bets_on_one_task():
-    """One trajectory pays 0.6 under both tasks, the others 1 under one of them: the sure one is
-    expected to pay more."""
+    """One trajectory pays 0.6 under both tasks, the others 1 under one of them: 0.5 expected."""
     known = np.array([[1.0, 0.0, 0.6], [0.0, 1.0, 0.6]])
     greedy, posterior = (
         np.take_along_axis(known, search(known, known, 2, rule, rng(0)), axis=1) for rule in ORACLES

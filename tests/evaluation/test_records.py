@@ -1,4 +1,4 @@
-"""Records, logs and settings that are empty or broken are one line of an error, whoever reads them."""
+"""Empty or broken records, logs and settings are one line of an error, whoever reads them."""
 
 import json
 
@@ -61,8 +61,7 @@ def test_a_broken_job_is_one_line_of_a_table_of_the_others(run, name, text, caps
 )
 @pytest.mark.parametrize("text", ["", "{", "eval: 3\n"])
 def test_what_stands_beside_records_may_be_broken(run, name, text, monkeypatch):
-    """Settings that cannot be read are an error, as agents would be mixed up; a log or rollouts
-    that cannot, no picture."""
+    """Broken settings are an error, as agents would be mixed up; a broken log costs a picture."""
     for figure in ("return_vs_context", "return_vs_tokens"):  # slow, and not of these files
         monkeypatch.setattr(figures, figure, lambda *_: None)
     (run / name).write_text(text)

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 import envs
-from agentic_transformer.agents.transformer import Policy
+from agentic_transformer.agents.transformer import TransformerAgent
 from agentic_transformer.config import AgentConfig, EvalConfig
 from agentic_transformer.contexts.relabelled import RelabelledDataset
-from agentic_transformer.evaluation.rollouts import Evaluation, evaluation_tasks, other_tasks
-from agentic_transformer.evaluation.statistics import REQUIRED
+from agentic_transformer.evaluation.conditions import evaluation_tasks, other_tasks
+from agentic_transformer.evaluation.records import REQUIRED
+from agentic_transformer.evaluation.rollouts import Evaluation
 from tests.seeds import SEED, rng
-from tests.small_agents import TASK, describe, labelled, untrained_policy
+from tests.small_agents import TASK, describe, labelled, untrained_agent
 from tests.tolerances import rounding
 
 LONGEST, TASKS, STEPS = 3, 5, 12
@@ -34,7 +35,7 @@ def tasks():
 @pytest.fixture(scope="module")
 def evaluation(data, tasks):
     prompts = RelabelledDataset(data.store, tasks, "exorl")
-    return Evaluation(untrained_policy(describe(data)), tasks, CONFIG, prompts)
+    return Evaluation(untrained_agent(describe(data)), tasks, CONFIG, prompts)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def test_cost_of_encoding_counts_prompts_and_second_encodings(attempts):
 
 
 def test_literal_targets_need_no_second_encoding(data, tasks):
-    policy = untrained_policy(describe(data, AgentConfig(trajectories=4, target="chain_max")))
+    policy = untrained_agent(describe(data, AgentConfig(trajectories=4, target="chain_max")))
     run = list(Evaluation(policy, tasks, CONFIG).attempts("own"))
     assert [attempt.encoded for attempt in run] == [STEPS] * 3
 
@@ -93,30 +94,34 @@ def test_an_evaluation_is_repeatable(evaluation, attempts):
         np.testing.assert_array_equal(first.trajectory.action, second.trajectory.action)
 
 
-class Watched(Policy):
+class Watched(TransformerAgent):
     """Notes all that it is asked to act on and to remember."""
 
     def act(self, context, return_to_go, observation, timestep, *rest):
         if timestep == 0:
             self.acted.append([])
-        self.acted[-1].append((context.position, return_to_go.copy(), observation, context.past))
+        self.acted[-1].append(
+            (context.position, return_to_go.copy(), observation, context.previous)
+        )
         return super().act(context, return_to_go, observation, timestep, *rest)
 
     def append(self, context, trajectory):
-        self.remembered.append((len(self.acted), context.position, trajectory, context.past))
+        self.remembered.append((len(self.acted), context.position, trajectory, context.previous))
         return super().append(context, trajectory)
 
 
 @pytest.fixture
 def watched(data, tasks):
-    policy = untrained_policy(describe(data))
+    policy = untrained_agent(describe(data))
     policy.__class__, policy.acted, policy.remembered = Watched, [], []
     return Evaluation(policy, tasks, CONFIG, RelabelledDataset(data.store, tasks, "exorl"))
 
 
 def goal_reward(position, tasks):
-    """Rewards (batch, steps) of positions (batch, steps, 2): dm_control's tolerance with its
-    default sigmoid, written out."""
+    """Returns rewards (batch, steps) of positions (batch, steps, 2).
+
+    It is dm_control's tolerance with its default sigmoid, written out.
+    """
     goals = np.array([task.params["goal"] for task in tasks])[:, None]
     beyond = np.maximum(np.linalg.norm(position - goals, axis=-1) - 0.045, 0) / 0.045
     return 0.1 ** (beyond**2)  # 0.1 at one margin beyond the bound
@@ -124,7 +129,7 @@ def goal_reward(position, tasks):
 
 def check_attempt(evaluation, acted, position, trajectory, past):
     """What was acted on, step by step, against what happened."""
-    to_go = np.full(TASKS, 0.95 * evaluation.description.best_return)
+    to_go = np.full(TASKS, 0.95 * evaluation.spec.best_return)
     for step, (at, asked, observation, before) in enumerate(acted):
         assert at == position + step
         np.testing.assert_allclose(
@@ -227,14 +232,10 @@ def test_prompts_are_the_datas_trajectories_under_the_rows_task_ascending(watche
 
 @pytest.mark.parametrize(
     ("condition", "settings"),
-    [
-        ("dt", {}),
-        ("bc", {"return_conditioning": "none"}),
-        ("bc10", {"condition": "none", "top": 0.1}),
-    ],
+    [("dt", {}), ("bc", {"condition": "none"}), ("bc10", {"condition": "none", "top": 0.1})],
 )
 def test_a_model_of_single_trajectories_is_a_baseline(data, tasks, condition, settings):
-    policy = untrained_policy(describe(data, AgentConfig(name="mine", trajectories=1, **settings)))
+    policy = untrained_agent(describe(data, AgentConfig(name="mine", trajectories=1, **settings)))
     evaluation = Evaluation(policy, tasks, CONFIG)
     assert evaluation.conditions() == [condition]
     (records, *_) = (
@@ -244,7 +245,7 @@ def test_a_model_of_single_trajectories_is_a_baseline(data, tasks, condition, se
 
 
 def test_without_targets_nothing_is_encoded_twice(data, tasks):
-    policy = untrained_policy(
+    policy = untrained_agent(
         describe(data, AgentConfig(trajectories=4, return_conditioning="none"))
     )
     run = list(Evaluation(policy, tasks, CONFIG).attempts("own"))

@@ -1,8 +1,8 @@
-"""What has been tried in vain, on positions set by hand."""
+"""The repeat miss rate on positions set by hand."""
 
 import numpy as np
 
-from agentic_transformer.evaluation.search_metrics import Retries
+from agentic_transformer.evaluation.search_metrics import RepeatMissRate
 from envs import Task
 from envs.registry import Params
 
@@ -10,9 +10,9 @@ STEPS = 6
 EAST, WEST, NOWHERE = (0.15, 0.0), (-0.15, 0.0), (0.0, 0.0)
 
 
-def test_of_what_a_searcher_tries_the_share_missed_before():
+def test_the_rate_is_the_share_of_tried_tasks_that_were_missed_before():
     tasks = [Task("point_mass_goal", Params({"goal": goal})) for goal in (EAST, WEST)]
-    retries = Retries(tasks, best=np.full(2, float(STEPS)), action_repeat=1)
+    metric = RepeatMissRate(tasks, best_return=np.full(2, float(STEPS)), action_repeat=1)
 
     def attempt(*places):
         """Both agents stand still at a place each; standing on one's own goal pays 1 a step."""
@@ -21,7 +21,7 @@ def test_of_what_a_searcher_tries_the_share_missed_before():
         reward = np.array(
             [place == task.params["goal"] for place, task in zip(places, tasks, strict=True)], float
         )
-        return retries(physics, np.repeat(reward[:, None], STEPS, axis=1)).tolist()
+        return metric.update(physics, np.repeat(reward[:, None], STEPS, axis=1)).tolist()
 
     nan = np.nan
     found = [
@@ -31,6 +31,6 @@ def test_of_what_a_searcher_tries_the_share_missed_before():
         attempt(EAST, EAST),
         attempt(WEST, EAST),
     ]
-    # The first misses, tries the same again, tries nothing, finds its goal, searches no more; the
-    # second finds at once.
+    # The first agent misses, tries the same again, tries nothing, finds its goal, and searches no
+    # more. The second finds its goal at once.
     np.testing.assert_array_equal(found, [[nan, nan], [1, nan], [nan, nan], [0, nan], [nan, nan]])

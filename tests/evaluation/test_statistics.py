@@ -9,16 +9,18 @@ from tests.seeds import rng
 from tests.tolerances import SIGMAS
 
 OF_AN_END = np.sqrt(0.025 * 0.975 / statistics.RESAMPLES) / 0.0584 / 1.96
-"""Deviation of an end of an interval, relative to half of it: of a quantile of so many draws, by
-the normal density there."""
+"""Deviation of an end of an interval, relative to half of it: that of a quantile of so many draws,
+by the normal density there."""
 
 
 def make_records(returns, condition="own", agent="at", seed=0):
     """Records of a (units, attempts) table of returns."""
     rows = [
-        {"agent": agent, "task": "t", "condition": condition, "seed": seed, "task_id": f"g{unit}", "rollout": 0,
-         "best_return": np.nan, "again": np.nan, "trajectories": n + 1, "context_steps": 12 * n, "context_tokens": 48 * n,
-         "trained_trajectories": 2, "return": value}
+        {"agent": agent, "task": "t", "condition": condition, "seed": seed, "task_id": f"g{unit}",
+         "rollout": 0,
+         "best_return": np.nan, "repeat_miss_rate": np.nan, "trajectories": n + 1,
+         "context_steps": 12 * n, "context_tokens": 48 * n, "trained_trajectories": 2,
+         "return": value}
         for unit, row in enumerate(returns) for n, value in enumerate(row)
     ]  # fmt: skip
     return pd.DataFrame(rows)
@@ -55,7 +57,7 @@ def test_a_constant_has_an_interval_without_width():
 
 def test_best_of_n_is_the_running_maximum_and_the_mean_is_of_the_nth():
     returns = np.array([[1.0, 3.0, 2.0], [2.0, 0.0, 5.0]])
-    summary = statistics.summarise(make_records(returns)).set_index("trajectories")
+    summary = statistics.summarize(make_records(returns)).set_index("trajectories")
     assert summary["mean"].tolist() == [1.5, 1.5, 3.5]
     assert summary["best_mean"].tolist() == [1.5, 2.5, 4.0]
     assert summary["context_tokens"].tolist() == [0, 48, 96]
@@ -98,35 +100,6 @@ def test_two_baselines_are_two_comparisons():
     assert set(compared["units"]) == {4}
 
 
-def test_the_same_run_twice_is_refused():
-    records = make_records([[1.0, 2.0]])
-    with pytest.raises(ValueError, match="two of the runs hold the same records"):
-        statistics.join([records, records])
-    assert len(statistics.join([records, make_records([[1.0, 2.0]], seed=1)])) == 4
-
-
-def test_bad_records_are_named(tmp_path):
-    path = tmp_path / "records.csv"
-    make_records([[1.0, 2.0]]).drop(columns="return").to_csv(path, index=False)
-    with pytest.raises(ValueError, match=r"records.csv lacks the columns \['return'\]"):
-        statistics.read_records(path)
-    (tmp_path / "empty.csv").write_text("")
-    with pytest.raises(ValueError, match="empty.csv cannot be read"):
-        statistics.read_records(tmp_path / "empty.csv")
-    whole = make_records([[1.0, 2.0]])
-    whole.to_csv(path, index=False)
-    path.write_text(path.read_text()[:-8])
-    with pytest.raises(ValueError, match="records.csv lacks values in line 3"):
-        statistics.read_records(path)
-    whole.assign(condition="owm").to_csv(path, index=False)
-    with pytest.raises(ValueError, match="unknown condition 'owm' in line 2"):
-        statistics.read_records(path)
-    twice = make_records([[1.0, 2.0]])
-    pd.concat([twice, twice]).to_csv(path, index=False)
-    with pytest.raises(ValueError, match="two rows with the same .* line 4"):
-        statistics.read_records(path)
-
-
 def test_interquartile_mean_is_the_mean_of_the_middle_half():
     values = np.array([-1e9, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 1e9])
     estimate, low, high = statistics.interval(
@@ -154,5 +127,5 @@ def test_probability_of_improvement_counts_ties_half():
 
 def test_a_goal_is_found_by_the_first_attempt_that_earns_half_of_the_best():
     records = make_records([[1.0, 6.0, 0.0], [4.0, 4.9, 2.0]]).assign(best_return=10.0)
-    assert statistics.summarise(records)["found"].tolist() == [0.0, 0.5, 0.5]
-    assert statistics.summarise(records.assign(best_return=np.nan))["found"].isna().all()
+    assert statistics.summarize(records)["found"].tolist() == [0.0, 0.5, 0.5]
+    assert statistics.summarize(records.assign(best_return=np.nan))["found"].isna().all()

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from agentic_transformer.agents.load import load
 from agentic_transformer.config import AgentConfig, ModelConfig, TrainConfig
-from agentic_transformer.training import checksums as manifest
-from agentic_transformer.training.checkpoint import Checkpoints, load_policy
+from agentic_transformer.training import checksums
+from agentic_transformer.training.checkpoint import Checkpoints
 from agentic_transformer.training.sharding import make_mesh
-from agentic_transformer.training.step import init_state, make_optimizer
+from agentic_transformer.training.state import init_state, make_optimizer
 from tests.small_agents import describe, labelled
 
 
@@ -20,21 +21,21 @@ def data(tmp_path_factory):
     return labelled(tmp_path_factory.mktemp("data"), episodes=8, tasks=2)
 
 
-def fresh(description):
+def fresh(spec):
     optimizer, _ = make_optimizer(TrainConfig())
-    return init_state(lambda: description.build(0), optimizer, make_mesh(1))[1]
+    return init_state(lambda: spec.build(0), optimizer, make_mesh(1))[1]
 
 
 @pytest.fixture(scope="module")
 def saved(data, tmp_path_factory):
     """A run with checkpoints of steps 1 and 2, and its agent."""
-    run, description = tmp_path_factory.mktemp("saved"), describe(data)
-    checkpoints, state = Checkpoints(run), fresh(description)
+    run, spec = tmp_path_factory.mktemp("saved"), describe(data)
+    checkpoints, state = Checkpoints(run), fresh(spec)
     checkpoints.open()
     for step in (1, 2):
-        checkpoints.save(state._replace(step=jnp.int32(step)), description, loss=1.0)
+        checkpoints.save(state._replace(step=jnp.int32(step)), spec.to_dict(), loss=1.0)
     checkpoints.close()
-    return run, description
+    return run, spec
 
 
 @pytest.fixture
@@ -60,9 +61,9 @@ def test_any_flipped_bit_is_found(run):
         path = files(step)[rng.choice(len(sizes), p=sizes / sizes.sum())]
         content = path.read_bytes()
         flip(path, rng)
-        assert str(path) in manifest.problem(step)
+        assert str(path) in checksums.problem(step)
         path.write_bytes(content)
-    assert manifest.problem(step) == ""
+    assert checksums.problem(step) == ""
 
 
 @pytest.mark.parametrize("fault", ["flip", "truncate", "empty", "delete", "add"])
@@ -86,10 +87,10 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(run, saved, f
         path.write_bytes(b"more")
     assert Checkpoints(run).newest() == 1
     assert f"checkpoint 2 is not whole: {path}" in capsys.readouterr().err
-    load_policy(run)
+    load(run)
     checkpoints = Checkpoints(run)
     assert checkpoints.open() == 1
-    checkpoints.save(fresh(saved[1])._replace(step=jnp.int32(2)), saved[1], loss=1.0)
+    checkpoints.save(fresh(saved[1])._replace(step=jnp.int32(2)), saved[1].to_dict(), loss=1.0)
     checkpoints.close()
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["1", "2", "damaged-2"]
     assert Checkpoints(run).newest() == 2
@@ -98,14 +99,14 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(run, saved, f
 def test_a_checkpoint_that_cannot_be_read_is_named_and_the_one_before_it_taken(
     run, monkeypatch, capsys
 ):
-    read = manifest._digest
+    read = checksums._sha256
 
     def failing(path):
         if "checkpoints/2/" in str(path):
             raise OSError(5, "Input/output error")
         return read(path)
 
-    monkeypatch.setattr(manifest, "_digest", failing)
+    monkeypatch.setattr(checksums, "_sha256", failing)
     assert Checkpoints(run).newest() == 1
     assert "cannot be read: Input/output error" in capsys.readouterr().err
 
@@ -114,7 +115,7 @@ def test_an_old_checkpoint_whose_loss_cannot_be_read_does_not_stop_training(run,
     next((run / "checkpoints" / "1" / "metrics").iterdir()).write_text("")
     checkpoints = Checkpoints(run, keep=1, keep_best=1)
     checkpoints.open()
-    checkpoints.save(fresh(saved[1])._replace(step=jnp.int32(3)), saved[1], loss=2.0)
+    checkpoints.save(fresh(saved[1])._replace(step=jnp.int32(3)), saved[1].to_dict(), loss=2.0)
     checkpoints.close()
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["2", "3"]
 
@@ -122,13 +123,13 @@ def test_an_old_checkpoint_whose_loss_cannot_be_read_does_not_stop_training(run,
 def test_a_checkpoint_is_never_overwritten(run, saved):
     checkpoints = Checkpoints(run)
     with pytest.raises(ValueError, match="checkpoints/2 is there already, and stays as it is"):
-        checkpoints.save(fresh(saved[1])._replace(step=jnp.int32(2)), saved[1], loss=0.0)
+        checkpoints.save(fresh(saved[1])._replace(step=jnp.int32(2)), saved[1].to_dict(), loss=0.0)
     checkpoints.close()
     assert Checkpoints(run).newest() == 2
 
 
 def test_a_step_without_its_list_does_not_count(run):
-    (run / "checkpoints" / "2" / manifest.NAME).unlink()
+    (run / "checkpoints" / "2" / checksums.NAME).unlink()
     assert Checkpoints(run).newest() == 1
 
 
@@ -145,22 +146,19 @@ def test_an_exported_checkpoint_acts_as_its_original_but_is_not_trained_further(
     Checkpoints(run).export(2, tmp_path / "copy")
     copy = Checkpoints(tmp_path / "copy")
     assert copy.newest() == 2
-    chosen = [
-        load_policy(folder).act(*first_step(load_policy(folder)))[0]
-        for folder in (run, tmp_path / "copy")
-    ]
+    chosen = [load(folder).act(*first_step(load(folder)))[0] for folder in (run, tmp_path / "copy")]
     np.testing.assert_array_equal(*chosen)
     assert not [
         path for path in files(tmp_path / "copy") if str(tmp_path).encode() in path.read_bytes()
     ]
     with pytest.raises(ValueError, match="without its optimizer"):
-        copy.state(2, fresh(saved[1]), saved[1])
+        copy.state(2, fresh(saved[1]), saved[1].to_dict())
 
 
-def first_step(policy):
-    """What a policy acts on in two empty contexts."""
-    observation = np.ones((2, policy.description.observation_size))
-    return policy.new_context(2, 1), np.ones(2), observation, 0, jax.random.key(0), 1.0, 1.0
+def first_step(agent):
+    """What a agent acts on in two empty contexts."""
+    observation = np.ones((2, agent.spec.observation_size))
+    return agent.new_context(2, 1), np.ones(2), observation, 0, jax.random.key(0), 1.0, 1.0
 
 
 @pytest.mark.parametrize(
@@ -176,7 +174,7 @@ def first_step(policy):
 def test_another_agents_checkpoint_is_refused(run, data, change, says):
     other = describe(data, **change)
     with pytest.raises(ValueError, match=f"{run}.*{says}"):
-        Checkpoints(run).state(2, fresh(other), other)
+        Checkpoints(run).state(2, fresh(other), other.to_dict())
 
 
 @pytest.mark.parametrize(
@@ -215,11 +213,11 @@ def test_arrays_are_never_cast_nor_reshaped(run, saved, change, says):
 
 
 def test_the_newest_and_the_best_are_kept(data, tmp_path):
-    description = describe(data)
-    checkpoints, state = Checkpoints(tmp_path, keep=2, keep_best=1), fresh(description)
+    spec = describe(data)
+    checkpoints, state = Checkpoints(tmp_path, keep=2, keep_best=1), fresh(spec)
     checkpoints.open()
     for step, loss in enumerate([3.0, 1.0, 2.0, 2.5, 2.0], 1):
-        checkpoints.save(state._replace(step=jnp.int32(step)), description, loss)
+        checkpoints.save(state._replace(step=jnp.int32(step)), spec.to_dict(), loss)
     checkpoints.close()
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "4", "5"]
     checkpoints = Checkpoints(tmp_path)
@@ -232,42 +230,42 @@ def test_the_newest_and_the_best_are_kept(data, tmp_path):
 
 def test_a_save_holds_the_state_as_it_was_though_training_goes_on_in_its_memory(data, tmp_path):
     """On a CPU a save may look at the very memory that the next steps are given to write to."""
-    description = describe(data, model=ModelConfig(width=256, layers=2))
+    spec = describe(data, model=ModelConfig(width=256, layers=2))
     advance = jax.jit(
         lambda tree: jax.tree.map(lambda x: x + jnp.ones((), x.dtype), tree), donate_argnums=0
     )
-    checkpoints, state = Checkpoints(tmp_path, keep=4), fresh(description)
+    checkpoints, state = Checkpoints(tmp_path, keep=4), fresh(spec)
     checkpoints.open()
     expected = {}
     for step in range(1, 5):
         state = advance(state)
         expected[step] = jax.tree.map(lambda x: np.array(x, copy=True), state)
-        checkpoints.save(state, description, loss=0.0)
+        checkpoints.save(state, spec.to_dict(), loss=0.0)
         for _ in range(20):
             state = advance(state)
         state = state._replace(step=jnp.int32(step))
     checkpoints.close()
-    like = fresh(description)
+    like = fresh(spec)
     for step, there in expected.items():
         jax.tree.map(
             np.testing.assert_array_equal,
-            Checkpoints(tmp_path).state(step, like, description)[1:],
+            Checkpoints(tmp_path).state(step, like, spec.to_dict())[1:],
             there[1:],
         )
 
 
 def test_a_full_disk_is_reported_and_spares_the_checkpoint_before(data, tmp_path, monkeypatch):
-    description = describe(data)
-    checkpoints, state = Checkpoints(tmp_path), fresh(description)
+    spec = describe(data)
+    checkpoints, state = Checkpoints(tmp_path), fresh(spec)
     checkpoints.open()
-    checkpoints.save(state._replace(step=jnp.int32(1)), description, loss=0.0)
+    checkpoints.save(state._replace(step=jnp.int32(1)), spec.to_dict(), loss=0.0)
     checkpoints.wait()
 
     def full(folder):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(manifest, "write", full)
-    checkpoints.save(state._replace(step=jnp.int32(2)), description, loss=0.0)
+    monkeypatch.setattr(checksums, "write", full)
+    checkpoints.save(state._replace(step=jnp.int32(2)), spec.to_dict(), loss=0.0)
     with pytest.raises(
         OSError, match="checkpoints/2 could not be written .* No space left on device"
     ):

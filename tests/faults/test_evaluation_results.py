@@ -1,5 +1,4 @@
-"""Results of evaluations stay beside each other; what cannot work fails before the agent acts;
-pictures never end results."""
+"""Evaluations overwrite nothing, fail before the agent acts, and never fail for a picture."""
 
 import json
 import shutil
@@ -19,17 +18,18 @@ from agentic_transformer.config import (
     PlotCommand,
     QuickstartCommand,
 )
-from agentic_transformer.evaluation.rollouts import Evaluation, check_conditions, evaluation_tasks
+from agentic_transformer.evaluation import results_folder
+from agentic_transformer.evaluation.conditions import check_conditions, evaluation_tasks
+from agentic_transformer.evaluation.rollouts import Evaluation
 from experiments import evaluate, plot, quickstart
-from experiments.cli import evaluation_folder
 from tests import processes
-from tests.faults.test_evaluations import again, save, whole  # noqa: F401  (fixtures)
+from tests.faults.saved_agents import save
 
 PICTURES = {"return_vs_context.png", "attempts.png"}
 
 
 @pytest.fixture
-def asked(whole, again):  # noqa: F811
+def asked(whole, again):
     """A run that is not evaluated yet, and a command that evaluates it shortly."""
     return again, EvaluateCommand(run=str(again), eval=replace(whole[2], conditions=["no_context"]))
 
@@ -76,7 +76,7 @@ def test_records_of_other_settings_stay_whole(pictured, capsys):
     }
     assert "eval.temperature=1.0, here 0.25" in capsys.readouterr().out
     assert [
-        evaluation_folder.made_with(folder)["eval.temperature"] for folder in (run, second)
+        results_folder.read_settings(folder)["eval.temperature"] for folder in (run, second)
     ] == [1.0, 0.25]
     assert (second / "records.csv").read_bytes() != before["records.csv"]
     kept = json.loads(before["evaluation.json"])
@@ -96,7 +96,7 @@ def test_records_of_other_settings_stay_whole(pictured, capsys):
     assert evaluate.evaluate(first, run) == run
     assert (run / "records.csv").read_bytes() == before["records.csv"]
     assert not {"summary.csv", *PICTURES} & contents(run).keys()  # of the records before
-    assert evaluate.evaluate(hotter(first, 0.25), run, anew=False) == second
+    assert evaluate.evaluate(hotter(first, 0.25), run, again=False) == second
 
 
 def test_records_that_do_not_say_what_made_them_stay(asked):
@@ -107,7 +107,7 @@ def test_records_that_do_not_say_what_made_them_stay(asked):
     assert place.parent == run / "evaluate" and (run / "records.csv").read_text() == "kept"
 
 
-def test_records_of_another_checkpoint_stay(whole, asked):  # noqa: F811
+def test_records_of_another_checkpoint_stay(whole, asked):
     run, first = asked
     assert evaluate.evaluate(first, run) == run
     save(run, whole[1], 2)
@@ -190,8 +190,7 @@ def test_what_cannot_work_fails_before_the_agent_acts(
 
 
 def test_other_data_than_those_of_training_are_refused(asked, tmp_path, monkeypatch):
-    """A horizon or an action repeat of their own; sizes of a body are checked where data are
-    cached."""
+    """Their horizon differs here; the sizes of a body are checked as data are cached."""
     run, first = asked
     config = run / "config.yaml"
     config.write_text(config.read_text().replace("horizon: null", "horizon: 6"))
@@ -265,8 +264,9 @@ def test_figures_that_find_no_place_for_temporary_files(asked, tmp_path):
     }
     code = (
         "import tempfile, sys, runpy; tempfile._candidate_tempdir_list = lambda: ['/dev/null/x']; "
+        "sys.argv = ['evaluate', *sys.argv[1:]]; "
+        "runpy.run_module('experiments.evaluate', run_name='__main__')"
     )
-    code += "sys.argv = ['evaluate', *sys.argv[1:]]; runpy.run_module('experiments.evaluate', run_name='__main__')"
     environment = processes.environment(**nowhere)
     line = [sys.executable, "-c", code, f"run={run}", "eval.conditions=[no_context]"]
     done = subprocess.run(
@@ -280,7 +280,7 @@ def test_figures_that_find_no_place_for_temporary_files(asked, tmp_path):
 # Data that have moved.
 
 
-def test_an_evaluation_is_told_where_the_data_lie_now(whole, asked, tmp_path):  # noqa: F811
+def test_an_evaluation_is_told_where_the_data_lie_now(whole, asked, tmp_path):
     run, first = asked
     config, there = run / "config.yaml", whole[0].parent / "data"
     config.write_text(config.read_text().replace(str(there), "/gone"))
@@ -296,7 +296,7 @@ def test_an_evaluation_is_told_where_the_data_lie_now(whole, asked, tmp_path):  
     assert evaluate.evaluate(replace(first, data=DataPlace(str(moved))), run) == run
 
 
-def test_a_cache_elsewhere_serves_data_that_lie_on_a_read_only_disk(whole, asked, tmp_path):  # noqa: F811
+def test_a_cache_elsewhere_serves_data_that_lie_on_a_read_only_disk(whole, asked, tmp_path):
     run, first = asked
     moved = shutil.copytree(
         whole[0].parent / "data",
@@ -309,7 +309,7 @@ def test_a_cache_elsewhere_serves_data_that_lie_on_a_read_only_disk(whole, asked
     assert not list(moved.rglob("*.h5")) and list((tmp_path / "cache").rglob("*.h5"))
 
 
-def test_an_evaluation_that_cannot_begin_leaves_no_folder(whole, asked, tmp_path):  # noqa: F811
+def test_an_evaluation_that_cannot_begin_leaves_no_folder(whole, asked, tmp_path):
     run, first = asked
     (tmp_path / "there").mkdir()
     for out in ("new", "there"):
@@ -324,7 +324,7 @@ def test_an_evaluation_that_cannot_begin_leaves_no_folder(whole, asked, tmp_path
     assert not (tmp_path / "new").exists() and not list((tmp_path / "there").iterdir())
 
 
-def test_an_export_is_evaluated_and_plotted_without_the_places_of_training(whole, tmp_path):  # noqa: F811
+def test_an_export_is_evaluated_and_plotted_without_the_places_of_training(whole, tmp_path):
     there = whole[0].parent / "data"
     moved = shutil.copytree(whole[0].parent / "copied", tmp_path / "moved")
     assert run_command(tmp_path, "export", f"run={moved}", "out=copy").returncode == 0

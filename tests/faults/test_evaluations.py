@@ -1,5 +1,4 @@
-"""An evaluation that is killed goes on behind the conditions that it has finished, to the same
-records."""
+"""A killed evaluation keeps its finished conditions and comes to the same records."""
 
 import shutil
 import signal
@@ -8,64 +7,20 @@ import sys
 import time
 from dataclasses import replace
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from agentic_transformer.config import (
-    AgentConfig,
-    DataConfig,
     EvalConfig,
     EvaluateCommand,
-    ModelConfig,
-    TrainCommand,
-    TrainConfig,
 )
 from agentic_transformer.evaluation.rollouts import Evaluation
-from agentic_transformer.training.checkpoint import Checkpoints
-from agentic_transformer.training.sharding import make_mesh
-from agentic_transformer.training.step import init_state, make_optimizer
-from experiments.cli import run_folder
+from agentic_transformer.run_files import lock
 from experiments.evaluate import evaluate
+from tests.faults.saved_agents import save
 from tests.processes import environment
-from tests.small_agents import describe, labelled
 
 CONDITIONS = ["own", "no_context", "foreign", "dataset"]
-
-
-def save(run, description, step):
-    checkpoints = Checkpoints(run)
-    checkpoints.open()
-    state = init_state(
-        lambda: description.build(step), make_optimizer(TrainConfig())[0], make_mesh(1)
-    )[1]
-    checkpoints.save(state._replace(step=jnp.int32(step)), description, loss=1.0)
-    checkpoints.close()
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A run, as good as trained, that was evaluated without interruption, and its agent."""
-    folder = tmp_path_factory.mktemp("evaluations")
-    data = labelled(folder / "data")
-    command = TrainCommand(
-        data=DataConfig(root=str(folder / "data"), episodes=40, tasks=3),
-        agent=AgentConfig(trajectories=4),
-        model=ModelConfig(width=16, layers=1),
-        eval=EvalConfig(trajectories=[1, 3], tasks=3, video=False),
-    )
-    run, description = folder / "run", describe(data)
-    run_folder.describe(run, command, [], {})
-    save(run, description, 1)
-    shutil.copytree(run, folder / "copied")
-    evaluate(EvaluateCommand(run=str(run), eval=command.eval), run)
-    return run, description, command.eval
-
-
-@pytest.fixture
-def again(whole, tmp_path):
-    """The same run, not evaluated yet."""
-    return shutil.copytree(whole[0].parent / "copied", tmp_path / "again")
 
 
 def results(run):
@@ -167,8 +122,7 @@ def test_the_checkpoint_that_is_asked_for_is_evaluated(whole, again):
 
 
 def test_pictures_of_another_evaluation_do_not_stay(whole, again):
-    """Records without the agent's own attempts: those of an earlier evaluation are not shown beside
-    them."""
+    """Records without the agent's own attempts do not show those of an earlier evaluation."""
     for name in ("rollouts.npz", "attempts.png", "attempts.mp4"):
         (again / name).write_bytes(b"of an earlier one")
     assert (
@@ -185,7 +139,7 @@ def test_two_processes_do_not_make_the_same_evaluation(whole, again, monkeypatch
     command = EvaluateCommand(run=str(again), eval=whole[2])
     interrupted(again, whole[2], monkeypatch, at="own")
     (work,) = again.glob("evaluate/*")
-    with run_folder.lock(work), pytest.raises(ValueError, match="another process works there"):
+    with lock(work), pytest.raises(ValueError, match="another process works there"):
         evaluate(command, again)
-    with run_folder.lock(work):
+    with lock(work):
         evaluate(replace(command, eval=replace(whole[2], conditions=["no_context"])), again)

@@ -1,5 +1,4 @@
-"""A path is a name, whatever characters it holds: nothing reads it as a pattern, a format or an
-address."""
+"""A path is a name: nothing reads it as a pattern, a format or an address."""
 
 import json
 import shutil
@@ -13,7 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agentic_transformer.training.checkpoint import Checkpoints, check_place, load_policy
+from agentic_transformer.agents.load import load
+from agentic_transformer.training.checkpoint import Checkpoints
+from agentic_transformer.training.literal_path import check_path
 from agentic_transformer.training.metrics import MetricsLog
 from tests.faults.test_checkpoints import files, fresh
 from tests.processes import environment
@@ -63,29 +64,29 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def agent(tmp_path_factory):
-    """A description and a train state of it."""
-    description = describe(labelled(tmp_path_factory.mktemp("data"), episodes=8, tasks=2))
-    return description, fresh(description)
+    """A spec and a train state of it."""
+    spec = describe(labelled(tmp_path_factory.mktemp("data"), episodes=8, tasks=2))
+    return spec, fresh(spec)
 
 
 def save(run, agent, step=1):
-    description, state = agent
+    spec, state = agent
     checkpoints = Checkpoints(run)
     checkpoints.open()
-    checkpoints.save(state._replace(step=jnp.int32(step)), description, loss=1.0)
+    checkpoints.save(state._replace(step=jnp.int32(step)), spec.to_dict(), loss=1.0)
     checkpoints.close()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_checkpoint_in_a_folder_of_any_name_is_read_as_it_was_saved(agent, tmp_path, name):
-    run, (description, state) = tmp_path / name / name, agent
-    check_place(run)
+    run, (spec, state) = tmp_path / name / name, agent
+    check_path(run)
     save(run, agent)
     copy = tmp_path / f"{name} copy" / name
     Checkpoints(run).export(1, copy)
-    found = Checkpoints(run).state(Checkpoints(run).newest(), state, description)
+    found = Checkpoints(run).state(Checkpoints(run).newest(), state, spec.to_dict())
     jax.tree.map(np.testing.assert_array_equal, found, state._replace(step=1))
-    jax.tree.map(np.testing.assert_array_equal, load_policy(copy)._params, state.params)
+    jax.tree.map(np.testing.assert_array_equal, load(copy)._params, state.params)
     with MetricsLog(run) as log:
         log.write(1, {"loss": 1.0})
     assert list((run / "tensorboard").iterdir())
@@ -99,7 +100,7 @@ def test_a_pattern_does_not_find_the_folders_beside_it(agent, tmp_path):
         (elsewhere / f"{item}.orbax-checkpoint-tmp" / "ocdbt.process_1").mkdir(parents=True)
     before = files(tmp_path / "ab")
     save(tmp_path / "a*", agent)
-    load_policy(tmp_path / "a*")
+    load(tmp_path / "a*")
     assert files(tmp_path / "ab") == before
 
 
@@ -112,7 +113,7 @@ def test_a_path_that_libraries_take_for_another_is_refused_before_anything_is_tr
     with pytest.raises(
         ValueError, match=f"no checkpoint can be written there because of {why}; allowed: "
     ):
-        check_place(tmp_path / folder)
+        check_path(tmp_path / folder)
 
 
 def test_a_relative_folder_named_as_a_kind_of_storage_has_its_metrics(tmp_path, monkeypatch):
@@ -126,7 +127,7 @@ def test_a_relative_folder_named_as_a_kind_of_storage_has_its_metrics(tmp_path, 
 @pytest.mark.parametrize("lost", ["params/manifest.ocdbt", "optimizer/manifest.ocdbt"])
 def test_a_save_that_cannot_be_read_back_is_told_and_removed(agent, tmp_path, monkeypatch, lost):
     """Whatever the reason; here a file is gone as soon as it was written."""
-    description, state = agent
+    spec, state = agent
     save(tmp_path, agent)
     checkpoints = Checkpoints(tmp_path)
     wait = checkpoints._checkpointer.wait_until_finished
@@ -136,7 +137,7 @@ def test_a_save_that_cannot_be_read_back_is_told_and_removed(agent, tmp_path, mo
         (tmp_path / "checkpoints" / "2" / lost).unlink(missing_ok=True)
 
     monkeypatch.setattr(checkpoints._checkpointer, "wait_until_finished", wait_and_lose)
-    checkpoints.save(state._replace(step=jnp.int32(2)), description, loss=1.0)
+    checkpoints.save(state._replace(step=jnp.int32(2)), spec.to_dict(), loss=1.0)
     with pytest.raises(
         OSError,
         match=f"checkpoints/2 could not be written .*/{Path(lost).parent}: .* is missing there",
@@ -177,11 +178,11 @@ def test_training_goes_on_and_is_evaluated_below_folders_of_any_name(tmp_path):
     run = work / "r" / "lr[1e-3]*?%d {x} $HOME é="
     words = [f"run='{run.relative_to(work)}'", *SMALL, "train.steps=2", "train.checkpoint_every=1"]
     command(work, "train", *words)
-    whole = load_policy(run)._params
+    whole = load(run)._params
     shutil.rmtree(run / "checkpoints" / "2")
     (run / "status.json").unlink()
     assert "goes on from checkpoint 1" in command(work, "train", *words, "resume=true")
-    jax.tree.map(np.testing.assert_array_equal, load_policy(run)._params, whole)
+    jax.tree.map(np.testing.assert_array_equal, load(run)._params, whole)
     evaluation = [
         "eval.trajectories=[1,2]",
         "eval.tasks=2",

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from agentic_transformer.agents.load import read_spec
 from agentic_transformer.config import TrainCommand
 from agentic_transformer.errors import UserError
 from agentic_transformer.training.checkpoint import Checkpoints
@@ -14,7 +15,8 @@ from tests.small_agents import describe, labelled
 @pytest.mark.parametrize(
     "text",
     [
-        "task: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path [{place}]]",
+        "task: !!python/object/apply:pathlib.Path.touch "
+        "[!!python/object/apply:pathlib.Path [{place}]]",
         "_target_: os.system\n_args_: ['touch {place}']",
         "agent: {{_target_: os.system, command: 'touch {place}'}}",
     ],
@@ -35,10 +37,10 @@ def test_a_description_that_is_not_ours_is_refused(more, tmp_path):
     path = tmp_path / "checkpoints" / "1" / "description" / "metadata"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(ours))
-    assert Checkpoints(tmp_path).description(1).to_dict() == ours
+    assert read_spec(Checkpoints(tmp_path), 1).to_dict() == ours
     path.write_text(json.dumps(ours | more))
     with pytest.raises(ValueError, match="not the description of an agent of this version"):
-        Checkpoints(tmp_path).description(1)
+        read_spec(Checkpoints(tmp_path), 1)
 
 
 def labelled_description(folder):

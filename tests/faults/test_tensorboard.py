@@ -13,8 +13,7 @@ def full(*_):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_disk_that_fills_up_ends_the_events_alone(tmp_path, monkeypatch, capsys):
-    """The thread that writes events ends; without it a queue of events would fill up, and training
-    wait forever."""
+    """The thread that writes events ends: training must not wait for its full queue forever."""
     with MetricsLog(tmp_path) as log:
         log.write(1, {"loss": 1.0})
         monkeypatch.setattr(RecordWriter, "write", full)

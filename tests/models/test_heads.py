@@ -46,8 +46,7 @@ def test_noise_scales_the_deviation_within_a_component(noise):
 
 @pytest.mark.parametrize("log_std_min", [-3.0, -1.5])
 def test_no_gaussian_is_narrower_than_the_smallest_deviation(log_std_min):
-    """An action at the mean of a component that would be narrower costs what the floor says, and
-    draws vary by the floor."""
+    """A component that would be narrower has the loss and the draws of the floor."""
     config, std = ModelConfig(components=1, log_std_min=log_std_min), np.exp(log_std_min)
     outputs = np.tile(
         np.array([0.0, 0.2, -9.0], np.float32), (DRAWS, 1)

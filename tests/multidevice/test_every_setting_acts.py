@@ -15,6 +15,7 @@ import pytest
 from flax import nnx
 from jax.sharding import Mesh
 
+from agentic_transformer.agents.load import build_agent
 from agentic_transformer.config import (
     AgentConfig,
     DataConfig,
@@ -26,21 +27,23 @@ from agentic_transformer.config import (
     TrainCommand,
     TrainConfig,
 )
+from agentic_transformer.contexts.chain_tokens import encode_chains
 from agentic_transformer.contexts.chains import Chains
-from agentic_transformer.contexts.relabelled import ChainLoader
-from agentic_transformer.contexts.tokens import chain_tokens
-from agentic_transformer.evaluation.rollouts import Evaluation, evaluation_tasks
+from agentic_transformer.contexts.loader import ChainLoader
+from agentic_transformer.evaluation.conditions import evaluation_tasks
+from agentic_transformer.evaluation.rollouts import Evaluation
 from agentic_transformer.training import sharding
 from agentic_transformer.training.checkpoint import Checkpoints
-from agentic_transformer.training.step import init_state, make_optimizer, make_train_step
+from agentic_transformer.training.state import init_state, make_optimizer
+from agentic_transformer.training.step import make_train_step
 from datasets import Trajectories
 from experiments import export, train
 from experiments.cli import run_folder
-from experiments.cli.app import CONF
+from experiments.cli.packages import CONF
 from experiments.evaluate import evaluate
 from tests.cli.test_configs import composed
 from tests.seeds import SEED
-from tests.small_agents import TASK, describe, forward_operations, labelled, untrained_policy
+from tests.small_agents import TASK, describe, forward_operations, labelled, untrained_agent
 from tests.tolerances import rounding
 
 FILES = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
@@ -94,19 +97,17 @@ def data(folder):
     return labelled(folder / "data")
 
 
-def trained(data, description, ring, fsdp, accumulate):
+def trained(data, spec, ring, fsdp, accumulate):
     """The structure and the state of an agent after two steps on a ring."""
     mesh = Mesh(np.array(jax.devices()[:ring]).reshape(1, ring), (sharding.DATA, sharding.RING))
-    config, agent = TrainConfig(batch=4, warmup=0), description.agent
-    loader = ChainLoader(data, agent, description.layout(), SEED, config.batch)
+    config, agent = TrainConfig(batch=4, warmup=0), spec.agent
+    loader = ChainLoader(data, agent, spec.layout(), SEED, config.batch)
     optimizer, _ = make_optimizer(config)
-    graph, state = init_state(lambda: description.build(SEED), optimizer, mesh, fsdp)
-    length = agent.trajectories * description.steps * description.layout().tokens_per_step
-    step = make_train_step(graph, optimizer, description.model, mesh, length, accumulate, fsdp)
+    graph, state = init_state(lambda: spec.build(SEED), optimizer, mesh, fsdp)
+    length = agent.trajectories * spec.steps * spec.layout().tokens_per_step
+    step = make_train_step(graph, optimizer, spec.model, mesh, length, accumulate, fsdp)
     for number in range(2):
-        state, metrics = step(
-            state, sharding.shard_batch(loader(number), mesh, description.model.layout)
-        )
+        state, metrics = step(state, sharding.shard_batch(loader(number), mesh, spec.model.layout))
     assert np.isfinite(float(metrics["loss"]))
     return state
 
@@ -118,10 +119,12 @@ def ring_of(size):
     return Mesh(np.array(jax.devices()[:size]).reshape(1, size), (sharding.DATA, sharding.RING))
 
 
-def rollouts(policy):
-    """What an agent did: observations, actions, rewards, targets, each (rollouts, attempts, ...);
-    and its records."""
-    evaluation = Evaluation(policy, evaluation_tasks(TASK, EVAL, 0), EVAL)
+def rollouts(agent):
+    """Returns what an agent did, and its records.
+
+    The first are observations, actions, rewards and targets, each (rollouts, attempts, ...).
+    """
+    evaluation = Evaluation(agent, evaluation_tasks(TASK, EVAL, 0), EVAL)
     attempts = list(evaluation.attempts("own"))
     done = (
         np.stack(parts, axis=1)
@@ -130,16 +133,15 @@ def rollouts(policy):
     return *done, pd.concat(evaluation.records("own", attempt) for attempt in attempts)
 
 
-def uncached(description, params, observation, action, reward, target):
-    """Outputs of the model, as it is trained but for its precision, at the decisions of all that
-    was done."""
+def uncached(spec, params, observation, action, reward, target):
+    """Returns the outputs of the trained model, in float32, at the tokens that predict actions."""
     slots = np.zeros((ROLLOUTS, ATTEMPTS), np.int32)
     chains = Chains(slots, slots, slots, target, slots)
     *done, reward = (x.reshape(-1, *x.shape[2:]) for x in (observation, action, reward))
-    layout = description.layout()
-    tokens = chain_tokens(layout, chains, Trajectories(*done), reward)
-    model = dataclasses.replace(description.model, dtype="float32")
-    graph = nnx.graphdef(dataclasses.replace(description, model=model).build(0))
+    layout = spec.layout()
+    tokens = encode_chains(layout, chains, Trajectories(*done), reward)
+    model = dataclasses.replace(spec.model, dtype="float32")
+    graph = nnx.graphdef(dataclasses.replace(spec, model=model).build(0))
 
     def attend(_, query, key, value):
         return jax.nn.dot_product_attention(query, key, value, is_causal=True)
@@ -147,12 +149,14 @@ def uncached(description, params, observation, action, reward, target):
     outputs = nnx.merge(graph, jax.tree.map(np.asarray, params))(
         tokens.features, tokens.timestep, attend
     )
-    return np.asarray(outputs)[:, layout.decision :: layout.tokens_per_step]
+    return np.asarray(outputs)[:, layout.action_token :: layout.tokens_per_step]
 
 
 def distance(config, outputs, action, tolerance):
-    """Largest distance of actions (..., A) from those that outputs ask for; any of the likeliest,
-    where several are as likely."""
+    """Returns the largest distance of actions (..., A) from those that the outputs ask for.
+
+    Where several components are equally likely, the nearest of them counts.
+    """
     if config.head == "mse":
         return np.abs(action - np.clip(outputs, -1, 1)).max()
     logits, rest = np.split(outputs, [config.components], axis=-1)
@@ -166,28 +170,26 @@ def distance(config, outputs, action, tolerance):
     "setting", covering(FACTORS), ids=lambda row: "-".join(map(str, row.values()))
 )
 def test_an_agent_acts_as_the_model_that_was_trained(data, tmp_path, setting):
-    """Every action of an evaluation is what one pass without a cache, over all that happened, says."""
+    """Every action of an evaluation is that of one pass without a cache over all that happened."""
     where = {key: setting[key] for key in ("ring", "fsdp", "accumulate")}
     model = ModelConfig(
         **SMALL, **{key: value for key, value in setting.items() if hasattr(ModelConfig, key)}
     )
-    description = describe(
-        data, AgentConfig(trajectories=ATTEMPTS, target="chain_max", loss="all"), model
-    )
-    state = trained(data, description, **where)
+    spec = describe(data, AgentConfig(trajectories=ATTEMPTS, target="chain_max", loss="all"), model)
+    state = trained(data, spec, **where)
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(state, description, loss=1.0)
+    checkpoints.save(state, spec.to_dict(), loss=1.0)
     checkpoints.wait()
-    *done, records = rollouts(checkpoints.policy(2, ring_of(setting["acting_ring"])))
+    *done, records = rollouts(build_agent(checkpoints, 2, ring_of(setting["acting_ring"])))
     checkpoints.close()
     assert len(records) == ATTEMPTS * ROLLOUTS and np.isfinite(records["return"]).all()
     outputs, action = (
-        uncached(description, state.params, *done),
-        done[1].reshape(ROLLOUTS, -1, description.action_size),
+        uncached(spec, state.params, *done),
+        done[1].reshape(ROLLOUTS, -1, spec.action_size),
     )
     # Both passes round as often on the way to an output, the one with the cache and the one
     # without.
-    tolerance = 2 * rounding(forward_operations(description)) * np.abs(outputs).max()
+    tolerance = 2 * rounding(forward_operations(spec)) * np.abs(outputs).max()
     assert distance(model, outputs, action, tolerance) <= tolerance
     # Outputs of another step are far beyond it.
     assert distance(model, np.roll(outputs, 1, axis=1), action, tolerance) > 100 * tolerance
@@ -195,8 +197,7 @@ def test_an_agent_acts_as_the_model_that_was_trained(data, tmp_path, setting):
 
 @lru_cache
 def run_of(folder, model, ring, learner="transformer"):
-    """Trains a model for two steps and evaluates it, on the other kind of ring, as the commands do:
-    a run, its records."""
+    """Returns a run and its records: two steps of training, evaluated on the other kind of ring."""
     run = folder / f"{learner}-{hash(model)}-{ring}"
     command = TrainCommand(
         run=str(run),
@@ -246,9 +247,9 @@ def test_a_learner_without_a_transformer_takes_any_model_settings(data, folder):
     assert set(records["condition"]) == {"td3_bc"} and np.isfinite(records["return"]).all()
 
 
-def test_a_policy_of_a_training_graph_is_refused_in_words(data):
+def test_an_agent_of_a_training_graph_is_refused_in_words(data):
     with pytest.raises(
         ValueError,
-        match="model.scan_layers=True, model.remat=dots: for training alone; Policy.from_trained",
+        match="model.scan_layers=True, model.remat=dots: for training alone; Transf.*Agent.from_trained",
     ):
-        untrained_policy(describe(data, model=ModelConfig(**SMALL, scan_layers=True, remat="dots")))
+        untrained_agent(describe(data, model=ModelConfig(**SMALL, scan_layers=True, remat="dots")))

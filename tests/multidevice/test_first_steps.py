@@ -1,5 +1,4 @@
-"""The loss of first steps by a trajectory's place in its row, wherever a ring has put the row's
-tokens."""
+"""The loss at first steps by slot is the same on every ring."""
 
 import jax
 import numpy as np
@@ -7,9 +6,10 @@ import pytest
 from jax.sharding import Mesh
 
 from agentic_transformer.config import AgentConfig, ModelConfig, TrainConfig
-from agentic_transformer.contexts.relabelled import ChainLoader
+from agentic_transformer.contexts.loader import ChainLoader
 from agentic_transformer.training import sharding
-from agentic_transformer.training.step import init_state, make_optimizer, make_train_step
+from agentic_transformer.training.state import init_state, make_optimizer
+from agentic_transformer.training.step import make_train_step
 from tests.seeds import SEED
 from tests.small_agents import describe, gradient_operations, labelled
 from tests.tolerances import rounding
@@ -25,12 +25,14 @@ def data(tmp_path_factory):
 def metrics(data, ring, layout, accumulate=1):
     mesh = Mesh(np.array(jax.devices()[:ring]).reshape(1, ring), (sharding.DATA, sharding.RING))
     model = ModelConfig(width=16, layers=1, layout=layout, tokens="separate")
-    description = describe(data, AgentConfig(trajectories=5, loss="all"), model)
+    spec = describe(data, AgentConfig(trajectories=5, loss="all"), model)
     optimizer, _ = make_optimizer(TrainConfig())
-    graph, state = init_state(lambda: description.build(SEED), optimizer, mesh)
-    length = 5 * description.steps * description.layout().tokens_per_step
-    step = make_train_step(graph, optimizer, model, mesh, length, accumulate, trajectories=5)
-    rows = ChainLoader(data, description.agent, description.layout(), SEED, ROWS)(0)
+    graph, state = init_state(lambda: spec.build(SEED), optimizer, mesh)
+    length = 5 * spec.steps * spec.layout().tokens_per_step
+    step = make_train_step(
+        graph, optimizer, model, mesh, length, accumulate, trajectories_per_row=5
+    )
+    rows = ChainLoader(data, spec.agent, spec.layout(), SEED, ROWS)(0)
     return {
         name: float(value)
         for name, value in step(state, sharding.shard_batch(rows, mesh, layout))[1].items()

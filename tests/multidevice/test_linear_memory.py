@@ -7,7 +7,7 @@ import re
 import jax
 import pytest
 
-from agentic_transformer.capacity.compiler import lowerable
+from agentic_transformer.capacity.compiler import abstract_step
 from agentic_transformer.capacity.hardware import Topology
 from agentic_transformer.capacity.workload import SHARED, Workload
 from agentic_transformer.config import PlanCommand
@@ -28,7 +28,7 @@ def sizes(attention, tokens, remat):
     )
     ring = 8 if attention in SHARED else 1
     where = Workload(Topology("eight virtual devices", "v5e", 8), model, tokens, 24, 6, 1000, ring)
-    step, state, batch = lowerable(where, jax.devices())
+    step, state, batch = abstract_step(where, jax.devices())
     return [
         math.prod(map(int, shape.split("x")[:-1]))
         for shape in TENSOR.findall(step.lower(state, batch).as_text())

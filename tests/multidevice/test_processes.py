@@ -1,5 +1,4 @@
-"""Two processes with two devices each train as one process with four does, and open its
-checkpoints."""
+"""Two processes with two devices each train as one with four, and open its checkpoints."""
 
 import json
 import os
@@ -17,11 +16,13 @@ import pandas as pd
 import pytest
 from jax.sharding import Mesh
 
+from agentic_transformer.agents.load import load
 from agentic_transformer.config import TrainCommand, TrainConfig
-from agentic_transformer.contexts.relabelled import ChainLoader
+from agentic_transformer.contexts.loader import ChainLoader
 from agentic_transformer.training import sharding
-from agentic_transformer.training.checkpoint import Checkpoints, load_policy
-from agentic_transformer.training.step import init_state, make_optimizer, make_train_step
+from agentic_transformer.training.checkpoint import Checkpoints
+from agentic_transformer.training.state import init_state, make_optimizer
+from agentic_transformer.training.step import make_train_step
 from experiments.cli.run_folder import read_config
 from tests.courses import distance
 from tests.processes import environment
@@ -99,7 +100,7 @@ def test_two_processes_train_as_one_and_one_opens_their_checkpoint(alone):
     np.testing.assert_allclose(
         losses(alone / "pair"), losses(alone / "alone"), rtol=0, atol=allowed(alone / "alone")
     )
-    ours, theirs = (load_policy(alone / run)._params for run in ("pair", "alone"))
+    ours, theirs = (load(alone / run)._params for run in ("pair", "alone"))
     # Adam moves a parameter by at most its rate a step. Where a gradient is no more than rounding
     # it may go either way, which the loss does not feel; all together would have to go a hundredth
     # of the farthest way apart.
@@ -130,7 +131,7 @@ def test_two_processes_go_on_from_the_checkpoint_of_one_and_shard_its_state(alon
 def operations(run):
     """Roundings on the way to a gradient."""
     trained = read_config(run, TrainCommand)
-    return gradient_operations(load_policy(run).description, trained.train.batch)
+    return gradient_operations(load(run).spec, trained.train.batch)
 
 
 def allowed(run):
@@ -142,7 +143,7 @@ def allowed(run):
     rounded too.
     """
     error = 2 * rounding(operations(run))
-    count = sum(x.size for x in jax.tree.leaves(load_policy(run)._params))
+    count = sum(x.size for x in jax.tree.leaves(load(run)._params))
     return error * (LEARNING_RATE * STEPS * np.sqrt(count) + 3)
 
 
@@ -166,8 +167,7 @@ def first_moment(run, step):
 
 
 def test_a_signal_to_one_process_stops_both_with_one_checkpoint(alone):
-    """A scheduler's signals arrive when they do: the processes agree on the step at which they
-    stop."""
+    """Signals arrive at different times: the processes agree on the step at which they stop."""
     mesh = [
         *meeting(),
         "run=stopped",
@@ -199,7 +199,9 @@ def test_the_processes_of_a_slurm_job_find_each_other():
         "from agentic_transformer.config import MeshConfig\n"
         "distributed.initialize(MeshConfig())\n"
         "import jax, sys\n"
-        "found = jax.process_index(), jax.process_count(), distributed.is_first(), distributed.agree(jax.process_index() + 7)\n"
+        "index = jax.process_index()\n"
+        "agreed = distributed.agree(index + 7)\n"
+        "found = index, jax.process_count(), distributed.is_first(), agreed\n"
         # standard output has Gloo's words in the middle of others
         "sys.stderr.write(f'found {found}\\n')"
     )
@@ -249,16 +251,14 @@ def test_where_process_0_fails_the_other_says_so_and_both_end(alone):
 
 def test_sharded_state_takes_its_share_of_memory_and_gives_the_same_losses(tmp_path):
     data = labelled(tmp_path)
-    description = describe(data)
+    spec = describe(data)
     mesh = Mesh(np.array(jax.devices()).reshape(4, 2), (sharding.DATA, sharding.RING))
     optimizer, _ = make_optimizer(TrainConfig(warmup=2))
-    loader = ChainLoader(data, description.agent, description.layout(), SEED, 8)
+    loader = ChainLoader(data, spec.agent, spec.layout(), SEED, 8)
     found = {}
     for fsdp in (False, True):
-        graph, state = init_state(lambda: description.build(SEED), optimizer, mesh, fsdp)
-        step = make_train_step(
-            graph, optimizer, description.model, mesh, 4 * description.steps, fsdp=fsdp
-        )
+        graph, state = init_state(lambda: spec.build(SEED), optimizer, mesh, fsdp)
+        step = make_train_step(graph, optimizer, spec.model, mesh, 4 * spec.steps, fsdp=fsdp)
         found[fsdp] = []
         for number in range(3):
             state, metrics = step(state, sharding.shard_batch(loader(number), mesh, "zigzag"))
@@ -268,15 +268,15 @@ def test_sharded_state_takes_its_share_of_memory_and_gives_the_same_losses(tmp_p
         assert held < 0.3 * whole if fsdp else held == whole
     # Three steps of a rate near 0.003: rounding of the losses is all that there is.
     np.testing.assert_allclose(
-        found[True], found[False], rtol=0, atol=10 * rounding(gradient_operations(description, 8))
+        found[True], found[False], rtol=0, atol=10 * rounding(gradient_operations(spec, 8))
     )
     checkpoints = Checkpoints(tmp_path)
     checkpoints.open()
-    checkpoints.save(state, description, 0.0)
+    checkpoints.save(state, spec.to_dict(), 0.0)
     checkpoints.close()
-    like = init_state(lambda: description.build(SEED), optimizer, sharding.make_mesh(8))[1]
+    like = init_state(lambda: spec.build(SEED), optimizer, sharding.make_mesh(8))[1]
     jax.tree.map(
-        np.testing.assert_array_equal, Checkpoints(tmp_path).state(3, like, description), state
+        np.testing.assert_array_equal, Checkpoints(tmp_path).state(3, like, spec.to_dict()), state
     )
 
 

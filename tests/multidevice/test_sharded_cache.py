@@ -6,9 +6,10 @@ import pytest
 from flax import nnx
 from jax.sharding import Mesh
 
-from agentic_transformer.agents.transformer import Policy, Trajectory
+from agentic_transformer.agents.base import Trajectory
+from agentic_transformer.agents.transformer import TransformerAgent
 from agentic_transformer.config import AgentConfig, ModelConfig
-from agentic_transformer.contexts.tokens import Normalizer
+from agentic_transformer.contexts.normalizer import Normalizer
 from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.training import sharding
 from tests.seeds import SEED, rng
@@ -22,10 +23,10 @@ def make_policy(mesh, tokens):
     description = AgentSpec(
         task="point_mass_goal", seed=0, agent=AgentConfig(trajectories=SLOTS),
         model=ModelConfig(width=32, layers=2, heads=2, head="mse", tokens=tokens),
-        scaling=Normalizer((0.0,) * OBSERVATION, (1.0,) * OBSERVATION, 1.0, 1.0),
+        normalizer=Normalizer((0.0,) * OBSERVATION, (1.0,) * OBSERVATION, 1.0, 1.0),
         observation_size=OBSERVATION, action_size=ACTION, steps=STEPS, best_return=1.0,
     )  # fmt: skip
-    return Policy(*nnx.split(description.build(SEED), nnx.Param), description, mesh)
+    return TransformerAgent(*nnx.split(description.build(SEED), nnx.Param), description, mesh)
 
 
 def actions(policy):
@@ -55,8 +56,6 @@ def test_actions_are_those_of_one_device(data, ring, tokens):
     alone = make_policy(None, tokens)
     expected, _ = actions(alone)
     found, cache = actions(make_policy(mesh, tokens))
-    assert_close(
-        found, expected, forward_operations(alone.description), 1
-    )  # outputs cut to [-1, 1]
+    assert_close(found, expected, forward_operations(alone.spec), 1)  # outputs cut to [-1, 1]
     shard = cache.addressable_shards[0].data.shape
     assert shard[:2] == (BATCH // data, cache.shape[1] // ring)

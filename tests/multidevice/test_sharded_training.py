@@ -10,10 +10,11 @@ import pytest
 from jax.sharding import Mesh
 
 from agentic_transformer.config import AgentConfig, ModelConfig, TrainConfig
-from agentic_transformer.contexts.relabelled import ChainLoader
+from agentic_transformer.contexts.loader import ChainLoader
 from agentic_transformer.ring import feedforward
-from agentic_transformer.training import sharding
-from agentic_transformer.training.step import init_state, make_optimizer, make_train_step
+from agentic_transformer.training import fsdp, sharding
+from agentic_transformer.training.state import init_state, make_optimizer
+from agentic_transformer.training.step import make_train_step
 from tests.courses import allowance, course
 from tests.seeds import SEED, rng
 from tests.small_agents import describe, gradient_operations, labelled, longest_sum
@@ -30,8 +31,10 @@ def data(tmp_path_factory):
 def losses(
     data, devices, ring, attention="ring", layout="zigzag", tokens="packed", fsdp=False, **settings
 ):
-    """Losses of training on some of the devices; those of one device come with what rounding may
-    make of them."""
+    """Returns the losses of training on some of the devices.
+
+    Those of one device come with the allowance for rounding.
+    """
     mesh = Mesh(
         np.array(jax.devices()[:devices]).reshape(devices // ring, ring),
         (sharding.DATA, sharding.RING),
@@ -42,36 +45,36 @@ def losses(
     model = ModelConfig(
         width=32, layers=2, heads=2, attention=attention, layout=layout, tokens=tokens, **settings
     )
-    description = describe(data, AgentConfig(trajectories=4, length="uniform"), model)
-    loader = ChainLoader(data, description.agent, description.layout(), SEED, config.batch)
+    spec = describe(data, AgentConfig(trajectories=4, length="uniform"), model)
+    loader = ChainLoader(data, spec.agent, spec.layout(), SEED, config.batch)
     optimizer, _ = make_optimizer(config)
-    graph, state = init_state(lambda: description.build(SEED), optimizer, mesh, fsdp)
-    length = 4 * description.steps * description.layout().tokens_per_step
+    graph, state = init_state(lambda: spec.build(SEED), optimizer, mesh, fsdp)
+    length = 4 * spec.steps * spec.layout().tokens_per_step
     step = make_train_step(graph, optimizer, model, mesh, length, fsdp=fsdp)
     batches = [sharding.shard_batch(loader(number), mesh, layout) for number in range(STEPS)]
     found = course(step, state, batches)
     if devices > 1:
         return found.losses
-    return found.losses, allowance(
-        step, state, batches, found, longest_sum(description, config.batch)
-    )
+    return found.losses, allowance(step, state, batches, found, longest_sum(spec, config.batch))
 
 
 def loss_and_gradients(data, params, attention, ring):
-    """At given parameters: one step of plain gradient descent, so fast that the parameters before
-    it do not count."""
+    """Returns the loss and its gradients at given parameters.
+
+    One step of plain gradient descent, so fast that the parameters before it do not count.
+    """
     rate = 1e6
     mesh = Mesh(np.array(jax.devices()[:ring]).reshape(1, ring), (sharding.DATA, sharding.RING))
     model = ModelConfig(width=32, layers=2, heads=2, attention=attention)
-    description = describe(data, AgentConfig(trajectories=4, length="uniform"), model)
-    loader = ChainLoader(data, description.agent, description.layout(), SEED, ROWS)
-    graph, state = init_state(lambda: description.build(SEED), optax.sgd(rate), mesh)
+    spec = describe(data, AgentConfig(trajectories=4, length="uniform"), model)
+    loader = ChainLoader(data, spec.agent, spec.layout(), SEED, ROWS)
+    graph, state = init_state(lambda: spec.build(SEED), optax.sgd(rate), mesh)
     state = state._replace(
         params=jax.tree.map(
             lambda new, old: jax.device_put(new, old.sharding), params, state.params
         )
     )
-    step = make_train_step(graph, optax.sgd(rate), model, mesh, 4 * description.steps)
+    step = make_train_step(graph, optax.sgd(rate), model, mesh, 4 * spec.steps)
     after, metrics = step(state, sharding.shard_batch(loader(0), mesh, "zigzag"))
     gradients = jax.tree.map(
         lambda new, old: (np.asarray(old) - np.asarray(new)) / rate, after.params, params
@@ -83,11 +86,11 @@ def trained_parameters(data):
     """Trains a few steps with dense attention."""
     mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), (sharding.DATA, sharding.RING))
     model = ModelConfig(width=32, layers=2, heads=2, attention="dense")
-    description = describe(data, AgentConfig(trajectories=4, length="uniform"), model)
-    loader = ChainLoader(data, description.agent, description.layout(), SEED, ROWS)
+    spec = describe(data, AgentConfig(trajectories=4, length="uniform"), model)
+    loader = ChainLoader(data, spec.agent, spec.layout(), SEED, ROWS)
     optimizer, _ = make_optimizer(TrainConfig(batch=ROWS, warmup=5))
-    graph, state = init_state(lambda: description.build(SEED), optimizer, mesh)
-    step = make_train_step(graph, optimizer, model, mesh, 4 * description.steps)
+    graph, state = init_state(lambda: spec.build(SEED), optimizer, mesh)
+    step = make_train_step(graph, optimizer, model, mesh, 4 * spec.steps)
     for number in range(1, STEPS):
         state, _ = step(state, sharding.shard_batch(loader(number), mesh, "zigzag"))
     return jax.tree.map(np.asarray, state.params)
@@ -142,7 +145,7 @@ def test_losses_of_separate_tokens_agree_over_rings_and_backbones(data):
 def test_losses_agree_where_the_state_is_sharded_over_the_whole_mesh(
     data, on_one_device, devices, ring
 ):
-    """With the settings of a pod: rolled layers, rematerialised; 6 devices divide few of the axes."""
+    """The settings of a pod: rolled, rematerialised layers. 6 devices divide few of the axes."""
     found = losses(
         data, devices, ring, fsdp=True, scan_layers=True, remat="block", blockwise_feedforward=True
     )
@@ -158,8 +161,7 @@ def test_losses_agree_over_chunks_of_the_feedforward(data, on_one_device, monkey
 
 
 def test_state_is_cut_where_it_divides():
-    """Every device holds its share, of any width: the longest axis first, what is left of the
-    devices from the next."""
+    """The longest axis is cut first, and the next by what is left of the devices."""
     mesh = Mesh(np.array(jax.devices()).reshape(1, 8), (sharding.DATA, sharding.RING))
     shapes = {
         (3, 20, 60): (3, 10, 15),
@@ -169,8 +171,8 @@ def test_state_is_cut_where_it_divides():
         (12,): (3,),
     }
     for shape, part in shapes.items():
-        assert sharding.state_sharding(shape, mesh, fsdp=True).shard_shape(shape) == part
-        assert sharding.state_sharding(shape, mesh, fsdp=False).shard_shape(shape) == shape
+        assert fsdp.state_sharding(shape, mesh, fsdp=True).shard_shape(shape) == part
+        assert fsdp.state_sharding(shape, mesh, fsdp=False).shard_shape(shape) == shape
 
 
 def test_chunks_of_a_feedforward_on_a_mesh_give_the_gradients_of_the_whole():

@@ -6,9 +6,10 @@ import sys
 import pandas as pd
 import pytest
 
-from agentic_transformer.evaluation.statistics import summarise
+from agentic_transformer.evaluation.statistics import summarize
 from experiments.reports.paper import beside_paper
-from experiments.reports.presentation import present, reported, runs_within
+from experiments.reports.presentation import present, runs_within
+from experiments.reports.return_table import reported
 from tests.evaluation.test_statistics import make_records
 
 RETURNS = [[1.0, 3.0, 2.0], [2.0, 0.0, 5.0]]
@@ -24,9 +25,11 @@ def make_run(folder, table, config="agent: {name: at}\nmodel: {width: 64}\nseed:
 def test_plotting_imports_neither_a_model_nor_an_environment(tmp_path):
     run = make_run(tmp_path / "run", make_records(RETURNS))
     script = (
-        "import sys; from pathlib import Path; from experiments.reports.presentation import present; "
+        "import sys; from pathlib import Path; "
+        "from experiments.reports.presentation import present; "
         f"present([Path({str(run)!r})], Path({str(run)!r})); "
-        "sys.exit(any(name in sys.modules for name in ('jax', 'mujoco', 'dm_control', 'gymnasium', 'envs')))"
+        "slow = ('jax', 'mujoco', 'dm_control', 'gymnasium', 'envs'); "
+        "sys.exit(any(name in sys.modules for name in slow))"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
     assert (run / "return_vs_context.png").stat().st_size > 10_000
@@ -58,7 +61,7 @@ def test_both_protocols_stand_beside_what_the_paper_reports():
     ]
     elsewhere = make_records(RETURNS)
     table = beside_paper(
-        summarise(
+        summarize(
             pd.concat([elsewhere, *(records.assign(task="walker_stand") for records in ours)])
         )
     )
@@ -88,9 +91,14 @@ def test_agents_of_a_sweep_are_told_apart_by_what_differs(tmp_path, capsys):
 
 
 def test_agents_that_acted_otherwise_are_not_averaged(tmp_path):
-    """One was evaluated by a command of its own, at another temperature and checkpoint; how many
-    tasks makes no difference."""
-    config = "agent: {name: at}\nseed: 0\neval: {temperature: 1.0, noise: 1.0, target: 0.95, tasks: 64}\n"
+    """One was evaluated by a command of its own, at another temperature and checkpoint.
+
+    The number of tasks makes no difference.
+    """
+    config = (
+        "agent: {name: at}\nseed: 0\n"
+        "eval: {temperature: 1.0, noise: 1.0, target: 0.95, tasks: 64}\n"
+    )
     runs = [
         make_run(tmp_path / name, make_records(RETURNS, seed=seed), config)
         for seed, name in enumerate("abc")

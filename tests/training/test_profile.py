@@ -1,5 +1,4 @@
-"""The profile of suite `agent`: every kind of work of a real training step is found, and nothing is
-counted twice."""
+"""The profile of suite `agent` finds every kind of work once."""
 
 from agentic_transformer.config import ModelConfig
 from experiments.benchmarks import agent_models as models
@@ -7,8 +6,8 @@ from experiments.benchmarks.agent_profile import KINDS, instruction_kinds, share
 
 
 def test_the_time_of_a_step_is_told_apart_by_kind():
-    description = models.describe(2, 200, 4, 2, ModelConfig(width=16, layers=1))
-    step, state, tokens = models.train_step(description, rows=1, devices=1)
+    spec = models.describe(2, 200, 4, 2, ModelConfig(width=16, layers=1))
+    step, state, tokens = models.train_step(spec, rows=1, devices=1)
     compiled = step.lower(state, tokens).compile()
 
     def train():
@@ -34,7 +33,7 @@ PROGRAM = """
 }
 
 ENTRY %main (x: f32[4,8]) -> f32[4,4] {
-  %fusion.1 = f32[4,4] fusion(%x), kind=kOutput, calls=%fused, metadata={op_name="jit(step)/jvp()/dot_general"}
+  %fusion.1 = f32[4,4] fusion(%x), calls=%fused, metadata={op_name="jit(step)/jvp()/dot_general"}
   %while.1 = (s32[], f32[4,4]) while(%fusion.1), condition=%fused, body=%body
   %tanh.1 = f32[4,4] tanh(%while.1), metadata={op_name="jit(step)/jvp()/tanh"}
   ROOT %add.1 = f32[4,4] add(%tanh.1, %tanh.1), metadata={op_name="jit(step)/add"}

@@ -7,21 +7,18 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from agentic_transformer.agents.transformer import Policy
+from agentic_transformer.agents.load import load
+from agentic_transformer.agents.transformer import TransformerAgent
 from agentic_transformer.config import AgentConfig, ModelConfig, TrainConfig
-from agentic_transformer.contexts.relabelled import ChainLoader
+from agentic_transformer.contexts.loader import ChainLoader
 from agentic_transformer.models.heads import action_loss
 from agentic_transformer.models.transformer import unrolled
 from agentic_transformer.ring import attention
 from agentic_transformer.training import loop, sharding
-from agentic_transformer.training.checkpoint import Checkpoints, load_policy
+from agentic_transformer.training.checkpoint import Checkpoints
 from agentic_transformer.training.loop import fit, prefetch, profiled
-from agentic_transformer.training.step import (
-    abstract_state,
-    init_state,
-    make_optimizer,
-    make_train_step,
-)
+from agentic_transformer.training.state import abstract_state, init_state, make_optimizer
+from agentic_transformer.training.step import make_train_step
 from tests.courses import allowance, course
 from tests.seeds import SEED, rng
 from tests.small_agents import describe, forward_operations, kept_operations, labelled, longest_sum
@@ -40,20 +37,14 @@ class Training:
 
     def __init__(self, data, model=None, agent=None, config=CONFIG):
         self.config = config
-        self.description = describe(
-            data, agent or AgentConfig(trajectories=4, length="uniform"), model
-        )
-        layout = self.description.layout()
-        self.loader = ChainLoader(data, self.description.agent, layout, SEED, config.batch)
+        self.spec = describe(data, agent or AgentConfig(trajectories=4, length="uniform"), model)
+        layout = self.spec.layout()
+        self.loader = ChainLoader(data, self.spec.agent, layout, SEED, config.batch)
         self.mesh = sharding.make_mesh(1)
         optimizer, self.schedule = make_optimizer(config)
-        self.graph, self.state = init_state(
-            lambda: self.description.build(SEED), optimizer, self.mesh
-        )
-        length = (
-            self.description.agent.trajectories * self.description.steps * layout.tokens_per_step
-        )
-        self.parts = self.graph, optimizer, self.description.model, self.mesh, length
+        self.graph, self.state = init_state(lambda: self.spec.build(SEED), optimizer, self.mesh)
+        length = self.spec.agent.trajectories * self.spec.steps * layout.tokens_per_step
+        self.parts = self.graph, optimizer, self.spec.model, self.mesh, length
         self.step = make_train_step(*self.parts)
         self.logged, self.saved = {}, []
 
@@ -87,19 +78,18 @@ def test_loss_is_the_weighted_mean_over_learned_actions_under_a_segment_mask(dat
             outputs = transformer(
                 part[0], part[1], lambda _, q, k, v: attention(q, k, v, backbone="dense")
             )
-            losses = np.asarray(action_loss(run.description.model, outputs, part[3]), np.float64)
+            losses = np.asarray(action_loss(run.spec.model, outputs, part[3]), np.float64)
             total, weights = total + (losses * part[4]).sum(), weights + part[4].sum()
     _, metrics = run.step(run.state, run.tokens(0))
     # A loss is a mean of what the head says; its logarithms and squares are of size 1 as it is.
-    operations = forward_operations(run.description) + losses.size
+    operations = forward_operations(run.spec) + losses.size
     assert_close(metrics["loss"], total / weights, operations, max(1, abs(total / weights)))
 
 
 def test_losses_of_first_steps_are_told_apart_by_the_place_in_the_row(data):
-    """Zero-weighting all but the first step of the n-th trajectory must leave its loss alone,
-    wherever the ring puts it."""
+    """Each equals the loss of a batch in which all other steps have weight zero."""
     run = Training(data, agent=AgentConfig(trajectories=4, loss="all"))
-    step = make_train_step(*run.parts, trajectories=4)
+    step = make_train_step(*run.parts, trajectories_per_row=4)
     tokens = run.loader(0)
     _, metrics = step(jax.tree.map(jnp.copy, run.state), run.tokens(0))
     assert {name for name in metrics if name.startswith("first_step_loss_")} == {
@@ -107,13 +97,13 @@ def test_losses_of_first_steps_are_told_apart_by_the_place_in_the_row(data):
     }
     for n in (1, 2, 4):
         alone = np.zeros_like(tokens.weight)
-        alone[:, (n - 1) * run.description.steps] = 1
+        alone[:, (n - 1) * run.spec.steps] = 1
         _, only = run.step(
             jax.tree.map(jnp.copy, run.state),
             sharding.shard_batch(tokens._replace(weight=alone), run.mesh, "zigzag"),
         )
         # The same program but for the last sum, over a row's tokens.
-        operations = forward_operations(run.description) + alone.size
+        operations = forward_operations(run.spec) + alone.size
         assert_close(
             metrics[f"first_step_loss_{n}"],
             only["loss"],
@@ -153,8 +143,7 @@ def test_training_learns_and_reports_every_step_once(data):
 
 
 def test_the_best_checkpoint_is_known_by_as_many_steps_as_the_others(data):
-    """A lucky step at which training was told to stop makes no best checkpoint, nor does one soon
-    after a resume."""
+    """A lucky step makes no best checkpoint, neither at a stop nor soon after a resume."""
     run = Training(
         data, config=TrainConfig(steps=20, batch=4, warmup=2, log_every=4, checkpoint_every=6)
     )
@@ -199,7 +188,7 @@ def test_resumed_training_ends_at_the_same_parameters_bit_for_bit(data, tmp_path
     assert checkpoints.open() is None
 
     def save_then_die(state, loss):
-        checkpoints.save(state, first.description, loss)
+        checkpoints.save(state, first.spec.to_dict(), loss)
         if int(state.step) == 8:
             raise Killed
 
@@ -209,11 +198,9 @@ def test_resumed_training_ends_at_the_same_parameters_bit_for_bit(data, tmp_path
 
     second, checkpoints = Training(data), Checkpoints(tmp_path)
     assert checkpoints.open() == 8
-    outlined, like = abstract_state(
-        lambda: second.description.build(SEED), second.parts[1], second.mesh
-    )
+    outlined, like = abstract_state(lambda: second.spec.build(SEED), second.parts[1], second.mesh)
     assert outlined == second.graph
-    second.state = checkpoints.state(8, like, second.description)
+    second.state = checkpoints.state(8, like, second.spec.to_dict())
     jax.tree.map(np.testing.assert_array_equal, second.fit(), uninterrupted)
     checkpoints.close()
 
@@ -221,16 +208,16 @@ def test_resumed_training_ends_at_the_same_parameters_bit_for_bit(data, tmp_path
 def test_a_saved_agent_acts_as_it_did(data, tmp_path):
     run = Training(data)
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(run.state, run.description, loss=1.0)
+    checkpoints.save(run.state, run.spec.to_dict(), loss=1.0)
     checkpoints.close()
-    policy = load_policy(tmp_path)
-    assert policy.description == run.description
-    jax.tree.map(np.testing.assert_array_equal, policy._params, run.state.params)
+    agent = load(tmp_path)
+    assert agent.spec == run.spec
+    jax.tree.map(np.testing.assert_array_equal, agent._params, run.state.params)
 
 
 def test_a_run_without_checkpoint_is_named(tmp_path):
     with pytest.raises(ValueError, match=f"no checkpoint in {tmp_path}"):
-        load_policy(tmp_path)
+        load(tmp_path)
 
 
 def test_a_loss_that_is_not_finite_stops_training_before_it_is_saved(data):
@@ -283,15 +270,17 @@ def plain(data):
     """A course, and what rounding may make of it."""
     run, step, batches, expected = courses(data)
     return expected, allowance(
-        step, run.state, batches, expected, longest_sum(run.description, CONFIG.batch)
+        step, run.state, batches, expected, longest_sum(run.spec, CONFIG.batch)
     )
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(data, plain):
-    """To the rounding of sums taken in another order; rows differ in how many of their actions are
-    learned."""
+    """They agree to the rounding of sums in another order.
+
+    Rows differ in how many of their actions are learned.
+    """
     expected, allowed = plain
-    allowed.check(courses(data, accumulate=2)[-1], expected)
+    allowed.check(courses(data, grad_accum_steps=2)[-1], expected)
 
 
 @pytest.mark.parametrize("remat", ["none", "block"])
@@ -309,15 +298,14 @@ def test_rolled_layers_train_as_layers_one_by_one(data, plain, remat):
 
 
 def test_a_saved_agent_with_rolled_layers_acts_as_it_was_trained(data, tmp_path):
-    """Its outputs, by a block for each layer, are those of the rolled model; it remembers and acts
-    in float32."""
+    """A block for each layer gives the outputs of the rolled model, in float32."""
     run = Training(
         data, ModelConfig(width=16, layers=3, heads=2, scan_layers=True, dtype="bfloat16")
     )
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(run.state, run.description, loss=1.0)
+    checkpoints.save(run.state, run.spec.to_dict(), loss=1.0)
     checkpoints.close()
-    policy = load_policy(tmp_path)
+    agent = load(tmp_path)
     tokens = run.tokens(0)
 
     def outputs(graph, params):
@@ -329,16 +317,16 @@ def test_a_saved_agent_with_rolled_layers_acts_as_it_was_trained(data, tmp_path)
         )
 
     whole = ModelConfig(width=16, layers=3, heads=2, scan_layers=True)
-    rolled = nnx.graphdef(describe(data, run.description.agent, whole).build(SEED))
-    operations = forward_operations(policy.description)
+    rolled = nnx.graphdef(describe(data, run.spec.agent, whole).build(SEED))
+    operations = forward_operations(agent.spec)
     assert_close(
-        outputs(policy._graph, policy._params), outputs(rolled, run.state.params), operations
+        outputs(agent._graph, agent._params), outputs(rolled, run.state.params), operations
     )
 
-    def first_action(policy):
+    def first_action(agent):
         observation = np.full((2, data.store.observation_size), 0.1)
-        return policy.act(
-            policy.new_context(2, 1),
+        return agent.act(
+            agent.new_context(2, 1),
             np.array([3.0, 5.0]),
             observation,
             0,
@@ -347,9 +335,9 @@ def test_a_saved_agent_with_rolled_layers_acts_as_it_was_trained(data, tmp_path)
             1.0,
         )[0]
 
-    plain = describe(data, run.description.agent, ModelConfig(width=16, layers=3, heads=2))
-    same = Policy(nnx.graphdef(plain.build(SEED)), unrolled(run.state.params), plain)
-    assert_close(first_action(policy), first_action(same), operations, 1)
+    plain = describe(data, run.spec.agent, ModelConfig(width=16, layers=3, heads=2))
+    same = TransformerAgent(nnx.graphdef(plain.build(SEED)), unrolled(run.state.params), plain)
+    assert_close(first_action(agent), first_action(same), operations, 1)
 
 
 @pytest.mark.parametrize("remat", ["block", "dots"])
@@ -361,8 +349,10 @@ def test_rematerialisation_changes_memory_alone(data, plain, remat):
 
 
 def test_rematerialisation_keeps_less_for_the_gradient(data):
-    """Bytes of what the backward pass holds: XLA's plan on a CPU says little of an accelerator's
-    memory."""
+    """Counts the bytes that the backward pass holds.
+
+    XLA's plan on a CPU says little about the memory of an accelerator.
+    """
     kept = {}
     for remat in ("none", "dots", "block"):
         run = Training(data, ModelConfig(width=32, layers=4, heads=2, remat=remat))
@@ -380,7 +370,7 @@ def test_rematerialisation_keeps_less_for_the_gradient(data):
 
 
 def test_bfloat16_keeps_parameters_and_loss_in_float32(data, plain):
-    """Losses agree to bfloat16's 8 bits, to which what is kept on the way to the head is rounded."""
+    """Losses agree to bfloat16's 8 bits, to which blocks round what they keep."""
     (expected, _), model = plain, ModelConfig(width=32, layers=2, heads=2, dtype="bfloat16")
     found = courses(data, model)[-1]
     assert {x.dtype for x in jax.tree.leaves(found.params)} == {np.dtype("float32")}

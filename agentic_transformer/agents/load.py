@@ -1,0 +1,66 @@
+"""Builds agents from checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+
+from agentic_transformer.agents.base import Agent
+from agentic_transformer.agents.td3_bc import TD3BCAgent
+from agentic_transformer.agents.transformer import TransformerAgent
+from agentic_transformer.models.actor_critic import init_networks
+from agentic_transformer.models.spec import AgentSpec
+from agentic_transformer.training.checkpoint import Checkpoints
+
+
+def load(run: Path | str, checkpoint: str = "newest", mesh: Mesh | None = None) -> Agent:
+    """Loads the agent of a trained run.
+
+    Args:
+        run: the run's folder.
+        checkpoint: "newest", "best" (by its loss), or a step.
+        mesh: devices over which the agent's caches are sharded; None: one device.
+
+    Raises:
+        ValueError: the run has no such checkpoint, or it is not one of this version.
+    """
+    checkpoints = Checkpoints(Path(run))
+    agent = build_agent(checkpoints, checkpoints.find(checkpoint), mesh)
+    checkpoints.close()
+    return agent
+
+
+def build_agent(checkpoints: Checkpoints, step: int, mesh: Mesh | None = None) -> Agent:
+    """Builds the agent of one checkpoint.
+
+    Args:
+        checkpoints: checkpoints of the run.
+        step: which of them.
+        mesh: devices over which the agent's caches are sharded; None: one device.
+
+    Raises:
+        ValueError: the checkpoint is not one of this version, or its arrays are not the agent's.
+    """
+    spec = read_spec(checkpoints, step)
+    if spec.agent.learner == "td3_bc":
+        graphs, params = init_networks(spec, seed=0)
+        return TD3BCAgent(graphs, checkpoints.params(step, params), spec)
+    params = nnx.state(nnx.eval_shape(lambda: spec.build(seed=0)), nnx.Param)
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), params)
+    return TransformerAgent.from_trained(checkpoints.params(step, like), spec, mesh)
+
+
+def read_spec(checkpoints: Checkpoints, step: int) -> AgentSpec:
+    """Returns the spec of a checkpoint's agent.
+
+    Raises:
+        ValueError: it is not one of this version.
+    """
+    try:
+        return AgentSpec.from_dict(checkpoints.spec(step))
+    except ValueError as error:
+        raise ValueError(f"{checkpoints.folder / str(step)}: {error}") from error

@@ -1,0 +1,37 @@
+"""Says which settings of a model the memory estimate is for.
+
+This module has no heavy imports, so that a command line can be checked against it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agentic_transformer.config import ModelConfig
+
+BACKBONES = ("blockwise", "dense", "memory_efficient", "ring")
+"""Backbones whose memory and times are estimated.
+
+"all_gather" is missing: each device holds the keys and values of all, and no step hides another.
+"""
+
+
+def assumed_settings(model: ModelConfig) -> dict[str, Any]:
+    """Returns the settings that the memory estimate assumes in place of a model's own.
+
+    The estimate's coefficients are fitted to scanned, rematerialised layers in bfloat16 whose
+    feedforward network is 4 times as wide as the model, and is cut into the chunks of queries that
+    the attention takes. An empty dict means that the estimate is for this very model.
+
+    Args:
+        model: the model's settings.
+    """
+    chunks = model.attention in ("ring", "blockwise")
+    assumed = {
+        "dtype": "bfloat16",
+        "remat": "block",
+        "scan_layers": True,
+        "feedforward": 4,
+        "blockwise_feedforward": chunks,
+    }
+    return {name: value for name, value in assumed.items() if getattr(model, name) != value}

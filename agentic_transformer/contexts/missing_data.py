@@ -1,0 +1,67 @@
+"""Suggests commands that make or download the data that a run lacks."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import envs
+from agentic_transformer.config import DataConfig
+from datasets import download
+from datasets.collectors import collectors
+
+_COLLECTORS = ("pd", "mppi", "random")
+"""Collectors in the order in which they are suggested: policies that reach goals before noise."""
+
+
+def ways_to_get(task: str, config: DataConfig) -> list[str]:
+    """Returns lines that each suggest a command, and the data.algo that then reads its data.
+
+    Args:
+        task: the task whose data are missing.
+        config: the data that were asked for.
+    """
+    domain, names = envs.task(task).domain, collectors(task)
+    downloadable = domain in download.DOMAINS and config.algo in download.ALGORITHMS
+    ways = []
+    if config.algo in names or not downloadable:
+        first = next(name for name in _COLLECTORS if name in names)
+        algo = config.algo if config.algo in names else first
+        ways.append(f"  make them with `{_collect_command(task, config, algo)}`")
+        ways[-1] += _change_of_algo(algo, config)
+    if domain in download.DOMAINS:
+        algo = config.algo if downloadable else "rnd"
+        root = {"root": config.root} if config.root != DataConfig().root else {}
+        words = _words({"domain": domain, "algo": algo} | root)
+        ways.append(f"  download ExoRL's with `python -m experiments.download {words}`")
+        ways[-1] += _change_of_algo(algo, config)
+    return ways
+
+
+def _change_of_algo(algo: str, config: DataConfig) -> str:
+    return f" and give data.algo={algo} here too" if algo != config.algo else ""
+
+
+def _collect_command(task: str, config: DataConfig, algo: str) -> str:
+    """Returns the command that collects the data, with the settings that are not the defaults."""
+    wanted = vars(config) | {"algo": algo}
+    keys = ("root", "algo", "episodes", "seed", "action_repeat")
+    changed = {
+        f"data.{key}": wanted[key] for key in keys if wanted[key] != getattr(DataConfig(), key)
+    }
+    return f"python -m experiments.collect {_words({'task': task} | changed)}"
+
+
+def _words(values: dict[str, str | int]) -> str:
+    """Writes settings as the words of a shell's command line."""
+    return " ".join(shlex.quote(f"{key}={_value(str(value))}") for key, value in values.items())
+
+
+def _value(text: str) -> str:
+    """Quotes a value as Hydra's grammar wants it, if it holds more than a plain name does."""
+    if re.fullmatch(r"[\w./:@+-]+", text) and text.lower() != "null":
+        return text
+    # Backslashes are doubled before what they would escape: "${", a quote, and the end.
+    text = re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", text)
+    text = re.sub(r"(\\*)('|\Z)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
+    return f"'{text}'"

@@ -1,0 +1,80 @@
+"""Opens the trajectories that the settings name, under the rewards of training or evaluation tasks.
+
+The files are `<data.root>/<domain>/<data.algo>/buffer/*.npz`, as ExoRL releases them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import datasets
+import envs
+from agentic_transformer.config import DataConfig
+from agentic_transformer.contexts.missing_data import ways_to_get
+from agentic_transformer.contexts.relabelled import RelabelledDataset
+from agentic_transformer.random_streams import stream
+
+
+def training_data(task: str, config: DataConfig) -> RelabelledDataset:
+    """Returns the trajectories under the rewards of the training tasks.
+
+    Args:
+        task: name of a task, or of a family whose training tasks are drawn.
+        config: which trajectories, how many tasks, and the mode of relabelling.
+
+    Raises:
+        ValueError: see `open_store`.
+    """
+    tasks = envs.training_tasks(task, config.tasks, stream("training tasks", config.seed))
+    return RelabelledDataset(open_store(task, config), tasks, config.relabel)
+
+
+def evaluation_data(task: str, config: DataConfig, tasks: list[envs.Task]) -> RelabelledDataset:
+    """Returns the trajectories under the rewards of evaluation tasks, to prompt with.
+
+    Args:
+        task: the task or family of the run.
+        config: which trajectories, and the mode of relabelling.
+        tasks: the evaluation tasks.
+
+    Raises:
+        ValueError: see `open_store`.
+    """
+    return RelabelledDataset(open_store(task, config), tasks, config.relabel)
+
+
+def open_store(task: str, config: DataConfig) -> datasets.ActionRepeatView:
+    """Opens the cache of a task's episodes in steps of the agent, and prints what it holds.
+
+    The cache is built from the episodes if it does not exist.
+
+    Args:
+        task: its domain names the folder.
+        config: which episodes, and how many environment steps the agent repeats an action for.
+
+    Raises:
+        ValueError: there are no episodes (the error says how to get them), they belong to another
+            domain, or they are too short.
+    """
+    buffer = datasets.buffer_folder(config.root, envs.task(task).domain, config.algo)
+    if not any(Path(buffer).glob("*.npz")):
+        raise ValueError(
+            f"no episodes in {buffer} (data.root says where they lie)\n"
+            + "\n".join(ways_to_get(task, config))
+        )
+    cache = datasets.build_cache(buffer, place=config.cache)
+    store = datasets.Store(cache, episodes=config.episodes, seed=config.seed)
+    view = datasets.ActionRepeatView(store, config.action_repeat, config.horizon)
+    print(_summary(store, view, buffer, config), flush=True)
+    return view
+
+
+def _summary(
+    store: datasets.Store, view: datasets.ActionRepeatView, buffer: Path, config: DataConfig
+) -> str:
+    """Says how many episodes are used, and how many of their steps."""
+    fewer = store.episodes < config.episodes
+    short = f", fewer than data.episodes={config.episodes}" if fewer else ""
+    steps, longest = view.steps * config.action_repeat, store.lengths.max()
+    cut = f"; of each the first {steps} steps, of up to {longest}" if steps < longest else ""
+    return f"data: {store.episodes} of the {store.cached} episodes in {buffer}{short}{cut}"

@@ -1,0 +1,68 @@
+"""Makes batches of single transitions, for learners that read no context."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from agentic_transformer.contexts.relabelled import RelabelledDataset
+from agentic_transformer.contexts.tokens import TokenLayout
+from agentic_transformer.random_streams import stream
+
+
+class Transitions(NamedTuple):
+    """Holds a batch of B transitions, normalized."""
+
+    observation: np.ndarray
+    """(B, O)."""
+    action: np.ndarray
+    """(B, A)."""
+    reward: np.ndarray
+    """(B,)."""
+    next_observation: np.ndarray
+    """(B, O), after the action."""
+
+
+class TransitionLoader:
+    """Draws transitions uniformly from all trajectories under all tasks, held in memory.
+
+    The last step of a trajectory makes no transition: its next observation is not stored.
+    """
+
+    def __init__(self, data: RelabelledDataset, layout: TokenLayout, batch: int, seed: int) -> None:
+        """Reads the trajectories.
+
+        Args:
+            data: trajectories and rewards.
+            layout: its normalizer scales observations and rewards.
+            batch: transitions per step.
+            seed: seed of all draws.
+
+        Raises:
+            ValueError: trajectories of one step hold no transition.
+        """
+        if layout.steps < 2:
+            settings = "data.horizon, data.action_repeat"
+            raise ValueError(f"agent=td3_bc needs trajectories of at least 2 steps ({settings})")
+        self._data, self._normalizer, self._batch, self._seed = data, layout.normalizer, batch, seed
+        self._trajectories = data.store.load(np.arange(data.store.episodes))
+
+    def __call__(self, step: int) -> Transitions:
+        """Returns the transitions of a training step, a function of the seed and the step alone."""
+        rng = stream("transitions", self._seed, step)
+        tasks, (episodes, length) = len(self._data.returns), self._trajectories.action.shape[:2]
+        # (B,) each; `length - 1`: the last step has no next observation.
+        task, episode, time = (
+            rng.integers(count, size=self._batch) for count in (tasks, episodes, length - 1)
+        )
+        observation, action = self._trajectories
+        normalizer, reward = self._normalizer, self._data.rewards(task, episode, time)
+        return Transitions(
+            observation=normalizer.normalize(observation[episode, time]).astype(np.float32),
+            action=action[episode, time],
+            reward=normalizer.scale_reward(reward).astype(np.float32),
+            next_observation=normalizer.normalize(observation[episode, time + 1]).astype(
+                np.float32
+            ),
+        )

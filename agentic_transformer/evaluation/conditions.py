@@ -1,0 +1,141 @@
+"""Says which conditions an agent is evaluated under, on which tasks, and what each one needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+import envs
+from agentic_transformer.config import AgentConfig, EvalConfig
+from agentic_transformer.contexts.chains import available_episodes
+from agentic_transformer.contexts.relabelled import RelabelledDataset
+from agentic_transformer.evaluation.oracles import ORACLES
+from agentic_transformer.models.spec import AgentSpec
+from agentic_transformer.random_streams import stream
+
+NEED_DATA = ("dataset", *ORACLES)
+"""Conditions that need the trajectories of the training data."""
+
+
+def baseline_condition(agent: AgentConfig) -> str | None:
+    """Returns the condition of an agent that acts without a context, named after its kind.
+
+    None is returned for an agent that has a context.
+    """
+    if agent.learner != "transformer":
+        return agent.learner
+    if agent.trajectories > 1:
+        return None
+    if agent.return_conditioning == "return":
+        return "dt"
+    return "bc" if agent.top == 1 else "bc10"
+
+
+def conditions_of(agent: AgentConfig, config: EvalConfig) -> list[str]:
+    """Returns the conditions to evaluate; an agent without a context has one, its baseline."""
+    baseline = baseline_condition(agent)
+    return [baseline] if baseline else list(config.conditions)
+
+
+def evaluation_tasks(task: str, config: EvalConfig, seed: int) -> list[envs.Task]:
+    """Returns the tasks to evaluate on, the same for every agent of a seed.
+
+    The tasks of a family are drawn anew: other goals than those of training, from the same
+    distribution.
+    """
+    return envs.draw_tasks(task, config.tasks, stream("evaluation tasks", config.seed, seed))
+
+
+def other_tasks(tasks: Sequence[envs.Task], rng: np.random.Generator) -> list[envs.Task]:
+    """Returns for each task another one of its domain.
+
+    It is drawn from the given tasks, or from the registry if they are all the same.
+
+    Raises:
+        ValueError: the domain has no other task.
+    """
+    by_id = {task.id: task for task in tasks}
+    if len(by_id) == 1:
+        domain, families = tasks[0].domain, envs.families()
+        registered = (envs.task(name) for name in envs.tasks() if name not in families)
+        by_id |= {task.id: task for task in registered if task.domain == domain}
+    if len(by_id) == 1:
+        raise ValueError(
+            f"condition 'foreign' needs a second task of the domain of {tasks[0].id}; "
+            "leave it out of eval.conditions"
+        )
+    others = {
+        own: [task for other, task in by_id.items() if other != own]
+        for own in {task.id for task in tasks}
+    }
+    return [others[task.id][rng.integers(len(others[task.id]))] for task in tasks]
+
+
+def check_conditions(
+    conditions: Sequence[str],
+    tasks: Sequence[envs.Task],
+    config: EvalConfig,
+    agent: AgentConfig,
+    episodes: int | None,
+) -> None:
+    """Raises a ValueError if a condition cannot be evaluated to its end.
+
+    Args:
+        conditions: the conditions to evaluate.
+        tasks: the tasks to evaluate on.
+        config: settings of the evaluation.
+        agent: settings of the agent.
+        episodes: number of trajectories in the data, or None if there are no data.
+
+    Raises:
+        ValueError: a condition lacks a second task, the data, or enough trajectories in the data.
+    """
+    needing = [condition for condition in conditions if condition in NEED_DATA]
+    if needing and episodes is None:
+        raise ValueError(f"condition {needing[0]!r} needs the training data")
+    if "foreign" in conditions:
+        other_tasks(tasks, np.random.default_rng(0))
+    if "dataset" in conditions:
+        _check_prompts(max(config.trajectories), agent, episodes)
+
+
+def _check_prompts(longest: int, agent: AgentConfig, episodes: int) -> None:
+    """Raises a ValueError unless the data have trajectories enough for the longest prompt."""
+    available = available_episodes(episodes, agent.top)
+    top = f" (the best {agent.top:g} of {episodes})" if agent.top < 1 else ""
+    if longest - 1 > available:
+        raise ValueError(
+            f"condition 'dataset' with eval.trajectories up to {longest} needs {longest - 1} "
+            f"trajectories of the data, which have {available}{top}; allowed: up to "
+            f"{available + 1}, or leave it out of eval.conditions"
+        )
+    if agent.trajectories > available:
+        raise ValueError(
+            f"condition 'dataset' draws from at least agent.trajectories={agent.trajectories} "
+            f"trajectories, as in training, and the data have {available}{top}; bring the data of "
+            "the training back (data.root), or leave it out of eval.conditions"
+        )
+
+
+def check_sizes(data: RelabelledDataset, description: AgentSpec) -> None:
+    """Raises a ValueError unless trajectories have the sizes of those that an agent learned from.
+
+    Args:
+        data: the trajectories.
+        description: the agent.
+
+    Raises:
+        ValueError: their observations, actions or steps are other than in training.
+    """
+    store = data.store
+    for what, unit, here, trained in (
+        ("observations", "numbers", store.observation_size, description.observation_size),
+        ("actions", "numbers", store.action_size, description.action_size),
+        ("trajectories", "steps", int(store.lengths[0]), description.steps),
+    ):
+        if here != trained:
+            raise ValueError(
+                f"the data's {what} have {here} {unit}, those of training had {trained}: "
+                "these are other data"
+            )

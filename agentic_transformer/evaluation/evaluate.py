@@ -1,0 +1,213 @@
+"""Evaluates a trained run: from its checkpoint to `records.csv`."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from agentic_transformer.agents.load import build_agent
+from agentic_transformer.config import DataConfig, EvalConfig, EvaluateCommand, TrainCommand
+from agentic_transformer.contexts.training_data import evaluation_data, training_data
+from agentic_transformer.evaluation import results_folder
+from agentic_transformer.evaluation.conditions import NEED_DATA, evaluation_tasks
+from agentic_transformer.evaluation.oracles import ORACLES
+from agentic_transformer.evaluation.partial_results import PartialResults
+from agentic_transformer.evaluation.records import BASELINES
+from agentic_transformer.evaluation.rollouts import Evaluation
+from agentic_transformer.evaluation.stored_rollouts import save_rollouts
+from agentic_transformer.run_files import lock
+from agentic_transformer.training.checkpoint import Checkpoints
+from agentic_transformer.training.sharding import DATA, make_mesh
+
+
+def evaluate(
+    config: EvaluateCommand,
+    run: Path,
+    trained: TrainCommand,
+    code: dict[str, Any] | None = None,
+    again: bool = True,
+) -> Path:
+    """Writes `records.csv`, and `rollouts.npz` of the first few tasks, for a trained run.
+
+    The results go into the run's folder or into `config.out`. Records that were made with other
+    settings stay there: then the results go to a folder of their own, see `results_folder`.
+    A finished condition is kept: after a kill, the same evaluation of the same checkpoint goes on
+    with the next condition. All checks come before the agent acts.
+
+    Args:
+        config: what to evaluate.
+        run: folder of the trained run.
+        trained: settings of the trained run.
+        code: what the records depend on besides settings (commit, versions); values for JSON.
+            Unfinished conditions that other code made are dropped.
+        again: whether to repeat an evaluation that is finished.
+
+    Returns:
+        The folder of the results.
+
+    Raises:
+        ValueError: the run cannot be read, a condition cannot be evaluated to its end, or another
+            process works on the same evaluation.
+    """
+    base = Path(config.out) if config.out else run
+    with results_folder.made(base, run):
+        evaluation, checkpoint = load_evaluation(config, run, trained)
+    settings = settings_of(config.eval, trained.data, checkpoint, evaluation)
+    finished = results_folder.find(base, settings)
+    if finished and not again:
+        return finished
+    work = results_folder.own_folder(base, settings)
+    work.mkdir(parents=True, exist_ok=True)
+    with lock(work):
+        parts = PartialResults(work / "unfinished", settings | (code or {}))
+        _evaluate_conditions(evaluation, parts)
+        folder = results_folder.claim(base, settings, asdict(config), run)
+        _move_results(evaluation.conditions(), parts, folder)
+    if folder != work:
+        shutil.rmtree(work)
+    return folder
+
+
+def load_evaluation(
+    config: EvaluateCommand, run: Path, trained: TrainCommand
+) -> tuple[Evaluation, str]:
+    """Loads the agent and its data, and checks that every condition can be evaluated.
+
+    Args:
+        config: what to evaluate.
+        run: folder of the trained run.
+        trained: settings of the trained run.
+
+    Returns:
+        The evaluation, and the agent's checkpoint: its step and digest.
+
+    Raises:
+        ValueError: there is no such checkpoint, the data are missing or another agent's, or a
+            condition cannot be evaluated.
+    """
+    checkpoints = Checkpoints(run)
+    step = checkpoints.find(config.checkpoint)
+    print(f"checkpoint: {checkpoints.folder / str(step)}", flush=True)
+    mesh = make_mesh(config.mesh.ring) if config.mesh.ring > 1 else None
+    _check_divides(config.eval, mesh)
+    policy, digest = build_agent(checkpoints, step, mesh), checkpoints.digest(step)
+    checkpoints.close()
+    tasks = evaluation_tasks(trained.task, config.eval, trained.seed)
+    evaluation = Evaluation(policy, tasks, config.eval)
+    if set(NEED_DATA) & set(evaluation.conditions()):
+        # The data may have moved since training.
+        data = replace(
+            trained.data,
+            root=config.data.root or trained.data.root,
+            cache=config.data.cache or trained.data.cache,
+        )
+        evaluation.data = evaluation_data(trained.task, data, tasks)
+        if set(ORACLES) & set(evaluation.conditions()):
+            evaluation.hypotheses = training_data(trained.task, data).returns
+    evaluation.check()
+    return evaluation, f"{step} {digest}"
+
+
+def _check_divides(config: EvalConfig, mesh: Mesh | None) -> None:
+    """Raises a ValueError unless the tasks, which are a batch, divide over the mesh."""
+    if mesh is not None and config.tasks % mesh.shape[DATA]:
+        raise ValueError(
+            f"eval.tasks={config.tasks} does not divide over the {mesh.shape[DATA]} devices of the "
+            f"data axis (mesh.ring={mesh.size // mesh.shape[DATA]} of {mesh.size}); "
+            "allowed: a multiple"
+        )
+
+
+def settings_of(
+    config: EvalConfig, data: DataConfig, checkpoint: str, evaluation: Evaluation
+) -> dict[str, Any]:
+    """Returns everything that the records depend on, except the code.
+
+    Args:
+        config: settings of the evaluation.
+        data: settings of the training data.
+        checkpoint: identifies the agent.
+        evaluation: its data count by a digest of their returns.
+
+    Returns:
+        Values for JSON, by setting.
+    """
+    asked = {f"eval.{key}": value for key, value in vars(config).items() if key != "video"}
+    kind = {
+        f"data.{key}": value for key, value in vars(data).items() if key not in ("root", "cache")
+    }
+    returns = [] if evaluation.data is None else [evaluation.data.returns]
+    returns += [] if evaluation.hypotheses is None else [evaluation.hypotheses]
+    digest = hashlib.sha256(b"".join(array.tobytes() for array in returns)).hexdigest()
+    return (
+        {"checkpoint": checkpoint}
+        | asked
+        | kind
+        | {"returns of the data": digest if returns else None}
+    )
+
+
+def _evaluate_conditions(evaluation: Evaluation, parts: PartialResults) -> None:
+    """Evaluates the conditions that are not finished yet, and keeps each of them."""
+    conditions = evaluation.conditions()
+    with tqdm(
+        total=len(conditions) * evaluation.longest,
+        desc=f"evaluate {evaluation.spec.agent.name}",
+        unit="attempt",
+        mininterval=1,
+    ) as bar:
+        for condition in conditions:
+            bar.set_postfix(condition=condition, refresh=False)
+            names = [f"{condition}.csv"]
+            names += [results_folder.ROLLOUTS] if _is_pictured(condition) else []
+            if parts.has(*names):
+                bar.write(f"{condition}: kept from an evaluation that did not finish")
+                bar.update(evaluation.longest)
+            else:
+                _evaluate_condition(evaluation, condition, parts, bar)
+
+
+def _evaluate_condition(
+    evaluation: Evaluation, condition: str, parts: PartialResults, bar: tqdm
+) -> None:
+    """Runs one condition, and keeps its records and its attempts for pictures."""
+    records, pictured = [], []
+    for attempt in evaluation.attempts(condition):
+        records.append(evaluation.records(condition, attempt))
+        if _is_pictured(condition):
+            pictured.append(attempt)
+        bar.update()
+    if pictured:
+        parts.put(
+            results_folder.ROLLOUTS, lambda path: save_rollouts(path, evaluation.tasks, pictured)
+        )
+    # The records come last: with them the condition is finished.
+    parts.put(f"{condition}.csv", lambda path: pd.concat(records).to_csv(path, index=False))
+
+
+def _is_pictured(condition: str) -> bool:
+    """Returns whether pictures show a condition: what the agent, or the baseline, does alone."""
+    return condition in ("own", *BASELINES)
+
+
+def _move_results(conditions: Sequence[str], parts: PartialResults, folder: Path) -> None:
+    """Joins the records of all conditions and moves the results to their final folder."""
+    # Read as text, so that nothing is rounded a second time.
+    records = [
+        pd.read_csv(parts.folder / f"{condition}.csv", dtype=str, keep_default_na=False)
+        for condition in conditions
+    ]
+    parts.put("records.csv", lambda path: pd.concat(records).to_csv(path, index=False))
+    results_folder.remove_derived(folder)
+    if parts.has(results_folder.ROLLOUTS):
+        parts.take(results_folder.ROLLOUTS, folder / results_folder.ROLLOUTS)
+    parts.take("records.csv", folder / "records.csv")
+    parts.remove()

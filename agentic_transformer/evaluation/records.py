@@ -1,0 +1,149 @@
+"""Reads and joins records: tables with one row per finished trajectory.
+
+The columns say which agent acted (agent, trained_trajectories), on what (task, seed, task_id,
+rollout), with which context (condition, trajectories, context_steps, context_tokens), at what cost
+(encoded_tokens), and what came of it (return, repeat_miss_rate; best_return is the best in the
+data of the task). The values of `condition` are explained in
+`agentic_transformer.evaluation.rollouts`.
+
+This module knows nothing of environments or models.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+UNIT = ["seed", "task_id", "rollout"]
+"""Columns of a unit: one hidden task of one seed (and which of its repetitions).
+
+The bootstrap resamples units, and conditions are compared unit by unit.
+"""
+
+KEY = ["agent", "task", "condition", *UNIT, "trajectories"]
+"""Columns in which no two records are the same."""
+
+REQUIRED = [
+    *("agent", "task", "condition", "seed", "task_id", "trajectories", "context_steps"),
+    *("trained_trajectories", "return"),
+]
+"""Columns that records must have."""
+
+OPTIONAL = {
+    "rollout": 0,
+    "best_return": np.nan,
+    "context_tokens": np.nan,
+    "repeat_miss_rate": np.nan,
+}
+"""Columns that records may lack, each with the value that is assumed then."""
+
+NUMERIC = [
+    *("seed", "rollout", "trajectories", "context_steps", "context_tokens"),
+    *("trained_trajectories", "best_return", "repeat_miss_rate", "return"),
+]
+"""Columns of numbers."""
+
+RENAMED = {"again": "repeat_miss_rate"}
+"""Columns of the version before this one, and their names now."""
+
+BASELINES = ("dt", "bc", "bc10", "td3_bc")
+"""Conditions of agents that act without a context.
+
+Each is another agent. It is compared with every agent that has a context.
+"""
+
+CONDITIONS = (
+    *("own", "no_context", "foreign", "dataset"),
+    *BASELINES,
+    *("bayes_greedy", "posterior_sampling"),
+)
+"""Values of the column `condition`."""
+
+
+def read_records(path: Path) -> pd.DataFrame:
+    """Reads the records of one run.
+
+    Args:
+        path: a `records.csv` (or `.csv.gz`).
+
+    Returns:
+        The table, with the values of `OPTIONAL` for columns that the file lacks.
+
+    Raises:
+        ValueError: the file is empty or only a header, is cut short, lacks a column, or has an
+            unknown condition, text in a column of numbers, or the same row twice.
+    """
+    try:
+        records = pd.read_csv(path)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as a table: {error}") from None
+    records = _with_new_names(records, path)
+    missing = [column for column in REQUIRED if column not in records]
+    if missing:
+        raise ValueError(f"{path} lacks the columns {missing}; records need {REQUIRED}")
+    if records.empty:
+        raise ValueError(f"{path} holds no records, only their header; evaluate the run again")
+    records = records.assign(
+        **{column: records.get(column, default) for column, default in OPTIONAL.items()}
+    )
+    _check_values(records, path)
+    return records
+
+
+def _with_new_names(records: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Renames columns of the version before this one, with one warning line."""
+    old = {name: new for name, new in RENAMED.items() if name in records and new not in records}
+    if old:
+        renamed = ", ".join(f"{name} is {new} now" for name, new in old.items())
+        print(f"warning: {path}: the column {renamed}", file=sys.stderr, flush=True)
+    return records.rename(columns=old)
+
+
+def _check_values(records: pd.DataFrame, path: Path) -> None:
+    """Raises a ValueError that names the first line of a file with a wrong value."""
+    incomplete = records[[*REQUIRED, "rollout"]].isna().any(axis=1)
+    if incomplete.any():
+        raise ValueError(f"{path} lacks values in line {_line(incomplete)}: was it cut short?")
+    for column in NUMERIC:
+        if not pd.api.types.is_numeric_dtype(records[column]):
+            wrong = pd.to_numeric(records[column], errors="coerce").isna() & records[column].notna()
+            value = records.loc[wrong, column].iloc[0]
+            raise ValueError(
+                f"{path} has {column}={value!r} in line {_line(wrong)}; it must be a number"
+            )
+    unknown = ~records["condition"].isin(CONDITIONS)
+    if unknown.any():
+        condition = records.loc[unknown, "condition"].iloc[0]
+        raise ValueError(
+            f"{path} has the unknown condition {condition!r} in line {_line(unknown)}; "
+            f"there are {CONDITIONS}"
+        )
+    repeated = records.duplicated(KEY)
+    if repeated.any():
+        raise ValueError(
+            f"{path} holds two rows with the same {KEY}, the second in line {_line(repeated)}"
+        )
+
+
+def _line(rows: pd.Series) -> int:
+    """Returns the line of a file, counted from 1 with its header, of the first row that is True."""
+    return int(np.argmax(rows)) + 2
+
+
+def join(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Joins the records of several runs into one table.
+
+    Raises:
+        ValueError: two runs hold the same rows (the same agent, task, condition and seed): a mean
+            would count one run twice.
+    """
+    joined = pd.concat(tables, ignore_index=True)
+    repeated = joined[joined.duplicated(KEY)]
+    if len(repeated):
+        same = repeated.iloc[0][["agent", "task", "condition", "seed"]].to_dict()
+        raise ValueError(f"two of the runs hold the same records, of {same}; name each run once")
+    return joined

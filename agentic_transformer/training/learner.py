@@ -1,0 +1,88 @@
+"""Defines what the training loop needs of a learner, and the learner of the transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+
+from agentic_transformer.config import TrainCommand
+from agentic_transformer.contexts.loader import ChainLoader
+from agentic_transformer.contexts.relabelled import RelabelledDataset
+from agentic_transformer.contexts.tokens import Tokens
+from agentic_transformer.models.spec import AgentSpec
+from agentic_transformer.training.sharding import local_rows, make_mesh, shard_batch
+from agentic_transformer.training.state import (
+    TrainState,
+    abstract_state,
+    init_state,
+    make_optimizer,
+)
+from agentic_transformer.training.step import TrainStep, make_train_step
+
+
+class Learner(Protocol):
+    """Describes what the training loop needs of an agent, however the agent learns."""
+
+    step: TrainStep
+    """(state, batch) -> (state, metrics); it consumes the state."""
+    batch: Callable[[int], Any]
+    """Makes the batch of a step, on the devices."""
+
+    def init_state(self) -> TrainState:
+        """Returns a fresh train state on the devices."""
+
+    def abstract_state(self) -> TrainState:
+        """Returns shapes and shardings of the train state, for a checkpoint to fill."""
+
+    def learning_rate(self, step: int) -> Any:
+        """Returns the learning rate of a step."""
+
+
+class TransformerLearner:
+    """Trains the transformer to predict the actions of chains, over the whole mesh."""
+
+    def __init__(self, config: TrainCommand, data: RelabelledDataset, spec: AgentSpec) -> None:
+        """Prepares the mesh, the loader and the training step.
+
+        Args:
+            config: all settings.
+            data: trajectories and rewards.
+            spec: the agent.
+
+        Raises:
+            ValueError: the ring does not divide the devices, the batch does not divide over them,
+                or the data hold fewer trajectories than a chain.
+        """
+        train, fsdp, agent = config.train, config.mesh.fsdp, config.agent
+        self._layout = config.model.layout
+        self._mesh = make_mesh(config.mesh.ring)
+        rows = local_rows(self._mesh, train.batch, train.grad_accum_steps)
+        self._loader = ChainLoader(data, agent, spec.layout(), config.seed, train.batch, rows)
+        optimizer, schedule = make_optimizer(train)
+        self.learning_rate = jax.jit(schedule)
+        self._state_args = lambda: spec.build(config.seed), optimizer, self._mesh, fsdp
+        graph, self._abstract_state = abstract_state(*self._state_args)
+        self.step = make_train_step(
+            graph,
+            optimizer,
+            config.model,
+            self._mesh,
+            agent.trajectories * spec.steps * spec.layout().tokens_per_step,
+            train.grad_accum_steps,
+            fsdp,
+            agent.trajectories,
+        )
+
+    def batch(self, step: int) -> Tokens:
+        """Returns the token rows of a step, sharded over the mesh."""
+        return shard_batch(self._loader(step), self._mesh, self._layout)
+
+    def init_state(self) -> TrainState:
+        """Returns a fresh train state on the mesh."""
+        return init_state(*self._state_args)[1]
+
+    def abstract_state(self) -> TrainState:
+        """Returns shapes and shardings of the train state."""
+        return self._abstract_state

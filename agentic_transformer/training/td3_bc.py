@@ -1,0 +1,168 @@
+"""Trains TD3+BC (Fujimoto and Gu 2021, arXiv 2106.06860).
+
+It learns by temporal differences, and a behaviour-cloning term holds it near the data. ExoRL (arXiv
+2201.13425) finds plain temporal-difference learning strong on exploratory data, so TD3+BC is our
+reference from outside sequence modelling. Twin critics with smoothed targets and a delayed actor
+are TD3's (Fujimoto et al. 2018, arXiv 1802.09477).
+
+Episodes end by a time limit alone, so no transition is terminal. One device trains it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from agentic_transformer.config import TD3BCConfig, TrainCommand
+from agentic_transformer.contexts.relabelled import RelabelledDataset
+from agentic_transformer.contexts.transitions import TransitionLoader, Transitions
+from agentic_transformer.models.actor_critic import Graphs, Params, init_networks
+from agentic_transformer.models.spec import AgentSpec
+from agentic_transformer.training.state import TrainState
+
+
+class TD3BCLearner:
+    """Trains by TD3+BC, see `agentic_transformer.training.learner.Learner`."""
+
+    def __init__(self, config: TrainCommand, data: RelabelledDataset, spec: AgentSpec) -> None:
+        """Prepares the networks and the training step.
+
+        Args:
+            config: all settings; those of TD3+BC are `config.td3_bc`.
+            data: trajectories and rewards.
+            spec: the agent.
+        """
+        self._config = config.td3_bc
+        graphs, self._params = init_networks(spec, config.seed)
+        self.step = make_td3_bc_step(graphs, self._config, config.seed)
+        self.batch = TransitionLoader(data, spec.layout(), self._config.batch, config.seed)
+
+    def init_state(self) -> TrainState:
+        """Returns a fresh train state."""
+        return init_td3_bc_state(self._params, self._config)
+
+    def abstract_state(self) -> TrainState:
+        """Returns a train state for a checkpoint to fill: networks so small are simply made."""
+        return self.init_state()
+
+    def learning_rate(self, step: int) -> float:
+        """Returns the learning rate, which is constant."""
+        return self._config.learning_rate
+
+
+def init_td3_bc_state(params: Params, config: TD3BCConfig) -> TrainState:
+    """Returns the train state before the first step: the actor and the critics have optimizers."""
+    optimizer = optax.adam(config.learning_rate)
+    states = {name: optimizer.init(params[name]) for name in ("actor", "critics")}
+    return TrainState(jnp.zeros((), jnp.int32), params, states)
+
+
+def critic_target(
+    graphs: Graphs, params: Params, config: TD3BCConfig, batch: Transitions, key: jax.Array
+) -> jax.Array:
+    """Returns the value that both critics learn to predict, (B,).
+
+        y = r + gamma min_i Q'_i(s', clip(pi'(s') + epsilon, -1, 1))
+
+    Primes mark target networks, s' is the next observation, and epsilon is clipped Gaussian noise.
+    """
+    epsilon = jnp.clip(
+        config.noise * jax.random.normal(key, batch.action.shape),
+        -config.noise_clip,
+        config.noise_clip,
+    )
+    action = nnx.merge(graphs.actor, params["target_actor"])(batch.next_observation) + epsilon
+    critics = nnx.merge(graphs.critics, params["target_critics"])
+    values = critics(batch.next_observation, jnp.clip(action, -1, 1))  # (2, B)
+    return batch.reward + config.discount * values.min(axis=0)
+
+
+def critic_loss(
+    graphs: Graphs, critics: nnx.State, batch: Transitions, target: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the sum over both critics of mean((Q_i(s, a) - y)^2), and the mean value."""
+    values = nnx.merge(graphs.critics, critics)(batch.observation, batch.action)  # (2, B)
+    return jnp.mean((values - target) ** 2, axis=1).sum(), values.mean()
+
+
+def actor_loss(
+    graphs: Graphs, actor: nnx.State, critics: nnx.State, config: TD3BCConfig, batch: Transitions
+) -> jax.Array:
+    """Returns the actor's loss: cloning of the data's actions, minus the value of its own.
+
+        mean((pi(s) - a)^2) - lambda mean(Q_1(s, pi(s))),   lambda = alpha / mean|Q_1(s, pi(s))|
+
+    lambda makes the loss independent of the scale of values.
+    """
+    action = nnx.merge(graphs.actor, actor)(batch.observation)
+    value = nnx.merge(graphs.critics, critics)(batch.observation, action)[0]
+    scale = config.alpha / jnp.maximum(jax.lax.stop_gradient(jnp.abs(value).mean()), 1e-8)
+    return jnp.mean((action - batch.action) ** 2) - scale * value.mean()
+
+
+def make_td3_bc_step(
+    graphs: Graphs, config: TD3BCConfig, seed: int
+) -> Callable[[TrainState, Transitions], tuple[TrainState, dict[str, jax.Array]]]:
+    """Returns one training step: it updates the critics, and every `delay` steps all the rest.
+
+    Args:
+        graphs: structures of the networks.
+        config: settings of the method.
+        seed: seed of the noise, which depends on it and the step alone.
+
+    Returns:
+        A compiled function of (state, batch) -> (state, metrics). It consumes the state.
+    """
+    optimizer = optax.adam(config.learning_rate)
+
+    # The target networks have no optimizer: they follow by moving averages.
+    def update(
+        name: str, params: Params, states: dict[str, Any], grads: nnx.State
+    ) -> tuple[Params, dict[str, Any]]:
+        updates, state = optimizer.update(grads, states[name])
+        return params | {name: optax.apply_updates(params[name], updates)}, states | {name: state}
+
+    def update_actor_and_targets(
+        params: Params, states: dict[str, Any], batch: Transitions
+    ) -> tuple[Params, dict[str, Any]]:
+        grads = jax.grad(partial(actor_loss, graphs))(
+            params["actor"], params["critics"], config, batch
+        )
+        params, states = update("actor", params, states, grads)
+        # Polyak averaging: theta' <- (1 - tau) theta' + tau theta
+        targets = {
+            f"target_{name}": _move_toward(params[f"target_{name}"], params[name], config.tau)
+            for name in states
+        }
+        return params | targets, states
+
+    @partial(jax.jit, donate_argnums=0)
+    def step(state: TrainState, batch: Transitions) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        target = critic_target(graphs, state.params, config, batch, key)
+        (loss, value), grads = jax.value_and_grad(partial(critic_loss, graphs), has_aux=True)(
+            state.params["critics"], batch, target
+        )
+        params, states = update("critics", state.params, state.optimizer, grads)
+        params, states = jax.lax.cond(
+            (state.step + 1) % config.delay == 0,
+            update_actor_and_targets,
+            lambda params, states, _: (params, states),
+            params,
+            states,
+            batch,
+        )
+        return TrainState(state.step + 1, params, states), {"loss": loss, "value": value}
+
+    return step
+
+
+def _move_toward(target: nnx.State, source: nnx.State, tau: float) -> nnx.State:
+    """Returns (1 - tau) target + tau source."""
+    return jax.tree.map(lambda old, new: (1 - tau) * old + tau * new, target, source)

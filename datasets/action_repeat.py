@@ -1,0 +1,92 @@
+"""Shows a store's trajectories at longer steps, in which an action is held for several steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from datasets.trajectory_store import Store, Trajectories
+from envs import Task
+
+
+class ActionRepeatView:
+    """Shows trajectories as an agent sees them that holds each action for `action_repeat` steps.
+
+    A step is `action_repeat` steps of the store: it has the observation of the first, the sum of
+    their rewards, and the mean of their actions. That is exact where the data were collected with
+    this action repeat, and an approximation where actions varied within a step.
+
+    Attributes:
+        episodes: number of trajectories E.
+        observation_size: numbers of an observation.
+        action_size: numbers of an action.
+        steps: T of every trajectory.
+        lengths: (E,), T for each trajectory, as a store has it.
+    """
+
+    def __init__(self, store: Store, action_repeat: int = 1, horizon: int | None = None) -> None:
+        """Reads nothing yet.
+
+        Args:
+            store: whole trajectories.
+            action_repeat: steps of the store in one step.
+            horizon: steps of a trajectory, counted from its start, where an evaluation starts too.
+                Later steps are left out. None takes all steps.
+
+        Raises:
+            ValueError: a trajectory is too short, or they differ in length and there is no horizon.
+        """
+        whole = store.lengths // action_repeat
+        shortest, longest = int(whole.min()), int(whole.max())
+        steps = horizon or longest
+        if not 1 <= steps <= shortest:
+            raise ValueError(_misfit(store.lengths, action_repeat, horizon))
+        self.steps = steps
+        self._store, self._repeat = store, action_repeat
+        self.lengths = np.full_like(whole, self.steps)
+        self.episodes = store.episodes
+        self.observation_size, self.action_size = store.observation_size, store.action_size
+
+    def load(self, indices: Sequence[int] | np.ndarray) -> Trajectories:
+        """Reads trajectories of T longer steps; see `Store.load`."""
+        observation, action = self._store.load(indices, self.steps * self._repeat)
+        observation = observation[:, :: self._repeat]
+        if self._repeat == 1:
+            return Trajectories(observation, action)
+        blocks = self._blocks(action)
+        # A held action keeps every bit, which the mean of equal numbers may not, as it rounds.
+        held = (blocks == blocks[:, :, :1]).all(axis=2)
+        return Trajectories(observation, np.where(held, blocks[:, :, 0], blocks.mean(axis=2)))
+
+    def rewards(
+        self,
+        task: str | Task,
+        indices: Sequence[int] | np.ndarray | None = None,
+        mode: str = "exorl",
+    ) -> np.ndarray:
+        """Returns the sum of rewards of each longer step, (k, T) float32; see `Store.rewards`."""
+        reward = self._store.rewards(task, indices, mode, self.steps * self._repeat)
+        return self._blocks(reward).sum(axis=2, dtype=np.float64).astype(np.float32)
+
+    def relabel(
+        self, tasks: Sequence[str | Task], mode: str = "exorl", progress: bool = True
+    ) -> None:
+        """Makes sure that rewards of `tasks` are kept; see `Store.relabel`."""
+        self._store.relabel(tasks, mode, progress)
+
+    def _blocks(self, x: np.ndarray) -> np.ndarray:
+        # (k, steps * action_repeat, ...) -> (k, steps, action_repeat, ...)
+        return x.reshape(len(x), self.steps, self._repeat, *x.shape[2:])
+
+
+def _misfit(lengths: np.ndarray, action_repeat: int, horizon: int | None) -> str:
+    """Says why trajectories cannot be cut to the horizon, and which horizons are possible."""
+    shortest, longest = int(lengths.min()), int(lengths.max())
+    have = f"{shortest} steps" if shortest == longest else f"{shortest} to {longest} steps"
+    repeat = f"data.action_repeat={action_repeat}"
+    if action_repeat > shortest:
+        return f"{repeat}: trajectories have {have}; allowed: 1 to {shortest}"
+    setting = "data.horizon=" + ("null" if horizon is None else str(horizon))
+    setting += f" with {repeat}" if action_repeat > 1 else ""
+    return f"{setting}: trajectories have {have}; allowed: 1 to {shortest // action_repeat}"

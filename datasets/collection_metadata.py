@@ -1,0 +1,125 @@
+"""Records in a buffer's `metadata.json` how its episodes were collected, and compares records.
+
+A buffer holds the episodes of one way to collect: one task, collector, seed and so on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+METADATA = "metadata.json"
+_RENAMED_SETTINGS = {"coarse": "timestep_scale"}  # old -> new, read for one version
+
+
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """Reads the record of a buffer; empty where nothing was collected yet.
+
+    Raises:
+        ValueError: the folder holds episodes of unknown origin, or the file is not what `collect`
+            wrote.
+    """
+    path = folder / METADATA
+    if not path.exists():
+        if any(folder.glob("*.npz")):
+            raise ValueError(
+                f"buffer {folder}: holds episodes that were not collected here; "
+                "choose another folder"
+            )
+        return {}
+    advice = "restore it, or choose another folder"
+    try:
+        metadata = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); {advice}") from None
+    types = {"task": str, "episodes": int | None, "settings": dict | None}
+    known = metadata if isinstance(metadata, dict) else {}
+    if not all(isinstance(known.get(key), kind) for key, kind in types.items()):
+        raise ValueError(f"{path}: is not what a collection writes; {advice}")
+    _rename_settings(path, known)
+    return known
+
+
+def _rename_settings(path: Path, metadata: dict[str, Any]) -> None:
+    settings = metadata.get("settings") or {}
+    for old in settings.keys() & _RENAMED_SETTINGS.keys():
+        new = _RENAMED_SETTINGS[old]
+        settings[new] = settings.pop(old)
+        tqdm.write(f"{path}: setting {old!r} is now called {new!r}")
+
+
+def write_metadata(folder: Path, metadata: dict[str, Any]) -> None:
+    """Writes `metadata.json` as a whole, and makes the folder.
+
+    Raises:
+        ValueError: the folder cannot be written.
+    """
+    # Named after this process: several may start on one buffer.
+    partial = folder / f"{METADATA}.{os.getpid()}.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(metadata, indent=2) + "\n")
+        partial.replace(folder / METADATA)
+    except OSError as error:
+        raise ValueError(
+            f"buffer {folder}: cannot be written ({error.strerror}); choose another folder"
+        ) from None
+
+
+def check_same_collection(folder: Path, before: dict[str, Any], made: dict[str, Any]) -> None:
+    """Checks that new episodes are collected as those of the buffer were.
+
+    Args:
+        folder: the buffer.
+        before: its record; empty where nothing was collected yet.
+        made: how the new episodes are to be collected. Its settings become None where the buffer
+            does not say its own.
+
+    Raises:
+        ValueError: they differ; names the first difference.
+    """
+    if not before:
+        return
+    before = {"action_repeat": 1, "settings": None} | before
+    if before["settings"] is None:
+        tqdm.write(
+            f"{folder / METADATA}: does not say with which settings its episodes were collected; "
+            "they may not be those of today"
+        )
+        made["settings"] = None  # they stay unknown for the buffer as a whole
+    old, new = _flattened(before), _flattened(made)
+    settings = [key for key in old if key.startswith("settings.")]
+    for key in dict.fromkeys([*new, *settings]):
+        if old.get(key) != new.get(key):
+            difference = f"{key}={old.get(key)!r}, not {new.get(key)!r}"
+            raise ValueError(
+                f"buffer {folder}: was collected with {difference}; choose another folder"
+            )
+
+
+def _flattened(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Returns a record in which each of the collector's settings has a key of its own."""
+    settings = {f"settings.{key}": value for key, value in (metadata["settings"] or {}).items()}
+    return metadata | settings | {"settings": None}
+
+
+def print_differences(
+    folder: Path, before: dict[str, Any], now: dict[str, Any], new_episodes: int
+) -> None:
+    """Prints how new episodes will differ from those that a buffer has, if they will."""
+    if before and before.get("actions") is None:
+        tqdm.write(
+            f"{folder}: actions of its earlier episodes were rounded after they were executed, "
+            "so that replays of them drift"
+        )
+    there = before.get("versions") or {}
+    changed = [key for key, value in now["versions"].items() if there.get(key, value) != value]
+    if changed:
+        tqdm.write(
+            f"{folder}: {new_episodes} more episodes are made "
+            f"under another {', '.join(changed)} than those there"
+        )

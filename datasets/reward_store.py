@@ -1,0 +1,156 @@
+"""Keeps the rewards of a cache's rows, a file for each task, and computes missing ones."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from datasets.checksummed_rows import Rows, RowWriter
+from datasets.hdf5_files import new_hdf5, open_hdf5, reserve, unwritable
+from datasets.progress import progress_bar
+from datasets.relabelling import MODES, check_code, made_by, relabel_many
+from envs import Task
+from envs.registry import unknown
+
+_ROWS_AT_ONCE = 1 << 14
+_TASKS_AT_ONCE = 64  # files open at once
+
+
+class RewardStore:
+    """Serves rewards of all rows of one cache, of any task of its domain.
+
+    The rewards of a task lie in `<cache>.rewards_<mode>/<task>.h5`. The file names the cache and
+    the code that they come from. Rewards of another cache or of other code are computed again.
+    """
+
+    def __init__(self, cache: Path, identity: str, rows: Mapping[str, Rows]) -> None:
+        """Reads nothing yet.
+
+        Args:
+            cache: the path of the cache.
+            identity: of the cache's build.
+            rows: the cache's `action`, and `physics` where its episodes have any.
+        """
+        self._cache, self._identity, self._rows = cache, identity, rows
+        self._total_rows = len(rows["action"])
+
+    def relabel(self, tasks: Sequence[Task], mode: str = "exorl", progress: bool = True) -> None:
+        """Makes sure that the rewards of `tasks`, all of one domain, are kept.
+
+        Raises:
+            ValueError: an unknown mode; the data set has no physics, or physics of another domain;
+                or rewards cannot be written beside the cache.
+        """
+        if mode not in MODES:
+            raise unknown("relabel mode", mode, MODES)
+        kept = {task: self._kept(task, mode) for task in dict.fromkeys(tasks)}
+        missing = [task for task, (rows, _) in kept.items() if rows < self._total_rows]
+        self._print_reasons({task: reason for task, (_, reason) in kept.items() if reason})
+        for first in range(0, len(missing), _TASKS_AT_ONCE):
+            self._compute(missing[first : first + _TASKS_AT_ONCE], mode, progress)
+
+    def rows(self, task: Task, mode: str) -> Rows:
+        """Returns the rewards of all rows, (rows,) float32, computed where they are missing.
+
+        Raises:
+            ValueError: see `relabel`; or another process keeps other rewards in the same place.
+        """
+        self.relabel([task], mode, progress=False)
+        path = self._path(task, mode)
+        rows = Rows(path, "reward")
+        if self._kept(task, mode)[0] < self._total_rows:
+            raise ValueError(
+                f"{path}: another process replaces these rewards by those of "
+                f"other code or episodes; give each a data.cache=<folder> of its own"
+            )
+        return rows
+
+    def _path(self, task: Task, mode: str) -> Path:
+        return self._cache.with_name(f"{self._cache.stem}.rewards_{mode}") / f"{task.id}.h5"
+
+    def _kept(self, task: Task, mode: str) -> tuple[int, str]:
+        """Returns how many rows have valid rewards; and, if rewards are not valid, the reason."""
+        path = self._path(task, mode)
+        if not path.exists():
+            return 0, ""
+        try:
+            with open_hdf5(path) as file:
+                attributes, rows = dict(file.attrs), len(file["reward"])
+        except (OSError, KeyError) as error:
+            return 0, f"are unreadable ({error})"
+        if attributes.get("cache") != self._identity:
+            return 0, ""  # the cache was built anew, which a line said then
+        before, now = json.loads(attributes.get("made_by", "{}")), made_by(task)
+        if not before:
+            return 0, "do not say what computed them"
+        changed = [key for key in now if before.get(key) != now[key]]
+        return (0, f"were computed with another {', '.join(changed)}") if changed else (rows, "")
+
+    def _print_reasons(self, reasons: Mapping[Task, str]) -> None:
+        """Prints why rewards are computed again, a line for each reason."""
+        for reason, count in Counter(reasons.values()).items():
+            first = next(task.id for task, other in reasons.items() if other == reason)
+            what = f"{count} tasks" if count > 1 else first
+            tqdm.write(f"{self._cache}: rewards of {what} {reason}: computed again")
+
+    def _compute(self, tasks: Sequence[Task], mode: str, progress: bool) -> None:
+        """Writes the tasks' files with the rows that they lack.
+
+        A file is replaced as a whole, so that nobody reads half of one.
+        """
+        if "physics" not in self._rows:
+            raise ValueError(
+                f"{self._cache}: its episodes have no physics, "
+                "so rewards of other tasks cannot be computed"
+            )
+        check_code(tasks[0].domain)
+        # Episodes that were appended to the cache stand behind the rows that have rewards.
+        done = min(self._kept(task, mode)[0] for task in tasks)
+        try:
+            self._path(tasks[0], mode).parent.mkdir(exist_ok=True)
+            with ExitStack() as stack:
+                writers = [self._writer(task, mode, done, stack) for task in tasks]
+                self._write(writers, tasks, mode, done, progress)
+        except OSError as error:
+            raise unwritable(self._cache, error) from error
+
+    def _writer(self, task: Task, mode: str, done: int, stack: ExitStack) -> RowWriter:
+        """Starts a task's new file with the rewards that are known, and closes it with `stack`."""
+        path = self._path(task, mode)
+        file = stack.enter_context(new_hdf5(path, path.with_suffix(f".part{os.getpid()}")))
+        reserve(file, self._total_rows * np.dtype(np.float32).itemsize)
+        file.attrs["cache"], file.attrs["made_by"] = self._identity, json.dumps(made_by(task))
+        writer = RowWriter(file, "reward", (self._total_rows,), np.float32)
+        if done:
+            writer.append(Rows(path, "reward").read(0, done))
+        return writer
+
+    def _write(
+        self,
+        writers: Sequence[RowWriter],
+        tasks: Sequence[Task],
+        mode: str,
+        done: int,
+        progress: bool,
+    ) -> None:
+        """Computes and writes the rewards of rows from `done` on."""
+        label = f"{len(tasks)} tasks" if len(tasks) > 1 else tasks[0].id
+        total = self._total_rows - done
+        physics, action = self._rows["physics"], self._rows["action"]
+        with progress_bar(f"relabelling {label}", total=total, unit="row", show=progress) as bar:
+            for start in range(done, self._total_rows, _ROWS_AT_ONCE):
+                stop = min(start + _ROWS_AT_ONCE, self._total_rows)
+                taken = action.read(start, stop) if mode == "exact" else None
+                rewards = relabel_many(physics.read(start, stop), tasks, mode, taken)
+                for writer, reward in zip(writers, rewards, strict=True):
+                    writer.append(reward)
+                bar.update(stop - start)
+        for writer in writers:
+            writer.finish()

@@ -1,0 +1,204 @@
+"""Reads whole trajectories of a cached buffer, and their rewards for any task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+import envs
+from datasets.cache_writer import FORMAT
+from datasets.checksummed_rows import Rows
+from datasets.hdf5_files import open_hdf5
+from datasets.locks import read_lock
+from datasets.reward_store import RewardStore
+from envs import Task
+
+_BUDGET = 1 << 30
+
+
+class Trajectories(NamedTuple):
+    """Holds k whole trajectories of T steps, aligned so that action t was taken at observation t.
+
+    Attributes:
+        observation: (k, T, observation size) float32, rows 0..T-1 of the episodes.
+        action: (k, T, action size) float32, rows 1..T.
+    """
+
+    observation: np.ndarray
+    action: np.ndarray
+
+
+class Store:
+    """Serves trajectories from a cache, which it only reads; several processes may have one.
+
+    Attributes:
+        cached: number of episodes in the cache; `episodes` of them were drawn.
+        lengths: (E,) transitions T of each trajectory.
+    """
+
+    def __init__(
+        self,
+        cache: str | Path,
+        *,
+        episodes: int | None = None,
+        seed: int = 0,
+        budget: int = _BUDGET,
+    ) -> None:
+        """Opens the cache.
+
+        Args:
+            cache: what `build_cache` returned.
+            episodes: at most this many, drawn evenly with `seed`; None takes all.
+            seed: of that draw.
+            budget: bytes. Observations and actions are held in memory if they fit into it, and
+                then rewards, as they come, while they fit into the rest.
+
+        Raises:
+            ValueError: the cache is missing, damaged or of an earlier format.
+        """
+        path = Path(cache)
+        try:
+            with read_lock(path):
+                with open_hdf5(path) as file:
+                    if file.attrs.get("format") != FORMAT:
+                        advice = "make it anew with datasets.build_cache"
+                        raise ValueError(f"cache {cache}: of an earlier format; {advice}")
+                    lengths, identity = file["episodes"][:]["length"], file.attrs["identity"]
+                    fields = [key for key in ("observation", "action", "physics") if key in file]
+                rows = {field: Rows(path, field) for field in fields}
+        except (OSError, KeyError) as error:
+            raise ValueError(
+                f"cache {cache}: missing or damaged ({error}); make it with datasets.build_cache"
+            ) from error
+        # An episode of T transitions has T + 1 rows; here is the number of its row 0.
+        first_rows = np.cumsum(lengths + 1) - (lengths + 1)
+        self.cached, chosen = len(lengths), np.arange(len(lengths))
+        if episodes is not None and episodes < len(lengths):
+            rng = np.random.default_rng(seed)
+            chosen = np.sort(rng.choice(len(lengths), episodes, replace=False))
+        self.lengths, self._first_rows = lengths[chosen], first_rows[chosen]
+        self._observation, self._action = rows["observation"], rows["action"]
+        self._reward_store = RewardStore(path, identity, rows)
+        self._budget = budget - self._observation.nbytes - self._action.nbytes
+        self._in_memory = None
+        if self._budget >= 0:
+            both = (self._observation, self._action)
+            self._in_memory = [array.read(0, len(array)) for array in both]
+        self._rewards: dict[tuple[Task, str], np.ndarray | Rows] = {}
+        self._returns: dict[tuple[Task, str], np.ndarray] = {}
+
+    @property
+    def episodes(self) -> int:
+        """Returns the number of trajectories E."""
+        return len(self.lengths)
+
+    @property
+    def observation_size(self) -> int:
+        """Returns how many numbers an observation has."""
+        return self._observation.shape[1]
+
+    @property
+    def action_size(self) -> int:
+        """Returns how many numbers an action has."""
+        return self._action.shape[1]
+
+    def load(self, indices: Sequence[int] | np.ndarray, steps: int | None = None) -> Trajectories:
+        """Reads whole trajectories of equal length, or the first `steps` steps of each.
+
+        Raises:
+            ValueError: lengths differ, or one is below `steps`, or the cache is damaged.
+        """
+        indices = np.asarray(indices)
+        length = self._common_length(indices, steps)
+        first_rows = self._first_rows[indices]
+        if self._in_memory:
+            observation, action = self._in_memory
+            rows = first_rows[:, None] + np.arange(length)  # (k, T)
+            return Trajectories(observation[rows], action[rows + 1])
+        observation = np.empty((len(indices), length, self.observation_size), np.float32)
+        action = np.empty((len(indices), length, self.action_size), np.float32)
+        for k, start in enumerate(first_rows):
+            self._observation.read(start, start + length, observation[k])
+            self._action.read(start + 1, start + length + 1, action[k])
+        return Trajectories(observation, action)
+
+    def rewards(
+        self,
+        task: str | Task,
+        indices: Sequence[int] | np.ndarray | None = None,
+        mode: str = "exorl",
+        steps: int | None = None,
+    ) -> np.ndarray:
+        """Returns the rewards of what `load` returns, (k, T) float32.
+
+        Rewards that are missing are computed and kept. See `datasets.relabel` for `mode`.
+        """
+        indices = np.arange(self.episodes) if indices is None else np.asarray(indices)
+        length = self._common_length(indices, steps)
+        rows = self._reward_rows(envs.task(task), mode)
+        starts = self._first_rows[indices] + 1  # row 0 is the reset
+        if isinstance(rows, np.ndarray):
+            return rows[starts[:, None] + np.arange(length)]
+        reward = np.empty((len(indices), length), np.float32)
+        for k, start in enumerate(starts):
+            rows.read(start, start + length, reward[k])
+        return reward
+
+    def returns(self, task: str | Task, mode: str = "exorl") -> np.ndarray:
+        """Returns the sum of the rewards of each whole trajectory, rows 1..T: (E,) float32."""
+        key = (envs.task(task), mode)
+        if key not in self._returns:
+            rows = self._reward_rows(*key)
+            starts = self._first_rows + 1
+            stops = starts + self.lengths
+            if isinstance(rows, np.ndarray):
+                # Sums between all bounds start, stop, start, ...; every second one is a trajectory.
+                bounds = np.stack([starts, stops], axis=1).ravel()
+                sums = np.add.reduceat(np.append(rows, 0).astype(np.float64), bounds)[::2]
+            else:
+                spans = zip(starts, stops, strict=True)
+                sums = np.array([rows.read(*span).sum(dtype=np.float64) for span in spans])
+            self._returns[key] = sums.astype(np.float32)
+        return self._returns[key]
+
+    def relabel(
+        self, tasks: Sequence[str | Task], mode: str = "exorl", progress: bool = True
+    ) -> None:
+        """Makes sure that rewards of `tasks`, all of one domain, lie beside the cache.
+
+        Rewards are computed again, and a line says so, where anything has changed that decides
+        them: the task, its code, MuJoCo.
+
+        Raises:
+            ValueError: the data set has no physics, or physics of another domain; or rewards cannot
+                be written there.
+        """
+        self._reward_store.relabel([envs.task(task) for task in tasks], mode, progress)
+
+    def _reward_rows(self, task: Task, mode: str) -> np.ndarray | Rows:
+        """Returns the rewards of all rows: in memory while the budget lasts, else on disk."""
+        key = (task, mode)
+        if key not in self._rewards:
+            rows = self._reward_store.rows(task, mode)
+            if rows.nbytes <= self._budget:
+                self._budget -= rows.nbytes
+                rows = rows.read(0, len(rows))
+            self._rewards[key] = rows
+        return self._rewards[key]
+
+    def _common_length(self, indices: np.ndarray, steps: int | None) -> int:
+        """Returns the steps of trajectories that are read together."""
+        lengths = np.unique(self.lengths[indices])
+        if steps is not None:
+            if lengths.min(initial=steps) < steps:
+                needed = f"trajectories of at least {steps} steps are needed"
+                raise ValueError(f"{needed}, the shortest has {lengths[0]}")
+            return steps
+        if len(lengths) != 1:
+            raise ValueError(
+                f"trajectories read together must be of one length, these have {lengths.tolist()}"
+            )
+        return int(lengths[0])

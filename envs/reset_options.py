@@ -1,0 +1,90 @@
+"""Checks what `reset` is given: seeds, a mask of environments, and a member of a family."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from envs import registry
+from envs.registry import Task
+
+SEEDS = 2**32  # numpy's RandomState, from which dm_control starts episodes, takes smaller seeds
+_TASK_STREAM = 1  # keeps the draw of a hidden task apart from the draw of a start
+
+
+def seeds_of(given: int | Sequence[int | None] | None, count: int) -> list[int | None]:
+    """Returns a seed for each of `count` environments; None where its stream goes on.
+
+    Args:
+        given: the seed of environment 0, counting up; or one for each; or None for all.
+        count: number of environments.
+
+    Raises:
+        ValueError: it is neither, or a seed is not a whole number from 0 to 2**32 - 1.
+    """
+    if given is None:
+        return [None] * count
+    if isinstance(given, int | np.integer):
+        seeds = [int(given) + index for index in range(count)]
+    else:
+        seeds = list(given) if np.ndim(given) == 1 else [given]
+    numbers = [seed for seed in seeds if seed is not None]
+    valid = all(isinstance(seed, int | np.integer) and 0 <= seed < SEEDS for seed in numbers)
+    if len(seeds) != count or not valid:
+        raise ValueError(
+            f"seed={reprlib.repr(given)} does not fit {count} environments: give one integer, "
+            "which counts up, or one for each; all from 0 to 2**32 - 1"
+        )
+    return seeds
+
+
+def random_streams(seed: int) -> tuple[np.random.RandomState, np.random.Generator]:
+    """Returns the sources of an environment's starts, and of the members of its family."""
+    return np.random.RandomState(seed), np.random.default_rng([seed, _TASK_STREAM])
+
+
+def split_reset_mask(
+    options: dict[str, Any] | None, count: int
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Splits reset's options into the mask and the others.
+
+    Returns:
+        (environments,) bool, the environments to reset; and the other options.
+
+    Raises:
+        ValueError: the mask is no array of bools, one for each environment, or none is True.
+    """
+    others = dict(options or {})
+    if "reset_mask" not in others:
+        return np.ones(count, bool), others
+    mask = others.pop("reset_mask")
+    valid = isinstance(mask, np.ndarray) and mask.dtype == bool and mask.shape == (count,)
+    if not valid or not mask.any():
+        raise ValueError(
+            f"options['reset_mask'] must be a numpy array of {count} bools, "
+            f"one of them True at least, got {reprlib.repr(mask)}"
+        )
+    return mask.copy(), others
+
+
+def chosen_member(family: Task, options: dict[str, Any]) -> Task:
+    """Returns the member of a family that reset's options name.
+
+    Raises:
+        ValueError: the options do not fit the task, or name no member.
+    """
+    key = "goal" if family.name == "point_mass_goal" else "task"
+    if not family.hidden or set(options) != {key}:
+        allowed = f"{{{key!r}: ...}}" if family.hidden else "none"
+        raise ValueError(
+            f"task {family.id!r}: reset options {sorted(options)} are unknown; allowed: {allowed}"
+        )
+    if key == "goal":
+        return registry.task(family.name, goal=options[key])
+    names = [member.name for member in registry.members(family)]
+    if options[key] not in names:
+        raise registry.unknown(f"task {family.id!r}: member", options[key], names)
+    return registry.task(options[key])

@@ -1,0 +1,32 @@
+"""Describes what to draw of a task from above, where a state starts with a position in a plane."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from envs import maze
+from envs.registry import GOAL_RADIUS, Task
+
+
+class TopDownView(NamedTuple):
+    """Describes a task as seen from above, in metres.
+
+    Attributes:
+        goal: (x, y) of the place to reach.
+        radius: of the disc around the goal that earns the full reward.
+        walls: (half width, half height) of boxes centred on the origin.
+    """
+
+    goal: tuple[float, float]
+    radius: float
+    walls: tuple[tuple[float, float], ...]
+
+
+def top_down_view(task: Task) -> TopDownView | None:
+    """Returns the view of a task; None where states have no position, or the task has no goal."""
+    if task.domain == "point_mass" and "goal" in task.params:
+        return TopDownView(task.params["goal"], GOAL_RADIUS, ())
+    if task.domain == "point_mass_maze" and task.behaviour in maze.ROOM_OF:
+        room = maze.ROOM_OF[task.behaviour]
+        return TopDownView(tuple(maze.ROOMS[room]), maze.RADIUS, maze.WALLS)
+    return None

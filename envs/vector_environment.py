@@ -1,0 +1,205 @@
+"""Runs many gymnasium environments of one domain on one batch of physics.
+
+Episodes all last T agent steps and truncate, never terminate. Environments that are reset together
+end in the same step; otherwise a mask says which of them start again. None starts by itself.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from envs import registry, rendering
+from envs.batch import Batch
+from envs.domain import load_domain
+from envs.registry import Task
+from envs.reset_options import SEEDS, chosen_member, random_streams, seeds_of, split_reset_mask
+from envs.rewards import Rewards
+
+RENDER_MODES = ("rgb_array",)
+
+
+class VectorEnvironment(VectorEnv):
+    """Runs environments of one domain.
+
+    A copy, or what comes back from pickle, goes on independently, as the original would.
+
+    Attributes:
+        tasks: what each environment rewards in this episode; a family draws a member at every
+            reset.
+    """
+
+    metadata = {
+        "render_modes": list(RENDER_MODES),
+        "render_fps": 30,
+        "autoreset_mode": AutoresetMode.DISABLED,
+    }
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        seed: int | None,
+        action_repeat: int = 1,
+        horizon: int | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        """Builds the environments; see `envs.make_vec` for the arguments."""
+        if render_mode not in (None, *RENDER_MODES):
+            raise ValueError(f"render_mode={render_mode!r} is unknown; allowed: None, 'rgb_array'")
+        self.num_envs, self.render_mode = len(tasks), render_mode
+        self._given, self._domain = list(tasks), tasks[0].domain
+        self._spec = registry.spec(tasks[0])
+        self._repeat, self._length = action_repeat, horizon or self._spec.length // action_repeat
+        if not 1 <= self._length * action_repeat <= self._spec.length:
+            steps = f"the {self._spec.length} agent steps of an episode of {tasks[0].id}"
+            raise ValueError(
+                f"action_repeat={action_repeat} with horizon={horizon} does not fit {steps}"
+            )
+        self._set_spaces()
+        if seed is None:
+            seed = int(np.random.default_rng().integers(SEEDS - self.num_envs))
+        streams = [random_streams(one) for one in seeds_of(seed, self.num_envs)]
+        # Of each environment: the sources of its starts, and of the members of its family.
+        self._starts, self._draws = map(list, zip(*streams, strict=True))
+        # Until the first reset, any member stands for a family.
+        rng = np.random.default_rng(seed)
+        self.tasks = registry.draw_tasks(self._given[0], self.num_envs, rng)
+        self._observe = load_domain(self._domain).observe
+        self._batch = Batch(self._domain, self._behaviours())
+        self._elapsed: np.ndarray | None = None  # steps of each episode; None before the first
+
+    def _set_spaces(self) -> None:
+        box, batch_space = gymnasium.spaces.Box, gymnasium.vector.utils.batch_space
+        observation = box(-np.inf, np.inf, (self._spec.observation,), np.float32)
+        action = box(-1.0, 1.0, (self._spec.action,), np.float32)
+        self.single_observation_space, self.single_action_space = observation, action
+        self.observation_space = batch_space(observation, self.num_envs)
+        self.action_space = batch_space(action, self.num_envs)
+
+    def __copy__(self) -> VectorEnvironment:
+        """Copies deeply: half of a simulation cannot be shared."""
+        return copy.deepcopy(self)
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Starts an episode in every environment, or in those of a mask.
+
+        Args:
+            seed: of environment 0, counting up; or one for each. None goes on with the streams in
+                use.
+            options: `{"task": name}` (a member of the family) or `{"goal": (x, y)}`, for all;
+                otherwise families draw. `{"reset_mask": mask}`, (environments,) bool: only these
+                start, the others stay where they are.
+
+        Returns:
+            observations of all environments, and `{"physics": of all, "_physics": which started}`.
+
+        Raises:
+            ValueError: options that do not fit the task, a wrong mask or seed.
+            gymnasium.error.ResetNeeded: a mask in the first reset leaves some out.
+            gymnasium.error.ClosedEnvironmentError: `close` was called.
+        """
+        self._check_open()
+        mask, options = split_reset_mask(options, self.num_envs)
+        seeds = seeds_of(seed, self.num_envs)
+        if self._elapsed is None and not mask.all():
+            raise gymnasium.error.ResetNeeded("the first reset must be of all environments")
+        # All options are checked before anything changes.
+        given = {self._given[index] for index in np.flatnonzero(mask)}
+        members = {task: chosen_member(task, options) for task in given} if options else {}
+        tasks = list(self.tasks)
+        for index in np.flatnonzero(mask):
+            if seeds[index] is not None:
+                self._starts[index], self._draws[index] = random_streams(seeds[index])
+            tasks[index] = members.get(self._given[index]) or self._drawn_member(index)
+        self.tasks = tasks
+        self._rewards = Rewards(self.tasks)
+        self._batch.start(self._behaviours(), self._starts, mask)
+        self._elapsed = np.where(mask, 0, 0 if self._elapsed is None else self._elapsed)
+        return self._observations(), self._info(mask)
+
+    def step(
+        self, action: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Holds an action for `action_repeat` agent steps, whose rewards are summed.
+
+        Args:
+            action: (environments, action size) in [-1, 1].
+
+        Raises:
+            ValueError: an action of another shape, or one that is not finite.
+            gymnasium.error.ResetNeeded: an episode is over.
+            gymnasium.error.ClosedEnvironmentError: `close` was called.
+        """
+        self._check_open()
+        action = np.asarray(action, dtype=np.float64)
+        expected = self.action_space.shape
+        if action.shape != expected or not np.isfinite(action).all():
+            raise ValueError(
+                f"action must be finite and of shape {expected}, got shape {action.shape}"
+            )
+        if self._elapsed is None or (self._elapsed >= self._length).any():
+            raise gymnasium.error.ResetNeeded(
+                f"an episode lasts {self._length} steps: call reset before this step, "
+                "where only some are over with options={'reset_mask': truncated}"
+            )
+        reward = np.zeros(self.num_envs)
+        for _ in range(self._repeat):
+            self._batch.step(action)
+            reward += self._rewards(self._batch.readings, action)
+        self._elapsed += 1
+        truncated = self._elapsed == self._length
+        if truncated.any():
+            self._batch.check(truncated)
+        info = self._info(np.ones(self.num_envs, bool))
+        return self._observations(), reward, np.zeros(self.num_envs, bool), truncated, info
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """Draws the present states as (height, width, 3) uint8 each, if `render_mode` asks for it.
+
+        Raises:
+            RuntimeError: this machine cannot draw; one line says why.
+            gymnasium.error.ResetNeeded: there is no state before the first `reset`.
+            gymnasium.error.ClosedEnvironmentError: `close` was called.
+        """
+        self._check_open()
+        if self.render_mode is None:
+            gymnasium.logger.warn("render draws nothing without render_mode='rgb_array' in make")
+            return None
+        if self._elapsed is None:
+            raise gymnasium.error.ResetNeeded("nothing to render yet: call reset before render")
+        states = zip(self.tasks, self._batch.physics, strict=True)
+        return tuple(rendering.render(task, state[None])[0] for task, state in states)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Frees the simulations; `close` calls it."""
+        self._batch.close()
+        del self._batch
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise gymnasium.error.ClosedEnvironmentError(
+                "this environment was closed: make another"
+            )
+
+    def _observations(self) -> np.ndarray:
+        return self._observe(self._batch.readings).astype(np.float32)
+
+    def _info(self, mask: np.ndarray) -> dict[str, Any]:
+        # As gymnasium's vectors have it, `_physics` says for which environments `physics` is new.
+        return {"physics": self._batch.physics.copy(), "_physics": mask}
+
+    def _behaviours(self) -> list[str]:
+        return [task.behaviour for task in self.tasks]
+
+    def _drawn_member(self, index: int) -> Task:
+        return registry.draw_tasks(self._given[index], 1, self._draws[index])[0]

@@ -1,1 +1,0 @@
-"""What `experiments.plan` keeps, says and draws."""

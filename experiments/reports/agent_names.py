@@ -1,0 +1,99 @@
+"""Names the agents of several runs, so that different agents are told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from agentic_transformer.errors import LINE_WIDTH
+from agentic_transformer.evaluation.results_folder import read_command
+from agentic_transformer.run_files import CONFIG
+
+SHARED = ("run", "resume", "seed", "eval", "mesh", "baseline")
+"""Settings in which runs of one agent may differ."""
+
+ACTING = ("target", "temperature", "noise")
+"""Evaluation settings in which runs of one agent may not differ: the target return, and how actions
+are drawn."""
+
+
+def agent_names(runs: Sequence[Path], tables: Sequence[pd.DataFrame]) -> list[str]:
+    """Returns a name for each run's agent.
+
+    If agents of one name differ in settings on one task, as those of a sweep do, these settings are
+    added to their names.
+
+    Args:
+        runs: run folders.
+        tables: their records.
+
+    Raises:
+        ValueError: a run's settings cannot be read.
+    """
+    kinds = [tuple(table[["agent", "task"]].iloc[0]) for table in tables]
+    settings = [_flat(_config_of(run)) for run in runs]
+    names = []
+    for kind, own in zip(kinds, settings, strict=True):
+        alike = [other for other, same in zip(settings, kinds, strict=True) if same == kind]
+        differing = [
+            f"{key}={own.get(key)}"
+            for key in sorted({key for config in alike for key in config})
+            if len({str(config.get(key)) for config in alike}) > 1
+        ]
+        names.append(" ".join([kind[0], *differing]))
+    return names
+
+
+def with_name(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Returns a run's records under a name for its agent.
+
+    The records of several agents got their names when they were joined, and keep them.
+    """
+    return table.assign(agent=name) if table["agent"].nunique() == 1 else table
+
+
+def _config_of(run: Path) -> dict[str, Any]:
+    """Returns the settings of a run that make its agent, and how it acted.
+
+    They are empty if the run has no `config.yaml`, only records.
+    """
+    config = _settings(run)
+    # Earlier versions wrote the settings of an evaluation to `evaluate/config.yaml`.
+    evaluated = read_command(run) or _settings(run / "evaluate") or config
+    acted = {key: value for key, value in evaluated.get("eval", {}).items() if key in ACTING}
+    agent = {key: value for key, value in config.items() if key not in SHARED}
+    return agent | {"checkpoint": evaluated.get("checkpoint", "newest"), "eval": acted}
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """Returns the settings that a folder's `config.yaml` holds, or none without that file.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    path = folder / CONFIG
+    try:
+        settings = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else {}
+    except (OSError, OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path} cannot be read: {' '.join(str(error).split())}"[:LINE_WIDTH]
+        ) from None
+    if not isinstance(settings, dict) or not isinstance(settings.get("eval", {}), dict):
+        raise ValueError(f"{path} does not hold settings")
+    return settings
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested settings by dotted key."""
+    flat = {}
+    for key, value in config.items():
+        flat |= (
+            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
+    return flat

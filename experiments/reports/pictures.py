@@ -1,0 +1,33 @@
+"""Draws pictures so that a failure never costs a result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from agentic_transformer.errors import LINE_WIDTH
+
+
+def picture(path: Path, draw: Callable[[Path], object]) -> bool:
+    """Draws a picture in place of an earlier one; never raises an error.
+
+    If it fails, one line says why, and there is no picture.
+
+    Args:
+        path: path of the picture.
+        draw: draws it to the path that it is given.
+
+    Returns:
+        Whether the picture is there.
+    """
+    try:
+        path.unlink(missing_ok=True)
+        draw(path)
+    except Exception as error:  # any error: it must not end the command that has results to show
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        words = " ".join(str(error).split())
+        print(f"no {path}: {type(error).__name__}: {words}"[:LINE_WIDTH], flush=True)
+        return False
+    return True

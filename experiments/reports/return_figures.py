@@ -1,0 +1,248 @@
+"""Draws returns against context; nothing here touches an environment or a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from agentic_transformer.evaluation.records import BASELINES
+from experiments.reports.pyplot import plt
+
+STYLES = {
+    "own": ("own trajectories in context", "#0b5fa5", "o", "-"),
+    "dataset": ("dataset trajectories in context", "#6a9f2a", "^", "-"),
+    "no_context": ("control: empty context", "#d1495b", "s", "--"),
+    "foreign": ("control: context of another task", "#e09f3e", "v", "--"),
+    "dt": ("baseline: Decision Transformer (n = 1)", "#777777", "D", ":"),
+    "bc": ("baseline: behaviour cloning", "#8d6a9f", "P", ":"),
+    "bc10": ("baseline: behaviour cloning of the best", "#5b3a75", "X", ":"),
+    "td3_bc": ("baseline: TD3+BC", "#1b998b", "*", ":"),
+    "bayes_greedy": ("ceiling: Bayes-greedy search", "#222222", "", "-."),
+    "posterior_sampling": ("ceiling: posterior sampling", "#222222", "", ":"),
+}
+"""Label, colour, marker and line of each condition."""
+
+MARKERS = "osv^Dxp*"
+"""Markers of agents, if a figure shows several."""
+
+
+def return_vs_context(summary: pd.DataFrame, trained: int, path: Path) -> None:
+    """Draws return against the number of trajectories, one row of panels per task.
+
+    The first panel shows the n-th trajectory's return, which is what a context is worth. The second
+    shows the best of n attempts, which rises for any policy that varies, so controls stand beside
+    it. If they are known, further panels show the share of units that have found their goal, and
+    the repeat miss rate.
+
+    Args:
+        summary: result of `agentic_transformer.evaluation.statistics.summarize`.
+        trained: trajectories in the training context; beyond it the background is shaded.
+        path: path of the PNG.
+    """
+    tasks = list(dict.fromkeys(summary["task"]))
+    panels = _panels(summary)
+    size = (5.5 * len(panels), 4.4 * len(tasks) + 0.5)
+    drawn = {}  # curves by label; tasks may have different ones
+    figure, grid = plt.subplots(
+        len(tasks), len(panels), figsize=size, squeeze=False, layout="constrained"
+    )
+    for axes, task in zip(grid, tasks, strict=True):
+        rows = summary[summary["task"] == task]
+        for axis, (column, title, label) in zip(axes, panels, strict=True):
+            _curves(axis, rows, "trajectories", _interval_columns(column))
+            axis.set_xscale("log", base=2)
+            powers = 2 ** np.arange(int(np.log2(rows["trajectories"].max())) + 1)
+            axis.set_xticks(powers, [str(n) for n in powers])
+            axis.set(title=f"{task}: {title}", xlabel="n, the n-th trajectory", ylabel=label)
+            if label.startswith("share"):
+                axis.set_ylim(-0.03, 1.03)
+        axes[1].set_ylim(axes[0].get_ylim()[0], max(axis.get_ylim()[1] for axis in axes[:2]))
+        axes[0].set_ylim(axes[1].get_ylim())
+        for axis in axes:
+            _beyond_training(axis, rows, trained)
+        _steps_axis(axes[0], rows)
+        drawn |= dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
+    units, seeds = summary["units"].max(), summary["seeds"].max()
+    over = f"{units} contexts" + (f" of {seeds} seeds" if seeds > 1 else ", one seed")
+    figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=len(panels), fontsize=8)
+    figure.suptitle(f"mean and 95% bootstrap interval over {over}", fontsize=9, color="#555555")
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def _panels(summary: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """Returns the first column, the title and the label of each panel that has something to show.
+
+    The columns of the two ends of an interval are found by `_interval_columns`.
+    """
+    panels = [
+        ("mean", "return of the n-th trajectory", "return"),
+        ("best_mean", "best of n attempts (paper protocol)", "return"),
+        ("found", "found (half of the best return)", "share of contexts"),
+        ("repeat_miss_rate", "tried, and missed before", "share of what is tried"),
+    ]
+    return [panel for panel in panels if summary[panel[0]].notna().any()]
+
+
+def _interval_columns(column: str) -> tuple[str, str, str]:
+    """Returns a column with those of its interval: mean, low, high or found, found_low, ..."""
+    prefix = column.removesuffix("mean").rstrip("_")
+    ends = (f"{prefix}_low", f"{prefix}_high") if prefix else ("low", "high")
+    return (column, *ends)
+
+
+def agents(summary: pd.DataFrame, path: Path) -> None:
+    """Draws agents side by side, one panel per task, one line per agent.
+
+    The figure shows the last trajectory's return at the largest number of trajectories.
+
+    Args:
+        summary: result of `agentic_transformer.evaluation.statistics.summarize`.
+        path: path of the PNG.
+    """
+    names = list(summary["agent"].unique())
+    tasks = list(summary["task"].unique())
+    size = (5.5 * len(tasks) + 1.5, 0.42 * len(names) + 1.8)
+    figure, axes = plt.subplots(
+        1, len(tasks), figsize=size, squeeze=False, sharey=True, layout="constrained"
+    )
+    for axis, task in zip(axes[0], tasks, strict=True):
+        rows = summary[summary["task"] == task]
+        rows = rows[rows["trajectories"] == rows["trajectories"].max()]
+        conditions = list(rows["condition"].unique())
+        for index, (condition, points) in enumerate(rows.groupby("condition", sort=False)):
+            label, colour, marker, _ = STYLES[condition]
+            # The intervals of one agent are drawn below each other, not over each other.
+            offset = 0.5 * (index - (len(conditions) - 1) / 2) / len(conditions)
+            heights = [names.index(agent) + offset for agent in points["agent"]]
+            error = np.abs(points[["low", "high"]].to_numpy().T - points["mean"].to_numpy())
+            axis.errorbar(
+                points["mean"],
+                heights,
+                xerr=error,
+                fmt=marker or "|",
+                color=colour,
+                markersize=5,
+                label=label,
+            )
+        axis.set(
+            title=f"{task}: trajectory {rows['trajectories'].max()}",
+            xlabel="return, mean and 95% bootstrap interval",
+        )
+        axis.grid(axis="x", alpha=0.25)
+    axes[0, 0].set_yticks(range(len(names)), names)
+    axes[0, 0].invert_yaxis()
+    axes[0, -1].legend(fontsize=8, loc="best")
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def return_vs_tokens(summary: pd.DataFrame, trained: int, path: Path) -> None:
+    """Draws the last trajectory's return against the tokens in its context, one panel per task.
+
+    Agents whose tokens differ share the axis. Hollow points lie beyond the training length.
+
+    Args:
+        summary: result of `agentic_transformer.evaluation.statistics.summarize`, with
+            `context_tokens`; conditions without a context are left out.
+        trained: trajectories in the training context.
+        path: path of the PNG.
+    """
+    longest = summary.groupby(["agent", "task", "condition"])["context_tokens"].transform("max")
+    grown = summary[longest > 0]
+    tasks = list(dict.fromkeys(grown["task"]))
+    drawn = {}  # curves by label
+    figure, grid = plt.subplots(
+        1, len(tasks), figsize=(5.5 * len(tasks), 4.4), squeeze=False, layout="constrained"
+    )
+    for axis, task in zip(grid[0], tasks, strict=True):
+        rows = grown[grown["task"] == task]
+        _curves(axis, rows, "context_tokens", _interval_columns("mean"), trained)
+        first = rows.loc[rows["context_tokens"] > 0, "context_tokens"].min()
+        axis.set_xscale("symlog", linthresh=first)
+        axis.set(
+            title=task,
+            xlabel="tokens in the context of the n-th trajectory",
+            ylabel="return of the n-th trajectory",
+        )
+        drawn |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=2, fontsize=8)
+    figure.suptitle(
+        "mean and 95% bootstrap interval; hollow: beyond the training length",
+        fontsize=9,
+        color="#555555",
+    )
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def _steps_axis(axis: plt.Axes, rows: pd.DataFrame) -> None:
+    """Adds a scale on top: steps in the context of the n-th trajectory, if contexts grow."""
+    grown = rows[rows["context_steps"] > 0]
+    if grown.empty:
+        return
+    steps = int((grown["context_steps"] / (grown["trajectories"] - 1)).iloc[0])
+    above = axis.twiny()
+    above.set(xscale=axis.get_xscale(), xlim=axis.get_xlim(), xlabel="steps in the context")
+    ticks = axis.get_xticks()
+    above.set_xticks(ticks, [f"{(int(n) - 1) * steps:,}" for n in ticks], fontsize=7)
+    above.minorticks_off()
+
+
+def _curves(
+    axis: plt.Axes,
+    rows: pd.DataFrame,
+    over: str,
+    columns: tuple[str, str, str],
+    trained: float = np.inf,
+) -> None:
+    """Draws a curve with its band per agent and condition.
+
+    Args:
+        axis: where to draw.
+        rows: of a summary.
+        over: column of the horizontal axis.
+        columns: columns of the curve and the two ends of the band.
+        trained: points with more trajectories are hollow.
+    """
+    middle, low, high = columns
+    agents = list(rows.loc[~rows["condition"].isin(BASELINES), "agent"].unique())
+    for (agent, condition), curve in rows.groupby(["agent", "condition"], sort=False):
+        label, colour, marker, line = STYLES[condition]
+        if len(agents) > 1 and condition not in BASELINES:
+            label, marker = f"{agent}: {label}", MARKERS[agents.index(agent) % len(MARKERS)]
+        curve = curve.sort_values("trajectories")
+        x, beyond = curve[over], curve["trajectories"] > trained
+        axis.plot(
+            x, curve[middle], color=colour, marker=marker, linestyle=line, markersize=4, label=label
+        )
+        axis.plot(
+            x[beyond],
+            curve.loc[beyond, middle],
+            color="white",
+            marker=marker,
+            linestyle="",
+            markersize=2,
+        )
+        axis.fill_between(x, curve[low], curve[high], color=colour, alpha=0.15, linewidth=0)
+    axis.grid(alpha=0.25)
+
+
+def _beyond_training(axis: plt.Axes, rows: pd.DataFrame, trained: int) -> None:
+    """Shades what lies beyond the training length."""
+    longest = rows["trajectories"].max()
+    if longest > trained:
+        right = longest * 1.1
+        axis.axvspan(trained + 0.5, right, color="#000000", alpha=0.05, linewidth=0)
+        axis.text(
+            right,
+            axis.get_ylim()[0],
+            "beyond the training length ",
+            ha="right",
+            va="bottom",
+            fontsize=7,
+            color="#555555",
+        )
+        axis.set_xlim(right=right)

@@ -1,0 +1,57 @@
+"""Formats returns and comparisons as a table for a terminal."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+
+def reported(trajectories: pd.Series) -> list[int]:
+    """Returns the numbers of trajectories to show: powers of two, and the largest."""
+    present = sorted(int(n) for n in trajectories.unique())
+    return [n for n in present if n & (n - 1) == 0 or n == present[-1]]
+
+
+def table_text(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
+    """Formats the returns by number of trajectories, and the paired differences at the largest.
+
+    Args:
+        summary: result of `agentic_transformer.evaluation.statistics.summarize`.
+        comparisons: result of `agentic_transformer.evaluation.statistics.compare`.
+    """
+    blocks = []
+    for task, rows in summary.groupby("task", sort=False):
+        rows = rows[rows["trajectories"].isin(reported(rows["trajectories"]))].sort_values(
+            "trajectories", kind="stable"
+        )
+        cells = [
+            f"{m:.2f} [{low:.2f}, {high:.2f}]"
+            for m, low, high in zip(rows["mean"], rows["low"], rows["high"], strict=True)
+        ]
+        rows = rows.assign(
+            cell=cells,
+            who=rows["agent"] + " " + rows["condition"],
+            n=[f"n={n}" for n in rows["trajectories"]],
+        )
+        table = rows.pivot(index="who", columns="n", values="cell").fillna("")
+        table = table.loc[rows["who"].unique(), rows["n"].unique()].rename_axis(
+            index=None, columns=None
+        )
+        blocks.append(
+            f"{task}: return of the n-th trajectory, mean [95% interval]\n{table.to_string()}"
+        )
+        own = rows[rows["condition"] == "own"]
+        for agent, curve in own.groupby("agent", sort=False):
+            first, last = curve.iloc[0], curve.iloc[-1]
+            blocks.append(
+                f"{agent}: own at n={last['trajectories']} is "
+                f"{last['mean'] / first['mean']:.1f} times own at n=1"
+            )
+    for row in comparisons[
+        comparisons["trajectories"] == comparisons["trajectories"].max()
+    ].itertuples():
+        verdict = "above 0" if row.low > 0 else "below 0" if row.high < 0 else "0 not excluded"
+        said = f"{row.difference:+.2f} [{row.low:.2f}, {row.high:.2f}], {verdict}"
+        blocks.append(
+            f"{row.task}, {row.agent}, n={row.trajectories}: own - {row.against} = {said}"
+        )
+    return "\n".join(blocks)

@@ -1,0 +1,81 @@
+"""Longer steps equal those of an environment that holds its actions, and sums by hand."""
+
+import numpy as np
+import pytest
+
+import datasets
+import envs
+from datasets.collection import start_seed
+from tests.tolerances import rounding, unit
+
+TASK = envs.task("point_mass_goal", goal=(0.1, 0.1))
+EPISODES = 6
+EXECUTED = 4 * unit()
+"""Both keep positions and velocities below 1, and the actions that led to them, as float32.
+
+A reward is 0.1 ** x**2, where x counts margins of 0.045; its slope in x is at most 1.31.
+"""
+
+
+def collected(folder, action_repeat):
+    buffer = datasets.buffer_folder(folder, "point_mass_goal", "random")
+    datasets.collect(
+        "point_mass_goal", buffer, episodes=EPISODES, action_repeat=action_repeat, progress=False
+    )
+    return datasets.Store(datasets.build_cache(buffer, progress=False))
+
+
+def test_trajectories_equal_those_of_an_environment_of_the_same_repeat(tmp_path):
+    view = datasets.ActionRepeatView(collected(tmp_path, 4), 4, horizon=2)
+    assert view.lengths.tolist() == [2] * EPISODES
+    trajectories, reward = view.load(np.arange(EPISODES)), view.rewards(TASK)
+    env = envs.make_vec(TASK, EPISODES, action_repeat=4, horizon=2)
+    observation, _ = env.reset(seed=[start_seed(0, index) for index in range(EPISODES)])
+    for step in range(2):
+        np.testing.assert_allclose(
+            trajectories.observation[:, step], observation, rtol=0, atol=EXECUTED
+        )
+        observation, paid, *_ = env.step(trajectories.action[:, step])
+        np.testing.assert_allclose(
+            reward[:, step], paid, rtol=0, atol=4 * (2 * unit() + EXECUTED * 1.31 / 0.045)
+        )
+    with pytest.raises(ValueError, match="was collected with action_repeat=4"):
+        collected(tmp_path, 1)
+
+
+def test_actions_that_varied_are_averaged(tmp_path):
+    store = collected(tmp_path, 1)
+    view = datasets.ActionRepeatView(store, 5)
+    whole, found = store.load([1, 4]), view.load([1, 4])
+    assert view.lengths.tolist() == [2] * EPISODES  # of 12 steps, the last two are left out
+    for row in range(2):
+        for step in range(2):
+            np.testing.assert_array_equal(
+                found.observation[row, step], whole.observation[row, 5 * step]
+            )
+            mean = whole.action[row, 5 * step : 5 * step + 5].astype(np.float64).mean(axis=0)
+            np.testing.assert_allclose(
+                found.action[row, step], mean, rtol=0, atol=rounding(6)
+            )  # of five up to 1
+            np.testing.assert_allclose(
+                view.rewards(TASK, [1, 4])[row, step],
+                store.rewards(TASK, [1, 4])[row, 5 * step : 5 * step + 5].sum(),
+                rtol=rounding(6),
+            )
+
+
+def test_steps_as_they_are(tmp_path):
+    store = collected(tmp_path, 1)
+    view = datasets.ActionRepeatView(store)
+    for found, expected in zip(view.load([0, 3]), store.load([0, 3]), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(view.rewards(TASK), store.rewards(TASK))
+
+
+def test_trajectories_that_are_too_short_are_refused(tmp_path):
+    store = collected(tmp_path, 1)
+    said = "horizon=3 with data.action_repeat=5: .* have 12 steps; allowed: 1 to 2"
+    with pytest.raises(ValueError, match=said):
+        datasets.ActionRepeatView(store, 5, horizon=3)
+    with pytest.raises(ValueError, match="action_repeat=13: .* have 12 steps; allowed: 1 to 12"):
+        datasets.ActionRepeatView(store, 13)

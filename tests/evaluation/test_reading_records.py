@@ -1,0 +1,61 @@
+"""Records are read whole or refused by name, and joined without counting a run twice."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from agentic_transformer.evaluation.records import join, read_records
+from tests.evaluation.test_statistics import make_records
+
+RESULTS = Path(__file__).parents[2] / "experiments" / "results"
+
+
+def test_the_same_run_twice_is_refused():
+    table = make_records([[1.0, 2.0]])
+    with pytest.raises(ValueError, match="two of the runs hold the same records"):
+        join([table, table])
+    assert len(join([table, make_records([[1.0, 2.0]], seed=1)])) == 4
+
+
+def test_bad_records_are_named(tmp_path):
+    path = tmp_path / "records.csv"
+    make_records([[1.0, 2.0]]).drop(columns="return").to_csv(path, index=False)
+    with pytest.raises(ValueError, match=r"records.csv lacks the columns \['return'\]"):
+        read_records(path)
+    (tmp_path / "empty.csv").write_text("")
+    with pytest.raises(ValueError, match="empty.csv cannot be read"):
+        read_records(tmp_path / "empty.csv")
+    whole = make_records([[1.0, 2.0]])
+    whole.to_csv(path, index=False)
+    path.write_text(path.read_text()[:-8])
+    with pytest.raises(ValueError, match="records.csv lacks values in line 3"):
+        read_records(path)
+    whole.assign(condition="owm").to_csv(path, index=False)
+    with pytest.raises(ValueError, match="unknown condition 'owm' in line 2"):
+        read_records(path)
+    twice = make_records([[1.0, 2.0]])
+    pd.concat([twice, twice]).to_csv(path, index=False)
+    with pytest.raises(ValueError, match="two rows with the same .* line 4"):
+        read_records(path)
+
+
+def test_a_column_of_the_version_before_is_read_with_one_warning_line(tmp_path, capsys):
+    path = tmp_path / "records.csv"
+    table = make_records([[1.0, 2.0]]).assign(repeat_miss_rate=[np.nan, 0.25])
+    table.rename(columns={"repeat_miss_rate": "again"}).to_csv(path, index=False)
+    read = read_records(path)
+    assert read["repeat_miss_rate"].tolist()[1] == 0.25 and "again" not in read
+    said = capsys.readouterr().err
+    assert said == f"warning: {path}: the column again is repeat_miss_rate now\n"
+    read.to_csv(path, index=False)
+    pd.testing.assert_frame_equal(read_records(path), read)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "path", sorted(RESULTS.glob("*/records.csv.gz")), ids=lambda p: p.parent.name
+)
+def test_committed_records_are_read(path):
+    assert len(read_records(path))
