@@ -72,13 +72,7 @@ def test_the_ring_imports_nothing_of_ours():
     assert outside == {}
 
 
-def params_within():
-    # Reading a checkpoint still builds its agent. Delete the mark with that.
-    mark = pytest.mark.xfail(reason="storage knows agents", strict=False)
-    return [pytest.param(room, marks=mark if room == "training" else ()) for room in WITHIN]
-
-
-@pytest.mark.parametrize("room", params_within())
+@pytest.mark.parametrize("room", WITHIN)
 def test_packages_of_the_library_import_only_those_below_them(room):
     others = WITHIN.keys() - WITHIN[room] - {room}
     found = {
