@@ -198,7 +198,7 @@ class AgentConfig:
     )
 
 
-# Hashable, so that compiled functions can be cached by it; nothing changes a config once it is made.
+# Hashable, so that compiled functions can be cached by it; nothing changes a config later.
 @dataclass(unsafe_hash=True)
 class ModelConfig:
     """Describes the transformer and its action head."""

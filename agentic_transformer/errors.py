@@ -1,5 +1,6 @@
-"""Errors that are meant for users: at most three lines that name what is wrong, what is allowed and
-the nearest right word.
+"""Errors that are meant for users, without a traceback.
+
+They have at most three lines: what is wrong, what is allowed, and the nearest right word.
 """
 
 from __future__ import annotations

@@ -74,8 +74,10 @@ def check_horizon(task: str, data: DataConfig) -> None:
 
 
 def check_plan(command: PlanCommand) -> None:
-    """Raises a UserError unless the machine exists, its devices form such rings, and the model is
-    one that is estimated or can be compiled.
+    """Raises a UserError if what is asked for cannot be planned.
+
+    The machine has to exist, its devices to form such rings, and the model to be one that is
+    estimated or can be compiled.
     """
     try:
         topology = hardware.topology(command.topology)

@@ -1,3 +1,4 @@
-"""Command lines: `python -m experiments.<name>`; settings are under `conf/`, their types in
-`agentic_transformer/config.py`.
+"""Commands, `python -m experiments.<name>`: thin files that call functions of the other packages.
+
+Settings and their meanings are in `agentic_transformer/config.py`; `--help` prints them.
 """

@@ -1,5 +1,6 @@
-"""Measured tables and figures: `python -m experiments.benchmark suite=<name>`, one module of
-`experiments/benchmarks` a suite.
+"""Measures tables and figures: each suite is a module of `experiments/benchmarks`.
+
+python -m experiments.benchmark suite=ring
 """
 
 from __future__ import annotations
@@ -8,8 +9,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from agentic_transformer import run_files
 from agentic_transformer.config import setting
+from agentic_transformer.run_files import write_json
 from experiments.cli import app as cli
 from experiments.cli import provenance
 
@@ -33,10 +34,9 @@ class BenchmarkCommand:
 
 
 def main(config: BenchmarkCommand) -> None:
-    """Runs a suite, whose module has `run(folder)`: it prints its tables and writes CSV and figures
-    into the folder.
+    """Runs a suite, whose `run(folder)` prints its tables and writes CSV and figures.
 
-    What they were made with goes beside them, once they are whole.
+    Once they are whole, the provenance is written beside them.
     """
     folder = Path(config.out or f"experiments/results/{config.suite}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -45,9 +45,8 @@ def main(config: BenchmarkCommand) -> None:
     # Before anything is written: is the commit all that ran?
     facts = provenance.collect(argv, {"seed": 0})
     import_module(f"experiments.benchmarks.{config.suite}").run(folder)
-    run_files.write_json(
-        folder / "provenance.json", facts | {"ended": provenance.now()} | provenance.devices()
-    )
+    ended = {"ended": provenance.now()} | provenance.devices()
+    write_json(folder / "provenance.json", facts | ended)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
-"""Makes a buffer: `python -m experiments.collect task=point_mass_goal data.episodes=4000`."""
+"""Makes a buffer of reward-free episodes.
+
+python -m experiments.collect task=point_mass_goal data.episodes=4000
+"""
 
 from __future__ import annotations
 
+import datasets
 from agentic_transformer.config import CollectCommand
 from experiments.cli import app as cli
 
 
 def main(config: CollectCommand) -> None:
     """Runs a collector in a task's domain, writes its episodes, and caches them."""
-    import datasets  # with HDF5, which a check of the command line does not wait for
-
     data = config.data
     folder = datasets.buffer_folder(data.root, config.task, data.algo)
     datasets.collect(

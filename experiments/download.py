@@ -1,17 +1,20 @@
-"""Downloads one of ExoRL's data sets: `python -m experiments.download domain=walker algo=rnd`."""
+"""Downloads one of ExoRL's released data sets.
+
+python -m experiments.download domain=walker algo=rnd
+"""
 
 from __future__ import annotations
 
 import sys
 
+import datasets
 from agentic_transformer.config import DownloadCommand
 from experiments.cli import app as cli
 
 
 def main(config: DownloadCommand) -> None:
-    """Downloads, checks, unpacks and caches; exits with 1 if there is no connection or no room."""
-    # With HDF5, which a check of the command line does not wait for.
-    import datasets
+    """Downloads, checks, unpacks and caches; exit code 1 if there is no connection or no room."""
+    # Imported here: only after the checks is it certain that `datasets` is this project's.
     from datasets.download import download
 
     try:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 from agentic_transformer.config import TrainCommand
@@ -21,11 +20,10 @@ def main(config: TrainCommand, run: Path) -> None:
 
     distributed.initialize(config.mesh)
     check_processes_agree(config)
-    with ExitStack() as stack:
-        # Signals are caught from the first question on, when the loop begins. Before that they end
-        # the process at once: building caches may take minutes, and there is nothing to save yet.
-        preemption = cache(lambda: stack.enter_context(Preemption()))
-        train(config, run, lambda: preemption().agreed(), partial(run_folder.note, run))
+    # Until the loop first asks `agreed`, a signal ends the process at once: building caches may take
+    # minutes, and there is nothing to save yet.
+    with Preemption() as preemption:
+        train(config, run, preemption.agreed, partial(run_folder.note, run))
 
 
 def check_processes_agree(config: TrainCommand) -> None:

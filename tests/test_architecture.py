@@ -1,6 +1,7 @@
 """Imports run one way, and packages that must start fast import nothing slow."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,37 @@ def within(name):
 def test_every_package_of_the_library_has_its_place():
     packages = {path.parent.name for path in (ROOT / "agentic_transformer").glob("*/__init__.py")}
     assert packages == WITHIN.keys()
+
+
+@pytest.mark.parametrize("name", ["config", "errors", "random_streams", "run_files", "settings"])
+def test_what_every_package_may_import_imports_none_of_them(name):
+    found = imports(ROOT / "agentic_transformer" / f"{name}.py")
+    assert not {within(n) for n in found} & WITHIN.keys()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_private_module_of_hydra_or_its_launchers_is_imported(room):
+    libraries = HYDRA | {"hydra_plugins", "joblib", "loky"}
+    private = {
+        str(path): {
+            name
+            for name in imports(path)
+            if name.split(".")[0] in libraries and ("._" in name or "externals" in name)
+        }
+        for path in files(room)
+    }
+    assert {path: names for path, names in private.items() if names} == {}
+
+
+def test_the_cli_reaches_into_no_object_of_another_library():
+    reached = set()
+    for path in files("experiments/cli"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and re.match("_[^_]", node.attr):
+                owner = getattr(node.value, "id", "")
+                if owner not in ("self", "cls"):
+                    reached.add((owner, node.attr))
+    assert reached <= {("os", "_exit")}
 
 
 def test_the_cli_and_reports_import_no_command():

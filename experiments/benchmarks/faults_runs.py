@@ -21,10 +21,10 @@ import pandas as pd
 
 from agentic_transformer.training import checksums
 from experiments.benchmarks.faults_check import FULL_DISK, KILL, SAME_SEED, STOP, Check
-from experiments.cli import compiled
+from experiments.cli import compilation_cache
 from experiments.cli.packages import ROOT
 
-COLD = {compiled.FOLDER: ""}
+COLD = {compilation_cache.VARIABLE: ""}
 """Environment of a run that compiles everything itself."""
 
 _KILLS = 20

@@ -1,1 +1,1 @@
-"""What carries a command: its words and settings, Hydra, jobs and signals, the folder of its run."""
+"""The command line: overrides and settings, Hydra, jobs and signals, the folder of a run."""

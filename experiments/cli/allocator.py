@@ -1,4 +1,7 @@
-"""Settings of glibc's allocator; other systems, and processes with MALLOC_ variables, keep theirs."""
+"""Settings of glibc's allocator.
+
+Other systems, and processes with variables MALLOC_..., keep theirs.
+"""
 
 from __future__ import annotations
 

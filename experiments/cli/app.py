@@ -18,24 +18,18 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import hydra
 
-from agentic_transformer.errors import UserError, raise_config_error
+from agentic_transformer.errors import raise_config_error
 from agentic_transformer.settings import quote_text
-from experiments.cli import (
-    command_line,
-    devices,
-    help,
-    preemption,
-    run_folder,
-    sweeps,
-)  # fmt: skip
+from experiments.cli import command_line, devices, help, preemption, run_folder, sweeps
 from experiments.cli.command_line import CommandLine
-from experiments.cli.job import Job, print_error
+from experiments.cli.job import Job
 from experiments.cli.packages import check_packages, is_user_error
 
 
@@ -51,15 +45,19 @@ def run(main: Callable[..., Path | None], command: type, together: bool = False)
     """
     name = command.__name__.removesuffix("Command").lower()
     try:
-        preemption.raise_on_signals()
+        preemption.handle_signals()
         with preemption.as_stopped():
             check_packages()
             line = command_line.read(name, command, sys.argv[1:], together)
             argv = ["python", "-m", f"experiments.{name}", *sys.argv[1:]]
             _run(line, Job(name, main, command, argv, line.multirun), together)
-    except UserError as error:
-        print_error(name, error)
-        sys.exit(2)
+    except Exception as error:
+        for_user = is_user_error(error)
+        if for_user and "HYDRA_FULL_ERROR" not in os.environ:
+            print(f"experiments.{name}: {error}", file=sys.stderr)
+        else:
+            traceback.print_exception(error)
+        sys.exit(2 if for_user else 1)
     except preemption.Stopped as stopped:
         preemption.leave(stopped.number)
 
@@ -77,7 +75,7 @@ def _run(line: CommandLine, job: Job, together: bool) -> None:
         return
     commands = [line.make(words) for words in line.each]
     if together:
-        _run_together(job.main, commands)
+        job.main(commands)
         return
     if line.multirun:
         line = _open_sweep(line, job, commands)
@@ -114,13 +112,12 @@ def _start_hydra(line: CommandLine, words: list[str], job: Callable[[Any], None]
 
 
 def _run_single(line: CommandLine, job: Job) -> int:
-    """Runs a job alone; removes the folder of one that failed before it did anything."""
-    try:
-        _start_hydra(line, line.each[0], job)
-    except (Exception, SystemExit) as error:
-        if job.folder and getattr(error, "code", 1) in (1, 2):
+    """Runs a job alone, and raises its error; removes the folder of one that failed before work."""
+    _start_hydra(line, line.each[0], job)
+    if job.error:
+        if job.folder:
             job.folder.undo()
-        raise
+        raise job.error
     return 0
 
 
@@ -150,10 +147,10 @@ def _run_sweep(line: CommandLine, job: Job) -> int:
         Stopped: a signal has stopped it.
         UserError: bad input kept every job from its work.
     """
-    folder, crashed, stopped = job.folder.place, False, None
+    folder, crashed = job.folder.place, False
     words = [f"hydra.sweep.dir={quote_text(str(folder))}"]
     if line.value("hydra/launcher") == "joblib":
-        preemption.forward_signals()
+        preemption.handle_signals(in_pool=True)
         if (count := len(devices.accelerators())) and not line.value("hydra.launcher.n_jobs"):
             words.append(f"hydra.launcher.n_jobs={count}")
     words += [*(one.word for one in line.assignments), "--multirun"]
@@ -178,22 +175,11 @@ def _check_devices(line: CommandLine, commands: list[Any]) -> None:
 
     Jobs share a process, which has one number.
     """
-    counts: dict[int, str] = {}
-    for words, command in zip(line.each, commands, strict=True):
-        if hasattr(command, "mesh"):
-            counts.setdefault(command.mesh.virtual_devices, " ".join(words))
+    jobs = zip(commands, line.each, strict=True)
+    counts = {job.mesh.virtual_devices: words for job, words in jobs if hasattr(job, "mesh")}
     if len(counts) > 1:
-        jobs = "; ".join(f"mesh.virtual_devices={n} of {words}" for n, words in counts.items())
+        asked = (f"mesh.virtual_devices={n} of {' '.join(words)}" for n, words in counts.items())
         raise_config_error(
-            f"a process has one number of devices: {jobs}", "one command for each number"
+            f"a process has one number of devices: {'; '.join(asked)}",
+            "one command for each number",
         )
-
-
-def _run_together(main: Callable[..., None], commands: list[Any]) -> None:
-    """Runs a command on all its combinations of settings at once."""
-    try:
-        main(commands)
-    except (ValueError, FileNotFoundError) as error:
-        if not is_user_error(error) or "HYDRA_FULL_ERROR" in os.environ:
-            raise
-        raise UserError(str(error)) from error

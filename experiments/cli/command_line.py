@@ -29,10 +29,10 @@ PLACES = ("run", "resume")
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        allowed = (
-            "overrides such as train.steps=100, and Hydra's flags: -m, --help, --cfg job, --info"
+        flags = "-m, --help, --cfg job, --info"
+        raise_config_error(
+            message, f"overrides such as train.steps=100, and Hydra's flags: {flags}"
         )
-        raise_config_error(message, allowed)
 
 
 def _parse_flags(argv: list[str]) -> argparse.Namespace:
@@ -117,9 +117,8 @@ class CommandLine:
         except OmegaConfBaseException as error:
             raise_config_error(" ".join(str(error).split()))
         if not isinstance(made, self.command):
-            raise_config_error(
-                f"{self.config_name}.yaml has no types", "defaults: [schema, _self_]"
-            )
+            problem = f"{self.config_name}.yaml does not start from the command's settings"
+            raise_config_error(problem, "defaults: [schema, _self_]")
         check_command(made)
         return made
 

@@ -1,5 +1,6 @@
-"""The devices of a process, chosen before jax is imported: virtual ones of the CPU, or one
-accelerator for each job of a sweep.
+"""The devices of a process, chosen before jax is imported.
+
+They are virtual ones of the CPU, or one accelerator for each job of a sweep.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def accelerators() -> dict[str, str]:
 
 @cache
 def claim_accelerator() -> None:
-    """Takes an accelerator for this process alone, where the machine has any; waits for a free one."""
+    """Takes an accelerator for this process alone, if there are any; waits for a free one."""
     folder = Path(tempfile.gettempdir()) / f"accelerators-{os.getuid()}"
     folder.mkdir(exist_ok=True)
     while devices := accelerators():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import traceback
@@ -20,6 +19,7 @@ from agentic_transformer.errors import raise_config_error
 from agentic_transformer.settings import settings_of, shell_words
 from agentic_transformer.training.distributed import process_info
 from experiments.cli import allocator, compilation_cache, devices, preemption, run_folder
+from experiments.cli.packages import is_user_error
 from experiments.cli.run_folder import Opened
 
 
@@ -36,6 +36,8 @@ class Job:
     multirun: bool
     folder: Opened | None = None
     """Folder of the run or sweep; None for a command without one, and beside process 0."""
+    error: Exception | None = None
+    """Error of a job that is not a sweep's."""
 
     @property
     def makes_run(self) -> bool:
@@ -70,10 +72,10 @@ class Job:
             self.folder = run_folder.open_run(self.parent(command), self.name, command)
 
     def __call__(self, config: DictConfig) -> None:
-        """Runs the command; exits on failure, except in a sweep, whose end reports it."""
+        """Runs the command; keeps its error, except in a sweep, where the job's status has it."""
         hydra = HydraConfig.get()
         in_pool = self.multirun and hydra.runtime.choices["hydra/launcher"] == "joblib"
-        preemption.forward_signals() if in_pool else preemption.raise_on_signals()
+        preemption.handle_signals(in_pool)
         if preemption.received() is not None:  # a sweep that is stopped begins no more jobs
             return
         place = self.folder.place if self.folder else Path(config.get("run") or "")
@@ -82,32 +84,31 @@ class Job:
             place.mkdir(exist_ok=True)
         overrides = OmegaConf.to_container(hydra.overrides.task)  # not resolved
         with preemption.sweep_job() if in_pool else nullcontext():
-            if in_pool:
-                devices.claim_accelerator()
-            code = self._run(place, OmegaConf.to_object(config), overrides)
-            if code and not self.multirun:
-                sys.exit(code)
+            try:
+                if in_pool:
+                    devices.claim_accelerator()
+                self._run(place, OmegaConf.to_object(config), overrides)
+            except Exception as error:
+                self.error = error
+                if self.multirun and not is_user_error(error):
+                    traceback.print_exception(error)
 
-    def _run(self, place: Path, command: Any, overrides: list[str]) -> int:
-        """Runs the command in its folder, if it has one; returns the exit code."""
+    def _run(self, place: Path, command: Any, overrides: list[str]) -> None:
+        """Runs the command in its folder, if it has one."""
         allocator.keep_freed()
+        devices.make_virtual_devices(command)
         if hasattr(command, "mesh"):  # of commands that compute
             compilation_cache.enable()
-        try:
-            devices.make_virtual_devices(command)
-            if not self.makes_run and not self.multirun:
-                with preemption.as_stopped():
-                    self._work(place, command, overrides)
-            elif hasattr(command, "mesh") and process_info(command.mesh)[0] > 0:
-                place.mkdir(parents=True, exist_ok=True)  # perhaps before process 0 makes it
-                if run_folder.status(place).get("state") != "finished":
-                    self.main(command, place)
-            else:
-                with run_folder.lock(place):
-                    self._run_in_folder(place, command, overrides)
-        except Exception as error:
-            return self._report(error)
-        return 0
+        if not self.makes_run and not self.multirun:
+            with preemption.as_stopped():
+                self._work(place, command, overrides)
+        elif hasattr(command, "mesh") and process_info(command.mesh)[0] > 0:
+            place.mkdir(parents=True, exist_ok=True)  # perhaps before process 0 makes it
+            if run_folder.status(place).get("state") != "finished":
+                self.main(command, place)
+        else:
+            with run_folder.lock(place):
+                self._run_in_folder(place, command, overrides)
 
     def _run_in_folder(self, place: Path, command: Any, overrides: list[str]) -> None:
         """Runs the command in a folder that this process has locked, unless it is finished."""
@@ -139,15 +140,6 @@ class Job:
         run_folder.describe(results / self.name, command, overrides, facts)
         return {"results": str(results.resolve())}
 
-    def _report(self, error: Exception) -> int:
-        """Prints an error, unless the end of a sweep will; returns the exit code."""
-        code = run_folder.outcome(error)["exit_code"]
-        if code == 1 or "HYDRA_FULL_ERROR" in os.environ:
-            traceback.print_exception(error)
-        elif not self.multirun:
-            print_error(self.name, error)
-        return code
-
     def resume_command(self, place: Path) -> str:
         """Returns the command line that goes on with what was stopped.
 
@@ -160,11 +152,6 @@ class Job:
         named = any(word.lstrip("+").startswith("run=") for word in words)
         run = {} if named else {"run": str(place)}
         return f"{shlex.join(words)} {shell_words(run | {'resume': True})}"
-
-
-def print_error(name: str, error: Exception) -> None:
-    """Prints an error for the user of a command."""
-    print(f"experiments.{name}: {error}", file=sys.stderr)
 
 
 def _inherit_evaluation(command: Any, overrides: list[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
@@ -78,9 +78,8 @@ def read(
         override = reader.parse(word)
         key = setting_or_group(override)
         if key in found:
-            raise_config_error(
-                f"{key} is given twice: {found[key].word} and {word}", "each setting once"
-            )
+            given = f"{found[key].word} and {word}"
+            raise_config_error(f"{key} is given twice: {given}", "each setting once")
         found[key] = Assignment(key, reader.check(override, word))
     return list(found.values())
 
@@ -143,58 +142,55 @@ class _Reader:
     def check(self, override: Override, word: str) -> list[Override]:
         """Raises a UserError if an override is wrong; returns an override for each value."""
         key, sweep = setting_or_group(override), override.is_sweep_override()
-        adds = override.is_add() or override.is_force_add()
         if override.is_hydra_override():
-            if any(lies_in(key, name) or lies_in(name, key) for name in RESERVED):
-                raise_config_error(
-                    f"{word}: run folders are not Hydra's here",
-                    "run=<folder> names the folder, -m makes a sweep, key=a,b gives its values",
-                )
-            if sweep or (adds and not lies_in(key, "hydra.job.env_set")):
-                raise_config_error(
-                    f"{word}: Hydra's own settings have one value each, and none can be added",
-                    "those that --cfg hydra shows",
-                )
+            self._check_hydra(override, key, word)
             return [override]
         setting, options = self.known.get(key), self.groups.get(key.partition("@")[0])
+        if setting is None and options is None:
+            self._raise_unknown(key, word)
+        allowed = setting.allowed if setting else listing(options)
         if override.is_delete():
             raise_config_error(f"{word}: no setting can be removed", "key=value")
-        if setting is None and options is None:
-            names = {*self.known, *self.groups}
-            inside = {name for name in names if name.startswith(key.rpartition(".")[0] + ".")}
-            near = inside or {name.partition(".")[0] for name in names}
-            raise_config_error(
-                f"{word}: there is no setting {key}", listing(near), nearest(key, names)
-            )
-        allowed = setting.allowed if setting else listing(options)
         if sweep and not self.multirun:
             hint = " (a list is written [a,b])" if setting and setting.many else ""
-            raise_config_error(
-                f"{word}: several values make a sweep, which needs -m{hint}", allowed
-            )
+            problem = f"{word}: several values make a sweep, which needs -m{hint}"
+            raise_config_error(problem, allowed)
         if sweep and (key == "resume" or (key == "run" and setting.optional)):
-            raise_config_error(
-                f"{word}: a sweep is one folder, with a folder for each job in it", "one value"
-            )
+            problem = f"{word}: a sweep is one folder, with a folder for each job in it"
+            raise_config_error(problem, "one value")
         singles = self._expand(override, word, options)
         if not singles:
             raise_config_error(f"{word}: an empty sweep", allowed)
         values = [single.value() for single in singles]
         for value in values:
-            if setting is None and format_value(value) not in options:
-                raise_config_error(
-                    f"{key}={format_value(value)}: no such option",
-                    allowed,
-                    nearest(format_value(value), options),
-                )
+            text = format_value(value)
+            if values.count(value) > 1:
+                raise_config_error(f"{word}: {text} stands there twice", "each once")
+            if setting is None and text not in options:
+                raise_config_error(f"{key}={text}: no such option", allowed, nearest(text, options))
             # An interpolation is checked once it is resolved.
             if setting is not None and not (isinstance(value, str) and "${" in value):
                 setting.check(value)
                 if key == "task":
                     check_task(value)
-            if values.count(value) > 1:
-                raise_config_error(f"{word}: {format_value(value)} stands there twice", "each once")
         return singles
+
+    def _check_hydra(self, override: Override, key: str, word: str) -> None:
+        """Raises a UserError unless an override of Hydra's own settings may stand here."""
+        if any(lies_in(key, name) or lies_in(name, key) for name in RESERVED):
+            ours = "run=<folder> names the folder, -m makes a sweep, key=a,b gives its values"
+            raise_config_error(f"{word}: run folders are not Hydra's here", ours)
+        adds = override.is_add() or override.is_force_add()
+        if override.is_sweep_override() or (adds and not lies_in(key, "hydra.job.env_set")):
+            problem = f"{word}: Hydra's own settings have one value each, and none can be added"
+            raise_config_error(problem, "those that --cfg hydra shows")
+
+    def _raise_unknown(self, key: str, word: str) -> NoReturn:
+        """Raises a UserError that names the settings beside an unknown one."""
+        names = {*self.known, *self.groups}
+        inside = {name for name in names if name.startswith(key.rpartition(".")[0] + ".")}
+        allowed = listing(inside or {name.partition(".")[0] for name in names})
+        raise_config_error(f"{word}: there is no setting {key}", allowed, nearest(key, names))
 
     def _expand(self, override: Override, word: str, options: list[str] | None) -> list[Override]:
         """Returns an override for each value of a sweep."""

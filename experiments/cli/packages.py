@@ -15,7 +15,7 @@ PACKAGES = ("envs", "datasets", "agentic_transformer", "experiments")
 
 
 def check_packages() -> None:
-    """Raises a UserError if another package hides one of ours, as Hugging Face's `datasets` would."""
+    """Raises a UserError if a package hides one of ours, as Hugging Face's `datasets` would."""
     for package in PACKAGES:
         spec = importlib.util.find_spec(package)
         places = [spec.origin, *(spec.submodule_search_locations or ())] if spec else []

@@ -57,20 +57,20 @@ def _heeded() -> list[signal.Signals]:
     return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
-def raise_on_signals() -> None:
-    """Makes the signals raise `Stopped`; handlers of a launcher, such as submitit's, stay."""
+def handle_signals(in_pool: bool = False) -> None:
+    """Makes the signals raise `Stopped`; handlers of a launcher, such as submitit's, stay.
+
+    Args:
+        in_pool: whether this process launches jobs of a sweep in processes of joblib, or is one of
+            these. The signals then end the jobs under way, here and in processes started from here.
+    """
     _watch()
+    if in_pool:
+        _State.launches, _State.in_job = True, False
     for number in _heeded():
-        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+        default = signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+        if default or in_pool:
             signal.signal(number, _stop)
-
-
-def forward_signals() -> None:
-    """Makes the signals end the jobs of a sweep, in this process and in those it has started."""
-    _watch()
-    _State.launches, _State.in_job = True, False
-    for number in _heeded():
-        signal.signal(number, _stop)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -168,10 +168,11 @@ def _watch() -> None:
             if select.select([reader], [], [], patience)[0]:
                 interrupts += os.read(reader, 1)[0] == signal.SIGINT
                 patience = _POLL_SECONDS
-            elif _State.number is not None and not _State.caught:
-                if time.monotonic() - _State.raised > _UNWIND_SECONDS:
-                    interrupts -= _State.number == signal.SIGINT  # the one that is sent here
-                    signal.pthread_kill(threading.main_thread().ident, _State.number)
+                continue
+            lost = _State.number is not None and not _State.caught
+            if lost and time.monotonic() - _State.raised > _UNWIND_SECONDS:
+                interrupts -= _State.number == signal.SIGINT  # the one that is sent here
+                signal.pthread_kill(threading.main_thread().ident, _State.number)
         os._exit(128 + signal.SIGINT)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -214,6 +215,7 @@ class Preemption:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if self._received is not None and error is None:
+            _State.number, _State.raised = self._received, time.monotonic()
             if self._received != signal.SIGINT:  # a launcher may have an answer of its own
                 os.kill(os.getpid(), self._received)
             raise Stopped(self._received)

@@ -47,7 +47,7 @@ def collect(command: list[str], seeds: dict[str, int]) -> dict[str, Any]:
 
 
 def changes() -> str | None:
-    """Returns a SHA-256 of all changes since the commit, and of new files' names; None without git."""
+    """Returns a SHA-256 of changes since the commit and names of new files; None without git."""
     parts = _git("status", "--porcelain"), _git("diff", "HEAD")
     return None if None in parts else hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
@@ -80,7 +80,7 @@ def _git(*arguments: str) -> str | None:
 
 @cache
 def _is_tracked() -> bool:
-    """Returns whether the repository around this code holds it: a user's own may be around a copy."""
+    """Returns whether the repository around this code holds it; a user's own may be around it."""
     return _run_git("ls-files", "--error-unmatch", __file__) is not None
 
 

@@ -113,10 +113,8 @@ def open_folder(parent: Path, named: Path | None, resume: bool) -> Opened:
         raise_config_error(f"run={named}: {error.strerror}", "a place where a folder can be made")
     if opened.before and not resume:
         holds = "a run" if STATUS in opened.before else "files"
-        raise_config_error(
-            f"run={named}: the folder holds {holds} already",
-            "a new folder, or resume=true to continue what is there",
-        )
+        allowed = "a new folder, or resume=true to continue what is there"
+        raise_config_error(f"run={named}: the folder holds {holds} already", allowed)
     return opened
 
 
@@ -135,29 +133,24 @@ def open_run(parent: Path, name: str, command: Any) -> Opened:
     if named:
         check_same(named, command)
     elif command.resume:
-        runs = (run for run in unfinished(parent, CONFIG) if status(run).get("command") == name)
-        named = next((run for run in runs if _is_run_of(run, command)), None)
-        if named is None:
-            raise_config_error(
-                f"resume=true: no unfinished run with these settings in {parent}", "run=<folder>"
-            )
+        for folder in unfinished(parent, CONFIG):
+            # A run of another version, which had other settings, is passed over.
+            with suppress(UserError):
+                check_same(folder, command)
+                if status(folder).get("command") == name:
+                    named = folder
+                    break
+        else:
+            problem = f"resume=true: no unfinished run with these settings in {parent}"
+            raise_config_error(problem, "run=<folder>")
     return open_folder(parent, named, command.resume)
 
 
 def unfinished(parent: Path, file: str) -> list[Path]:
-    """Returns folders in `parent` that hold `file`, are not finished and not locked, newest first."""
+    """Returns unfinished and unlocked folders in `parent` that hold `file`, newest first."""
     found = [path.parent for path in parent.glob(f"*/{file}")]
     found = [run for run in found if status(run).get("state") != "finished" and not is_locked(run)]
     return sorted(found, key=lambda run: status(run).get("started", ""), reverse=True)
-
-
-def _is_run_of(folder: Path, command: Any) -> bool:
-    """Returns whether a run has these settings; a run of another version, with others, has not."""
-    try:
-        check_same(folder, command)
-    except UserError:
-        return False
-    return True
 
 
 def check_same(folder: Path, command: Any) -> None:
@@ -168,11 +161,9 @@ def check_same(folder: Path, command: Any) -> None:
     for key in settings_of(type(command)):
         there, here = value_at(earlier, key), value_at(command, key)
         if there != here and not lies_in(key, *FREE):
-            raise_config_error(
-                f"run={folder} cannot be continued: {key} is {format_value(there)} there and "
-                f"{format_value(here)} here",
-                "the settings it was started with",
-            )
+            difference = f"{key} is {format_value(there)} there and {format_value(here)} here"
+            problem = f"run={folder} cannot be continued: {difference}"
+            raise_config_error(problem, "the settings it was started with")
 
 
 def read_config(folder: Path, command: type) -> Any:
@@ -183,10 +174,8 @@ def read_config(folder: Path, command: type) -> Any:
     """
     path = folder / CONFIG
     if not path.is_file():
-        raise_config_error(
-            f"run={folder}: no run is there ({CONFIG} is missing)",
-            "a run folder of experiments.train",
-        )
+        problem = f"run={folder}: no run is there ({CONFIG} is missing)"
+        raise_config_error(problem, "a run folder of experiments.train")
     if not path.stat().st_size:
         raise_config_error(f"{path} is empty", "a folder whose settings were written whole")
     try:
@@ -205,7 +194,7 @@ def facts_of(command: Any, argv: list[str]) -> dict[str, Any]:
 
 
 def describe(folder: Path, command: Any, overrides: list[str], facts: dict[str, Any]) -> None:
-    """Writes into a run's folder what the run is; for a resumed run, its changes and one more entry.
+    """Writes what a run is into its folder; for a resumed run, one more entry of provenance.
 
     Args:
         folder: of the run.

@@ -44,9 +44,8 @@ def find(parents: Iterable[Path], read: Read, line: CommandLine) -> tuple[Path |
                 with suppress(UserError):
                     return folder, _in_order(folder, read, line)
     places = ", ".join(map(str, parents))
-    return raise_config_error(
-        f"resume=true: no unfinished sweep with these values in {places}", "run=<folder>"
-    )
+    problem = f"resume=true: no unfinished sweep with these values in {places}"
+    return raise_config_error(problem, "run=<folder>")
 
 
 def _in_order(folder: Path, read: Read, line: CommandLine) -> CommandLine:
@@ -57,11 +56,9 @@ def _in_order(folder: Path, read: Read, line: CommandLine) -> CommandLine:
         one, other = earlier.get(key), here.get(key)
         if one is None or other is None or not _same_values(one, other):
             words = [known.word if known else f"no {key}" for known in (one, other)]
-            raise_config_error(
-                f"run={folder}: the sweep there had other overrides: {words[0]} there and "
-                f"{words[1]} here",
-                " ".join(known.word for known in earlier.values()),
-            )
+            difference = f"{words[0]} there and {words[1]} here"
+            problem = f"run={folder}: the sweep there had other overrides: {difference}"
+            raise_config_error(problem, " ".join(known.word for known in earlier.values()))
     others = [one for one in line.assignments if one not in line.learned]
     return replace(line, assignments=[*earlier.values(), *others])
 

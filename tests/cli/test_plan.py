@@ -170,6 +170,7 @@ def test_a_report_says_what_its_estimate_is_not_of(tmp_path, monkeypatch, capsys
 def test_backbones_that_do_not_share_a_sequence_need_no_settings_of_a_ring(
     tmp_path, monkeypatch, capsys
 ):
-    words = "topology=v5e:4x4 model.blockwise_feedforward=false model.attention=dense,memory_efficient ring=null,1 compile=nothing"
+    words = "topology=v5e:4x4 model.blockwise_feedforward=false compile=nothing"
+    words += " model.attention=dense,memory_efficient ring=null,1"
     run(plan.main, f"{words} solve=context out=out", tmp_path, monkeypatch)
     assert list(pd.read_csv(tmp_path / "out" / "plan.csv").ring) == 4 * [1]

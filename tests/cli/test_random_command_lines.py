@@ -54,10 +54,14 @@ NUMBERS = {
 GROUPS = {"agent": ["at", "dt", "bc"], "model": ["small", "paper"]}
 # A wrong word, for every command and for each.
 FAULTS = {
-    "every": ["typo=1", "+typo.x=2", "~{text}", "{text}=", "{text}='open", "{text}=[", "{text}=a,b", "hydra.run.dir=x", "--flag"],
+    "every": [
+        "typo=1", "+typo.x=2", "~{text}", "{text}=", "{text}='open", "{text}=[", "{text}=a,b",
+        "hydra.run.dir=x", "--flag",
+    ],
     "train": [
-        "seed=-1", "seed=1.5", "seed=many", "seed=2e1", "model.width=[8]", "train.learning_rate=nan", "eval.trajectories=[1,1]",
-        "agent=none", "model.scan_layers=1", "task=nowhere", "model.heads=7", "data.horizon=0", "data.episodes={{a:1}}", "resume=x",
+        "seed=-1", "seed=1.5", "seed=many", "seed=2e1", "model.width=[8]",
+        "train.learning_rate=nan", "eval.trajectories=[1,1]", "agent=none", "model.scan_layers=1",
+        "task=nowhere", "model.heads=7", "data.horizon=0", "data.episodes={{a:1}}", "resume=x",
     ],
     "collect": ["data.episodes=0", "data.seed=x", "data.relabel=1", "task=nowhere"],
     "plot": ["runs=x", "runs=[a,a]", "runs=[1.0,1.0]", "out="],

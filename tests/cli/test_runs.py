@@ -1,4 +1,4 @@
-"""Runs started from the command line: their folders, what those say, resuming, sweeps, exit codes."""
+"""Runs started from the command line: folders, what they say, resuming, sweeps, exit codes."""
 
 import errno
 import json
@@ -147,10 +147,16 @@ def test_a_run_that_goes_on_is_left_alone(command):
     assert states(command.folder / "busy") == {"busy": "running"}
 
 
+NO_DATA = """
+from agentic_transformer.errors import raise_config_error
+raise_config_error("no data", "data")
+"""
+
+
 def test_bad_input_found_later_leaves_nothing(command):
     missing = command(
         "run=quiet/new",
-        body="from agentic_transformer.errors import raise_config_error\nraise_config_error('no data', 'data')",
+        body=NO_DATA,
     )
     assert (missing.returncode, missing.stderr) == (
         2,
@@ -159,7 +165,7 @@ def test_bad_input_found_later_leaves_nothing(command):
     assert not (command.folder / "quiet" / "new").exists()
     shown = command(
         "run=other",
-        body="from agentic_transformer.errors import raise_config_error\nraise_config_error('no data', 'data')",
+        body=NO_DATA,
     )
     assert shown.returncode == 2 and states(command.folder / "other") == {
         "other": "failed"
@@ -228,8 +234,8 @@ WAIT = """
 import time
 from experiments.cli.preemption import Preemption
 with Preemption() as preemption:
-    (run / "ready").touch()
     while not preemption.requested:
+        (run / "ready").touch()
         time.sleep(0.05)
     (run / "saved").touch()
 """
@@ -419,7 +425,9 @@ import time, jax, logging
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_enable_compilation_cache", True)
 found = []
-jax.monitoring.register_event_listener(lambda name, **_: found.append(name) if name.endswith("cache_hits") else None)
+def listen(name, **_):
+    found.extend([name] if name.endswith("cache_hits") else [])
+jax.monitoring.register_event_listener(listen)
 jax.jit(lambda x: jax.numpy.sin(x) @ x)(jax.numpy.ones((8, 8)))
 print("hits", len(found))
 """

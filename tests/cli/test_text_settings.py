@@ -1,11 +1,12 @@
-"""Text settings keep exactly what was typed, wherever it goes: folders, config.yaml, a resumed run."""
+"""Text settings keep what was typed, wherever it goes: folders, config.yaml, a resumed run."""
 
 import pytest
 from omegaconf import OmegaConf
 
 # Hydra or YAML would read each as a number, a truth value, nothing, or not at all.
 TEXTS = [
-    "20260304_0506", "1.10", "1e3", "0x10", "007", "true", "No", "1_000", ".5", "-1", "nan", "inf", "12:30:45", "2026-03-04",
+    "20260304_0506", "1.10", "1e3", "0x10", "007", "true", "No", "1_000", ".5", "-1", "nan", "inf",
+    "12:30:45", "2026-03-04",
     "café", "日本", "a=b", "lr=1e-3", "a b", "#1", "a;b", "50%", "$HOME", "a&b", "~", "null",
 ]  # fmt: skip
 QUOTED = {"~": "'~'", "null": "'null'"}
