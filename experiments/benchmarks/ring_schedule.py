@@ -1,4 +1,4 @@
-"""The schedule that XLA makes of the ring for TPU pods, compiled offline (extra `tpu`).
+"""Compiles the ring for TPU pods and reads the schedule that XLA makes (extra `tpu`).
 
 No TPU is present and nothing runs.
 """

@@ -1,4 +1,4 @@
-"""Speed of attention on 8 virtual CPU devices, ours and others', by CPU time.
+"""Measures attention on 8 virtual CPU devices, ours and others', by CPU time.
 
 All calls are interleaved in one process.
 """

@@ -1,4 +1,4 @@
-"""Utilisation of a layer's training step: the ring at N times the context of one device.
+"""Measures a layer's training step: the ring at N times the context of one device.
 
 It is compared with blockwise on that device.
 """

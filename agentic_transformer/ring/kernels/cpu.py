@@ -1,4 +1,4 @@
-"""The kernel for CPUs: plain JAX, written and measured for XLA's CPU backend.
+"""Defines the kernel for CPUs: plain JAX, written and measured for XLA's CPU backend.
 
 What makes it fast there:
 - Chunks of 256 x 256 scores (256 KiB) stay in a core's cache beside their operands.

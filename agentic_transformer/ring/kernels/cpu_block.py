@@ -1,4 +1,4 @@
-"""Attention of the CPU kernel within one block, all at once: its formulas and its arithmetic.
+"""Computes attention of the CPU kernel within one block: its formulas and its arithmetic.
 
 XLA's CPU backend compiles what stands here to fast and exact code. No product has a transposed
 operand, which would cost up to three quarters of its speed.
