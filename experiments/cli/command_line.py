@@ -24,7 +24,7 @@ from experiments.cli.overrides import Assignment
 from experiments.cli.packages import CONF
 
 # Settings that say where a run lies, not what it is.
-PLACES = ("run", "resume")
+FOLDER_SETTINGS = ("run", "resume")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -70,14 +70,14 @@ class CommandLine:
     assignments: list[Assignment] = field(default_factory=list)
 
     @property
-    def each(self) -> list[list[str]]:
+    def jobs(self) -> list[list[str]]:
         """Returns the overrides of each job; the last sweep changes fastest, as in Hydra."""
         return list(map(list, itertools.product(*(one.words for one in self.assignments))))
 
     @property
-    def learned(self) -> list[Assignment]:
+    def defining(self) -> list[Assignment]:
         """Returns the assignments that decide what is done, not where or by which launcher."""
-        free = (*PLACES, "hydra")
+        free = (*FOLDER_SETTINGS, "hydra")
         return [one for one in self.assignments if re.split("[./]", one.key)[0] not in free]
 
     def value(self, key: str, default: Any = None) -> Any:
@@ -103,7 +103,7 @@ class CommandLine:
             added = next((word.lstrip("+") for word in words if word.startswith("+")), "")
             raise_config_error(text, added)
 
-    def make(self, words: list[str]) -> Any:
+    def make_settings(self, words: list[str]) -> Any:
         """Returns the settings that overrides make; every value is checked.
 
         Raises:
