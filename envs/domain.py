@@ -78,7 +78,7 @@ class Domain:
         reward_readings: names of the readings that rewards take.
         shaped_rewards: scores that a planner can climb, by behaviour, where the reward itself is
             flat almost everywhere.
-        stages: the functions of MuJoCo's pipeline that compute `reward_readings` of a bare state.
+        stages: the functions of MuJoCo's pipeline that compute the readings of a bare state.
             They leave out collisions and the solver, which take most of a full forward pass.
         control_steps: control steps of dm_control's environment in one agent step.
         use_threads: whether a step takes long enough (0.1 ms) for threads to gain anything.

@@ -1,5 +1,5 @@
 """Attention and its gradients as the formulas stand, in numpy float64, with bounds on the error of
-any float32 arithmetic."""
+any arithmetic in float32, or with factors in 16 bits."""
 
 from typing import NamedTuple
 
@@ -42,6 +42,7 @@ def attention_and_bounds(
     window=None,
     length=None,
     exponential=4,
+    products=np.float32,
 ):
     """Returns `Exact` results and bounds on the error of each number of them in float32, in any
     order of summation.
@@ -49,8 +50,12 @@ def attention_and_bounds(
     A score s = q.k is rounded as a sum of head_dim terms, and where it is scaled and shifted, six
     times at its own size. Its exponential turns that absolute error into a relative one of the
     weight: errors grow with the size of the scores. What all weights of a query have in common
-        cancels, as the output is relative to their sum. The bounds carry these errors
+    cancels, as the output is relative to their sum. The bounds carry these errors
     through the formulas, each weighted by what it falls on.
+
+    In 16 bits, sums are still float32's, but weights and gradients of scores are rounded to 16 bits
+    before they are multiplied with values, keys, queries and cotangents, and so is the output from
+    which delta = rowsum(O dO) is computed.
 
     Args:
         query: (batch, queries, heads, head_dim); as many queries as keys if causal.
@@ -62,6 +67,7 @@ def attention_and_bounds(
         window: keys that a query sees.
         length: tokens that are no padding.
         exponential: the error of an exponential, in units of rounding.
+        products: the type of the factors of products with weights, and of the results.
     """
     query, key, value, weights = (
         np.asarray(x, np.float64)
@@ -69,6 +75,7 @@ def attention_and_bounds(
     )
     batch, queries, heads, head_dim = query.shape
     group, scale, u = heads // key.shape[2], head_dim**-0.5, unit()
+    of_factor = 0 if np.dtype(products) == np.float32 else unit(products)
     exact, bounds = (
         Exact(*(np.zeros(x.shape) for x in (query, query, key, value))) for _ in range(2)
     )
@@ -114,6 +121,7 @@ def attention_and_bounds(
             output
         )  # an output is a mean of values, whatever the weights
         of_output = np.minimum(beyond, within) + of_row * (share @ v_ + np.abs(output))
+        of_output += of_factor * (share @ v_)
         # The gradient divides by the sum of weights as it was computed, whose error all weights of
         # a query share.
         of_weight += (
@@ -122,12 +130,14 @@ def attention_and_bounds(
             + 2 * u * np.abs(largest + np.log(np.maximum(total, 1)))
         )
         pushed = w_ @ v_.T
-        of_delta = of_row * (share * pushed).sum(axis=1, keepdims=True) + (w_ * of_output).sum(
-            axis=1, keepdims=True
-        )
+        of_delta = of_row * (share * pushed).sum(axis=1, keepdims=True) + (
+            w_ * (of_output + of_factor * np.abs(output))
+        ).sum(axis=1, keepdims=True)
         of_scores = np.abs(dscores) * (of_weight + 3 * u) + scale * share * (
             of_product * pushed + of_delta
         )
+        of_scores += of_factor * (np.abs(dscores) + of_scores)
+        of_weight += of_factor
         bounds.output[b, rows, h] = of_output
         bounds.query[b, rows, h] = of_scores @ k_ + of_row * (np.abs(dscores) @ k_)
         bounds.key[b, :, g] += of_scores.T @ q_ + of_sum * (np.abs(dscores).T @ q_)

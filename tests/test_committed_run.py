@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from agentic_transformer.agents.load import load
 from agentic_transformer.config import TrainCommand
 from agentic_transformer.evaluation.conditions import evaluation_tasks
 from agentic_transformer.evaluation.rollouts import Evaluation
 from experiments.cli.run_folder import read_config
+
+pytestmark = pytest.mark.slow
 
 MAZE = Path(__file__).parents[1] / "experiments" / "results" / "maze"
 

@@ -7,6 +7,8 @@ import pytest
 
 from tests.processes import environment
 
+pytestmark = pytest.mark.slow
+
 LEFT_OPEN = {
     "a store on disk": """
 import datasets

@@ -93,6 +93,7 @@ def test_every_cell_is_a_valid_setting(task, column):
         assert command.train.batch * command.agent.trajectories == 32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("column", COLUMNS[:5], ids=lambda words: words[0])
 def test_columns_train(root, tmp_path, column):
     short = SHORT if column[0].startswith("model") else []
@@ -100,12 +101,14 @@ def test_columns_train(root, tmp_path, column):
     assert np.isfinite(pd.read_csv(tmp_path / "metrics.csv")["loss"]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS[:-1])
 def test_rows_train(root, tmp_path, task):
     train.main(cell(task, COLUMNS[5], *SMALL, *SHORT, f"data.root={root}"), tmp_path)
     assert np.isfinite(pd.read_csv(tmp_path / "metrics.csv")["loss"]).all()
 
 
+@pytest.mark.slow
 def test_a_cell_is_evaluated_with_the_actions_held_and_episodes_as_short(root, tmp_path):
     command = replace(
         cell("cartpole_swingup", COLUMNS[5], *SMALL, *SHORT, f"data.root={root}"), run=str(tmp_path)

@@ -12,6 +12,8 @@ import pytest
 from agentic_transformer.evaluation.records import REQUIRED, UNIT
 from tests.processes import environment
 
+pytestmark = pytest.mark.slow
+
 SMALL = [
     "data.episodes=120",
     "data.tasks=6",

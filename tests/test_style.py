@@ -6,40 +6,6 @@ from tests import style
 
 ROOMS = sorted({style.room_of(path) for path in style.modules()})
 TESTS = sorted({style.room_of(path) for path in (style.ROOT / "tests").rglob("*.py")})
-# These rooms are being reworded. Delete a line when its room is done.
-UNFINISHED = {
-    "agentic_transformer",
-    "agentic_transformer/agents",
-    "agentic_transformer/capacity",
-    "agentic_transformer/contexts",
-    "agentic_transformer/evaluation",
-    "agentic_transformer/models",
-    "agentic_transformer/ring",
-    "agentic_transformer/training",
-    "experiments",
-    "experiments/benchmarks",
-    "experiments/capacity",
-    "experiments/cli",
-    "experiments/reports",
-    "tests",
-    "tests/agents",
-    "tests/capacity",
-    "tests/cli",
-    "tests/contexts",
-    "tests/evaluation",
-    "tests/faults",
-    "tests/models",
-    "tests/multidevice",
-    "tests/reports",
-    "tests/ring",
-    "tests/training",
-}
-
-
-def params(rooms):
-    mark = pytest.mark.xfail(reason="not reworded yet", strict=False)
-    return [pytest.param(room, marks=mark if room in UNFINISHED else ()) for room in rooms]
-
 
 def problems(room, check):
     """Returns the problems of a room's files, by the path of the file."""
@@ -62,22 +28,22 @@ def inherited():
     return found
 
 
-@pytest.mark.parametrize("room", params(ROOMS))
+@pytest.mark.parametrize("room", ROOMS)
 def test_docstrings_begin_with_a_verb(room, inherited):
     assert problems(room, lambda source: style.docstring_problems(source, inherited)) == {}
 
 
-@pytest.mark.parametrize("room", params(ROOMS + TESTS))
+@pytest.mark.parametrize("room", ROOMS + TESTS)
 def test_lines_fit_100_columns(room):
     assert problems(room, style.long_lines) == {}
 
 
-@pytest.mark.parametrize("room", params(ROOMS))
+@pytest.mark.parametrize("room", ROOMS)
 def test_no_private_name_of_another_module_is_used(room):
     assert problems(room, style.private_uses) == {}
 
 
-@pytest.mark.parametrize("room", params(ROOMS))
+@pytest.mark.parametrize("room", ROOMS)
 def test_imports_inside_functions_say_why(room):
     assert problems(room, style.unexplained_imports) == {}
 

@@ -13,7 +13,7 @@ from agentic_transformer.agents.td3_bc import TD3BCAgent
 from agentic_transformer.agents.transformer import TransformerAgent
 from agentic_transformer.models.actor_critic import init_networks
 from agentic_transformer.models.spec import AgentSpec
-from agentic_transformer.training.checkpoint import Checkpoints
+from agentic_transformer.training.checkpoint_reader import CheckpointReader
 
 
 def load(run: Path | str, checkpoint: str = "newest", mesh: Mesh | None = None) -> Agent:
@@ -27,13 +27,11 @@ def load(run: Path | str, checkpoint: str = "newest", mesh: Mesh | None = None) 
     Raises:
         ValueError: the run has no such checkpoint, or it is not one of this version.
     """
-    checkpoints = Checkpoints(Path(run))
-    agent = build_agent(checkpoints, checkpoints.find(checkpoint), mesh)
-    checkpoints.close()
-    return agent
+    checkpoints = CheckpointReader(Path(run))
+    return build_agent(checkpoints, checkpoints.find(checkpoint), mesh)
 
 
-def build_agent(checkpoints: Checkpoints, step: int, mesh: Mesh | None = None) -> Agent:
+def build_agent(checkpoints: CheckpointReader, step: int, mesh: Mesh | None = None) -> Agent:
     """Builds the agent of one checkpoint.
 
     Args:
@@ -54,7 +52,7 @@ def build_agent(checkpoints: Checkpoints, step: int, mesh: Mesh | None = None) -
     return TransformerAgent.from_trained(checkpoints.params(step, like), spec, mesh)
 
 
-def read_spec(checkpoints: Checkpoints, step: int) -> AgentSpec:
+def read_spec(checkpoints: CheckpointReader, step: int) -> AgentSpec:
     """Returns the spec of a checkpoint's agent.
 
     Raises:

@@ -1,5 +1,6 @@
-"""Exact attention over a sequence sharded on a ring of devices. Arrays in, arrays out; knows
-nothing of what they mean.
+"""Exact attention over a sequence sharded on a ring of devices.
+
+Arrays in, arrays out: the ring knows nothing of what they mean.
 
 Example:
     >>> mesh = jax.make_mesh((8,), ("ring",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -9,16 +10,23 @@ Example:
     >>> output = from_layout(output, 8, "zigzag", length=length)
 """
 
-from agentic_transformer.ring.backbones import (
+from agentic_transformer.ring.api import (
     BACKBONES,
     attention,
     blockwise_attention,
     ring_attention,
 )
-from agentic_transformer.ring.chunked import Chunks
+from agentic_transformer.ring.baselines import dense_attention, memory_efficient_attention
 from agentic_transformer.ring.decode import decode_attention, write_cache
 from agentic_transformer.ring.feedforward import blockwise_feedforward
-from agentic_transformer.ring.kernel import BlockKernel
+from agentic_transformer.ring.kernels import (
+    Chunks,
+    CPUKernel,
+    Kernel,
+    ReferenceKernel,
+    XLAKernel,
+    select,
+)
 from agentic_transformer.ring.layout import (
     LAYOUTS,
     from_layout,
@@ -26,15 +34,16 @@ from agentic_transformer.ring.layout import (
     positions,
     to_layout,
 )
-from agentic_transformer.ring.plain import plain_kernel
-from agentic_transformer.ring.reference import dense_attention, memory_efficient_attention
-from agentic_transformer.ring.ring import ring_attention_shard
+from agentic_transformer.ring.shard import ring_attention_shard
 
 __all__ = [
     "BACKBONES",
     "LAYOUTS",
-    "BlockKernel",
+    "CPUKernel",
     "Chunks",
+    "Kernel",
+    "ReferenceKernel",
+    "XLAKernel",
     "attention",
     "blockwise_attention",
     "blockwise_feedforward",
@@ -43,10 +52,10 @@ __all__ = [
     "from_layout",
     "memory_efficient_attention",
     "padded_length",
-    "plain_kernel",
     "positions",
     "ring_attention",
     "ring_attention_shard",
+    "select",
     "to_layout",
     "write_cache",
 ]

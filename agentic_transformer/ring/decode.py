@@ -1,8 +1,11 @@
 """Attention of new tokens to a cache of keys and values that is sharded over the ring.
 
-With few queries it is they that should travel: keys and values stay where they are, every device
-attends to its own part of the cache, and the partial outputs are merged by one maximum and one sum
-over the ring (arXiv 2310.01889, appendix C, circulates the cache instead).
+Queries are few here, so keys and values stay where they are. Every device attends to its own part
+of the cache, and one maximum and one sum over the ring merge the partial outputs:
+
+    m = pmax_i m_i,  O = psum_i sum_j exp(s_ij - m) v_ij / psum_i sum_j exp(s_ij - m)
+
+The paper (arXiv 2310.01889, appendix C) circulates the cache instead.
 """
 
 from __future__ import annotations
@@ -14,7 +17,12 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
-from agentic_transformer.ring.checks import (
+from agentic_transformer.ring.layout import check_layout, shard_blocks, shard_positions
+from agentic_transformer.ring.masks import MASK_VALUE, PAD_POSITION
+from agentic_transformer.ring.mesh import check_devices, map_over_devices
+from agentic_transformer.ring.nonfinite import finite_tokens, zero_nonfinite
+from agentic_transformer.ring.padding import signed_ids
+from agentic_transformer.ring.validation import (
     check_floats,
     check_heads,
     check_integers,
@@ -22,11 +30,6 @@ from agentic_transformer.ring.checks import (
     check_window,
     ring_size_of,
 )
-from agentic_transformer.ring.hidden import cleared, finite, signed
-from agentic_transformer.ring.kernel import LOWEST
-from agentic_transformer.ring.layout import check_layout, shard_positions
-from agentic_transformer.ring.placement import check_devices, on_mesh
-from agentic_transformer.ring.visibility import NOWHERE
 
 
 def decode_attention(
@@ -41,11 +44,10 @@ def decode_attention(
     layout: str = "zigzag",
     window: int | None = None,
 ) -> jax.Array:
-    """Attention of a few new tokens to a sharded cache that already holds their own keys and
-    values.
+    """Attends from a few new tokens to a sharded cache that holds their own keys and values.
 
-    What a token does not see, such as slots that nothing was written to, does not reach it,
-    whatever it holds: NaN there change no bit of its output.
+    What a token does not see does not reach it, whatever it holds: NaN in empty slots changes no
+    bit of its output.
 
     Args:
         query: (batch, tokens, heads, head_dim), one or a few tokens, not sharded over the ring.
@@ -89,8 +91,7 @@ def write_cache(
     batch_axis: str | tuple[str, ...] | None = None,
     layout: str = "zigzag",
 ) -> jax.Array:
-    """Writes the keys or values of new tokens into a sharded cache; each device writes what falls
-    into its own part.
+    """Writes the keys or values of new tokens into a sharded cache, each device into its part.
 
     Args:
         cache: (batch, capacity, key_heads, head_dim) in layout order.
@@ -125,45 +126,46 @@ def _decode(mesh, axis, batch_axis, layout, window):
     ring_size = ring_size_of(mesh, axis)
 
     def local(query, key, value, position):
-        batch, tokens, heads, head_dim = query.shape
-        at = shard_positions(lax.axis_index(axis), key.shape[1], ring_size, layout)
-        position = signed(position)
-        mask = at <= position[..., None]  # (batch, tokens, keys)
+        batch, tokens, _, head_dim = query.shape
+        key_position = shard_positions(lax.axis_index(axis), key.shape[1], ring_size, layout)
+        position = signed_ids(position)[..., None]
+        mask = key_position <= position  # (batch, tokens, keys)
         if window is not None:
-            mask &= at > position[..., None] - min(window, NOWHERE)
+            mask &= key_position > position - min(window, PAD_POSITION)
         mask = mask[:, None, None]  # (batch, 1, 1, tokens, keys), as scores
+        einsum = partial(jnp.einsum, preferred_element_type=jnp.float32)
         grouped = query.reshape(batch, tokens, key.shape[2], -1, head_dim)
-        scores = (
-            jnp.einsum("btghd,bkgd->bghtk", grouped, key, preferred_element_type=jnp.float32)
-            * head_dim**-0.5
-        )
+        # (batch, key_heads, group, tokens, keys)
+        scores = einsum("btghd,bkgd->bghtk", grouped, key) * head_dim**-0.5
         scores = jnp.where(mask, scores, -jnp.inf)
-        largest = lax.pmax(jnp.maximum(scores.max(axis=-1), LOWEST), axis)
-        weights = jnp.exp(scores - largest[..., None])
-        sums = _sums(weights, mask, value)
-        sums, total = lax.psum((sums, weights.sum(axis=-1)), axis)
-        output = sums / jnp.where(total > 0, total, 1)[..., None]
+        max_score = lax.pmax(jnp.maximum(scores.max(axis=-1), MASK_VALUE), axis)
+        weights = jnp.exp(scores - max_score[..., None])
+        numerator = _weighted_values(weights, mask, value)
+        numerator, denominator = lax.psum((numerator, weights.sum(axis=-1)), axis)
+        output = numerator / jnp.where(denominator > 0, denominator, 1)[..., None]
         return output.transpose(0, 3, 1, 2, 4).reshape(query.shape).astype(query.dtype)
 
-    here, sharded = PartitionSpec(batch_axis), PartitionSpec(batch_axis, axis)
-    return jax.jit(on_mesh(local, mesh, (here, sharded, sharded, here), here))
+    rows, tokens = PartitionSpec(batch_axis), PartitionSpec(batch_axis, axis)
+    return jax.jit(map_over_devices(local, mesh, (rows, tokens, tokens, rows), rows))
 
 
-def _sums(weights, mask, value):
-    """Sums of values (batch, keys, groups, head_dim) by weights (batch, groups, heads, tokens,
-    keys).
+def _weighted_values(weights, mask, value):
+    """Returns sums of values (batch, keys, key_heads, head_dim), weighted.
 
-    A hidden value that is not finite makes NaN of the product, which is then made again without it:
-    to look for such values first would be to read the cache twice for every token.
+    Weights and mask are (batch, key_heads, group, tokens, keys).
+
+    A hidden value that is not finite makes NaN of the product, which is then computed again without
+    it. To look for such values first would read the cache twice for every token.
     """
     product = partial(jnp.einsum, "bghtk,bkgd->bghtd", preferred_element_type=jnp.float32)
     sums = product(weights.astype(value.dtype), value)
 
-    def again():
-        met = mask & ~finite(value).transpose(0, 2, 1)[:, :, None, None]
-        return product(jnp.where(met, jnp.nan, weights).astype(value.dtype), cleared(value))
+    def without_hidden():
+        seen = mask & ~finite_tokens(value).transpose(0, 2, 1)[:, :, None, None]
+        marked = jnp.where(seen, jnp.nan, weights).astype(value.dtype)
+        return product(marked, zero_nonfinite(value))
 
-    return lax.cond(jnp.isfinite(sums).all(), lambda: sums, again)
+    return lax.cond(jnp.isfinite(sums).all(), lambda: sums, without_hidden)
 
 
 @lru_cache(maxsize=256)
@@ -171,16 +173,16 @@ def _write(mesh, axis, batch_axis, layout):
     ring_size = ring_size_of(mesh, axis)
 
     def local(cache, new, position):
-        index, tokens = lax.axis_index(axis), cache.shape[1]
+        tokens = cache.shape[1]
         half = tokens // 2
-        position = signed(position)
+        position = signed_ids(position)
         block, within = position // half, position % half
-        first, second = (
-            (index, 2 * ring_size - 1 - index) if layout == "zigzag" else (2 * index, 2 * index + 1)
-        )
-        place = jnp.where(block == first, within, jnp.where(block == second, half + within, tokens))
+        first, second = shard_blocks(lax.axis_index(axis), ring_size, layout)
+        # Slot of each new token in this device's part; `tokens`, out of range, if elsewhere.
+        slot = jnp.where(block == second, half + within, tokens)
+        slot = jnp.where(block == first, within, slot)
         row = jnp.arange(cache.shape[0])[:, None]
-        return cache.at[row, place].set(new.astype(cache.dtype), mode="drop")
+        return cache.at[row, slot].set(new.astype(cache.dtype), mode="drop")
 
-    here, sharded = PartitionSpec(batch_axis), PartitionSpec(batch_axis, axis)
-    return jax.jit(on_mesh(local, mesh, (sharded, here, here), sharded))
+    rows, tokens = PartitionSpec(batch_axis), PartitionSpec(batch_axis, axis)
+    return jax.jit(map_over_devices(local, mesh, (tokens, rows, rows), tokens))

@@ -1,5 +1,6 @@
-"""A feedforward layer over chunks of the sequence (BPT, arXiv 2305.19370): its wide activations
-exist for one chunk at a time.
+"""A feedforward layer over chunks of the sequence (BPT, arXiv 2305.19370).
+
+Its wide activations exist for one chunk at a time.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
-from agentic_transformer.ring.checks import check_floats, check_shards, check_whole
-from agentic_transformer.ring.placement import check_devices, on_mesh, without_mesh
+from agentic_transformer.ring.mesh import check_devices, map_over_devices, map_without_mesh
+from agentic_transformer.ring.validation import check_floats, check_shards, check_whole
 
-PARTS = 16
-"""Chunks of a long sequence: a layer four times as wide then holds a quarter of the width's
-activations at a time."""
+CHUNKS = 16
+"""Chunks of a long sequence: a layer four times as wide then holds a quarter of the activations of
+one layer's width at a time."""
 
-LEAST = 256
-"""Tokens in a chunk below which smaller products cost more than they save."""
+MIN_CHUNK = 256
+"""Tokens in a chunk; smaller products would cost more than the memory they save."""
 
 Function = Callable[[Any, jax.Array], jax.Array]
 
@@ -36,10 +37,9 @@ def blockwise_feedforward(
     batch_axis: str | tuple[str, ...] | None = None,
     chunk: int | None = None,
 ) -> jax.Array:
-    """Applies a function of each token chunk by chunk, and computes it again chunk by chunk in the
-    backward pass.
+    """Applies a function of each token chunk by chunk, and again so in the backward pass.
 
-    No token is padding here: what pads must be finite, since the gradients of the parameters add up
+    No token is padding here: padding must be finite, since the gradients of the parameters add up
     over all tokens, and 0 times NaN is NaN. An output depends on its own token alone.
 
     Args:
@@ -69,25 +69,25 @@ def blockwise_feedforward(
     check_devices(mesh, x=x)
     apply = partial(_in_chunks, function, chunk)
     if mesh is None:
-        return without_mesh(lambda x, params: apply(params, x))(x, params)
+        return map_without_mesh(lambda x, params: apply(params, x))(x, params)
     tokens = PartitionSpec(batch_axis, axis)
-    # A loop over chunks within each device: seen from outside, the gradients of the parameters
-    # would be added over the devices once a chunk, not once.
-    return on_mesh(apply, mesh, (PartitionSpec(), tokens), tokens)(params, x)
+    # The loop over chunks runs within each device. A loop around `shard_map` would sum the
+    # gradients of the parameters over the devices once a chunk, not once.
+    return map_over_devices(apply, mesh, (PartitionSpec(), tokens), tokens)(params, x)
 
 
 def _in_chunks(function: Function, chunk: int | None, params, x) -> jax.Array:
     batch, tokens, width = x.shape
-    chunk = max(LEAST, tokens // PARTS) if chunk is None else chunk
+    chunk = max(MIN_CHUNK, tokens // CHUNKS) if chunk is None else chunk
     if tokens <= chunk:
-        return _of_tokens(function, params, x)
-    parts = next(count for count in range(-(-tokens // chunk), tokens + 1) if tokens % count == 0)
-    y = _mapped(function, params, jnp.moveaxis(x.reshape(batch, parts, -1, width), 1, 0))
+        return _apply_checked(function, params, x)
+    count = next(count for count in range(-(-tokens // chunk), tokens + 1) if tokens % count == 0)
+    y = _map_chunks(function, params, jnp.moveaxis(x.reshape(batch, count, -1, width), 1, 0))
     return jnp.moveaxis(y, 0, 1).reshape(batch, tokens, y.shape[-1])
 
 
-def _of_tokens(function: Function, params, x) -> jax.Array:
-    """The function's output; ValueError unless it is one vector for each token."""
+def _apply_checked(function: Function, params, x) -> jax.Array:
+    """Returns the function's output; ValueError unless it is one vector for each token."""
     y = function(params, x)
     shape = getattr(y, "shape", None)
     if shape is None or len(shape) != 3 or shape[:2] != x.shape[:2]:
@@ -99,30 +99,29 @@ def _of_tokens(function: Function, params, x) -> jax.Array:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _mapped(function: Function, params, chunks) -> jax.Array:
-    """(chunks, batch, tokens, width) -> (chunks, batch, tokens, output width)."""
-    return lax.map(partial(_of_tokens, function, params), chunks)
+def _map_chunks(function: Function, params, chunks) -> jax.Array:
+    """Maps (chunks, batch, tokens, width) -> (chunks, batch, tokens, output width)."""
+    return lax.map(partial(_apply_checked, function, params), chunks)
 
 
-def _mapped_forward(function: Function, params, chunks):
-    return _mapped(function, params, chunks), (params, chunks)
+def _map_chunks_forward(function: Function, params, chunks):
+    return _map_chunks(function, params, chunks), (params, chunks)
 
 
-def _mapped_backward(function: Function, saved, cotangents):
+def _map_chunks_backward(function: Function, saved, cotangents):
     params, chunks = saved
 
-    def add(sums, pair):
+    def step(dparams, pair):
         chunk, cotangent = pair
-        of_params, of_chunk = jax.vjp(function, params, chunk)[1](cotangent)
-        return jax.tree.map(
-            lambda total, part: total + part.astype(total.dtype), sums, of_params
-        ), of_chunk
+        more, dchunk = jax.vjp(function, params, chunk)[1](cotangent)
+        dparams = jax.tree.map(lambda total, x: total + x.astype(total.dtype), dparams, more)
+        return dparams, dchunk
 
     zeros = jax.tree.map(
         lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), params
     )
-    sums, of_chunks = lax.scan(add, zeros, (chunks, cotangents))
-    return jax.tree.map(lambda total, x: total.astype(x.dtype), sums, params), of_chunks
+    dparams, dchunks = lax.scan(step, zeros, (chunks, cotangents))
+    return jax.tree.map(lambda total, x: total.astype(x.dtype), dparams, params), dchunks
 
 
-_mapped.defvjp(_mapped_forward, _mapped_backward)
+_map_chunks.defvjp(_map_chunks_forward, _map_chunks_backward)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agentic_transformer.ring.checks import check_one_of, check_whole
+from agentic_transformer.ring.validation import check_one_of, check_whole
 
 LAYOUTS = ("contiguous", "zigzag")
 
@@ -32,9 +32,7 @@ def padded_length(length: int, ring_size: int) -> int:
 
 
 def block_order(ring_size: int, layout: str) -> np.ndarray:
-    """Which of the `2 * ring_size` natural blocks stands at each place of the layout, shape (2 *
-    ring_size,).
-    """
+    """Returns the natural block at each place of the layout, (2 * ring_size,)."""
     check_layout(layout)
     check_whole("ring_size", ring_size)
     order = np.arange(2 * ring_size)
@@ -44,8 +42,7 @@ def block_order(ring_size: int, layout: str) -> np.ndarray:
 
 
 def to_layout(x: Any, ring_size: int, layout: str, axis: int = 1, fill: Any = 0) -> Any:
-    """Permutes an array from natural order to the order in which the devices of a ring hold the
-    sequence.
+    """Permutes an array from natural order to the order in which the devices of a ring hold it.
 
     Args:
         x: a numpy or jax array of any dtype with the sequence, in natural order, along `axis`.
@@ -95,8 +92,8 @@ def from_layout(
     size = _size(y, axis)
     if size % (2 * ring_size):
         raise ValueError(
-            f"sequence of {size} along axis {axis} is not a multiple of 2 * ring_size = {2 * ring_size}; "
-            f"{padded_length(size, ring_size)} would fit"
+            f"sequence of {size} along axis {axis} is not a multiple of "
+            f"2 * ring_size = {2 * ring_size}; {padded_length(size, ring_size)} would fit"
         )
     if length is not None:
         length = check_whole("length", length, 0, size)
@@ -108,8 +105,17 @@ def from_layout(
     return x[tuple(keep)]
 
 
+def shard_blocks(
+    index: jax.Array | int, ring_size: int, layout: str
+) -> tuple[jax.Array | int, jax.Array | int]:
+    """Returns the two natural blocks of device `index`, which may be traced."""
+    if layout == "zigzag":
+        return index, 2 * ring_size - 1 - index
+    return 2 * index, 2 * index + 1
+
+
 def shard_positions(index: jax.Array | int, tokens: int, ring_size: int, layout: str) -> jax.Array:
-    """Natural positions of the tokens that device `index` of the ring holds.
+    """Returns the natural positions of the tokens that device `index` of the ring holds.
 
     Args:
         index: the device's place on the ring, () int32; may be traced.
@@ -121,9 +127,7 @@ def shard_positions(index: jax.Array | int, tokens: int, ring_size: int, layout:
         (tokens,) int32.
     """
     half = tokens // 2
-    first, second = (
-        (index, 2 * ring_size - 1 - index) if layout == "zigzag" else (2 * index, 2 * index + 1)
-    )
+    first, second = shard_blocks(index, ring_size, layout)
     within = jnp.arange(half, dtype=jnp.int32)
     return jnp.concatenate([first * half + within, second * half + within])
 

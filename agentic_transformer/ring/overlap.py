@@ -1,15 +1,13 @@
-"""When the transfers of a ring hide behind its computation (arXiv 2310.01889, section 3 and table
-2).
+"""The overlap condition: when the transfers of a ring hide behind its computation.
 
-At every step of the ring a device attends from its `c` queries to `c` keys while it sends `c` keys
-and values on. With `d` the width of all heads, `F` the device's rate in FLOP/s and `B` that of the
-link in byte/s, one way, the forward step computes for `4 d c^2 / F` seconds and, in 16 bits, sends
-for `4 d c / B`: hidden from `c = F / B` on.
+Source: arXiv 2310.01889, section 3 and table 2. At every step of the ring a device attends from its
+`c` queries to `c` keys while it sends `c` keys and values on. With `d` the width of all heads, `F`
+the device's rate in FLOP/s and `B` that of the link in byte/s, one way, the forward step computes
+for `4 d c^2 / F` seconds and, in 16 bits, sends for `4 d c / B`: hidden from `c = F / B` on.
 
 The block size is no choice: it is the device's share of the sequence, `c = sequence / ring size`,
 the same on every device since `to_layout` pads the sequence to a multiple of `2 * ring size`.
-Within a block the kernel's chunks are, on CPUs, sized for a core's cache, and are the same on every
-device too.
+Within a block a kernel may use chunks, the same on every device too.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ MATRIX_FLOPS = 2
 
 
 class Chip(NamedTuple):
-    """A device and the link to its neighbour on the ring.
+    """Describes a device and the link to its neighbour on the ring.
 
     Attributes:
         name: of chip and link.
@@ -64,16 +62,15 @@ def minimal_block(
     element_bytes: int = 2,
     gradient_bytes: int = 4,
 ) -> float:
-    """Tokens per device from which on every transfer but the last hides behind the computation of
-    its step.
+    """Returns the tokens a device from which on transfers hide behind the compute of their step.
 
-    The defaults are the assumptions of the paper's table 2, under which this is `F / B`.
+    The last transfer, which no step follows, is left out. The defaults are the assumptions of the
+    paper's table 2, under which this is `F / B`.
 
     Args:
         chip: the device and its link.
         backward: the backward pass, with 5 matrix products a step instead of 2, in which the
-            gradients of keys and values
-        travel too.
+            gradients of keys and values travel too.
         causal: half of the scores are computed at every step (zigzag order).
         group: query heads for each key head; the products stay, the keys and values shrink.
         element_bytes: of keys and values.
@@ -89,12 +86,10 @@ def minimal_block(
 
 
 def hidden(chip: Chip, tokens: int, **setting: bool | int) -> bool:
-    """Whether the transfers hide at `tokens` a device; `setting` as for `minimal_block`."""
+    """Returns whether transfers hide at `tokens` a device; settings as for `minimal_block`."""
     return tokens >= minimal_block(chip, **setting)
 
 
 def paper_minimal_sequence(chip: Chip) -> float:
-    """The paper's minimal sequence per device: six blocks, its count of what a device holds at a
-    time.
-    """
+    """Returns the paper's minimal sequence per device: six blocks, as many as a device holds."""
     return 6 * minimal_block(chip)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import jax
@@ -62,7 +63,7 @@ class TransformerLearner:
         self._loader = ChainLoader(data, agent, spec.layout(), config.seed, train.batch, rows)
         optimizer, schedule = make_optimizer(train)
         self.learning_rate = jax.jit(schedule)
-        self._state_args = lambda: spec.build(config.seed), optimizer, self._mesh, fsdp
+        self._state_args = (partial(spec.build, config.seed), optimizer, self._mesh, fsdp)
         graph, self._abstract_state = abstract_state(*self._state_args)
         self.step = make_train_step(
             graph,

@@ -1,8 +1,7 @@
-"""Suite `ring`: the attention backbones against each other and against peers, on virtual CPU
-devices.
+"""Runs the suite `ring`: the attention backbones against each other and against peers.
 
-Speed by CPU time, memory and TPU schedules by compilation alone, the overlap condition by its
-formula.
+On virtual CPU devices. Speed is measured in CPU time; memory and TPU schedules come from compiling
+alone, the overlap condition from its formula.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from pathlib import Path
 from experiments.benchmarks import tables
 
 _SPEED_TOKENS = (8192, 16384)
-_FIXED = 32768
-_SHARE = 4096
+_FIXED_TOKENS = 32768
+_TOKENS_PER_DEVICE = 4096
 _MILLION = 2**20
 
 
@@ -31,29 +30,32 @@ def run(folder: Path) -> None:
         "schedule": (_schedule, 1),
     }
     for name, (part, devices) in parts.items():
-        tables.write(folder / f"{name}.csv", _alone(part, devices))
+        tables.write(folder / f"{name}.csv", _run_in_process(part, devices))
     plot(folder)
 
 
-def _alone(part: Callable[[], list[dict]], devices: int) -> list[dict]:
-    """A part's rows, from a process of its own with so many virtual devices: the more there are,
-    the slower all of them.
+def _run_in_process(part: Callable[[], list[dict]], devices: int) -> list[dict]:
+    """Returns a part's rows, from a process of its own with so many virtual devices.
+
+    The more virtual devices a process has, the slower is each of them.
     """
     with ProcessPoolExecutor(
-        1, mp_context=get_context("spawn"), initializer=_virtual_devices, initargs=(devices,)
+        1, mp_context=get_context("spawn"), initializer=_set_devices, initargs=(devices,)
     ) as pool:
         return pool.submit(part).result()
 
 
-def _virtual_devices(count: int) -> None:
-    flags = f"--xla_force_host_platform_device_count={count} --xla_cpu_collective_call_terminate_timeout_seconds=600"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
+def _set_devices(count: int) -> None:
+    devices = f"--xla_force_host_platform_device_count={count}"
+    timeout = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {devices} {timeout}"
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
 def _overlap() -> list[dict]:
-    """Least tokens a device that hide the transfers, in thousands: the paper's case, and ours
-    (causal, zigzag).
+    """Returns the fewest tokens a device, in thousands, that hide the transfers.
+
+    In the paper's case, and in ours: causal, zigzag.
     """
     from agentic_transformer.ring.overlap import CHIPS, minimal_block, paper_minimal_sequence
 
@@ -74,8 +76,9 @@ def _overlap() -> list[dict]:
 
 
 def _memory() -> list[dict]:
-    """Temporary bytes a device of a layer's training step: width 512, feedforward 4 times as wide,
-    float32.
+    """Returns the temporary bytes a device of a layer's training step.
+
+    Width 512, feedforward 4 times as wide, float32.
     """
     from experiments.benchmarks.ring_layer import temporary_bytes
 
@@ -84,10 +87,10 @@ def _memory() -> list[dict]:
         for backbone in ("dense", "memory_efficient", "blockwise")
         for tokens in (4096, 8192)
     ]
-    cases += [(backbone, _FIXED, 1) for backbone in ("memory_efficient", "blockwise")]
-    cases += [("ring", _FIXED, devices) for devices in (1, 2, 4, 8)]
-    cases += [("ring", _SHARE * devices, devices) for devices in (1, 2, 4, 16)]
-    cases += [("all_gather", _FIXED, 8), ("ring", _MILLION, 8)]
+    cases += [(backbone, _FIXED_TOKENS, 1) for backbone in ("memory_efficient", "blockwise")]
+    cases += [("ring", _FIXED_TOKENS, devices) for devices in (1, 2, 4, 8)]
+    cases += [("ring", _TOKENS_PER_DEVICE * devices, devices) for devices in (1, 2, 4, 16)]
+    cases += [("all_gather", _FIXED_TOKENS, 8), ("ring", _MILLION, 8)]
     return [
         {
             "backbone": backbone,
@@ -100,9 +103,7 @@ def _memory() -> list[dict]:
 
 
 def _schedule() -> list[dict]:
-    """Permutes of the ring compiled for TPU pods, and those with computation between their start
-    and end.
-    """
+    """Returns counts of the permutes in the ring compiled for TPU pods, and how many hide."""
     from agentic_transformer.capacity.compiler import available
     from experiments.benchmarks.ring_schedule import TOPOLOGIES, schedule
 
@@ -116,8 +117,9 @@ def _schedule() -> list[dict]:
 
 
 def _utilisation() -> list[dict]:
-    """Model FLOPs utilisation of a layer's training step: the ring at N times blockwise's context,
-    expected and measured.
+    """Returns the model FLOPs utilisation of a layer's training step, expected and measured.
+
+    Of the ring at N times the context of blockwise.
     """
     from experiments.benchmarks.ring_utilisation import utilisations
 
@@ -125,9 +127,7 @@ def _utilisation() -> list[dict]:
 
 
 def _speed() -> list[dict]:
-    """CPU seconds of attention, useful causal FLOPs over the rate of a matrix product, and times
-    faster than the best peer.
-    """
+    """Returns CPU seconds of attention, its utilisation, and its speed over the best peer's."""
     from experiments.benchmarks.ring_speed import speeds, times_best_peer, torch_speeds
 
     rows = [row for tokens in _SPEED_TOKENS for row in (*speeds(tokens), *torch_speeds(tokens))]
@@ -138,7 +138,7 @@ def _speed() -> list[dict]:
 
 
 def plot(folder: Path) -> None:
-    """Figures from the CSVs alone: `speed.png` and `memory.png`."""
+    """Draws `speed.png` and `memory.png` from the CSVs alone."""
     import matplotlib.pyplot as plt
     import pandas as pd
 
@@ -167,10 +167,13 @@ def plot(folder: Path) -> None:
     )
     axes[0].legend()
     ring = memory[memory.backbone == "ring"]
-    fixed, share = ring[ring.tokens == _FIXED], ring[ring.tokens == _SHARE * ring.devices]
+    fixed, share = (
+        ring[ring.tokens == _FIXED_TOKENS],
+        ring[ring.tokens == _TOKENS_PER_DEVICE * ring.devices],
+    )
     for rows, label in (
-        (fixed, f"{_FIXED:,} tokens in all"),
-        (share, f"{_SHARE:,} tokens a device"),
+        (fixed, f"{_FIXED_TOKENS:,} tokens in all"),
+        (share, f"{_TOKENS_PER_DEVICE:,} tokens a device"),
     ):
         rows = rows.drop_duplicates("devices").sort_values("devices")
         axes[1].loglog(rows.devices, rows.megabytes, "o-", label=label)

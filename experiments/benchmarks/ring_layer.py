@@ -12,24 +12,24 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from agentic_transformer.ring import attention, blockwise_feedforward
 
 HEAD_DIM = 64
-WHOLE_FEEDFORWARD = ("dense", "memory_efficient")
+UNCHUNKED_FEEDFORWARD = ("dense", "memory_efficient")
 """Backbones whose feedforward is not cut into chunks, as in the paper's table 1."""
 
 
 def ring_mesh(devices: int) -> Mesh:
-    """The first `devices` of this process as a ring."""
+    """Returns the first `devices` of this process as a ring."""
     return jax.make_mesh(
         (devices,), ("ring",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices]
     )
 
 
 def on_ring(mesh: Mesh) -> NamedSharding:
-    """Sharding of an array (batch, sequence, ...) over a ring."""
+    """Returns the sharding of an array (batch, sequence, ...) over a ring."""
     return NamedSharding(mesh, PartitionSpec(None, "ring"))
 
 
 def shapes(width: int) -> dict[str, tuple[int, int]]:
-    """Shapes of a layer's parameters; the feedforward is 4 times as wide."""
+    """Returns the shapes of a layer's parameters; the feedforward is 4 times as wide."""
     return {
         "qkv": (width, 3 * width),
         "out": (width, width),
@@ -41,25 +41,28 @@ def shapes(width: int) -> dict[str, tuple[int, int]]:
 def layer(
     parameters: dict[str, jax.Array], x: jax.Array, *, mesh: Mesh, backbone: str
 ) -> jax.Array:
-    """A pre-norm layer with causal attention in zigzag order, x (batch, sequence, width)."""
+    """Computes a pre-norm layer with causal attention in zigzag order.
+
+    x is (batch, sequence, width).
+    """
     batch, sequence, width = x.shape
-    qkv = (_normalise(x) @ parameters["qkv"]).reshape(
+    qkv = (_rms_norm(x) @ parameters["qkv"]).reshape(
         batch, sequence, 3, width // HEAD_DIM, HEAD_DIM
     )
     attended = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], backbone=backbone, mesh=mesh)
     x = x + attended.reshape(x.shape) @ parameters["out"]
 
     def feedforward(parameters: dict[str, jax.Array], x: jax.Array) -> jax.Array:
-        return jax.nn.gelu(_normalise(x) @ parameters["up"]) @ parameters["down"]
+        return jax.nn.gelu(_rms_norm(x) @ parameters["up"]) @ parameters["down"]
 
-    if backbone in WHOLE_FEEDFORWARD:
+    if backbone in UNCHUNKED_FEEDFORWARD:
         return x + feedforward(parameters, x)
     wide = {name: parameters[name] for name in ("up", "down")}
     return x + blockwise_feedforward(feedforward, wide, x, mesh=mesh)
 
 
 def training_step(mesh: Mesh, backbone: str) -> Callable:
-    """The gradient of a rematerialised layer, `(parameters, x) -> (of parameters, of x)`, jitted."""
+    """Returns the jitted gradient of a rematerialised layer by `(parameters, x)`."""
 
     def loss(parameters: dict[str, jax.Array], x: jax.Array) -> jax.Array:
         return jnp.mean(
@@ -73,8 +76,9 @@ def training_step(mesh: Mesh, backbone: str) -> Callable:
 
 
 def temporary_bytes(backbone: str, sequence: int, devices: int, width: int = 512) -> int:
-    """Temporary bytes on each device of a layer's training step in float32, as XLA plans them:
-    compiled, not run.
+    """Returns the temporary bytes on each device of a layer's training step in float32.
+
+    As XLA plans them: the step is compiled, not run.
     """
     mesh = ring_mesh(devices)
     whole = NamedSharding(mesh, PartitionSpec())
@@ -92,5 +96,5 @@ def temporary_bytes(backbone: str, sequence: int, devices: int, width: int = 512
     )
 
 
-def _normalise(x: jax.Array) -> jax.Array:
+def _rms_norm(x: jax.Array) -> jax.Array:
     return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)

@@ -1,5 +1,6 @@
-"""What XLA schedules for real TPU pods, compiled offline (extra `tpu`): no TPU is present and
-nothing runs.
+"""The schedule that XLA makes of the ring for TPU pods, compiled offline (extra `tpu`).
+
+No TPU is present and nothing runs.
 """
 
 from __future__ import annotations
@@ -13,8 +14,15 @@ _TOKENS = 4096  # a device
 
 
 class Schedule(NamedTuple):
-    """Permutes of a compiled program, how many have computation, and how many matrix products,
-    between their start and end.
+    """Describes the permutes of a compiled program.
+
+    Attributes:
+        topology: the TPU pod.
+        devices: devices on the ring.
+        permutes: number of permutes.
+        hidden: permutes with computation between their start and end.
+        behind_products: permutes with matrix products there.
+        temporary_bytes: temporary memory of a device.
     """
 
     topology: str
@@ -26,8 +34,9 @@ class Schedule(NamedTuple):
 
 
 def schedule(topology: str, devices: int) -> Schedule:
-    """Compiles the ring, forward and backward, in bfloat16: 4 heads of 128 and 4,096 tokens on each
-    of the first `devices`.
+    """Compiles the ring, forward and backward, on the first `devices` of a pod.
+
+    In bfloat16, with 4 heads of 128 and 4,096 tokens a device.
     """
     import jax
     import jax.numpy as jnp
@@ -57,8 +66,10 @@ def schedule(topology: str, devices: int) -> Schedule:
 
 
 def overlap(program: str) -> tuple[int, int, int]:
-    """Counts the permutes of a scheduled program, those with computation between start and end,
-    those with matrix products.
+    """Counts the permutes of a scheduled program.
+
+    Returns:
+        All, those with computation between start and end, and those with matrix products there.
     """
     found = read_permutes(program)
     return (

@@ -1,5 +1,6 @@
-"""Speed of attention on 8 virtual CPU devices, ours and others', interleaved in one process and by
-CPU time.
+"""Speed of attention on 8 virtual CPU devices, ours and others', by CPU time.
+
+All calls are interleaved in one process.
 """
 
 from __future__ import annotations
@@ -32,8 +33,14 @@ _multiply = jax.jit(jnp.matmul)
 
 
 class Speed(NamedTuple):
-    """CPU seconds of a call (median), and useful causal FLOPs over the rate of a matrix product in
-    the same run.
+    """Describes the speed of one way to compute attention.
+
+    Attributes:
+        tokens: length of the sequence.
+        name: the backbone or peer.
+        direction: "forward", or "both" for forward and backward.
+        seconds: CPU seconds of a call, the median.
+        utilisation: useful causal FLOP/s over the rate of a matrix product in the same run.
     """
 
     tokens: int
@@ -44,12 +51,12 @@ class Speed(NamedTuple):
 
 
 def useful_flops(tokens: int, direction: str) -> float:
-    """FLOPs that causal attention cannot do without."""
+    """Returns the FLOPs that causal attention cannot do without."""
     return PASSES[direction] * HEADS * HEAD_DIM * tokens * (tokens + 1) / 2
 
 
 def speeds(tokens: int, rounds: int = 9) -> list[Speed]:
-    """Every backbone and installed peer at one length: float32, batch 1, 4 heads of 64.
+    """Measures every backbone and installed peer: float32, batch 1, 4 heads of 64.
 
     Dense is called once.
     """
@@ -57,14 +64,14 @@ def speeds(tokens: int, rounds: int = 9) -> list[Speed]:
     rng = np.random.default_rng(0)
     natural = [rng.standard_normal((1, tokens, HEADS, HEAD_DIM), np.float32) for _ in range(4)]
     arrays = [jax.device_put(to_layout(x, DEVICES, "zigzag"), on_ring(mesh)) for x in natural]
-    ways = {
+    attentions = {
         "ours": partial(attention, mesh=mesh),
         "all-gather ring": partial(attention, mesh=mesh, backbone="all_gather"),
     }
-    ways |= _peers(mesh)
-    keys = [(name, direction) for name in ways for direction in PASSES]
+    attentions |= _peers(mesh)
+    keys = [(name, direction) for name in attentions for direction in PASSES]
     calls = {
-        (name, direction): _call(ways[name], direction).lower(*arrays).compile()
+        (name, direction): _jit(attentions[name], direction).lower(*arrays).compile()
         for name, direction in keys
     }
     seconds: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
@@ -75,7 +82,7 @@ def speeds(tokens: int, rounds: int = 9) -> list[Speed]:
             seconds[key].append(cpu_seconds(call, *arrays))
     if tokens <= 8192:
         whole = {
-            ("dense XLA, 1 device", direction): _call(
+            ("dense XLA, 1 device", direction): _jit(
                 partial(attention, backbone="dense"), direction
             )
             for direction in PASSES
@@ -98,15 +105,16 @@ def speeds(tokens: int, rounds: int = 9) -> list[Speed]:
 
 
 def product_rate() -> float:
-    """FLOP/s, by CPU time, of the product of two matrices of 2048 x 2048 in float32."""
+    """Returns the FLOP/s, by CPU time, of a product of 2048 x 2048 matrices in float32."""
     square = jnp.ones((_GEMM, _GEMM), jnp.float32)
     jax.block_until_ready(_multiply(square, square))
     return 2 * _GEMM**3 / cpu_seconds(_multiply, square, square)
 
 
 def times_best_peer(rows: list[Speed]) -> list[float]:
-    """For each row, the time of the paper's own code at its best chunk sizes over the row's; NaN
-    without that code.
+    """Returns for each row how many times faster it is than the paper's own code.
+
+    At that code's best chunk sizes; NaN if it is not installed.
     """
     best: dict[tuple[int, str], float] = {}
     for row in rows:
@@ -117,8 +125,9 @@ def times_best_peer(rows: list[Speed]) -> list[float]:
 
 
 def torch_speeds(tokens: int) -> list[Speed]:
-    """PyTorch's attention in a process of its own, on 2 threads; nothing if PyTorch is not
-    installed.
+    """Measures PyTorch's attention on 2 threads, in a process of its own.
+
+    Returns no rows if PyTorch is not installed.
     """
     if importlib.util.find_spec("torch") is None:
         return []
@@ -136,25 +145,26 @@ def torch_speeds(tokens: int) -> list[Speed]:
     ]
 
 
-def _call(way: Callable, direction: str) -> Callable:
+def _jit(attend: Callable, direction: str) -> Callable:
     def both(query: jax.Array, key: jax.Array, value: jax.Array, cotangent: jax.Array) -> tuple:
-        output, pull = jax.vjp(way, query, key, value)
+        output, pull = jax.vjp(attend, query, key, value)
         return output, pull(cotangent)
 
-    return jax.jit(
-        (lambda query, key, value, _: way(query, key, value)) if direction == "forward" else both
-    )
+    def forward(query: jax.Array, key: jax.Array, value: jax.Array, _: jax.Array) -> jax.Array:
+        return attend(query, key, value)
+
+    return jax.jit(forward if direction == "forward" else both)
 
 
 def cpu_seconds(call: Callable, *arrays: Any) -> float:
-    """CPU seconds, of all threads, of a call and of waiting for its result."""
+    """Returns the CPU seconds, of all threads, of a call and of waiting for its result."""
     start = time.process_time()
     jax.block_until_ready(call(*arrays))
     return time.process_time() - start
 
 
 def _peers(mesh: Mesh) -> dict[str, Callable]:
-    """The paper's own package, with each pair of chunk sizes; its arrays are contiguous."""
+    """Returns the paper's own package with each pair of chunk sizes; its layout is contiguous."""
     if importlib.util.find_spec("ringattention") is None:
         print("ringattention is not installed (extra `peers`): left out")
         return {}

@@ -1,5 +1,6 @@
-"""Utilisation of a layer's training step, the ring at N times the context of one device against
-blockwise on that device.
+"""Utilisation of a layer's training step: the ring at N times the context of one device.
+
+It is compared with blockwise on that device.
 """
 
 from __future__ import annotations
@@ -18,8 +19,15 @@ WIDTH = 512
 
 
 class Utilisation(NamedTuple):
-    """Model FLOPs over what matrix products reach in the same time, as the paper's table 4;
-    `expected` by the count of FLOPs.
+    """Describes how well a training step uses the matrix product rate, as the paper's table 4.
+
+    Attributes:
+        backbone: "blockwise" or "ring".
+        devices: devices on the ring.
+        tokens: length of the sequence.
+        seconds: CPU seconds of a step, the median.
+        expected: utilisation expected by the count of FLOPs.
+        measured: model FLOP/s over the rate of a matrix product.
     """
 
     backbone: str
@@ -31,12 +39,12 @@ class Utilisation(NamedTuple):
 
 
 def layer_flops(tokens: int) -> tuple[float, float]:
-    """FLOPs of a causal layer's training step: those of the model, and those done,
-    rematerialisation included.
+    """Returns the FLOPs of a causal layer's training step: of the model, and done in all.
 
-    The model's are three times the forward pass, of 24 width^2 a token and 2 width a visible pair
-    of tokens, times 2 products. Done are, of the parameters, the forward pass, it again but for the
-    last product, and its gradient; of attention the forward pass twice, and 5 products of gradient.
+    The model's FLOPs are three times the forward pass: 24 width^2 a token, and 2 products of
+    2 width a visible pair of tokens. What is done includes rematerialisation: of the parameters the forward
+    pass, once more without its last product, and the gradient; of attention the forward pass twice,
+    and the 5 products of the gradient.
     """
     parameters, product = 24 * WIDTH**2 * tokens, WIDTH * tokens * (tokens + 1)
     return 3 * (parameters + 2 * product), (3 + 2 / 3) * parameters + (2 * 2 + 5) * product
@@ -45,11 +53,10 @@ def layer_flops(tokens: int) -> tuple[float, float]:
 def utilisations(
     share: int = 4096, devices: tuple[int, ...] = (2, 4, 8), rounds: int = 2
 ) -> list[Utilisation]:
-    """Blockwise at `share` tokens on one device, then the ring at `share` tokens on each of more
-    devices, interleaved.
+    """Measures blockwise on one device, and the ring on more, at `share` tokens a device.
 
-    Expected of the ring: the rate at which blockwise does FLOPs, rematerialisation included, holds
-    at the longer context.
+    The steps are interleaved. What is expected of the ring: the rate at which blockwise does FLOPs,
+    rematerialisation included, holds at the longer context.
     """
     cases = [("blockwise", 1), *(("ring", count) for count in devices)]
     steps = [_step(backbone, count, share * count) for backbone, count in cases]
@@ -76,7 +83,7 @@ def utilisations(
 
 
 def _step(backbone: str, devices: int, tokens: int):
-    """A compiled training step, and its arguments."""
+    """Returns a compiled training step, and its arguments."""
     rng = np.random.default_rng(0)
     mesh = ring_mesh(devices)
     whole = NamedSharding(mesh, PartitionSpec())

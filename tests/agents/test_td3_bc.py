@@ -25,6 +25,8 @@ from tests.seeds import SEED, rng
 from tests.small_agents import TASK, describe, labelled
 from tests.tolerances import assert_close, rounding
 
+pytestmark = pytest.mark.slow
+
 CONFIG = TD3BCConfig(width=8, layers=2, batch=16, learning_rate=1e-2, tau=0.1)
 AGENT = AgentConfig(name="td3_bc", learner="td3_bc", trajectories=1, reward_scale=1.0)
 

@@ -22,6 +22,8 @@ from tests.seeds import SEED, rng
 from tests.small_agents import forward_operations, kept_operations
 from tests.tolerances import assert_close, unit
 
+pytestmark = pytest.mark.slow
+
 BATCH, SLOTS, STEPS, OBSERVATION, ACTION = 3, 4, 5, 4, 2
 
 

@@ -77,6 +77,7 @@ collective-permute-start(%b), metadata={op_name="jit(step)/transpose(jvp())/dot_
     ]
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_what_does_not_fit_is_refused():
     found = compiler.compile_step(workload("v5e:2x2", tokens=10**6), fast=True)
@@ -88,6 +89,7 @@ def test_what_does_not_fit_is_refused():
     )
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize(
     ("name", "width", "layers", "attention", "tokens"),

@@ -82,6 +82,7 @@ def test_kinds_grow_as_they_should():
     assert dense[1] == pytest.approx(4 * dense[0], rel=0.01)
 
 
+@pytest.mark.slow
 def test_the_estimate_is_within_a_tenth_of_every_peak_that_was_compiled():
     """The committed figures are of many sizes, backbones and machines."""
     compiled = pd.read_csv(ROOT / "experiments/results/plan/accuracy.csv")

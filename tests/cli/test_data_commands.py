@@ -11,6 +11,8 @@ import pytest
 import datasets
 from tests.cli.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run(tmp_path):

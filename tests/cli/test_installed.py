@@ -13,6 +13,8 @@ import pytest
 from experiments.cli.packages import PACKAGES
 from tests.cli.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):

@@ -11,12 +11,15 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
+import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.cli.conftest import ROOT
 from tests.cli.test_configs import COMMANDS
+
+pytestmark = pytest.mark.slow
 
 LINES = 200
 # Hydra's grammar gives each of these a meaning, or none at all, outside of quotes.

@@ -15,6 +15,8 @@ from omegaconf import OmegaConf
 from experiments.cli import run_folder
 from tests.processes import environment
 
+pytestmark = pytest.mark.slow
+
 FILES = {"config.yaml", "overrides.yaml", "provenance.json", "status.json", "lock"}
 
 

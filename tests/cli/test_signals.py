@@ -14,6 +14,8 @@ import pytest
 from tests.cli.conftest import ROOT
 from tests.cli.test_runs import WAIT, states
 
+pytestmark = pytest.mark.slow
+
 SIGNALS = {signal.SIGINT: -signal.SIGINT, signal.SIGTERM: 75, signal.SIGUSR2: 75}
 READY = "(run / 'ready').touch()\n"
 SAVED = WAIT.replace('(run / "saved").touch()', '(run / "checkpoints" / "30").mkdir(parents=True)')

@@ -7,6 +7,8 @@ from collections import Counter
 import pytest
 from omegaconf import OmegaConf
 
+pytestmark = pytest.mark.slow
+
 
 def seeds(folder):
     """The seed of each job that finished, by its folder, from the settings in it."""

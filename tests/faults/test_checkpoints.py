@@ -15,6 +15,8 @@ from agentic_transformer.training.sharding import make_mesh
 from agentic_transformer.training.state import init_state, make_optimizer
 from tests.small_agents import describe, labelled
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):

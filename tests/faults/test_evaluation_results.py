@@ -25,6 +25,8 @@ from experiments import evaluate, plot, quickstart
 from tests import processes
 from tests.faults.saved_agents import save
 
+pytestmark = pytest.mark.slow
+
 PICTURES = {"return_vs_context.png", "attempts.png"}
 
 

@@ -20,6 +20,8 @@ from experiments.evaluate import evaluate
 from tests.faults.saved_agents import save
 from tests.processes import environment
 
+pytestmark = pytest.mark.slow
+
 CONDITIONS = ["own", "no_context", "foreign", "dataset"]
 
 

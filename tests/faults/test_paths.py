@@ -20,6 +20,8 @@ from tests.faults.test_checkpoints import files, fresh
 from tests.processes import environment
 from tests.small_agents import describe, labelled
 
+pytestmark = pytest.mark.slow
+
 NAMES = [
     *(
         "lr[1e-3]",
@@ -155,7 +157,7 @@ def test_an_export_that_is_not_a_copy_is_told(agent, tmp_path, monkeypatch):
         (target / "params" / "_METADATA").write_bytes(b"")
 
     monkeypatch.setattr(
-        "agentic_transformer.training.checkpoint.shutil",
+        "agentic_transformer.training.checkpoint_reader.shutil",
         type("", (), {**vars(shutil), "copytree": cut_short}),
     )
     with pytest.raises(OSError, match="is not a copy of .*: params/_METADATA differs"):

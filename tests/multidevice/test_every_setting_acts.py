@@ -46,6 +46,8 @@ from tests.seeds import SEED
 from tests.small_agents import TASK, describe, forward_operations, labelled, untrained_agent
 from tests.tolerances import rounding
 
+pytestmark = pytest.mark.slow
+
 FILES = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 SMALL = {"width": 16, "layers": 2, "heads": 2}
 ATTEMPTS, ROLLOUTS = 2, 4

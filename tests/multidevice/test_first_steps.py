@@ -14,6 +14,8 @@ from tests.seeds import SEED
 from tests.small_agents import describe, gradient_operations, labelled
 from tests.tolerances import rounding
 
+pytestmark = pytest.mark.slow
+
 ROWS = 4
 
 

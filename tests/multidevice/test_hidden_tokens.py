@@ -10,10 +10,10 @@ from jax.sharding import AxisType
 
 from agentic_transformer.ring import (
     Chunks,
+    CPUKernel,
     attention,
     decode_attention,
     from_layout,
-    plain_kernel,
     to_layout,
     write_cache,
 )
@@ -21,7 +21,7 @@ from tests.attention_float64 import assert_attention, attention_and_bounds
 from tests.seeds import rng
 
 RING, SEQUENCE = 4, 192
-IN_CHUNKS = plain_kernel("cpu", Chunks(8, 16, whole=16))._replace(one_row=lambda tokens: True)
+IN_CHUNKS = CPUKernel(Chunks(8, 16, whole=16), sequential_heads=0)
 AXES = (AxisType.Auto, AxisType.Auto)
 MESH = jax.make_mesh((2, RING), ("data", "ring"), axis_types=AXES)
 ATTENTIONS = [("ring", None), ("ring", IN_CHUNKS), ("all_gather", IN_CHUNKS), ("dense", None)]

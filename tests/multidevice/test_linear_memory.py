@@ -11,8 +11,10 @@ from agentic_transformer.capacity.compiler import abstract_step
 from agentic_transformer.capacity.hardware import Topology
 from agentic_transformer.capacity.workload import SHARED, Workload
 from agentic_transformer.config import PlanCommand
-from agentic_transformer.ring import BACKBONES, backbones
-from agentic_transformer.ring.plain import plain_kernel
+from agentic_transformer.ring import BACKBONES, CPUKernel, XLAKernel, api
+from agentic_transformer.ring.kernels import Selection
+
+pytestmark = pytest.mark.slow
 
 CONTEXTS = 4096, 8192
 """Tokens a device."""
@@ -45,12 +47,11 @@ def grown(attention, remat="block"):
     return [more for less, more in zip(before, after, strict=True) if more > 2 * less]
 
 
-@pytest.mark.parametrize("platform", ["tpu", "cpu"])
+@pytest.mark.parametrize("kernel", [XLAKernel(), CPUKernel()], ids=["xla", "cpu"])
 @pytest.mark.parametrize("remat", ["block", "none"])
 @pytest.mark.parametrize("attention", [name for name in BACKBONES if name != "dense"])
-def test_nothing_grows_with_the_square_of_the_context(attention, remat, platform, monkeypatch):
-    kernel = plain_kernel(platform)
-    monkeypatch.setattr(backbones, "_default_kernel", lambda _: kernel)
+def test_nothing_grows_with_the_square_of_the_context(attention, remat, kernel, monkeypatch):
+    monkeypatch.setattr(api, "select", lambda *_: Selection(kernel, "the test asks for it"))
     assert not grown(attention, remat)
 
 

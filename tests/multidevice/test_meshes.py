@@ -59,7 +59,7 @@ def expected():
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_what_jax_makes_by_default(backbone, expected):
-    """`jax.make_mesh((4,), ("ring",))`; arrays from the host, sharded, and whole on every device."""
+    """`jax.make_mesh((4,), ("ring",))`; arrays of the host, sharded, and whole on every device."""
     mesh = make_mesh()
     attend = partial(attention, backbone=backbone, mesh=mesh, layout="contiguous", segment_ids=IDS)
     equal(with_gradients(attend, *ARRAYS), expected)

@@ -30,6 +30,8 @@ from tests.seeds import SEED
 from tests.small_agents import describe, gradient_operations, labelled
 from tests.tolerances import rounding
 
+pytestmark = pytest.mark.slow
+
 # The quickstart's settings on less data.
 QUICKSTART = ["experiment=quickstart", "data.episodes=120", "data.tasks=6", "train.log_every=1"]
 # A tenth of the quickstart's learning rate. At the whole of it these 20 steps are unstable (the

@@ -15,21 +15,22 @@ from agentic_transformer.ring import (
     BACKBONES,
     LAYOUTS,
     Chunks,
+    CPUKernel,
     attention,
     dense_attention,
     from_layout,
-    plain_kernel,
     ring_attention,
     to_layout,
 )
 from tests.attention_float64 import assert_attention, attention_and_bounds, attention_float64
 from tests.seeds import SEED, rng
+from tests.static_kernel import StaticKernel
 from tests.tolerances import SIGMAS
 
+pytestmark = pytest.mark.slow
+
 # Small chunks, and rows that go around the ring one after another, as they do in long sequences.
-SMALL = plain_kernel("cpu", Chunks(queries=32, keys=64, whole=32))._replace(
-    one_row=lambda tokens: True
-)
+SMALL = CPUKernel(Chunks(queries=32, keys=64, whole=32), sequential_heads=0)
 
 
 def make_mesh(ring: int, data: int = 1) -> jax.sharding.Mesh:
@@ -185,6 +186,19 @@ def test_backbones_agree_on_a_mesh_with_a_batch_axis(backbone, layout):
         length=90,
     )
     assert_attention(in_order(with_gradients(attend, *placed), 4, layout, 90), exact, bounds)
+
+
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "full"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_kernel_needs_no_traced_masks(layout, causal):
+    """Masks of static kinds suffice on any ring, as fused kernels need: causal, full, or none."""
+    arrays = draw(rng(5), 1, 48, 4, 2, 8)
+    exact, bounds = attention_and_bounds(*arrays, causal=causal)
+    for ring in (1, 2, 4):
+        options = {"mesh": make_mesh(ring), "layout": layout, "causal": causal}
+        attend = partial(ring_attention, kernel=StaticKernel(), **options)
+        placed = [to_layout(x, ring, layout) for x in arrays]
+        assert_attention(in_order(with_gradients(attend, *placed), ring, layout), exact, bounds)
 
 
 def test_queries_that_see_nothing_give_zero_and_finite_gradients():

@@ -35,9 +35,11 @@ def actions(policy):
     context = policy.new_context(BATCH, SLOTS)
     for _ in range(SLOTS - 1):
         trajectory = Trajectory(
-            data.normal(size=(BATCH, STEPS, OBSERVATION)), data.uniform(-1, 1, (BATCH, STEPS, ACTION)),
-            data.uniform(0, 1, (BATCH, STEPS)), np.ones(BATCH),
-        )  # fmt: skip
+            data.normal(size=(BATCH, STEPS, OBSERVATION)),
+            data.uniform(-1, 1, (BATCH, STEPS, ACTION)),
+            data.uniform(0, 1, (BATCH, STEPS)),
+            np.ones(BATCH),
+        )
         context = policy.append(context, trajectory)
     found = []
     for step in range(STEPS):

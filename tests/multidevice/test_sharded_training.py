@@ -20,6 +20,8 @@ from tests.seeds import SEED, rng
 from tests.small_agents import describe, gradient_operations, labelled, longest_sum
 from tests.tolerances import assert_close, rounding
 
+pytestmark = pytest.mark.slow
+
 STEPS, ROWS = 20, 8
 
 

@@ -8,6 +8,8 @@ import pytest
 from agentic_transformer.ring import (
     BACKBONES,
     Chunks,
+    CPUKernel,
+    XLAKernel,
     attention,
     blockwise_attention,
     blockwise_feedforward,
@@ -16,10 +18,10 @@ from agentic_transformer.ring import (
     from_layout,
     memory_efficient_attention,
     padded_length,
-    plain_kernel,
     positions,
     ring_attention,
     ring_attention_shard,
+    select,
     to_layout,
     write_cache,
 )
@@ -102,7 +104,7 @@ def test_attention(name, named, arrays, setting):
     "name", ["attention", "ring_attention", "blockwise_attention", "ring_attention_shard"]
 )
 def test_attention_by_a_kernel(name):
-    refuses("kernel='cpu' must be a BlockKernel", ATTENTIONS[name], X, X, X, kernel="cpu")
+    refuses("kernel='cpu' must be a Kernel", ATTENTIONS[name], X, X, X, kernel="cpu")
     odd = X[:, :7]
     refuses("7|even", ATTENTIONS[name], odd, odd, odd)
 
@@ -223,10 +225,10 @@ def test_positions_and_caches_of_other_dtypes():
         ("length=-1", padded_length, (-1, 2)),
         ("length=1.5", padded_length, (1.5, 2)),
         ("ring_size=0", padded_length, (4, 0)),
-        ("platform=None", plain_kernel, (None,)),
-        ("chunks.keys=0", plain_kernel, ("cpu", Chunks(8, 0, 8))),
-        ("chunks.queries=8.0", plain_kernel, ("cpu", Chunks(8.0, 8, 8))),
-        (r"chunks=\(8, 8, 8\)", plain_kernel, ("cpu", (8, 8, 8))),
+        ("platform=None", select, (None, np.float32)),
+        ("chunks.keys=0", CPUKernel, (Chunks(8, 0, 8),)),
+        ("chunks.queries=8.0", XLAKernel, (Chunks(8.0, 8, 8),)),
+        (r"chunks=\(8, 8, 8\)", CPUKernel, ((8, 8, 8),)),
     ],
 )
 def test_layouts_and_kernels(named, function, arguments):

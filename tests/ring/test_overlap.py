@@ -8,8 +8,9 @@ import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
-from agentic_transformer.ring import Chunks, plain_kernel, ring_attention_shard
+from agentic_transformer.ring import Chunks, CPUKernel, ring_attention_shard
 from agentic_transformer.ring.overlap import CHIPS, hidden, minimal_block, paper_minimal_sequence
+from tests.static_kernel import StaticKernel
 
 CHIP = {chip.name: chip for chip in CHIPS}
 
@@ -55,10 +56,13 @@ def loops(jaxpr):
                 yield from loops(inner)
 
 
-@pytest.mark.parametrize("whole", [16, 10**6])
-def test_every_permute_sends_what_its_step_began_with(whole):
+@pytest.mark.parametrize(
+    "kernel",
+    [CPUKernel(Chunks(32, 32, whole=16)), CPUKernel(Chunks(32, 32, whole=10**6)), StaticKernel()],
+    ids=["in chunks", "whole", "static"],
+)
+def test_every_permute_sends_what_its_step_began_with(kernel):
     mesh = AbstractMesh((8,), ("ring",), axis_types=(AxisType.Auto,))
-    kernel = plain_kernel("cpu", Chunks(32, 32, whole))
     spec = PartitionSpec(None, "ring")
     attend = jax.shard_map(
         partial(ring_attention_shard, kernel=kernel),

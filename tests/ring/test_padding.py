@@ -7,13 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agentic_transformer.ring import Chunks, attention, plain_kernel
+from agentic_transformer.ring import Chunks, CPUKernel, XLAKernel, attention
 from tests.seeds import rng
+
+pytestmark = pytest.mark.slow
 
 BATCH, SEQUENCE, HEADS, HEAD_DIM = 2, 64, 2, 4
 BACKBONES = ("blockwise", "dense", "memory_efficient")  # the others are, on one device, blockwise
-IN_CHUNKS = plain_kernel("cpu", Chunks(16, 8, whole=16))
-ON_ACCELERATORS = plain_kernel("tpu", Chunks(16, 8, whole=16, rows=2, on_cpu=False))
+IN_CHUNKS = CPUKernel(Chunks(16, 8, whole=16))
+ON_ACCELERATORS = XLAKernel(Chunks(16, 8, whole=16, rows=2))
 
 
 def draw(seed=0):

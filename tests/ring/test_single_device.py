@@ -10,17 +10,20 @@ import pytest
 from agentic_transformer.ring import (
     BACKBONES,
     Chunks,
+    CPUKernel,
+    XLAKernel,
     attention,
     blockwise_attention,
     blockwise_feedforward,
-    plain_kernel,
 )
 from tests.attention_float64 import assert_attention, attention_and_bounds
 from tests.seeds import rng
 from tests.tolerances import SIGMAS, assert_close, rounding
 
-KERNELS = [None] + [plain_kernel("cpu", Chunks(32, 16, whole=32, rows=rows)) for rows in (1, 2, 64)]
-KERNELS += [plain_kernel("tpu", Chunks(32, 16, whole=32, rows=2, on_cpu=False))]
+pytestmark = pytest.mark.slow
+
+KERNELS = [None] + [CPUKernel(Chunks(32, 16, whole=32, rows=rows)) for rows in (1, 2, 64)]
+KERNELS += [XLAKernel(Chunks(32, 16, whole=32, rows=2))]
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

@@ -1,8 +1,12 @@
 """The profile of suite `agent` finds every kind of work once."""
 
+import pytest
+
 from agentic_transformer.config import ModelConfig
 from experiments.benchmarks import agent_models as models
 from experiments.benchmarks.agent_profile import KINDS, instruction_kinds, shares
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_time_of_a_step_is_told_apart_by_kind():

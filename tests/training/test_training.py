@@ -24,6 +24,8 @@ from tests.seeds import SEED, rng
 from tests.small_agents import describe, forward_operations, kept_operations, labelled, longest_sum
 from tests.tolerances import assert_close, rounding
 
+pytestmark = pytest.mark.slow
+
 CONFIG = TrainConfig(steps=12, batch=4, warmup=2, log_every=5, checkpoint_every=4)
 
 

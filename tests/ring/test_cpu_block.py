@@ -1,10 +1,10 @@
-"""The arithmetic of a pair of chunks."""
+"""The arithmetic of the CPU kernel."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agentic_transformer.ring.pair import _exp2
+from agentic_transformer.ring.kernels.cpu_block import exp2
 from tests.tolerances import unit
 
 
@@ -16,11 +16,11 @@ def test_exponentials_equal_those_of_float64():
     """
     x = np.linspace(-126, 3, 1_000_001, dtype=np.float32)
     assert (
-        np.abs(np.asarray(jax.jit(_exp2)(x)) / np.exp2(x.astype(np.float64)) - 1).max()
+        np.abs(np.asarray(jax.jit(exp2)(x)) / np.exp2(x.astype(np.float64)) - 1).max()
         <= 2.5 * unit()
     )
 
 
 def test_exponentials_of_what_is_hidden_are_0_and_those_of_nan_nan():
-    *hidden, nan = np.asarray(jax.jit(_exp2)(jnp.array([-jnp.inf, -1e30, -128, jnp.nan])))
+    *hidden, nan = np.asarray(jax.jit(exp2)(jnp.array([-jnp.inf, -1e30, -128, jnp.nan])))
     assert hidden == [0, 0, 0] and np.isnan(nan)

@@ -1,7 +1,7 @@
-"""What cannot work, said before it is tried.
+"""Checks of arguments: each raises one ValueError that says what is allowed.
 
 Settings, shapes and dtypes are checked, and the values of Python numbers and numpy arrays. Values
-of JAX arrays are not: they may be traced, and to read them would be to wait for the device.
+of JAX arrays are not: they may be traced, and reading them would wait for the device.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, get_abstract_mesh
 
-from agentic_transformer.ring.kernel import BlockKernel
-
 FLOATS = ("bfloat16", "float16", "float32", "float64")
 
 
@@ -27,13 +25,13 @@ def check_one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
 
 
 def check_whole(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
-    """Returns a whole number that is known when it is traced; ValueError if it is none."""
+    """Returns a whole number that is static (known at trace time); ValueError if it is none."""
     try:
         number = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
         number = None
     if number is None:
-        raise ValueError(f"{name}={_shown(value)} must be a whole number")
+        raise ValueError(f"{name}={shown(value)} must be a whole number")
     if number < least or (most is not None and number > most):
         fault = f"less than {least}" if most is None else f"outside {least}..{most}"
         raise ValueError(f"{name}={number} is {fault}")
@@ -43,14 +41,14 @@ def check_whole(name: str, value: Any, least: int = 1, most: int | None = None) 
 def check_flag(name: str, value: Any) -> None:
     """Raises ValueError unless the value is True or False."""
     if not isinstance(value, bool | np.bool_):
-        raise ValueError(f"{name}={_shown(value)} must be True or False")
+        raise ValueError(f"{name}={shown(value)} must be True or False")
 
 
 def check_floats(axes: tuple[str, ...], **arrays: Any) -> None:
-    """Raises ValueError unless arrays have the axes named, none of them empty, and a float dtype."""
+    """Raises ValueError unless arrays have these axes, none of them empty, and a float dtype."""
     for name, array in arrays.items():
         if not isinstance(array, jax.Array | np.ndarray):
-            raise ValueError(f"{name} is {_shown(array)}; it must be a numpy or JAX array")
+            raise ValueError(f"{name} is {shown(array)}; it must be a numpy or JAX array")
         if array.ndim != len(axes) or 0 in array.shape:
             words = f"({', '.join(axes)}), each at least 1"
             raise ValueError(f"{name} has shape {array.shape}; it must be {words}")
@@ -73,10 +71,10 @@ def check_integers(
     least: int = -(2**31) + 1,
     most: int = 2**31 - 1,
 ) -> None:
-    """Raises ValueError unless an array has the shape given, integers, and (numpy) values in range."""
+    """Raises ValueError unless these are integers of a shape, and numpy values are in range."""
     if not isinstance(array, jax.Array | np.ndarray) or array.shape != shape:
         raise ValueError(
-            f"{name} is {_shown(array)}; it must be an integer array ({', '.join(axes)}) = {shape}"
+            f"{name} is {shown(array)}; it must be an integer array ({', '.join(axes)}) = {shape}"
         )
     if array.dtype.kind not in "iu":
         raise ValueError(f"{name} is {array.dtype}; it must be an integer array, such as int32")
@@ -86,7 +84,7 @@ def check_integers(
 
 
 def check_length(length: Any, batch: int, sequence: int) -> None:
-    """Raises ValueError unless a length, or one of each row, lies within the sequence."""
+    """Raises ValueError unless a length, or the length of each row, lies within the sequence."""
     if isinstance(length, jax.Array) and not length.ndim:
         check_integers("length", length, (), ())
     elif isinstance(length, jax.Array | np.ndarray) and length.ndim:
@@ -96,9 +94,7 @@ def check_length(length: Any, batch: int, sequence: int) -> None:
 
 
 def check_window(window: Any, *, causal: bool) -> int | None:
-    """Returns the window as a Python integer; ValueError unless it is a number of keys of causal
-    attention.
-    """
+    """Returns the window as a Python integer; ValueError unless attention can have it."""
     if window is None:
         return None
     window = check_whole("window", window)
@@ -156,15 +152,8 @@ def check_heads(query: jax.Array, key: jax.Array, value: jax.Array) -> None:
     if heads % key_heads:
         fits = [count for count in range(1, heads + 1) if heads % count == 0]
         raise ValueError(
-            f"{heads} query heads cannot be grouped over {key_heads} key heads; any of {fits} would fit"
-        )
-
-
-def check_kernel(kernel: BlockKernel | None) -> None:
-    """Raises ValueError unless a kernel is one, or None."""
-    if kernel is not None and not isinstance(kernel, BlockKernel):
-        raise ValueError(
-            f"kernel={_shown(kernel)} must be a BlockKernel, such as plain_kernel('cpu'), or None"
+            f"{heads} query heads cannot be grouped over {key_heads} key heads; "
+            f"any of {fits} would fit"
         )
 
 
@@ -184,7 +173,8 @@ def batch_axes(batch_axis: str | tuple[str, ...] | None) -> tuple[str, ...]:
         return () if batch_axis is None else (batch_axis,)
     if not isinstance(batch_axis, tuple) or len(set(batch_axis)) < len(batch_axis):
         raise ValueError(
-            f"batch_axis={batch_axis!r} must be None, an axis of the mesh or a tuple of different ones"
+            f"batch_axis={batch_axis!r} must be None, an axis of the mesh or a tuple of different "
+            "ones"
         )
     return batch_axis
 
@@ -203,8 +193,9 @@ def check_shards(
     block = 2 * ring_size
     if sequence % block:
         raise ValueError(
-            f"sequence of {sequence} does not divide into two blocks for each of {ring_size} devices: "
-            f"it must be a multiple of {block}; to_layout pads it to {-(-sequence // block) * block}"
+            f"sequence of {sequence} does not divide into two blocks for each of {ring_size} "
+            f"devices: it must be a multiple of {block}; "
+            f"to_layout pads it to {-(-sequence // block) * block}"
         )
     if mesh is None:
         return
@@ -217,19 +208,20 @@ def check_shards(
         )
     if axis in names:
         raise ValueError(
-            f"axis={axis!r} cannot shard both the sequence and the batch (batch_axis={batch_axis!r})"
+            f"axis={axis!r} cannot shard both the sequence and the batch "
+            f"(batch_axis={batch_axis!r})"
         )
 
 
 def check_mesh(mesh: Mesh | AbstractMesh) -> None:
     """Raises ValueError unless the mesh can be computed on from here."""
     if not isinstance(mesh, Mesh | AbstractMesh):
-        raise ValueError(f"mesh={_shown(mesh)} must be a jax.sharding.Mesh or AbstractMesh")
+        raise ValueError(f"mesh={shown(mesh)} must be a jax.sharding.Mesh or AbstractMesh")
     around = get_abstract_mesh()
     if AxisType.Manual in (*around.axis_types, *mesh.axis_types):
         raise ValueError(
-            "this takes whole arrays, and is inside a jax.shard_map, which gives each device its part: "
-            "for attention, call ring_attention_shard here, or ring_attention outside"
+            "this takes whole arrays, and is inside a jax.shard_map, which gives each device its "
+            "part: for attention, call ring_attention_shard here, or ring_attention outside"
         )
     abstract = mesh if isinstance(mesh, AbstractMesh) else mesh.abstract_mesh
     if not around.empty and around != abstract:
@@ -239,8 +231,8 @@ def check_mesh(mesh: Mesh | AbstractMesh) -> None:
         )
 
 
-def _shown(value: Any) -> str:
-    """Shows a value in a few words."""
+def shown(value: Any) -> str:
+    """Returns a value in a few words, for error messages."""
     if isinstance(value, jax.Array | np.ndarray):
         return f"an array {value.shape} of {value.dtype}"
     shown = repr(value)

@@ -1,0 +1,193 @@
+"""Attention of globally sharded arrays: checks the arguments, chooses, jits and maps over devices.
+
+All backbones share the signature of `attention`.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
+
+from agentic_transformer.ring import baselines
+from agentic_transformer.ring.config import RingConfig
+from agentic_transformer.ring.kernels import Kernel, check_kernel, select
+from agentic_transformer.ring.layout import check_layout
+from agentic_transformer.ring.mesh import check_devices, map_over_devices, map_without_mesh
+from agentic_transformer.ring.shard import attend_shard
+from agentic_transformer.ring.validation import (
+    check_attention,
+    check_one_of,
+    check_shards,
+    check_window,
+    ring_size_of,
+)
+
+_FUNCTIONS = {
+    "ring": attend_shard,
+    "dense": baselines.dense,
+    "memory_efficient": baselines.memory_efficient,
+    "blockwise": baselines.blockwise,
+    "all_gather": baselines.all_gather,
+}
+"""Functions `(config, query, key, value, segment_ids, length) -> output` of the backbones."""
+
+BACKBONES = tuple(_FUNCTIONS)
+
+SHARED = ("ring", "all_gather")
+"""Backbones that share a sequence among the ring's devices."""
+
+
+def attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    *,
+    backbone: str = "ring",
+    mesh: Mesh | AbstractMesh | None = None,
+    axis: str = "ring",
+    batch_axis: str | tuple[str, ...] | None = None,
+    causal: bool = True,
+    layout: str = "zigzag",
+    segment_ids: jax.Array | None = None,
+    window: int | None = None,
+    length: jax.Array | int | None = None,
+    kernel: Kernel | None = None,
+) -> jax.Array:
+    """Computes exact attention by any of `BACKBONES`.
+
+    "ring" and "all_gather" share the work among the ring's devices. "dense", "memory_efficient" and
+    "blockwise" are what one device can do alone: on a mesh with a ring every device of it does the
+    whole of them. Without a mesh all five run on one device.
+
+    Differentiable, inside or outside `jax.jit`. All arrays are in layout order (`to_layout`),
+    positions those of the natural order.
+
+    What a query does not see does not reach it, whatever it holds: padding, later tokens, other
+    segments and tokens outside of the window, NaN among them, change no bit of its output or of its
+    gradient. A token that is not finite makes NaN of the outputs that see it. The gradients of
+    "dense" and "memory_efficient", which are JAX's own, keep this of padding only.
+
+    Values of Python numbers and numpy arrays are checked. Those of JAX arrays are not, for they may
+    be traced: a length outside 0..sequence then acts as the nearest of these.
+
+    Args:
+        query: (batch, sequence, heads, head_dim); sequence a multiple of `2 * ring size`; bfloat16,
+            float16, float32 or float64.
+        key: (batch, sequence, key_heads, head_dim) of query's dtype, key_heads a divisor of heads.
+        value: as key.
+        backbone: one of `BACKBONES`.
+        mesh: the devices; any number of them on `axis`. Its axes may be automatic or explicit
+            (`jax.sharding.AxisType`), and it may be abstract where `jax.set_mesh` or the arrays
+            say which devices are meant. Along axes that are named neither in `axis` nor in
+            `batch_axis`, each device computes the same. None: one device.
+        axis: the mesh axis over which the sequence is sharded.
+        batch_axis: the mesh axis, or axes, over which the batch is sharded.
+        causal: whether a query sees only keys up to its own position.
+        layout: "zigzag" or "contiguous", the order of the sequence.
+        segment_ids: (batch, sequence) integers of 32 bits; attention only within equal ids.
+        window: query i sees keys j with `0 <= i - j < window`; causal only.
+        length: tokens at natural positions from here on are padding, never attended to; their
+            outputs and gradients are 0. An integer, or (batch,) integers, one for each row.
+        kernel: the attention of a device's queries to one block of keys after another; None:
+            `select` chooses one for the platform.
+
+    Returns:
+        (batch, sequence, heads, head_dim) of query's dtype, accumulated in float32. A query that
+        sees nothing gives 0.
+
+    Raises:
+        ValueError: for shapes, dtypes and settings other than these, sizes that do not divide,
+            heads that do not group, an axis that the mesh lacks, arrays that lie on other devices,
+            or masks that the kernel does not support.
+    """
+    check_one_of("backbone", backbone, BACKBONES)
+    check_layout(layout)
+    check_kernel(kernel)
+    check_attention(query, key, value, segment_ids, causal=causal, window=window, length=length)
+    window = check_window(window, causal=causal)  # compiled functions are kept by it
+    check_shards(*query.shape[:2], mesh, axis, batch_axis)
+    check_devices(mesh, query=query, key=key, value=value, segment_ids=segment_ids, length=length)
+    if kernel is None:
+        platform = (
+            mesh.devices.flat[0].platform if isinstance(mesh, Mesh) else jax.default_backend()
+        )
+        kernel = select(platform, query.dtype).kernel
+    ring_size = 1 if mesh is None else ring_size_of(mesh, axis)
+    config = RingConfig(
+        axis if ring_size > 1 else None, ring_size, kernel, bool(causal), layout, window
+    )
+    compiled = _compiled(backbone, config, mesh, axis, batch_axis)
+    return compiled(query, key, value, segment_ids, length)
+
+
+def ring_attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    *,
+    mesh: Mesh | AbstractMesh,
+    **options: Any,
+) -> jax.Array:
+    """Computes exact attention over a sequence sharded on a ring of devices (arXiv 2310.01889).
+
+    Args:
+        query: (batch, sequence, heads, head_dim).
+        key: (batch, sequence, key_heads, head_dim).
+        value: as key.
+        mesh: the devices.
+        **options: further arguments of `attention`, all but `backbone`.
+
+    Returns:
+        (batch, sequence, heads, head_dim).
+
+    Raises:
+        ValueError: as `attention`, and without a mesh.
+    """
+    if mesh is None:
+        raise ValueError(
+            "ring_attention needs a mesh (that of jax.set_mesh is "
+            "jax.sharding.get_abstract_mesh()); without one use blockwise_attention"
+        )
+    return attention(query, key, value, backbone="ring", mesh=mesh, **options)
+
+
+def blockwise_attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, **options: Any
+) -> jax.Array:
+    """Computes exact attention on one device, block by block (BPT, arXiv 2305.19370).
+
+    Memory is linear in the sequence. Arrays are in natural order; the sequence is even.
+
+    Args:
+        query: (batch, sequence, heads, head_dim).
+        key: (batch, sequence, key_heads, head_dim).
+        value: as key.
+        **options: further arguments of `attention`: causal, segment_ids, window, length, kernel.
+
+    Returns:
+        (batch, sequence, heads, head_dim).
+
+    Raises:
+        ValueError: as `attention`.
+    """
+    return attention(query, key, value, backbone="blockwise", layout="contiguous", **options)
+
+
+@lru_cache(maxsize=256)
+def _compiled(backbone, config: RingConfig, mesh, axis, batch_axis):
+    """Returns a jitted backbone: `(query, key, value, segment_ids, length) -> output`."""
+    attend = partial(_FUNCTIONS[backbone], config)
+    if mesh is None:
+        return jax.jit(map_without_mesh(attend))
+    tokens = PartitionSpec(batch_axis, axis if backbone in SHARED else None)
+
+    def attend_on_mesh(query, key, value, segment_ids, length):
+        has_row_lengths = length is not None and length.ndim
+        rows = PartitionSpec(batch_axis) if has_row_lengths else PartitionSpec()
+        mapped = map_over_devices(attend, mesh, (tokens, tokens, tokens, tokens, rows), tokens)
+        return mapped(query, key, value, segment_ids, length)
+
+    return jax.jit(attend_on_mesh)

@@ -1,0 +1,213 @@
+"""The backbones that a ring is compared with: dense, memory efficient, blockwise and all-gather.
+
+Dense and memory efficient attention differentiate by JAX's own means. All take arrays in the layout
+order of a ring of any size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from agentic_transformer.ring.config import RingConfig
+from agentic_transformer.ring.layout import from_layout, positions, to_layout
+from agentic_transformer.ring.masks import (
+    MASK_VALUE,
+    KeyPositions,
+    QueryIntervals,
+    query_intervals,
+    visible,
+)
+from agentic_transformer.ring.mesh import map_without_mesh
+from agentic_transformer.ring.nonfinite import mark_keys, zero_nonfinite
+from agentic_transformer.ring.padding import attend_within_lengths
+from agentic_transformer.ring.shard import attend_shard
+from agentic_transformer.ring.validation import check_attention
+
+CHUNK = 1024
+"""Tokens in a chunk of memory efficient attention."""
+
+
+def dense_attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, **options: Any
+) -> jax.Array:
+    """Computes attention by the whole matrix of scores, in memory quadratic in the sequence.
+
+    In float32, or in query's dtype if that is wider.
+
+    Args:
+        query: (batch, sequence, heads, head_dim).
+        key: (batch, sequence, key_heads, head_dim).
+        value: as key.
+        **options: causal, segment_ids, window and length, as in `attention`; layout
+            ("contiguous" by default) and ring_size, that of the layout only.
+
+    Returns:
+        (batch, sequence, heads, head_dim).
+
+    Raises:
+        ValueError: as `attention`.
+    """
+    return _attend_checked(dense, query, key, value, **options)
+
+
+def memory_efficient_attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, **options: Any
+) -> jax.Array:
+    """Computes attention by chunks with a running softmax, rematerialised in the backward pass.
+
+    Rabe and Staats 2021, "Self-attention does not need O(n^2) memory" (arXiv 2112.05682): every
+    pair of chunks is computed and masked.
+
+    Args:
+        query: (batch, sequence, heads, head_dim).
+        key: (batch, sequence, key_heads, head_dim).
+        value: as key.
+        **options: as in `dense_attention`.
+
+    Returns:
+        (batch, sequence, heads, head_dim).
+
+    Raises:
+        ValueError: as `attention`.
+    """
+    return _attend_checked(memory_efficient, query, key, value, **options)
+
+
+def _attend_checked(
+    backbone: Callable[..., jax.Array],
+    query,
+    key,
+    value,
+    *,
+    ring_size: int = 1,
+    layout: str = "contiguous",
+    segment_ids: jax.Array | None = None,
+    length: jax.Array | int | None = None,
+    **options: Any,
+) -> jax.Array:
+    """Checks the arguments and calls a backbone without a mesh."""
+    config = RingConfig(None, ring_size, None, layout=layout, **options)
+    causal, window = config.causal, config.window
+    check_attention(query, key, value, segment_ids, causal=causal, window=window, length=length)
+    attend = map_without_mesh(partial(backbone, config))
+    return attend(query, key, value, segment_ids, length)
+
+
+def dense(config: RingConfig, query, key, value, segment_ids, length) -> jax.Array:
+    """Computes `dense_attention`; the arguments are checked."""
+    return _attend_within_lengths(_dense, config, query, key, value, segment_ids, length)
+
+
+def memory_efficient(config: RingConfig, query, key, value, segment_ids, length) -> jax.Array:
+    """Computes `memory_efficient_attention`; the arguments are checked."""
+    return _attend_within_lengths(_memory_efficient, config, query, key, value, segment_ids, length)
+
+
+def blockwise(config: RingConfig, query, key, value, segment_ids, length) -> jax.Array:
+    """Computes one device's blockwise attention to a whole sequence in a ring's layout order."""
+
+    def reorder(array: jax.Array | None) -> jax.Array | None:
+        return None if array is None else from_layout(array, config.ring_size, config.layout)
+
+    alone = config._replace(axis=None, ring_size=1)
+    output = attend_shard(alone, *map(reorder, (query, key, value, segment_ids)), length)
+    return to_layout(output, config.ring_size, config.layout)
+
+
+def all_gather(config: RingConfig, query, key, value, segment_ids, length) -> jax.Array:
+    """Computes one device's part of attention after an all-gather of all keys and values."""
+    return attend_shard(config._replace(all_gather=True), query, key, value, segment_ids, length)
+
+
+def _attend_within_lengths(
+    function, config: RingConfig, query, key, value, segment_ids, length
+) -> jax.Array:
+    """Applies `function(query, key, value, queries, keys)`; padding is a segment of its own."""
+    position = jnp.asarray(positions(query.shape[1], config.ring_size, config.layout))
+
+    def attend(query, key, value, segment_ids):
+        queries = query_intervals(
+            position, segment_ids, causal=config.causal, window=config.window, length=None
+        )
+        return function(query, key, value, queries, KeyPositions(position, segment_ids))
+
+    if length is None:
+        return attend(query, key, value, segment_ids)
+    length = jnp.broadcast_to(length, query.shape[0])
+    return attend_within_lengths(attend, (query, key, value), segment_ids, position, length)
+
+
+def _dense(query, key, value, queries: QueryIntervals, keys: KeyPositions) -> jax.Array:
+    batch, sequence, _, head_dim = query.shape
+    key, value = mark_keys(key, value), zero_nonfinite(value)
+    mask = visible(queries, keys)[:, None, None]  # (1 or batch, 1, 1, queries, keys)
+    wide = jnp.promote_types(query.dtype, jnp.float32)
+    einsum = partial(jnp.einsum, preferred_element_type=wide)
+    grouped = query.reshape(batch, sequence, key.shape[2], -1, head_dim)
+    # (batch, key_heads, group, queries, keys)
+    scores = einsum("bqghd,bkgd->bghqk", grouped, key) * head_dim**-0.5
+    weights = jax.nn.softmax(jnp.where(mask, scores, MASK_VALUE), axis=-1)
+    weights = jnp.where(mask, weights, 0).astype(value.dtype)
+    output = einsum("bghqk,bkgd->bqghd", weights, value)
+    return output.reshape(query.shape).astype(query.dtype)
+
+
+def _memory_efficient(query, key, value, queries: QueryIntervals, keys: KeyPositions) -> jax.Array:
+    batch, sequence, _, head_dim = query.shape
+    chunk = max(size for size in range(1, min(CHUNK, sequence) + 1) if sequence % size == 0)
+    split = partial(_split_chunks, chunk)
+    grouped = query.reshape(batch, sequence, key.shape[2], -1, head_dim)
+    query_chunks = (
+        split(grouped),
+        QueryIntervals(split(queries.low, 0), split(queries.high, 0), split(queries.segment)),
+    )
+    key_chunks = (
+        split(key),
+        split(value),
+        KeyPositions(split(keys.position, 0), split(keys.segment)),
+    )
+
+    @jax.checkpoint
+    def attend(chunk_of_queries: tuple[jax.Array, QueryIntervals]) -> jax.Array:
+        query, queries = chunk_of_queries
+        rows = (batch, *query.shape[2:4], chunk)  # (batch, key_heads, group, queries)
+        zero = jnp.zeros(rows, jnp.float32)
+        state = jnp.full_like(zero, MASK_VALUE), zero, jnp.zeros((*rows, head_dim), jnp.float32)
+        step = jax.checkpoint(partial(_softmax_step, query, queries))
+        (_, denominator, numerator), _ = lax.scan(step, state, key_chunks)
+        return numerator / jnp.where(denominator > 0, denominator, 1)[..., None]
+
+    output = lax.map(attend, query_chunks)
+    # (chunks, batch, key_heads, group, chunk, head_dim) -> (batch, sequence, heads, head_dim)
+    return output.transpose(1, 0, 4, 2, 3, 5).reshape(query.shape).astype(query.dtype)
+
+
+def _softmax_step(query, queries: QueryIntervals, state, key_chunk) -> tuple[tuple, None]:
+    """Continues an online softmax (m, l, O) with a chunk of keys: see `kernels/reference.py`."""
+    (old_max, denominator, numerator), (key, value, keys) = state, key_chunk
+    einsum = partial(jnp.einsum, preferred_element_type=jnp.float32)
+    # Here, so that copies of one chunk are held.
+    key, value = mark_keys(key, value), zero_nonfinite(value)
+    mask = visible(queries, keys)[:, None, None]
+    scores = einsum("bqghd,bkgd->bghqk", query, key) * query.shape[-1] ** -0.5
+    scores = jnp.where(mask, scores, MASK_VALUE)
+    new_max = lax.stop_gradient(jnp.maximum(old_max, scores.max(axis=-1)))
+    weights = jnp.where(mask, jnp.exp(scores - new_max[..., None]), 0)
+    decay = jnp.exp(old_max - new_max)
+    more = einsum("bghqk,bkgd->bghqd", weights.astype(value.dtype), value)
+    denominator = denominator * decay + weights.sum(axis=-1)
+    return (new_max, denominator, numerator * decay[..., None] + more), None
+
+
+def _split_chunks(chunk: int, array: jax.Array | None, axis: int = 1) -> jax.Array | None:
+    """Splits (..., sequence, ...) -> (chunks, ..., chunk, ...)."""
+    if array is None:
+        return None
+    shape = (*array.shape[:axis], -1, chunk, *array.shape[axis + 1 :])
+    return jnp.moveaxis(array.reshape(shape), axis, 0)

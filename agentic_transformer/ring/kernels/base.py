@@ -1,0 +1,140 @@
+"""The contract of an attention kernel: what the ring asks of it, and what it may rely on.
+
+For one block of keys and values at a time, a kernel computes
+
+    S = Q K^T / sqrt(head_dim),  P = exp(S - lse),  O = P V
+
+where `lse` is the log-sum-exp of a row of S over *all* blocks. In the forward pass neither lse nor
+O is known before the last block, so a kernel continues an online softmax in a carry of its own
+form. In the backward pass both are known: each block's part of the gradient is exact by itself.
+
+Shapes and dtypes at this border:
+    query       (batch, heads, queries, head_dim), unscaled
+    key, value  (batch, key_heads, keys, head_dim), key_heads a divisor of heads; query head h
+                attends to key head h // (heads // key_heads)
+    out         (batch, heads, queries, head_dim): float32 from a kernel; query's dtype to it
+    lse         (batch, heads, queries) float32, natural logarithm
+    gradients   float32, in the shape of what they are the gradient of
+
+Everything else (units, transposes, padding, chunks) is private to a kernel. Tokens may be padded
+by the kernel's own `pack`; what a carry holds is known to the kernel alone.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from agentic_transformer.ring.masks import Mask
+
+
+class Kernel(ABC):
+    """Describes attention of a block of queries to one block of keys after another.
+
+    Kernels are hashable and compare by value (frozen dataclasses): programs are cached by them.
+
+    Arrays may hold NaN and infinities, and a key is NaN where its value is not finite. None of it
+    may reach a query that does not see it, nor the gradient of a key that is not seen.
+
+    Attributes:
+        supports_dynamic: whether masks may be of kind DYNAMIC. If not, the ring calls the kernel on
+            halves of blocks, whose masks are all FULL or CAUSAL (`ring/pairs.py`); every array of
+            the carry, the residual and the running dquery then has axes (batch, heads, tokens,
+            ...), so that the ring can take and put halves.
+        supports_segments: whether masks may hold segments; they come on top of any kind.
+    """
+
+    supports_dynamic: bool = True
+    supports_segments: bool = True
+
+    def pack(self, array: jax.Array) -> jax.Array:
+        """Returns an array (batch, heads, tokens, ...) in the form that a pass works on.
+
+        The ring packs all arrays once before a pass, so keys and values travel packed. Packing may
+        pad tokens; masks are those of the tokens without padding.
+        """
+        return array
+
+    def unpack(self, array: jax.Array, tokens: int) -> jax.Array:
+        """Inverts `pack`: returns (batch, heads, tokens, ...)."""
+        return array
+
+    @abstractmethod
+    def init(self, query: jax.Array) -> Any:
+        """Returns the carry of queries that have met no key."""
+
+    @abstractmethod
+    def forward(
+        self, carry: Any, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask
+    ) -> Any:
+        """Returns the carry after one more block of keys."""
+
+    @abstractmethod
+    def finish(self, carry: Any) -> tuple[jax.Array, jax.Array]:
+        """Returns (out, lse); 0 and -inf where a query saw no key."""
+
+    def prepare_backward(
+        self, out: jax.Array, lse: jax.Array, cotangent: jax.Array
+    ) -> tuple[jax.Array, ...]:
+        """Returns the residual: what `backward` reads, computed once and not at every ring step.
+
+        Args:
+            out: the output over all blocks.
+            lse: that over all blocks; +inf where a query sees nothing, so that `exp(S - lse)` is
+                0; NaN where the gradient of a query must be NaN.
+            cotangent: the cotangent of the output, in query's dtype.
+
+        Returns:
+            Arrays of any form; by default (cotangent, lse, delta) with
+            `delta = rowsum(out * cotangent)`, (batch, heads, queries).
+        """
+        delta = jnp.einsum("...d,...d->...", out, cotangent, preferred_element_type=jnp.float32)
+        return cotangent, lse, delta
+
+    def init_backward(self, query: jax.Array, key: jax.Array) -> Any:
+        """Returns the running dquery of no blocks; of the arrays the shapes are read alone."""
+        return jnp.zeros(query.shape, jnp.float32)
+
+    @abstractmethod
+    def backward(
+        self,
+        residual: Any,
+        dquery: Any,
+        query: jax.Array,
+        key: jax.Array,
+        value: jax.Array,
+        mask: Mask,
+    ) -> tuple[Any, jax.Array, jax.Array]:
+        """Returns (dquery, dkey, dvalue): the running dquery, and this block's dkey and dvalue.
+
+        dkey and dvalue are returned, not accumulated, so the kernel need not wait for the incoming
+        permute.
+        """
+
+    def finish_backward(self, dquery: Any, query: jax.Array) -> jax.Array:
+        """Returns the gradient of the query, in its shape."""
+        return dquery
+
+    def map_heads(
+        self,
+        ring_pass: Callable[..., Any],
+        arrays: tuple[jax.Array, ...],
+        segment: jax.Array | None,
+    ) -> Any:
+        """Applies `ring_pass(*arrays, segment)`, a whole pass around the ring.
+
+        A kernel may go around once for every key head, in the memory of one for all that travels.
+
+        Args:
+            ring_pass: returns a tree of arrays (batch, heads or key_heads, tokens, ...).
+            arrays: (batch, heads or key_heads, tokens, ...), the second one with key_heads.
+            segment: (batch, tokens), or None.
+
+        Returns:
+            What `ring_pass` returns.
+        """
+        return ring_pass(*arrays, segment)

@@ -1,0 +1,123 @@
+"""One device's part of ring attention, for use inside a `jax.shard_map`."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from agentic_transformer.ring.config import RingConfig
+from agentic_transformer.ring.kernels import Kernel, check_kernel, select
+from agentic_transformer.ring.layout import check_layout, shard_positions
+from agentic_transformer.ring.padding import attend_within_lengths, signed_ids
+from agentic_transformer.ring.pairs import needs_dynamic
+from agentic_transformer.ring.ring import attention_shard
+from agentic_transformer.ring.validation import check_attention
+
+
+def ring_attention_shard(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    *,
+    axis: str | None = "ring",
+    segment_ids: jax.Array | None = None,
+    length: jax.Array | int | None = None,
+    kernel: Kernel | None = None,
+    **options: Any,
+) -> jax.Array:
+    """Computes one device's part of `ring_attention`, inside a `jax.shard_map` over `axis`.
+
+    Args:
+        query: (batch, tokens, heads, head_dim), this device's tokens, in layout order; tokens even.
+        key: (batch, tokens, key_heads, head_dim) of query's dtype, key_heads a divisor of heads.
+        value: as key.
+        axis: the mesh axis of the ring; None for a single device.
+        segment_ids: (batch, tokens) integers; attention only within equal ids.
+        length: natural positions from here on are padding; an integer, or (batch,) integers.
+        kernel: as in `attention`.
+        **options: causal, layout and window, as in `attention`; and all_gather: collect all keys
+            and values on every device first, the alternative a ring is compared with.
+
+    Returns:
+        (batch, tokens, heads, head_dim) of query's dtype.
+
+    Raises:
+        ValueError: as `attention`, and outside of a `jax.shard_map` over `axis`.
+    """
+    ring_size = _axis_size(axis)
+    check_kernel(kernel)
+    config = RingConfig(axis if ring_size > 1 else None, ring_size, kernel, **options)
+    check_layout(config.layout)
+    check_attention(
+        query,
+        key,
+        value,
+        segment_ids,
+        causal=config.causal,
+        window=config.window,
+        length=length,
+        ring_size=ring_size,
+    )
+    if query.shape[1] % 2:
+        raise ValueError(
+            f"query {query.shape} must have two blocks of tokens, an even number of them"
+        )
+    if kernel is None:
+        kernel = select(jax.default_backend(), query.dtype).kernel
+    return attend_shard(config._replace(kernel=kernel), query, key, value, segment_ids, length)
+
+
+def attend_shard(
+    config: RingConfig,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    segment_ids: jax.Array | None,
+    length: jax.Array | int | None,
+) -> jax.Array:
+    """Computes one device's part of attention; arguments as `ring_attention_shard`, checked."""
+    if length is not None and jnp.ndim(length):
+        # Lengths of rows become segments, and the ring needs to know none.
+        device = 0 if config.axis is None else lax.axis_index(config.axis)
+        position = shard_positions(device, query.shape[1], config.ring_size, config.layout)
+        attend = partial(_attend, config, length=None)
+        return attend_within_lengths(attend, (query, key, value), segment_ids, position, length)
+    segment_ids = None if segment_ids is None else signed_ids(segment_ids)
+    length = None if length is None else jnp.asarray(length, jnp.int32)
+    return _attend(config, query, key, value, segment_ids, length)
+
+
+def _attend(config: RingConfig, query, key, value, segment_ids, length) -> jax.Array:
+    """Attends in the axis order of kernels: (batch, heads, tokens, head_dim)."""
+    _check_mask(config, has_segments=segment_ids is not None, has_length=length is not None)
+    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
+    return attention_shard(config, query, key, value, segment_ids, length).swapaxes(1, 2)
+
+
+def _check_mask(config: RingConfig, *, has_segments: bool, has_length: bool) -> None:
+    """Raises ValueError unless the kernel supports the masks of a ring."""
+    if needs_dynamic(config, has_length=has_length) and not config.kernel.supports_dynamic:
+        raise ValueError(
+            f"kernel={config.kernel} supports causal and full masks only, no window, length or "
+            "causal all-gather; kernel=None chooses one that does"
+        )
+    if has_segments and not config.kernel.supports_segments:
+        raise ValueError(
+            f"kernel={config.kernel} supports no segment_ids and no lengths of rows; "
+            "kernel=None chooses one that does"
+        )
+
+
+def _axis_size(axis: str | None) -> int:
+    """Returns the ring's number of devices; ValueError outside of a `jax.shard_map` over it."""
+    try:
+        return 1 if axis is None else lax.axis_size(axis)
+    except NameError:
+        raise ValueError(
+            f"axis={axis!r} is no axis of a jax.shard_map around this call; "
+            "on whole arrays call ring_attention, on one device axis=None"
+        ) from None

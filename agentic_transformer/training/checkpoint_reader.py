@@ -1,0 +1,182 @@
+"""Finds and reads the checkpoints of a run.
+
+    <run>/checkpoints/<step>/{params,optimizer,description,metrics}
+    <run>/checkpoints/<step>/SHA256SUMS
+
+`description` holds the JSON spec of the agent, `metrics` the loss. A step without its SHA256SUMS
+does not count. Nothing here unpickles: arrays are zarr's, the rest is JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from agentic_transformer.training import checksums, distributed, old_names
+from agentic_transformer.training.arrays import read_arrays
+from agentic_transformer.training.state import TrainState
+
+
+class CheckpointReader:
+    """Finds the whole checkpoints of one run, and restores what they hold."""
+
+    def __init__(self, run: Path) -> None:
+        """Takes the run's folder; nothing is read yet."""
+        self.folder = (run / "checkpoints").resolve()
+
+    def newest(self) -> int:
+        """Returns the newest whole step, and prints what is wrong with newer ones.
+
+        Raises:
+            ValueError: there is none.
+        """
+        step = self._newest()
+        if step is None:
+            raise ValueError(
+                f"no checkpoint in {self.folder}; train the run first: python -m experiments.train"
+            )
+        return step
+
+    def find(self, which: str) -> int:
+        """Returns the step of a whole checkpoint.
+
+        Args:
+            which: "newest", "best" (by its loss), or a step.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if which == "newest":
+            return self.newest()
+        whole = [step for step in self._steps() if self._is_whole(step)]
+        best = self._best_first(whole)[:1]
+        found = best if which == "best" else [step for step in whole if str(step) == which]
+        if not found:
+            there = ", ".join(map(str, whole)) or "none"
+            raise ValueError(f"no checkpoint {which} in {self.folder}; whole ones there: {there}")
+        return found[0]
+
+    def spec(self, step: int) -> dict[str, Any]:
+        """Returns the JSON spec that a checkpoint holds, with today's names."""
+        stored = _read_json(self.folder / str(step) / "description")
+        current = old_names.current_spec(stored)
+        if current != stored:
+            old_names.warn(self.folder / str(step))
+        return current
+
+    def params(self, step: int, like: Any) -> Any:
+        """Returns a checkpoint's parameters, on however many devices.
+
+        Args:
+            step: which checkpoint.
+            like: tree of arrays, or of their shapes and types, with the shardings wanted.
+
+        Raises:
+            ValueError: an array is missing, unknown, or has another shape or type than in `like`.
+        """
+        return read_arrays(self.folder / str(step) / "params", like)
+
+    def state(self, step: int, like: TrainState, spec: dict[str, Any]) -> TrainState:
+        """Returns a checkpoint's train state, on however many devices and processes.
+
+        Args:
+            step: which checkpoint.
+            like: a train state, or its shapes and types, with the shardings wanted.
+            spec: the spec that the checkpoint must have.
+
+        Raises:
+            ValueError: the checkpoint has another spec or no optimizer, or an array is missing,
+                unknown, or has another shape or type than in `like`.
+        """
+        path = self.folder / str(step)
+        there, here = _flat(self.spec(step)), _flat(spec)
+        for key in sorted(there.keys() | here.keys()):
+            if there.get(key) != here.get(key):
+                difference = f"{key} is {there.get(key)} there and {here.get(key)} here"
+                raise ValueError(f"{path} is another agent's: {difference}")
+        if not (path / "optimizer").exists():
+            raise ValueError(
+                f"{path} is without its optimizer: it can be evaluated, not trained further"
+            )
+        # The step is the folder's name. It is laid out like the rest, for all processes.
+        number = jax.make_array_from_callback((), like.step.sharding, lambda _: jnp.int32(step))
+        params = read_arrays(path / "params", like.params)
+        return TrainState(number, params, read_arrays(path / "optimizer", like.optimizer))
+
+    def digest(self, step: int) -> str:
+        """Returns the SHA-256 of all that a checkpoint holds."""
+        return checksums.digest(self.folder / str(step))
+
+    def export(self, step: int, run: Path) -> Path:
+        """Copies a checkpoint to another run folder without its optimizer, a third of the size.
+
+        Returns:
+            The copy's folder.
+
+        Raises:
+            OSError: the copy differs from what was copied.
+        """
+        original, path = self.folder / str(step), run / "checkpoints" / str(step)
+        # Cloud storage has a file that names the folder of the save. SHA256SUMS replaces it here.
+        left_out = shutil.ignore_patterns("optimizer", "commit_success.txt", checksums.NAME)
+        shutil.copytree(original, path, ignore=left_out)
+        checksums.write(path)
+        changed = checksums.listed(path).items() - checksums.listed(original).items()
+        if changed:
+            raise OSError(f"{path} is not a copy of {original}: {min(changed)[0]} differs")
+        return path
+
+    def _newest(self, set_aside: Callable[[int], Path] | None = None) -> int | None:
+        """Finds the newest whole step in process 0; renames newer ones to `set_aside(step)`."""
+        found = -1  # agreed upon as a number
+        for step in reversed(self._steps() if distributed.is_first() else []):
+            if self._is_whole(step):
+                found = step
+                break
+            if set_aside:
+                (self.folder / str(step)).rename(set_aside(step))
+        found = distributed.agree(found)
+        return None if found < 0 else found
+
+    def _is_whole(self, step: int) -> bool:
+        """Returns whether a checkpoint is as it was written; else prints what is wrong with it."""
+        problem = checksums.problem(self.folder / str(step))
+        if problem:
+            print(f"checkpoint {step} is not whole: {problem}", file=sys.stderr, flush=True)
+        return not problem
+
+    def _best_first(self, steps: list[int]) -> list[int]:
+        """Sorts steps by their loss, newer ones first among equals, unreadable losses last."""
+
+        def loss(step: int) -> float:
+            try:
+                return float(_read_json(self.folder / str(step) / "metrics")["loss"])
+            except (OSError, ValueError, KeyError, TypeError):
+                return math.inf
+
+        return sorted(steps, key=lambda step: (loss(step), -step))
+
+    def _steps(self) -> list[int]:
+        return sorted(int(path.name) for path in self.folder.glob("*") if path.name.isdecimal())
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested values by dotted key, as JSON gives them back."""
+    flat = {}
+    for key, value in json.loads(json.dumps(values)).items():
+        flat |= (
+            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
+    return flat
+
+
+def _read_json(item: Path) -> Any:
+    return json.loads((item / "metadata").read_text())
