@@ -2,97 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from agentic_transformer.config import TableCommand
-from agentic_transformer.evaluation.results_folder import find_records
 from experiments.cli import app as cli
-from experiments.cli import sweeps
-from experiments.cli.overrides import values_by_key
-from experiments.cli.run_folder import OVERRIDES, read_overrides, status
 
 
 def main(config: TableCommand) -> None:
-    """Prints the table and writes `<sweep>/table.csv`.
+    """Prints the table of a sweep and writes `<sweep>/table.csv`."""
+    # Imported here: a command line is checked before pandas is loaded.
+    from experiments.reports.sweep_table import sweep_table
 
-    It shows the overrides of each job, its state, its last metrics and its returns.
-
-    Raises:
-        ValueError: the folder holds no jobs.
-    """
-    sweep = Path(config.sweep)
-    jobs = sweeps.jobs(sweep)
-    if not jobs:
-        raise ValueError(
-            f"sweep={sweep}: no jobs are there; give the folder of a sweep, which -m makes"
-        )
-    table = pd.DataFrame(map(_row, jobs))
-    table.to_csv(sweep / "table.csv", index=False)
+    table = sweep_table(Path(config.sweep))
+    table.to_csv(Path(config.sweep) / "table.csv", index=False)
     print(table.to_string(index=False, float_format="{:.4g}".format, na_rep=""))
-
-
-def _row(job: Path) -> dict[str, Any]:
-    """Returns what a job's files tell so far; a quickstart's job has several agents."""
-    state = status(job)
-    row = {"job": job.name, "state": state.get("state")}
-    row |= {key: value for key, value in _overrides(job).items() if key not in ("run", "resume")}
-    for path in sorted(job.rglob("metrics.csv")):
-        prefix = "" if path.parent == job else f"{path.parent.name} "
-        row |= {f"{prefix}{name}": value for name, value in _last_metrics(path).items()}
-    # An evaluation's job tells where the results are.
-    return row | _last_returns(Path(state.get("results", job)))
-
-
-def _overrides(job: Path) -> dict[str, str]:
-    """Returns the overrides of a job by setting; says so in one line if they cannot be read."""
-    try:
-        return values_by_key(read_overrides(job))
-    except (OSError, HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
-        print(f"{job / OVERRIDES} cannot be read: {str(error).splitlines()[0]}", file=sys.stderr)
-        return {}
-
-
-def _last_metrics(path: Path) -> dict[str, float]:
-    """Returns the last row of a `metrics.csv`, which is empty until its first row is due."""
-    columns = ["step", "loss", "seconds"]
-    if not path.stat().st_size or (rows := _read(path, columns)) is None:
-        return {}
-    return {name: rows[name].iloc[-1] for name in columns}
-
-
-def _last_returns(results: Path) -> dict[str, float]:
-    """Returns the mean return of each condition at its largest number of trajectories."""
-    path = find_records(results)
-    if path is None or (records := _read(path, ["trajectories", "return"], "condition")) is None:
-        return {}
-    longest = records.groupby("condition")["trajectories"].transform("max")
-    last = records[records["trajectories"] == longest]
-    means = last.groupby(["condition", "trajectories"])["return"].mean()
-    return {f"return {condition} [{number}]": mean for (condition, number), mean in means.items()}
-
-
-def _read(path: Path, numbers: list[str], *texts: str) -> pd.DataFrame | None:
-    """Reads a table with columns of numbers and columns of text.
-
-    If it cannot, one line says why, and None is returned.
-    """
-    try:
-        rows = pd.read_csv(path)
-        columns = rows[[*texts, *numbers]].assign(**rows[numbers].apply(pd.to_numeric))
-    except (OSError, ValueError, KeyError) as error:  # pandas' own errors are ValueErrors
-        print(f"{path} is left out: {' '.join(str(error).split())}", file=sys.stderr)
-        return None
-    if rows.empty:
-        print(f"{path} is left out: it holds only a header", file=sys.stderr)
-        return None
-    return columns
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from tests import style
 ROOMS = sorted({style.room_of(path) for path in style.modules()})
 TESTS = sorted({style.room_of(path) for path in (style.ROOT / "tests").rglob("*.py")})
 
+
 def problems(room, check):
     """Returns the problems of a room's files, by the path of the file."""
     paths = sorted((style.ROOT / room.split("/")[0]).rglob("*.py"))
