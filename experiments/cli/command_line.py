@@ -29,10 +29,8 @@ FOLDER_SETTINGS = ("run", "resume")
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        flags = "-m, --help, --cfg job, --info"
-        raise_config_error(
-            message, f"overrides such as train.steps=100, and Hydra's flags: {flags}"
-        )
+        words = "overrides such as train.steps=100"
+        raise_config_error(message, f"{words}, and Hydra's flags: -m, --help, --cfg job, --info")
 
 
 def _parse_flags(argv: list[str]) -> argparse.Namespace:
@@ -137,22 +135,14 @@ def read(name: str, command: type, argv: list[str], together: bool = False) -> C
     """
     given = _parse_flags(argv)
     if together and given.multirun:
-        raise_config_error(
-            "-m: this command takes several values together", "the same words without -m"
-        )
-    folders = [given.config_dir] if given.config_dir else []
-    if given.config_path:  # which may use our groups
-        folders += [CONF]
-    for folder in (given.config_path, given.config_dir):
-        if folder and not Path(folder).is_dir():
-            raise_config_error(f"{folder}: no such folder of configs", "a folder")
-    folders = ",".join(quote_text(f"file://{Path(folder).absolute()}") for folder in folders)
+        problem = "-m: this command takes several values together"
+        raise_config_error(problem, "the same words without -m")
     path = Path(given.config_path or CONF).absolute()
     line = CommandLine(
         command,
         path,
         given.config_name or name,
-        [f"hydra.searchpath=[{folders}]"] if folders else [],
+        _search_path(given),
         given.multirun,
         given.help,
         config_groups(path, given.config_dir or CONF, CONF),
@@ -164,6 +154,16 @@ def read(name: str, command: type, argv: list[str], together: bool = False) -> C
     if not given.shell_completion:
         line.assignments = line.read(given.overrides, given.multirun or together)
     return line
+
+
+def _search_path(given: argparse.Namespace) -> list[str]:
+    """Returns the override that adds the user's folder of configs, or ours to the user's."""
+    for folder in (given.config_path, given.config_dir):
+        if folder and not Path(folder).is_dir():
+            raise_config_error(f"{folder}: no such folder of configs", "a folder")
+    folders = [given.config_dir, CONF if given.config_path else None]
+    urls = [quote_text(f"file://{Path(folder).absolute()}") for folder in folders if folder]
+    return [f"hydra.searchpath=[{','.join(urls)}]"] if urls else []
 
 
 def config_groups(*folders: Path | str) -> dict[str, list[str]]:
