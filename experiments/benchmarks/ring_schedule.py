@@ -38,6 +38,7 @@ def schedule(topology: str, devices: int) -> Schedule:
 
     In bfloat16, with 4 heads of 128 and 4,096 tokens a device.
     """
+    # Imported here: the environment of libtpu is set first.
     import jax
     import jax.numpy as jnp
     import numpy as np
