@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 
 from agentic_transformer.ring import ReferenceKernel
@@ -31,3 +32,49 @@ def of_kind(mask, query, key):
     }[mask.kind]
     queries = QueryIntervals(jnp.zeros_like(index), high, mask.queries.segment)
     return dataclasses.replace(mask, queries=queries, keys=KeyPositions(keys, mask.keys.segment))
+
+
+class ReferenceFused:
+    """Fused attention of known masks in plain JAX, with the signature of an accelerator's."""
+
+    def __eq__(self, other):
+        return isinstance(other, ReferenceFused)
+
+    def __hash__(self):
+        return hash(ReferenceFused)
+
+    def forward(self, query, key, value, *, causal):
+        weights, lse = self._weights(query, key, None, causal)
+        out = jnp.einsum("bhqk,bhkd->bhqd", weights, repeat(value, query).astype(jnp.float32))
+        return out.astype(query.dtype), lse
+
+    def backward(self, query, key, value, out, lse, cotangent, *, causal):
+        weights, _ = self._weights(query, key, lse, causal)
+        q, k, v, o, g = (
+            repeat(x, query).astype(jnp.float32) for x in (query, key, value, out, cotangent)
+        )
+        delta = (o * g).sum(-1, keepdims=True)
+        dscores = weights * (jnp.einsum("bhqd,bhkd->bhqk", g, v) - delta) * q.shape[-1] ** -0.5
+        gradients = (
+            jnp.einsum("bhqk,bhkd->bhqd", dscores, k),
+            jnp.einsum("bhqk,bhqd->bhkd", dscores, q),
+            jnp.einsum("bhqk,bhqd->bhkd", weights, g),
+        )
+        shapes = query.shape, key.shape, value.shape
+        return tuple(
+            x.reshape(*shape[:2], -1, *shape[2:]).sum(2).astype(query.dtype)
+            for x, shape in zip(gradients, shapes, strict=True)
+        )
+
+    def _weights(self, query, key, lse, causal):
+        key = repeat(key, query)
+        scores = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
+        scores *= query.shape[-1] ** -0.5
+        if causal:
+            scores = jnp.where(jnp.tril(jnp.ones(scores.shape[2:], bool)), scores, -jnp.inf)
+        lse = jax.nn.logsumexp(scores, axis=-1) if lse is None else lse
+        return jnp.exp(scores - lse[..., None]), lse
+
+
+def repeat(key, query):
+    return jnp.repeat(key, query.shape[1] // key.shape[1], axis=1)

@@ -22,6 +22,7 @@ from agentic_transformer.ring.feedforward import blockwise_feedforward
 from agentic_transformer.ring.kernels import (
     Chunks,
     CPUKernel,
+    FusedKernel,
     Kernel,
     ReferenceKernel,
     XLAKernel,
@@ -41,6 +42,7 @@ __all__ = [
     "LAYOUTS",
     "CPUKernel",
     "Chunks",
+    "FusedKernel",
     "Kernel",
     "ReferenceKernel",
     "XLAKernel",

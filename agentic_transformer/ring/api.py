@@ -13,10 +13,10 @@ from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
 from agentic_transformer.ring import baselines
 from agentic_transformer.ring.config import RingConfig
-from agentic_transformer.ring.kernels import Kernel, check_kernel, select
+from agentic_transformer.ring.kernels import Kernel
 from agentic_transformer.ring.layout import check_layout
 from agentic_transformer.ring.mesh import check_devices, map_over_devices, map_without_mesh
-from agentic_transformer.ring.shard import attend_shard
+from agentic_transformer.ring.shard import attend_shard, kernel_for
 from agentic_transformer.ring.validation import (
     check_attention,
     check_one_of,
@@ -54,7 +54,7 @@ def attention(
     segment_ids: jax.Array | None = None,
     window: int | None = None,
     length: jax.Array | int | None = None,
-    kernel: Kernel | None = None,
+    kernel: Kernel | str | None = None,
 ) -> jax.Array:
     """Computes exact attention by any of `BACKBONES`.
 
@@ -91,8 +91,8 @@ def attention(
         window: query i sees keys j with `0 <= i - j < window`; causal only.
         length: tokens at natural positions from here on are padding, never attended to; their
             outputs and gradients are 0. An integer, or (batch,) integers, one for each row.
-        kernel: the attention of a device's queries to one block of keys after another; None:
-            `select` chooses one for the platform.
+        kernel: the attention of a device's queries to one block of keys after another: a kernel,
+            or the name of one (`kernels.NAMES`). None or "auto": the fastest for the platform.
 
     Returns:
         (batch, sequence, heads, head_dim) of query's dtype, accumulated in float32. A query that
@@ -105,20 +105,17 @@ def attention(
     """
     check_one_of("backbone", backbone, BACKBONES)
     check_layout(layout)
-    check_kernel(kernel)
     check_attention(query, key, value, segment_ids, causal=causal, window=window, length=length)
     window = check_window(window, causal=causal)  # compiled functions are kept by it
     check_shards(*query.shape[:2], mesh, axis, batch_axis)
     check_devices(mesh, query=query, key=key, value=value, segment_ids=segment_ids, length=length)
-    if kernel is None:
-        platform = (
-            mesh.devices.flat[0].platform if isinstance(mesh, Mesh) else jax.default_backend()
-        )
-        kernel = select(platform, query.dtype).kernel
     ring_size = 1 if mesh is None else ring_size_of(mesh, axis)
-    config = RingConfig(
-        axis if ring_size > 1 else None, ring_size, kernel, bool(causal), layout, window
-    )
+    axis_name = axis if ring_size > 1 else None
+    gathers = backbone == "all_gather"
+    config = RingConfig(axis_name, ring_size, None, bool(causal), layout, window, gathers)
+    platform = mesh.devices.flat[0].platform if isinstance(mesh, Mesh) else jax.default_backend()
+    kernel = kernel_for(kernel, config, platform, query, segment_ids, length)
+    config = config._replace(kernel=kernel, all_gather=False)
     compiled = _compiled(backbone, config, mesh, axis, batch_axis)
     return compiled(query, key, value, segment_ids, length)
 

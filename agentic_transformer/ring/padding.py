@@ -1,4 +1,4 @@
-"""Handles rows with a length each: their padding becomes a segment of its own."""
+"""Handles padding at the end of a sequence, for masks that do not know of it."""
 
 from __future__ import annotations
 
@@ -44,4 +44,30 @@ def attend_within_lengths(
     segment_ids = jnp.where(real, jnp.maximum(segment_ids, pad_id + 1), pad_id)
     real = real[..., None, None]
     output = attend(*(jnp.where(real, array, 0) for array in arrays), segment_ids)
+    return jnp.where(real, output, 0)
+
+
+def attend_before_padding(
+    attend: Callable[..., jax.Array],
+    arrays: tuple[jax.Array, jax.Array, jax.Array],
+    position: jax.Array,
+    length: jax.Array,
+) -> jax.Array:
+    """Attends causally in padded rows, by `attend(*arrays)`.
+
+    Padding comes last, so no real query sees it under a causal mask. It holds zeros on the way in
+    and on the way out: neither the padding nor its cotangent reaches a gradient.
+
+    Args:
+        attend: causal attention.
+        arrays: query, key and value, (batch, tokens, heads, head_dim).
+        position: (tokens,), natural positions.
+        length: () or (batch,).
+
+    Returns:
+        (batch, tokens, heads, head_dim).
+    """
+    real = position < length[..., None]  # (tokens,) or (batch, tokens)
+    real = real.reshape(-1, position.size, 1, 1)
+    output = attend(*(jnp.where(real, array, 0) for array in arrays))
     return jnp.where(real, output, 0)

@@ -10,9 +10,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from agentic_transformer.ring.config import RingConfig
-from agentic_transformer.ring.kernels import Kernel, check_kernel, select
+from agentic_transformer.ring.kernels import Kernel, choose
 from agentic_transformer.ring.layout import check_layout, shard_positions
-from agentic_transformer.ring.padding import attend_within_lengths, signed_ids
+from agentic_transformer.ring.padding import (
+    attend_before_padding,
+    attend_within_lengths,
+    signed_ids,
+)
 from agentic_transformer.ring.pairs import needs_dynamic
 from agentic_transformer.ring.ring import attention_shard
 from agentic_transformer.ring.validation import check_attention
@@ -26,7 +30,7 @@ def ring_attention_shard(
     axis: str | None = "ring",
     segment_ids: jax.Array | None = None,
     length: jax.Array | int | None = None,
-    kernel: Kernel | None = None,
+    kernel: Kernel | str | None = None,
     **options: Any,
 ) -> jax.Array:
     """Computes one device's part of `ring_attention`, inside a `jax.shard_map` over `axis`.
@@ -49,8 +53,7 @@ def ring_attention_shard(
         ValueError: as `attention`, and outside of a `jax.shard_map` over `axis`.
     """
     ring_size = _axis_size(axis)
-    check_kernel(kernel)
-    config = RingConfig(axis if ring_size > 1 else None, ring_size, kernel, **options)
+    config = RingConfig(axis if ring_size > 1 else None, ring_size, None, **options)
     check_layout(config.layout)
     check_attention(
         query,
@@ -66,9 +69,27 @@ def ring_attention_shard(
         raise ValueError(
             f"query {query.shape} must have two blocks of tokens, an even number of them"
         )
-    if kernel is None:
-        kernel = select(jax.default_backend(), query.dtype).kernel
+    kernel = kernel_for(kernel, config, jax.default_backend(), query, segment_ids, length)
     return attend_shard(config._replace(kernel=kernel), query, key, value, segment_ids, length)
+
+
+def kernel_for(
+    kernel: Kernel | str | None,
+    config: RingConfig,
+    platform: str,
+    query: jax.Array,
+    segment_ids: jax.Array | None,
+    length: jax.Array | int | None,
+) -> Kernel:
+    """Returns the kernel that was asked for, or the fastest for a platform and these masks.
+
+    Raises:
+        ValueError: see `kernels.choose`.
+    """
+    # Padding at the end needs no mask of its own under a causal one.
+    has_length = length is not None and not config.causal
+    static = segment_ids is None and not needs_dynamic(config, has_length=has_length)
+    return choose(kernel, platform, query.dtype, query.shape[-1], static=static).kernel
 
 
 def attend_shard(
@@ -80,12 +101,17 @@ def attend_shard(
     length: jax.Array | int | None,
 ) -> jax.Array:
     """Computes one device's part of attention; arguments as `ring_attention_shard`, checked."""
-    if length is not None and jnp.ndim(length):
-        # Lengths of rows become segments, and the ring needs to know none.
+    if length is not None and (jnp.ndim(length) or not config.kernel.supports_dynamic):
         device = 0 if config.axis is None else lax.axis_index(config.axis)
         position = shard_positions(device, query.shape[1], config.ring_size, config.layout)
-        attend = partial(_attend, config, length=None)
-        return attend_within_lengths(attend, (query, key, value), segment_ids, position, length)
+        arrays, attend = (query, key, value), partial(_attend, config, length=None)
+        if not config.kernel.supports_dynamic and config.causal and config.window is None:
+            # A kernel of static masks: its causal mask hides the padding from all real queries.
+            attend = partial(attend, segment_ids=segment_ids)
+            return attend_before_padding(attend, arrays, position, jnp.asarray(length, jnp.int32))
+        if jnp.ndim(length):
+            # Lengths of rows become segments, and the ring needs to know none.
+            return attend_within_lengths(attend, arrays, segment_ids, position, length)
     segment_ids = None if segment_ids is None else signed_ids(segment_ids)
     length = None if length is None else jnp.asarray(length, jnp.int32)
     return _attend(config, query, key, value, segment_ids, length)

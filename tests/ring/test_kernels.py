@@ -14,21 +14,25 @@ import pytest
 from agentic_transformer.ring import (
     Chunks,
     CPUKernel,
+    FusedKernel,
     ReferenceKernel,
     XLAKernel,
+    blockwise_attention,
     from_layout,
     ring_attention_shard,
     select,
     to_layout,
 )
+from agentic_transformer.ring.kernels import cudnn
 from tests.attention_float64 import assert_attention, attention_and_bounds
 from tests.seeds import rng
-from tests.static_kernel import StaticKernel
+from tests.static_kernel import ReferenceFused, StaticKernel
 
 SMALL = Chunks(queries=8, keys=4, whole=8)
 KERNELS = {
     "reference": ReferenceKernel(),
     "static": StaticKernel(),
+    "fused": FusedKernel(ReferenceFused()),
     "xla": XLAKernel(),
     "xla in chunks": XLAKernel(SMALL._replace(rows=2)),
     "cpu": CPUKernel(),
@@ -45,6 +49,7 @@ CASES = {
     "causal contiguous": (3, "contiguous", (2, 1), "float16", {}),
     "full": (3, "zigzag", (4, 2), "bfloat16", {"causal": False}),
     "window": (3, "zigzag", (2, 2), "float32", {"window": 9}),
+    "tail": (3, "zigzag", (4, 2), "float32", {"length": 37}),
     "length": (3, "contiguous", (2, 2), "float32", {"causal": False, "length": 37}),
     "segments": (3, "zigzag", (4, 2), "float32", {"segment_ids": SEGMENTS}),
     "all": (3, "zigzag", (4, 2), "bfloat16", {"segment_ids": SEGMENTS, "window": 20, "length": 61}),
@@ -91,8 +96,13 @@ def draw(seed, heads, dtype="float32"):
 def test_attention_and_gradients_equal_float64(kernel, case):
     (ring, layout, heads, dtype, mask), kernel = CASES[case], KERNELS[kernel]
     arrays = draw(0, heads, dtype)
-    if not kernel.supports_dynamic and ("window" in mask or "length" in mask):
+    causal_only = "window" in mask or ("length" in mask and mask.get("causal") is False)
+    if not kernel.supports_dynamic and causal_only:
         with pytest.raises(ValueError, match="kernel=None chooses one that does"):
+            on_ring(kernel, ring, layout, **mask)(arrays)
+        return
+    if not kernel.supports_segments and "segment_ids" in mask:
+        with pytest.raises(ValueError, match="supports no segment_ids"):
             on_ring(kernel, ring, layout, **mask)(arrays)
         return
     found = on_ring(kernel, ring, layout, **mask)(arrays)
@@ -100,6 +110,17 @@ def test_attention_and_gradients_equal_float64(kernel, case):
     if "length" in mask:
         assert not any(x[:, mask["length"] :].any() for x in found)
     assert_attention(found, exact, bounds, dtype)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "zigzag"])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_rows_have_a_length_each(kernel, layout):
+    arrays, lengths = draw(2, (4, 2)), np.array([37, 0])
+    found = on_ring(KERNELS[kernel], 3, layout, length=lengths)(arrays)
+    for row, length in enumerate(lengths):
+        one = [np.asarray(x)[row : row + 1] for x in arrays]
+        exact, bounds = attention_and_bounds(*one, length=length)
+        assert_attention([x[row : row + 1] for x in found], exact, bounds)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -118,6 +139,34 @@ def test_a_nan_reaches_what_sees_it_and_nothing_else(kernel):
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
 def test_the_choice_of_a_kernel_is_explained(platform):
-    kernel, reason = select(platform, jnp.bfloat16)
-    assert kernel in KERNELS.values() and hash(kernel) == hash(select(platform, jnp.bfloat16)[0])
+    kernel, reason = select(platform, jnp.bfloat16, 64, static=True)
+    again = select(platform, jnp.bfloat16, 64, static=True)
+    assert kernel in KERNELS.values() and hash(kernel) == hash(again.kernel)
     assert type(kernel).__name__ in reason and reason.endswith(".") and "\n" not in reason
+
+
+@pytest.mark.parametrize(
+    ("kernel", "said"),
+    [
+        ("cudnn", "needs an NVIDIA GPU"),
+        ("flash", "must be a Kernel"),
+        (3, "must be a Kernel"),
+    ],
+)
+def test_a_kernel_that_cannot_be_used_is_refused(kernel, said):
+    x = jnp.ones((1, 4, 1, 8), jnp.bfloat16)
+    with pytest.raises(ValueError, match=said):
+        blockwise_attention(x, x, x, kernel=kernel)
+
+
+def test_the_private_primitives_of_cudnn_are_as_they_are_called():
+    """A new jax may change them; then cuDNN is not used, and this test says so."""
+    primitives = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
+    assert cudnn.signature_problem(primitives) == ""
+
+
+def test_other_primitives_are_told():
+    class Changed:
+        MaskType = AttentionLayout = _dot_product_attention_bwd_p_wrapper = None
+
+    assert "dot_product_attention" in cudnn.signature_problem(Changed)

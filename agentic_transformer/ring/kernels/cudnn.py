@@ -1,0 +1,167 @@
+"""Calls cuDNN's fused attention on NVIDIA GPUs, through the primitives that jax ships.
+
+`jax.nn.dot_product_attention(implementation="cudnn", return_residual=True)` rounds its log-sum-exp
+to bfloat16, and its gradient drops the cotangent of the log-sum-exp: a ring that is differentiated
+through it is silently wrong. The primitives below it have neither fault, but they are private to
+jax. `why_not` finds out whether this jax, this cuDNN and these arrays have what is called here.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from agentic_transformer.ring.kernels.fused import FusedKernel
+
+MIN_VERSION = 91002
+"""cuDNN 9.10.2; earlier ones have bugs in fused attention."""
+
+MAX_HEAD_DIM = 128
+DTYPES = ("bfloat16", "float16")
+
+_FORWARD = {"query", "key", "value", "scale", "mask_type", "qkv_layout", "return_residual"}
+_BACKWARD = [
+    "query", "key", "value", "bias", "q_seqlen", "kv_seqlen", "q_offsets", "kv_offsets",
+    "page_table_k", "page_table_v", "activation", "fwd_output", "grad_output",
+]  # fmt: skip
+_SETTINGS = {
+    "scale",
+    "seed",
+    "dropout_rate",
+    "variadic_args",
+    "mask_type",
+    "layout",
+    "sliding_window_length",
+}
+
+
+@dataclass(frozen=True)
+class CuDNNAttention:
+    """Computes `FusedAttention` by cuDNN."""
+
+    def forward(
+        self, query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns out and lse, see `FusedAttention.forward`."""
+        cudnn = _primitives()
+        return cudnn.dot_product_attention(
+            query,
+            key,
+            value,
+            scale=query.shape[-1] ** -0.5,
+            mask_type=_mask_type(causal),
+            qkv_layout="BNTH",
+            return_residual=True,
+        )
+
+    def backward(
+        self,
+        query: jax.Array,
+        key: jax.Array,
+        value: jax.Array,
+        out: jax.Array,
+        lse: jax.Array,
+        cotangent: jax.Array,
+        *,
+        causal: bool,
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns the gradients, see `FusedAttention.backward`."""
+        cudnn = _primitives()
+        unused = [jnp.zeros(0, query.dtype)] * 7  # bias, lengths, offsets, page tables
+        settings = {
+            "scale": query.shape[-1] ** -0.5,
+            "seed": 42,  # of dropout, which there is none of
+            "dropout_rate": 0.0,
+            "variadic_args": (False, False),
+            "mask_type": _mask_type(causal),
+            "layout": cudnn.AttentionLayout.BNTH.value,
+            "sliding_window_length": None,
+        }
+        if _takes_score_mod():
+            settings["score_mod"] = None
+        bind = cudnn._dot_product_attention_bwd_p_wrapper.bind
+        return tuple(bind(query, key, value, *unused, lse, out, cotangent, **settings))
+
+
+CUDNN_KERNEL = FusedKernel(CuDNNAttention())
+
+
+def why_not(platform: str, dtype: Any, head_dim: int) -> str:
+    """Returns why cuDNN cannot be called, in a few words; empty if it can.
+
+    Args:
+        platform: of the devices.
+        dtype: of query, key and value.
+        head_dim: of query, key and value.
+    """
+    name = jnp.dtype(dtype).name
+    if platform not in ("gpu", "cuda"):
+        return f"it needs an NVIDIA GPU, and the devices are {platform}"
+    if name not in DTYPES:
+        return f"it needs {' or '.join(DTYPES)}, not {name}"
+    if head_dim % 8 or head_dim > MAX_HEAD_DIM:
+        return f"it needs a head_dim that is a multiple of 8 up to {MAX_HEAD_DIM}, not {head_dim}"
+    return _missing()
+
+
+@cache
+def _missing() -> str:
+    """Returns what this jax or this cuDNN lacks; empty if nothing."""
+    try:
+        cudnn = _primitives()
+    except ImportError as error:
+        return f"jax {jax.__version__} has no cuDNN attention ({error})"
+    if problem := signature_problem(cudnn):
+        return f"jax {jax.__version__} calls cuDNN in another way: {problem}"
+    try:
+        version = cudnn.check_cudnn_version()
+    except RuntimeError as error:
+        return str(error)
+    if version < MIN_VERSION:
+        return f"it needs cuDNN 9.10.2, not {version}"
+    return ""
+
+
+def signature_problem(cudnn: ModuleType) -> str:
+    """Returns how jax's private primitives differ from what is called here; empty if they fit."""
+    try:
+        forward = inspect.signature(cudnn.dot_product_attention).parameters
+        backward = inspect.signature(cudnn._dot_product_attention_bwd_abstract).parameters
+        _ = cudnn._dot_product_attention_bwd_p_wrapper.bind, cudnn.AttentionLayout.BNTH.value
+        _ = cudnn.MaskType.NO_MASK, cudnn.MaskType.CAUSAL
+    except (AttributeError, ValueError, TypeError) as error:
+        return str(error)
+    if lacking := _FORWARD - set(forward):
+        return f"dot_product_attention takes no {', '.join(sorted(lacking))}"
+    kinds = inspect.Parameter
+    operands = [name for name, p in backward.items() if p.kind is kinds.POSITIONAL_OR_KEYWORD]
+    settings = {name for name, p in backward.items() if p.kind is kinds.KEYWORD_ONLY}
+    if operands != _BACKWARD:
+        return f"the backward primitive takes {', '.join(operands)}"
+    if settings - {"score_mod"} != _SETTINGS:
+        return f"the backward primitive has the settings {', '.join(sorted(settings))}"
+    return ""
+
+
+def _primitives() -> ModuleType:
+    """Imports jax's private module; nowhere else is it named."""
+    from jax._src.cudnn import fused_attention_stablehlo  # private: see the module's docstring
+
+    return fused_attention_stablehlo
+
+
+@cache
+def _takes_score_mod() -> bool:
+    """Returns whether the primitives have the setting `score_mod`, as from jax 0.12 on."""
+    return "score_mod" in inspect.signature(_primitives().dot_product_attention).parameters
+
+
+def _mask_type(causal: bool) -> Any:
+    types = _primitives().MaskType
+    return types.CAUSAL if causal else types.NO_MASK

@@ -1,0 +1,139 @@
+"""Builds a kernel from a fused attention function that knows full and causal masks alone.
+
+Fused attention of accelerators returns the output of *its* keys, already divided by their softmax
+sum, and the log-sum-exp of its scores. Two such results over different keys, (O_a, L_a) and
+(O_b, L_b), merge to the result over all of them:
+
+    L = log(exp L_a + exp L_b),   O = exp(L_a - L) O_a + exp(L_b - L) O_b
+
+The backward pass needs no merge: given the global output and log-sum-exp, the gradients of a call
+are this block's part of the whole. Merges and sums are float32, whatever the inputs are: in
+bfloat16 errors would grow with the ring.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from agentic_transformer.ring.kernels.base import Kernel
+from agentic_transformer.ring.masks import Mask, MaskKind
+from agentic_transformer.ring.nonfinite import finite_tokens, zero_nonfinite
+
+
+class FusedAttention(Protocol):
+    """Describes fused attention; arrays are (batch, heads or key_heads, tokens, head_dim)."""
+
+    def forward(
+        self, query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns out in query's dtype, and lse (batch, heads, queries) float32, natural."""
+
+    def backward(
+        self,
+        query: jax.Array,
+        key: jax.Array,
+        value: jax.Array,
+        out: jax.Array,
+        lse: jax.Array,
+        cotangent: jax.Array,
+        *,
+        causal: bool,
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns the gradients of query, key and value, given out and lse over all blocks."""
+
+
+class PartialOutput(NamedTuple):
+    """Holds attention over the keys so far, float32."""
+
+    out: jax.Array  # O, (batch, heads, queries, head_dim)
+    lse: jax.Array  # L, (batch, heads, queries)
+
+
+@dataclass(frozen=True)
+class FusedKernel(Kernel):
+    """Calls fused attention once for every pair of blocks, and merges what it returns.
+
+    Attributes:
+        fused: the fused attention.
+    """
+
+    fused: FusedAttention
+    supports_dynamic = False
+    supports_segments = False
+
+    def init(self, query: jax.Array) -> None:
+        """Returns None: the first call is on whole blocks, and its result is the first carry."""
+
+    def forward(self, carry, query, key, value, mask: Mask) -> PartialOutput:
+        """Attends to the keys, and merges the result into the carry."""
+        attend = _causal_forward if mask.kind is MaskKind.CAUSAL else _full_forward
+        out, lse = attend(self.fused, query, key, value)
+        part = PartialOutput(out.astype(jnp.float32), lse)
+        return part if carry is None else _merge(carry, part)
+
+    def finish(self, carry: PartialOutput) -> tuple[jax.Array, jax.Array]:
+        """Returns (out, lse)."""
+        return carry
+
+    def prepare_backward(self, out, lse, cotangent) -> tuple[jax.Array, ...]:
+        """Returns (out, lse, cotangent): fused attention computes delta itself."""
+        return out, lse, cotangent
+
+    def backward(self, residual, dquery, query, key, value, mask: Mask) -> tuple:
+        """Adds to dquery; returns the block's dkey and dvalue."""
+        differentiate = _causal_backward if mask.kind is MaskKind.CAUSAL else _full_backward
+        gradients = differentiate(self.fused, query, key, value, *residual)
+        more, dkey, dvalue = (gradient.astype(jnp.float32) for gradient in gradients)
+        return dquery + more, dkey, dvalue
+
+
+def _merge(a: PartialOutput, b: PartialOutput) -> PartialOutput:
+    """Merges attention over two sets of keys."""
+    lse = jnp.logaddexp(a.lse, b.lse)
+    weight_a, weight_b = (jnp.exp(part.lse - lse)[..., None] for part in (a, b))
+    return PartialOutput(weight_a * a.out + weight_b * b.out, lse)
+
+
+def _full_forward(fused: FusedAttention, query, key, value) -> tuple[jax.Array, jax.Array]:
+    # Every query sees every key, so a NaN reaches all that it should.
+    return fused.forward(query, key, value, causal=False)
+
+
+def _full_backward(fused: FusedAttention, query, key, value, out, lse, cotangent):
+    return fused.backward(query, key, value, out, lse, cotangent, causal=False)
+
+
+def _causal_forward(fused: FusedAttention, query, key, value) -> tuple[jax.Array, jax.Array]:
+    """Attends causally; a key that is not finite reaches the queries that see it, and no other.
+
+    Within a tile a fused kernel multiplies hidden weights, which are 0, with values: NaN would
+    reach every query of the tile. So it is given finite keys and values, and NaN is put in after.
+    """
+    bad_key = ~finite_tokens(key)  # (batch, key_heads, keys); so marked where the value is bad
+    key, value = zero_nonfinite(key), zero_nonfinite(value)
+    out, lse = fused.forward(query, key, value, causal=True)
+    bad_query = _repeat(lax.cummax(bad_key.astype(jnp.int8), axis=2) > 0, query)
+    return jnp.where(bad_query[..., None], jnp.nan, out), jnp.where(bad_query, jnp.nan, lse)
+
+
+def _causal_backward(fused: FusedAttention, query, key, value, out, lse, cotangent):
+    """Differentiates causal attention; NaN goes where `_causal_forward` would take it, and back."""
+    bad_query = jnp.isnan(lse)  # (batch, heads, queries)
+    arrays = (zero_nonfinite(x) for x in (query, key, value, out))
+    lse = jnp.where(bad_query, jnp.inf, lse)  # weights exp(S - lse) of 0
+    dquery, *gradients = fused.backward(*arrays, lse, zero_nonfinite(cotangent), causal=True)
+    # Key j is seen by the queries from j on, of all heads that share it.
+    seen = lax.cummax(bad_query.astype(jnp.int8), axis=2, reverse=True) > 0
+    bad_key = seen.reshape(*key.shape[:2], -1, key.shape[2]).any(axis=2)
+    dkey, dvalue = (jnp.where(bad_key[..., None], jnp.nan, dx) for dx in gradients)
+    return jnp.where(bad_query[..., None], jnp.nan, dquery), dkey, dvalue
+
+
+def _repeat(array: jax.Array, query: jax.Array) -> jax.Array:
+    """Repeats (batch, key_heads, tokens) -> (batch, heads, tokens)."""
+    return jnp.repeat(array, query.shape[1] // array.shape[1], axis=1)
