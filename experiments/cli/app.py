@@ -1,4 +1,4 @@
-"""The way from a command line to a command: check it, open the folder of its run, run it.
+"""Runs a command from a command line: checks it, opens the folder of its run, runs it.
 
 A command module holds a `main` that takes the command's settings, and ends with
 
@@ -68,12 +68,12 @@ def _run(line: CommandLine, job: Job, together: bool) -> None:
         print(help.help_text(job.name, line))
         return
     if line.flags:
-        words = line.each[0]
+        words = line.jobs[0]
         if words:
             line.compose(words)
         _start_hydra(line, [*words, *line.flags], lambda config: None)
         return
-    commands = [line.make(words) for words in line.each]
+    commands = [line.make_settings(words) for words in line.jobs]
     if together:
         job.main(commands)
         return
@@ -84,8 +84,8 @@ def _run(line: CommandLine, job: Job, together: bool) -> None:
     try:
         code = _run_sweep(line, job) if line.multirun else _run_single(line, job)
     except preemption.Stopped as stopped:
-        place = job.folder.place if job.folder else Path()
-        said = f"stopped by {stopped.signal}; to go on: {job.resume_command(place)}"
+        folder = job.opened.path if job.opened else Path()
+        said = f"stopped by {stopped.signal}; to go on: {job.resume_command(folder)}"
         print(said, file=sys.stderr, flush=True)
         raise
     if code:
@@ -113,10 +113,10 @@ def _start_hydra(line: CommandLine, words: list[str], job: Callable[[Any], None]
 
 def _run_single(line: CommandLine, job: Job) -> int:
     """Runs a job alone, and raises its error; removes the folder of one that failed before work."""
-    _start_hydra(line, line.each[0], job)
+    _start_hydra(line, line.jobs[0], job)
     if job.error:
-        if job.folder:
-            job.folder.undo()
+        if job.opened:
+            job.opened.undo()
         raise job.error
     return 0
 
@@ -133,10 +133,10 @@ def _open_sweep(line: CommandLine, job: Job, commands: list[Any]) -> CommandLine
     if job.makes_run:
         named = Path(line.value("run")) if line.value("run") else None
         found, line = sweeps.find(parents, line.read, line)
-        for number, words in enumerate(line.each if found else []):
-            run_folder.check_same(found / str(number), line.make(words))
+        for number, words in enumerate(line.jobs if found else []):
+            run_folder.check_same(found / str(number), line.make_settings(words))
     devices.make_virtual_devices(commands[0])
-    job.folder = run_folder.open_folder(parents[0], found or named, line.value("resume", False))
+    job.opened = run_folder.open_folder(parents[0], found or named, line.value("resume", False))
     return line
 
 
@@ -147,7 +147,7 @@ def _run_sweep(line: CommandLine, job: Job) -> int:
         Stopped: a signal has stopped it.
         UserError: bad input kept every job from its work.
     """
-    folder, crashed = job.folder.place, False
+    folder, crashed = job.opened.path, False
     words = [f"hydra.sweep.dir={quote_text(str(folder))}"]
     if line.value("hydra/launcher") == "joblib":
         preemption.handle_signals(in_pool=True)
@@ -155,7 +155,7 @@ def _run_sweep(line: CommandLine, job: Job) -> int:
             words.append(f"hydra.launcher.n_jobs={count}")
     words += [*(one.word for one in line.assignments), "--multirun"]
     with run_folder.lock(folder):
-        run_folder.write_overrides(folder, [one.word for one in line.learned])
+        run_folder.write_overrides(folder, [one.word for one in line.defining])
         run_folder.start(folder)
         try:
             _start_hydra(line, words, job)
@@ -167,7 +167,7 @@ def _run_sweep(line: CommandLine, job: Job) -> int:
             stopped = preemption.Stopped(number)
             run_folder.finish(folder, **run_folder.outcome(stopped))
             raise stopped
-        return sweeps.conclude(job.folder, crashed, job.makes_run)
+        return sweeps.conclude(job.opened, crashed, job.makes_run)
 
 
 def _check_devices(line: CommandLine, commands: list[Any]) -> None:
@@ -175,7 +175,7 @@ def _check_devices(line: CommandLine, commands: list[Any]) -> None:
 
     Jobs share a process, which has one number.
     """
-    jobs = zip(commands, line.each, strict=True)
+    jobs = zip(commands, line.jobs, strict=True)
     counts = {job.mesh.virtual_devices: words for job, words in jobs if hasattr(job, "mesh")}
     if len(counts) > 1:
         asked = (f"mesh.virtual_devices={n} of {' '.join(words)}" for n, words in counts.items())

@@ -1,4 +1,4 @@
-"""A command line: Hydra's flags, overrides, and the settings that they make."""
+"""Reads a command line: Hydra's flags, overrides, and the settings that they make."""
 
 from __future__ import annotations
 
@@ -24,15 +24,13 @@ from experiments.cli.overrides import Assignment
 from experiments.cli.packages import CONF
 
 # Settings that say where a run lies, not what it is.
-PLACES = ("run", "resume")
+FOLDER_SETTINGS = ("run", "resume")
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        flags = "-m, --help, --cfg job, --info"
-        raise_config_error(
-            message, f"overrides such as train.steps=100, and Hydra's flags: {flags}"
-        )
+        words = "overrides such as train.steps=100"
+        raise_config_error(message, f"{words}, and Hydra's flags: -m, --help, --cfg job, --info")
 
 
 def _parse_flags(argv: list[str]) -> argparse.Namespace:
@@ -70,14 +68,14 @@ class CommandLine:
     assignments: list[Assignment] = field(default_factory=list)
 
     @property
-    def each(self) -> list[list[str]]:
+    def jobs(self) -> list[list[str]]:
         """Returns the overrides of each job; the last sweep changes fastest, as in Hydra."""
         return list(map(list, itertools.product(*(one.words for one in self.assignments))))
 
     @property
-    def learned(self) -> list[Assignment]:
+    def defining(self) -> list[Assignment]:
         """Returns the assignments that decide what is done, not where or by which launcher."""
-        free = (*PLACES, "hydra")
+        free = (*FOLDER_SETTINGS, "hydra")
         return [one for one in self.assignments if re.split("[./]", one.key)[0] not in free]
 
     def value(self, key: str, default: Any = None) -> Any:
@@ -103,7 +101,7 @@ class CommandLine:
             added = next((word.lstrip("+") for word in words if word.startswith("+")), "")
             raise_config_error(text, added)
 
-    def make(self, words: list[str]) -> Any:
+    def make_settings(self, words: list[str]) -> Any:
         """Returns the settings that overrides make; every value is checked.
 
         Raises:
@@ -137,22 +135,14 @@ def read(name: str, command: type, argv: list[str], together: bool = False) -> C
     """
     given = _parse_flags(argv)
     if together and given.multirun:
-        raise_config_error(
-            "-m: this command takes several values together", "the same words without -m"
-        )
-    folders = [given.config_dir] if given.config_dir else []
-    if given.config_path:  # which may use our groups
-        folders += [CONF]
-    for folder in (given.config_path, given.config_dir):
-        if folder and not Path(folder).is_dir():
-            raise_config_error(f"{folder}: no such folder of configs", "a folder")
-    folders = ",".join(quote_text(f"file://{Path(folder).absolute()}") for folder in folders)
+        problem = "-m: this command takes several values together"
+        raise_config_error(problem, "the same words without -m")
     path = Path(given.config_path or CONF).absolute()
     line = CommandLine(
         command,
         path,
         given.config_name or name,
-        [f"hydra.searchpath=[{folders}]"] if folders else [],
+        _search_path(given),
         given.multirun,
         given.help,
         config_groups(path, given.config_dir or CONF, CONF),
@@ -164,6 +154,16 @@ def read(name: str, command: type, argv: list[str], together: bool = False) -> C
     if not given.shell_completion:
         line.assignments = line.read(given.overrides, given.multirun or together)
     return line
+
+
+def _search_path(given: argparse.Namespace) -> list[str]:
+    """Returns the override that adds the user's folder of configs, or ours to the user's."""
+    for folder in (given.config_path, given.config_dir):
+        if folder and not Path(folder).is_dir():
+            raise_config_error(f"{folder}: no such folder of configs", "a folder")
+    folders = [given.config_dir, CONF if given.config_path else None]
+    urls = [quote_text(f"file://{Path(folder).absolute()}") for folder in folders if folder]
+    return [f"hydra.searchpath=[{','.join(urls)}]"] if urls else []
 
 
 def config_groups(*folders: Path | str) -> dict[str, list[str]]:

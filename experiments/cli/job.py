@@ -1,4 +1,4 @@
-"""One run, or one job of a sweep, as Hydra's launchers call it: perhaps in a process of its own."""
+"""Runs one job as Hydra's launchers call it: a run, or one of a sweep."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Job:
     argv: list[str]
     """The whole command line."""
     multirun: bool
-    folder: Opened | None = None
+    opened: Opened | None = None
     """Folder of the run or sweep; None for a command without one, and beside process 0."""
     error: Exception | None = None
     """Error of a job that is not a sweep's."""
@@ -69,7 +69,7 @@ class Job:
                 "several of experiments.train, with run=<folder> that all of them see",
             )
         if self.makes_run and number == 0:
-            self.folder = run_folder.open_run(self.parent(command), self.name, command)
+            self.opened = run_folder.open_run(self.parent(command), self.name, command)
 
     def __call__(self, config: DictConfig) -> None:
         """Runs the command; keeps its error, except in a sweep, where the job's status has it."""
@@ -78,22 +78,22 @@ class Job:
         preemption.handle_signals(in_pool)
         if preemption.received() is not None:  # a sweep that is stopped begins no more jobs
             return
-        place = self.folder.place if self.folder else Path(config.get("run") or "")
+        folder = self.opened.path if self.opened else Path(config.get("run") or "")
         if self.multirun:
-            place /= str(hydra.job.num)
-            place.mkdir(exist_ok=True)
+            folder /= str(hydra.job.num)
+            folder.mkdir(exist_ok=True)
         overrides = OmegaConf.to_container(hydra.overrides.task)  # not resolved
         with preemption.sweep_job() if in_pool else nullcontext():
             try:
                 if in_pool:
                     devices.claim_accelerator()
-                self._run(place, OmegaConf.to_object(config), overrides)
+                self._run(folder, OmegaConf.to_object(config), overrides)
             except Exception as error:
                 self.error = error
                 if self.multirun and not is_user_error(error):
                     traceback.print_exception(error)
 
-    def _run(self, place: Path, command: Any, overrides: list[str]) -> None:
+    def _run(self, folder: Path, command: Any, overrides: list[str]) -> None:
         """Runs the command in its folder, if it has one."""
         allocator.keep_freed()
         devices.make_virtual_devices(command)
@@ -101,36 +101,36 @@ class Job:
             compilation_cache.enable()
         if not self.makes_run and not self.multirun:
             with preemption.as_stopped():
-                self._work(place, command, overrides)
+                self._work(folder, command, overrides)
         elif hasattr(command, "mesh") and process_info(command.mesh)[0] > 0:
-            place.mkdir(parents=True, exist_ok=True)  # perhaps before process 0 makes it
-            if run_folder.status(place).get("state") != "finished":
-                self.main(command, place)
+            folder.mkdir(parents=True, exist_ok=True)  # perhaps before process 0 makes it
+            if run_folder.status(folder).get("state") != "finished":
+                self.main(command, folder)
         else:
-            with run_folder.lock(place):
-                self._run_in_folder(place, command, overrides)
+            with run_folder.lock(folder):
+                self._run_in_folder(folder, command, overrides)
 
-    def _run_in_folder(self, place: Path, command: Any, overrides: list[str]) -> None:
+    def _run_in_folder(self, folder: Path, command: Any, overrides: list[str]) -> None:
         """Runs the command in a folder that this process has locked, unless it is finished."""
-        if run_folder.status(place).get("state") == "finished":
-            print(f"{place} is finished already")
+        if run_folder.status(folder).get("state") == "finished":
+            print(f"{folder} is finished already")
             return
-        with run_folder.running(place, self.name) as facts, preemption.as_stopped():
-            print(f"run folder: {place}", flush=True)
-            facts |= self._work(place, command, overrides)
-        print(f"run folder: {place}", flush=True)
+        with run_folder.running(folder, self.name) as facts, preemption.as_stopped():
+            print(f"run folder: {folder}", flush=True)
+            facts |= self._work(folder, command, overrides)
+        print(f"run folder: {folder}", flush=True)
 
-    def _work(self, place: Path, command: Any, overrides: list[str]) -> dict[str, str]:
-        """Calls the command's main; returns where its results are, if that is not `place`."""
+    def _work(self, folder: Path, command: Any, overrides: list[str]) -> dict[str, str]:
+        """Calls the command's main; returns where its results are, if that is not `folder`."""
         if not self.takes_run:
             self.main(command)
             return {}
         sys.argv = self.argv[2:]
         facts = run_folder.facts_of(command, self.argv)
         if self.makes_run:
-            run_folder.check_same(place, command)
-            run_folder.describe(place, command, overrides, facts)
-            self.main(command, place)
+            run_folder.check_same(folder, command)
+            run_folder.describe(folder, command, overrides, facts)
+            self.main(command, folder)
             return {}
         run = Path(command.run)
         if hasattr(command, "eval"):
@@ -140,17 +140,17 @@ class Job:
         run_folder.describe(results / self.name, command, overrides, facts)
         return {"results": str(results.resolve())}
 
-    def resume_command(self, place: Path) -> str:
+    def resume_command(self, folder: Path) -> str:
         """Returns the command line that goes on with what was stopped.
 
         Args:
-            place: folder of the run or the sweep.
+            folder: folder of the run or the sweep.
         """
         if not self.makes_run:
             return shlex.join(self.argv)
         words = [word for word in self.argv if word.lstrip("+").partition("=")[0] != "resume"]
         named = any(word.lstrip("+").startswith("run=") for word in words)
-        run = {} if named else {"run": str(place)}
+        run = {} if named else {"run": str(folder)}
         return f"{shlex.join(words)} {shell_words(run | {'resume': True})}"
 
 

@@ -38,24 +38,24 @@ class Assignment:
     """Holds a setting or a config group, and its value or the values of its sweep."""
 
     key: str
-    singles: list[Override]
+    overrides: list[Override]
     """An override for each value."""
 
     @property
     def values(self) -> list[Any]:
         """Returns the values."""
-        return [single.value() for single in self.singles]
+        return [single.value() for single in self.overrides]
 
     @property
     def words(self) -> list[str]:
         """Returns the override for each value, as Hydra reads it."""
-        return [single.input_line for single in self.singles]
+        return [single.input_line for single in self.overrides]
 
     @property
     def word(self) -> str:
         """Returns the override that sets the value, or sweeps over the values in their order."""
-        spelled = ",".join(single.get_value_string() for single in self.singles)
-        return f"{self.singles[0].get_key_element()}={spelled}"
+        spelled = ",".join(single.get_value_string() for single in self.overrides)
+        return f"{self.overrides[0].get_key_element()}={spelled}"
 
 
 def read(

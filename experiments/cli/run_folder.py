@@ -1,4 +1,4 @@
-"""The folder of a run: unique, self-describing, and never reused by accident.
+"""Opens the folder of a run: unique, self-describing, and never reused by accident.
 
     runs/<task>/<date>-<time>-<unique>/
         config.yaml      every setting
@@ -55,9 +55,9 @@ RUNS = Path("runs")
 CHECKPOINTS = "checkpoints"
 OVERRIDES, STATUS = "overrides.yaml", "status.json"
 # Files of every run, and Hydra's note of a sweep; every other file is somebody's work.
-OWN = frozenset({CONFIG, OVERRIDES, PROVENANCE, STATUS, LOCK, "multirun.yaml"})
+STANDARD_FILES = frozenset({CONFIG, OVERRIDES, PROVENANCE, STATUS, LOCK, "multirun.yaml"})
 # Settings that may change when a run is resumed: none of them touches what is learned.
-FREE = (
+MAY_CHANGE = (
     "run", "resume", "data.cache", "eval", "mesh", "train.log_every", "train.checkpoint_every",
     "train.keep", "train.keep_best", "train.profile",
 )  # fmt: skip
@@ -67,7 +67,7 @@ FREE = (
 class Opened:
     """Holds the folder of a run or a sweep, and what was there before this command."""
 
-    place: Path
+    path: Path
     made: list[Path]
     """Folders that the command has made, the innermost first."""
     before: set[str]
@@ -75,11 +75,15 @@ class Opened:
 
     def undo(self) -> None:
         """Removes what the command has made, unless there is more than the files of every run."""
-        new = [path for path in self.place.glob("*") if path.name not in self.before]
+        new = [path for path in self.path.iterdir() if path.name not in self.before]
         files = [file for path in new for file in (path, *path.rglob("*")) if not file.is_dir()]
-        if all(file.name in OWN or not file.stat().st_size for file in files):
+        if all(file.name in STANDARD_FILES or not file.stat().st_size for file in files):
             for path in new:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self.remove_made()
+
+    def remove_made(self) -> None:
+        """Removes folders that the command has made and that are empty."""
         with suppress(OSError):  # not empty
             for folder in self.made:
                 folder.rmdir()
@@ -99,17 +103,17 @@ def open_folder(parent: Path, named: Path | None, resume: bool) -> Opened:
     wanted = named or parent
     missing = [folder for folder in (wanted, *wanted.parents) if not folder.exists()]
     while named is None:  # until the name is new; another process may also remove an empty parent
-        place = parent / f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+        path = parent / f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
         with suppress(FileExistsError, FileNotFoundError):
             parent.mkdir(parents=True, exist_ok=True)
-            place.mkdir()
-            return Opened(place, [place, *missing], set())
+            path.mkdir()
+            return Opened(path, [path, *missing], set())
     opened = Opened(named, missing, set())
     try:
         named.mkdir(parents=True, exist_ok=True)
         opened.before = {path.name for path in named.iterdir()}
     except OSError as error:
-        opened.undo()
+        opened.remove_made()
         raise_config_error(f"run={named}: {error.strerror}", "a place where a folder can be made")
     if opened.before and not resume:
         holds = "a run" if STATUS in opened.before else "files"
@@ -160,7 +164,7 @@ def check_same(folder: Path, command: Any) -> None:
     earlier = read_config(folder, type(command))
     for key in settings_of(type(command)):
         there, here = value_at(earlier, key), value_at(command, key)
-        if there != here and not lies_in(key, *FREE):
+        if there != here and not lies_in(key, *MAY_CHANGE):
             difference = f"{key} is {format_value(there)} there and {format_value(here)} here"
             problem = f"run={folder} cannot be continued: {difference}"
             raise_config_error(problem, "the settings it was started with")

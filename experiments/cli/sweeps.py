@@ -1,4 +1,4 @@
-"""The folder of a sweep: its jobs are the folders 0, 1, ... in it.
+"""Opens the folder of a sweep; its jobs are the folders 0, 1, ... in it.
 
 `overrides.yaml` lists every value in the order of the jobs. A resumed sweep takes this order again,
 whatever the order of its values is then: a shuffled sweep is drawn once.
@@ -51,7 +51,7 @@ def find(parents: Iterable[Path], read: Read, line: CommandLine) -> tuple[Path |
 def _in_order(folder: Path, read: Read, line: CommandLine) -> CommandLine:
     """Returns the command line in the order of the sweep in a folder, which has the same values."""
     earlier = {one.key: one for one in read(run_folder.read_overrides(folder))}
-    here = {one.key: one for one in line.learned}
+    here = {one.key: one for one in line.defining}
     for key in earlier | here:
         one, other = earlier.get(key), here.get(key)
         if one is None or other is None or not _same_values(one, other):
@@ -59,7 +59,7 @@ def _in_order(folder: Path, read: Read, line: CommandLine) -> CommandLine:
             difference = f"{words[0]} there and {words[1]} here"
             problem = f"run={folder}: the sweep there had other overrides: {difference}"
             raise_config_error(problem, " ".join(known.word for known in earlier.values()))
-    others = [one for one in line.assignments if one not in line.learned]
+    others = [one for one in line.assignments if one not in line.defining]
     return replace(line, assignments=[*earlier.values(), *others])
 
 
@@ -74,35 +74,35 @@ def jobs(folder: Path) -> list[Path]:
     return sorted(found, key=lambda job: (len(job.name), job.name))
 
 
-def conclude(folder: run_folder.Opened, crashed: bool, resumable: bool) -> int:
+def conclude(opened: run_folder.Opened, crashed: bool, resumable: bool) -> int:
     """Writes how a sweep ended, and prints the jobs that failed; returns the exit code.
 
     If bad input kept every job from its work, the command's files are removed.
 
     Args:
-        folder: of the sweep.
+        opened: folder of the sweep.
         crashed: whether the launcher did not come to its end, because a worker was killed, say.
         resumable: whether the same command can resume.
 
     Raises:
         UserError: bad input kept every job from its work.
     """
-    place = folder.place
-    started = {job: run_folder.status(job) for job in jobs(place)}
+    path = opened.path
+    started = {job: run_folder.status(job) for job in jobs(path)}
     failed = {job: state for job, state in started.items() if state.get("state") != "finished"}
-    run_folder.finish(place, state="failed" if failed or crashed else "finished")
+    run_folder.finish(path, state="failed" if failed or crashed else "finished")
     if not failed and not crashed:
         return 0
     if len(failed) == len(started) and not (crashed and started):
-        folder.undo()
+        opened.undo()
         if failed and all(state.get("exit_code") == 2 for state in failed.values()):
             raise UserError(_three_lines([state["error"] for state in failed.values()]))
     print(f"{len(failed)} of {len(started)} jobs did not finish:", file=sys.stderr)
     for job, state in failed.items():
         problem = state.get("error") or state.get("signal", "interrupted")
         print(f"  {job}: {problem}", file=sys.stderr)
-    if resumable and place.exists():
-        words = shell_words({"run": str(place), "resume": True})
+    if resumable and path.exists():
+        words = shell_words({"run": str(path), "resume": True})
         print(f"the same command with {words} runs these alone", file=sys.stderr)
     return 1
 

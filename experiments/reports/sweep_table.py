@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,22 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from agentic_transformer.evaluation.results_folder import find_records
+from experiments.cli import sweeps
 from experiments.cli.overrides import values_by_key
 from experiments.cli.run_folder import OVERRIDES, read_overrides, status
 
 
-def sweep_table(jobs: Sequence[Path]) -> pd.DataFrame:
-    """Returns a row for each job: its overrides, state, last metrics and returns.
+def sweep_table(sweep: Path) -> pd.DataFrame:
+    """Returns a row for each job: its overrides, its state, its last metrics and its returns.
 
-    Args:
-        jobs: folders of the jobs.
+    Raises:
+        ValueError: the folder holds no jobs.
     """
+    jobs = sweeps.jobs(sweep)
+    if not jobs:
+        raise ValueError(
+            f"sweep={sweep}: no jobs are there; give the folder of a sweep, which -m makes"
+        )
     return pd.DataFrame(map(_row, jobs))
 
 

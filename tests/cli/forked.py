@@ -23,7 +23,7 @@ def serve():
     from experiments.cli import command_line
     from tests.cli.test_configs import COMMANDS
 
-    command_line.read("train", config.TrainCommand, []).make([])  # loads Hydra's plugins
+    command_line.read("train", config.TrainCommand, []).make_settings([])  # loads Hydra's plugins
     replies = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         request = json.loads(line)

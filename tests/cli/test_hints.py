@@ -36,7 +36,9 @@ def composed(name, words):
     """The settings of the first and the last of a command line's jobs; raises what the command
     would say."""
     line = command_line.read(name, COMMANDS[name], words, together=name == "plan")
-    return [line.make(list(words)) for words in {tuple(line.each[0]), tuple(line.each[-1])}]
+    return [
+        line.make_settings(list(words)) for words in {tuple(line.jobs[0]), tuple(line.jobs[-1])}
+    ]
 
 
 def commands(text):
