@@ -101,7 +101,7 @@ def check_plan(command: PlanCommand) -> None:
             f"ring={ring} does not divide the {devices} devices of {command.topology}",
             _divisors(devices),
         )
-    taken = estimate_settings.instead(model)
+    taken = estimate_settings.assumed_settings(model)
     if taken and (command.compile == "nothing" or not topology.compilable):
         asked = format_values({name: getattr(model, name) for name in taken}, "model.")
         raise_config_error(
