@@ -54,8 +54,9 @@ class Kernel(ABC):
     def pack(self, array: jax.Array) -> jax.Array:
         """Returns an array (batch, heads, tokens, ...) in the form that a pass works on.
 
-        The ring packs all arrays once before a pass, so keys and values travel packed. Packing may
-        pad tokens; masks are those of the tokens without padding.
+        The ring packs all arrays once before a pass, so keys and values travel packed. The axes
+        stay, and only the third, of tokens, may grow. Masks are those of the tokens without
+        padding. A kernel without dynamic masks pads nothing.
         """
         return array
 
