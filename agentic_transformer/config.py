@@ -1,4 +1,4 @@
-"""Every setting of every command: its default, its type, its range and its meaning, in one place.
+"""Defines every setting of every command: its default, type, range and meaning, in one place.
 
 The command line checks a user's values against these classes before jax or MuJoCo is imported, so
 this module imports the standard library alone. `python -m experiments.<command> --help` prints the

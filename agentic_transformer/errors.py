@@ -1,4 +1,4 @@
-"""Errors that are meant for users, without a traceback.
+"""Defines errors that are meant for users, without a traceback.
 
 They have at most three lines: what is wrong, what is allowed, and the nearest right word.
 """

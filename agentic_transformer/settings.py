@@ -1,4 +1,4 @@
-"""The settings of a command, read from its dataclass: their keys, types, ranges and meanings."""
+"""Reads the settings of a command from its dataclass: keys, types, ranges and meanings."""
 
 from __future__ import annotations
 

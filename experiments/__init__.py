@@ -1,4 +1,4 @@
-"""Commands, `python -m experiments.<name>`: thin files that call functions of the other packages.
+"""Holds the commands, `python -m experiments.<name>`: thin files that call the other packages.
 
 Settings and their meanings are in `agentic_transformer/config.py`; `--help` prints them.
 """

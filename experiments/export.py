@@ -22,14 +22,13 @@ def main(config: ExportCommand, run: Path) -> None:
         ValueError: the folder for the copy exists.
     """
     # Imported here: a command line is checked before jax is loaded.
-    from agentic_transformer.training.checkpoint import Checkpoints
+    from agentic_transformer.training.checkpoint_reader import CheckpointReader
 
     out = Path(config.out)
     if out.exists():
         raise ValueError(f"out={out} is there already; name a new folder")
-    checkpoints = Checkpoints(run)
+    checkpoints = CheckpointReader(run)
     copy = checkpoints.export(checkpoints.newest(), out)
-    checkpoints.close()
     for name in (CONFIG, PROVENANCE):
         shutil.copy(run / name, out / name)
     size = sum(path.stat().st_size for path in copy.rglob("*") if path.is_file())

@@ -20,8 +20,8 @@ def main(config: TrainCommand, run: Path) -> None:
 
     distributed.initialize(config.mesh)
     check_processes_agree(config)
-    # Until the loop first asks `agreed`, a signal ends the process at once: building caches may take
-    # minutes, and there is nothing to save yet.
+    # Until the loop first asks `agreed`, a signal ends the process at once: building caches may
+    # take minutes, and there is nothing to save yet.
     with Preemption() as preemption:
         train(config, run, preemption.agreed, partial(run_folder.note, run))
 

@@ -4,6 +4,10 @@ import pytest
 
 from tests import style
 
+# Files that need a private name of another package, each with its reason.
+PRIVATE = {
+    "experiments/benchmarks/ring_speed.py": "the paper's package asks for jax.lib.xla_bridge",
+}
 ROOMS = sorted({style.room_of(path) for path in style.modules()})
 TESTS = sorted({style.room_of(path) for path in (style.ROOT / "tests").rglob("*.py")})
 
@@ -41,7 +45,8 @@ def test_lines_fit_100_columns(room):
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_no_private_name_of_another_module_is_used(room):
-    assert problems(room, style.private_uses) == {}
+    found = problems(room, style.private_uses)
+    assert {path: uses for path, uses in found.items() if path not in PRIVATE} == {}
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -24,7 +24,8 @@ ENVIRONMENT = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_ENABLE_X64", "JAX_DEFAULT_M
 """Environment variables that change what is compiled, or how."""
 
 SOURCES = (
-    *("*.py", "contexts/*.py", "models/*.py", "ring/**/*.py", "training/*.py"),
+    *("config.py", "random_streams.py"),
+    *("contexts/*.py", "models/*.py", "ring/**/*.py", "training/*.py"),
     *("capacity/compiler.py", "capacity/hlo_permutes.py", "capacity/workload.py"),
 )
 """Files under agentic_transformer/ that make the train step, compile it, and read the result."""

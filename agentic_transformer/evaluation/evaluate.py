@@ -24,7 +24,7 @@ from agentic_transformer.evaluation.records import BASELINES
 from agentic_transformer.evaluation.rollouts import Evaluation
 from agentic_transformer.evaluation.stored_rollouts import save_rollouts
 from agentic_transformer.run_files import lock
-from agentic_transformer.training.checkpoint import Checkpoints
+from agentic_transformer.training.checkpoint_reader import CheckpointReader
 from agentic_transformer.training.sharding import DATA, make_mesh
 
 
@@ -93,15 +93,14 @@ def load_evaluation(
         ValueError: there is no such checkpoint, the data are missing or another agent's, or a
             condition cannot be evaluated.
     """
-    checkpoints = Checkpoints(run)
+    checkpoints = CheckpointReader(run)
     step = checkpoints.find(config.checkpoint)
     print(f"checkpoint: {checkpoints.folder / str(step)}", flush=True)
     mesh = make_mesh(config.mesh.ring) if config.mesh.ring > 1 else None
     _check_divides(config.eval, mesh)
-    policy, digest = build_agent(checkpoints, step, mesh), checkpoints.digest(step)
-    checkpoints.close()
+    agent, digest = build_agent(checkpoints, step, mesh), checkpoints.digest(step)
     tasks = evaluation_tasks(trained.task, config.eval, trained.seed)
-    evaluation = Evaluation(policy, tasks, config.eval)
+    evaluation = Evaluation(agent, tasks, config.eval)
     if set(NEED_DATA) & set(evaluation.conditions()):
         # The data may have moved since training.
         data = replace(

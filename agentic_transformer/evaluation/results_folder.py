@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from agentic_transformer.run_files import CONFIG, PROVENANCE, read_json, write_json
+from agentic_transformer.settings import format_value
 
 EVALUATION = "evaluation.json"
 RECORDS = ("records.csv", "records.csv.gz")
@@ -154,12 +155,7 @@ def _difference(base: Path, settings: dict[str, Any]) -> str:
         key for key in there.keys() | settings.keys() if there.get(key) != settings.get(key)
     )
     words = [
-        f"{key}={_as_typed(there.get(key))}, here {_as_typed(settings.get(key))}"
+        f"{key}={format_value(there.get(key))}, here {format_value(settings.get(key))}"
         for key in keys[:3]
     ]
     return "; ".join([*words, *(["..."] if len(keys) > 3 else [])])
-
-
-def _as_typed(value: Any) -> str:
-    """Returns a setting's value as it is typed on a command line."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).replace('"', "")

@@ -65,7 +65,7 @@ class Attempt(NamedTuple):
 
 
 def run_trajectory(
-    policy: Agent,
+    agent: Agent,
     env: VectorEnv,
     context: Context,
     target: np.ndarray,
@@ -76,7 +76,7 @@ def run_trajectory(
     """Runs one trajectory of every environment.
 
     Args:
-        policy: the agent.
+        agent: the agent.
         env: batch of environments of one domain.
         context: what the agents remember; consumed.
         target: (batch,) target return.
@@ -91,8 +91,8 @@ def run_trajectory(
     observation, info = env.reset(seed=start)
     return_to_go = target.astype(np.float64)
     steps, physics = [], [info["physics"]]
-    for step in range(policy.spec.steps):
-        action, context = policy.act(
+    for step in range(agent.spec.steps):
+        action, context = agent.act(
             context,
             return_to_go,
             observation,
@@ -111,7 +111,7 @@ def run_trajectory(
         np.stack(column, axis=1) for column in zip(*steps, strict=True)
     )
     # Whether the target was reached is known only now, after the last step.
-    done = policy.layout.completion(target, rewards)[:, -1]
+    done = agent.layout.completion(target, rewards)[:, -1]
     context = context.observe(context.previous._replace(done=done))
     return Trajectory(observations, actions, rewards, target), np.stack(physics, axis=1), context
 
@@ -121,7 +121,7 @@ class Evaluation:
 
     def __init__(
         self,
-        policy: Agent,
+        agent: Agent,
         tasks: Sequence[envs.Task],
         config: EvalConfig,
         data: RelabelledDataset | None = None,
@@ -130,7 +130,7 @@ class Evaluation:
         """Prepares an evaluation.
 
         Args:
-            policy: the agent.
+            agent: the agent.
             tasks: one per environment of the batch.
             config: how many trajectories, and how actions are drawn.
             data: trajectories labelled for `tasks`, in their order; needed for the condition
@@ -138,8 +138,8 @@ class Evaluation:
             hypotheses: (training tasks, episodes) returns of these trajectories under the training
                 tasks; needed for the oracles.
         """
-        self.policy = policy
-        self.spec = policy.spec
+        self.agent = agent
+        self.spec = agent.spec
         self.tasks = list(tasks)
         self.config = config
         self.data = data
@@ -208,7 +208,7 @@ class Evaluation:
                 "rollout": np.arange(len(self.tasks)),
                 "trajectories": attempt.number,
                 "context_steps": context_steps,
-                "context_tokens": context_steps * self.policy.layout.tokens_per_step,
+                "context_tokens": context_steps * self.agent.layout.tokens_per_step,
                 "trained_trajectories": self.spec.agent.trajectories,
                 "encoded_tokens": attempt.encoded,
                 "best_return": np.nan if self.data is None else self.data.returns.max(axis=1),
@@ -258,7 +258,7 @@ class Evaluation:
                 for episode in episodes.T:
                     trajectories, reward = self.data.load(np.arange(len(self.tasks)), episode)
                     target = self._target_in_context(reward, self._target())
-                    context = self.policy.append(context, Trajectory(*trajectories, reward, target))
+                    context = self.agent.append(context, Trajectory(*trajectories, reward, target))
                 attempt, _ = self._attempt(env, context, number, condition, keep=False)
                 yield attempt._replace(encoded=attempt.encoded + context.encoded)
 
@@ -280,7 +280,7 @@ class Evaluation:
         return envs.make_vec(tasks, action_repeat=self.spec.action_repeat, horizon=self.spec.steps)
 
     def _new_context(self, trajectories: int) -> Context:
-        return self.policy.new_context(len(self.tasks), trajectories)
+        return self.agent.new_context(len(self.tasks), trajectories)
 
     def _stream(self, purpose: str, *numbers: int) -> np.random.Generator:
         return stream(purpose, self.config.seed, self.spec.seed, *numbers)
@@ -312,10 +312,10 @@ class Evaluation:
         start = int(self._stream("starts", number).integers(2**31))
         key = jax.random.key(int(self._stream(f"actions, {condition}", number).integers(2**31)))
         trajectory, physics, context = run_trajectory(
-            self.policy, env, before, self._target(), start, key, self.config
+            self.agent, env, before, self._target(), start, key, self.config
         )
         target = self._target_in_context(trajectory.reward, trajectory.target)
         # Tokens that do not depend on the target are right already.
-        if keep and self.policy.layout.conditioned and np.any(target != trajectory.target):
-            context = self.policy.append(context.rewind(before), trajectory._replace(target=target))
+        if keep and self.agent.layout.conditioned and np.any(target != trajectory.target):
+            context = self.agent.append(context.rewind(before), trajectory._replace(target=target))
         return Attempt(number, trajectory, physics, context.encoded - before.encoded), context

@@ -1,4 +1,4 @@
-"""Exact attention over a sequence sharded on a ring of devices.
+"""Computes exact attention over a sequence sharded on a ring of devices.
 
 Arrays in, arrays out: the ring knows nothing of what they mean.
 

@@ -1,4 +1,4 @@
-"""Attention of globally sharded arrays: checks the arguments, chooses, jits and maps over devices.
+"""Checks the arguments of attention, chooses a kernel, jits, and maps over the devices.
 
 All backbones share the signature of `attention`.
 """

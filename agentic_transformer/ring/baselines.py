@@ -1,4 +1,4 @@
-"""The backbones that a ring is compared with: dense, memory efficient, blockwise and all-gather.
+"""Defines what a ring is compared with: dense, memory efficient, blockwise and all-gather.
 
 Dense and memory efficient attention differentiate by JAX's own means. All take arrays in the layout
 order of a ring of any size.

@@ -1,4 +1,4 @@
-"""The static configuration of a ring."""
+"""Defines the static configuration of a ring."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention of new tokens to a cache of keys and values that is sharded over the ring.
+"""Attends from new tokens to a cache of keys and values that is sharded over the ring.
 
 Queries are few here, so keys and values stay where they are. Every device attends to its own part
 of the cache, and one maximum and one sum over the ring merge the partial outputs:

@@ -1,4 +1,4 @@
-"""A feedforward layer over chunks of the sequence (BPT, arXiv 2305.19370).
+"""Applies a feedforward layer to one chunk of the sequence at a time (BPT, arXiv 2305.19370).
 
 Its wide activations exist for one chunk at a time.
 """

@@ -1,4 +1,4 @@
-"""The order in which the devices of a ring hold a sequence.
+"""Defines the order in which the devices of a ring hold a sequence.
 
 A sequence of `S` tokens on a ring of `N` devices is cut into `2 N` equal blocks, two for each
 device. In the "contiguous" layout device `i` holds blocks `2 i` and `2 i + 1`; in the "zigzag"

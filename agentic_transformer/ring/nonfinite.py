@@ -1,4 +1,4 @@
-"""NaN and infinity in tokens: what a query does not see must not reach it, whatever it holds.
+"""Keeps NaN and infinity in a token from every query that does not see the token.
 
 A hidden pair has a weight of exactly 0, but 0 times NaN is NaN: a product would carry a NaN, or an
 infinity, to queries that do not see it. Two rules keep this from happening.

@@ -1,4 +1,4 @@
-"""The overlap condition: when the transfers of a ring hide behind its computation.
+"""Computes the overlap condition: when the transfers of a ring hide behind its computation.
 
 Source: arXiv 2310.01889, section 3 and table 2. At every step of the ring a device attends from its
 `c` queries to `c` keys while it sends `c` keys and values on. With `d` the width of all heads, `F`

@@ -1,4 +1,4 @@
-"""Padding of rows that have a length each, as a segment of its own."""
+"""Handles rows with a length each: their padding becomes a segment of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The calls of a kernel in one step of the ring, with masks as static as the kernel needs them.
+"""Lists a kernel's calls in one step of the ring, with masks as static as the kernel needs them.
 
 On device i of N, step s brings the keys of device j = (i - s) mod N. Both blocks are two halves
 (low, high) of consecutive positions. For causal attention without window and length:

@@ -1,4 +1,4 @@
-"""Ring Attention: exact attention over a sequence sharded on a ring of devices.
+"""Computes Ring Attention: exact attention over a sequence sharded on a ring of devices.
 
 Liu, Zaharia and Abbeel 2023 (arXiv 2310.01889): every device keeps its queries; keys and values
 travel around the ring. The permute of the next block starts before the attention to this one, and

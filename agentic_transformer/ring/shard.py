@@ -1,4 +1,4 @@
-"""One device's part of ring attention, for use inside a `jax.shard_map`."""
+"""Computes one device's part of ring attention, for use inside a `jax.shard_map`."""
 
 from __future__ import annotations
 

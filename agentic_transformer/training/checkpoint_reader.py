@@ -136,14 +136,14 @@ class CheckpointReader:
 
     def _newest(self, set_aside: Callable[[int], Path] | None = None) -> int | None:
         """Finds the newest whole step in process 0; renames newer ones to `set_aside(step)`."""
-        found = -1  # agreed upon as a number
+        found = -1  # a number, so that it can be broadcast
         for step in reversed(self._steps() if distributed.is_first() else []):
             if self._is_whole(step):
                 found = step
                 break
             if set_aside:
                 (self.folder / str(step)).rename(set_aside(step))
-        found = distributed.agree(found)
+        found = distributed.broadcast(found)
         return None if found < 0 else found
 
     def _is_whole(self, step: int) -> bool:

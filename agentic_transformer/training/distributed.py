@@ -1,4 +1,4 @@
-"""Connects the processes of one run, and lets them agree.
+"""Connects the processes of one run, and lets them exchange small values.
 
 jax finds the processes of a Slurm job by itself. By hand, the same command is started once for each
 process with `mesh.coordinator=<host>:<port>` (of process 0), `mesh.processes=<count>` and
@@ -63,8 +63,8 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def agree(value: int) -> int:
-    """Returns the value of process 0 in every process."""
+def broadcast(value: int) -> int:
+    """Returns in every process the value that process 0 passes."""
     from jax.experimental import multihost_utils  # loads slowly
 
     return int(multihost_utils.broadcast_one_to_all(value))
@@ -108,13 +108,13 @@ def first_process_first() -> Iterator[None]:
         ValueError: process 0 failed; raised in the other processes.
     """
     if not is_first():
-        if not agree(True):
+        if not broadcast(True):
             raise ValueError("process 0 failed: what it printed says why")
         yield
         return
     try:
         yield
     except Exception:
-        agree(False)
+        broadcast(False)
         raise
-    agree(True)
+    broadcast(True)

@@ -28,9 +28,8 @@ def growth(work: Path) -> list[Check]:
     # Imported here: numpy and jax start threads, and the allocator is set before there are any.
     import numpy as np
 
-    from agentic_transformer.agents.load import load
-
     # These import them, too.
+    from agentic_transformer.agents.load import load
     from agentic_transformer.evaluation.conditions import evaluation_tasks
     from agentic_transformer.evaluation.rollouts import Evaluation
     from agentic_transformer.training.checkpoint import Checkpoints

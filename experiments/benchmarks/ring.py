@@ -57,6 +57,7 @@ def _overlap() -> list[dict]:
 
     In the paper's case, and in ours: causal, zigzag.
     """
+    # Imported here: it starts jax, in a process of its own with devices of its own.
     from agentic_transformer.ring.overlap import CHIPS, minimal_block, paper_minimal_sequence
 
     return [
@@ -80,6 +81,7 @@ def _memory() -> list[dict]:
 
     Width 512, feedforward 4 times as wide, float32.
     """
+    # Imported here: it starts jax, in a process of its own with devices of its own.
     from experiments.benchmarks.ring_layer import temporary_bytes
 
     cases = [
@@ -104,6 +106,7 @@ def _memory() -> list[dict]:
 
 def _schedule() -> list[dict]:
     """Returns counts of the permutes in the ring compiled for TPU pods, and how many hide."""
+    # Imported here: it starts jax, in a process of its own with devices of its own.
     from agentic_transformer.capacity.compiler import available
     from experiments.benchmarks.ring_schedule import TOPOLOGIES, schedule
 
@@ -121,6 +124,7 @@ def _utilisation() -> list[dict]:
 
     Of the ring at N times the context of blockwise.
     """
+    # Imported here: it starts jax, in a process of its own with devices of its own.
     from experiments.benchmarks.ring_utilisation import utilisations
 
     return [row._asdict() for row in utilisations()]
@@ -128,6 +132,7 @@ def _utilisation() -> list[dict]:
 
 def _speed() -> list[dict]:
     """Returns CPU seconds of attention, its utilisation, and its speed over the best peer's."""
+    # Imported here: it starts jax, in a process of its own with devices of its own.
     from experiments.benchmarks.ring_speed import speeds, times_best_peer, torch_speeds
 
     rows = [row for tokens in _SPEED_TOKENS for row in (*speeds(tokens), *torch_speeds(tokens))]
@@ -139,6 +144,7 @@ def _speed() -> list[dict]:
 
 def plot(folder: Path) -> None:
     """Draws `speed.png` and `memory.png` from the CSVs alone."""
+    # Imported here: processes that measure draw nothing.
     import matplotlib.pyplot as plt
     import pandas as pd
 

@@ -1,4 +1,4 @@
-"""One transformer layer around each attention backbone, whose training step is measured."""
+"""Builds a transformer layer around each attention backbone, to measure its training step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The schedule that XLA makes of the ring for TPU pods, compiled offline (extra `tpu`).
+"""Compiles the ring for TPU pods and reads the schedule that XLA makes (extra `tpu`).
 
 No TPU is present and nothing runs.
 """
@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from agentic_transformer.capacity.compiler import described_devices
 from agentic_transformer.capacity.hlo_permutes import read_permutes
+from agentic_transformer.ring import ring_attention
 
 TOPOLOGIES = {"v5e:4x4": 16, "v5p:4x4x4": 64}
 _TOKENS = 4096  # a device
@@ -38,14 +45,6 @@ def schedule(topology: str, devices: int) -> Schedule:
 
     In bfloat16, with 4 heads of 128 and 4,096 tokens a device.
     """
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-    from jax.sharding import Mesh, NamedSharding, PartitionSpec
-
-    from agentic_transformer.capacity.compiler import described_devices
-    from agentic_transformer.ring import ring_attention
-
     mesh = Mesh(np.array(described_devices(topology))[:devices], ("ring",))
     sharding = NamedSharding(mesh, PartitionSpec(None, "ring"))
     x = jax.ShapeDtypeStruct((1, _TOKENS * devices, 4, 128), jnp.bfloat16, sharding=sharding)

@@ -1,4 +1,4 @@
-"""Speed of attention on 8 virtual CPU devices, ours and others', by CPU time.
+"""Measures attention on 8 virtual CPU devices, ours and others', by CPU time.
 
 All calls are interleaved in one process.
 """
@@ -168,12 +168,11 @@ def _peers(mesh: Mesh) -> dict[str, Callable]:
     if importlib.util.find_spec("ringattention") is None:
         print("ringattention is not installed (extra `peers`): left out")
         return {}
+    # ringattention 0.1.2 asks for jax.lib.xla_bridge, which is gone from jax 0.8 on.
     from jax._src import xla_bridge
 
-    jax.lib.xla_bridge = (
-        xla_bridge  # ringattention 0.1.2 asks for it by this name, gone from jax 0.8 on
-    )
-    from ringattention import ringattention_jax
+    jax.lib.xla_bridge = xla_bridge
+    from ringattention import ringattention_jax  # after the line above, and optional
 
     spec = PartitionSpec(None, "ring")
 

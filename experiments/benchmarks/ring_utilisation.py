@@ -1,4 +1,4 @@
-"""Utilisation of a layer's training step: the ring at N times the context of one device.
+"""Measures a layer's training step: the ring at N times the context of one device.
 
 It is compared with blockwise on that device.
 """
@@ -42,9 +42,9 @@ def layer_flops(tokens: int) -> tuple[float, float]:
     """Returns the FLOPs of a causal layer's training step: of the model, and done in all.
 
     The model's FLOPs are three times the forward pass: 24 width^2 a token, and 2 products of
-    2 width a visible pair of tokens. What is done includes rematerialisation: of the parameters the forward
-    pass, once more without its last product, and the gradient; of attention the forward pass twice,
-    and the 5 products of the gradient.
+    2 width a visible pair of tokens. What is done includes rematerialisation. Parameters take the
+    forward pass, the same once more without its last product, and the gradient. Attention takes the
+    forward pass twice, and the 5 products of the gradient.
     """
     parameters, product = 24 * WIDTH**2 * tokens, WIDTH * tokens * (tokens + 1)
     return 3 * (parameters + 2 * product), (3 + 2 / 3) * parameters + (2 * 2 + 5) * product

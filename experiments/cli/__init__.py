@@ -1,1 +1,1 @@
-"""The command line: overrides and settings, Hydra, jobs and signals, the folder of a run."""
+"""Carries a command: overrides and settings, Hydra, jobs and signals, the folder of a run."""

@@ -1,4 +1,4 @@
-"""Settings of glibc's allocator.
+"""Changes the settings of glibc's allocator.
 
 Other systems, and processes with variables MALLOC_..., keep theirs.
 """

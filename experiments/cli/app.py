@@ -1,4 +1,4 @@
-"""The way from a command line to a command: check it, open the folder of its run, run it.
+"""Runs a command from a command line: checks it, opens the folder of its run, runs it.
 
 A command module holds a `main` that takes the command's settings, and ends with
 

@@ -1,4 +1,4 @@
-"""A command line: Hydra's flags, overrides, and the settings that they make."""
+"""Reads a command line: Hydra's flags, overrides, and the settings that they make."""
 
 from __future__ import annotations
 

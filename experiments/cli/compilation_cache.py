@@ -1,4 +1,4 @@
-"""Programs that jax has compiled, kept for the next run of the same."""
+"""Keeps the programs that jax has compiled, for the next run of the same."""
 
 from __future__ import annotations
 

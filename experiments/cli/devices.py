@@ -1,4 +1,4 @@
-"""The devices of a process, chosen before jax is imported.
+"""Chooses the devices of a process before jax is imported.
 
 They are virtual ones of the CPU, or one accelerator for each job of a sweep.
 """

@@ -1,4 +1,4 @@
-"""The help of a command: every setting with its default, its meaning and what is allowed."""
+"""Prints the help of a command: every setting with its default, meaning and allowed values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run, or one job of a sweep, as Hydra's launchers call it: perhaps in a process of its own."""
+"""Runs one job as Hydra's launchers call it: a run, or one of a sweep."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which code is this project's, and which errors it raises for users."""
+"""Tells which code is this project's, and which errors it raises for users."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signals that stop work which can go on later.
+"""Handles signals that stop work which can go on later.
 
 SIGINT is Ctrl-C, SIGTERM says that a scheduler wants the machine back, SIGUSR2 is submitit's word
 for it. Training saves first; everything else ends at once. The exit code is then 75; after SIGINT

@@ -1,4 +1,4 @@
-"""What a run was made with: commit, versions, command, seeds, machine."""
+"""Collects what a run was made with: commit, versions, command, seeds, machine."""
 
 from __future__ import annotations
 

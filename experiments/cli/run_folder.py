@@ -1,4 +1,4 @@
-"""The folder of a run: unique, self-describing, and never reused by accident.
+"""Opens the folder of a run: unique, self-describing, and never reused by accident.
 
     runs/<task>/<date>-<time>-<unique>/
         config.yaml      every setting

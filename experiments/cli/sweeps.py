@@ -1,4 +1,4 @@
-"""The folder of a sweep: its jobs are the folders 0, 1, ... in it.
+"""Opens the folder of a sweep; its jobs are the folders 0, 1, ... in it.
 
 `overrides.yaml` lists every value in the order of the jobs. A resumed sweep takes this order again,
 whatever the order of its values is then: a shuffled sweep is drawn once.

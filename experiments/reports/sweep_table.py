@@ -1,4 +1,4 @@
-"""The jobs of a sweep, side by side, from their files alone."""
+"""Tabulates the jobs of a sweep side by side, from their files alone."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
 from agentic_transformer.capacity.compile_cache import SOURCES
 from tests.test_architecture import ROOT, imports
 
-APART = {"capacity/hardware.py", "agents/td3_bc.py", "agents/transformer.py"}
-"""The machines, of which a topology's name says all that is compiled; agents, which act."""
+APART = {"capacity/hardware.py"}
+"""The machines: a topology's name says all about them that is compiled."""
 
 
 def test_the_cache_depends_on_all_code_that_makes_an_outcome():

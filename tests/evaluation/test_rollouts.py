@@ -154,12 +154,12 @@ def end_of(trajectory):
 def test_own_contexts_hold_the_agents_own_trajectories_with_their_own_returns(watched, tasks):
     attempts = list(watched.attempts("own"))
     past = nothing()
-    for number, (attempt, acted) in enumerate(zip(attempts, watched.policy.acted, strict=True)):
+    for number, (attempt, acted) in enumerate(zip(attempts, watched.agent.acted, strict=True)):
         check_attempt(watched, acted, number * STEPS, attempt.trajectory, past)
         np.testing.assert_allclose(
             attempt.trajectory.reward, goal_reward(attempt.physics[:, 1:, :2], tasks), atol=REWARD
         )
-        _, position, remembered, before = watched.policy.remembered[number]
+        _, position, remembered, before = watched.agent.remembered[number]
         assert position == number * STEPS
         np.testing.assert_array_equal(remembered.reward, attempt.trajectory.reward)
         np.testing.assert_allclose(
@@ -173,15 +173,15 @@ def test_own_contexts_hold_the_agents_own_trajectories_with_their_own_returns(wa
 @pytest.mark.parametrize("condition", ["no_context", "dt"])
 def test_controls_without_context_begin_empty_each_time(watched, condition):
     attempts = list(watched.attempts(condition))
-    for attempt, acted in zip(attempts, watched.policy.acted, strict=True):
+    for attempt, acted in zip(attempts, watched.agent.acted, strict=True):
         check_attempt(watched, acted, 0, attempt.trajectory, nothing())
-    assert not watched.policy.remembered
+    assert not watched.agent.remembered
 
 
 def test_foreign_contexts_hold_own_trajectories_on_the_other_tasks(watched, tasks):
     attempts = list(watched.attempts("foreign"))
     others = other_tasks(tasks, watched._stream("other tasks"))
-    here, there = watched.policy.acted[0::2], watched.policy.acted[1::2]
+    here, there = watched.agent.acted[0::2], watched.agent.acted[1::2]
     assert (len(here), len(there)) == (LONGEST, LONGEST - 1)
     past = nothing()
     for number, attempt in enumerate(attempts):
@@ -190,7 +190,7 @@ def test_foreign_contexts_hold_own_trajectories_on_the_other_tasks(watched, task
             attempt.trajectory.reward, goal_reward(attempt.physics[:, 1:, :2], tasks), atol=REWARD
         )
         if number < LONGEST - 1:
-            _, position, remembered, _ = watched.policy.remembered[number]
+            _, position, remembered, _ = watched.agent.remembered[number]
             assert position == number * STEPS
             check_attempt(watched, there[number], number * STEPS, remembered, past)
             # The observation after a step is that of the state which its reward is of; the last one
@@ -206,9 +206,9 @@ def test_foreign_contexts_hold_own_trajectories_on_the_other_tasks(watched, task
 def test_prompts_are_the_datas_trajectories_under_the_rows_task_ascending(watched, data, tasks):
     attempts = list(watched.attempts("dataset"))
     rows = data.store.load(np.arange(data.store.episodes)).action.reshape(data.store.episodes, -1)
-    for number, (attempt, acted) in enumerate(zip(attempts, watched.policy.acted, strict=True)):
+    for number, (attempt, acted) in enumerate(zip(attempts, watched.agent.acted, strict=True)):
         prompt = [
-            trajectory for before, _, trajectory, _ in watched.policy.remembered if before == number
+            trajectory for before, _, trajectory, _ in watched.agent.remembered if before == number
         ]
         assert len(prompt) == number
         for trajectory in prompt:

@@ -252,6 +252,6 @@ def test_a_learner_without_a_transformer_takes_any_model_settings(data, folder):
 def test_an_agent_of_a_training_graph_is_refused_in_words(data):
     with pytest.raises(
         ValueError,
-        match="model.scan_layers=True, model.remat=dots: for training alone; Transf.*Agent.from_trained",
+        match="model.scan_layers=True, model.remat=dots: for training alone; .*Agent.from_trained",
     ):
         untrained_agent(describe(data, model=ModelConfig(**SMALL, scan_layers=True, remat="dots")))

@@ -202,8 +202,8 @@ def test_the_processes_of_a_slurm_job_find_each_other():
         "distributed.initialize(MeshConfig())\n"
         "import jax, sys\n"
         "index = jax.process_index()\n"
-        "agreed = distributed.agree(index + 7)\n"
-        "found = index, jax.process_count(), distributed.is_first(), agreed\n"
+        "received = distributed.broadcast(index + 7)\n"
+        "found = index, jax.process_count(), distributed.is_first(), received\n"
         # standard output has Gloo's words in the middle of others
         "sys.stderr.write(f'found {found}\\n')"
     )

@@ -156,7 +156,7 @@ def test_losses_agree_where_the_state_is_sharded_over_the_whole_mesh(
 
 
 def test_losses_agree_over_chunks_of_the_feedforward(data, on_one_device, monkeypatch):
-    monkeypatch.setattr(feedforward, "LEAST", 3)
+    monkeypatch.setattr(feedforward, "MIN_CHUNK", 3)
     found = losses(data, 4, 2, scan_layers=True, blockwise_feedforward=True)
     expected, allowed = on_one_device
     allowed.check_losses(found, expected)

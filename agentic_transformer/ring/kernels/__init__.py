@@ -1,4 +1,4 @@
-"""Attention kernels, and the choice of one."""
+"""Holds the attention kernels, and chooses one."""
 
 from __future__ import annotations
 

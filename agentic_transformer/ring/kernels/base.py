@@ -1,4 +1,4 @@
-"""The contract of an attention kernel: what the ring asks of it, and what it may rely on.
+"""Defines an attention kernel: what the ring asks of it, and what it may rely on.
 
 For one block of keys and values at a time, a kernel computes
 

@@ -1,4 +1,4 @@
-"""The kernel for CPUs: plain JAX, written and measured for XLA's CPU backend.
+"""Defines the kernel for CPUs: plain JAX, written and measured for XLA's CPU backend.
 
 What makes it fast there:
 - Chunks of 256 x 256 scores (256 KiB) stay in a core's cache beside their operands.
@@ -6,6 +6,7 @@ What makes it fast there:
 - Where |q| |k| bounds the scores, no running maximum is looked for (Cauchy-Schwarz).
 - No product has a transposed operand, which would cost up to three quarters of the speed: dquery is
   summed transposed, and transposed once at the end.
+- Halves are padded to multiples of 16 tokens, once a pass.
 - In a long sequence one key head after another goes around the ring.
 """
 

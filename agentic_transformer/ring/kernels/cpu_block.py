@@ -1,4 +1,4 @@
-"""Attention of the CPU kernel within one block, all at once: its formulas and its arithmetic.
+"""Computes attention of the CPU kernel within one block: its formulas and its arithmetic.
 
 XLA's CPU backend compiles what stands here to fast and exact code. No product has a transposed
 operand, which would cost up to three quarters of its speed.
@@ -67,7 +67,7 @@ def block_forward(
         needs_rescale: (..., queries), or the same for all: whether scores may be so large that m
             must follow their maximum; where not, m' = m.
     """
-    scores = dot_rows(query, key, high_precision=high_precision)
+    scores = dot_rows(query, key, high_precision=high_precision)  # (..., queries, keys)
     if masked:
         scores = hide(scores, -jnp.inf, queries, keys)
         value = zero_nonfinite(value)
@@ -109,7 +109,7 @@ def block_backward(
     cancel in the gradient does.
     """
     (cotangent, lse, delta), scale = residual, query.shape[-1] ** -0.5
-    # (..., keys, queries)
+    # S^T in base 2, then P^T, (..., keys, queries)
     scores = dot_rows(key, query, high_precision=high_precision) * (scale * LOG2_E)
     offset, factor = lse * LOG2_E, None
     if high_precision:
@@ -119,6 +119,7 @@ def block_backward(
     if masked:
         scores = hide(scores, -jnp.inf, queries, keys, keys_first=True)  # last: lse may be NaN
     weights = exp2(scores) if factor is None else exp2(scores) * factor[..., None, :]
+    # dP^T, then dS^T, (..., keys, queries)
     dweights = dot_rows(value, cotangent, high_precision=high_precision)
     dscores = weights * (dweights - delta[..., None, :]) * scale
     if masked:

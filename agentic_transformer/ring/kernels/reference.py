@@ -1,4 +1,4 @@
-"""The reference kernel: the specification of `Kernel` in the papers' formulas, not made for speed.
+"""Specifies `Kernel` in the papers' formulas; this kernel is not made for speed.
 
 Online softmax: Milakov and Gimelshein 2018 (arXiv 1805.02867). Blocks and gradients:
 FlashAttention-2 (arXiv 2307.08691), algorithms 1 and 2.

@@ -1,4 +1,4 @@
-"""The kernel in plain JAX, for any platform: the reference's formulas, chunk by chunk.
+"""Defines the kernel for any platform in plain JAX: the reference's formulas, chunk by chunk.
 
 It runs where no fused kernel does. Matrix units want large products, so its chunks are large.
 """
