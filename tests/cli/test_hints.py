@@ -47,7 +47,9 @@ def commands(text):
     """The names and words of the commands in a text that have any; a placeholder becomes a name."""
     for line in text.split("python -m experiments.")[1:]:
         line = line.split("\n")[0].replace("$tasks", "walker_stand,jaco_reach_top_left")
-        line = re.sub(r"<[^>]*>", "x", line.replace("suite=<name>", "suite=ring"))
+        numbers = itertools.count()
+        line = line.replace("suite=<name>", "suite=ring")
+        line = re.sub(r"<[^>]*>", lambda _: f"x{next(numbers)}", line)  # noqa: B023
         name, *words = line.split()
         words = list(itertools.takewhile(lambda found: found, map(WORD.match, words)))
         words = [word[0] for word in words]
