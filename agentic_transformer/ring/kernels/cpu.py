@@ -86,7 +86,8 @@ class CPUKernel(Kernel):
     def forward(self, carry, query, key, value, mask: Mask) -> SoftmaxState:
         """Continues the softmax with a block of keys."""
         if key.shape[2] <= self.chunks.whole:
-            attend = partial(block_forward, masked=_is_masked(mask), high_precision=True)
+            how = {"masked": _is_masked(mask), "high_precision": True, "in_cache": False}
+            attend = partial(block_forward, **how)
         else:
             attend = partial(chunked_forward, self.chunks)
         rows = to_rows((query, key, value), key)
@@ -113,7 +114,7 @@ class CPUKernel(Kernel):
         fields = mask_fields_of_rows(mask, query, key)
         if key.shape[2] <= self.chunks.whole:
             transposed_key = zero_nonfinite(rows[2]).mT
-            how = {"masked": _is_masked(mask), "high_precision": True}
+            how = {"masked": _is_masked(mask), "high_precision": True, "in_cache": False}
             more, *gradients = block_backward(*rows, transposed_key, *fields, **how)
             dquery += more
         else:
