@@ -101,12 +101,12 @@ def check_plan(command: PlanCommand) -> None:
             f"ring={ring} does not divide the {devices} devices of {command.topology}",
             _divisors(devices),
         )
-    taken = estimate_settings.instead(model)
-    if taken and (command.compile == "nothing" or not topology.compilable):
-        asked = format_values({name: getattr(model, name) for name in taken}, "model.")
+    assumed = estimate_settings.assumed_settings(model)
+    if assumed and (command.compile == "nothing" or not topology.compilable):
+        asked = format_values({name: getattr(model, name) for name in assumed}, "model.")
         raise_config_error(
             f"{asked}: not estimated, and nothing is compiled",
-            f"{format_values(taken, 'model.')}, or a TPU and compile=memory",
+            f"{format_values(assumed, 'model.')}, or a TPU and compile=memory",
         )
 
 

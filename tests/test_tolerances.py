@@ -52,6 +52,7 @@ def test_a_fault_of_attention_is_not(problem, fault):
         assert_attention([plainly(*arrays, **fault)[None, :, None]], *expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["none", "a term left out", "bfloat16", "NaN"])
 def test_sums_of_float32_in_any_order_agree_and_others_do_not(fault):
     terms = rng(4).standard_normal((100, 1000), np.float32)

@@ -100,7 +100,7 @@ def _forward(config: RingConfig, query, key, value, segment, length) -> tuple[Ar
     kernel, tokens = config.kernel, query.shape[2]
     position, query = _ring_position(config, query, segment, length)
     query, key, value = map(kernel.pack, (query, key, value))
-    block, carry = KVBlock(key, value, segment), kernel.init(query)
+    block, carry = KVBlock(key, value, segment), kernel.init(query, key)
 
     def attend(step: Array | int, block: KVBlock, carry: Any) -> Any:
         for pair in _pairs(config, position, step, block):
@@ -117,7 +117,7 @@ def _forward(config: RingConfig, query, key, value, segment, length) -> tuple[Ar
     else:
         block, carry = _all_steps_but_last(config, ring_step, (block, carry))
         carry = attend(config.ring_size - 1, block, carry)  # the last block travels no further
-    out, lse = kernel.finish(carry)
+    out, lse = kernel.finish(carry, query)
     return kernel.unpack(out, tokens), kernel.unpack(lse, tokens)
 
 
@@ -126,7 +126,7 @@ def _backward(config: RingConfig, query, key, value, segment, length, out, lse, 
     kernel, tokens = config.kernel, query.shape[2]
     position, query = _ring_position(config, query, segment, length)
     query, key, value = map(kernel.pack, (query, key, value))
-    residual = kernel.prepare_backward(*map(kernel.pack, (out, lse, cotangent)))
+    residual = kernel.prepare_backward(key, *map(kernel.pack, (out, lse, cotangent)))
     block, dquery = KVBlock(key, value, segment), kernel.init_backward(query, key)
 
     def differentiate(step: Array | int, block: KVBlock, dquery: Any) -> tuple[Any, Array, Array]:

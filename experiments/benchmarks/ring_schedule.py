@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from agentic_transformer.capacity.compiler import described_devices
+from agentic_transformer.capacity.compiler import describe_devices
 from agentic_transformer.capacity.hlo_permutes import read_permutes
 from agentic_transformer.ring import ring_attention
 
@@ -45,7 +45,7 @@ def schedule(topology: str, devices: int) -> Schedule:
 
     In bfloat16, with 4 heads of 128 and 4,096 tokens a device.
     """
-    mesh = Mesh(np.array(described_devices(topology))[:devices], ("ring",))
+    mesh = Mesh(np.array(describe_devices(topology))[:devices], ("ring",))
     sharding = NamedSharding(mesh, PartitionSpec(None, "ring"))
     x = jax.ShapeDtypeStruct((1, _TOKENS * devices, 4, 128), jnp.bfloat16, sharding=sharding)
 

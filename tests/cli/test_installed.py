@@ -77,7 +77,7 @@ def test_an_installed_copy_collects_and_trains(wheel, tmp_path):
             line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
         )
 
-    assert "steps: 2000" in run("train", "--help").stdout
+    assert "train.steps=2000" in run("train", "--help").stdout
     made = run("collect", "data.episodes=8")
     assert made.returncode == 0, made.stderr
     small = [

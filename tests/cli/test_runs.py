@@ -310,7 +310,14 @@ def test_a_launchers_own_answer_to_a_signal_comes_after_the_save(command):
 
 
 def test_jobs_of_a_sweep_share_out_the_accelerators(command, tmp_path):
-    body = "import time\nprint('device', os.environ['CUDA_VISIBLE_DEVICES'])\ntime.sleep(3)"
+    body = """
+import time
+device = os.environ['CUDA_VISIBLE_DEVICES']
+print('device', device)
+(run.parent / f"device {device}").touch()
+while len(list(run.parent.glob("device *"))) < 2:  # until both processes have started
+    time.sleep(0.1)
+time.sleep(3)"""
     environment = {"CUDA_VISIBLE_DEVICES": "4,7", "JAX_PLATFORMS": "", "TMPDIR": str(tmp_path)}
     done = command("-m", "seed=0,1,2,3", "hydra/launcher=joblib", body=body, **environment)
     assert done.returncode == 0, done.stderr

@@ -232,7 +232,11 @@ def test_prompts_are_the_datas_trajectories_under_the_rows_task_ascending(watche
 
 @pytest.mark.parametrize(
     ("condition", "settings"),
-    [("dt", {}), ("bc", {"condition": "none"}), ("bc10", {"condition": "none", "top": 0.1})],
+    [
+        ("dt", {}),
+        ("bc", {"return_conditioning": "none"}),
+        ("bc10", {"return_conditioning": "none", "top": 0.1}),
+    ],
 )
 def test_a_model_of_single_trajectories_is_a_baseline(data, tasks, condition, settings):
     policy = untrained_agent(describe(data, AgentConfig(name="mine", trajectories=1, **settings)))

@@ -20,6 +20,8 @@ from agentic_transformer.ring import (
 from tests.attention_float64 import assert_attention, attention_and_bounds
 from tests.seeds import rng
 
+pytestmark = pytest.mark.slow
+
 RING, SEQUENCE = 4, 192
 IN_CHUNKS = CPUKernel(Chunks(8, 16, whole=16), sequential_heads=0)
 AXES = (AxisType.Auto, AxisType.Auto)

@@ -21,6 +21,8 @@ from agentic_transformer.ring import (
 )
 from tests.seeds import rng
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (2, 32, 4, 4)
 QUERY, KEY, VALUE, WEIGHTS = (rng(n).standard_normal(SHAPE, np.float32) for n in range(4))
 ARRAYS = (QUERY, KEY, VALUE)

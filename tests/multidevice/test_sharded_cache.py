@@ -16,6 +16,8 @@ from tests.seeds import SEED, rng
 from tests.small_agents import forward_operations
 from tests.tolerances import assert_close
 
+pytestmark = pytest.mark.slow
+
 BATCH, SLOTS, STEPS, OBSERVATION, ACTION = 4, 3, 5, 4, 2
 
 

@@ -91,6 +91,7 @@ def draw(seed, heads, dtype="float32"):
     return [jnp.asarray(x, dtype) for x in (3 * query, *arrays)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_attention_and_gradients_equal_float64(kernel, case):

@@ -18,6 +18,8 @@ from agentic_transformer.training.checkpoint import Checkpoints
 from tests.seeds import SEED
 from tests.small_agents import labelled
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):

@@ -54,8 +54,9 @@ class Kernel(ABC):
     def pack(self, array: jax.Array) -> jax.Array:
         """Returns an array (batch, heads, tokens, ...) in the form that a pass works on.
 
-        The ring packs all arrays once before a pass, so keys and values travel packed. Packing may
-        pad tokens; masks are those of the tokens without padding.
+        The ring packs all arrays once before a pass, so keys and values travel packed. The axes
+        stay, and only the third, of tokens, may grow. Masks are those of the tokens without
+        padding. A kernel without dynamic masks pads nothing.
         """
         return array
 
@@ -64,8 +65,8 @@ class Kernel(ABC):
         return array
 
     @abstractmethod
-    def init(self, query: jax.Array) -> Any:
-        """Returns the carry of queries that have met no key."""
+    def init(self, query: jax.Array, key: jax.Array) -> Any:
+        """Returns the carry of queries that have met no key; of `key` the shape is read alone."""
 
     @abstractmethod
     def forward(
@@ -74,15 +75,16 @@ class Kernel(ABC):
         """Returns the carry after one more block of keys."""
 
     @abstractmethod
-    def finish(self, carry: Any) -> tuple[jax.Array, jax.Array]:
+    def finish(self, carry: Any, query: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns (out, lse); 0 and -inf where a query saw no key."""
 
     def prepare_backward(
-        self, out: jax.Array, lse: jax.Array, cotangent: jax.Array
+        self, key: jax.Array, out: jax.Array, lse: jax.Array, cotangent: jax.Array
     ) -> tuple[jax.Array, ...]:
         """Returns the residual: what `backward` reads, computed once and not at every ring step.
 
         Args:
+            key: its shape is read alone.
             out: the output over all blocks.
             lse: that over all blocks; +inf where a query sees nothing, so that `exp(S - lse)` is
                 0; NaN where the gradient of a query must be NaN.

@@ -77,25 +77,32 @@ class CPUKernel(Kernel):
         """Drops the padding."""
         return self.chunks.unpad(array, tokens)
 
-    def init(self, query: Array) -> SoftmaxState:
-        """Returns the softmax over no keys, (batch, heads, queries)."""
+    def init(self, query: Array, key: Array) -> SoftmaxState:
+        """Returns the softmax over no keys, in rows."""
+        query = to_rows(query, key)
         zero = jnp.zeros(query.shape[:-1], jnp.float32)
         return SoftmaxState(zero + MASK_VALUE, zero, jnp.zeros(query.shape, jnp.float32))
 
     def forward(self, carry, query, key, value, mask: Mask) -> SoftmaxState:
         """Continues the softmax with a block of keys."""
         if key.shape[2] <= self.chunks.whole:
-            attend = partial(block_forward, masked=_is_masked(mask), high_precision=True)
+            how = {"masked": _is_masked(mask), "high_precision": True, "in_cache": False}
+            attend = partial(block_forward, **how)
         else:
             attend = partial(chunked_forward, self.chunks)
-        rows = to_rows((carry, query, key, value), key)
-        return reshape_like(attend(*rows, *mask_fields_of_rows(mask, query, key)), carry)
+        rows = to_rows((query, key, value), key)
+        return attend(carry, *rows, *mask_fields_of_rows(mask, query, key))
 
-    def finish(self, carry: SoftmaxState) -> tuple[Array, Array]:
+    def finish(self, carry: SoftmaxState, query: Array) -> tuple[Array, Array]:
         """Returns numerator / denominator, and lse = max ln 2 + ln denominator."""
         denominator = jnp.where(carry.denominator > 0, carry.denominator, 1)
         lse = carry.max * LN_2 + jnp.log(carry.denominator)
-        return carry.numerator / denominator[..., None], lse
+        out = carry.numerator / denominator[..., None]
+        return out.reshape(query.shape), lse.reshape(query.shape[:-1])
+
+    def prepare_backward(self, key, out, lse, cotangent) -> tuple[Array, ...]:
+        """Returns (cotangent, lse, delta) in rows."""
+        return to_rows(super().prepare_backward(key, out, lse, cotangent), key)
 
     def init_backward(self, query: Array, key: Array) -> Array:
         """Returns zeros for dquery, transposed: (rows, head_dim, tokens)."""
@@ -103,11 +110,11 @@ class CPUKernel(Kernel):
 
     def backward(self, residual, dquery: Array, query, key, value, mask: Mask) -> tuple:
         """Adds to dquery, and returns this block's dkey and dvalue."""
-        rows = to_rows((residual, query, key, value), key)
+        rows = residual, *to_rows((query, key, value), key)
         fields = mask_fields_of_rows(mask, query, key)
         if key.shape[2] <= self.chunks.whole:
             transposed_key = zero_nonfinite(rows[2]).mT
-            how = {"masked": _is_masked(mask), "high_precision": True}
+            how = {"masked": _is_masked(mask), "high_precision": True, "in_cache": False}
             more, *gradients = block_backward(*rows, transposed_key, *fields, **how)
             dquery += more
         else:

@@ -49,6 +49,7 @@ def block_forward(
     masked: bool,
     high_precision: bool,
     needs_rescale: Array | bool = True,
+    in_cache: bool = True,
 ) -> SoftmaxState:
     """Continues a softmax with a block of keys, all at once.
 
@@ -66,19 +67,22 @@ def block_forward(
         high_precision: whether some query may see few keys in all.
         needs_rescale: (..., queries), or the same for all: whether scores may be so large that m
             must follow their maximum; where not, m' = m.
+        in_cache: whether the scores stay in a core's cache; if not, XLA's own exponentials and
+            reductions are faster than those of this file.
     """
     scores = dot_rows(query, key, high_precision=high_precision)  # (..., queries, keys)
     if masked:
         scores = hide(scores, -jnp.inf, queries, keys)
         value = zero_nonfinite(value)
     scale = query.shape[-1] ** -0.5 * LOG2_E
+    power, reduce = (exp2, reduce_rows) if in_cache else (jnp.exp2, _reduce_plainly)
     if needs_rescale is not False:
-        new_max = jnp.maximum(state.max, reduce_rows(jnp.maximum, scores) * scale)
+        new_max = jnp.maximum(state.max, reduce(jnp.maximum, scores) * scale)
         state = state.relative_to(jnp.where(needs_rescale, new_max, state.max))
-    weights = exp2(scores * scale - state.max[..., None])
+    weights = power(scores * scale - state.max[..., None])
     return SoftmaxState(
         state.max,
-        state.denominator + reduce_rows(jnp.add, weights),
+        state.denominator + reduce(jnp.add, weights),
         state.numerator + matmul(weights, value),
     )
 
@@ -94,6 +98,7 @@ def block_backward(
     *,
     masked: bool,
     high_precision: bool,
+    in_cache: bool = True,
 ) -> tuple[Array, Array, Array]:
     """Returns a block's (dquery, dkey, dvalue), dquery as (..., head_dim, queries).
 
@@ -118,7 +123,8 @@ def block_backward(
     scores -= offset[..., None, :]
     if masked:
         scores = hide(scores, -jnp.inf, queries, keys, keys_first=True)  # last: lse may be NaN
-    weights = exp2(scores) if factor is None else exp2(scores) * factor[..., None, :]
+    weights = exp2(scores) if in_cache else jnp.exp2(scores)
+    weights = weights if factor is None else weights * factor[..., None, :]
     # dP^T, then dS^T, (..., keys, queries)
     dweights = dot_rows(value, cotangent, high_precision=high_precision)
     dscores = weights * (dweights - delta[..., None, :]) * scale
@@ -158,6 +164,10 @@ def reduce_rows(ufunc: jnp.ufunc, x: Array) -> Array:
     """Reduces (..., n) -> (...), by halves as whole vectors: a loop along a row is slow."""
     while x.shape[-1] % 2 == 0:
         x = ufunc(*jnp.split(x, 2, axis=-1))
+    return ufunc.reduce(x, axis=-1)
+
+
+def _reduce_plainly(ufunc: jnp.ufunc, x: Array) -> Array:
     return ufunc.reduce(x, axis=-1)
 
 

@@ -32,7 +32,7 @@ class SoftmaxState(NamedTuple):
 class ReferenceKernel(Kernel):
     """Computes all scores of a block at once, with key heads repeated for their query heads."""
 
-    def init(self, query: jax.Array) -> SoftmaxState:
+    def init(self, query: jax.Array, key: jax.Array) -> SoftmaxState:
         """Returns m = -1e30, l = 0, O = 0."""
         zero = jnp.zeros(query.shape[:-1], jnp.float32)
         return SoftmaxState(zero + MASK_VALUE, zero, jnp.zeros(query.shape, jnp.float32))
@@ -42,7 +42,7 @@ class ReferenceKernel(Kernel):
         key, value = (_repeat_heads(array, query) for array in (key, value))
         return block_forward(carry, query, key, value, mask.queries, mask.keys)
 
-    def finish(self, carry: SoftmaxState) -> tuple[jax.Array, jax.Array]:
+    def finish(self, carry: SoftmaxState, query: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns O / l and lse = m + log l."""
         denominator = jnp.where(carry.denominator > 0, carry.denominator, 1)
         return carry.numerator / denominator[..., None], carry.max + jnp.log(carry.denominator)
