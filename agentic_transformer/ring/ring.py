@@ -137,12 +137,19 @@ def _backward(config: RingConfig, query, key, value, segment, length, out, lse, 
             )
         return gradients
 
-    def ring_step(carried: tuple[KVBlock, Any, tuple], step: Array | int) -> tuple:
+    def add_step(carried: tuple, step: Array | int) -> tuple[Any, list]:
+        """Returns dquery, and the sums of dkey and dvalue, after this step."""
         block, dquery, dblock = carried
         # The sums of the step before arrive here together with the block that they belong to.
-        arriving, (dkey, dvalue) = _rotate(config, block), _rotate(config, dblock)
-        dquery, more_key, more_value = differentiate(step, block, dquery)
-        return (arriving, dquery, (dkey + more_key, dvalue + more_value)), None
+        arrived = _rotate(config, dblock)
+        dquery, *more = differentiate(step, block, dquery)
+        if dblock is None:  # the first step, outside of the loop
+            return dquery, more
+        return dquery, [total + part for total, part in zip(arrived, more, strict=True)]
+
+    def ring_step(carried: tuple, step: Array | int) -> tuple:
+        arriving = _rotate(config, carried[0])
+        return (arriving, *add_step(carried, step)), None
 
     if config.axis is None:
         dquery, *dblock = differentiate(0, block, dquery)
@@ -152,11 +159,10 @@ def _backward(config: RingConfig, query, key, value, segment, length, out, lse, 
         dblock = map(scatter, dblock)
     else:
         zero = jnp.zeros(key.shape, jnp.float32)
-        carried = _all_steps_but_last(config, ring_step, (block, dquery, (zero, zero)))
-        block, dquery, dblock = carried
-        dkey, dvalue = _rotate(config, dblock)
-        dquery, more_key, more_value = differentiate(config.ring_size - 1, block, dquery)
-        dblock = _rotate(config, (dkey + more_key, dvalue + more_value))  # home again
+        dblock = [zero, zero] if kernel.supports_dynamic else None
+        carried = _all_steps_but_last(config, ring_step, (block, dquery, dblock))
+        dquery, dblock = add_step(carried, config.ring_size - 1)
+        dblock = _rotate(config, dblock)  # home again
     gradients = kernel.finish_backward(dquery, query), *dblock
     return [kernel.unpack(gradient, tokens) for gradient in gradients]
 

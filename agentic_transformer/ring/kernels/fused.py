@@ -66,7 +66,7 @@ class FusedKernel(Kernel):
     supports_dynamic = False
     supports_segments = False
 
-    def init(self, query: jax.Array) -> None:
+    def init(self, query: jax.Array, key: jax.Array) -> None:
         """Returns None: the first call is on whole blocks, and its result is the first carry."""
 
     def forward(self, carry, query, key, value, mask: Mask) -> PartialOutput:
@@ -76,11 +76,11 @@ class FusedKernel(Kernel):
         part = PartialOutput(out.astype(jnp.float32), lse)
         return part if carry is None else _merge(carry, part)
 
-    def finish(self, carry: PartialOutput) -> tuple[jax.Array, jax.Array]:
+    def finish(self, carry: PartialOutput, query: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns (out, lse)."""
         return carry
 
-    def prepare_backward(self, out, lse, cotangent) -> tuple[jax.Array, ...]:
+    def prepare_backward(self, key, out, lse, cotangent) -> tuple[jax.Array, ...]:
         """Returns (out, lse, cotangent): fused attention computes delta itself."""
         return out, lse, cotangent
 
