@@ -16,6 +16,7 @@ from agentic_transformer.ring.config import RingConfig
 from agentic_transformer.ring.kernels import Kernel
 from agentic_transformer.ring.layout import check_layout
 from agentic_transformer.ring.mesh import check_devices, map_over_devices, map_without_mesh
+from agentic_transformer.ring.precision import resolve_precision
 from agentic_transformer.ring.shard import attend_shard, kernel_for
 from agentic_transformer.ring.validation import (
     check_attention,
@@ -55,6 +56,7 @@ def attention(
     window: int | None = None,
     length: jax.Array | int | None = None,
     kernel: Kernel | str | None = None,
+    precision: str | None = None,
 ) -> jax.Array:
     """Computes exact attention by any of `BACKBONES`.
 
@@ -94,6 +96,9 @@ def attention(
         kernel: the attention of a device's queries to one block of keys after another: a kernel,
             or the name of one (`kernels.NAMES`). None or "auto": the fastest for the platform.
 
+        precision: of float32 matrix products, "highest" or "default" (`ring/precision.py`); None:
+            that of `jax.default_matmul_precision` if one is set, else "highest".
+
     Returns:
         (batch, sequence, heads, head_dim) of query's dtype, accumulated in float32. A query that
         sees nothing gives 0.
@@ -115,7 +120,9 @@ def attention(
     config = RingConfig(axis_name, ring_size, None, bool(causal), layout, window, gathers)
     platform = mesh.devices.flat[0].platform if isinstance(mesh, Mesh) else jax.default_backend()
     kernel = kernel_for(kernel, config, platform, query, segment_ids, length)
-    config = config._replace(kernel=kernel, all_gather=False)
+    config = config._replace(
+        kernel=kernel, all_gather=False, precision=resolve_precision(precision)
+    )
     compiled = _compiled(backbone, config, mesh, axis, batch_axis)
     return compiled(query, key, value, segment_ids, length)
 
@@ -162,7 +169,7 @@ def blockwise_attention(
         query: (batch, sequence, heads, head_dim).
         key: (batch, sequence, key_heads, head_dim).
         value: as key.
-        **options: further arguments of `attention`: causal, segment_ids, window, length, kernel.
+        **options: further arguments of `attention`: causal, segment_ids, window, length, kernel, precision.
 
     Returns:
         (batch, sequence, heads, head_dim).
@@ -176,7 +183,12 @@ def blockwise_attention(
 @lru_cache(maxsize=256)
 def _compiled(backbone, config: RingConfig, mesh, axis, batch_axis):
     """Returns a jitted backbone: `(query, key, value, segment_ids, length) -> output`."""
-    attend = partial(_FUNCTIONS[backbone], config)
+    function = partial(_FUNCTIONS[backbone], config)
+
+    def attend(*arrays: jax.Array | None) -> jax.Array:
+        with jax.default_matmul_precision(config.precision):
+            return function(*arrays)
+
     if mesh is None:
         return jax.jit(map_without_mesh(attend))
     tokens = PartitionSpec(batch_axis, axis if backbone in SHARED else None)

@@ -26,6 +26,7 @@ from agentic_transformer.ring.masks import (
 from agentic_transformer.ring.mesh import map_without_mesh
 from agentic_transformer.ring.nonfinite import mark_keys, zero_nonfinite
 from agentic_transformer.ring.padding import attend_within_lengths
+from agentic_transformer.ring.precision import resolve_precision
 from agentic_transformer.ring.shard import attend_shard
 from agentic_transformer.ring.validation import check_attention
 
@@ -44,7 +45,7 @@ def dense_attention(
         query: (batch, sequence, heads, head_dim).
         key: (batch, sequence, key_heads, head_dim).
         value: as key.
-        **options: causal, segment_ids, window and length, as in `attention`; layout
+        **options: causal, segment_ids, window, length and precision, as in `attention`; layout
             ("contiguous" by default) and ring_size, that of the layout only.
 
     Returns:
@@ -89,6 +90,7 @@ def _attend_checked(
     layout: str = "contiguous",
     segment_ids: jax.Array | None = None,
     length: jax.Array | int | None = None,
+    precision: str | None = None,
     **options: Any,
 ) -> jax.Array:
     """Checks the arguments and calls a backbone without a mesh."""
@@ -96,7 +98,8 @@ def _attend_checked(
     causal, window = config.causal, config.window
     check_attention(query, key, value, segment_ids, causal=causal, window=window, length=length)
     attend = map_without_mesh(partial(backbone, config))
-    return attend(query, key, value, segment_ids, length)
+    with jax.default_matmul_precision(resolve_precision(precision)):
+        return attend(query, key, value, segment_ids, length)
 
 
 def dense(config: RingConfig, query, key, value, segment_ids, length) -> jax.Array:

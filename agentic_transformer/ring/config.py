@@ -19,6 +19,7 @@ class RingConfig(NamedTuple):
         layout: order of the sequence, "contiguous" or "zigzag".
         window: a query sees so many keys; None: all.
         all_gather: every device collects all keys and values first, instead of passing them on.
+        precision: of float32 matrix products, see `ring/precision.py`.
     """
 
     axis: str | None
@@ -28,3 +29,4 @@ class RingConfig(NamedTuple):
     layout: str = "zigzag"
     window: int | None = None
     all_gather: bool = False
+    precision: str = "highest"

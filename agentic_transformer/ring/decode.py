@@ -22,6 +22,7 @@ from agentic_transformer.ring.masks import MASK_VALUE, PAD_POSITION
 from agentic_transformer.ring.mesh import check_devices, map_over_devices
 from agentic_transformer.ring.nonfinite import finite_tokens, zero_nonfinite
 from agentic_transformer.ring.padding import signed_ids
+from agentic_transformer.ring.precision import resolve_precision
 from agentic_transformer.ring.validation import (
     check_floats,
     check_heads,
@@ -43,6 +44,7 @@ def decode_attention(
     batch_axis: str | tuple[str, ...] | None = None,
     layout: str = "zigzag",
     window: int | None = None,
+    precision: str | None = None,
 ) -> jax.Array:
     """Attends from a few new tokens to a sharded cache that holds their own keys and values.
 
@@ -62,6 +64,7 @@ def decode_attention(
         batch_axis: the mesh axis over which the batch is sharded.
         layout: the order of the cache, "zigzag" or "contiguous".
         window: a token sees the last `window` positions only, its own included.
+        precision: of float32 matrix products, as in `attention`.
 
     Returns:
         (batch, tokens, heads, head_dim) of query's dtype; a token that sees nothing (position < 0)
@@ -78,7 +81,9 @@ def decode_attention(
     check_window(window, causal=True)
     check_shards(*key.shape[:2], mesh, axis, batch_axis)
     check_devices(mesh, query=query, key=key, value=value, position=position)
-    return _decode(mesh, axis, batch_axis, layout, window)(query, key, value, position)
+    precision = resolve_precision(precision)
+    decode = _decode(mesh, axis, batch_axis, layout, window, precision)
+    return decode(query, key, value, position)
 
 
 def write_cache(
@@ -122,7 +127,7 @@ def write_cache(
 
 
 @lru_cache(maxsize=256)
-def _decode(mesh, axis, batch_axis, layout, window):
+def _decode(mesh, axis, batch_axis, layout, window, precision):
     ring_size = ring_size_of(mesh, axis)
 
     def local(query, key, value, position):
@@ -145,8 +150,12 @@ def _decode(mesh, axis, batch_axis, layout, window):
         output = numerator / jnp.where(denominator > 0, denominator, 1)[..., None]
         return output.transpose(0, 3, 1, 2, 4).reshape(query.shape).astype(query.dtype)
 
+    def local_in_precision(*arrays: jax.Array) -> jax.Array:
+        with jax.default_matmul_precision(precision):
+            return local(*arrays)
+
     rows, tokens = PartitionSpec(batch_axis), PartitionSpec(batch_axis, axis)
-    return jax.jit(map_over_devices(local, mesh, (rows, tokens, tokens, rows), rows))
+    return jax.jit(map_over_devices(local_in_precision, mesh, (rows, tokens, tokens, rows), rows))
 
 
 def _weighted_values(weights, mask, value):

@@ -72,7 +72,8 @@ def _attention_forward(config: RingConfig, query, key, value, segment, length):
         out, lse = _forward(config, query, mark_keys(key, value), value, segment, length)
         return out.astype(query.dtype), lse
 
-    out, lse = config.kernel.map_heads(ring_pass, (query, key, value), segment)
+    with jax.default_matmul_precision(config.precision):
+        out, lse = config.kernel.map_heads(ring_pass, (query, key, value), segment)
     return out, (query, key, value, segment, length, out, lse)
 
 
@@ -89,7 +90,10 @@ def _attention_backward(config: RingConfig, saved, cotangent):
         return [dx.astype(x.dtype) for dx, x in zip(gradients, inputs, strict=True)]
 
     arrays = (query, key, value, out, lse, cotangent)
-    return *config.kernel.map_heads(ring_pass, arrays, segment), None, None
+    # JAX may trace this outside of the context of the forward pass.
+    with jax.default_matmul_precision(config.precision):
+        gradients = config.kernel.map_heads(ring_pass, arrays, segment)
+    return *gradients, None, None
 
 
 attention_shard.defvjp(_attention_forward, _attention_backward)

@@ -18,6 +18,7 @@ from agentic_transformer.ring.padding import (
     signed_ids,
 )
 from agentic_transformer.ring.pairs import needs_dynamic
+from agentic_transformer.ring.precision import resolve_precision
 from agentic_transformer.ring.ring import attention_shard
 from agentic_transformer.ring.validation import check_attention
 
@@ -31,6 +32,7 @@ def ring_attention_shard(
     segment_ids: jax.Array | None = None,
     length: jax.Array | int | None = None,
     kernel: Kernel | str | None = None,
+    precision: str | None = None,
     **options: Any,
 ) -> jax.Array:
     """Computes one device's part of `ring_attention`, inside a `jax.shard_map` over `axis`.
@@ -43,6 +45,7 @@ def ring_attention_shard(
         segment_ids: (batch, tokens) integers; attention only within equal ids.
         length: natural positions from here on are padding; an integer, or (batch,) integers.
         kernel: as in `attention`.
+        precision: as in `attention`.
         **options: causal, layout and window, as in `attention`; and all_gather: collect all keys
             and values on every device first, the alternative a ring is compared with.
 
@@ -53,7 +56,9 @@ def ring_attention_shard(
         ValueError: as `attention`, and outside of a `jax.shard_map` over `axis`.
     """
     ring_size = _axis_size(axis)
-    config = RingConfig(axis if ring_size > 1 else None, ring_size, None, **options)
+    precision = resolve_precision(precision)
+    axis = axis if ring_size > 1 else None
+    config = RingConfig(axis, ring_size, None, precision=precision, **options)
     check_layout(config.layout)
     check_attention(
         query,

@@ -4,6 +4,7 @@ A new kernel is added to KERNELS, and gets the whole test. The ring needs no dev
 a named axis runs the collectives of `shard_map` on one.
 """
 
+import re
 from functools import partial
 
 import jax
@@ -12,11 +13,13 @@ import numpy as np
 import pytest
 
 from agentic_transformer.ring import (
+    BACKBONES,
     Chunks,
     CPUKernel,
     FusedKernel,
     ReferenceKernel,
     XLAKernel,
+    attention,
     blockwise_attention,
     from_layout,
     ring_attention_shard,
@@ -171,3 +174,24 @@ def test_other_primitives_are_told():
         MaskType = AttentionLayout = _dot_product_attention_bwd_p_wrapper = None
 
     assert "dot_product_attention" in cudnn.signature_problem(Changed)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_products_have_the_precision_that_was_asked_for(backbone):
+    """Forward and backward, whatever is traced where."""
+    x = jnp.ones((1, 4, 1, 8))
+
+    def products(**options):
+        """The precisions of all products in the program of a gradient."""
+
+        def loss(x):
+            return attention(x, x, x, backbone=backbone, layout="contiguous", **options).sum()
+
+        text = jax.jit(jax.grad(loss)).lower(x).as_text()
+        return set(re.findall(r"dot_general.*?precision = \[(\w+), \w+\]", text))
+
+    assert products() == products(precision="highest") == {"HIGHEST"}
+    assert products(precision="default") <= {"DEFAULT"}
+    with jax.default_matmul_precision("tensorfloat32"):
+        assert "HIGHEST" not in products()
+        assert products(precision="highest") == {"HIGHEST"}
