@@ -239,6 +239,18 @@ class ModelConfig:
         "Order of the sequence on the ring. zigzag: causal work is even over devices.",
         choices=("zigzag", "contiguous"),
     )
+    kernel: str = setting(
+        "auto",
+        "Kernel of ring and blockwise attention. auto: the fastest for the devices; cudnn: fused "
+        "attention of NVIDIA GPUs, for 16-bit types.",
+        choices=("auto", "reference", "xla", "cpu", "cudnn"),
+    )
+    precision: str = setting(
+        "highest",
+        "Precision of float32 matrix products. default: what the platform does unasked, TF32 on "
+        "GPUs and bfloat16 on TPUs, with errors of 1e-3.",
+        choices=("highest", "default"),
+    )
     dtype: str = setting(
         "float32",
         "Type that the blocks compute in; parameters, softmax and loss are always float32.",

@@ -20,6 +20,7 @@ from agentic_transformer.config import ModelConfig
 from agentic_transformer.contexts.chain_tokens import returns_to_go
 from agentic_transformer.contexts.tokens import PreviousStep
 from agentic_transformer.models.heads import draw_action
+from agentic_transformer.models.precision import matmul_precision
 from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.models.transformer import unrolled
 
@@ -131,6 +132,7 @@ class TransformerAgent:
             part = slice(start, start + chunk)
             _, cache = _extend(
                 self._graph,
+                self.spec.model.precision,
                 self._mesh,
                 self._params,
                 cache,
@@ -181,9 +183,10 @@ def _check_room(context: Context, timesteps: np.ndarray) -> int:
 
 
 # Functions of a module, not methods: all agents of one structure then share one compilation.
-@partial(jax.jit, static_argnames=("graph", "mesh"), donate_argnames="cache")
+@partial(jax.jit, static_argnames=("graph", "precision", "mesh"), donate_argnames="cache")
 def _extend(
     graph: nnx.GraphDef,
+    precision: str,
     mesh: Mesh | None,
     params: nnx.State,
     cache: tuple[LayerCache, ...],
@@ -202,7 +205,8 @@ def _extend(
         extended.append(layer_cache)
         return output
 
-    outputs = nnx.merge(graph, params)(features, timestep, attend)
+    with matmul_precision(precision):
+        outputs = nnx.merge(graph, params)(features, timestep, attend)
     return outputs, tuple(extended)
 
 
@@ -221,6 +225,8 @@ def _act(
     noise: jax.Array,
 ) -> tuple[jax.Array, tuple[LayerCache, ...]]:
     """Encodes new tokens, and draws an action (batch, A) from the output at the last of them."""
-    outputs, cache = _extend(graph, mesh, params, cache, features, timestep, position)
+    outputs, cache = _extend(
+        graph, model.precision, mesh, params, cache, features, timestep, position
+    )
     # The last new token is the one that predicts the step's action.
     return draw_action(model, outputs[:, -1], key, temperature, noise), cache

@@ -74,6 +74,7 @@ class TransformerLearner:
             train.grad_accum_steps,
             fsdp,
             agent.trajectories,
+            agent.length == "full",
         )
 
     def batch(self, step: int) -> Tokens:

@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from agentic_transformer.config import ModelConfig
 from agentic_transformer.contexts.tokens import Tokens
 from agentic_transformer.models.heads import action_loss
+from agentic_transformer.models.precision import matmul_precision
 from agentic_transformer.models.transformer import Attention
 from agentic_transformer.ring import attention, blockwise_feedforward, to_layout
 from agentic_transformer.training.fsdp import all_gather_params, state_sharding
@@ -39,6 +40,7 @@ def make_train_step(
     grad_accum_steps: int = 1,
     fsdp: bool = False,
     trajectories_per_row: int = 1,
+    one_chain_per_row: bool = False,
 ) -> TrainStep:
     """Returns one step of training, compiled over the mesh: one program for a CPU and for a pod.
 
@@ -53,12 +55,14 @@ def make_train_step(
         fsdp: whether the state is sharded, see `agentic_transformer.training.fsdp`.
         trajectories_per_row: how many trajectories a row holds, for the losses by slot that
             `loss_masks` adds.
+        one_chain_per_row: whether every row holds one chain alone. Attention then needs no
+            segments, and fused kernels can compute it.
 
     Returns:
         A function of (state, sharded tokens) -> (state, metrics). It consumes the state.
     """
     masks = loss_masks(sequence_length, trajectories_per_row, mesh, config.layout)
-    loss_fn = make_loss_fn(graph, config, mesh, sequence_length, masks, fsdp)
+    loss_fn = make_loss_fn(graph, config, mesh, sequence_length, masks, fsdp, one_chain_per_row)
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
     if grad_accum_steps > 1:
         grad_fn = accumulate_grads(grad_fn, grad_accum_steps, mesh)
@@ -90,6 +94,7 @@ def make_loss_fn(
     sequence_length: int,
     masks: LossMasks,
     fsdp: bool = False,
+    one_chain_per_row: bool = False,
 ) -> LossFn:
     """Returns the loss as a function of (params, tokens, totals).
 
@@ -109,6 +114,7 @@ def make_loss_fn(
         masks: the weights of tokens, by the name of the loss; see `loss_masks`. The loss named
             "loss" is the one to minimise.
         fsdp: whether the parameters are sharded.
+        one_chain_per_row: see `make_train_step`.
     """
     options: dict[str, Callable] = {}
     if fsdp:
@@ -130,9 +136,12 @@ def make_loss_fn(
                     for name, part in params.items()
                 }
             )
-        attend = _make_attention(config, mesh, sequence_length, tokens.segment)
+        segment = None if one_chain_per_row else tokens.segment
+        attend = _make_attention(config, mesh, sequence_length, segment)
         model = nnx.merge(graph, params)
-        outputs = model(tokens.features, tokens.timestep, attend, **options)  # (B, S, head_size)
+        with matmul_precision(config.precision):
+            # (B, S, head_size)
+            outputs = model(tokens.features, tokens.timestep, attend, **options)
         action_losses = action_loss(config, outputs, tokens.action)  # (B, S)
         losses = {
             name: jnp.sum(action_losses * weight) / totals[name]
@@ -144,9 +153,9 @@ def make_loss_fn(
 
 
 def _make_attention(
-    config: ModelConfig, mesh: Mesh, sequence_length: int, segment: jax.Array
+    config: ModelConfig, mesh: Mesh, sequence_length: int, segment: jax.Array | None
 ) -> Attention:
-    """Returns causal attention within segments (B, S), by the backbone of the settings."""
+    """Returns causal attention within segments (B, S), or whole rows, by the settings."""
 
     def attend(_: Any, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
         # Barrier: otherwise XLA hoists every mask out of the layer scan, O(S^2) memory.
@@ -162,6 +171,7 @@ def _make_attention(
             layout=config.layout,
             segment_ids=here,
             length=sequence_length,
+            kernel=config.kernel,
         )
 
     return attend
