@@ -34,4 +34,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """Returns the public names, for completion in a notebook."""
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

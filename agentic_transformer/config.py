@@ -32,10 +32,13 @@ def rename_settings(values: MutableMapping[str, Any], source: str) -> None:
         source: where they were read, for the warning line.
     """
     for group, names in RENAMED.items():
-        for old, new in names.items():
-            if group in values and old in values[group]:
-                values[group][new] = values[group].pop(old)
-                warn_renamed(f"{group}.{old}", f"{group}.{new}", source)
+        found = values.get(group)
+        if not isinstance(found, MutableMapping):  # a damaged file; the checks of types say so
+            continue
+        for old in [old for old in names if old in found]:
+            value, new = found.pop(old), names[old]
+            found.setdefault(new, value)
+            warn_renamed(f"{group}.{old}", f"{group}.{new}", source)
 
 
 @cache  # one line for each name and source

@@ -45,7 +45,7 @@ class Setting:
         elif self.minimum is not None:
             words += f", at least {self.minimum}"
         if self.many:
-            words = f"a list such as [a,b], each {words}"
+            words = f"a list such as [a,b], each {'one of ' if self.choices else ''}{words}"
         return words + (", or null" if self.optional else "")
 
     def check(self, value: Any) -> None:

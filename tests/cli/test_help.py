@@ -3,7 +3,6 @@
 import pytest
 from omegaconf import OmegaConf
 
-from agentic_transformer.config import AgentConfig, rename_settings
 from agentic_transformer.settings import settings_of
 from experiments.cli import command_line
 from experiments.cli.help import help_text
@@ -123,15 +122,14 @@ def test_a_sweep_of_an_earlier_version_goes_on(forked):
     assert again.code == 0 and len(again.calls) == 2, again.stderr
 
 
-def test_an_agent_of_an_earlier_checkpoint_is_read(capsys):
-    values = {"agent": {"condition": "none"}, "model": {"rolled": True, "width": 8}}
-    rename_settings(values, "checkpoint of a test")
-    assert values == {
-        "agent": {"return_conditioning": "none"},
-        "model": {"scan_layers": True, "width": 8},
-    }
-    assert AgentConfig(**values["agent"]).return_conditioning == "none"
-    assert capsys.readouterr().err.splitlines() == [
-        "warning: checkpoint of a test: agent.condition is now called agent.return_conditioning",
-        "warning: checkpoint of a test: model.rolled is now called model.scan_layers",
-    ]
+@pytest.mark.parametrize("text", ["agent: null", "model: 3", "agent: [1]", "nothing here"])
+def test_a_damaged_config_is_told_in_a_line_and_passed_over_by_resume(forked, text):
+    run = forked.folder / "runs" / "point_mass_goal" / "x"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text(text)
+    (run / "status.json").write_text('{"state": "running", "command": "train"}')
+    resumed = forked("train", "resume=true")
+    assert resumed.code == 2 and "no unfinished run" in resumed.stderr, resumed.stderr
+    asked = forked("evaluate", f"run={run}")
+    assert asked.code == 2 and len(asked.stderr.splitlines()) <= 3, asked.stderr
+    assert "config.yaml" in asked.stderr

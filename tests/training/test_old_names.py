@@ -20,6 +20,9 @@ OLD = {
     "up_proj": "expand",
     "down_proj": "contract",
     "normalizer": "scaling",
+    "return_conditioning": "condition",
+    "scan_layers": "rolled",
+    "dtype": "compute",
 }
 
 
@@ -53,10 +56,11 @@ def saved(tmp_path, monkeypatch):
     return tmp_path, spec, state
 
 
-def test_an_old_checkpoint_is_loaded_and_trained_further(saved, capsys):
+def test_an_old_checkpoint_is_loaded_and_restored(saved, capsys):
     run, spec, state = saved
     checkpoints = Checkpoints(run)
-    assert "scaling" in (checkpoints.folder / "1" / "description" / "metadata").read_text()
+    stored = (checkpoints.folder / "1" / "description" / "metadata").read_text()
+    assert all(f'"{old}"' in stored for old in ("scaling", "condition", "rolled", "compute"))
     assert read_spec(checkpoints, 1) == spec
     jax.tree.map(np.testing.assert_array_equal, load(run)._params, state.params)
     restored = checkpoints.state(1, state, spec.to_dict())
