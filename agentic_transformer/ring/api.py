@@ -6,7 +6,7 @@ All backbones share the signature of `attention`.
 from __future__ import annotations
 
 from functools import lru_cache, partial
-from typing import Any
+from typing import Unpack
 
 import jax
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
@@ -16,6 +16,7 @@ from agentic_transformer.ring.config import RingConfig
 from agentic_transformer.ring.kernels import Kernel
 from agentic_transformer.ring.layout import check_layout
 from agentic_transformer.ring.mesh import check_devices, map_over_devices, map_without_mesh
+from agentic_transformer.ring.options import KernelOptions, MeshOptions, check_options
 from agentic_transformer.ring.precision import resolve_precision
 from agentic_transformer.ring.shard import attend_shard, kernel_for
 from agentic_transformer.ring.validation import (
@@ -133,7 +134,7 @@ def ring_attention(
     value: jax.Array,
     *,
     mesh: Mesh | AbstractMesh,
-    **options: Any,
+    **options: Unpack[MeshOptions],
 ) -> jax.Array:
     """Computes exact attention over a sequence sharded on a ring of devices (arXiv 2310.01889).
 
@@ -155,11 +156,12 @@ def ring_attention(
             "ring_attention needs a mesh (that of jax.set_mesh is "
             "jax.sharding.get_abstract_mesh()); without one use blockwise_attention"
         )
+    check_options("ring_attention", options, MeshOptions)
     return attention(query, key, value, backbone="ring", mesh=mesh, **options)
 
 
 def blockwise_attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, **options: Any
+    query: jax.Array, key: jax.Array, value: jax.Array, **options: Unpack[KernelOptions]
 ) -> jax.Array:
     """Computes exact attention on one device, block by block (BPT, arXiv 2305.19370).
 
@@ -169,7 +171,8 @@ def blockwise_attention(
         query: (batch, sequence, heads, head_dim).
         key: (batch, sequence, key_heads, head_dim).
         value: as key.
-        **options: further arguments of `attention`: causal, segment_ids, window, length, kernel, precision.
+        **options: further arguments of `attention`: causal, segment_ids, window, length, kernel
+            and precision.
 
     Returns:
         (batch, sequence, heads, head_dim).
@@ -177,6 +180,7 @@ def blockwise_attention(
     Raises:
         ValueError: as `attention`.
     """
+    check_options("blockwise_attention", options, KernelOptions)
     return attention(query, key, value, backbone="blockwise", layout="contiguous", **options)
 
 

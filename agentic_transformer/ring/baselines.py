@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from agentic_transformer.ring.masks import (
 )
 from agentic_transformer.ring.mesh import map_without_mesh
 from agentic_transformer.ring.nonfinite import mark_keys, zero_nonfinite
+from agentic_transformer.ring.options import DenseOptions, check_options
 from agentic_transformer.ring.padding import attend_within_lengths
 from agentic_transformer.ring.precision import resolve_precision
 from agentic_transformer.ring.shard import attend_shard
@@ -35,7 +36,7 @@ CHUNK = 1024
 
 
 def dense_attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, **options: Any
+    query: jax.Array, key: jax.Array, value: jax.Array, **options: Unpack[DenseOptions]
 ) -> jax.Array:
     """Computes attention by the whole matrix of scores, in memory quadratic in the sequence.
 
@@ -54,11 +55,12 @@ def dense_attention(
     Raises:
         ValueError: as `attention`.
     """
+    check_options("dense_attention", options, DenseOptions)
     return _attend_checked(dense, query, key, value, **options)
 
 
 def memory_efficient_attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, **options: Any
+    query: jax.Array, key: jax.Array, value: jax.Array, **options: Unpack[DenseOptions]
 ) -> jax.Array:
     """Computes attention by chunks with a running softmax, rematerialised in the backward pass.
 
@@ -77,6 +79,7 @@ def memory_efficient_attention(
     Raises:
         ValueError: as `attention`.
     """
+    check_options("memory_efficient_attention", options, DenseOptions)
     return _attend_checked(memory_efficient, query, key, value, **options)
 
 

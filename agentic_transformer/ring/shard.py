@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jax import lax
 from agentic_transformer.ring.config import RingConfig
 from agentic_transformer.ring.kernels import Kernel, choose
 from agentic_transformer.ring.layout import check_layout, shard_positions
+from agentic_transformer.ring.options import ShardOptions, check_options
 from agentic_transformer.ring.padding import (
     attend_before_padding,
     attend_within_lengths,
@@ -33,7 +34,7 @@ def ring_attention_shard(
     length: jax.Array | int | None = None,
     kernel: Kernel | str | None = None,
     precision: str | None = None,
-    **options: Any,
+    **options: Unpack[ShardOptions],
 ) -> jax.Array:
     """Computes one device's part of `ring_attention`, inside a `jax.shard_map` over `axis`.
 
@@ -55,6 +56,7 @@ def ring_attention_shard(
     Raises:
         ValueError: as `attention`, and outside of a `jax.shard_map` over `axis`.
     """
+    check_options("ring_attention_shard", options, ShardOptions)
     ring_size = _axis_size(axis)
     precision = resolve_precision(precision)
     axis = axis if ring_size > 1 else None

@@ -251,3 +251,21 @@ def test_layouts_and_kernels(named, function, arguments):
 def test_feedforward(named, change):
     arguments = {"function": lambda params, x: x, "params": (), "x": X[:, :, 0]} | change
     refuses(named, lambda: blockwise_feedforward(**arguments))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        ring_attention_shard,
+        ring_attention,
+        blockwise_attention,
+        dense_attention,
+        memory_efficient_attention,
+    ],
+)
+def test_a_mistyped_option_is_named_with_the_function_and_the_nearest(function):
+    x = jnp.ones((1, 4, 1, 8))
+    more = {"mesh": MESH} if function is ring_attention else {}
+    said = rf"{function.__name__}\(\) got .* 'casual'; did you mean 'causal'\?"
+    with pytest.raises(TypeError, match=said):
+        function(x, x, x, casual=True, **more)
