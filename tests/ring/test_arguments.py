@@ -104,7 +104,7 @@ def test_attention(name, named, arrays, setting):
     "name", ["attention", "ring_attention", "blockwise_attention", "ring_attention_shard"]
 )
 def test_attention_by_a_kernel(name):
-    refuses("kernel='cpu' must be a Kernel", ATTENTIONS[name], X, X, X, kernel="cpu")
+    refuses("kernel='cpus' must be a Kernel", ATTENTIONS[name], X, X, X, kernel="cpus")
     odd = X[:, :7]
     refuses("7|even", ATTENTIONS[name], odd, odd, odd)
 
