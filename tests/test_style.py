@@ -6,6 +6,7 @@ from tests import style
 
 # Files that need a private name of another package, each with its reason.
 PRIVATE = {
+    "agentic_transformer/ring/kernels/cudnn.py": "jax has no public attention with its lse",
     "experiments/benchmarks/ring_speed.py": "the paper's package asks for jax.lib.xla_bridge",
 }
 ROOMS = sorted({style.room_of(path) for path in style.modules()})

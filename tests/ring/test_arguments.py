@@ -1,5 +1,7 @@
 """Arguments that cannot work end in one ValueError that says what is allowed."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -225,7 +227,7 @@ def test_positions_and_caches_of_other_dtypes():
         ("length=-1", padded_length, (-1, 2)),
         ("length=1.5", padded_length, (1.5, 2)),
         ("ring_size=0", padded_length, (4, 0)),
-        ("platform=None", select, (None, np.float32)),
+        ("platform=None", partial(select, static=True), (None, np.float32, 8)),
         ("chunks.keys=0", CPUKernel, (Chunks(8, 0, 8),)),
         ("chunks.queries=8.0", XLAKernel, (Chunks(8.0, 8, 8),)),
         (r"chunks=\(8, 8, 8\)", CPUKernel, ((8, 8, 8),)),
