@@ -125,8 +125,7 @@ class CheckpointReader:
             OSError: the copy differs from what was copied.
         """
         original, path = self.folder / str(step), run / "checkpoints" / str(step)
-        # Cloud storage has a file that names the folder of the save. SHA256SUMS replaces it here.
-        left_out = shutil.ignore_patterns("optimizer", "commit_success.txt", checksums.NAME)
+        left_out = shutil.ignore_patterns("optimizer", checksums.NAME)
         shutil.copytree(original, path, ignore=left_out)
         checksums.write(path)
         changed = checksums.listed(path).items() - checksums.listed(original).items()

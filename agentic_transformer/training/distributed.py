@@ -114,7 +114,7 @@ def first_process_first() -> Iterator[None]:
         return
     try:
         yield
-    except Exception:
+    except BaseException:  # also `Stopped`: the others wait in their broadcast
         broadcast(False)
         raise
     broadcast(True)

@@ -68,12 +68,14 @@ def fit(
     save: Callable[[TrainState, float], None],
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainState:
-    """Trains on batches, one step each, up to step `config.steps`.
+    """Trains one step for each batch until `batches` ends or `should_stop` is true.
+
+    `batches` should end at step `config.steps`.
 
     Args:
         state: where to start.
         train_step: see `agentic_transformer.training.step.make_train_step`.
-        batches: sharded token rows of the steps after the state's.
+        batches: batches of the steps after the state's.
         config: numbers of steps.
         log: receives the step and the mean of its metrics since the last call, every `log_every`
             steps, before each save and at the end.

@@ -148,7 +148,7 @@ def _make_attention(
 ) -> Attention:
     """Returns causal attention within segments (B, S), by the backbone of the settings."""
 
-    def attend(_: Any, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    def attend(_layer: Any, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
         # Barrier: otherwise XLA hoists every mask out of the layer scan, O(S^2) memory.
         query, here = jax.lax.optimization_barrier((query, segment))
         return attention(

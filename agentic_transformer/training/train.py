@@ -40,8 +40,9 @@ def train(
     Args:
         config: all settings, see `agentic_transformer.config`.
         run: the run's folder.
-        should_stop: asked before the first step and after each one. Once it is true, the state is
-            saved and training ends.
+        should_stop: asked before the first step and after each one. If it is true before the
+            first step, nothing is trained or saved. If it is true after a step, the state is saved
+            and training ends.
         note: receives facts about the data, as keyword arguments.
 
     Returns:

@@ -25,9 +25,10 @@ from typing import Any
 
 import hydra
 
+from agentic_transformer import run_files
 from agentic_transformer.errors import raise_config_error
 from agentic_transformer.settings import quote_text
-from experiments.cli import command_line, devices, help, preemption, run_folder, sweeps
+from experiments.cli import command_line, devices, help, preemption, run_folder, run_status, sweeps
 from experiments.cli.command_line import CommandLine
 from experiments.cli.job import Job
 from experiments.cli.packages import check_packages, is_user_error
@@ -82,14 +83,15 @@ def _run(line: CommandLine, job: Job, together: bool) -> None:
     else:
         job.prepare(commands[0])
     try:
-        code = _run_sweep(line, job) if line.multirun else _run_single(line, job)
+        if not line.multirun:
+            _run_single(line, job)
+        elif code := _run_sweep(line, job):
+            sys.exit(code)
     except preemption.Stopped as stopped:
         folder = job.opened.path if job.opened else Path()
         said = f"stopped by {stopped.signal}; to go on: {job.resume_command(folder)}"
         print(said, file=sys.stderr, flush=True)
         raise
-    if code:
-        sys.exit(code)
 
 
 def _start_hydra(line: CommandLine, words: list[str], job: Callable[[Any], None]) -> None:
@@ -111,14 +113,13 @@ def _start_hydra(line: CommandLine, words: list[str], job: Callable[[Any], None]
     start(job)()
 
 
-def _run_single(line: CommandLine, job: Job) -> int:
+def _run_single(line: CommandLine, job: Job) -> None:
     """Runs a job alone, and raises its error; removes the folder of one that failed before work."""
     _start_hydra(line, line.jobs[0], job)
     if job.error:
         if job.opened:
             job.opened.undo()
         raise job.error
-    return 0
 
 
 def _open_sweep(line: CommandLine, job: Job, commands: list[Any]) -> CommandLine:
@@ -154,9 +155,9 @@ def _run_sweep(line: CommandLine, job: Job) -> int:
         if (count := len(devices.accelerators())) and not line.value("hydra.launcher.n_jobs"):
             words.append(f"hydra.launcher.n_jobs={count}")
     words += [*(one.word for one in line.assignments), "--multirun"]
-    with run_folder.lock(folder):
+    with run_files.lock(folder):
         run_folder.write_overrides(folder, [one.word for one in line.defining])
-        run_folder.start(folder)
+        run_status.write_running(folder)
         try:
             _start_hydra(line, words, job)
         except preemption.Stopped:
@@ -165,7 +166,7 @@ def _run_sweep(line: CommandLine, job: Job) -> int:
             crashed = True
         if (number := preemption.received()) is not None:
             stopped = preemption.Stopped(number)
-            run_folder.finish(folder, **run_folder.outcome(stopped))
+            run_status.write_ended(folder, **run_status.status_after(stopped))
             raise stopped
         return sweeps.conclude(job.opened, crashed, job.makes_run)
 

@@ -117,10 +117,12 @@ def sweep_job() -> Iterator[None]:
     joblib would kill the other workers if one of them ended.
     """
     _State.in_job = True
-    with suppress(Stopped):
-        yield
-    _State.in_job = False
-    received()
+    try:
+        with suppress(Stopped):
+            yield
+    finally:
+        _State.in_job = False
+        received()
 
 
 def leave(number: int) -> NoReturn:
