@@ -164,7 +164,7 @@ def _run_sweep(line: CommandLine, job: Job) -> int:
             pass
         except SystemExit:
             crashed = True
-        if (number := preemption.received()) is not None:
+        if (number := preemption.acknowledge_signal()) is not None:
             stopped = preemption.Stopped(number)
             run_status.write_ended(folder, **run_status.status_after(stopped))
             raise stopped

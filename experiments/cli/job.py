@@ -84,7 +84,9 @@ class Job:
         hydra = HydraConfig.get()
         in_pool = self.multirun and hydra.runtime.choices["hydra/launcher"] == "joblib"
         preemption.handle_signals(in_pool)
-        if preemption.received() is not None:  # a sweep that is stopped begins no more jobs
+        if (
+            preemption.acknowledge_signal() is not None
+        ):  # a sweep that is stopped begins no more jobs
             return
         folder = self.opened.path if self.opened else Path(config.get("run") or "")
         if self.multirun:

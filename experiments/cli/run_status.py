@@ -14,7 +14,7 @@ from typing import Any
 from agentic_transformer.run_files import read_json, write_json
 from experiments.cli import provenance
 from experiments.cli.packages import is_user_error
-from experiments.cli.preemption import Stopped, received
+from experiments.cli.preemption import Stopped, acknowledge_signal
 
 STATUS = "status.json"
 CHECKPOINTS = "checkpoints"
@@ -50,7 +50,7 @@ def track_status(folder: Path, command_name: str) -> Iterator[dict[str, Any]]:
     try:
         yield facts
     except BaseException as error:
-        received()
+        acknowledge_signal()
         ended = status_after(error)
         try:
             write_ended(folder, **ended)

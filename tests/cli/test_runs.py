@@ -234,7 +234,7 @@ WAIT = """
 import time
 from experiments.cli.preemption import Preemption
 with Preemption() as preemption:
-    while not preemption.requested:
+    while not preemption.check_requested():
         (run / "ready").touch()
         time.sleep(0.05)
     (run / "saved").touch()
