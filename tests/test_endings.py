@@ -34,7 +34,7 @@ from agentic_transformer.training.loop import prefetch
 here = Path.cwd()
 batches = prefetch(lambda step: step, 0, 1000)
 kept = run_files.lock(here), MetricsLog(here), batches, Checkpoints(here)
-kept[0].__enter__(), kept[1].write(1, {"loss": 1.0}), next(kept[2]), kept[3].open()
+kept[0].__enter__(), kept[1].write(1, {"loss": 1.0}), next(kept[2]), kept[3].prepare()
 """,
 }
 

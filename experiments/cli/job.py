@@ -65,7 +65,7 @@ class Job:
         """Opens the folder of a single run and chooses its devices.
 
         Raises:
-            UserError: the folder or the devices cannot be had.
+            UserError: the folder cannot be opened, or the number of devices cannot be set.
         """
         devices.make_virtual_devices(command)
         if self.takes_run and not self.makes_run:

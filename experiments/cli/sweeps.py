@@ -52,7 +52,7 @@ def find(parents: Iterable[Path], read: Read, line: CommandLine) -> tuple[Path |
 def _in_order(folder: Path, read: Read, line: CommandLine) -> CommandLine:
     """Returns the command line in the order of the sweep in a folder, which has the same values."""
     earlier = {one.key: one for one in read(run_folder.read_overrides(folder))}
-    here = {one.key: one for one in line.defining}
+    here = {one.key: one for one in line.defining_assignments}
     for key in earlier | here:
         one, other = earlier.get(key), here.get(key)
         if one is None or other is None or not _same_values(one, other):
@@ -60,7 +60,7 @@ def _in_order(folder: Path, read: Read, line: CommandLine) -> CommandLine:
             difference = f"{words[0]} there and {words[1]} here"
             problem = f"run={folder}: the sweep there had other overrides: {difference}"
             raise_config_error(problem, " ".join(known.word for known in earlier.values()))
-    others = [one for one in line.assignments if one not in line.defining]
+    others = [one for one in line.assignments if one not in line.defining_assignments]
     return replace(line, assignments=[*earlier.values(), *others])
 
 
