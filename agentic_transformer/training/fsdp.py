@@ -1,7 +1,8 @@
 """Shards parameters and optimizer state over all devices of the mesh (FSDP).
 
 This is stage 3 of ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054): every device holds a part of
-the state, including devices of the same ring. A layer's parameters are gathered just before the layer uses them.
+the state, including devices of the same ring. A layer's parameters are gathered just before the
+layer uses them.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 def state_sharding(shape: tuple[int, ...], mesh: Mesh, fsdp: bool) -> NamedSharding:
     """Returns how an array of the train state lies on the mesh.
 
-    Without `fsdp` every device holds a copy. With it the longest axis is cut into
-    gcd(axis size, number of devices) equal parts. The next axis is cut by the factor of the devices
-    that is unused, and so on: a width of 3200 on 256 devices is cut into 128 parts, and the next axis
-    into 2. Devices still unused after the last axis hold copies.
+    Without `fsdp` every device holds a copy. With it the longest axis is cut into gcd(axis size,
+    number of devices) equal parts. The next axis is cut in the same way over the unused factor of
+    the number of devices, and so on: a width of 3200 on 256 devices is cut into 128 parts, and the
+    next axis into 2. Devices still unused after the last axis hold copies.
 
     Args:
         shape: shape of the array.

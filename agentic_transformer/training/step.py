@@ -227,7 +227,7 @@ def make_loss_weights(
         # At its first step a trajectory has only the context to act on. That loss shows early
         # whether the agent learns from its context.
         first = tokens.weight * (tokens.timestep == 0)
-        by_slot = {f"first_step_loss_{n}": first * (number == n) for n in reported}
-        return {"loss": tokens.weight, "first_step_loss": first} | by_slot
+        by_place = {f"first_step_loss_{n}": first * (number == n) for n in reported}
+        return {"loss": tokens.weight, "first_step_loss": first} | by_place
 
     return weights_of

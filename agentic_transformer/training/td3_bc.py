@@ -48,7 +48,7 @@ class TD3BCLearner:
         return init_td3_bc_state(self._params, self._config)
 
     def abstract_state(self) -> TrainState:
-        """Returns a train state, to be filled from a checkpoint: networks so small are simply made."""
+        """Returns a train state, to be filled from a checkpoint; the small networks are made."""
         return self.init_state()
 
     def learning_rate(self, step: int) -> float:

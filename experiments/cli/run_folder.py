@@ -48,8 +48,6 @@ MAY_CHANGE = (
     "run", "resume", "data.cache", "eval", "mesh", "train.log_every", "train.checkpoint_every",
     "train.keep", "train.keep_best", "train.profile",
 )  # fmt: skip
-
-
 _ALLOWED = "a place where a folder can be made"
 # Tries to make a new folder while other processes take its name or remove its empty parent.
 _ATTEMPTS = 100

@@ -298,7 +298,10 @@ def _run_full(
 
 
 def _run_partial(schedule: BlockSchedule, visit: Callable, carry: Any) -> Any:
-    """Visits partly visible chunks: first those at normal precision, then those in high precision."""
+    """Visits partly visible chunks.
+
+    First those at normal precision, then those in high precision.
+    """
     plain, precise = (partial(visit, masked=True, high_precision=flag) for flag in (False, True))
     carry = schedule.run(schedule.full_end, schedule.plain_end, plain, carry)
     return schedule.run(schedule.plain_end, schedule.non_empty_end, precise, carry)
