@@ -62,7 +62,7 @@ def mask_fields_of_rows(
 
     Args:
         mask: the mask of arrays without padding.
-        query: (batch, heads, padded tokens, head_dim); its shape is read alone.
+        query: (batch, heads, padded tokens, head_dim); only its shape is used.
         key: (batch, key_heads, padded tokens, head_dim).
     """
     half, padded = mask.queries.low.size // 2, query.shape[2] // 2
