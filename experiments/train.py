@@ -20,8 +20,8 @@ def main(config: TrainCommand, run: Path) -> None:
 
     distributed.initialize(config.mesh)
     check_processes_agree(config)
-    # Until the loop first asks whether a signal has come, a signal ends the process at once: building caches may
-    # take minutes, and there is nothing to save yet.
+    # A signal that comes before the loop first asks for one ends the process at once: building
+    # caches may take minutes, and there is nothing to save yet.
     with Preemption() as preemption:
         train(config, run, preemption.requested_in_any_process, partial(add_provenance, run))
 
