@@ -22,7 +22,7 @@ Hydra's flags: --cfg job shows the composed settings, --info how they are compos
 
 def help_text(name: str, line: CommandLine) -> str:
     """Returns the help of a command; the values shown are those that its overrides make."""
-    config = line.compose(line.jobs[0], with_hydra=True)
+    config = line.compose(line.job_overrides[0], with_hydra=True)
     choices = {
         key: option for key, option in config.hydra.runtime.choices.items() if "/" not in key
     }

@@ -37,7 +37,7 @@ REQUIRED = {
 def composed(name, *words):
     required = [f"{key}={value}" for key, value in REQUIRED.get(name, {}).items()]
     line = command_line.read(name, COMMANDS[name], [*required, *words])
-    return OmegaConf.to_object(line.compose(line.jobs[0]))
+    return OmegaConf.to_object(line.compose(line.job_overrides[0]))
 
 
 def groups(name):
