@@ -177,11 +177,10 @@ def _check_devices(line: CommandLine, settings_list: list[Any]) -> None:
 
     Jobs share a process, which has one number.
     """
-    counts = {
-        settings.mesh.virtual_devices: words
-        for settings, words in zip(settings_list, line.job_overrides, strict=True)
-        if hasattr(settings, "mesh")
-    }
+    counts: dict[int, list[str]] = {}
+    for settings, words in zip(settings_list, line.job_overrides, strict=True):
+        if hasattr(settings, "mesh"):
+            counts.setdefault(settings.mesh.virtual_devices, words)
     if len(counts) > 1:
         asked = (f"mesh.virtual_devices={n} of {' '.join(words)}" for n, words in counts.items())
         raise_config_error(

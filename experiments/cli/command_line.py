@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from agentic_transformer.config import RENAMED
 from agentic_transformer.errors import raise_config_error
 from agentic_transformer.settings import quote_text, settings_of
 from agentic_transformer.validation import check_command
@@ -25,6 +26,8 @@ from experiments.cli.packages import CONF
 
 # Settings that say where a run lies, not what it is.
 FOLDER_SETTINGS = ("run", "resume")
+# Groups of the last version, whose one option held the defaults.
+FORMER_GROUPS = ("train", "eval", "td3_bc")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -60,9 +63,11 @@ class CommandLine:
     search: list[str]
     """hydra.searchpath override, if --config-dir or --config-path is given."""
     multirun: bool
+    takes_all: bool
+    """Whether the command takes all values of a sweep at once."""
     help: bool
     groups: dict[str, list[str]]
-    """Options of each config group."""
+    """Options of each config group of the command."""
     flags: list[str] = field(default_factory=list)
     """Hydra flags that are passed through instead of a run."""
     assignments: list[Assignment] = field(default_factory=list)
@@ -107,7 +112,7 @@ class CommandLine:
         except (HydraException, OmegaConfBaseException) as error:
             text = " ".join(re.split("To append|Config search path", str(error))[0].split())
             added = next((word.lstrip("+") for word in words if word.startswith("+")), "")
-            raise_config_error(text, added)
+            raise_config_error(text, _current_name(text) or added)
 
     def make_settings(self, words: list[str]) -> Any:
         """Returns the settings that overrides make; every value is checked.
@@ -146,15 +151,17 @@ def read(name: str, command: type, argv: list[str], takes_all: bool = False) -> 
         problem = "-m: this command takes several values together"
         raise_config_error(problem, "the same words without -m")
     path = Path(given.config_path or CONF).absolute()
-    groups = config_groups(path, given.config_dir or CONF, CONF)
+    config_name = given.config_name or name
+    groups = groups_of(config_name, [path, Path(given.config_dir or CONF), CONF])
     several = given.multirun or takes_all
     checked = not given.shell_completion  # what is completed is not whole yet
     line = CommandLine(
         command=command,
         config_path=path,
-        config_name=given.config_name or name,
+        config_name=config_name,
         search=_search_path(given),
         multirun=given.multirun,
+        takes_all=takes_all,
         help=given.help,
         groups=groups,
         flags=_hydra_flags(given),
@@ -167,7 +174,8 @@ def read(name: str, command: type, argv: list[str], takes_all: bool = False) -> 
 
 def _hydra_flags(given: argparse.Namespace) -> list[str]:
     """Returns the flags that Hydra acts on itself."""
-    flags = []
+    # What is to be completed, or install=<shell>, stands beside the other words of Hydra.
+    flags = given.overrides if given.shell_completion else []
     for flag in ("cfg", "info", "package", "resolve", "hydra_help", "version", "shell_completion"):
         if value := getattr(given, flag):
             flags += [f"--{flag.replace('_', '-')}", *([] if value is True else [value])]
@@ -184,13 +192,30 @@ def _search_path(given: argparse.Namespace) -> list[str]:
     return [f"hydra.searchpath=[{','.join(urls)}]"] if urls else []
 
 
-def config_groups(*folders: Path | str) -> dict[str, list[str]]:
-    """Returns the options of each config group in folders of configs."""
-    groups: dict[str, set[str]] = {}
-    for folder in folders:
-        for path in Path(folder).glob("*/*.yaml"):
-            groups.setdefault(path.parent.name, set()).add(path.stem)
-    return {group: sorted(options) for group, options in groups.items()}
+def groups_of(config_name: str, folders: list[Path]) -> dict[str, list[str]]:
+    """Returns the config groups in the defaults list of a primary config, and their options.
+
+    Args:
+        config_name: name of the primary config.
+        folders: folders of configs; the first that holds the primary config counts.
+    """
+    primary = next((path for f in folders if (path := f / f"{config_name}.yaml").exists()), None)
+    defaults = OmegaConf.load(primary).get("defaults", []) if primary else []
+    entries = [entry for entry in defaults if isinstance(entry, DictConfig)]
+    names = {str(group).partition("@")[0] for entry in entries for group in entry}
+    found = {(path.parent.name, path.stem) for f in folders for path in f.glob("*/*.yaml")}
+    return {name: sorted(option for group, option in found if group == name) for name in names}
+
+
+def _current_name(error: str) -> str:
+    """Returns what a config file should say now, if an error of Hydra is about an earlier name."""
+    if (key := re.search(r"Key '(\w+)' not in '(\w+)Config'", error)) and (
+        name := RENAMED.get(key[2].lower(), {}).get(key[1])
+    ):
+        return f"{name}, as {key[1]} is called now"
+    if (group := re.search(r"Could not override '(\w+)'", error)) and group[1] in FORMER_GROUPS:
+        return f"no line for {group[1]}: its defaults are in agentic_transformer/config.py"
+    return ""
 
 
 def _register(command: type, name: str, has_file: bool) -> None:
