@@ -25,4 +25,4 @@ def main(commands: list[PlanCommand]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, PlanCommand, together=True)
+    cli.run(main, PlanCommand, takes_all=True)

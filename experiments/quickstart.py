@@ -20,7 +20,7 @@ from agentic_transformer.config import (
 )
 from experiments import collect, evaluate, train
 from experiments.cli import app as cli
-from experiments.cli import run_folder
+from experiments.cli import run_folder, run_status
 
 
 def main(config: QuickstartCommand, run: Path) -> None:
@@ -39,10 +39,10 @@ def main(config: QuickstartCommand, run: Path) -> None:
     for command in trained_agents(config, run):
         folder = Path(command.run)
         # A quickstart that is resumed may have finished this agent before.
-        if run_folder.status(folder).get("state") != "finished":
-            facts = run_folder.facts_of(command, ["python", "-m", *sys.argv])
-            run_folder.describe(folder, command, sys.argv[1:], facts)
-            with run_folder.running(folder, "train"):
+        if run_status.read_status(folder).get("state") != "finished":
+            facts = run_folder.collect_provenance(command, ["python", "-m", *sys.argv])
+            run_folder.write_description(folder, command, sys.argv[1:], facts)
+            with run_status.track_status(folder, "train"):
                 train.main(command, folder)
         # The context is short, so acting needs no ring.
         mesh = replace(config.mesh, ring=1)

@@ -10,8 +10,8 @@ from agentic_transformer.errors import raise_config_error
 from agentic_transformer.settings import format_value, settings_of, value_at
 from agentic_transformer.training import distributed
 from experiments.cli import app as cli
-from experiments.cli import run_folder
 from experiments.cli.preemption import Preemption
+from experiments.cli.provenance import add_provenance
 
 
 def main(config: TrainCommand, run: Path) -> None:
@@ -20,10 +20,10 @@ def main(config: TrainCommand, run: Path) -> None:
 
     distributed.initialize(config.mesh)
     check_processes_agree(config)
-    # Until the loop first asks `agreed`, a signal ends the process at once: building caches may
-    # take minutes, and there is nothing to save yet.
+    # A signal that comes before the loop first asks for one ends the process at once: building
+    # caches may take minutes, and there is nothing to save yet.
     with Preemption() as preemption:
-        train(config, run, preemption.agreed, partial(run_folder.note, run))
+        train(config, run, preemption.requested_in_any_process, partial(add_provenance, run))
 
 
 def check_processes_agree(config: TrainCommand) -> None:

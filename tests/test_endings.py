@@ -27,14 +27,14 @@ for env in kept:
 """,
     "what a training run holds": """
 from pathlib import Path
-from experiments.cli import run_folder
+from agentic_transformer import run_files
 from agentic_transformer.training.checkpoint import Checkpoints
 from agentic_transformer.training.metrics import MetricsLog
 from agentic_transformer.training.loop import prefetch
 here = Path.cwd()
 batches = prefetch(lambda step: step, 0, 1000)
-kept = run_folder.lock(here), MetricsLog(here), batches, Checkpoints(here)
-kept[0].__enter__(), kept[1].write(1, {"loss": 1.0}), next(kept[2]), kept[3].open()
+kept = run_files.lock(here), MetricsLog(here), batches, Checkpoints(here)
+kept[0].__enter__(), kept[1].write(1, {"loss": 1.0}), next(kept[2]), kept[3].prepare()
 """,
 }
 

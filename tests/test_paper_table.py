@@ -11,7 +11,7 @@ import envs
 from agentic_transformer.config import EvaluateCommand
 from agentic_transformer.validation import check_command
 from experiments import train
-from experiments.cli.run_folder import describe
+from experiments.cli.run_folder import write_description
 from experiments.evaluate import evaluate
 from tests.cli.test_configs import composed
 from tests.seeds import SEED, rng
@@ -113,7 +113,7 @@ def test_a_cell_is_evaluated_with_the_actions_held_and_episodes_as_short(root, t
     command = replace(
         cell("cartpole_swingup", COLUMNS[5], *SMALL, *SHORT, f"data.root={root}"), run=str(tmp_path)
     )
-    describe(tmp_path, command, [], {})
+    write_description(tmp_path, command, [], {})
     train.main(command, tmp_path)
     evaluate(EvaluateCommand(run=str(tmp_path), eval=command.eval), tmp_path)
     records = pd.read_csv(tmp_path / "records.csv")

@@ -1,6 +1,7 @@
 """Reads the arrays of a checkpoint exactly: never cast, never reshaped.
 
-Orbax itself would cast types and accept other shapes, so the arrays are read with tensorstore.
+Orbax itself would cast types and accept other shapes, so the arrays are read with tensorstore. An
+item is one folder of a checkpoint, `params` or `optimizer`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import tensorstore as ts
 from agentic_transformer.training import old_names
 
 
-class _Stored(NamedTuple):
+class _StoredArray(NamedTuple):
     """Describes an array on disk."""
 
     name: str
@@ -35,7 +36,7 @@ def check_arrays(folder: Path, like: Any) -> None:
     Raises:
         ValueError: an array is missing, unknown, or has another shape or type than in `like`.
     """
-    _matching(folder, _open(folder), like)
+    _check_and_index(folder, _open(folder), like)
 
 
 def read_arrays(folder: Path, like: Any) -> Any:
@@ -52,7 +53,7 @@ def read_arrays(folder: Path, like: Any) -> Any:
         ValueError: see `check_arrays`.
     """
     store = _open(folder)
-    stored = _matching(folder, store, like)
+    stored = _check_and_index(folder, store, like)
 
     # Each device asks for its own part by an index, whatever the sharding at the save was.
     def read(key: jax.tree_util.KeyPath, leaf: Any) -> jax.Array:
@@ -70,8 +71,12 @@ def _open(folder: Path) -> ts.KvStore:
     return ts.KvStore.open({"driver": "ocdbt", "base": base}).result()
 
 
-def _matching(folder: Path, store: ts.KvStore, like: Any) -> dict[str, _Stored]:
-    """Returns the stored arrays by today's name, if they are those of `like` and no others."""
+def _check_and_index(folder: Path, store: ts.KvStore, like: Any) -> dict[str, _StoredArray]:
+    """Returns the stored arrays by their current names.
+
+    Raises:
+        ValueError: see `check_arrays`.
+    """
     stored = {old_names.current_array(array.name): array for array in _stored_arrays(store)}
     if any(name != array.name for name, array in stored.items()):
         old_names.warn(folder.parent)
@@ -90,13 +95,13 @@ def _matching(folder: Path, store: ts.KvStore, like: Any) -> dict[str, _Stored]:
     return stored
 
 
-def _stored_arrays(store: ts.KvStore) -> list[_Stored]:
+def _stored_arrays(store: ts.KvStore) -> list[_StoredArray]:
     """Describes all arrays of an item, from the headers that zarr writes."""
     files = (file.decode() for file in store.list().result())
     names = [file.removesuffix("/.zarray") for file in files if file.endswith("/.zarray")]
     headers = {name: json.loads(store[f"{name}/.zarray"]) for name in names}
     return [
-        _Stored(name, f"{jnp.dtype(header['dtype'])}{header['shape']}")
+        _StoredArray(name, f"{jnp.dtype(header['dtype'])}{header['shape']}")
         for name, header in headers.items()
     ]
 

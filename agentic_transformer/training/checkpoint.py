@@ -1,7 +1,8 @@
-"""Saves a run: the train state by step, a JSON spec of the agent, and the loss.
+"""Saves the checkpoints of a run.
 
-Orbax writes the arrays from all processes. Process 0 then opens them, writes SHA256SUMS last of
-all, and removes old checkpoints. The files are described in
+A checkpoint holds the train state of a step, a JSON spec of the agent, and the loss. Orbax writes
+the arrays from all processes. Process 0 then checks that the arrays can be opened, writes
+SHA256SUMS as the checkpoint's last file, and removes old checkpoints. The files are described in
 `agentic_transformer.training.checkpoint_reader`.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import orbax.checkpoint as ocp
@@ -28,11 +29,11 @@ _UNFINISHED = ".orbax-checkpoint-tmp"
 class Checkpoints(CheckpointReader):
     """Saves the checkpoints of one run, keeps the newest and the best, and reads them.
 
-    Orbax's AsyncCheckpointer writes in the background. Its CheckpointManager is not used to keep
-    and remove checkpoints, for it breaks three promises (orbax 0.11). It writes to a step after its
-    last callback, so that no checksum could cover all files before older steps are removed. It
-    cannot start beside a step whose metrics are damaged. It overwrites the folder of a step that it
-    does not know.
+    Orbax's AsyncCheckpointer writes in the background. Orbax's CheckpointManager (0.11) is not
+    used, because it:
+    (1) writes to a step after its last callback, so checksums could not cover all files;
+    (2) cannot start next to a step with damaged metrics;
+    (3) overwrites unknown step folders.
     """
 
     def __init__(self, run: Path, keep: int = 2, keep_best: int = 0) -> None:
@@ -41,7 +42,8 @@ class Checkpoints(CheckpointReader):
         Args:
             run: the run's folder.
             keep: how many of the newest checkpoints stay.
-            keep_best: how many checkpoints with the smallest loss stay besides.
+            keep_best: the checkpoints with the smallest losses, this many, also stay; they may be
+                among the newest.
         """
         super().__init__(run)
         self._keep, self._keep_best = keep, keep_best
@@ -49,17 +51,17 @@ class Checkpoints(CheckpointReader):
         self._background = ThreadPoolExecutor(max_workers=1)
         self._pending: Future | None = None
 
-    def open(self) -> int | None:
+    def prepare(self) -> int | None:
         """Makes the folder ready for training and returns the newest whole step, if there is one.
 
-        Removes what killed saves left behind. Renames a newer step that is not whole to
-        `damaged-<step>`, and prints what is wrong with it.
+        Every process must call this. Removes what killed saves left behind. Renames a newer step
+        that is not whole to `damaged-<step>`, and prints what is wrong with it.
         """
         if distributed.is_first():
             self.folder.mkdir(parents=True, exist_ok=True)
             for remains in self.folder.glob(f"*{_UNFINISHED}*"):
                 shutil.rmtree(remains)
-        return self._newest(lambda step: _unused(self.folder / f"damaged-{step}"))
+        return self._find_newest(lambda step: _unused(self.folder / f"damaged-{step}"))
 
     def save(self, state: TrainState, spec: dict[str, Any], loss: float) -> None:
         """Starts to write a checkpoint of the state's step; the state may be donated at once.
@@ -67,10 +69,11 @@ class Checkpoints(CheckpointReader):
         Args:
             state: train state, sharded over all processes.
             spec: JSON values that describe the agent.
-            loss: the number by which the best checkpoint is known.
+            loss: the best checkpoint is the one with the smallest.
 
         Raises:
-            OSError: the checkpoint before this one could not be written, or not be read back.
+            OSError: the previous checkpoint could not be written or read back, or this one could
+                not be started.
             ValueError: there is a checkpoint of that step.
         """
         self.wait()
@@ -112,9 +115,10 @@ class Checkpoints(CheckpointReader):
         self._checkpointer.close()
 
     def _commit(self, path: Path, shapes: dict[str, Any]) -> None:
-        """Finishes a save in the background: checks it, lists its files, removes older ones.
+        """Finishes a save in the background.
 
-        Before a checkpoint counts it is opened. It must hold arrays of these shapes and no others.
+        Waits, checks that the arrays have these shapes, writes checksums, removes older
+        checkpoints.
         """
         try:
             self._checkpointer.wait_until_finished()
@@ -127,7 +131,7 @@ class Checkpoints(CheckpointReader):
         if distributed.is_first():
             self._remove_old()
 
-    def _give_up(self, path: Path, error: Exception) -> None:
+    def _give_up(self, path: Path, error: Exception) -> NoReturn:
         """Removes a save that failed, and raises an OSError."""
         for remains in (path, *path.parent.glob(f"{path.name}{_UNFINISHED}*")):
             shutil.rmtree(remains, ignore_errors=True)
@@ -163,7 +167,7 @@ def _handler() -> ocp.CompositeCheckpointHandler:
 
 
 def _unused(path: Path) -> Path:
-    """Returns the path, or with a number appended if it exists."""
+    """Returns the path, with a number appended if it exists."""
     number = 2
     free = path
     while free.exists():

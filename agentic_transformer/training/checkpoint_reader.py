@@ -4,7 +4,7 @@
     <run>/checkpoints/<step>/SHA256SUMS
 
 `description` holds the JSON spec of the agent, `metrics` the loss. A step without its SHA256SUMS
-does not count. Nothing here unpickles: arrays are zarr's, the rest is JSON.
+is treated as damaged. Nothing here unpickles: arrays are zarr's, the rest is JSON.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class CheckpointReader:
         Raises:
             ValueError: there is none.
         """
-        step = self._newest()
+        step = self._find_newest()
         if step is None:
             raise ValueError(
                 f"no checkpoint in {self.folder}; train the run first: python -m experiments.train"
@@ -65,8 +65,8 @@ class CheckpointReader:
         return found[0]
 
     def spec(self, step: int) -> dict[str, Any]:
-        """Returns the JSON spec that a checkpoint holds, with today's names."""
-        stored = _read_json(self.folder / str(step) / "description")
+        """Returns the JSON spec that a checkpoint holds, with current names."""
+        stored = _read_json_item(self.folder / str(step) / "description")
         current = old_names.current_spec(stored)
         if current != stored:
             old_names.warn(self.folder / str(step))
@@ -106,7 +106,7 @@ class CheckpointReader:
             raise ValueError(
                 f"{path} is without its optimizer: it can be evaluated, not trained further"
             )
-        # The step is the folder's name. It is laid out like the rest, for all processes.
+        # The step number is the folder's name; its array is replicated like `like.step`.
         number = jax.make_array_from_callback((), like.step.sharding, lambda _: jnp.int32(step))
         params = read_arrays(path / "params", like.params)
         return TrainState(number, params, read_arrays(path / "optimizer", like.optimizer))
@@ -125,8 +125,7 @@ class CheckpointReader:
             OSError: the copy differs from what was copied.
         """
         original, path = self.folder / str(step), run / "checkpoints" / str(step)
-        # Cloud storage has a file that names the folder of the save. SHA256SUMS replaces it here.
-        left_out = shutil.ignore_patterns("optimizer", "commit_success.txt", checksums.NAME)
+        left_out = shutil.ignore_patterns("optimizer", checksums.SUMS_FILE)
         shutil.copytree(original, path, ignore=left_out)
         checksums.write(path)
         changed = checksums.listed(path).items() - checksums.listed(original).items()
@@ -134,8 +133,11 @@ class CheckpointReader:
             raise OSError(f"{path} is not a copy of {original}: {min(changed)[0]} differs")
         return path
 
-    def _newest(self, set_aside: Callable[[int], Path] | None = None) -> int | None:
-        """Finds the newest whole step in process 0; renames newer ones to `set_aside(step)`."""
+    def _find_newest(self, set_aside: Callable[[int], Path] | None = None) -> int | None:
+        """Finds the newest whole step in process 0; renames newer ones to `set_aside(step)`.
+
+        Every process must call this.
+        """
         found = -1  # a number, so that it can be broadcast
         for step in reversed(self._steps() if distributed.is_first() else []):
             if self._is_whole(step):
@@ -158,7 +160,7 @@ class CheckpointReader:
 
         def loss(step: int) -> float:
             try:
-                return float(_read_json(self.folder / str(step) / "metrics")["loss"])
+                return float(_read_json_item(self.folder / str(step) / "metrics")["loss"])
             except (OSError, ValueError, KeyError, TypeError):
                 return math.inf
 
@@ -178,5 +180,5 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _read_json(item: Path) -> Any:
+def _read_json_item(item: Path) -> Any:
     return json.loads((item / "metadata").read_text())

@@ -9,45 +9,45 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-NAME = "SHA256SUMS"
+SUMS_FILE = "SHA256SUMS"
 
 
 def write(folder: Path) -> None:
     """Writes the list of all files of a folder; the list appears whole or not at all."""
     lines = "".join(f"{_sha256(path)}  {name}\n" for name, path in sorted(_files(folder).items()))
-    partial = folder / f".{NAME}"
+    partial = folder / f".{SUMS_FILE}"
     partial.write_text(_head(lines) + lines)
-    partial.replace(folder / NAME)
+    partial.replace(folder / SUMS_FILE)
 
 
 def digest(folder: Path) -> str:
     """Returns the SHA-256 of a folder's list, which stands for all files on it."""
-    return hashlib.sha256((folder / NAME).read_bytes()).hexdigest()
+    return hashlib.sha256((folder / SUMS_FILE).read_bytes()).hexdigest()
 
 
 def listed(folder: Path) -> dict[str, str]:
     """Returns the SHA-256 of each file on a folder's list, by the file's name."""
-    lines = (folder / NAME).read_text(errors="replace").splitlines()[1:]
+    lines = (folder / SUMS_FILE).read_text(errors="replace").splitlines()[1:]
     return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
 
 
 def problem(folder: Path) -> str:
-    """Returns what is wrong with a folder, with the file's name.
+    """Returns a one-line problem with the file's name; an empty string if the folder is unchanged.
 
-    It is empty if the folder is as it was when its list was written.
+    The folder is unchanged if all files are as they were when its list was written.
     """
-    listing = folder / NAME
-    if not listing.is_file():
-        return f"{listing} is missing"
-    head, newline, lines = listing.read_text(errors="replace").partition("\n")
+    sums = folder / SUMS_FILE
+    if not sums.is_file():
+        return f"{sums} is missing"
+    head, newline, lines = sums.read_text(errors="replace").partition("\n")
     if head + newline != _head(lines):
-        return f"{listing} has changed"
+        return f"{sums} has changed"
     expected, present = listed(folder), _files(folder)
     for name in sorted(expected.keys() | present.keys()):
         if name not in present:
             return f"{folder / name} is missing"
         if name not in expected:
-            return f"{folder / name} is not in {NAME}"
+            return f"{folder / name} is not in {SUMS_FILE}"
         try:
             changed = _sha256(present[name]) != expected[name]
         except OSError as error:
@@ -68,7 +68,7 @@ def _files(folder: Path) -> dict[str, Path]:
     return {
         path.relative_to(folder).as_posix(): path
         for path in files
-        if path.name not in (NAME, f".{NAME}")
+        if path.name not in (SUMS_FILE, f".{SUMS_FILE}")
     }
 
 

@@ -17,9 +17,9 @@ from contextlib import contextmanager
 
 from agentic_transformer.config import MeshConfig
 
-SECONDS_TO_MEET = 120
+INITIALIZATION_TIMEOUT = 120  # seconds
 # At the end a process waits for the others. If one failed alone, they wait no longer than this.
-SECONDS_TO_PART = 20
+SHUTDOWN_TIMEOUT = 20  # seconds
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 
 
@@ -46,13 +46,12 @@ def initialize(config: MeshConfig) -> None:
         if config.processes == 1
         else {"num_processes": config.processes, "process_id": config.process}
     )
-    patience = {
-        "initialization_timeout": SECONDS_TO_MEET,
-        "shutdown_timeout_seconds": SECONDS_TO_PART,
+    timeouts = {
+        "initialization_timeout": INITIALIZATION_TIMEOUT,
+        "shutdown_timeout_seconds": SHUTDOWN_TIMEOUT,
     }
-    jax.distributed.initialize(config.coordinator, **given, **patience)
-    # jax now catches SIGTERM below Python, for a service that is not used here. Setting Python's
-    # handler once more brings the signal back to Python.
+    jax.distributed.initialize(config.coordinator, **given, **timeouts)
+    # jax.distributed installs a C++ SIGTERM handler; reinstall Python's.
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
@@ -114,7 +113,7 @@ def first_process_first() -> Iterator[None]:
         return
     try:
         yield
-    except Exception:
+    except BaseException:  # also `Stopped`: the others wait in their broadcast
         broadcast(False)
         raise
     broadcast(True)

@@ -1,7 +1,8 @@
 """Shards parameters and optimizer state over all devices of the mesh (FSDP).
 
 This is stage 3 of ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054): every device holds a part of
-the state, those of a ring too. A layer's parameters are gathered just before the layer uses them.
+the state, including devices of the same ring. A layer's parameters are gathered just before the
+layer uses them.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 def state_sharding(shape: tuple[int, ...], mesh: Mesh, fsdp: bool) -> NamedSharding:
     """Returns how an array of the train state lies on the mesh.
 
-    Without `fsdp` every device holds a copy. With it the longest axis is cut into as many equal
-    parts as divide both the axis and the number of devices. The next axis is cut by what is left of
-    the devices, and so on: a width of 3200 on 256 devices is cut into 128 parts, and the next axis
-    into 2. Devices that are left after the last axis hold copies.
+    Without `fsdp` every device holds a copy. With it the longest axis is cut into gcd(axis size,
+    number of devices) equal parts. The next axis is cut in the same way over the unused factor of
+    the number of devices, and so on: a width of 3200 on 256 devices is cut into 128 parts, and the
+    next axis into 2. Devices still unused after the last axis hold copies.
 
     Args:
         shape: shape of the array.
@@ -30,8 +31,8 @@ def state_sharding(shape: tuple[int, ...], mesh: Mesh, fsdp: bool) -> NamedShard
     """
     if not fsdp:
         return NamedSharding(mesh, PartitionSpec())
-    factors_by_axis = _factors_by_axis(shape, mesh.size)
-    names = [tuple(map(_axis_name, factors)) or None for factors in factors_by_axis]
+    primes_by_axis = _primes_by_axis(shape, mesh.size)
+    names = [tuple(map(_axis_name, indices)) or None for indices in primes_by_axis]
     return NamedSharding(_factored_mesh(mesh), PartitionSpec(*names))
 
 
@@ -44,8 +45,8 @@ def shard_shape(shape: tuple[int, ...], devices: int) -> tuple[int, ...]:
     """
     primes = _prime_factors(devices)
     return tuple(
-        size // math.prod(primes[factor] for factor in factors)
-        for size, factors in zip(shape, _factors_by_axis(shape, devices), strict=True)
+        size // math.prod(primes[prime_index] for prime_index in indices)
+        for size, indices in zip(shape, _primes_by_axis(shape, devices), strict=True)
     )
 
 
@@ -57,8 +58,8 @@ def all_gather_params(params: Any, mesh: Mesh, dtype: jnp.dtype) -> Any:
     Args:
         params: tree of arrays, sharded as `state_sharding` says.
         mesh: devices.
-        dtype: type that matrices are multiplied in, and so travel in. Their gradients travel back
-            in it. Each device receives the sum of its own part.
+        dtype: matrices are cast to it before they are sent, and their gradients are sent in it
+            (vectors keep their type). Each device receives its own part of the summed gradient.
     """
     return jax.tree.map(lambda x: _gather(mesh, dtype if x.ndim > 1 else x.dtype, x), params)
 
@@ -73,6 +74,7 @@ def _gather(mesh: Mesh, dtype: jnp.dtype, x: jax.Array) -> jax.Array:
 
 
 def _gather_forward(mesh: Mesh, dtype: jnp.dtype, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    # a scalar carries the dtype to the backward pass
     return _gather(mesh, dtype, x), jnp.zeros((), x.dtype)
 
 
@@ -95,31 +97,32 @@ def _factored_mesh(mesh: Mesh) -> Mesh:
 
     One mesh serves arrays of all shapes: an axis of an array is cut by any subset of the factors.
     """
-    factors = _prime_factors(mesh.size)
-    return Mesh(mesh.devices.reshape(factors), list(map(_axis_name, range(len(factors)))))
+    primes = _prime_factors(mesh.size)
+    return Mesh(mesh.devices.reshape(primes), list(map(_axis_name, range(len(primes)))))
 
 
-def _axis_name(factor: int) -> str:
-    return f"factor{factor}"
+def _axis_name(prime_index: int) -> str:
+    return f"factor{prime_index}"
 
 
-def _factors_by_axis(shape: tuple[int, ...], devices: int) -> list[list[int]]:
-    """Returns which prime factors of the device count cut each axis of an array."""
-    primes, factors_by_axis = _prime_factors(devices), [[] for _ in shape]
-    left = list(range(len(primes)))  # factors that cut no axis yet
+def _primes_by_axis(shape: tuple[int, ...], devices: int) -> list[list[int]]:
+    """Returns which prime factors of the device count cut each axis of an array, by their index."""
+    primes, primes_by_axis = _prime_factors(devices), [[] for _ in shape]
+    unused = list(range(len(primes)))
     for axis in sorted(range(len(shape)), key=lambda axis: -shape[axis]):
         size = shape[axis]
-        for factor in tuple(left):
-            if size % primes[factor] == 0:
-                size //= primes[factor]
-                factors_by_axis[axis].append(factor)
-                left.remove(factor)
-    return factors_by_axis
+        for prime_index in tuple(unused):
+            prime = primes[prime_index]
+            if size % prime == 0:
+                size //= prime
+                primes_by_axis[axis].append(prime_index)
+                unused.remove(prime_index)
+    return primes_by_axis
 
 
 def _prime_factors(number: int) -> list[int]:
-    factors = []
+    primes = []
     while number > 1:
-        factors.append(next(factor for factor in range(2, number + 1) if number % factor == 0))
-        number //= factors[-1]
-    return factors
+        primes.append(next(prime for prime in range(2, number + 1) if number % prime == 0))
+        number //= primes[-1]
+    return primes

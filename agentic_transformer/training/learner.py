@@ -26,16 +26,16 @@ from agentic_transformer.training.step import TrainStep, make_train_step
 class Learner(Protocol):
     """Describes what the training loop needs of an agent, however the agent learns."""
 
-    step: TrainStep
+    train_step: TrainStep
     """(state, batch) -> (state, metrics); it consumes the state."""
-    batch: Callable[[int], Any]
+    make_batch: Callable[[int], Any]
     """Makes the batch of a step, on the devices."""
 
     def init_state(self) -> TrainState:
         """Returns a fresh train state on the devices."""
 
     def abstract_state(self) -> TrainState:
-        """Returns shapes and shardings of the train state, for a checkpoint to fill."""
+        """Returns shapes and shardings of the train state, to be filled from a checkpoint."""
 
     def learning_rate(self, step: int) -> Any:
         """Returns the learning rate of a step."""
@@ -65,7 +65,7 @@ class TransformerLearner:
         self.learning_rate = jax.jit(schedule)
         self._state_args = (partial(spec.build, config.seed), optimizer, self._mesh, fsdp)
         graph, self._abstract_state = abstract_state(*self._state_args)
-        self.step = make_train_step(
+        self.train_step = make_train_step(
             graph,
             optimizer,
             config.model,
@@ -77,7 +77,7 @@ class TransformerLearner:
             agent.length == "full",
         )
 
-    def batch(self, step: int) -> Tokens:
+    def make_batch(self, step: int) -> Tokens:
         """Returns the token rows of a step, sharded over the mesh."""
         return shard_batch(self._loader(step), self._mesh, self._layout)
 
@@ -86,5 +86,5 @@ class TransformerLearner:
         return init_state(*self._state_args)[1]
 
     def abstract_state(self) -> TrainState:
-        """Returns shapes and shardings of the train state."""
+        """Returns shapes and shardings of the train state, to be filled from a checkpoint."""
         return self._abstract_state

@@ -1,4 +1,4 @@
-"""Keeps the libraries that write checkpoints from reading the path of a folder as a pattern."""
+"""Makes orbax and etils take a folder's path literally, not as a glob pattern or cloud address."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ takes the others for storage in a cloud."""
 
 
 def check_path(run: Path) -> None:
-    """Checks that libraries will write checkpoints to the very path of a run's folder.
+    """Checks that checkpoints will be written to exactly this folder.
 
     Raises:
-        ValueError: they would write to another place.
+        ValueError: libraries would write to another place.
     """
     folder = run.resolve()
     if found := _REFUSED.search(f"{folder}/"):

@@ -8,12 +8,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 
 from agentic_transformer.config import TrainConfig
-from agentic_transformer.contexts.tokens import Tokens
 from agentic_transformer.training.state import TrainState
 from agentic_transformer.training.step import Metrics, TrainStep
 
@@ -33,14 +32,14 @@ def profiled(train_step: TrainStep, start: int, steps: Collection[int], folder: 
     """
     numbers = count(start + 1)
 
-    def traced_step(state: TrainState, tokens: Tokens) -> tuple[TrainState, Metrics]:
+    def traced_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         number = next(numbers)
         if number not in steps:
-            return train_step(state, tokens)
+            return train_step(state, batch)
         # Steps are dispatched asynchronously: the trace must hold this one alone, and all of it.
         jax.block_until_ready(state)
         with jax.profiler.trace(folder / f"step_{number}"):
-            return jax.block_until_ready(train_step(state, tokens))
+            return jax.block_until_ready(train_step(state, batch))
 
     return traced_step
 
@@ -52,34 +51,36 @@ def prefetch(make: Callable[[int], Batch], start: int, stop: int) -> Iterator[Ba
     """
     with ThreadPoolExecutor(max_workers=1) as worker:
         pending = worker.submit(make, start)
-        for step in range(start + 1, stop + 1):
+        for step in range(start, stop):
             batch = pending.result()
-            if step < stop:
-                pending = worker.submit(make, step)
+            if step + 1 < stop:
+                pending = worker.submit(make, step + 1)
             yield batch
 
 
 def fit(
     state: TrainState,
     train_step: TrainStep,
-    batches: Iterable[Tokens],
+    batches: Iterable[Any],
     config: TrainConfig,
     log: Callable[[int, dict[str, float]], None],
     save: Callable[[TrainState, float], None],
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainState:
-    """Trains on batches, one step each, up to step `config.steps`.
+    """Trains one step for each batch until `batches` ends or `should_stop` is true.
+
+    `batches` should end at step `config.steps`.
 
     Args:
         state: where to start.
         train_step: see `agentic_transformer.training.step.make_train_step`.
-        batches: sharded token rows of the steps after the state's.
+        batches: batches of the steps after the state's.
         config: numbers of steps.
         log: receives the step and the mean of its metrics since the last call, every `log_every`
             steps, before each save and at the end.
         save: receives the state and its loss every `checkpoint_every` steps and at the end. The
-            best checkpoint is known by this loss. It is the mean of the last `log_every` steps. It
-            is infinite if fewer steps were made here: a mean of few steps is too noisy to compare.
+            loss is the mean of the last `log_every` steps, or infinity if this call made fewer: a
+            mean of few steps is too noisy to compare checkpoints by.
         should_stop: asked after each step. Once it is true, the state is saved and training ends.
 
     Returns:
@@ -90,13 +91,13 @@ def fit(
     """
     recent: list[Metrics] = []  # since the last call of `log`
     losses: deque[jax.Array] = deque(maxlen=config.log_every)
-    for step, tokens in enumerate(batches, int(state.step) + 1):
-        state, metrics = train_step(state, tokens)
+    for step, batch in enumerate(batches, int(state.step) + 1):
+        state, metrics = train_step(state, batch)
         recent.append(metrics)
         losses.append(metrics["loss"])
         if jax.process_count() > 1:
-            # `should_stop` lets processes communicate. In one of them that could overtake the
-            # communication of the step itself, and then all processes would wait for ever.
+            # should_stop communicates between processes. Wait for the step first: if the two
+            # communications ran in different orders, all processes would hang.
             jax.block_until_ready(metrics)
         stopping = should_stop()
         save_due = stopping or step == config.steps or step % config.checkpoint_every == 0

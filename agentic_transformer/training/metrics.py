@@ -41,12 +41,12 @@ class MetricsLog:
             # A long queue: once TensorBoard's thread has died of a full disk, nothing empties the
             # queue, and a full one would block training.
             self._events = SummaryWriter(folder, purge_step=from_step + 1, max_queue=_MAX_QUEUE)
-        self._before = float(kept[-1]["seconds"]) if kept else 0.0
+        self._earlier_seconds = float(kept[-1]["seconds"]) if kept else 0.0
         self._start = time.perf_counter()
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Adds one row: the step, the metrics, and the `seconds` of training so far."""
-        seconds = self._before + time.perf_counter() - self._start
+        seconds = self._earlier_seconds + time.perf_counter() - self._start
         self._append({"step": step, **metrics, "seconds": round(seconds, 3)})
         with self._tensorboard_may_fail():
             if self._events:
@@ -56,7 +56,7 @@ class MetricsLog:
 
     @contextmanager
     def _tensorboard_may_fail(self) -> Iterator[None]:
-        """Gives TensorBoard up at its first error, with one line: training goes on without it."""
+        """Disables TensorBoard after its first error and prints one line."""
         try:
             yield
         except Exception as error:

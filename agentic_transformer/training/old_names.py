@@ -1,4 +1,4 @@
-"""Reads the names that checkpoints of the version before this one hold.
+"""Translates names in checkpoints of the previous version to current names.
 
 Names that have changed since are read for one version, with one warning line for each checkpoint.
 """
@@ -28,12 +28,12 @@ _MODULES = {
 
 
 def current_array(name: str) -> str:
-    """Returns today's name of an array, such as `blocks.0.qkv_proj.kernel.value`."""
+    """Returns the current name of an array, such as `blocks.0.qkv_proj.kernel.value`."""
     return ".".join(_MODULES.get(part, part) for part in name.split("."))
 
 
 def current_spec(spec: dict[str, Any]) -> dict[str, Any]:
-    """Returns an agent's spec with today's keys."""
+    """Returns an agent's spec with the current keys."""
     return _renamed(spec, "")
 
 
@@ -48,5 +48,7 @@ def _renamed(values: dict[str, Any], prefix: str) -> dict[str, Any]:
 @cache
 def warn(checkpoint: Path) -> None:
     """Prints once for each checkpoint that an older version wrote it."""
-    said = "written by an older version; its names are read as today's, for one version more"
+    said = (
+        "written by an older version; its names are read as the current ones, for one version more"
+    )
     print(f"{checkpoint}: {said}", file=sys.stderr, flush=True)

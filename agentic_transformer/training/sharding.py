@@ -26,7 +26,7 @@ def make_mesh(ring: int, devices: Sequence[Any] | None = None) -> Mesh:
     `jax.make_mesh` puts neighbours of a ring next to each other on a torus.
 
     Args:
-        ring: devices that share one sequence; the data axis takes what is left.
+        ring: devices that share one sequence; the data axis gets the rest.
         devices: the devices; None takes those of this program.
 
     Raises:
@@ -79,8 +79,8 @@ def _local_data_indices(mesh: Mesh) -> list[int]:
 def shard_batch(tokens: Tokens, mesh: Mesh, layout: str) -> Tokens:
     """Puts token rows on the mesh, in the order in which the ring's devices hold the sequence.
 
-    The sequence is permuted here, once, and every layer then works in that order. It is padded to
-    a multiple of the ring's blocks. Padding has weight 0 and a segment of its own.
+    The sequence is permuted here, once, and every layer then works in that order. The sequence is
+    padded to a multiple of the ring's blocks. Padding has weight 0 and a segment of its own.
 
     Args:
         tokens: rows in natural order; each process brings its `local_rows`.
@@ -104,7 +104,7 @@ def shard_batch(tokens: Tokens, mesh: Mesh, layout: str) -> Tokens:
 
     def to_devices(x: np.ndarray) -> jax.Array:  # (local rows, S, ...) -> global (B, S, ...)
         def shard(index: tuple[slice, ...]) -> np.ndarray:
-            # The index counts rows of the whole batch. This process has its local rows alone.
+            # The index counts rows of the whole batch. This process has only its local rows.
             start, stop, _ = index[0].indices(batch)
             first = np.searchsorted(local, start)
             return x[(slice(first, first + stop - start), *index[1:])]

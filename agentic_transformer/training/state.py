@@ -17,7 +17,10 @@ from agentic_transformer.training.fsdp import state_sharding
 
 
 class TrainState(NamedTuple):
-    """Holds all that training changes. The sampler's position is the step."""
+    """Holds all that training changes.
+
+    The sampler keeps no state: its position is `step`.
+    """
 
     step: jax.Array
     """() int32, steps made so far."""
@@ -81,7 +84,7 @@ def abstract_state(
 ) -> tuple[nnx.GraphDef, TrainState]:
     """Returns what `init_state` returns, but shapes and shardings in place of arrays.
 
-    Nothing is computed. A checkpoint fills such a state.
+    Nothing is computed. Serves as the template when a checkpoint is read.
     """
     graph, params = nnx.split(nnx.eval_shape(build), nnx.Param)
     state = jax.eval_shape(

@@ -24,9 +24,10 @@ from agentic_transformer.training.sharding import DATA, RING
 from agentic_transformer.training.state import TrainState
 
 Metrics = dict[str, jax.Array]
-TrainStep = Callable[[TrainState, Tokens], tuple[TrainState, Metrics]]
-LossMasks = Callable[[Tokens], dict[str, jax.Array]]
-"""Maps tokens to the weights (B, S) of every reported loss, by the loss's name."""
+TrainStep = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
+"""Maps (state, batch) to (state, metrics)."""
+LossWeights = Callable[[Tokens], dict[str, jax.Array]]
+"""Maps tokens to their weights (B, S) in every reported loss, by the loss's name."""
 LossFn = Callable[[nnx.State, Tokens, Metrics], tuple[jax.Array, Metrics]]
 """Maps (params, tokens, totals) to the loss and all reported losses, see `make_loss_fn`."""
 
@@ -47,22 +48,25 @@ def make_train_step(
     Args:
         graph: structure of the model.
         optimizer: see `agentic_transformer.training.state.make_optimizer`.
-        config: settings of the model; `attention` picks the backbone, all of which are exact.
+        config: settings of the model; `attention` names the attention algorithm; all give the same
+            result.
         mesh: devices, see `agentic_transformer.training.sharding.make_mesh`.
         sequence_length: tokens of a row before padding.
         grad_accum_steps: micro-batches of a step. More of them take less memory and give the same
             loss.
         fsdp: whether the state is sharded, see `agentic_transformer.training.fsdp`.
-        trajectories_per_row: how many trajectories a row holds, for the losses by slot that
-            `loss_masks` adds.
+        trajectories_per_row: how many trajectories a row holds, for the losses by place in the
+            row that `make_loss_weights` adds.
         one_chain_per_row: whether every row holds one chain alone. Attention then needs no
             segments, and fused kernels can compute it.
 
     Returns:
         A function of (state, sharded tokens) -> (state, metrics). It consumes the state.
     """
-    masks = loss_masks(sequence_length, trajectories_per_row, mesh, config.layout)
-    loss_fn = make_loss_fn(graph, config, mesh, sequence_length, masks, fsdp, one_chain_per_row)
+    weights_of = make_loss_weights(sequence_length, trajectories_per_row, mesh, config.layout)
+    loss_fn = make_loss_fn(
+        graph, config, mesh, sequence_length, weights_of, fsdp, one_chain_per_row
+    )
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
     if grad_accum_steps > 1:
         grad_fn = accumulate_grads(grad_fn, grad_accum_steps, mesh)
@@ -70,15 +74,17 @@ def make_train_step(
     @partial(jax.jit, donate_argnums=0)
     def train_step(state: TrainState, tokens: Tokens) -> tuple[TrainState, Metrics]:
         # The totals are those of the whole batch, also where gradients come from parts of it.
-        totals = {name: jnp.maximum(jnp.sum(weight), 1.0) for name, weight in masks(tokens).items()}
+        totals = {
+            name: jnp.maximum(jnp.sum(weight), 1.0) for name, weight in weights_of(tokens).items()
+        }
         (_, losses), grads = grad_fn(state.params, tokens, totals)
-        # The optimizer clips the gradients. The norm that is reported is that before clipping.
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         new_state = TrainState(state.step + 1, params, optimizer_state)
         if fsdp:  # Without it XLA might leave parts of the new state whole on every device.
             new_state = jax.tree.map(partial(_constrain_state, mesh), new_state)
-        return new_state, losses | {"gradient_norm": optax.tree.norm(grads)}
+        norm = optax.tree.norm(grads)  # norm before clipping, which the optimizer does
+        return new_state, losses | {"gradient_norm": norm}
 
     return train_step
 
@@ -92,14 +98,14 @@ def make_loss_fn(
     config: ModelConfig,
     mesh: Mesh,
     sequence_length: int,
-    masks: LossMasks,
+    weights_of: LossWeights,
     fsdp: bool = False,
     one_chain_per_row: bool = False,
 ) -> LossFn:
     """Returns the loss as a function of (params, tokens, totals).
 
-    With l_t the loss of the action at token t, and w_t the weight of the token in one of the masks,
-    the loss of that name is
+    With l_t the loss of the action at token t, and w_t the weight of the token in one of the
+    losses, the loss of that name is
 
         L = sum_t w_t l_t / total
 
@@ -111,8 +117,8 @@ def make_loss_fn(
         config: settings of the model.
         mesh: devices.
         sequence_length: tokens of a row before padding.
-        masks: the weights of tokens, by the name of the loss; see `loss_masks`. The loss named
-            "loss" is the one to minimise.
+        weights_of: returns the weights of tokens, see `make_loss_weights`. The loss named "loss"
+            is the one to minimise.
         fsdp: whether the parameters are sharded.
         one_chain_per_row: see `make_train_step`.
     """
@@ -127,7 +133,8 @@ def make_loss_fn(
 
     def loss_fn(params: nnx.State, tokens: Tokens, totals: Metrics) -> tuple[jax.Array, Metrics]:
         if fsdp:
-            # The model gathers each block where it is used. The small rest is gathered here.
+            # The model gathers each block where it is used. Other parameters are few: they are
+            # gathered here.
             params = nnx.State(
                 {
                     name: part
@@ -145,7 +152,7 @@ def make_loss_fn(
         action_losses = action_loss(config, outputs, tokens.action)  # (B, S)
         losses = {
             name: jnp.sum(action_losses * weight) / totals[name]
-            for name, weight in masks(tokens).items()
+            for name, weight in weights_of(tokens).items()
         }
         return losses["loss"], losses
 
@@ -157,9 +164,9 @@ def _make_attention(
 ) -> Attention:
     """Returns causal attention within segments (B, S), or whole rows, by the settings."""
 
-    def attend(_: Any, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    def attend(_layer: Any, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
         # Barrier: otherwise XLA hoists every mask out of the layer scan, O(S^2) memory.
-        query, here = jax.lax.optimization_barrier((query, segment))
+        query, segment_ids = jax.lax.optimization_barrier((query, segment))
         return attention(
             query,
             key,
@@ -169,7 +176,7 @@ def _make_attention(
             axis=RING,
             batch_axis=DATA,
             layout=config.layout,
-            segment_ids=here,
+            segment_ids=segment_ids,
             length=sequence_length,
             kernel=config.kernel,
         )
@@ -206,12 +213,14 @@ def accumulate_grads(grad_fn: Callable, steps: int, mesh: Mesh) -> Callable:
     return accumulated
 
 
-def loss_masks(sequence_length: int, trajectories: int, mesh: Mesh, layout: str) -> LossMasks:
-    """Returns a function of tokens that gives the weights of every reported loss.
+def make_loss_weights(
+    sequence_length: int, trajectories: int, mesh: Mesh, layout: str
+) -> LossWeights:
+    """Returns a function that maps tokens to their weights in every reported loss.
 
     `loss` weights all learned actions. `first_step_loss` weights those at step 0 of a trajectory.
     Where a row holds several trajectories, `first_step_loss_<n>` is the loss at step 0 of the n-th
-    trajectory of each row, for powers of two and the last n. It is 0 where none of them is learned.
+    trajectory of each row, for powers of two and the last n. It is 0 if no such token has weight.
 
     Args:
         sequence_length: tokens of a row before padding.
@@ -219,18 +228,18 @@ def loss_masks(sequence_length: int, trajectories: int, mesh: Mesh, layout: str)
         mesh: devices; its ring decides the order of tokens.
         layout: "zigzag" or "contiguous".
     """
-    # (S,) for each token, which trajectory of its row it belongs to, counted from 1
+    # 1-based trajectory of each token; 0 is padding. (S,)
     number = np.arange(sequence_length) // (sequence_length // trajectories) + 1
     number = to_layout(number, mesh.shape[RING], layout, axis=0)
     reported = [n for n in range(1, trajectories + 1) if n & (n - 1) == 0 or n == trajectories]
     if trajectories == 1:
         reported = []
 
-    def masks(tokens: Tokens) -> dict[str, jax.Array]:
+    def weights_of(tokens: Tokens) -> dict[str, jax.Array]:
         # At its first step a trajectory has only the context to act on. That loss shows early
         # whether the agent learns from its context.
         first = tokens.weight * (tokens.timestep == 0)
-        by_slot = {f"first_step_loss_{n}": first * (number == n) for n in reported}
-        return {"loss": tokens.weight, "first_step_loss": first} | by_slot
+        by_place = {f"first_step_loss_{n}": first * (number == n) for n in reported}
+        return {"loss": tokens.weight, "first_step_loss": first} | by_place
 
-    return masks
+    return weights_of

@@ -5,7 +5,7 @@ It learns by temporal differences, and a behaviour-cloning term holds it near th
 reference from outside sequence modelling. Twin critics with smoothed targets and a delayed actor
 are TD3's (Fujimoto et al. 2018, arXiv 1802.09477).
 
-Episodes end by a time limit alone, so no transition is terminal. One device trains it.
+Episodes end by a time limit alone, so no transition is terminal. Training uses one device.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ class TD3BCLearner:
         """
         self._config = config.td3_bc
         graphs, self._params = init_networks(spec, config.seed)
-        self.step = make_td3_bc_step(graphs, self._config, config.seed)
-        self.batch = TransitionLoader(data, spec.layout(), self._config.batch, config.seed)
+        self.train_step = make_td3_bc_step(graphs, self._config, config.seed)
+        self.make_batch = TransitionLoader(data, spec.layout(), self._config.batch, config.seed)
 
     def init_state(self) -> TrainState:
         """Returns a fresh train state."""
         return init_td3_bc_state(self._params, self._config)
 
     def abstract_state(self) -> TrainState:
-        """Returns a train state for a checkpoint to fill: networks so small are simply made."""
+        """Returns a train state, to be filled from a checkpoint; the small networks are made."""
         return self.init_state()
 
     def learning_rate(self, step: int) -> float:
@@ -96,14 +96,15 @@ def actor_loss(
 ) -> jax.Array:
     """Returns the actor's loss: cloning of the data's actions, minus the value of its own.
 
-        mean((pi(s) - a)^2) - lambda mean(Q_1(s, pi(s))),   lambda = alpha / mean|Q_1(s, pi(s))|
+        mean((pi(s) - a)^2) - lambda mean(Q_1(s, pi(s)))
 
-    lambda makes the loss independent of the scale of values.
+    lambda = alpha / max(mean|Q_1|, 1e-8), no gradient flows through it. It makes the loss
+    independent of the scale of values.
     """
     action = nnx.merge(graphs.actor, actor)(batch.observation)
     value = nnx.merge(graphs.critics, critics)(batch.observation, action)[0]
-    scale = config.alpha / jnp.maximum(jax.lax.stop_gradient(jnp.abs(value).mean()), 1e-8)
-    return jnp.mean((action - batch.action) ** 2) - scale * value.mean()
+    value_weight = config.alpha / jnp.maximum(jax.lax.stop_gradient(jnp.abs(value).mean()), 1e-8)
+    return jnp.mean((action - batch.action) ** 2) - value_weight * value.mean()
 
 
 def make_td3_bc_step(
@@ -114,7 +115,7 @@ def make_td3_bc_step(
     Args:
         graphs: structures of the networks.
         config: settings of the method.
-        seed: seed of the noise, which depends on it and the step alone.
+        seed: noise depends only on the seed and the step.
 
     Returns:
         A compiled function of (state, batch) -> (state, metrics). It consumes the state.

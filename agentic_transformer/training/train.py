@@ -1,4 +1,4 @@
-"""Trains an agent: from data to checkpoints, from top to bottom."""
+"""Trains an agent: from data to checkpoints."""
 
 from __future__ import annotations
 
@@ -40,8 +40,9 @@ def train(
     Args:
         config: all settings, see `agentic_transformer.config`.
         run: the run's folder.
-        should_stop: asked before the first step and after each one. Once it is true, the state is
-            saved and training ends.
+        should_stop: asked before the first step and after each one. If it is true before the
+            first step, nothing is trained or saved. If it is true after a step, the state is saved
+            and training ends.
         note: receives facts about the data, as keyword arguments.
 
     Returns:
@@ -61,13 +62,12 @@ def train(
     if distributed.is_first():
         note(episodes=data.store.episodes)
 
-    # The agent, its training step and its batches.
     spec = describe_agent(config, data)
     learner: Learner = _LEARNERS[config.agent.learner](config, data, spec)
 
     # The train state: that of the newest whole checkpoint, or a fresh one.
     checkpoints = Checkpoints(run, config.train.keep, config.train.keep_best)
-    newest = checkpoints.open()
+    newest = checkpoints.prepare()
     if newest is None:
         state = learner.init_state()
     else:
@@ -76,8 +76,8 @@ def train(
     _print_start(config, checkpoints, newest)
 
     # The loop: a thread makes the next batch while a step computes.
-    train_step = profiled(learner.step, start, config.train.profile, run / "profile")
-    batches = _with_progress(prefetch(learner.batch, start, config.train.steps), config, start)
+    train_step = profiled(learner.train_step, start, config.train.profile, run / "profile")
+    batches = _with_progress(prefetch(learner.make_batch, start, config.train.steps), config, start)
     with MetricsLog(run, start) if distributed.is_first() else nullcontext() as log, batches:
 
         def report(step: int, metrics: dict[str, float]) -> None:

@@ -44,7 +44,7 @@ def _saving(work: Path) -> Check:
     training.run(_TIMED_STEPS)
     step_seconds = (time.process_time() - start) / _TIMED_STEPS
     checkpoints = Checkpoints(work / "cost")
-    checkpoints.open()
+    checkpoints.prepare()
     state = jax.tree.map(lambda x: x.copy(), training.state)
     start = time.process_time()
     for number in range(1, _SAVES + 1):

@@ -43,7 +43,7 @@ def growth(work: Path) -> list[Check]:
     while time.monotonic() < start + 60 * _MINUTES:
         training.run(command.train.checkpoint_every // 10)
         checkpoints = Checkpoints(work / "loop")
-        checkpoints.open()
+        checkpoints.prepare()
         checkpoints.save(training.state, training.description.to_dict(), 0.0)
         checkpoints.close()
         evaluation = Evaluation(load(work / "loop"), tasks, config)

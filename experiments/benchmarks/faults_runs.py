@@ -198,7 +198,7 @@ def _steps(run: Path) -> list[int]:
 def _newest_whole_step(run: Path) -> int:
     """Returns the newest step whose list of checksums is there, or 0."""
     folder = run / "checkpoints"
-    whole = (step for step in _steps(run) if (folder / str(step) / checksums.NAME).exists())
+    whole = (step for step in _steps(run) if (folder / str(step) / checksums.SUMS_FILE).exists())
     return max(whole, default=0)
 
 

@@ -25,32 +25,32 @@ from typing import Any
 
 import hydra
 
+from agentic_transformer import run_files
 from agentic_transformer.errors import raise_config_error
 from agentic_transformer.settings import quote_text
-from experiments.cli import command_line, devices, help, preemption, run_folder, sweeps
+from experiments.cli import command_line, devices, help, preemption, run_folder, run_status, sweeps
 from experiments.cli.command_line import CommandLine
 from experiments.cli.job import Job
 from experiments.cli.packages import check_packages, is_user_error
 
 
-def run(main: Callable[..., Path | None], command: type, together: bool = False) -> None:
+def run(main: Callable[..., Path | None], command: type, takes_all: bool = False) -> None:
     """Runs a command from the command line; returns on success and exits otherwise.
 
     Args:
-        main: takes an instance of `command`, and the run's folder where `command` has a setting
-            `run`: a new folder for each run where that may be null, else the named run.
-        command: dataclass of the command's settings; TrainCommand is experiments.train.
-        together: whether `main` takes a list of instances, one for each combination of the values
-            `a,b` of settings, without -m.
+        main: called with an instance of `command`. If `command` has a setting `run`, also with the
+            run's folder: a new one if `run` is optional, else the one named.
+        command: dataclass of settings, such as TrainCommand for experiments.train.
+        takes_all: whether `main` takes a list, one instance for each combination of `a,b` values.
     """
     name = command.__name__.removesuffix("Command").lower()
     try:
         preemption.handle_signals()
         with preemption.as_stopped():
             check_packages()
-            line = command_line.read(name, command, sys.argv[1:], together)
+            line = command_line.read(name, command, sys.argv[1:], takes_all)
             argv = ["python", "-m", f"experiments.{name}", *sys.argv[1:]]
-            _run(line, Job(name, main, command, argv, line.multirun), together)
+            _run(line, Job(name, main, command, argv, line.multirun), takes_all)
     except Exception as error:
         for_user = is_user_error(error)
         if for_user and "HYDRA_FULL_ERROR" not in os.environ:
@@ -62,38 +62,39 @@ def run(main: Callable[..., Path | None], command: type, together: bool = False)
         preemption.leave(stopped.number)
 
 
-def _run(line: CommandLine, job: Job, together: bool) -> None:
+def _run(line: CommandLine, job: Job, takes_all: bool) -> None:
     """Shows what the flags ask for, or checks every job's settings and then runs them."""
     if line.help:
         print(help.help_text(job.name, line))
         return
     if line.flags:
-        words = line.jobs[0]
+        words = line.job_overrides[0]
         if words:
-            line.compose(words)
+            line.compose(words)  # reports errors in our format before Hydra does
         _start_hydra(line, [*words, *line.flags], lambda config: None)
         return
-    commands = [line.make_settings(words) for words in line.jobs]
-    if together:
-        job.main(commands)
+    settings_list = [line.make_settings(words) for words in line.job_overrides]
+    if takes_all:
+        job.main(settings_list)
         return
     if line.multirun:
-        line = _open_sweep(line, job, commands)
+        line = _open_sweep(line, job, settings_list)
     else:
-        job.prepare(commands[0])
+        job.prepare(settings_list[0])
     try:
-        code = _run_sweep(line, job) if line.multirun else _run_single(line, job)
+        if not line.multirun:
+            _run_single(line, job)
+        elif code := _run_sweep(line, job):
+            sys.exit(code)
     except preemption.Stopped as stopped:
         folder = job.opened.path if job.opened else Path()
         said = f"stopped by {stopped.signal}; to go on: {job.resume_command(folder)}"
         print(said, file=sys.stderr, flush=True)
         raise
-    if code:
-        sys.exit(code)
 
 
-def _start_hydra(line: CommandLine, words: list[str], job: Callable[[Any], None]) -> None:
-    """Lets Hydra compose the settings again, set up logging and call the job with its launcher."""
+def _start_hydra(line: CommandLine, words: list[str], task_function: Callable[[Any], None]) -> None:
+    """Lets Hydra compose the settings again, set up logging and call the task by its launcher."""
     ours = {
         # Libraries report each of their steps at INFO (orbax does, hundreds of lines).
         "hydra/job_logging": "stdout",
@@ -108,34 +109,35 @@ def _start_hydra(line: CommandLine, words: list[str], job: Callable[[Any], None]
     start = hydra.main(
         version_base="1.3", config_path=str(line.config_path), config_name=line.config_name
     )
-    start(job)()
+    start(task_function)()
 
 
-def _run_single(line: CommandLine, job: Job) -> int:
+def _run_single(line: CommandLine, job: Job) -> None:
     """Runs a job alone, and raises its error; removes the folder of one that failed before work."""
-    _start_hydra(line, line.jobs[0], job)
+    _start_hydra(line, line.job_overrides[0], job)
     if job.error:
         if job.opened:
             job.opened.undo()
         raise job.error
-    return 0
 
 
-def _open_sweep(line: CommandLine, job: Job, commands: list[Any]) -> CommandLine:
-    """Opens the folder of a sweep; returns the command line in the order of its jobs.
+def _open_sweep(line: CommandLine, job: Job, settings_list: list[Any]) -> CommandLine:
+    """Opens the folder of a sweep.
+
+    Returns the command line, reordered like an earlier sweep that is resumed.
 
     Raises:
-        UserError: the folder or the devices cannot be had.
+        UserError: the folder cannot be opened, or the number of devices cannot be set.
     """
-    _check_devices(line, commands)
-    parents = list(dict.fromkeys(map(job.parent, commands)))
+    _check_devices(line, settings_list)
+    parents = list(dict.fromkeys(map(job.parent, settings_list)))
     found = named = None
     if job.makes_run:
         named = Path(line.value("run")) if line.value("run") else None
-        found, line = sweeps.find(parents, line.read, line)
-        for number, words in enumerate(line.jobs if found else []):
+        found, line = sweeps.find(parents, line.check_overrides, line)
+        for number, words in enumerate(line.job_overrides if found else []):
             run_folder.check_same(found / str(number), line.make_settings(words))
-    devices.make_virtual_devices(commands[0])
+    devices.make_virtual_devices(settings_list[0])
     job.opened = run_folder.open_folder(parents[0], found or named, line.value("resume", False))
     return line
 
@@ -154,29 +156,31 @@ def _run_sweep(line: CommandLine, job: Job) -> int:
         if (count := len(devices.accelerators())) and not line.value("hydra.launcher.n_jobs"):
             words.append(f"hydra.launcher.n_jobs={count}")
     words += [*(one.word for one in line.assignments), "--multirun"]
-    with run_folder.lock(folder):
-        run_folder.write_overrides(folder, [one.word for one in line.defining])
-        run_folder.start(folder)
+    with run_files.lock(folder):
+        run_folder.write_overrides(folder, [one.word for one in line.defining_assignments])
+        run_status.write_running(folder)
         try:
             _start_hydra(line, words, job)
         except preemption.Stopped:
-            pass
+            pass  # handled below
         except SystemExit:
             crashed = True
-        if (number := preemption.received()) is not None:
+        if (number := preemption.acknowledge_signal()) is not None:
             stopped = preemption.Stopped(number)
-            run_folder.finish(folder, **run_folder.outcome(stopped))
+            run_status.write_ended(folder, **run_status.status_after(stopped))
             raise stopped
         return sweeps.conclude(job.opened, crashed, job.makes_run)
 
 
-def _check_devices(line: CommandLine, commands: list[Any]) -> None:
+def _check_devices(line: CommandLine, settings_list: list[Any]) -> None:
     """Raises a UserError if jobs of a sweep ask for different numbers of devices.
 
     Jobs share a process, which has one number.
     """
-    jobs = zip(commands, line.jobs, strict=True)
-    counts = {job.mesh.virtual_devices: words for job, words in jobs if hasattr(job, "mesh")}
+    counts: dict[int, list[str]] = {}
+    for settings, words in zip(settings_list, line.job_overrides, strict=True):
+        if hasattr(settings, "mesh"):
+            counts.setdefault(settings.mesh.virtual_devices, words)
     if len(counts) > 1:
         asked = (f"mesh.virtual_devices={n} of {' '.join(words)}" for n, words in counts.items())
         raise_config_error(

@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from agentic_transformer.config import RENAMED
 from agentic_transformer.errors import raise_config_error
 from agentic_transformer.settings import quote_text, settings_of
 from agentic_transformer.validation import check_command
@@ -25,6 +26,8 @@ from experiments.cli.packages import CONF
 
 # Settings that say where a run lies, not what it is.
 FOLDER_SETTINGS = ("run", "resume")
+# Groups of the last version, whose one option held the defaults.
+FORMER_GROUPS = ("train", "eval", "td3_bc")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -58,22 +61,27 @@ class CommandLine:
     config_path: Path
     config_name: str
     search: list[str]
-    """Overrides that add the user's folders of configs."""
+    """hydra.searchpath override, if --config-dir or --config-path is given."""
     multirun: bool
+    takes_all: bool
+    """Whether the command takes all values of a sweep at once."""
     help: bool
     groups: dict[str, list[str]]
-    """Options of each config group."""
+    """Options of each config group of the command."""
     flags: list[str] = field(default_factory=list)
-    """Flags for Hydra that show something, in place of a run."""
+    """Hydra flags that are passed through instead of a run."""
     assignments: list[Assignment] = field(default_factory=list)
 
     @property
-    def jobs(self) -> list[list[str]]:
-        """Returns the overrides of each job; the last sweep changes fastest, as in Hydra."""
+    def job_overrides(self) -> list[list[str]]:
+        """Returns the overrides of each job.
+
+        The last swept setting changes fastest, as in Hydra.
+        """
         return list(map(list, itertools.product(*(one.words for one in self.assignments))))
 
     @property
-    def defining(self) -> list[Assignment]:
+    def defining_assignments(self) -> list[Assignment]:
         """Returns the assignments that decide what is done, not where or by which launcher."""
         free = (*FOLDER_SETTINGS, "hydra")
         return [one for one in self.assignments if re.split("[./]", one.key)[0] not in free]
@@ -82,8 +90,13 @@ class CommandLine:
         """Returns the first value that the command line gives a key."""
         return next((one.values[0] for one in self.assignments if one.key == key), default)
 
-    def read(self, words: list[str], several: bool = True) -> list[Assignment]:
-        """Returns overrides, checked; `several`: whether a setting may have several values."""
+    def check_overrides(self, words: list[str], several: bool = True) -> list[Assignment]:
+        """Returns overrides, checked.
+
+        Args:
+            words: the overrides.
+            several: whether a setting may have several values.
+        """
         return overrides.read(words, self.command, self.groups, several)
 
     def compose(self, words: list[str], with_hydra: bool = False) -> DictConfig:
@@ -99,7 +112,7 @@ class CommandLine:
         except (HydraException, OmegaConfBaseException) as error:
             text = " ".join(re.split("To append|Config search path", str(error))[0].split())
             added = next((word.lstrip("+") for word in words if word.startswith("+")), "")
-            raise_config_error(text, added)
+            raise_config_error(text, _current_name(text) or added)
 
     def make_settings(self, words: list[str]) -> Any:
         """Returns the settings that overrides make; every value is checked.
@@ -121,39 +134,52 @@ class CommandLine:
         return made
 
 
-def read(name: str, command: type, argv: list[str], together: bool = False) -> CommandLine:
+def read(name: str, command: type, argv: list[str], takes_all: bool = False) -> CommandLine:
     """Reads and checks a command line.
 
     Args:
         name: of the command, and of its primary config.
         command: dataclass of its settings.
         argv: the command line, without the program.
-        together: whether the command takes the values of a sweep together: they need no -m then.
+        takes_all: whether the command takes all values of a sweep at once: they need no -m then.
 
     Raises:
         UserError: a flag or an override is wrong.
     """
     given = _parse_flags(argv)
-    if together and given.multirun:
+    if takes_all and given.multirun:
         problem = "-m: this command takes several values together"
         raise_config_error(problem, "the same words without -m")
     path = Path(given.config_path or CONF).absolute()
+    config_name = given.config_name or name
+    groups = groups_of(config_name, [path, Path(given.config_dir or CONF), CONF])
+    several = given.multirun or takes_all
+    checked = not given.shell_completion  # what is completed is not whole yet
     line = CommandLine(
-        command,
-        path,
-        given.config_name or name,
-        _search_path(given),
-        given.multirun,
-        given.help,
-        config_groups(path, given.config_dir or CONF, CONF),
+        command=command,
+        config_path=path,
+        config_name=config_name,
+        search=_search_path(given),
+        multirun=given.multirun,
+        takes_all=takes_all,
+        help=given.help,
+        groups=groups,
+        flags=_hydra_flags(given),
+        assignments=overrides.read(given.overrides, command, groups, several) if checked else [],
     )
+    has_file = bool(given.config_name) or (CONF / f"{name}.yaml").exists()
+    _register(command, name, has_file=has_file)
+    return line
+
+
+def _hydra_flags(given: argparse.Namespace) -> list[str]:
+    """Returns the flags that Hydra acts on itself."""
+    # What is to be completed, or install=<shell>, stands beside the other words of Hydra.
+    flags = given.overrides if given.shell_completion else []
     for flag in ("cfg", "info", "package", "resolve", "hydra_help", "version", "shell_completion"):
         if value := getattr(given, flag):
-            line.flags += [f"--{flag.replace('_', '-')}", *([] if value is True else [value])]
-    _register(line, name, fileless=not (given.config_name or (CONF / f"{name}.yaml").exists()))
-    if not given.shell_completion:
-        line.assignments = line.read(given.overrides, given.multirun or together)
-    return line
+            flags += [f"--{flag.replace('_', '-')}", *([] if value is True else [value])]
+    return flags
 
 
 def _search_path(given: argparse.Namespace) -> list[str]:
@@ -166,21 +192,38 @@ def _search_path(given: argparse.Namespace) -> list[str]:
     return [f"hydra.searchpath=[{','.join(urls)}]"] if urls else []
 
 
-def config_groups(*folders: Path | str) -> dict[str, list[str]]:
-    """Returns the options of each config group in folders of configs."""
-    groups: dict[str, set[str]] = {}
-    for folder in folders:
-        for path in Path(folder).glob("*/*.yaml"):
-            groups.setdefault(path.parent.name, set()).add(path.stem)
-    return {group: sorted(options) for group, options in groups.items()}
+def groups_of(config_name: str, folders: list[Path]) -> dict[str, list[str]]:
+    """Returns the config groups in the defaults list of a primary config, and their options.
 
-
-def _register(line: CommandLine, name: str, fileless: bool) -> None:
-    """Gives Hydra the command's dataclass, by which it types the files under conf/.
-
-    Its groups start from their own defaults, whatever the command's are: a file of a group says
-    what differs from these. A command without a file is its dataclass.
+    Args:
+        config_name: name of the primary config.
+        folders: folders of configs; the first that holds the primary config counts.
     """
-    kinds = typing.get_type_hints(line.command)
-    node = line.command(**{key: kind() for key, kind in kinds.items() if is_dataclass(kind)})
-    ConfigStore.instance().store(name=name if fileless else "schema", node=node)
+    primary = next((path for f in folders if (path := f / f"{config_name}.yaml").exists()), None)
+    defaults = OmegaConf.load(primary).get("defaults", []) if primary else []
+    entries = [entry for entry in defaults if isinstance(entry, DictConfig)]
+    names = {str(group).partition("@")[0] for entry in entries for group in entry}
+    found = {(path.parent.name, path.stem) for f in folders for path in f.glob("*/*.yaml")}
+    return {name: sorted(option for group, option in found if group == name) for name in names}
+
+
+def _current_name(error: str) -> str:
+    """Returns what a config file should say now, if an error of Hydra is about an earlier name."""
+    if (key := re.search(r"Key '(\w+)' not in '(\w+)Config'", error)) and (
+        name := RENAMED.get(key[2].lower(), {}).get(key[1])
+    ):
+        return f"{name}, as {key[1]} is called now"
+    if (group := re.search(r"Could not override '(\w+)'", error)) and group[1] in FORMER_GROUPS:
+        return f"no line for {group[1]}: its defaults are in agentic_transformer/config.py"
+    return ""
+
+
+def _register(command: type, name: str, has_file: bool) -> None:
+    """Registers the command's dataclass with Hydra as the schema of the files in conf/.
+
+    Each group starts from the group class's own defaults; a group file lists only its differences.
+    A command without a file uses the schema as its config.
+    """
+    kinds = typing.get_type_hints(command)
+    node = command(**{key: kind() for key, kind in kinds.items() if is_dataclass(kind)})
+    ConfigStore.instance().store(name="schema" if has_file else name, node=node)

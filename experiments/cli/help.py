@@ -14,7 +14,7 @@ from experiments.cli.command_line import CommandLine
 
 _WIDTH = 100
 _FOOTER = """
-Write key=value, a list as key=[1,2], a config group as group=option; -m key=1,2 makes a sweep.
+Write key=value, a list as key=[1,2], a config group as group=option; {several}.
 Hydra's flags: --cfg job shows the composed settings, --info how they are composed,
 --config-dir <folder> adds configs of your own, --hydra-help shows all flags.
 """
@@ -22,7 +22,7 @@ Hydra's flags: --cfg job shows the composed settings, --info how they are compos
 
 def help_text(name: str, line: CommandLine) -> str:
     """Returns the help of a command; the values shown are those that its overrides make."""
-    config = line.compose(line.jobs[0], with_hydra=True)
+    config = line.compose(line.job_overrides[0], with_hydra=True)
     choices = {
         key: option for key, option in config.hydra.runtime.choices.items() if "/" not in key
     }
@@ -45,7 +45,8 @@ def help_text(name: str, line: CommandLine) -> str:
         several = ", ".join(options["experiment"])
         lines += ["", f"experiment={format_value(choices['experiment'])} ({several})"]
         lines += ["    A file that sets several of the above at once."]
-    return "\n".join(lines) + "\n" + _FOOTER
+    several = "key=1,2 plans for both" if line.takes_all else "-m key=1,2 makes a sweep"
+    return "\n".join(lines) + "\n" + _FOOTER.format(several=several)
 
 
 def _entry(setting: Setting, value: object) -> list[str]:
@@ -53,7 +54,8 @@ def _entry(setting: Setting, value: object) -> list[str]:
     facts = f"{setting.meaning} Allowed: {setting.allowed}."
     if setting.example:
         facts += f" Example: {setting.key}={setting.example}"
-    return [f"  {setting.key}={format_value(value)}", *textwrap.wrap(facts, _WIDTH, **_INDENTED)]
+    shown = "<required>" if value == "???" else format_value(value)
+    return [f"  {setting.key}={shown}", *textwrap.wrap(facts, _WIDTH, **_INDENTED)]
 
 
 def _paragraphs(described: type, indent: str) -> list[str]:

@@ -14,11 +14,19 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from agentic_transformer import run_files
 from agentic_transformer.config import TrainCommand
 from agentic_transformer.errors import raise_config_error
 from agentic_transformer.settings import settings_of, shell_words
 from agentic_transformer.training.distributed import process_info
-from experiments.cli import allocator, compilation_cache, devices, preemption, run_folder
+from experiments.cli import (
+    allocator,
+    compilation_cache,
+    devices,
+    preemption,
+    run_folder,
+    run_status,
+)
 from experiments.cli.packages import is_user_error
 from experiments.cli.run_folder import Opened
 
@@ -57,7 +65,7 @@ class Job:
         """Opens the folder of a single run and chooses its devices.
 
         Raises:
-            UserError: the folder or the devices cannot be had.
+            UserError: the folder cannot be opened, or the number of devices cannot be set.
         """
         devices.make_virtual_devices(command)
         if self.takes_run and not self.makes_run:
@@ -76,7 +84,9 @@ class Job:
         hydra = HydraConfig.get()
         in_pool = self.multirun and hydra.runtime.choices["hydra/launcher"] == "joblib"
         preemption.handle_signals(in_pool)
-        if preemption.received() is not None:  # a sweep that is stopped begins no more jobs
+        if (
+            preemption.acknowledge_signal() is not None
+        ):  # a sweep that is stopped begins no more jobs
             return
         folder = self.opened.path if self.opened else Path(config.get("run") or "")
         if self.multirun:
@@ -104,18 +114,18 @@ class Job:
                 self._work(folder, command, overrides)
         elif hasattr(command, "mesh") and process_info(command.mesh)[0] > 0:
             folder.mkdir(parents=True, exist_ok=True)  # perhaps before process 0 makes it
-            if run_folder.status(folder).get("state") != "finished":
+            if run_status.read_status(folder).get("state") != "finished":
                 self.main(command, folder)
         else:
-            with run_folder.lock(folder):
+            with run_files.lock(folder):
                 self._run_in_folder(folder, command, overrides)
 
     def _run_in_folder(self, folder: Path, command: Any, overrides: list[str]) -> None:
         """Runs the command in a folder that this process has locked, unless it is finished."""
-        if run_folder.status(folder).get("state") == "finished":
+        if run_status.read_status(folder).get("state") == "finished":
             print(f"{folder} is finished already")
             return
-        with run_folder.running(folder, self.name) as facts, preemption.as_stopped():
+        with run_status.track_status(folder, self.name) as facts, preemption.as_stopped():
             print(f"run folder: {folder}", flush=True)
             facts |= self._work(folder, command, overrides)
         print(f"run folder: {folder}", flush=True)
@@ -126,10 +136,10 @@ class Job:
             self.main(command)
             return {}
         sys.argv = self.argv[2:]
-        facts = run_folder.facts_of(command, self.argv)
+        facts = run_folder.collect_provenance(command, self.argv)
         if self.makes_run:
             run_folder.check_same(folder, command)
-            run_folder.describe(folder, command, overrides, facts)
+            run_folder.write_description(folder, command, overrides, facts)
             self.main(command, folder)
             return {}
         run = Path(command.run)
@@ -137,7 +147,7 @@ class Job:
             _inherit_evaluation(command, overrides)
         results = self.main(command, run) or run
         # Only now: until then the results in the folder are those of the command before.
-        run_folder.describe(results / self.name, command, overrides, facts)
+        run_folder.write_description(results / self.name, command, overrides, facts)
         return {"results": str(results.resolve())}
 
     def resume_command(self, folder: Path) -> str:

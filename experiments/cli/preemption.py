@@ -26,21 +26,24 @@ from agentic_transformer.training import distributed
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: the same command with resume=true goes on
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 _POLL_SECONDS = 0.1
-_UNWIND_SECONDS = 1.0  # time for clean-up between raising `Stopped` and catching it
+_UNWIND_SECONDS = 1.0  # time for clean-up after `Stopped` is raised; then the signal is sent again
 
 
 class _State:
-    """Holds what this process knows of the signal that ends it."""
+    """Holds process-wide variables; not instantiated."""
 
-    number: int | None = None
-    raised = 0.0  # monotonic time when `Stopped` was last raised
-    caught = False  # whether the signal is seen to, so that it need not be raised again
-    launches = False  # whether this process launches jobs of a sweep in other processes, or is one
-    in_job = True  # whether a signal has work to interrupt here
+    number: int | None = None  # of the signal that has come
+    raised_at = 0.0  # monotonic time when `Stopped` was last raised
+    acknowledged = False  # whether the work is being ended, so that `_watch` need not send again
+    in_pool = False  # whether this process launches joblib's workers, or is one
+    job_running = True  # whether a signal has work to interrupt here
 
 
 class Stopped(SystemExit):
-    """Says that a signal has stopped the work; whoever catches it raises it again."""
+    """Ends the work after a signal.
+
+    Only `sweep_job` and `app.run` may catch it for good.
+    """
 
     def __init__(self, number: int) -> None:
         """Takes the number of the signal."""
@@ -49,7 +52,7 @@ class Stopped(SystemExit):
         self.signal = signal.Signals(number).name
 
 
-def _heeded() -> list[signal.Signals]:
+def _signals_not_ignored() -> list[signal.Signals]:
     """Returns the signals that this process was not started to ignore.
 
     A shell has its background jobs ignore SIGINT.
@@ -66,23 +69,25 @@ def handle_signals(in_pool: bool = False) -> None:
     """
     _watch()
     if in_pool:
-        _State.launches, _State.in_job = True, False
-    for number in _heeded():
+        _State.in_pool, _State.job_running = True, False
+    for number in _signals_not_ignored():
         default = signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
         if default or in_pool:
             signal.signal(number, _stop)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
+    """Handles a signal: terminates workers and raises `Stopped`, unless nothing runs here."""
     _State.number = _State.number or number
-    if _State.launches:
+    if _State.in_pool:
         for worker in multiprocessing.active_children():
             worker.terminate()
-    if not _State.in_job:
-        _State.caught = True
-    # An exception in an import that compiled code runs may end the process: `_watch` tries again.
-    if not _State.caught and not _imports(frame):
-        _State.raised = time.monotonic()
+    if not _State.job_running:
+        _State.acknowledged = True
+    # Do not raise during an import: if compiled code started it, the exception may end the process.
+    # `_watch` sends the signal again.
+    if not _State.acknowledged and not _imports(frame):
+        _State.raised_at = time.monotonic()
         raise Stopped(_State.number)
 
 
@@ -93,19 +98,25 @@ def _imports(frame: FrameType | None) -> bool:
     return frame is not None
 
 
-def received() -> int | None:
-    """Returns the signal that has come, if any; the caller then sees to the end."""
-    _State.caught = _State.number is not None
+def acknowledge_signal() -> int | None:
+    """Returns the signal received, if any, and stops the watcher from sending it again.
+
+    The caller must end the work.
+    """
+    _State.acknowledged = _State.number is not None
     return _State.number
 
 
 @contextmanager
 def as_stopped() -> Iterator[None]:
-    """Raises `Stopped` in place of an error after a signal: libraries turn one into the other."""
+    """Raises `Stopped` instead of an error that came after a signal.
+
+    Libraries may catch `Stopped` and raise an error of their own.
+    """
     try:
         yield
     except Exception as error:
-        if (number := received()) is None:
+        if (number := acknowledge_signal()) is None:
             raise
         raise Stopped(number) from error
 
@@ -116,93 +127,112 @@ def sweep_job() -> Iterator[None]:
 
     joblib would kill the other workers if one of them ended.
     """
-    _State.in_job = True
-    with suppress(Stopped):
-        yield
-    _State.in_job = False
-    received()
+    _State.job_running = True
+    try:
+        with suppress(Stopped):
+            yield
+    finally:
+        _State.job_running = False
+        acknowledge_signal()
 
 
 def leave(number: int) -> NoReturn:
-    """Ends the process as `Stopped` would.
+    """Ends the process: by SIGINT after SIGINT, else with EXIT_CODE.
 
-    Where it can, it skips the end of Python's modules: threads of XLA that still compute would
-    meet freed memory. Processes of one run, and the launcher of a sweep, have to end in order.
+    Skips Python's shutdown, during which running XLA threads would read freed memory. Processes of
+    one run and processes with joblib workers shut down normally.
     """
-    received()
+    acknowledge_signal()
     sys.stdout.flush()
     sys.stderr.flush()
     jax_processes = getattr(sys.modules.get("jax"), "distributed", None)
-    in_order = _State.launches or (jax_processes and jax_processes.is_initialized())
+    normally = _State.in_pool or (jax_processes and jax_processes.is_initialized())
     if number == signal.SIGINT:
-        if in_order:
-            sys.excepthook = lambda *_: None  # all is said
+        if normally:
+            sys.excepthook = lambda *_: None  # no traceback: the end is already reported
             raise KeyboardInterrupt from None  # by which Python ends itself with SIGINT
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
-    if in_order:
+    if normally:
         raise Stopped(number)
     os._exit(EXIT_CODE)
 
 
 @cache
 def _watch() -> None:
-    """Starts a thread that sees to it that signals end the process.
+    """Starts a thread (once) that sends a signal again until it is acknowledged.
 
-    It sends a signal again until `Stopped` is caught, since finalisers and callbacks swallow
-    exceptions. On the second SIGINT it ends the process: Python's own handlers wait until compiled
-    code returns, which may take minutes.
+    Finalisers and callbacks swallow exceptions, also `Stopped`. On the second SIGINT the thread
+    ends the process: Python's own handlers wait until compiled code returns, which may take
+    minutes.
     """
-    hook = sys.unraisablehook
-    sys.unraisablehook = lambda dropped: (
-        None if isinstance(dropped.exc_value, Stopped) else hook(dropped)
-    )
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+    _silence_swallowed_stopped()
+    reader = _open_wakeup_pipe()
 
     def watch() -> None:
-        interrupts, patience = 0, None
+        interrupts, timeout = 0, None
         while interrupts < 2:
-            if select.select([reader], [], [], patience)[0]:
+            if select.select([reader], [], [], timeout)[0]:
                 interrupts += os.read(reader, 1)[0] == signal.SIGINT
-                patience = _POLL_SECONDS
-                continue
-            lost = _State.number is not None and not _State.caught
-            if lost and time.monotonic() - _State.raised > _UNWIND_SECONDS:
-                interrupts -= _State.number == signal.SIGINT  # the one that is sent here
+                timeout = _POLL_SECONDS
+            elif (
+                _State.number is not None
+                and not _State.acknowledged
+                and time.monotonic() - _State.raised_at > _UNWIND_SECONDS
+            ):
+                # Our own resend must not count as the user's second Ctrl-C.
+                interrupts -= _State.number == signal.SIGINT
                 signal.pthread_kill(threading.main_thread().ident, _State.number)
         os._exit(128 + signal.SIGINT)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-class Preemption:
-    """Lets work end by itself: from the first question on, the signals only set `requested`.
+def _silence_swallowed_stopped() -> None:
+    """Keeps Python from reporting a `Stopped` that a finaliser or a callback swallowed."""
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda dropped: (
+        None if isinstance(dropped.exc_value, Stopped) else hook(dropped)
+    )
 
-    A context; when it is left after a signal, the process ends.
+
+def _open_wakeup_pipe() -> int:
+    """Returns the end of a pipe at which Python writes the number of each signal at once."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+    return reader
+
+
+class Preemption:
+    """Lets training finish its step and save.
+
+    From the first `check_requested()` on, a signal is only recorded; on leaving the `with` block
+    without an error, `Stopped` is raised.
     """
 
     def __init__(self) -> None:
         self._received: int | None = None
         self._before: dict[signal.Signals, object] = {}
 
-    @property
-    def requested(self) -> bool:
-        """Returns whether a signal has come."""
+    def check_requested(self) -> bool:
+        """Returns whether a signal has come; the first call installs the recording handlers."""
         if not self._before:
-            self._before = {number: signal.signal(number, self._note) for number in _heeded()}
-            self._received = received()  # one that came before, and was lost
+            signals = _signals_not_ignored()
+            self._before = {number: signal.signal(number, self._record) for number in signals}
+            self._received = acknowledge_signal()  # one that came before, and was lost
         return self._received is not None
 
-    def agreed(self) -> bool:
+    def requested_in_any_process(self) -> bool:
         """Returns whether a signal has come to any process of the run; all of them ask together."""
-        if distributed.any_process(self.requested) and not self.requested:
+        requested = distributed.any_process(self.check_requested())
+        if requested and self._received is None:
+            # The other process's signal is not known; it is treated as SIGTERM.
             self._received = signal.SIGTERM
-        return self.requested
+        return requested
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         if self._received is None and number == signal.SIGINT:
             # Not print: it fails where the signal came during another print.
             os.write(2, b"\nCtrl-C: saves and ends; once more: ends at once, without a save\n")
@@ -215,7 +245,7 @@ class Preemption:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if self._received is not None and error is None:
-            _State.number, _State.raised = self._received, time.monotonic()
+            _State.number, _State.raised_at = self._received, time.monotonic()
             if self._received != signal.SIGINT:  # a launcher may have an answer of its own
                 os.kill(os.getpid(), self._received)
             raise Stopped(self._received)

@@ -1,4 +1,4 @@
-"""Collects what a run was made with: commit, versions, command, seeds, machine."""
+"""Collects and records what a run was made with: commit, versions, command, seeds, machine."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import sys
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
+from agentic_transformer.run_files import PROVENANCE, read_json, write_json
 from experiments.cli.packages import ROOT
 
 PACKAGES = (
@@ -50,6 +52,12 @@ def changes() -> str | None:
     """Returns a SHA-256 of changes since the commit and names of new files; None without git."""
     parts = _git("status", "--porcelain"), _git("diff", "HEAD")
     return None if None in parts else hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def add_provenance(folder: Path, **facts: Any) -> None:
+    """Adds facts to a run's provenance, if it has any."""
+    if known := read_json(folder / PROVENANCE):
+        write_json(folder / PROVENANCE, known | facts)
 
 
 def devices() -> dict[str, Any]:

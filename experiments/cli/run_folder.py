@@ -16,9 +16,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -30,15 +28,7 @@ from yaml import YAMLError
 
 from agentic_transformer.config import rename_settings
 from agentic_transformer.errors import UserError, raise_config_error
-from agentic_transformer.run_files import (
-    CONFIG,
-    LOCK,
-    PROVENANCE,
-    is_locked,
-    lock,
-    read_json,
-    write_json,
-)  # fmt: skip
+from agentic_transformer.run_files import CONFIG, LOCK, PROVENANCE, is_locked, read_json, write_json
 from agentic_transformer.settings import (
     escape_interpolation,
     format_value,
@@ -47,13 +37,10 @@ from agentic_transformer.settings import (
     value_at,
 )
 from experiments.cli import provenance
-from experiments.cli.packages import is_user_error
-from experiments.cli.preemption import Stopped, received
+from experiments.cli.run_status import STATUS, read_status
 
-__all__ = ["CONFIG", "PROVENANCE", "is_locked", "lock"]
 RUNS = Path("runs")
-CHECKPOINTS = "checkpoints"
-OVERRIDES, STATUS = "overrides.yaml", "status.json"
+OVERRIDES = "overrides.yaml"
 # Files of every run, and Hydra's note of a sweep; every other file is somebody's work.
 STANDARD_FILES = frozenset({CONFIG, OVERRIDES, PROVENANCE, STATUS, LOCK, "multirun.yaml"})
 # Settings that may change when a run is resumed: none of them touches what is learned.
@@ -61,6 +48,9 @@ MAY_CHANGE = (
     "run", "resume", "data.cache", "eval", "mesh", "train.log_every", "train.checkpoint_every",
     "train.keep", "train.keep_best", "train.profile",
 )  # fmt: skip
+_ALLOWED = "a place where a folder can be made"
+# Tries to make a new folder while other processes take its name or remove its empty parent.
+_ATTEMPTS = 100
 
 
 @dataclass
@@ -71,10 +61,13 @@ class Opened:
     made: list[Path]
     """Folders that the command has made, the innermost first."""
     before: set[str]
-    """Names of files that the folder held."""
+    """Names of the entries that were in the folder."""
 
     def undo(self) -> None:
-        """Removes what the command has made, unless there is more than the files of every run."""
+        """Removes what the command added, unless that includes somebody's work.
+
+        Work is a file that is not empty and not in STANDARD_FILES.
+        """
         new = [path for path in self.path.iterdir() if path.name not in self.before]
         files = [file for path in new for file in (path, *path.rglob("*")) if not file.is_dir()]
         if all(file.name in STANDARD_FILES or not file.stat().st_size for file in files):
@@ -100,21 +93,38 @@ def open_folder(parent: Path, named: Path | None, resume: bool) -> Opened:
     Raises:
         UserError: the folder cannot be made, or may not be used again.
     """
-    wanted = named or parent
-    missing = [folder for folder in (wanted, *wanted.parents) if not folder.exists()]
-    while named is None:  # until the name is new; another process may also remove an empty parent
+    return _open_named_folder(named, resume) if named else _make_new_folder(parent)
+
+
+def _make_new_folder(parent: Path) -> Opened:
+    """Makes a folder with a new name in `parent`."""
+    made: list[Path] = []
+    for _ in range(_ATTEMPTS):
         path = parent / f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
-        with suppress(FileExistsError, FileNotFoundError):
+        try:
+            made = made or _missing_folders(parent)
             parent.mkdir(parents=True, exist_ok=True)
             path.mkdir()
-            return Opened(path, [path, *missing], set())
-    opened = Opened(named, missing, set())
+            return Opened(path, [path, *made], set())
+        except (FileExistsError, FileNotFoundError) as error:
+            problem = error.strerror  # perhaps another process took the name or removed the parent
+        except OSError as error:
+            problem = error.strerror
+            break
+    Opened(parent, made, set()).remove_made()
+    return raise_config_error(f"{parent}: {problem}", _ALLOWED)
+
+
+def _open_named_folder(named: Path, resume: bool) -> Opened:
+    """Opens a folder that may exist; only `resume` allows it to hold something."""
+    opened = Opened(named, [], set())
     try:
+        opened.made = _missing_folders(named)
         named.mkdir(parents=True, exist_ok=True)
         opened.before = {path.name for path in named.iterdir()}
     except OSError as error:
         opened.remove_made()
-        raise_config_error(f"run={named}: {error.strerror}", "a place where a folder can be made")
+        raise_config_error(f"run={named}: {error.strerror}", _ALLOWED)
     if opened.before and not resume:
         holds = "a run" if STATUS in opened.before else "files"
         allowed = "a new folder, or resume=true to continue what is there"
@@ -122,55 +132,62 @@ def open_folder(parent: Path, named: Path | None, resume: bool) -> Opened:
     return opened
 
 
-def open_run(parent: Path, name: str, command: Any) -> Opened:
+def _missing_folders(wanted: Path) -> list[Path]:
+    """Returns the folders that must be made for a wanted one, the innermost first."""
+    return [folder for folder in (wanted, *wanted.parents) if not folder.exists()]
+
+
+def open_run(parent: Path, command_name: str, settings: Any) -> Opened:
     """Opens the folder of a run: the named one, the one to resume, or a new one in `parent`.
 
     Args:
         parent: where new folders go.
-        name: of the command.
-        command: its settings.
+        command_name: such as "train".
+        settings: an instance of the command's dataclass.
 
     Raises:
         UserError: the named folder holds another run, or there is nothing to resume.
     """
-    named = Path(command.run) if command.run else None
+    named = Path(settings.run) if settings.run else None
     if named:
-        check_same(named, command)
-    elif command.resume:
+        check_same(named, settings)
+    elif settings.resume:
         for folder in unfinished(parent, CONFIG):
-            # A run of another version, which had other settings, is passed over.
+            # Skips runs with other settings, or whose settings this version cannot read.
             with suppress(UserError):
-                check_same(folder, command)
-                if status(folder).get("command") == name:
+                check_same(folder, settings)
+                if read_status(folder).get("command") == command_name:
                     named = folder
                     break
         else:
             problem = f"resume=true: no unfinished run with these settings in {parent}"
             raise_config_error(problem, "run=<folder>")
-    return open_folder(parent, named, command.resume)
+    return open_folder(parent, named, settings.resume)
 
 
 def unfinished(parent: Path, file: str) -> list[Path]:
     """Returns unfinished and unlocked folders in `parent` that hold `file`, newest first."""
     found = [path.parent for path in parent.glob(f"*/{file}")]
-    found = [run for run in found if status(run).get("state") != "finished" and not is_locked(run)]
-    return sorted(found, key=lambda run: status(run).get("started", ""), reverse=True)
+    found = [
+        run for run in found if read_status(run).get("state") != "finished" and not is_locked(run)
+    ]
+    return sorted(found, key=lambda run: read_status(run).get("started", ""), reverse=True)
 
 
-def check_same(folder: Path, command: Any) -> None:
+def check_same(folder: Path, settings: Any) -> None:
     """Raises a UserError if a folder holds a run whose settings make it learn something else."""
     if not (folder / CONFIG).is_file():
         return
-    earlier = read_config(folder, type(command))
-    for key in settings_of(type(command)):
-        there, here = value_at(earlier, key), value_at(command, key)
+    earlier = read_config(folder, type(settings))
+    for key in settings_of(type(settings)):
+        there, here = value_at(earlier, key), value_at(settings, key)
         if there != here and not lies_in(key, *MAY_CHANGE):
             difference = f"{key} is {format_value(there)} there and {format_value(here)} here"
             problem = f"run={folder} cannot be continued: {difference}"
             raise_config_error(problem, "the settings it was started with")
 
 
-def read_config(folder: Path, command: type) -> Any:
+def read_config(folder: Path, command_type: type) -> Any:
     """Returns the settings of a run as an instance of its command's dataclass.
 
     Raises:
@@ -185,107 +202,40 @@ def read_config(folder: Path, command: type) -> Any:
     try:
         values = OmegaConf.load(path)
         rename_settings(values, str(path))
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(command), values))
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(command_type), values))
     except (OmegaConfBaseException, YAMLError) as error:
         line = str(error).splitlines()[0]
-        raise_config_error(f"{path} does not hold {command.__name__}'s settings: {line}")
+        raise_config_error(f"{path} does not hold {command_type.__name__}'s settings: {line}")
 
 
-def facts_of(command: Any, argv: list[str]) -> dict[str, Any]:
+def collect_provenance(settings: Any, argv: list[str]) -> dict[str, Any]:
     """Returns the provenance of a run that starts with these settings and this command line."""
-    keys = [key for key in settings_of(type(command)) if key.rpartition(".")[2] == "seed"]
-    return provenance.collect(argv, {key: value_at(command, key) for key in keys})
+    keys = [key for key in settings_of(type(settings)) if key.rpartition(".")[2] == "seed"]
+    return provenance.collect(argv, {key: value_at(settings, key) for key in keys})
 
 
-def describe(folder: Path, command: Any, overrides: list[str], facts: dict[str, Any]) -> None:
-    """Writes what a run is into its folder; for a resumed run, one more entry of provenance.
+def write_description(
+    folder: Path, settings: Any, overrides: list[str], facts: dict[str, Any]
+) -> None:
+    """Writes config.yaml and provenance, and for a new run overrides.yaml.
+
+    A resumed run gets an entry under "resumed".
 
     Args:
         folder: of the run.
-        command: its settings.
+        settings: an instance of the command's dataclass.
         overrides: the overrides of the command line.
-        facts: of `facts_of`.
+        facts: what `collect_provenance` returns.
     """
-    if getattr(command, "resume", False) and (earlier := read_json(folder / PROVENANCE)):
+    if getattr(settings, "resume", False) and (earlier := read_json(folder / PROVENANCE)):
         facts = earlier | {"resumed": [*earlier.get("resumed", []), facts]}
     else:
         folder.mkdir(exist_ok=True)
         write_overrides(folder, overrides)
     partial = folder / f".{CONFIG}.partial"
-    OmegaConf.save(OmegaConf.create(_escaped(asdict(command))), partial)
+    OmegaConf.save(OmegaConf.create(_escaped(asdict(settings))), partial)
     partial.replace(folder / CONFIG)
     write_json(folder / PROVENANCE, facts)
-
-
-def note(folder: Path, **facts: Any) -> None:
-    """Adds facts to a run's provenance."""
-    if known := read_json(folder / PROVENANCE):
-        write_json(folder / PROVENANCE, known | facts)
-
-
-def status(folder: Path) -> dict[str, Any]:
-    """Returns the status of a run or sweep; an empty dict if it has none."""
-    return read_json(folder / STATUS)
-
-
-def start(folder: Path, **facts: Any) -> None:
-    """Writes that a run or a sweep is running."""
-    write_json(folder / STATUS, {"state": "running", "started": provenance.now()} | facts)
-
-
-def finish(folder: Path, **facts: Any) -> None:
-    """Writes how a run or a sweep ended, after which step, and on which devices."""
-    note(folder, **provenance.devices())
-    step = saved_step(folder)
-    ended = {"ended": provenance.now()} | ({} if step is None else {"step": step})
-    write_json(folder / STATUS, status(folder) | ended | facts)
-
-
-@contextmanager
-def running(folder: Path, command: str) -> Iterator[dict[str, Any]]:
-    """Writes that a run is running, and in the end how it ended, however that was.
-
-    Yields:
-        a dict for more facts about a run that finishes.
-    """
-    start(folder, command=command)
-    facts: dict[str, Any] = {}
-    try:
-        yield facts
-    except BaseException as error:
-        received()
-        ended = outcome(error)
-        try:
-            finish(folder, **ended)
-        except OSError as unwritten:  # must not hide the error
-            text = f"{folder / STATUS} cannot say that the run {ended['state']}: {unwritten}"
-            print(text, file=sys.stderr, flush=True)
-        if isinstance(error, Stopped):
-            step = saved_step(folder)
-            at = "before its first checkpoint" if step is None else f"at step {step}"
-            print(f"{folder}: stopped by {error.signal} {at}", file=sys.stderr, flush=True)
-        raise
-    finish(folder, state="finished", **facts)
-
-
-def outcome(error: BaseException) -> dict[str, Any]:
-    """Returns the status of a run that an exception ended."""
-    if isinstance(error, Stopped):
-        return {"state": "stopped", "signal": error.signal}
-    if isinstance(error, KeyboardInterrupt):  # raised by something other than our handlers
-        return {"state": "stopped", "signal": "SIGINT"}
-    if isinstance(error, SystemExit):
-        failed = {"state": "failed", "error": f"exit code {error.code}"}
-        return failed if error.code else {"state": "finished"}
-    if is_user_error(error):
-        return {"state": "failed", "error": str(error), "exit_code": 2}
-    return {"state": "failed", "error": f"{type(error).__name__}: {error}", "exit_code": 1}
-
-
-def saved_step(folder: Path) -> int | None:
-    """Returns the step of a run's newest checkpoint, by its name alone; None if there is none."""
-    steps = (path.name for path in (folder / CHECKPOINTS).glob("*"))
-    return max((int(name) for name in steps if name.isdecimal()), default=None)
 
 
 def write_overrides(folder: Path, overrides: list[str]) -> None:

@@ -13,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from agentic_transformer.errors import UserError, raise_config_error
+from agentic_transformer.run_files import CONFIG
 from agentic_transformer.settings import shell_words
-from experiments.cli import run_folder
+from experiments.cli import run_folder, run_status
 from experiments.cli.command_line import CommandLine
 from experiments.cli.overrides import Assignment
 
@@ -40,7 +41,7 @@ def find(parents: Iterable[Path], read: Read, line: CommandLine) -> tuple[Path |
         return None, line
     for parent in parents:
         for folder in run_folder.unfinished(parent, run_folder.OVERRIDES):
-            if not (folder / run_folder.CONFIG).exists():  # else it is a run
+            if not (folder / CONFIG).exists():  # else it is a run
                 with suppress(UserError):
                     return folder, _in_order(folder, read, line)
     places = ", ".join(map(str, parents))
@@ -51,7 +52,7 @@ def find(parents: Iterable[Path], read: Read, line: CommandLine) -> tuple[Path |
 def _in_order(folder: Path, read: Read, line: CommandLine) -> CommandLine:
     """Returns the command line in the order of the sweep in a folder, which has the same values."""
     earlier = {one.key: one for one in read(run_folder.read_overrides(folder))}
-    here = {one.key: one for one in line.defining}
+    here = {one.key: one for one in line.defining_assignments}
     for key in earlier | here:
         one, other = earlier.get(key), here.get(key)
         if one is None or other is None or not _same_values(one, other):
@@ -59,7 +60,7 @@ def _in_order(folder: Path, read: Read, line: CommandLine) -> CommandLine:
             difference = f"{words[0]} there and {words[1]} here"
             problem = f"run={folder}: the sweep there had other overrides: {difference}"
             raise_config_error(problem, " ".join(known.word for known in earlier.values()))
-    others = [one for one in line.assignments if one not in line.defining]
+    others = [one for one in line.assignments if one not in line.defining_assignments]
     return replace(line, assignments=[*earlier.values(), *others])
 
 
@@ -70,7 +71,7 @@ def _same_values(one: Assignment, other: Assignment) -> bool:
 
 def jobs(folder: Path) -> list[Path]:
     """Returns the folders of the jobs that were started, by their numbers."""
-    found = (path.parent for path in folder.glob(f"*/{run_folder.STATUS}"))
+    found = (path.parent for path in folder.glob(f"*/{run_status.STATUS}"))
     return sorted(found, key=lambda job: (len(job.name), job.name))
 
 
@@ -88,9 +89,9 @@ def conclude(opened: run_folder.Opened, crashed: bool, resumable: bool) -> int:
         UserError: bad input kept every job from its work.
     """
     path = opened.path
-    started = {job: run_folder.status(job) for job in jobs(path)}
+    started = {job: run_status.read_status(job) for job in jobs(path)}
     failed = {job: state for job, state in started.items() if state.get("state") != "finished"}
-    run_folder.finish(path, state="failed" if failed or crashed else "finished")
+    run_status.write_ended(path, state="failed" if failed or crashed else "finished")
     if not failed and not crashed:
         return 0
     if len(failed) == len(started) and not (crashed and started):

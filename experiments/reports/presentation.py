@@ -22,7 +22,7 @@ from agentic_transformer.evaluation.results_folder import (
 from agentic_transformer.evaluation.statistics import compare, summarize
 from agentic_transformer.run_files import CONFIG
 from agentic_transformer.settings import shell_words
-from experiments.cli.run_folder import STATUS, status
+from experiments.cli.run_status import STATUS, read_status
 from experiments.reports.agent_names import agent_names, with_name
 from experiments.reports.paper import beside_paper, paper_text
 from experiments.reports.pictures import picture
@@ -135,7 +135,7 @@ def runs_within(folder: Path) -> list[Path]:
     is_sweep = jobs and not (folder / CONFIG).exists()
     if find_records(folder) and not is_sweep:
         return [folder]
-    if results := status(folder).get("results"):  # the job evaluated a run elsewhere
+    if results := read_status(folder).get("results"):  # the job evaluated a run elsewhere
         return [Path(results)]
     return [run for job in jobs for run in runs_within(job)] or [folder]
 

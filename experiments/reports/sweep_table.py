@@ -14,7 +14,8 @@ from yaml import YAMLError
 from agentic_transformer.evaluation.results_folder import find_records
 from experiments.cli import sweeps
 from experiments.cli.overrides import values_by_key
-from experiments.cli.run_folder import OVERRIDES, read_overrides, status
+from experiments.cli.run_folder import OVERRIDES, read_overrides
+from experiments.cli.run_status import read_status
 
 
 def sweep_table(sweep: Path) -> pd.DataFrame:
@@ -33,7 +34,7 @@ def sweep_table(sweep: Path) -> pd.DataFrame:
 
 def _row(job: Path) -> dict[str, Any]:
     """Returns what a job's files tell so far; a quickstart's job has several agents."""
-    state = status(job)
+    state = read_status(job)
     row = {"job": job.name, "state": state.get("state")}
     row |= {key: value for key, value in _overrides(job).items() if key not in ("run", "resume")}
     for path in sorted(job.rglob("metrics.csv")):

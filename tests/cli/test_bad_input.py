@@ -86,7 +86,7 @@ BAD = [
     ("-m seed=interval(0,1)", "range(start,stop,step)"),
     ("-m mesh.virtual_devices=1,2", "one command"),
     ("-m experiment=maze,quickstart", "one command for each number"),
-    ("-m experiment=quickstart,maze seed=1,2", "mesh.virtual_devices=0 of experiment=maze seed="),
+    ("-m experiment=quickstart,maze seed=1,2", "mesh.virtual_devices=0 of experiment=maze seed=1"),
     ("-m run=a,b", "one value"),
     ("-m resume=true,false", "one value"),
     ("-m --cfg job", "--multirun"),
@@ -175,3 +175,31 @@ def test_another_package_called_datasets(tmp_path):
     )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and "'datasets'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "said"),
+    [
+        ("collect", ["seed=1"], "allowed: data, task"),
+        ("collect", ["agent=dt"], "there is no setting agent"),
+        ("evaluate", ["run=x", "model=paper"], "there is no setting model"),
+        ("evaluate", ["run=x", "experiment=quickstart"], "there is no setting experiment"),
+        ("plan", ["agent=dt"], "there is no setting agent"),
+    ],
+)
+def test_a_group_of_another_command_is_refused(forked, name, words, said):
+    done = forked(name, *words)
+    assert done.code == 2 and said in done.stderr, done.stderr
+
+
+def test_an_earlier_name_in_a_config_of_ones_own_is_named(forked):
+    folder = forked.folder / "mine" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "old.yaml").write_text("# @package _global_\nagent:\n  condition: none\n")
+    done = forked("train", "--config-dir", "mine", "experiment=old")
+    assert done.code == 2 and "return_conditioning" in done.stderr, done.stderr
+    (folder / "older.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /train: default\n"
+    )
+    done = forked("train", "--config-dir", "mine", "experiment=older")
+    assert done.code == 2 and "no line for train" in done.stderr, done.stderr

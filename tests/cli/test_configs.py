@@ -37,7 +37,7 @@ REQUIRED = {
 def composed(name, *words):
     required = [f"{key}={value}" for key, value in REQUIRED.get(name, {}).items()]
     line = command_line.read(name, COMMANDS[name], [*required, *words])
-    return OmegaConf.to_object(line.compose(line.jobs[0]))
+    return OmegaConf.to_object(line.compose(line.job_overrides[0]))
 
 
 def groups(name):
@@ -45,8 +45,10 @@ def groups(name):
     path = CONF / f"{name}.yaml"
     entries = OmegaConf.load(path).defaults if path.exists() else []
     names = [group for entry in entries if not isinstance(entry, str) for group in entry]
-    options = command_line.config_groups(CONF)
-    return {group: options[group.split("@")[0]] for group in names}
+    return {
+        group: [option.stem for option in sorted((CONF / group.split("@")[0]).glob("*.yaml"))]
+        for group in names
+    }
 
 
 CHOICES = [

@@ -37,9 +37,10 @@ WORD = re.compile(r"-m|\+?[a-z][\w@./]*=[^\s`]*[^\s`:;,.]")
 def composed(name, words):
     """The settings of the first and the last of a command line's jobs; raises what the command
     would say."""
-    line = command_line.read(name, COMMANDS[name], words, together=name == "plan")
+    line = command_line.read(name, COMMANDS[name], words, takes_all=name == "plan")
     return [
-        line.make_settings(list(words)) for words in {tuple(line.jobs[0]), tuple(line.jobs[-1])}
+        line.make_settings(list(words))
+        for words in {tuple(line.job_overrides[0]), tuple(line.job_overrides[-1])}
     ]
 
 

@@ -41,7 +41,7 @@ BAD = [
 def run(main, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["plan", *words.split()])
-    cli.run(main, PlanCommand, together=True)
+    cli.run(main, PlanCommand, takes_all=True)
 
 
 def never(commands):

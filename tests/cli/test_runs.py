@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
-from experiments.cli import run_folder
+from agentic_transformer import run_files
 from tests.processes import environment
 
 pytestmark = pytest.mark.slow
@@ -128,12 +128,12 @@ def test_without_locks_a_run_goes_on_and_says_so(tmp_path, monkeypatch, capsys):
     def unsupported(handle, operation):
         raise OSError(errno.ENOSYS, "Function not implemented")
 
-    with run_folder.lock(tmp_path):
-        assert run_folder.is_locked(tmp_path)
+    with run_files.lock(tmp_path):
+        assert run_files.is_locked(tmp_path)
     monkeypatch.setattr("fcntl.flock", unsupported)
-    with run_folder.lock(tmp_path):
+    with run_files.lock(tmp_path):
         assert "cannot be locked (Function not implemented)" in capsys.readouterr().err
-    assert not run_folder.is_locked(tmp_path)
+    assert not run_files.is_locked(tmp_path)
 
 
 def test_a_run_that_goes_on_is_left_alone(command):
@@ -234,7 +234,7 @@ WAIT = """
 import time
 from experiments.cli.preemption import Preemption
 with Preemption() as preemption:
-    while not preemption.requested:
+    while not preemption.check_requested():
         (run / "ready").touch()
         time.sleep(0.05)
     (run / "saved").touch()

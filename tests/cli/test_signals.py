@@ -114,7 +114,7 @@ def test_a_run_may_be_stopped_before_there_is_anything_to_save(command, number):
     assert told["state"] == "stopped" and "step" not in told
 
 
-@pytest.mark.parametrize("body", [BUSY, WAIT.replace("requested:", "requested or True:")])
+@pytest.mark.parametrize("body", [BUSY, WAIT.replace("requested():", "requested() or True:")])
 def test_a_second_interrupt_ends_at_once(command, body):
     """Even within compiled code, and where a save would take forever."""
     started = command("run=busy", body=body, wait=False)

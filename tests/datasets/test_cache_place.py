@@ -150,7 +150,7 @@ def test_a_disk_that_becomes_full_spoils_no_cache(tmp_path):
 
 def test_a_run_goes_on_with_its_cache_elsewhere(tmp_path):
     """The place of the cache changes nothing that is learned."""
-    run_folder.describe(tmp_path, TrainCommand(), [], {})
+    run_folder.write_description(tmp_path, TrainCommand(), [], {})
     run_folder.check_same(tmp_path, TrainCommand(data=DataConfig(cache="elsewhere")))
     with pytest.raises(ValueError, match="data.root"):
         run_folder.check_same(tmp_path, TrainCommand(data=DataConfig(root="elsewhere")))

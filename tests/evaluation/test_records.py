@@ -7,7 +7,7 @@ import pytest
 
 from agentic_transformer.config import PlotCommand, TableCommand
 from experiments import plot, table
-from experiments.cli.run_folder import STATUS
+from experiments.cli.run_status import STATUS
 from experiments.reports import figures
 from experiments.reports.presentation import runs_within
 from tests.evaluation.test_statistics import make_records

@@ -30,7 +30,7 @@ def whole(tmp_path_factory):
         eval=EvalConfig(trajectories=[1, 3], tasks=3, video=False),
     )
     run, description = folder / "run", describe(data)
-    run_folder.describe(run, command, [], {})
+    run_folder.write_description(run, command, [], {})
     save(run, description, 1)
     shutil.copytree(run, folder / "copied")
     evaluate(EvaluateCommand(run=str(run), eval=command.eval), run)

@@ -11,7 +11,7 @@ from agentic_transformer.training.state import init_state, make_optimizer
 def save(run, description, step):
     """Saves a checkpoint of an agent whose parameters depend on the step."""
     checkpoints = Checkpoints(run)
-    checkpoints.open()
+    checkpoints.prepare()
     state = init_state(
         lambda: description.build(step), make_optimizer(TrainConfig())[0], make_mesh(1)
     )[1]

@@ -33,7 +33,7 @@ def saved(data, tmp_path_factory):
     """A run with checkpoints of steps 1 and 2, and its agent."""
     run, spec = tmp_path_factory.mktemp("saved"), describe(data)
     checkpoints, state = Checkpoints(run), fresh(spec)
-    checkpoints.open()
+    checkpoints.prepare()
     for step in (1, 2):
         checkpoints.save(state._replace(step=jnp.int32(step)), spec.to_dict(), loss=1.0)
     checkpoints.close()
@@ -91,7 +91,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(run, saved, f
     assert f"checkpoint 2 is not whole: {path}" in capsys.readouterr().err
     load(run)
     checkpoints = Checkpoints(run)
-    assert checkpoints.open() == 1
+    assert checkpoints.prepare() == 1
     checkpoints.save(fresh(saved[1])._replace(step=jnp.int32(2)), saved[1].to_dict(), loss=1.0)
     checkpoints.close()
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["1", "2", "damaged-2"]
@@ -116,7 +116,7 @@ def test_a_checkpoint_that_cannot_be_read_is_named_and_the_one_before_it_taken(
 def test_an_old_checkpoint_whose_loss_cannot_be_read_does_not_stop_training(run, saved):
     next((run / "checkpoints" / "1" / "metrics").iterdir()).write_text("")
     checkpoints = Checkpoints(run, keep=1, keep_best=1)
-    checkpoints.open()
+    checkpoints.prepare()
     checkpoints.save(fresh(saved[1])._replace(step=jnp.int32(3)), saved[1].to_dict(), loss=2.0)
     checkpoints.close()
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["2", "3"]
@@ -131,14 +131,14 @@ def test_a_checkpoint_is_never_overwritten(run, saved):
 
 
 def test_a_step_without_its_list_does_not_count(run):
-    (run / "checkpoints" / "2" / checksums.NAME).unlink()
+    (run / "checkpoints" / "2" / checksums.SUMS_FILE).unlink()
     assert Checkpoints(run).newest() == 1
 
 
 def test_what_killed_saves_left_is_removed(run):
     (run / "checkpoints" / "3.orbax-checkpoint-tmp" / "params").mkdir(parents=True)
     (run / "checkpoints" / "1.orbax-checkpoint-tmp-removed").mkdir()
-    assert Checkpoints(run).open() == 2
+    assert Checkpoints(run).prepare() == 2
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["1", "2"]
 
 
@@ -217,7 +217,7 @@ def test_arrays_are_never_cast_nor_reshaped(run, saved, change, says):
 def test_the_newest_and_the_best_are_kept(data, tmp_path):
     spec = describe(data)
     checkpoints, state = Checkpoints(tmp_path, keep=2, keep_best=1), fresh(spec)
-    checkpoints.open()
+    checkpoints.prepare()
     for step, loss in enumerate([3.0, 1.0, 2.0, 2.5, 2.0], 1):
         checkpoints.save(state._replace(step=jnp.int32(step)), spec.to_dict(), loss)
     checkpoints.close()
@@ -237,7 +237,7 @@ def test_a_save_holds_the_state_as_it_was_though_training_goes_on_in_its_memory(
         lambda tree: jax.tree.map(lambda x: x + jnp.ones((), x.dtype), tree), donate_argnums=0
     )
     checkpoints, state = Checkpoints(tmp_path, keep=4), fresh(spec)
-    checkpoints.open()
+    checkpoints.prepare()
     expected = {}
     for step in range(1, 5):
         state = advance(state)
@@ -259,7 +259,7 @@ def test_a_save_holds_the_state_as_it_was_though_training_goes_on_in_its_memory(
 def test_a_full_disk_is_reported_and_spares_the_checkpoint_before(data, tmp_path, monkeypatch):
     spec = describe(data)
     checkpoints, state = Checkpoints(tmp_path), fresh(spec)
-    checkpoints.open()
+    checkpoints.prepare()
     checkpoints.save(state._replace(step=jnp.int32(1)), spec.to_dict(), loss=0.0)
     checkpoints.wait()
 

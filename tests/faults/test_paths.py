@@ -74,7 +74,7 @@ def agent(tmp_path_factory):
 def save(run, agent, step=1):
     spec, state = agent
     checkpoints = Checkpoints(run)
-    checkpoints.open()
+    checkpoints.prepare()
     checkpoints.save(state._replace(step=jnp.int32(step)), spec.to_dict(), loss=1.0)
     checkpoints.close()
 

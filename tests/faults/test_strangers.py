@@ -7,6 +7,7 @@ import pytest
 from agentic_transformer.agents.load import read_spec
 from agentic_transformer.config import TrainCommand
 from agentic_transformer.errors import UserError
+from agentic_transformer.run_files import CONFIG
 from agentic_transformer.training.checkpoint import Checkpoints
 from experiments.cli import run_folder
 from tests.small_agents import describe, labelled
@@ -23,7 +24,7 @@ from tests.small_agents import describe, labelled
 )
 def test_settings_run_nothing(text, tmp_path):
     place = tmp_path / "touched"
-    (tmp_path / run_folder.CONFIG).write_text(text.format(place=place))
+    (tmp_path / CONFIG).write_text(text.format(place=place))
     with pytest.raises(UserError, match="does not hold TrainCommand's settings"):
         run_folder.read_config(tmp_path, TrainCommand)
     assert not place.exists()

@@ -209,7 +209,8 @@ def run_of(folder, model, ring, learner="transformer"):
         train=TrainConfig(steps=2, batch=8, warmup=0),
         mesh=MeshConfig(ring=ring),
     )
-    run_folder.describe(run, command, [], run_folder.facts_of(command, []))
+    facts = run_folder.collect_provenance(command, [])
+    run_folder.write_description(run, command, [], facts)
     train.main(command, run)
     return run, evaluated(run, 3 - ring)
 

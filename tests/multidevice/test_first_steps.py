@@ -1,4 +1,4 @@
-"""The loss at first steps by slot is the same on every ring."""
+"""The loss at first steps by place in the row is the same on every ring."""
 
 import jax
 import numpy as np

@@ -23,7 +23,7 @@ from tests.seeds import rng
 pytestmark = pytest.mark.slow
 
 RING, SEQUENCE = 4, 192
-IN_CHUNKS = CPUKernel(Chunks(8, 16, whole=16), sequential_heads=0)
+IN_CHUNKS = CPUKernel(Chunks(8, 16, whole=16), min_tokens_per_head_pass=0)
 AXES = (AxisType.Auto, AxisType.Auto)
 MESH = jax.make_mesh((2, RING), ("data", "ring"), axis_types=AXES)
 ATTENTIONS = [("ring", None), ("ring", IN_CHUNKS), ("all_gather", IN_CHUNKS), ("dense", None)]

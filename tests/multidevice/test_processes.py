@@ -273,7 +273,7 @@ def test_sharded_state_takes_its_share_of_memory_and_gives_the_same_losses(tmp_p
         found[True], found[False], rtol=0, atol=10 * rounding(gradient_operations(spec, 8))
     )
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.open()
+    checkpoints.prepare()
     checkpoints.save(state, spec.to_dict(), 0.0)
     checkpoints.close()
     like = init_state(lambda: spec.build(SEED), optimizer, sharding.make_mesh(8))[1]

@@ -30,7 +30,7 @@ from tests.tolerances import SIGMAS
 pytestmark = pytest.mark.slow
 
 # Small chunks, and rows that go around the ring one after another, as they do in long sequences.
-SMALL = CPUKernel(Chunks(queries=32, keys=64, whole=32), sequential_heads=0)
+SMALL = CPUKernel(Chunks(queries=32, keys=64, whole=32), min_tokens_per_head_pass=0)
 
 
 def make_mesh(ring: int, data: int = 1) -> jax.sharding.Mesh:

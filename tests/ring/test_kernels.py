@@ -39,7 +39,7 @@ KERNELS = {
     "xla": XLAKernel(),
     "xla in chunks": XLAKernel(SMALL._replace(rows=2)),
     "cpu": CPUKernel(),
-    "cpu in chunks": CPUKernel(SMALL, sequential_heads=0),
+    "cpu in chunks": CPUKernel(SMALL, min_tokens_per_head_pass=0),
 }
 
 SEQUENCE = 66

@@ -48,7 +48,7 @@ def saved(tmp_path, monkeypatch):
         step=jnp.int32(1), params=renamed(state.params), optimizer=renamed(state.optimizer)
     )
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.open()
+    checkpoints.prepare()
     with monkeypatch.context() as older:  # whose own names were today's
         older.setattr(old_names, "current_array", lambda name: name)
         checkpoints.save(old, renamed(spec.to_dict()), loss=1.0)

@@ -187,7 +187,7 @@ def test_resumed_training_ends_at_the_same_parameters_bit_for_bit(data, tmp_path
 
     first = Training(data)
     checkpoints = Checkpoints(tmp_path)
-    assert checkpoints.open() is None
+    assert checkpoints.prepare() is None
 
     def save_then_die(state, loss):
         checkpoints.save(state, first.spec.to_dict(), loss)
@@ -199,7 +199,7 @@ def test_resumed_training_ends_at_the_same_parameters_bit_for_bit(data, tmp_path
     checkpoints.close()
 
     second, checkpoints = Training(data), Checkpoints(tmp_path)
-    assert checkpoints.open() == 8
+    assert checkpoints.prepare() == 8
     outlined, like = abstract_state(lambda: second.spec.build(SEED), second.parts[1], second.mesh)
     assert outlined == second.graph
     second.state = checkpoints.state(8, like, second.spec.to_dict())

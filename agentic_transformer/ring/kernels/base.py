@@ -66,7 +66,7 @@ class Kernel(ABC):
 
     @abstractmethod
     def init(self, query: jax.Array, key: jax.Array) -> Any:
-        """Returns the carry of queries that have met no key; of `key` the shape is read alone."""
+        """Returns the carry of queries that have met no key; only the shape of `key` is used."""
 
     @abstractmethod
     def forward(
@@ -84,7 +84,7 @@ class Kernel(ABC):
         """Returns the residual: what `backward` reads, computed once and not at every ring step.
 
         Args:
-            key: its shape is read alone.
+            key: only the shape of `key` is used.
             out: the output over all blocks.
             lse: that over all blocks; +inf where a query sees nothing, so that `exp(S - lse)` is
                 0; NaN where the gradient of a query must be NaN.
@@ -98,7 +98,7 @@ class Kernel(ABC):
         return cotangent, lse, delta
 
     def init_backward(self, query: jax.Array, key: jax.Array) -> Any:
-        """Returns the running dquery of no blocks; of the arrays the shapes are read alone."""
+        """Returns the running dquery of no blocks; only the shapes of the arrays are used."""
         return jnp.zeros(query.shape, jnp.float32)
 
     @abstractmethod

@@ -3,11 +3,14 @@
 What makes it fast there:
 - Chunks of 256 x 256 scores (256 KiB) stay in a core's cache beside their operands.
 - Exponentials are to base 2, by a polynomial: exp(s) = 2^(s log2 e).
-- Where |q| |k| bounds the scores, no running maximum is looked for (Cauchy-Schwarz).
-- No product has a transposed operand, which would cost up to three quarters of the speed: dquery is
-  summed transposed, and transposed once at the end.
-- Halves are padded to multiples of 16 tokens, once a pass.
+- Where |q| |k| (scaled) is at most SAFE_EXPONENT, exponentials cannot overflow, so no running
+  maximum is computed.
+- The left operand of a product is never transposed; that would cost up to three quarters of the
+  speed. So dquery is summed as (head_dim, tokens) and transposed once at the end.
+- The two halves of a block (see rows.py) are padded to multiples of 16 tokens, once a pass.
 - In a long sequence one key head after another goes around the ring.
+
+Blocks of at most `chunks.whole` keys are not cut, and use XLA's own exponentials.
 """
 
 from __future__ import annotations
@@ -50,7 +53,14 @@ from agentic_transformer.ring.nonfinite import zero_nonfinite
 LN_2 = 0.6931471805599453
 
 SAFE_EXPONENT_FLOAT16 = 8.0
-"""`SAFE_EXPONENT` of weights that are rounded to float16, whose powers end at 2^-14 and 2^15."""
+"""`SAFE_EXPONENT` of weights that are rounded to float16.
+
+Normal numbers of float16 reach from 2^-14 to below 2^16; smaller ones lose digits. Weights from
+2^-8 to 2^8 are normal, and stay normal where the maximum so far lowers them by up to 2^6.
+"""
+
+# How the block functions compute a block that is not cut into chunks.
+_UNCUT = {"high_precision": True, "in_cache": False}
 
 
 @dataclass(frozen=True)
@@ -59,18 +69,19 @@ class CPUKernel(Kernel):
 
     Attributes:
         chunks: sizes; larger and smaller ones than the default took up to a fifth longer.
-        sequential_heads: from so many tokens in a block on, key heads go around the ring one after
-            another. Below, the devices would wait for each other too often.
+        min_tokens_per_head_pass: blocks of at least this many tokens send one key head after
+            another around the ring. With smaller blocks the devices would wait for each other too
+            often.
     """
 
     chunks: Chunks = Chunks(256, 256, whole=256)
-    sequential_heads: int = 4096
+    min_tokens_per_head_pass: int = 4096
 
     def __post_init__(self) -> None:
         check_chunks(self.chunks)
 
     def pack(self, array: Array) -> Array:
-        """Pads halves so that they divide into chunks."""
+        """Pads the two halves of a block (see rows.py) so that they divide into chunks."""
         return self.chunks.pad(array)
 
     def unpack(self, array: Array, tokens: int) -> Array:
@@ -85,16 +96,14 @@ class CPUKernel(Kernel):
 
     def forward(self, carry, query, key, value, mask: Mask) -> SoftmaxState:
         """Continues the softmax with a block of keys."""
-        if key.shape[2] <= self.chunks.whole:
-            how = {"masked": _is_masked(mask), "high_precision": True, "in_cache": False}
-            attend = partial(block_forward, **how)
-        else:
-            attend = partial(chunked_forward, self.chunks)
         rows = to_rows((query, key, value), key)
-        return attend(carry, *rows, *mask_fields_of_rows(mask, query, key))
+        fields = mask_fields_of_rows(mask, query, key)
+        if key.shape[2] <= self.chunks.whole:
+            return block_forward(carry, *rows, *fields, masked=_is_masked(mask), **_UNCUT)
+        return chunked_forward(self.chunks, carry, *rows, *fields)
 
     def finish(self, carry: SoftmaxState, query: Array) -> tuple[Array, Array]:
-        """Returns numerator / denominator, and lse = max ln 2 + ln denominator."""
+        """Returns numerator / denominator, and lse = max * ln(2) + ln(denominator)."""
         denominator = jnp.where(carry.denominator > 0, carry.denominator, 1)
         lse = carry.max * LN_2 + jnp.log(carry.denominator)
         out = carry.numerator / denominator[..., None]
@@ -110,13 +119,15 @@ class CPUKernel(Kernel):
 
     def backward(self, residual, dquery: Array, query, key, value, mask: Mask) -> tuple:
         """Adds to dquery, and returns this block's dkey and dvalue."""
-        rows = residual, *to_rows((query, key, value), key)
+        query_rows, key_rows, value_rows = to_rows((query, key, value), key)
+        rows = residual, query_rows, key_rows, value_rows
         fields = mask_fields_of_rows(mask, query, key)
         if key.shape[2] <= self.chunks.whole:
-            transposed_key = zero_nonfinite(rows[2]).mT
-            how = {"masked": _is_masked(mask), "high_precision": True, "in_cache": False}
-            more, *gradients = block_backward(*rows, transposed_key, *fields, **how)
-            dquery += more
+            transposed_key = zero_nonfinite(key_rows).mT
+            dquery_part, *gradients = block_backward(
+                *rows, transposed_key, *fields, masked=_is_masked(mask), **_UNCUT
+            )
+            dquery += dquery_part
         else:
             dquery, *gradients = chunked_backward(self.chunks, dquery, *rows, *fields)
         return dquery, *reshape_like(gradients, [key, value])
@@ -128,11 +139,14 @@ class CPUKernel(Kernel):
     def map_heads(
         self, ring_pass: Callable, arrays: tuple[Array, ...], segment: Array | None
     ) -> Any:
-        """Applies a pass around the ring to one (batch, key head) after another if it is long."""
+        """Runs `ring_pass` once for each (batch, key head), or once for all.
+
+        The former if blocks are long and chunks have one row.
+        """
         batch, key_heads, tokens = arrays[1].shape[:3]
-        if self.chunks.rows > 1 or tokens < self.sequential_heads:
+        if self.chunks.rows > 1 or tokens < self.min_tokens_per_head_pass:
             return ring_pass(*arrays, segment)
-        # (batch, heads, ...) -> (batch * key_heads, 1, heads of a group, ...)
+        # (batch, heads, ...) -> (batch * key_heads, 1, heads per key head, ...)
         rows = [
             array.reshape(batch * key_heads, 1, array.shape[1] // key_heads, *array.shape[2:])
             for array in arrays
@@ -143,7 +157,7 @@ class CPUKernel(Kernel):
 
 
 def _is_masked(mask: Mask) -> bool:
-    """Returns whether some query may not see some key of a block without padding."""
+    """Returns whether an unpadded block needs a mask."""
     return mask.kind is not MaskKind.FULL or mask.queries.segment is not None
 
 
@@ -167,35 +181,40 @@ def chunked_forward(
     query_slicer = BlockSlicer(chunks.rows, chunks.queries)
     key_slicer = BlockSlicer(chunks.rows, chunks.keys)
     query_norms = l2_norm(query)
-    # The largest norm of each chunk of keys, (rows, chunks).
+    # The largest norm of each chunk of keys, (rows, chunks)
     key_norms = l2_norm(key).reshape(key.shape[0], -1, chunks.keys).max(axis=-1)
     scale = query.shape[-1] ** -0.5 * LOG2_E
     safe = SAFE_EXPONENT_FLOAT16 if value.dtype == jnp.float16 else SAFE_EXPONENT
 
-    def query_chunk(
-        group: Array, index: Array, schedule: BlockSchedule, state: SoftmaxState
+    def forward_query_chunk(
+        row_group: Array, index: Array, schedule: BlockSchedule, state: SoftmaxState
     ) -> SoftmaxState:
-        ours = query_slicer.take(query, group, index)
-        our_fields = query_slicer.mask_fields(queries, group, index)
+        query_chunk = query_slicer.take(query, row_group, index)
+        query_fields = query_slicer.mask_fields(queries, row_group, index)
 
         def visit(key_index: Array, so_far: SoftmaxState, **how: Any) -> SoftmaxState:
-            theirs = (key_slicer.take(array, group, key_index) for array in (key, value))
-            fields = key_slicer.mask_fields(keys, group, key_index)
-            return block_forward(so_far, ours, *theirs, our_fields, fields, **how)
+            key_chunk, value_chunk = (
+                key_slicer.take(array, row_group, key_index) for array in (key, value)
+            )
+            key_fields = key_slicer.mask_fields(keys, row_group, key_index)
+            return block_forward(
+                so_far, query_chunk, key_chunk, value_chunk, query_fields, key_fields, **how
+            )
 
-        so_far = jax.tree.map(lambda array: query_slicer.take(array, group, index), state)
-        our_norms = query_slicer.take(query_norms, group, index)
-        their_norms = BlockSlicer(chunks.rows, key_norms.shape[1]).take(key_norms, group, 0)
-        bound = our_norms * _largest_full(schedule, their_norms)[..., None] * scale
-        needs_rescale = ~(bound <= safe)  # also where the bound is NaN
+        so_far = jax.tree.map(lambda array: query_slicer.take(array, row_group, index), state)
+        query_chunk_norms = query_slicer.take(query_norms, row_group, index)
+        # norms of all key chunks of this row group
+        key_chunk_norms = BlockSlicer(chunks.rows, key_norms.shape[1]).take(key_norms, row_group, 0)
+        largest_norm = _largest_full(schedule, key_chunk_norms)[..., None]
+        needs_rescale = ~(query_chunk_norms * largest_norm * scale <= safe)  # also where it is NaN
         so_far = _run_full(schedule, visit, so_far, needs_rescale)
         so_far = _run_partial(schedule, visit, so_far)
         return jax.tree.map(
-            lambda array, part: query_slicer.put(array, part, group, index), state, so_far
+            lambda array, part: query_slicer.put(array, part, row_group, index), state, so_far
         )
 
     slicers = (query_slicer, key_slicer)
-    return for_each_block(slicers, queries, keys, query.shape[0], query_chunk, state)
+    return for_each_block(slicers, queries, keys, query.shape[0], forward_query_chunk, state)
 
 
 def chunked_backward(
@@ -208,7 +227,7 @@ def chunked_backward(
     queries: QueryIntervals,
     keys: KeyPositions,
 ) -> tuple[Array, Array, Array]:
-    """Returns (dquery, dkey, dvalue) of a large block: dquery continued, dkey and dvalue anew.
+    """Returns dquery with this block's part added; dkey and dvalue of this block alone.
 
     Arrays are rows, (rows, tokens, ...), dquery (rows, head_dim, tokens). Chunks of keys are the
     outer loop; dquery is updated in place.
@@ -217,48 +236,57 @@ def chunked_backward(
     query_slicer = BlockSlicer(chunks.rows, chunks.queries)
     key_slicer = BlockSlicer(chunks.rows, chunks.keys)
 
-    def key_chunk(
-        group: Array, index: Array, schedule: BlockSchedule, gradients: tuple
+    def backward_key_chunk(
+        row_group: Array, index: Array, schedule: BlockSchedule, gradients: tuple
     ) -> tuple[Array, Array, Array]:
-        dquery, *totals = gradients
-        our_key, our_value = (key_slicer.take(array, group, index) for array in (key, value))
-        our_fields = key_slicer.mask_fields(keys, group, index)
-        transposed_key = zero_nonfinite(our_key).mT
+        dquery, dkey, dvalue = gradients
+        key_chunk, value_chunk = (
+            key_slicer.take(array, row_group, index) for array in (key, value)
+        )
+        key_fields = key_slicer.mask_fields(keys, row_group, index)
+        transposed_key = zero_nonfinite(key_chunk).mT
 
         def visit(query_index: Array, so_far: tuple, **how: bool) -> tuple:
-            dquery, *sums = so_far
-            their_query, *theirs = (
-                query_slicer.take(array, group, query_index) for array in (query, *residual)
+            dquery, dkey_chunk, dvalue_chunk = so_far
+            query_chunk, *residual_chunk = (
+                query_slicer.take(array, row_group, query_index) for array in (query, *residual)
             )
-            fields = query_slicer.mask_fields(queries, group, query_index)
-            more, *parts = block_backward(
-                theirs, their_query, our_key, our_value, transposed_key, fields, our_fields, **how
+            query_fields = query_slicer.mask_fields(queries, row_group, query_index)
+            dquery_part, dkey_part, dvalue_part = block_backward(
+                residual_chunk,
+                query_chunk,
+                key_chunk,
+                value_chunk,
+                transposed_key,
+                query_fields,
+                key_fields,
+                **how,
             )
-            start = (group * query_slicer.rows, 0, query_index * query_slicer.size)
-            more += lax.dynamic_slice(dquery, start, more.shape)
-            sums = (total + part for total, part in zip(sums, parts, strict=True))
-            return lax.dynamic_update_slice(dquery, more, start), *sums
+            start = (row_group * query_slicer.rows, 0, query_index * query_slicer.size)
+            dquery_chunk = dquery_part + lax.dynamic_slice(dquery, start, dquery_part.shape)
+            dquery = lax.dynamic_update_slice(dquery, dquery_chunk, start)
+            return dquery, dkey_chunk + dkey_part, dvalue_chunk + dvalue_part
 
-        zero = jnp.zeros(our_key.shape, jnp.float32)
+        zero = jnp.zeros(key_chunk.shape, jnp.float32)
         so_far = (dquery, zero, zero)
         so_far = schedule.run_full(partial(visit, masked=False, high_precision=False), so_far)
-        dquery, *sums = _run_partial(schedule, visit, so_far)
-        return dquery, *(
-            key_slicer.put(total, part, group, index)
-            for total, part in zip(totals, sums, strict=True)
-        )
+        dquery, dkey_chunk, dvalue_chunk = _run_partial(schedule, visit, so_far)
+        dkey = key_slicer.put(dkey, dkey_chunk, row_group, index)
+        return dquery, dkey, key_slicer.put(dvalue, dvalue_chunk, row_group, index)
 
     zero = jnp.zeros(key.shape, jnp.float32)
     slicers = (key_slicer, query_slicer)
-    return for_each_block(slicers, keys, queries, query.shape[0], key_chunk, (dquery, zero, zero))
+    gradients = (dquery, zero, zero)
+    return for_each_block(slicers, keys, queries, query.shape[0], backward_key_chunk, gradients)
 
 
 def _run_full(
     schedule: BlockSchedule, visit: Callable, state: SoftmaxState, needs_rescale: Array
 ) -> SoftmaxState:
-    """Visits the full chunks: one of two loops, the other is empty.
+    """Visits the full chunks, with running maxima if any query of this chunk needs them.
 
-    Scores of queries that need no rescaling are relative to their maximum so far, or to 0.
+    Queries that need none use max(maximum so far, 0) as their fixed offset. One of the two loops
+    below is empty.
     """
     visit = partial(visit, masked=False, high_precision=False)
     new_max = jnp.where(needs_rescale, state.max, jnp.maximum(state.max, 0))
@@ -270,14 +298,17 @@ def _run_full(
 
 
 def _run_partial(schedule: BlockSchedule, visit: Callable, carry: Any) -> Any:
-    """Visits the partly visible chunks, those that need it in high precision."""
+    """Visits partly visible chunks.
+
+    First those at normal precision, then those in high precision.
+    """
     plain, precise = (partial(visit, masked=True, high_precision=flag) for flag in (False, True))
     carry = schedule.run(schedule.full_end, schedule.plain_end, plain, carry)
     return schedule.run(schedule.plain_end, schedule.non_empty_end, precise, carry)
 
 
 def _largest_full(schedule: BlockSchedule, norms: Array) -> Array:
-    """Returns the largest of norms (rows, chunks) over the full chunks; infinity without any."""
+    """Returns the largest of norms (rows, chunks) over full chunks; infinity if none is full."""
     is_full = jnp.arange(schedule.order.size) < schedule.full_end
     norms = jnp.where(is_full, norms[:, schedule.order], 0).max(axis=1)
     return jnp.where(schedule.full_end > 0, norms, jnp.inf)

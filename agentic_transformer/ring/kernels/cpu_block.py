@@ -1,7 +1,8 @@
 """Computes attention of the CPU kernel within one block: its formulas and its arithmetic.
 
-XLA's CPU backend compiles what stands here to fast and exact code. No product has a transposed
-operand, which would cost up to three quarters of its speed.
+XLA's CPU backend compiles what stands here to fast and exact code. The left operand of a product is
+never transposed; that would cost up to three quarters of the speed. So dquery is summed as
+(head_dim, tokens) and transposed once at the end.
 """
 
 from __future__ import annotations

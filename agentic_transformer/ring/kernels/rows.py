@@ -3,8 +3,10 @@
 The query heads of a key head lie one after another along the token axis of a row, so that grouped
 heads share one product with their keys:
 
-    query (batch, heads, tokens, head_dim)  ->  (batch * key_heads, group * tokens, head_dim)
+    query (batch, heads, tokens, head_dim)  ->  (batch * key_heads, n * tokens, head_dim)
     key (batch, key_heads, tokens, head_dim)  ->  (batch * key_heads, tokens, head_dim)
+
+with n = heads / key_heads, the heads per key head.
 
 Queries are two halves of a block (the two natural blocks of a device), keys any number of such
 halves. Positions are consecutive within a half only. So each half is padded by itself: a chunk that
@@ -60,11 +62,11 @@ def mask_fields_of_rows(
 
     Args:
         mask: the mask of arrays without padding.
-        query: (batch, heads, padded tokens, head_dim); its shape is read alone.
+        query: (batch, heads, padded tokens, head_dim); only its shape is used.
         key: (batch, key_heads, padded tokens, head_dim).
     """
     half, padded = mask.queries.low.size // 2, query.shape[2] // 2
-    key_heads, group = key.shape[1], query.shape[1] // key.shape[1]
+    key_heads, heads_per_key_head = key.shape[1], query.shape[1] // key.shape[1]
 
     def pad(array: Array, **options: Any) -> Array:
         return pad_halves(array, half, padded, axis=-1, **options)
@@ -76,6 +78,6 @@ def mask_fields_of_rows(
     (low, high, segment), (position, key_segment) = mask.queries, mask.keys
     low, high = pad(low, constant_values=PAD_POSITION), pad(high, constant_values=-1)
     queries = QueryIntervals(low, high, pad_segment(segment))
-    queries = jax.tree.map(lambda array: jnp.tile(array, group), queries)
+    queries = jax.tree.map(lambda array: jnp.tile(array, heads_per_key_head), queries)
     position = pad(position, constant_values=PAD_POSITION)
     return queries, KeyPositions(position, pad_segment(key_segment))
