@@ -56,9 +56,10 @@ EVAL = EvalConfig(trajectories=[ATTEMPTS], tasks=ROLLOUTS, temperature=0.0, nois
 
 def values(field):
     """All values of a setting that is a choice; none of one that is a size."""
-    return field.metadata.get("choices") or (
-        (False, True) if field.type in ("bool", bool) else None
+    choices = field.metadata.get("choices") or (
+        (False, True) if field.type in ("bool", bool) else ()
     )
+    return tuple(value for value in choices if value != "cudnn" or jax.default_backend() == "gpu")
 
 
 FACTORS = {
