@@ -31,6 +31,8 @@ from tests.attention_float64 import assert_attention, attention_and_bounds
 from tests.seeds import rng
 from tests.static_kernel import ReferenceFused, StaticKernel
 
+pytestmark = pytest.mark.slow
+
 SMALL = Chunks(queries=8, keys=4, whole=8)
 KERNELS = {
     "reference": ReferenceKernel(),
