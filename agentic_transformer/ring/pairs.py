@@ -127,10 +127,23 @@ def _kernel_and_halves(config: RingConfig) -> tuple[Kernel, Callable, Callable]:
     return config.kernel, partial(take_half, axis=axis), partial(put_half, axis=axis)
 
 
+def in_turn(pair: Pair, before: Any) -> tuple[Pair, Any]:
+    """Returns a pair whose halves are taken after `before` is computed, and `before`.
+
+    Otherwise XLA takes the halves of all pairs at once, and holds them at the same time.
+    """
+    if not isinstance(pair.query_half, Array):
+        return pair, before
+    query_half, key_half, before = lax.optimization_barrier(
+        (pair.query_half, pair.key_half, before)
+    )
+    return pair._replace(query_half=query_half, key_half=key_half), before
+
+
 def forward_pair(config: RingConfig, pair: Pair, carry: Any, query, key, value) -> Any:
     """Returns the kernel's carry after one call; query, key and value are those of whole blocks."""
-
     kernel, take, put = _kernel_and_halves(config)
+    pair, carry = in_turn(pair, carry)
 
     def attend(carry: Any) -> Any:
         part = kernel.forward(
@@ -154,6 +167,8 @@ def backward_pair(
     """
     kernel, take, put = _kernel_and_halves(config)
     dquery, *sums = gradients
+    pair, dquery = in_turn(pair, dquery)
+    gradients = dquery, *sums
     if pair.key_half is None and pair.when is None:
         return kernel.backward(residual, dquery, query, key, value, pair.mask)
 

@@ -19,12 +19,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.ad_checkpoint import checkpoint_name
 
 from agentic_transformer.ring.config import RingConfig
 from agentic_transformer.ring.layout import shard_positions
 from agentic_transformer.ring.masks import KeyPositions, QueryIntervals, query_intervals
 from agentic_transformer.ring.nonfinite import finite_tokens, mark_keys
 from agentic_transformer.ring.pairs import backward_pair, forward_pair, step_pairs
+
+RESIDUAL_NAMES = ("ring_attention_out", "ring_attention_lse")
+"""Names, for a policy of `jax.checkpoint`, of what the backward pass needs besides its inputs.
+
+A policy that saves them keeps the ring from going around a second time before the backward pass.
+"""
 
 
 class KVBlock(NamedTuple):
@@ -75,6 +82,7 @@ def _attention_forward(config: RingConfig, query, key, value, segment, length):
 
     with jax.default_matmul_precision(config.precision):
         out, lse = config.kernel.map_heads(ring_pass, (query, key, value), segment)
+    out, lse = map(checkpoint_name, (out, lse), RESIDUAL_NAMES)
     return out, (query, key, value, segment, length, out, lse)
 
 
