@@ -18,11 +18,11 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize(
     ("ring", "layout", "dtype", "mask"),
     [
-        (2, "zigzag", "float32", {}),
-        (3, "contiguous", "float32", {}),
+        (2, "contiguous", "float32", {}),
+        (3, "zigzag", "float32", {}),
         (4, "zigzag", "float32", {"causal": False}),
         (5, "zigzag", "float32", {"length": 61}),
-        (8, "zigzag", "bfloat16", {"segments": 3}),
+        (8, "contiguous", "bfloat16", {"segments": 3}),
     ],
 )
 def test_output_and_gradients_equal_float64(ring, layout, dtype, mask):

@@ -137,7 +137,7 @@ def test_sixteen_bit_queries_are_rounded_once_more_where_the_root_is_inexact():
     assert np.abs(multiplied / np.asarray(arrays[0], np.float64) - 1).max() <= 1.01 * unit(
         "bfloat16"
     )
-    exact, bounds = attention_and_bounds(multiplied, *arrays[1:], arrays[3], products="bfloat16")
+    exact, bounds = attention_and_bounds(multiplied, *arrays[1:], products="bfloat16")
     assert_attention(found, exact, bounds, "bfloat16")
 
 
