@@ -117,6 +117,7 @@ def attend_shard(
     length: jax.Array | int | None,
 ) -> jax.Array:
     """Computes one device's part of attention; arguments as `ring_attention_shard`, checked."""
+    segment_ids = None if segment_ids is None else signed_ids(segment_ids)
     if length is not None and (jnp.ndim(length) or not config.kernel.supports_dynamic):
         device = 0 if config.axis is None else lax.axis_index(config.axis)
         position = shard_positions(device, query.shape[1], config.ring_size, config.layout)
@@ -128,7 +129,6 @@ def attend_shard(
         if jnp.ndim(length):
             # Lengths of rows become segments, and the ring needs to know none.
             return attend_within_lengths(attend, arrays, segment_ids, position, length)
-    segment_ids = None if segment_ids is None else signed_ids(segment_ids)
     length = None if length is None else jnp.asarray(length, jnp.int32)
     return _attend(config, query, key, value, segment_ids, length)
 

@@ -121,7 +121,7 @@ def test_it_compiles_for_tpus_in_the_precision_that_was_asked_for(dtype, precisi
 def test_one_device_has_windows_and_skips_blocks(mask):
     """Sequences of three blocks, the last of them padded."""
     arrays = draw(300)
-    mask = {k: v.astype(np.int32) if k == "segment_ids" else v for k, v in mask.items()}
+    mask = {k: v.astype(np.uint32) if k == "segment_ids" else v for k, v in mask.items()}
     found = on_ring(KERNEL, 1, "contiguous", **mask)(arrays)
     exact, bounds = attention_and_bounds(*arrays, **mask)
     assert_attention(found, exact, bounds)
