@@ -12,9 +12,11 @@ from typing import NamedTuple
 
 _START = re.compile(r"%(collective-permute-start[.\w]*) = \((\w+)\[([\d,]*)\]")
 _DONE = re.compile(r"collective-permute-done\(.*?%?(collective-permute-start[.\w]*)\)")
-_COMPUTE = re.compile(r" (fusion|while|convolution|dot)\(")
+# Fused attention is a custom call of the target that Pallas compiles for TPUs to.
+_FUSED = r' custom-call\(.*custom_call_target="tpu_custom_call"'
+_COMPUTE = re.compile(rf" (fusion|while|convolution|dot)\(|{_FUSED}")
 # Matrix products, or the loop over chunks of them.
-_PRODUCTS = re.compile(r" (while|convolution|dot)\(|fusion\(.*kind=kOutput")
+_PRODUCTS = re.compile(rf" (while|convolution|dot)\(|fusion\(.*kind=kOutput|{_FUSED}")
 _NAME = re.compile(r'op_name="([^"]*)"')
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "f64": 8}
 
