@@ -73,6 +73,14 @@ def test_quickstart_leaves_everything_that_is_promised(quickstart):
         ):
             assert (demo / agent / name).exists(), name
     assert json.loads((demo / "provenance.json").read_text())["seeds"]["seed"] == 0
+    for agent in ("at_prefix", "dt"):
+        facts = json.loads((demo / agent / "provenance.json").read_text())
+        assert facts["computation"]["attention"] == "ring" and facts["backend"] == "cpu"
+        assert facts["acting"]["attention"] == "to the key/value cache"
+    assert [line[:15] for line in said.splitlines() if "float32 products" in line] == [
+        "computes on 2 x",  # the quickstart trains on a ring of two, and acts on one device
+        "computes on 1 x",
+    ] * 2
     assert "own - no_context = " in said
     figures = ["return_vs_context.png", "return_vs_tokens.png", "training.png", "attempts.png"]
     assert said.rstrip().splitlines()[-5:] == [
