@@ -1,4 +1,4 @@
-"""Chooses the devices of a process, and flags for them, before jax is imported.
+"""Chooses the devices of a process before jax is imported.
 
 They are virtual ones of the CPU, or one accelerator for each job of a sweep.
 """
@@ -21,8 +21,6 @@ _DEVICES = {"CUDA_VISIBLE_DEVICES": "nvidia[0-9]*", "TPU_VISIBLE_CHIPS": "accel[
 _ONE_CHIP = {"TPU_PROCESS_BOUNDS": "1,1,1", "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1"}
 _POLL_SECONDS = 1.0
 _COUNT_FLAG = "--xla_force_host_platform_device_count"
-_COMBINE_FLAG = "--xla_gpu_collective_permute_combine_threshold_bytes"
-_NO_LIMIT = 2**40  # bytes
 
 
 def accelerators() -> dict[str, str]:
@@ -74,15 +72,3 @@ def make_virtual_devices(command: Any) -> None:
             )
     os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys([*flags, f"{_COUNT_FLAG}={count}"]))
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-
-
-def combine_transfers() -> None:
-    """Asks XLA to send as one transfer what a ring's step sends, where there are NVIDIA GPUs.
-
-    XLA:GPU runs one transfer at a time, and joins only those that are small together. The larger
-    ones of a step wait for each other: of four, one runs beside the computation. All four joined
-    do. XLA_FLAGS of the environment that name the limit, by which they are joined, stay.
-    """
-    flags = os.environ.get("XLA_FLAGS", "")
-    if "CUDA_VISIBLE_DEVICES" in accelerators().values() and _COMBINE_FLAG not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} {_COMBINE_FLAG}={_NO_LIMIT}".strip()

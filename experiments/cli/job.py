@@ -109,7 +109,6 @@ class Job:
         allocator.keep_freed()
         devices.make_virtual_devices(command)
         if hasattr(command, "mesh"):  # of commands that compute
-            devices.combine_transfers()
             compilation_cache.enable()
         if not self.makes_run and not self.multirun:
             with preemption.as_stopped():

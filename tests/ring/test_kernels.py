@@ -22,7 +22,6 @@ from agentic_transformer.ring import (
     attention,
     blockwise_attention,
     from_layout,
-    kernels,
     ring_attention_shard,
     select,
     to_layout,
@@ -160,21 +159,22 @@ def test_a_nan_reaches_what_sees_it_and_nothing_else(kernel):
 def test_the_choice_of_a_kernel_is_explained(platform):
     kernel, reason = select(platform, jnp.bfloat16, 64, static=True)
     again = select(platform, jnp.bfloat16, 64, static=True)
-    assert kernel in kernels.NAMED.values() and hash(kernel) == hash(again.kernel)
-    name = "cuDNN" if kernel == cudnn.CUDNN_KERNEL else type(kernel).__name__
-    assert reason.startswith(name) and reason.endswith(".") and "\n" not in reason
+    assert kernel in KERNELS.values() and hash(kernel) == hash(again.kernel)
+    assert type(kernel).__name__ in reason and reason.endswith(".") and "\n" not in reason
 
 
 @pytest.mark.parametrize(
     ("kernel", "said"),
     [
-        ("cudnn", "needs an NVIDIA GPU|needs bfloat16 or float16"),
+        ("cudnn", "needs an NVIDIA GPU"),
         ("flash", "must be a Kernel"),
         (3, "must be a Kernel"),
     ],
 )
 def test_a_kernel_that_cannot_be_used_is_refused(kernel, said):
-    x = jnp.ones((1, 4, 1, 8), jnp.float32)
+    x = jnp.ones((1, 4, 1, 8))
+    if kernel == "cudnn" and jax.default_backend() == "gpu":
+        said = "needs bfloat16 or float16, not float32"
     with pytest.raises(ValueError, match=said):
         blockwise_attention(x, x, x, kernel=kernel)
 
