@@ -124,6 +124,8 @@ def test_parts_run_one_by_one_and_agree_with_the_whole(quickstart):
     assert (folder / "shared" / "records.csv").read_bytes() == (
         folder / "demo" / "at_prefix" / "records.csv"
     ).read_bytes()
+    made_with = json.loads((folder / "shared" / "evaluate" / "provenance.json").read_text())
+    assert (made_with["backend"], made_with["default_matmul_precision"]) == ("cpu", None)
     said = command(folder, "plot", "runs=[demo/at_prefix,demo/dt]", "out=again")
     assert "again/return_vs_context.png" in said
     assert (folder / "again" / "summary.csv").read_bytes() == (
