@@ -1,13 +1,14 @@
 # make install      the environment in .venv (EXTRAS=cuda12 or EXTRAS=tpu for accelerators; several: EXTRAS=cuda12,peers)
 # make quickstart   data, training, evaluation and the figure of return against context, in minutes on a CPU
 # make test         lint and every test; TEST_SEED=1 draws the data of numeric tests anew, XLA_FLAGS reach every test
+# make test-gpu     the tests that hold on a GPU as well, on one; all others test devices of the CPU, also where there is a GPU
 # make test-fast    lint and the tests that are not marked slow: under three minutes on two cores
 # make constraints  resolve the dependencies anew for every supported Python
 # PYTHON=... chooses the interpreter; without it the first usable of python3.12, python3.11, python3, python3.13 is taken.
 # VENV=... puts the environment elsewhere.
 
 .DEFAULT_GOAL := install
-.PHONY: install quickstart test test-fast lint format constraints clean
+.PHONY: install quickstart test test-fast test-gpu lint format constraints clean
 
 VENV ?= .venv
 EXTRAS ?=
@@ -45,6 +46,10 @@ test: lint
 test-fast: lint
 	$(python) -m pytest tests --ignore tests/multidevice -m "not slow" -n 2 --dist loadfile -q --durations 10
 	$(python) -m pytest tests/multidevice -m "not slow" -n 2 --dist loadfile -q --durations 10
+
+# tests/conftest.py says which.
+test-gpu: install
+	TEST_PLATFORM=gpu $(python) -m pytest tests --ignore tests/multidevice --durations 10
 
 # Versions only, no addresses of an index and no paths, so that they hold with any mirror. 3.13 gets dm_control's line by hand: .ci/install says why.
 constraints: install

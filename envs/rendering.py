@@ -27,9 +27,9 @@ from envs.registry import Task
 
 # What MUJOCO_GL may name, and what each needs. MuJoCo knows other words, which name no library.
 RENDERERS = {
-    "egl": "libEGL: on Debian and Ubuntu `apt install libegl1 libgl1-mesa-dri`",
-    "osmesa": "libOSMesa: on Debian and Ubuntu `apt install libosmesa6`",
-    "glfw": "a screen: a desktop session, or `xvfb-run` before the command",
+    "egl": "libEGL (Debian, Ubuntu: apt install libegl1 libgl1-mesa-dri)",
+    "osmesa": "libOSMesa (Debian, Ubuntu: apt install libosmesa6)",
+    "glfw": "a screen (a desktop session, or xvfb-run before the command)",
 }
 _UNSET = ("", "disable", "disabled", "off", "false", "0")
 _DEFAULT = "egl" if sys.platform == "linux" else "glfw"
@@ -121,7 +121,8 @@ class _Renderer:
         atexit.register(self.close)
         if fault := self._receive():
             others = " or ".join(name for name in RENDERERS if name != backend)
-            self._fail(f"{fault}; it needs {RENDERERS[backend]}; or set MUJOCO_GL to {others}")
+            # What to do comes first: some print no more than the beginning of a line.
+            self._fail(f"it needs {RENDERERS[backend]}; or set MUJOCO_GL to {others} ({fault})")
 
     def draw(self, *request: Any) -> np.ndarray:
         """Draws one picture, (height, width, 3) uint8, of (task, state, height, width)."""

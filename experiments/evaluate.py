@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from agentic_transformer.config import EvaluateCommand, TrainCommand
+from agentic_transformer.run_files import PROVENANCE, read_json
 from experiments.cli import app as cli
 from experiments.cli import provenance, run_folder
 
@@ -36,13 +37,20 @@ def evaluate(config: EvaluateCommand, run: Path, again: bool = True) -> Path:
         ValueError: see `agentic_transformer.evaluation.evaluate`.
     """
     # Imported here: a command line is checked before jax, pandas and MuJoCo are loaded.
+    from agentic_transformer.agents.load import describe_acting
     from agentic_transformer.evaluation import evaluate as evaluation
+    from agentic_transformer.training.computation import computation_line
 
     trained = run_folder.read_config(run, TrainCommand)
     facts = provenance.collect([], seeds={})
     code = {key: facts[key] for key in ("commit", "python", "packages")}
     code["changes"] = provenance.changes()
-    return evaluation.evaluate(config, run, trained, code, again)
+    acting = describe_acting(trained, config.mesh.ring)
+    print(computation_line(acting), flush=True)
+    folder = evaluation.evaluate(config, run, trained, code, again)
+    if again or "acting" not in read_json(folder / PROVENANCE):  # else it was finished before
+        provenance.add_provenance(folder, acting=acting)
+    return folder
 
 
 if __name__ == "__main__":

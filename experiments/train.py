@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,8 @@ def main(config: TrainCommand, run: Path) -> None:
     """Trains the agent of the settings; a signal lets training save its state before it ends."""
     from agentic_transformer.training.train import train  # jax: after the check of the settings
 
+    # The line on a run's computation names the kernel: the ring need not say it a second time.
+    logging.getLogger("agentic_transformer.ring.kernels").setLevel(logging.ERROR)
     distributed.initialize(config.mesh)
     check_processes_agree(config)
     # A signal that comes before the loop first asks for one ends the process at once: building

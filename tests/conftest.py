@@ -1,10 +1,51 @@
+"""Chooses the devices of all tests: those of the CPU, unless TEST_PLATFORM=gpu.
+
+On a machine with a GPU, `make test` is then what it is elsewhere. `TEST_PLATFORM=gpu pytest tests`
+runs the tests that hold on a GPU as well, and no others: the folders HOLD_ON_A_GPU. Their bounds
+follow from the type and from a precision that they name, not from the device.
+"""
+
 import os
+from pathlib import Path
+
+import pytest
 
 from tests.seeds import SEED
 
+PLATFORM = os.environ.get("TEST_PLATFORM", "cpu")
+HOLD_ON_A_GPU = ("ring", "models")
+
 # Tests share no compiled programs; a test of that sharing names a folder.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")
+if PLATFORM == "cpu":
+    os.environ["JAX_PLATFORMS"] = "cpu"
+elif PLATFORM == "gpu":
+    os.environ["JAX_PLATFORMS"] = "cuda,cpu"
+    # Several processes of tests share a GPU's memory.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    # Some tests compare bits of two programs: a kernel must not be chosen by a measurement.
+    os.environ["XLA_FLAGS"] = (
+        os.environ.get("XLA_FLAGS", "")
+        + " --xla_gpu_exclude_nondeterministic_ops=true --xla_gpu_autotune_level=0"
+    )
+else:
+    raise pytest.UsageError(f"TEST_PLATFORM={PLATFORM}: allowed: cpu, gpu")
 
 
 def pytest_report_header():
-    return f"TEST_SEED={SEED} (the random data of numeric tests; any number will do)"
+    return [
+        f"TEST_PLATFORM={PLATFORM} (cpu or gpu)",
+        f"TEST_SEED={SEED} (the random data of numeric tests; any number will do)",
+    ]
+
+
+def pytest_collection_modifyitems(config, items):
+    if PLATFORM == "cpu":
+        return
+    here = Path(__file__).parent
+    kept, others = [], []
+    for item in items:
+        holds = item.path.relative_to(here).parts[0] in HOLD_ON_A_GPU
+        (kept if holds else others).append(item)
+    items[:] = kept
+    config.hook.pytest_deselected(items=others)

@@ -2,6 +2,7 @@
 be run one by one."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 
 from agentic_transformer.evaluation.records import REQUIRED, UNIT
+from tests.no_drawing_library import hide_in
 from tests.processes import environment
 
 pytestmark = pytest.mark.slow
@@ -25,11 +27,14 @@ SMALL = [
 EVALUATION = ["eval.trajectories=[1,2,4]", "eval.tasks=4"]
 
 
-def command(folder, name, *words):
+def command(folder, name, *words, **variables):
     """Runs a command from another folder than the repository's; its standard output."""
     line = [sys.executable, "-m", f"experiments.{name}", *words]
+    inherited = environment()
+    if "PYTHONPATH" in variables:
+        variables["PYTHONPATH"] += os.pathsep + inherited["PYTHONPATH"]
     done = subprocess.run(
-        line, cwd=folder, env=environment(), capture_output=True, text=True, timeout=600
+        line, cwd=folder, env=inherited | variables, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -38,9 +43,9 @@ def command(folder, name, *words):
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory):
     folder = tmp_path_factory.mktemp("quickstart")
-    return folder, command(
-        folder, "quickstart", "run=demo", "agent.trajectories=4", *SMALL, *EVALUATION
-    )
+    hidden = hide_in(tmp_path_factory.mktemp("hidden")) | {"MUJOCO_GL": "egl"}
+    words = ["run=demo", "agent.trajectories=4", *SMALL, *EVALUATION]
+    return folder, command(folder, "quickstart", *words, **hidden)
 
 
 def test_quickstart_leaves_everything_that_is_promised(quickstart):
@@ -68,12 +73,29 @@ def test_quickstart_leaves_everything_that_is_promised(quickstart):
         ):
             assert (demo / agent / name).exists(), name
     assert json.loads((demo / "provenance.json").read_text())["seeds"]["seed"] == 0
+    for agent in ("at_prefix", "dt"):
+        facts = json.loads((demo / agent / "provenance.json").read_text())
+        assert facts["computation"]["attention"] == "ring" and facts["backend"] == "cpu"
+        assert facts["acting"]["attention"] == "to the key/value cache"
+    assert [line[:15] for line in said.splitlines() if "float32 products" in line] == [
+        "computes on 2 x",  # the quickstart trains on a ring of two, and acts on one device
+        "computes on 1 x",
+    ] * 2
     assert "own - no_context = " in said
     figures = ["return_vs_context.png", "return_vs_tokens.png", "training.png", "attempts.png"]
     assert said.rstrip().splitlines()[-5:] == [
         *(f"demo/{name}" for name in figures),
         "run folder: demo",
     ]
+
+
+def test_without_a_drawing_library_only_the_videos_are_missing(quickstart):
+    _, said = quickstart
+    lines = [line for line in said.splitlines() if "render" in line]
+    assert [line.partition(":")[0] for line in lines] == [
+        f"no demo/{agent}/attempts.mp4" for agent in ("at_prefix", "dt")
+    ]
+    assert all("apt install libegl1 libgl1-mesa-dri" in line for line in lines)
 
 
 def test_records_hold_every_condition_paired_by_task(quickstart):
@@ -102,6 +124,8 @@ def test_parts_run_one_by_one_and_agree_with_the_whole(quickstart):
     assert (folder / "shared" / "records.csv").read_bytes() == (
         folder / "demo" / "at_prefix" / "records.csv"
     ).read_bytes()
+    made_with = json.loads((folder / "shared" / "evaluate" / "provenance.json").read_text())
+    assert (made_with["backend"], made_with["default_matmul_precision"]) == ("cpu", None)
     said = command(folder, "plot", "runs=[demo/at_prefix,demo/dt]", "out=again")
     assert "again/return_vs_context.png" in said
     assert (folder / "again" / "summary.csv").read_bytes() == (

@@ -11,9 +11,11 @@ from jax.sharding import Mesh
 from agentic_transformer.agents.base import Agent
 from agentic_transformer.agents.td3_bc import TD3BCAgent
 from agentic_transformer.agents.transformer import TransformerAgent
+from agentic_transformer.config import TrainCommand
 from agentic_transformer.models.actor_critic import init_networks
 from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.training.checkpoint_reader import CheckpointReader
+from agentic_transformer.training.computation import describe_computation
 
 
 def load(run: Path | str, checkpoint: str = "newest", mesh: Mesh | None = None) -> Agent:
@@ -50,6 +52,20 @@ def build_agent(checkpoints: CheckpointReader, step: int, mesh: Mesh | None = No
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), params)
     return TransformerAgent.from_trained(checkpoints.params(step, like), spec, mesh)
+
+
+def describe_acting(config: TrainCommand, ring: int) -> dict[str, str]:
+    """Returns how the agent of a run acts, see `agentic_transformer.training.computation`.
+
+    Args:
+        config: settings of the run.
+        ring: devices over which the caches of a batch row are sharded; 1: one device acts.
+    """
+    devices = jax.devices() if ring > 1 else jax.local_devices()[:1]
+    facts = describe_computation(config.model.precision, devices)
+    if config.agent.learner == "td3_bc":
+        return facts
+    return facts | {"attention": "to the key/value cache", "kernel": "none, plain JAX"}
 
 
 def read_spec(checkpoints: CheckpointReader, step: int) -> AgentSpec:

@@ -11,6 +11,7 @@ from flax import nnx
 from agentic_transformer.agents.base import Context, Trajectory
 from agentic_transformer.contexts.tokens import PreviousStep
 from agentic_transformer.models.actor_critic import Graphs, Params
+from agentic_transformer.models.precision import matmul_precision
 from agentic_transformer.models.spec import AgentSpec
 
 
@@ -23,7 +24,7 @@ class TD3BCAgent:
         Args:
             graphs: structures of the networks.
             params: their parameters.
-            spec: how observations are normalized.
+            spec: how observations are normalized, and the precision of products.
         """
         self.spec = spec
         self.layout = spec.layout()
@@ -45,7 +46,9 @@ class TD3BCAgent:
     ) -> tuple[np.ndarray, Context]:
         """Returns actions for one step of every environment, see `Agent.act`; deterministic."""
         normalized = self.layout.normalizer.normalize(observation).astype(np.float32)
-        return np.asarray(self._actor(normalized)), replace(context, encoded=context.encoded + 1)
+        with matmul_precision(self.spec.model.precision):
+            action = np.asarray(self._actor(normalized))
+        return action, replace(context, encoded=context.encoded + 1)
 
     def append(self, context: Context, trajectory: Trajectory) -> Context:
         """Returns the context as it is: this agent remembers no trajectories."""

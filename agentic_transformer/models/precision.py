@@ -16,6 +16,16 @@ def matmul_precision(precision: str) -> AbstractContextManager:
     Args:
         precision: of `model.precision`: "highest" or "default".
     """
-    if precision == "default" or jax.config.jax_default_matmul_precision is not None:
+    if jax.config.jax_default_matmul_precision is not None:
         return nullcontext()
+    # Also "default" is set: attention, which takes "highest" where nothing is set, then sees it.
     return jax.default_matmul_precision(precision)
+
+
+def precision_in_use(precision: str) -> str:
+    """Returns the precision of float32 products that are traced now: the user's choice comes first.
+
+    Args:
+        precision: of `model.precision`: "highest" or "default".
+    """
+    return jax.config.jax_default_matmul_precision or precision

@@ -15,6 +15,7 @@ from agentic_transformer.ring.api import (
     attention,
     blockwise_attention,
     ring_attention,
+    select_kernel,
 )
 from agentic_transformer.ring.baselines import dense_attention, memory_efficient_attention
 from agentic_transformer.ring.compiler_options import compiler_options
@@ -62,6 +63,7 @@ __all__ = [
     "ring_attention",
     "ring_attention_shard",
     "select",
+    "select_kernel",
     "to_layout",
     "write_cache",
 ]

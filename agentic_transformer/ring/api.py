@@ -13,12 +13,12 @@ from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
 from agentic_transformer.ring import baselines
 from agentic_transformer.ring.config import RingConfig
-from agentic_transformer.ring.kernels import Kernel
+from agentic_transformer.ring.kernels import Kernel, Selection
 from agentic_transformer.ring.layout import check_layout
 from agentic_transformer.ring.mesh import check_devices, map_over_devices, map_without_mesh
 from agentic_transformer.ring.options import KernelOptions, MeshOptions, check_options
 from agentic_transformer.ring.precision import resolve_precision
-from agentic_transformer.ring.shard import attend_shard, kernel_for
+from agentic_transformer.ring.shard import attend_shard, selection_for
 from agentic_transformer.ring.validation import (
     check_attention,
     check_one_of,
@@ -40,6 +40,8 @@ BACKBONES = tuple(_FUNCTIONS)
 
 SHARED = ("ring", "all_gather")
 """Backbones that share a sequence among the ring's devices."""
+
+_WITHOUT_KERNEL = ("dense", "memory_efficient")
 
 
 def attention(
@@ -115,17 +117,51 @@ def attention(
     window = check_window(window, causal=causal)  # compiled functions are kept by it
     check_shards(*query.shape[:2], mesh, axis, batch_axis)
     check_devices(mesh, query=query, key=key, value=value, segment_ids=segment_ids, length=length)
-    ring_size = 1 if mesh is None else ring_size_of(mesh, axis)
-    axis_name = axis if ring_size > 1 else None
-    gathers = backbone == "all_gather"
-    config = RingConfig(axis_name, ring_size, None, bool(causal), layout, window, gathers)
-    platform = mesh.devices.flat[0].platform if isinstance(mesh, Mesh) else jax.default_backend()
-    kernel = kernel_for(kernel, config, platform, query, segment_ids, length)
+    config = _ring_config(backbone, mesh, axis, causal, layout, window)
+    kernel = selection_for(kernel, config, _platform(mesh), query, segment_ids, length).kernel
     config = config._replace(
         kernel=kernel, all_gather=False, precision=resolve_precision(precision)
     )
     compiled = _compiled(backbone, config, mesh, axis, batch_axis)
     return compiled(query, key, value, segment_ids, length)
+
+
+def select_kernel(
+    query: jax.Array | jax.ShapeDtypeStruct,
+    *,
+    backbone: str = "ring",
+    mesh: Mesh | AbstractMesh | None = None,
+    axis: str = "ring",
+    causal: bool = True,
+    segment_ids: jax.Array | jax.ShapeDtypeStruct | None = None,
+    window: int | None = None,
+    length: jax.Array | int | None = None,
+    kernel: Kernel | str | None = None,
+) -> Selection | None:
+    """Returns the kernel that `attention` uses with these arguments, and why; computes nothing.
+
+    Args:
+        query: as in `attention`, or its shape and type.
+        backbone: as in `attention`, as all that follow.
+        mesh: the devices.
+        axis: the mesh axis of the sequence.
+        causal: whether a query sees only keys up to its own position.
+        segment_ids: or their shape and type.
+        window: how many keys a query sees.
+        length: where padding begins.
+        kernel: what was asked for.
+
+    Returns:
+        The kernel and a sentence; None for a backbone that uses none.
+
+    Raises:
+        ValueError: there is no such backbone or kernel, or the kernel cannot compute this.
+    """
+    check_one_of("backbone", backbone, BACKBONES)
+    if backbone in _WITHOUT_KERNEL:
+        return None
+    config = _ring_config(backbone, mesh, axis, causal, "zigzag", window)
+    return selection_for(kernel, config, _platform(mesh), query, segment_ids, length)
 
 
 def ring_attention(
@@ -182,6 +218,18 @@ def blockwise_attention(
     """
     check_options("blockwise_attention", options, KernelOptions)
     return attention(query, key, value, backbone="blockwise", layout="contiguous", **options)
+
+
+def _ring_config(backbone, mesh, axis, causal, layout, window) -> RingConfig:
+    """Returns the static configuration of a backbone on a mesh, before a kernel is chosen."""
+    ring_size = 1 if mesh is None else ring_size_of(mesh, axis)
+    axis_name = axis if ring_size > 1 else None
+    gathers = backbone == "all_gather"
+    return RingConfig(axis_name, ring_size, None, bool(causal), layout, window, gathers)
+
+
+def _platform(mesh: Mesh | AbstractMesh | None) -> str:
+    return mesh.devices.flat[0].platform if isinstance(mesh, Mesh) else jax.default_backend()
 
 
 @lru_cache(maxsize=256)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from agentic_transformer.ring.config import RingConfig
-from agentic_transformer.ring.kernels import Kernel, choose
+from agentic_transformer.ring.kernels import Kernel, Selection, choose
 from agentic_transformer.ring.layout import check_layout, shard_positions
 from agentic_transformer.ring.options import ShardOptions, check_options
 from agentic_transformer.ring.padding import (
@@ -76,19 +76,22 @@ def ring_attention_shard(
         raise ValueError(
             f"query {query.shape} must have two blocks of tokens, an even number of them"
         )
-    kernel = kernel_for(kernel, config, jax.default_backend(), query, segment_ids, length)
+    platform = jax.default_backend()
+    kernel = selection_for(kernel, config, platform, query, segment_ids, length).kernel
     return attend_shard(config._replace(kernel=kernel), query, key, value, segment_ids, length)
 
 
-def kernel_for(
+def selection_for(
     kernel: Kernel | str | None,
     config: RingConfig,
     platform: str,
     query: jax.Array,
     segment_ids: jax.Array | None,
     length: jax.Array | int | None,
-) -> Kernel:
+) -> Selection:
     """Returns the kernel that was asked for, or the fastest for a platform and these masks.
+
+    Of the arrays, shapes and types count alone.
 
     Raises:
         ValueError: see `kernels.choose`.
@@ -105,7 +108,7 @@ def kernel_for(
         static=not needs_dynamic(others, has_length=has_length),
         segments=segment_ids is not None,
         window=window,
-    ).kernel
+    )
 
 
 def attend_shard(

@@ -152,7 +152,9 @@ class CheckpointReader:
         """Returns whether a checkpoint is as it was written; else prints what is wrong with it."""
         problem = checksums.problem(self.folder / str(step))
         if problem:
-            print(f"checkpoint {step} is not whole: {problem}", file=sys.stderr, flush=True)
+            print(
+                f"warning: checkpoint {step} is not whole: {problem}", file=sys.stderr, flush=True
+            )
         return not problem
 
     def _best_first(self, steps: list[int]) -> list[int]:

@@ -13,6 +13,7 @@ from agentic_transformer.contexts.loader import ChainLoader
 from agentic_transformer.contexts.relabelled import RelabelledDataset
 from agentic_transformer.contexts.tokens import Tokens
 from agentic_transformer.models.spec import AgentSpec
+from agentic_transformer.training.computation import describe_attention, describe_computation
 from agentic_transformer.training.sharding import local_rows, make_mesh, shard_batch
 from agentic_transformer.training.state import (
     TrainState,
@@ -30,6 +31,8 @@ class Learner(Protocol):
     """(state, batch) -> (state, metrics); it consumes the state."""
     make_batch: Callable[[int], Any]
     """Makes the batch of a step, on the devices."""
+    computation: dict[str, str]
+    """How the step computes, see `agentic_transformer.training.computation`."""
 
     def init_state(self) -> TrainState:
         """Returns a fresh train state on the devices."""
@@ -54,7 +57,7 @@ class TransformerLearner:
 
         Raises:
             ValueError: the ring does not divide the devices, the batch does not divide over them,
-                or the data hold fewer trajectories than a chain.
+                the kernel cannot compute on them, or the data hold fewer trajectories than a chain.
         """
         train, fsdp, agent = config.train, config.mesh.fsdp, config.agent
         self._layout = config.model.layout
@@ -65,6 +68,11 @@ class TransformerLearner:
         self.learning_rate = jax.jit(schedule)
         self._state_args = (partial(spec.build, config.seed), optimizer, self._mesh, fsdp)
         graph, self._abstract_state = abstract_state(*self._state_args)
+        one_chain_per_row = agent.length == "full"
+        self.computation = {
+            **describe_computation(config.model.precision, self._mesh.devices.flatten()),
+            **describe_attention(config.model, self._mesh, one_chain_per_row),
+        }
         self.train_step = make_train_step(
             graph,
             optimizer,
@@ -74,7 +82,7 @@ class TransformerLearner:
             train.grad_accum_steps,
             fsdp,
             agent.trajectories,
-            agent.length == "full",
+            one_chain_per_row,
         )
 
     def make_batch(self, step: int) -> Tokens:

@@ -61,7 +61,9 @@ class MetricsLog:
             yield
         except Exception as error:
             self._events = None
-            print(f"no TensorBoard events from here on: {error}", file=sys.stderr, flush=True)
+            print(
+                f"warning: no TensorBoard events from here on: {error}", file=sys.stderr, flush=True
+            )
 
     def _append(self, row: dict[str, object]) -> None:
         if self._writer is None:

@@ -51,4 +51,4 @@ def warn(checkpoint: Path) -> None:
     said = (
         "written by an older version; its names are read as the current ones, for one version more"
     )
-    print(f"{checkpoint}: {said}", file=sys.stderr, flush=True)
+    print(f"warning: {checkpoint}: {said}", file=sys.stderr, flush=True)

@@ -23,7 +23,9 @@ from agentic_transformer.config import TD3BCConfig, TrainCommand
 from agentic_transformer.contexts.relabelled import RelabelledDataset
 from agentic_transformer.contexts.transitions import TransitionLoader, Transitions
 from agentic_transformer.models.actor_critic import Graphs, Params, init_networks
+from agentic_transformer.models.precision import matmul_precision
 from agentic_transformer.models.spec import AgentSpec
+from agentic_transformer.training.computation import describe_computation
 from agentic_transformer.training.state import TrainState
 
 
@@ -38,9 +40,10 @@ class TD3BCLearner:
             data: trajectories and rewards.
             spec: the agent.
         """
-        self._config = config.td3_bc
+        self._config, precision = config.td3_bc, config.model.precision
+        self.computation = describe_computation(precision, jax.devices()[:1])
         graphs, self._params = init_networks(spec, config.seed)
-        self.train_step = make_td3_bc_step(graphs, self._config, config.seed)
+        self.train_step = make_td3_bc_step(graphs, self._config, config.seed, precision)
         self.make_batch = TransitionLoader(data, spec.layout(), self._config.batch, config.seed)
 
     def init_state(self) -> TrainState:
@@ -108,7 +111,7 @@ def actor_loss(
 
 
 def make_td3_bc_step(
-    graphs: Graphs, config: TD3BCConfig, seed: int
+    graphs: Graphs, config: TD3BCConfig, seed: int, precision: str = "highest"
 ) -> Callable[[TrainState, Transitions], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns one training step: it updates the critics, and every `delay` steps all the rest.
 
@@ -116,6 +119,7 @@ def make_td3_bc_step(
         graphs: structures of the networks.
         config: settings of the method.
         seed: noise depends only on the seed and the step.
+        precision: of float32 products, see `agentic_transformer.models.precision`.
 
     Returns:
         A compiled function of (state, batch) -> (state, metrics). It consumes the state.
@@ -146,19 +150,20 @@ def make_td3_bc_step(
     @partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, batch: Transitions) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        target = critic_target(graphs, state.params, config, batch, key)
-        (loss, value), grads = jax.value_and_grad(partial(critic_loss, graphs), has_aux=True)(
-            state.params["critics"], batch, target
-        )
-        params, states = update("critics", state.params, state.optimizer, grads)
-        params, states = jax.lax.cond(
-            (state.step + 1) % config.delay == 0,
-            update_actor_and_targets,
-            lambda params, states, _: (params, states),
-            params,
-            states,
-            batch,
-        )
+        with matmul_precision(precision):
+            target = critic_target(graphs, state.params, config, batch, key)
+            (loss, value), grads = jax.value_and_grad(partial(critic_loss, graphs), has_aux=True)(
+                state.params["critics"], batch, target
+            )
+            params, states = update("critics", state.params, state.optimizer, grads)
+            params, states = jax.lax.cond(
+                (state.step + 1) % config.delay == 0,
+                update_actor_and_targets,
+                lambda params, states, _: (params, states),
+                params,
+                states,
+                batch,
+            )
         return TrainState(state.step + 1, params, states), {"loss": loss, "value": value}
 
     return step

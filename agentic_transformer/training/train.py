@@ -15,6 +15,7 @@ from agentic_transformer.contexts.training_data import training_data
 from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.training import distributed
 from agentic_transformer.training.checkpoint import Checkpoints
+from agentic_transformer.training.computation import computation_line
 from agentic_transformer.training.learner import Learner, TransformerLearner
 from agentic_transformer.training.literal_path import check_path
 from agentic_transformer.training.loop import fit, prefetch, profiled
@@ -43,7 +44,7 @@ def train(
         should_stop: asked before the first step and after each one. If it is true before the
             first step, nothing is trained or saved. If it is true after a step, the state is saved
             and training ends.
-        note: receives facts about the data, as keyword arguments.
+        note: receives facts about the data and the computation, as keyword arguments.
 
     Returns:
         The trained state.
@@ -64,6 +65,9 @@ def train(
 
     spec = describe_agent(config, data)
     learner: Learner = _LEARNERS[config.agent.learner](config, data, spec)
+    if distributed.is_first():
+        note(computation=learner.computation)
+        print(computation_line(learner.computation), flush=True)
 
     # The train state: that of the newest whole checkpoint, or a fresh one.
     checkpoints = Checkpoints(run, config.train.keep, config.train.keep_best)

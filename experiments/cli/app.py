@@ -16,10 +16,12 @@ process ends by that signal. Both print the command that goes on, see `preemptio
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +67,15 @@ def run(main: Callable[..., Path | None], command: type, takes_all: bool = False
 def _run(line: CommandLine, job: Job, takes_all: bool) -> None:
     """Shows what the flags ask for, or checks every job's settings and then runs them."""
     if line.help:
-        print(help.help_text(job.name, line))
+        with _until_reader_ends():
+            print(help.help_text(job.name, line))
         return
     if line.flags:
         words = line.job_overrides[0]
         if words:
             line.compose(words)  # reports errors in our format before Hydra does
-        _start_hydra(line, [*words, *line.flags], lambda config: None)
+        with _until_reader_ends():
+            _start_hydra(line, [*words, *line.flags], lambda config: None)
         return
     settings_list = [line.make_settings(words) for words in line.job_overrides]
     if takes_all:
@@ -91,6 +95,18 @@ def _run(line: CommandLine, job: Job, takes_all: bool) -> None:
         said = f"stopped by {stopped.signal}; to go on: {job.resume_command(folder)}"
         print(said, file=sys.stderr, flush=True)
         raise
+
+
+@contextmanager
+def _until_reader_ends() -> Iterator[None]:
+    """Prints what the block prints, or as much as a reader such as `head` wants."""
+    logging.raiseExceptions = False  # Hydra logs some of it; every line left would be an error
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more at exit: what is left goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _start_hydra(line: CommandLine, words: list[str], task_function: Callable[[Any], None]) -> None:

@@ -24,6 +24,7 @@ from experiments.cli import (
     compilation_cache,
     devices,
     preemption,
+    provenance,
     run_folder,
     run_status,
 )
@@ -147,6 +148,7 @@ class Job:
             _inherit_evaluation(command, overrides)
         results = self.main(command, run) or run
         # Only now: until then the results in the folder are those of the command before.
+        facts |= provenance.devices()
         run_folder.write_description(results / self.name, command, overrides, facts)
         return {"results": str(results.resolve())}
 

@@ -61,12 +61,17 @@ def add_provenance(folder: Path, **facts: Any) -> None:
 
 
 def devices() -> dict[str, Any]:
-    """Returns the accelerators of this process; an empty dict if it has not used jax."""
+    """Returns the accelerators of this process and the precision that its user has set for them.
+
+    The dict is empty if the process has not used jax.
+    """
     jax = sys.modules.get("jax")
     try:
         return {} if jax is None else {
             "devices": jax.device_count(),
+            "backend": jax.default_backend(),
             "device_kind": jax.devices()[0].device_kind,
+            "default_matmul_precision": jax.config.jax_default_matmul_precision,  # None: not set
             "processes": jax.process_count(),
         }  # fmt: skip
     except RuntimeError:  # what kept jax from starting has been reported already

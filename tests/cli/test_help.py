@@ -1,11 +1,15 @@
 """Help shows every setting with its meaning; Hydra's own flags work; earlier names are read."""
 
+import subprocess
+import sys
+
 import pytest
 from omegaconf import OmegaConf
 
 from agentic_transformer.settings import settings_of
 from experiments.cli import command_line
 from experiments.cli.help import help_text
+from tests.cli.conftest import ROOT
 from tests.cli.test_configs import COMMANDS
 
 OLD_NAMES = {
@@ -133,3 +137,14 @@ def test_a_damaged_config_is_told_in_a_line_and_passed_over_by_resume(forked, te
     asked = forked("evaluate", f"run={run}")
     assert asked.code == 2 and len(asked.stderr.splitlines()) <= 3, asked.stderr
     assert "config.yaml" in asked.stderr
+
+
+@pytest.mark.parametrize("flags", [["--help"], ["--info", "all"]])
+def test_a_reader_that_has_enough_ends_the_output_quietly(flags):
+    line = [sys.executable, "-m", "experiments.train", *flags]
+    with subprocess.Popen(
+        line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0

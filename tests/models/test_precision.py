@@ -1,17 +1,32 @@
 """Products of a model have the precision of its setting, unless the user has chosen one."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from agentic_transformer.config import ModelConfig
+from agentic_transformer.agents.td3_bc import TD3BCAgent
+from agentic_transformer.config import AgentConfig, ModelConfig, TD3BCConfig
+from agentic_transformer.contexts.normalizer import Normalizer
+from agentic_transformer.contexts.transitions import Transitions
+from agentic_transformer.models.actor_critic import Actor, init_networks
 from agentic_transformer.models.precision import matmul_precision
+from agentic_transformer.models.spec import AgentSpec
+from agentic_transformer.ring import blockwise_attention
 from agentic_transformer.ring.kernels import NAMES
 from agentic_transformer.ring.precision import PRECISIONS
+from agentic_transformer.training.td3_bc import init_td3_bc_state, make_td3_bc_step
 
 CHOICES = {field.name: field.metadata["choices"] for field in dataclasses.fields(ModelConfig)}
+
+
+def products(lowered):
+    """Returns the precisions of all products in a lowered program."""
+    lines = [line for line in lowered.splitlines() if "dot_general" in line]
+    return {re.search(r"precision = \[(\w+), \1\]", line)[1] for line in lines}
 
 
 def precision_of(setting):
@@ -36,3 +51,56 @@ def test_the_choice_of_the_user_comes_first(setting):
 
 def test_settings_name_what_the_ring_has():
     assert CHOICES["kernel"] == NAMES and CHOICES["precision"] == PRECISIONS
+
+
+@pytest.mark.parametrize("setting", PRECISIONS)
+def test_attention_of_a_model_has_the_model_s_precision(setting):
+    def attend(x):
+        with matmul_precision(setting):
+            return blockwise_attention(x, x, x, kernel="xla")
+
+    lowered = jax.jit(attend).lower(jnp.ones((1, 4, 1, 8))).as_text()
+    assert products(lowered) == {setting.upper()}
+
+
+def td3_bc(precision):
+    """The networks of a small TD3+BC, their parameters, and their spec."""
+    spec = AgentSpec(
+        task="point_mass_goal",
+        seed=0,
+        agent=AgentConfig(learner="td3_bc"),
+        model=ModelConfig(precision=precision),
+        normalizer=Normalizer((0.0,) * 3, (1.0,) * 3, 1.0, 1.0),
+        observation_size=3,
+        action_size=2,
+        steps=5,
+        best_return=1.0,
+        td3_bc=TD3BCConfig(width=4, layers=1),
+    )
+    return *init_networks(spec, seed=0), spec
+
+
+@pytest.mark.parametrize("setting", PRECISIONS)
+def test_td3_bc_trains_in_the_precision_of_its_setting(setting):
+    graphs, params, spec = td3_bc(setting)
+    state, rows = init_td3_bc_state(params, spec.td3_bc), jnp.ones((4, 3))
+    batch = Transitions(
+        observation=rows, action=jnp.ones((4, 2)), reward=jnp.ones(4), next_observation=rows
+    )
+    step = make_td3_bc_step(graphs, spec.td3_bc, 0, setting)
+    assert products(step.lower(state, batch).as_text()) == {setting.upper()}
+
+
+@pytest.mark.parametrize("setting", PRECISIONS)
+def test_td3_bc_acts_in_the_precision_of_its_setting(setting, monkeypatch):
+    traced, call = [], Actor.__call__
+
+    def traced_call(self, observation):
+        traced.append(jax.config.jax_default_matmul_precision)
+        return call(self, observation)
+
+    monkeypatch.setattr(Actor, "__call__", traced_call)
+    agent = TD3BCAgent(*td3_bc(setting))
+    context = agent.new_context(4, 1)
+    agent.act(context, np.ones(4), np.ones((4, 3)), 0, jax.random.key(0), 1.0, 1.0)
+    assert traced == [setting]

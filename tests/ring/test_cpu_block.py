@@ -3,9 +3,16 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from agentic_transformer.ring.kernels.cpu_block import exp2
 from tests.tolerances import unit
+
+
+@pytest.fixture(autouse=True)
+def on_a_cpu():
+    with jax.default_device(jax.devices("cpu")[0]):
+        yield
 
 
 def test_exponentials_equal_those_of_float64():

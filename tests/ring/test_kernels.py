@@ -175,7 +175,9 @@ def test_the_choice_of_a_kernel_is_explained(platform):
     ],
 )
 def test_a_kernel_that_cannot_be_used_is_refused(kernel, said):
-    x = jnp.ones((1, 4, 1, 8), jnp.bfloat16)
+    x = jnp.ones((1, 4, 1, 8))
+    if kernel == "cudnn" and jax.default_backend() == "gpu":
+        said = "needs bfloat16 or float16, not float32"
     with pytest.raises(ValueError, match=said):
         blockwise_attention(x, x, x, kernel=kernel)
 

@@ -146,9 +146,9 @@ def test_a_window_larger_than_the_sequence_changes_nothing():
     for backbone in BACKBONES:
         whole = attention(*arrays[:3], backbone=backbone)
         for window in (SEQUENCE, 10**12):
-            np.testing.assert_array_equal(
-                attention(*arrays[:3], backbone=backbone, window=window), whole
-            )
+            output = attention(*arrays[:3], backbone=backbone, window=window)
+            # Another program, which may add in another order.
+            assert np.abs(output - whole).max() < 64 * 8 * 2**-24
 
 
 def test_no_segment_id_is_taken_for_padding():

@@ -112,9 +112,11 @@ def test_blockwise_feedforward_is_the_feedforward():
     )
 
     def loss(chunk, x, up, down):
-        y = blockwise_feedforward(
-            lambda params, x: jax.nn.gelu(x @ params[0]) @ params[1], (up, down), x, chunk=chunk
-        )
+        # The function of tokens is the user's, and so is the precision of its products.
+        with jax.default_matmul_precision("highest"):
+            y = blockwise_feedforward(
+                lambda params, x: jax.nn.gelu(x @ params[0]) @ params[1], (up, down), x, chunk=chunk
+            )
         return jnp.sum(y**2)
 
     whole = jax.grad(partial(loss, 96), argnums=(0, 1, 2))(x, up, down)
