@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from envs import registry
+from envs.families import FAMILIES
 from envs.registry import Task
 
 SEEDS = 2**32  # numpy's RandomState, from which dm_control starts episodes, takes smaller seeds
@@ -76,15 +77,16 @@ def chosen_member(family: Task, options: dict[str, Any]) -> Task:
     Raises:
         ValueError: the options do not fit the task, or name no member.
     """
-    key = "goal" if family.name == "point_mass_goal" else "task"
-    if not family.hidden or set(options) != {key}:
-        allowed = f"{{{key!r}: ...}}" if family.hidden else "none"
+    keys = set(FAMILIES[family.name].parameters if family.hidden else ()) or {"task"}
+    if not family.hidden or set(options) != keys:
+        allowed = ", ".join(f"{key!r}: ..." for key in sorted(keys))
+        allowed = f"{{{allowed}}}" if family.hidden else "none"
         raise ValueError(
             f"task {family.id!r}: reset options {sorted(options)} are unknown; allowed: {allowed}"
         )
-    if key == "goal":
-        return registry.task(family.name, goal=options[key])
+    if registry.has_parameters(family):
+        return registry.task(family.name, **options)
     names = [member.name for member in registry.members(family)]
-    if options[key] not in names:
-        raise registry.unknown(f"task {family.id!r}: member", options[key], names)
-    return registry.task(options[key])
+    if options["task"] not in names:
+        raise registry.unknown(f"task {family.id!r}: member", options["task"], names)
+    return registry.task(options["task"])
