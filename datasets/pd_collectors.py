@@ -12,7 +12,7 @@ import numpy as np
 
 import envs
 from envs import Task, maze
-from envs.families import GOAL_RING
+from envs.family_table import GOAL_RING
 
 _GAINS = (20.0, 8.0)
 _DAMPING = 0.25  # derivative gain, as a share of the proportional one

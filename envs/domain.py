@@ -92,7 +92,7 @@ class Domain:
         build: behaviour -> the dm_control environment whose task starts an episode of it.
         observe: readings -> observations, (states, observation size).
         rewards: behaviour -> function of readings, which returns (states,).
-        families: behaviour -> reward of a family of `envs.families` with parameters.
+        families: behaviour -> reward of a family of `envs.family_table` with parameters.
         readings: what observations are computed from, by name. `qpos`, `qvel` and `act` are always
             there, and `ctrl` for rewards.
         reward_readings: names of the readings that rewards take.

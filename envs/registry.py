@@ -2,7 +2,7 @@
 
 The 31 single tasks are those of URLB (Laskin et al. 2021, arXiv 2110.15191) and ExoRL (Yarats et
 al. 2022, arXiv 2201.13425). A family is a hidden task: an episode rewards one of its members, which
-is never observed, so that only rewards reveal it. `envs.families` has the table of them.
+is never observed, so that only rewards reveal it. `envs.family_table` has the table of them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from envs.families import FAMILIES, Value
+from envs.family_table import FAMILIES, Value
 
 
 class Spec(NamedTuple):

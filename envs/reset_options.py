@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from envs import registry
-from envs.families import FAMILIES
+from envs.family_table import FAMILIES
 from envs.registry import Task
 
 SEEDS = 2**32  # numpy's RandomState, from which dm_control starts episodes, takes smaller seeds

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from envs.families import FAMILIES, Sampler
+from envs.family_table import FAMILIES, Sampler
 from envs.registry import Task, has_parameters, members, task
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from envs import maze
-from envs.families import GOAL_RADIUS
+from envs.family_table import GOAL_RADIUS
 from envs.registry import Task
 
 

@@ -13,7 +13,7 @@ from dm_control.suite import point_mass
 from dm_control.utils.rewards import tolerance
 
 from envs.domain import Domain, FamilyReward, Readings
-from envs.families import GOAL_RADIUS
+from envs.family_table import GOAL_RADIUS
 
 _START = 0.01  # metres around the centre within which episodes start
 
