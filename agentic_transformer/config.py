@@ -371,6 +371,12 @@ class EvalConfig:
     seed: int = setting(
         0, "Seed of the drawn tasks and of the rollouts.", minimum=0, maximum=MAXIMUM_SEED
     )
+    held_out: str = setting(
+        "between",
+        "Hidden tasks that are drawn, never one of training. between: from where those of training "
+        "come from; beyond: outside of it, such as higher speeds.",
+        choices=("between", "beyond"),
+    )
     target: float = setting(0.95, "Target return, as a share of the best in the data.", minimum=0.0)
     temperature: float = setting(
         1.0, "Temperature of the choice among the mixture's components.", minimum=0.0
@@ -405,7 +411,7 @@ class MeshConfig:
     coordinator: str | None = setting(None, "<host>:<port> of process 0.", example="localhost:1234")
 
 
-TASK = "Name of a task, one of envs.tasks()."
+TASK = "Name of a task, one of envs.tasks(); or an id, such as 'cheetah_speed(speed=1.5)'."
 RUN = "Folder of a run of experiments.train."
 NEW_RUN = "Folder of the run; null: a new one, runs/<task>/<date>-<time>-<unique>."
 RESUME = "Whether to continue `run`, or the newest unfinished run with the same settings."

@@ -15,6 +15,7 @@ from agentic_transformer.capacity import estimate_settings, hardware
 from agentic_transformer.config import (
     AgentConfig,
     DataConfig,
+    EvalConfig,
     MeshConfig,
     ModelConfig,
     PlanCommand,
@@ -33,6 +34,8 @@ def check_command(command: Any) -> None:
     if hasattr(command, "task"):
         check_task(command.task)
         check_horizon(command.task, command.data)
+    if hasattr(command, "task") and hasattr(command, "eval"):
+        check_held_out(command.task, command.eval)
     if hasattr(command, "topology"):
         check_plan(command)
     if hasattr(command, "checkpoint"):
@@ -51,14 +54,29 @@ def check_command(command: Any) -> None:
 
 
 def check_task(name: str) -> None:
-    """Raises a UserError if there is no task of this name."""
+    """Raises a UserError if there is no task of this name, or of this id."""
     names = envs.tasks()
-    if name not in names:
+    if "(" in name:
+        try:
+            envs.task(name)
+        except ValueError as error:
+            raise_config_error(str(error))
+    elif name not in names:
         close = difflib.get_close_matches(name, names, n=5, cutoff=0.4)
         raise_config_error(
             f"task={name}: no such task",
             f"{len(names)} names in envs.tasks(), such as {listing(close or names[:5])}",
             next(iter(close), None),
+        )
+
+
+def check_held_out(task: str, config: EvalConfig) -> None:
+    """Raises a UserError if tasks beyond those of training are asked for, and there are none."""
+    families = [name for name in envs.families() if envs.registry.has_parameters(envs.task(name))]
+    if config.held_out == "beyond" and task not in families:
+        raise_config_error(
+            f"eval.held_out=beyond: nothing lies beyond task={task}, which has no parameters",
+            f"eval.held_out=between, or a task such as {listing(families)}",
         )
 
 

@@ -208,7 +208,8 @@ def _parse_id(identifier: str) -> tuple[str, dict[str, Any]]:
     try:
         name, items = found.groups()
         pairs = [item.split("=") for item in items.split(";")]
-        return name, {key: tuple(map(float, text.split(","))) for key, text in pairs}
+        values = {key: tuple(map(float, text.split(","))) for key, text in pairs}
+        return name, {key: v[0] if len(v) == 1 else v for key, v in values.items()}
     except (AttributeError, ValueError):
         written = "'cheetah_speed(speed=1.5)' or 'point_mass_goal(goal=0.1,-0.1)'"
         raise ValueError(
