@@ -81,7 +81,8 @@ class DataConfig:
     algo: str = setting(
         "pd",
         "How the episodes were collected. pd: noisy PD control to random waypoints (point masses), "
-        "mppi: planning, random and noise: every domain; or the exploration of ExoRL's data: "
+        "mppi: planning, mppi_annealed: planning under noise that fades, random and noise: every "
+        "domain; or the exploration of ExoRL's data: "
         "aps, icm_apt, diayn, disagreement, icm, proto, random, rnd, smm.",
     )
     cache: str | None = setting(
@@ -116,6 +117,13 @@ class DataConfig:
         "summed.",
         minimum=1,
         maximum=1000,
+    )
+    length: int | None = setting(
+        None,
+        "Environment steps of the episodes that are collected; null: the domain's whole episodes.",
+        minimum=1,
+        maximum=1_000_000,
+        example="200",
     )
     horizon: int | None = setting(
         None,
@@ -182,6 +190,13 @@ class AgentConfig:
         "Actions that are imitated. good: of trajectories from loss_threshold on (ours); all; "
         "last: of the chain's last trajectory (all and last are readings of the paper).",
         choices=("all", "last", "good"),
+    )
+    imitate: str = setting(
+        "taken",
+        "Actions that are predicted. taken: those of the trajectory; demonstrator: those that its "
+        "demonstrator would have taken, where noise was added (data that keep them: mppi_annealed, "
+        "or mppi of a family).",
+        choices=("taken", "demonstrator"),
     )
     good: float = setting(
         0.6,

@@ -83,11 +83,14 @@ def check_held_out(task: str, config: EvalConfig) -> None:
 def check_horizon(task: str, data: DataConfig) -> None:
     """Raises a UserError if an episode of the task has fewer steps than asked for."""
     length = envs.spec(task).length
-    if data.action_repeat * (data.horizon or 1) > length:
+    if data.length is not None and data.length > length:
+        raise_config_error(f"data.length={data.length}", f"at most {length} for {task}")
+    collected = data.length or length
+    if data.action_repeat * (data.horizon or 1) > collected:
         asked = f"data.action_repeat={data.action_repeat} with data.horizon="
         raise_config_error(
             asked + format_value(data.horizon),
-            f"a product of at most {length}, the steps of an episode of {task}",
+            f"a product of at most {collected}, the steps of an episode of {task}",
         )
 
 
@@ -207,6 +210,11 @@ def check_agent(group: str, agent: AgentConfig, command: TrainCommand) -> None:
         raise_config_error(
             f"{group}.learner={agent.learner} in several processes",
             "one: a single device trains it",
+        )
+    if agent.learner != "transformer" and agent.imitate != "taken":
+        raise_config_error(
+            f"{group}.imitate={agent.imitate} with {group}.learner={agent.learner}",
+            f"{group}.imitate=taken: values are those of the actions that were taken",
         )
     available = max(1, round(agent.top * command.data.episodes))
     if agent.trajectories > available:

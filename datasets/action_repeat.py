@@ -52,12 +52,11 @@ class ActionRepeatView:
         """Reads trajectories of T longer steps; see `Store.load`."""
         observation, action = self._store.load(indices, self.steps * self._repeat)
         observation = observation[:, :: self._repeat]
-        if self._repeat == 1:
-            return Trajectories(observation, action)
-        blocks = self._blocks(action)
-        # A held action keeps every bit, which the mean of equal numbers may not, as it rounds.
-        held = (blocks == blocks[:, :, :1]).all(axis=2)
-        return Trajectories(observation, np.where(held, blocks[:, :, 0], blocks.mean(axis=2)))
+        return Trajectories(observation, self._held(action))
+
+    def demonstrator(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Returns the demonstrator's actions of longer steps; see `Store.demonstrator`."""
+        return self._held(self._store.demonstrator(indices, self.steps * self._repeat))
 
     def rewards(
         self,
@@ -105,9 +104,14 @@ class ActionRepeatView:
         blocks = reward.reshape(*reward.shape[:-1], -1, self._repeat)
         return blocks.sum(axis=-1, dtype=np.float64).astype(np.float32)
 
-    def _blocks(self, x: np.ndarray) -> np.ndarray:
-        # (k, steps * action_repeat, ...) -> (k, steps, action_repeat, ...)
-        return x.reshape(len(x), self.steps, self._repeat, *x.shape[2:])
+    def _held(self, action: np.ndarray) -> np.ndarray:
+        # (k, steps * action_repeat, A) -> (k, steps, A)
+        if self._repeat == 1:
+            return action
+        blocks = action.reshape(len(action), self.steps, self._repeat, -1)
+        # A held action keeps every bit, which the mean of equal numbers may not, as it rounds.
+        held = (blocks == blocks[:, :, :1]).all(axis=2)
+        return np.where(held, blocks[:, :, 0], blocks.mean(axis=2))
 
 
 def _misfit(lengths: np.ndarray, action_repeat: int, horizon: int | None) -> str:

@@ -18,6 +18,7 @@ from datasets.reward_store import RewardStore
 from envs import Task
 
 _BUDGET = 1 << 30
+_FIELDS = ("observation", "action", "physics", "demonstrator")
 
 
 class Trajectories(NamedTuple):
@@ -68,7 +69,7 @@ class Store:
                         advice = "make it anew with datasets.build_cache"
                         raise ValueError(f"cache {cache}: of an earlier format; {advice}")
                     lengths, identity = file["episodes"][:]["length"], file.attrs["identity"]
-                    fields = [key for key in ("observation", "action", "physics") if key in file]
+                    fields = [key for key in _FIELDS if key in file]
                 rows = {field: Rows(path, field) for field in fields}
         except (OSError, KeyError) as error:
             raise ValueError(
@@ -82,6 +83,7 @@ class Store:
             chosen = np.sort(rng.choice(len(lengths), episodes, replace=False))
         self.lengths, self._first_rows = lengths[chosen], first_rows[chosen]
         self._observation, self._action = rows["observation"], rows["action"]
+        self._demonstrator = rows.get("demonstrator")
         self._reward_store = RewardStore(path, identity, rows)
         self._budget = budget - self._observation.nbytes - self._action.nbytes
         self._in_memory = None
@@ -125,6 +127,23 @@ class Store:
             self._observation.read(start, start + length, observation[k])
             self._action.read(start + 1, start + length + 1, action[k])
         return Trajectories(observation, action)
+
+    def demonstrator(
+        self, indices: Sequence[int] | np.ndarray, steps: int | None = None
+    ) -> np.ndarray:
+        """Returns the demonstrator's actions at the observations that `load` returns, (k, T, A).
+
+        Raises:
+            ValueError: the episodes have none; see also `load`.
+        """
+        if self._demonstrator is None:
+            raise ValueError(
+                "agent.imitate=demonstrator: the episodes hold no demonstrator's actions; collect "
+                "some with data.algo=mppi_annealed, or give agent.imitate=taken"
+            )
+        indices = np.asarray(indices)
+        starts = self._first_rows[indices] + 1  # row t holds the action at observation t - 1
+        return self._gather(self._demonstrator, starts, self._common_length(indices, steps))
 
     def rewards(
         self,

@@ -63,6 +63,14 @@ class RelabelledDataset:
         tasks = [self._tasks[index] for index in task]
         return self.store.load(episode), self.store.rewards_of(tasks, episode, self._mode)
 
+    def demonstrator(self, episode: np.ndarray) -> np.ndarray:
+        """Returns the actions (k, T, A) that demonstrators would have taken in episodes (k,).
+
+        Raises:
+            ValueError: the data hold none.
+        """
+        return self.store.demonstrator(episode)
+
     def rewards(self, task: np.ndarray, episode: np.ndarray, step: np.ndarray) -> np.ndarray:
         """Returns the rewards (k,) of single steps, under tasks (k,), of episodes (k,)."""
         tasks = [self._tasks[index] for index in task]
