@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,14 +134,15 @@ def _episodes(
     """
     batches = sorted({index // policy.batch for index in missing})
     steps = len(batches) * policy.batch * length
+    environments = envs.make_vec(task, policy.batch, horizon=length)
     with progress_bar(f"collecting {task.id}", total=steps, unit="step", show=progress) as bar:
         for batch in batches:
             indices = range(batch * policy.batch, (batch + 1) * policy.batch)
             seeds = [start_seed(seed, index) for index in indices]
             tasks = _tasks(task, seeds, policy.one_task)
             actor = policy(tasks, np.random.default_rng([seed, batch]), length)
-            with closing(envs.make_vec(tasks, horizon=length)) as environments:
-                episodes = _run_batch(environments, seeds, actor, action_repeat, length, bar)
+            start = environments.reset(seed=seeds, options={"tasks": tasks})
+            episodes = _run_batch(environments, start, actor, action_repeat, length, bar)
             for index, episode in zip(indices, episodes, strict=True):
                 if index in missing:
                     yield index, episode
@@ -158,14 +158,23 @@ def _tasks(task: Task, seeds: Sequence[int], one_task: bool) -> list[Task]:
 
 def _run_batch(
     environments: VectorEnv,
-    seeds: Sequence[int],
+    start: tuple[np.ndarray, dict[str, Any]],
     actor: Collector,
     action_repeat: int,
     length: int,
     bar: tqdm,
 ) -> list[Episode]:
-    """Runs one episode in each environment, from row 0, the reset, to row T."""
-    observation, info = environments.reset(seed=seeds)
+    """Runs one episode in each environment, from row 0, the reset, to row T.
+
+    Args:
+        environments: just reset.
+        start: what `reset` returned.
+        actor: the collector.
+        action_repeat: steps for which each action is held.
+        length: T.
+        bar: counts the steps.
+    """
+    observation, info = start
     tasks, count = environments.tasks, environments.num_envs
     spec = envs.spec(tasks[0])
     sizes = {

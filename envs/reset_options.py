@@ -71,7 +71,47 @@ def split_reset_mask(
     return mask.copy(), others
 
 
-def chosen_member(family: Task, options: dict[str, Any]) -> Task:
+def chosen_members(
+    families: Sequence[Task], mask: np.ndarray, options: dict[str, Any]
+) -> dict[int, Task]:
+    """Returns the members that reset's options name, by the numbers of their environments.
+
+    Args:
+        families: of each environment.
+        mask: (environments,) bool, the environments to reset.
+        options: of reset, without the mask.
+
+    Raises:
+        ValueError: the options do not fit the tasks, or name no member.
+    """
+    indices = np.flatnonzero(mask).tolist()
+    if set(options) == {"tasks"}:
+        if len(options["tasks"]) != len(families):
+            raise ValueError(
+                f"reset option 'tasks' needs {len(families)} tasks, one for each environment, "
+                f"got {len(options['tasks'])}"
+            )
+        members = {index: registry.task(options["tasks"][index]) for index in indices}
+        for index, member in members.items():
+            _check_member(families[index], member)
+        return members
+    if not options:
+        return {}
+    named = {family: _named_member(family, options) for family in {families[i] for i in indices}}
+    return {index: named[families[index]] for index in indices}
+
+
+def _check_member(family: Task, member: Task) -> None:
+    """Raises a ValueError unless a task is the given one, or a member of the given family."""
+    if registry.has_parameters(family):
+        fits = member.name == family.name and not member.hidden
+    else:
+        fits = member in registry.members(family)
+    if not fits:
+        raise ValueError(f"task {family.id!r}: reset option 'tasks' has {member.id!r}, no member")
+
+
+def _named_member(family: Task, options: dict[str, Any]) -> Task:
     """Returns the member of a family that reset's options name.
 
     Raises:

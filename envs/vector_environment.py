@@ -18,7 +18,7 @@ from envs import registry, rendering
 from envs.batch import Batch
 from envs.domain import load_domain
 from envs.registry import Task
-from envs.reset_options import SEEDS, chosen_member, random_streams, seeds_of, split_reset_mask
+from envs.reset_options import SEEDS, chosen_members, random_streams, seeds_of, split_reset_mask
 from envs.rewards import Rewards
 from envs.task_draws import draw_tasks
 
@@ -98,8 +98,9 @@ class VectorEnvironment(VectorEnv):
             seed: of environment 0, counting up; or one for each. None goes on with the streams in
                 use.
             options: `{"task": name}` (a member of the family) or its parameters, such as
-                `{"goal": (x, y)}`, for all; otherwise families draw. `{"reset_mask": mask}`,
-                (environments,) bool: only these start, the others stay where they are.
+                `{"goal": (x, y)}`, for all; `{"tasks": members}`, one for each; otherwise families
+                draw. `{"reset_mask": mask}`, (environments,) bool: only these start, the others
+                stay where they are.
 
         Returns:
             observations of all environments, and `{"physics": of all, "_physics": which started}`.
@@ -115,13 +116,12 @@ class VectorEnvironment(VectorEnv):
         if self._elapsed is None and not mask.all():
             raise gymnasium.error.ResetNeeded("the first reset must be of all environments")
         # All options are checked before anything changes.
-        given = {self._given[index] for index in np.flatnonzero(mask)}
-        members = {task: chosen_member(task, options) for task in given} if options else {}
+        chosen = chosen_members(self._given, mask, options)
         tasks = list(self.tasks)
         for index in np.flatnonzero(mask):
             if seeds[index] is not None:
                 self._starts[index], self._draws[index] = random_streams(seeds[index])
-            tasks[index] = members.get(self._given[index]) or self._drawn_member(index)
+            tasks[index] = chosen.get(index) or self._drawn_member(index)
         self.tasks = tasks
         self._rewards = Rewards(self.tasks)
         self._batch.start(self._behaviours(), self._starts, mask)
