@@ -10,7 +10,7 @@ from agentic_transformer.contexts.normalizer import Normalizer
 from datasets import ActionRepeatView, Store, Trajectories
 from envs import Task
 
-_REWARDS_AT_ONCE = 1 << 18
+_REWARDS_AT_ONCE = 1 << 17
 """Rewards that are computed in one piece: about the number that a processor's cache holds."""
 
 

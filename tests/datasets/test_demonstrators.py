@@ -8,10 +8,12 @@ from fabricated import make_episode
 
 import datasets
 import envs
-from agentic_transformer.config import AgentConfig, DataConfig, ModelConfig
+from agentic_transformer.config import AgentConfig, DataConfig, ModelConfig, TrainCommand
 from agentic_transformer.contexts.loader import ChainLoader
 from agentic_transformer.contexts.training_data import training_data
+from agentic_transformer.errors import UserError
 from agentic_transformer.models.spec import AgentSpec
+from agentic_transformer.validation import check_command
 from tests.seeds import SEED, rng
 
 LENGTH, REPEAT = 60, 6
@@ -108,3 +110,16 @@ def test_unknown_arrays_are_ignored(tmp_path):
     path = datasets.write_episode(tmp_path, 0, replace(make_episode(), extra=extra))
     assert "noise" in np.load(path)
     assert datasets.read_episode(path).extra == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"data": DataConfig(length=1001)}, "data.length=1001"),
+        ({"data": DataConfig(length=240, action_repeat=6, horizon=41)}, "a product of at most 240"),
+        ({"agent": AgentConfig(imitate="demonstrator", learner="td3_bc")}, "agent.imitate=taken"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(change, said):
+    with pytest.raises(UserError, match=said):
+        check_command(TrainCommand(task="cheetah_speed", **change))

@@ -1,5 +1,7 @@
 """Evaluation tasks are held out: no task of training, between or beyond those of training."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from agentic_transformer.contexts import training_data
 from agentic_transformer.errors import UserError
 from agentic_transformer.evaluation import conditions
 from agentic_transformer.evaluation.conditions import evaluation_tasks
+from agentic_transformer.evaluation.evaluate import settings_of
 from agentic_transformer.validation import check_held_out
 from tests.seeds import SEED
 
@@ -37,3 +40,12 @@ def test_nothing_lies_beyond_a_task_without_parameters():
     with pytest.raises(ValueError, match="no member is held out"):
         evaluation_tasks("walker_run", EvalConfig(held_out="beyond"), 0, DataConfig())
     check_held_out("cheetah_speed", EvalConfig(held_out="beyond"))
+
+
+def test_evaluations_of_earlier_versions_are_found_again():
+    """What they did is not a difference of settings; another choice is."""
+    no_data = SimpleNamespace(data=None, hypotheses=None)
+    plain = settings_of(EvalConfig(), DataConfig(length=9), "checkpoint", no_data)
+    assert not {"eval.held_out", "data.length"} & plain.keys()
+    beyond = settings_of(EvalConfig(held_out="beyond"), DataConfig(), "checkpoint", no_data)
+    assert beyond == plain | {"eval.held_out": "beyond"}
