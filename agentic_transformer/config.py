@@ -81,7 +81,8 @@ class DataConfig:
     algo: str = setting(
         "pd",
         "How the episodes were collected. pd: noisy PD control to random waypoints (point masses), "
-        "mppi: planning, random and noise: every domain; or the exploration of ExoRL's data: "
+        "mppi: planning, mppi_annealed: planning under noise that fades, random and noise: every "
+        "domain; or the exploration of ExoRL's data: "
         "aps, icm_apt, diayn, disagreement, icm, proto, random, rnd, smm.",
     )
     cache: str | None = setting(
@@ -116,6 +117,13 @@ class DataConfig:
         "summed.",
         minimum=1,
         maximum=1000,
+    )
+    length: int | None = setting(
+        None,
+        "Environment steps of the episodes that are collected; null: the domain's whole episodes.",
+        minimum=1,
+        maximum=1_000_000,
+        example="200",
     )
     horizon: int | None = setting(
         None,
@@ -182,6 +190,13 @@ class AgentConfig:
         "Actions that are imitated. good: of trajectories from loss_threshold on (ours); all; "
         "last: of the chain's last trajectory (all and last are readings of the paper).",
         choices=("all", "last", "good"),
+    )
+    imitate: str = setting(
+        "taken",
+        "Actions that are predicted. taken: those of the trajectory; demonstrator: those that its "
+        "demonstrator would have taken, where noise was added (data that keep them: mppi_annealed, "
+        "or mppi of a family).",
+        choices=("taken", "demonstrator"),
     )
     good: float = setting(
         0.6,
@@ -372,6 +387,12 @@ class EvalConfig:
     seed: int = setting(
         0, "Seed of the drawn tasks and of the rollouts.", minimum=0, maximum=MAXIMUM_SEED
     )
+    held_out: str = setting(
+        "between",
+        "Hidden tasks that are drawn, never one of training. between: from where those of training "
+        "come from; beyond: outside of it, such as higher speeds.",
+        choices=("between", "beyond"),
+    )
     target: float = setting(0.95, "Target return, as a share of the best in the data.", minimum=0.0)
     temperature: float = setting(
         1.0, "Temperature of the choice among the mixture's components.", minimum=0.0
@@ -406,7 +427,7 @@ class MeshConfig:
     coordinator: str | None = setting(None, "<host>:<port> of process 0.", example="localhost:1234")
 
 
-TASK = "Name of a task, one of envs.tasks()."
+TASK = "Name of a task, one of envs.tasks(); or an id, such as 'cheetah_speed(speed=1.5)'."
 RUN = "Folder of a run of experiments.train."
 NEW_RUN = "Folder of the run; null: a new one, runs/<task>/<date>-<time>-<unique>."
 RESUME = "Whether to continue `run`, or the newest unfinished run with the same settings."

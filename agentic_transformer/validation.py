@@ -15,6 +15,7 @@ from agentic_transformer.capacity import estimate_settings, hardware
 from agentic_transformer.config import (
     AgentConfig,
     DataConfig,
+    EvalConfig,
     MeshConfig,
     ModelConfig,
     PlanCommand,
@@ -33,6 +34,8 @@ def check_command(command: Any) -> None:
     if hasattr(command, "task"):
         check_task(command.task)
         check_horizon(command.task, command.data)
+    if hasattr(command, "task") and hasattr(command, "eval"):
+        check_held_out(command.task, command.eval)
     if hasattr(command, "topology"):
         check_plan(command)
     if hasattr(command, "checkpoint"):
@@ -51,9 +54,14 @@ def check_command(command: Any) -> None:
 
 
 def check_task(name: str) -> None:
-    """Raises a UserError if there is no task of this name."""
+    """Raises a UserError if there is no task of this name, or of this id."""
     names = envs.tasks()
-    if name not in names:
+    if "(" in name:
+        try:
+            envs.task(name)
+        except ValueError as error:
+            raise_config_error(str(error))
+    elif name not in names:
         close = difflib.get_close_matches(name, names, n=5, cutoff=0.4)
         raise_config_error(
             f"task={name}: no such task",
@@ -62,14 +70,27 @@ def check_task(name: str) -> None:
         )
 
 
+def check_held_out(task: str, config: EvalConfig) -> None:
+    """Raises a UserError if tasks beyond those of training are asked for, and there are none."""
+    families = [name for name in envs.families() if envs.registry.has_parameters(envs.task(name))]
+    if config.held_out == "beyond" and task not in families:
+        raise_config_error(
+            f"eval.held_out=beyond: nothing lies beyond task={task}, which has no parameters",
+            f"eval.held_out=between, or a task such as {listing(families)}",
+        )
+
+
 def check_horizon(task: str, data: DataConfig) -> None:
     """Raises a UserError if an episode of the task has fewer steps than asked for."""
     length = envs.spec(task).length
-    if data.action_repeat * (data.horizon or 1) > length:
+    if data.length is not None and data.length > length:
+        raise_config_error(f"data.length={data.length}", f"at most {length} for {task}")
+    collected = data.length or length
+    if data.action_repeat * (data.horizon or 1) > collected:
         asked = f"data.action_repeat={data.action_repeat} with data.horizon="
         raise_config_error(
             asked + format_value(data.horizon),
-            f"a product of at most {length}, the steps of an episode of {task}",
+            f"a product of at most {collected}, the steps of an episode of {task}",
         )
 
 
@@ -189,6 +210,11 @@ def check_agent(group: str, agent: AgentConfig, command: TrainCommand) -> None:
         raise_config_error(
             f"{group}.learner={agent.learner} in several processes",
             "one: a single device trains it",
+        )
+    if agent.learner != "transformer" and agent.imitate != "taken":
+        raise_config_error(
+            f"{group}.imitate={agent.imitate} with {group}.learner={agent.learner}",
+            f"{group}.imitate=taken: values are those of the actions that were taken",
         )
     available = max(1, round(agent.top * command.data.episodes))
     if agent.trajectories > available:

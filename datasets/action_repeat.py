@@ -52,12 +52,11 @@ class ActionRepeatView:
         """Reads trajectories of T longer steps; see `Store.load`."""
         observation, action = self._store.load(indices, self.steps * self._repeat)
         observation = observation[:, :: self._repeat]
-        if self._repeat == 1:
-            return Trajectories(observation, action)
-        blocks = self._blocks(action)
-        # A held action keeps every bit, which the mean of equal numbers may not, as it rounds.
-        held = (blocks == blocks[:, :, :1]).all(axis=2)
-        return Trajectories(observation, np.where(held, blocks[:, :, 0], blocks.mean(axis=2)))
+        return Trajectories(observation, self._held(action))
+
+    def demonstrator(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Returns the demonstrator's actions of longer steps; see `Store.demonstrator`."""
+        return self._held(self._store.demonstrator(indices, self.steps * self._repeat))
 
     def rewards(
         self,
@@ -66,8 +65,33 @@ class ActionRepeatView:
         mode: str = "exorl",
     ) -> np.ndarray:
         """Returns the sum of rewards of each longer step, (k, T) float32; see `Store.rewards`."""
-        reward = self._store.rewards(task, indices, mode, self.steps * self._repeat)
-        return self._blocks(reward).sum(axis=2, dtype=np.float64).astype(np.float32)
+        return self._summed(self._store.rewards(task, indices, mode, self.steps * self._repeat))
+
+    def reward_table(
+        self,
+        tasks: Sequence[Task],
+        indices: Sequence[int] | np.ndarray | None = None,
+        mode: str = "exorl",
+    ) -> np.ndarray:
+        """Returns what `rewards` does, of each task: (tasks, k, T) float32."""
+        steps = self.steps * self._repeat
+        return self._summed(self._store.reward_table(tasks, indices, mode, steps))
+
+    def rewards_of(
+        self,
+        tasks: Sequence[Task],
+        indices: Sequence[int] | np.ndarray,
+        mode: str = "exorl",
+        steps: int | None = None,
+        first: int | np.ndarray = 0,
+    ) -> np.ndarray:
+        """Returns (k, T) rewards of longer steps, each trajectory's of its own task.
+
+        See `Store.rewards_of`.
+        """
+        steps = self.steps if steps is None else steps
+        steps, first = steps * self._repeat, np.asarray(first) * self._repeat
+        return self._summed(self._store.rewards_of(tasks, indices, mode, steps, first))
 
     def relabel(
         self, tasks: Sequence[str | Task], mode: str = "exorl", progress: bool = True
@@ -75,9 +99,19 @@ class ActionRepeatView:
         """Makes sure that rewards of `tasks` are kept; see `Store.relabel`."""
         self._store.relabel(tasks, mode, progress)
 
-    def _blocks(self, x: np.ndarray) -> np.ndarray:
-        # (k, steps * action_repeat, ...) -> (k, steps, action_repeat, ...)
-        return x.reshape(len(x), self.steps, self._repeat, *x.shape[2:])
+    def _summed(self, reward: np.ndarray) -> np.ndarray:
+        # (..., steps * action_repeat) -> (..., steps)
+        blocks = reward.reshape(*reward.shape[:-1], -1, self._repeat)
+        return blocks.sum(axis=-1, dtype=np.float64).astype(np.float32)
+
+    def _held(self, action: np.ndarray) -> np.ndarray:
+        # (k, steps * action_repeat, A) -> (k, steps, A)
+        if self._repeat == 1:
+            return action
+        blocks = action.reshape(len(action), self.steps, self._repeat, -1)
+        # A held action keeps every bit, which the mean of equal numbers may not, as it rounds.
+        held = (blocks == blocks[:, :, :1]).all(axis=2)
+        return np.where(held, blocks[:, :, 0], blocks.mean(axis=2))
 
 
 def _misfit(lengths: np.ndarray, action_repeat: int, horizon: int | None) -> str:

@@ -2,9 +2,9 @@
 
 It holds:
 
-    observation, action, reward, discount, physics
+    observation, action, reward, discount, physics, demonstrator
         (rows, size): the rows of all episodes, one episode after another, with checksums
-        (`datasets.checksummed_rows`).
+        (`datasets.checksummed_rows`). The last two are there if the episodes have them.
     episodes
         (episodes,) of `EPISODE`: the name of each episode's file; its transitions T (it has T + 1
         rows); and its file's size and time of change, which tell whether the file was replaced.
@@ -31,7 +31,7 @@ from datasets.hdf5_files import open_hdf5, reserve
 
 # Raise it with any change of what is written or checked here: caches of another format are rebuilt.
 FORMAT = 3
-FIELDS = ("observation", "action", "reward", "discount", "physics")
+FIELDS = ("observation", "action", "reward", "discount", "physics", "demonstrator")
 # 255 bytes is the longest name of a file on Linux. The time of change is in nanoseconds.
 EPISODE = np.dtype([("name", "S255"), ("length", "i8"), ("size", "i8"), ("changed", "i8")])
 _ROWS_AT_ONCE = 1 << 14

@@ -19,10 +19,11 @@ from datasets.collection_metadata import (
     write_metadata,
 )
 from datasets.collectors import Collector, collector_class
-from datasets.episode import Episode, write_episode
+from datasets.episode import DEMONSTRATOR, Episode, write_episode
 from datasets.fingerprint import fingerprint
 from datasets.progress import progress_bar
 from envs import Task
+from envs.reset_options import random_streams
 
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
@@ -48,6 +49,7 @@ def collect(
     seed: int = 0,
     collector: str = "random",
     action_repeat: int = 1,
+    length: int | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Runs a collector and writes its episodes, but for those that the folder has already.
@@ -57,12 +59,14 @@ def collect(
 
     Args:
         task: its domain is simulated, and the rewards written are the task's. A family draws a
-            member for each episode; `point_mass_goal`, whose data are reward-free, writes 0.
+            member for each episode, or for each batch of the collector; `point_mass_goal`, whose
+            data are reward-free, writes 0.
         folder: for the episodes and `metadata.json`.
         episodes: how many the buffer shall have.
         seed: of starts and policies.
         collector: a name of `datasets.collectors.collectors(task)`.
         action_repeat: steps for which each action is held; every one of them is stored.
+        length: steps of an episode; None takes as many as the domain's episodes have.
         progress: show a progress bar.
 
     Returns:
@@ -73,7 +77,7 @@ def collect(
     """
     task, folder = envs.task(task), Path(folder)
     policy = collector_class(collector, task)
-    length = envs.spec(task).length
+    length = length or envs.spec(task).length
     made = {
         "task": task.id,
         "collector": collector,
@@ -81,7 +85,7 @@ def collect(
         "length": length,
         "action_repeat": action_repeat,
         # As they come back from the file, with lists for tuples.
-        "settings": json.loads(json.dumps(policy.settings(task.domain))),
+        "settings": json.loads(json.dumps(policy.settings(task))),
     }
     before = read_metadata(folder)
     check_same_collection(folder, before, made)
@@ -99,7 +103,7 @@ def collect(
     }
     print_differences(folder, before, metadata, len(missing))
     write_metadata(folder, metadata)
-    run = _episodes(task, policy, seed, missing, action_repeat, progress)
+    run = _episodes(task, policy, seed, missing, action_repeat, length, progress)
     for index, episode in run:
         write_episode(folder, index, episode)
     return metadata
@@ -120,6 +124,7 @@ def _episodes(
     seed: int,
     missing: set[int],
     action_repeat: int,
+    length: int,
     progress: bool,
 ) -> Iterator[tuple[int, Episode]]:
     """Yields the missing episodes with their numbers.
@@ -127,44 +132,64 @@ def _episodes(
     Episodes run in batches of a fixed size, as an episode's noise depends on its batch. So a whole
     batch runs even if only one of its episodes is missing.
     """
-    environments = envs.make_vec(task, policy.batch)
     batches = sorted({index // policy.batch for index in missing})
-    steps = len(batches) * policy.batch * envs.spec(task).length
+    steps = len(batches) * policy.batch * length
+    environments = envs.make_vec(task, policy.batch, horizon=length)
     with progress_bar(f"collecting {task.id}", total=steps, unit="step", show=progress) as bar:
         for batch in batches:
             indices = range(batch * policy.batch, (batch + 1) * policy.batch)
             seeds = [start_seed(seed, index) for index in indices]
-            rng = np.random.default_rng([seed, batch])
-            episodes = _run_batch(environments, seeds, policy, rng, action_repeat, bar)
+            tasks = _tasks(task, seeds, policy.one_task)
+            actor = policy(tasks, np.random.default_rng([seed, batch]), length)
+            start = environments.reset(seed=seeds, options={"tasks": tasks})
+            episodes = _run_batch(environments, start, actor, action_repeat, length, bar)
             for index, episode in zip(indices, episodes, strict=True):
                 if index in missing:
                     yield index, episode
 
 
+def _tasks(task: Task, seeds: Sequence[int], one_task: bool) -> list[Task]:
+    """Returns the task of each episode, drawn by the episode's seed or by the first one's."""
+    # The stream is that of the environment of this seed, which draws its members so.
+    streams = [random_streams(seed)[1] for seed in (seeds[:1] if one_task else seeds)]
+    drawn = [envs.collection_tasks(task, 1, stream)[0] for stream in streams]
+    return drawn * len(seeds) if one_task else drawn
+
+
 def _run_batch(
     environments: VectorEnv,
-    seeds: Sequence[int],
-    policy: type[Collector],
-    rng: np.random.Generator,
+    start: tuple[np.ndarray, dict[str, Any]],
+    actor: Collector,
     action_repeat: int,
+    length: int,
     bar: tqdm,
 ) -> list[Episode]:
-    """Runs one episode in each environment, from row 0, the reset, to row T."""
-    observation, info = environments.reset(seed=seeds)
-    actor = policy(environments.tasks, rng)
-    spec, count = envs.spec(environments.tasks[0]), environments.num_envs
+    """Runs one episode in each environment, from row 0, the reset, to row T.
+
+    Args:
+        environments: just reset.
+        start: what `reset` returned.
+        actor: the collector.
+        action_repeat: steps for which each action is held.
+        length: T.
+        bar: counts the steps.
+    """
+    observation, info = start
+    tasks, count = environments.tasks, environments.num_envs
+    spec = envs.spec(tasks[0])
     sizes = {
         "observation": spec.observation,
         "action": spec.action,
         "reward": 1,
         "discount": 1,
         "physics": spec.physics,
+        "demonstrator": spec.action,
     }
     # (episodes, rows, size) each
-    arrays = {key: np.zeros((count, spec.length + 1, size)) for key, size in sizes.items()}
+    arrays = {key: np.zeros((count, length + 1, size)) for key, size in sizes.items()}
     arrays["discount"][:] = 1
-    reward_free = environments.tasks[0].name == "point_mass_goal"
-    for row in range(spec.length + 1):
+    reward_free = tasks[0].name == "point_mass_goal"
+    for row in range(length + 1):
         if row:
             if (row - 1) % action_repeat == 0:
                 # Rounded before it is executed, so that what is stored is what was done.
@@ -172,7 +197,24 @@ def _run_batch(
             observation, reward, _, _, info = environments.step(action)
             arrays["action"][:, row] = action
             arrays["reward"][:, row, 0] = 0 if reward_free else reward
+            if actor.demonstrator is not None:
+                arrays["demonstrator"][:, row] = actor.demonstrator
             bar.update(count)
         arrays["observation"][:, row] = observation
         arrays["physics"][:, row] = info["physics"]
-    return [Episode(**{key: array[i] for key, array in arrays.items()}) for i in range(count)]
+    demonstrated = arrays.pop("demonstrator")
+    keeps = actor.demonstrator is not None
+    return [
+        Episode(
+            **{key: array[i] for key, array in arrays.items()},
+            extra=_extra(tasks[i], demonstrated[i]) if keeps else {},
+        )
+        for i in range(count)
+    ]
+
+
+def _extra(task: Task, demonstrated: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns what readers of ExoRL's format ignore: demonstrator and parameters, (rows, size)."""
+    parameters = np.concatenate([np.atleast_1d(value) for value in task.params.values()] or [[]])
+    rows = np.tile(parameters, (len(demonstrated), 1))
+    return {DEMONSTRATOR: demonstrated} | ({"parameters": rows} if rows.size else {})

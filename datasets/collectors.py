@@ -23,19 +23,24 @@ class Collector(Protocol):
 
     Attributes:
         batch: episodes that run together. A seed means other episodes with another batch.
+        one_task: whether the episodes of a batch pursue one and the same task of a family.
+        demonstrator: (episodes, action size), the actions that it would rather have taken at the
+            last call of `act`, which noise made worse; None where it keeps none.
     """
 
     batch: ClassVar[int]
+    one_task: ClassVar[bool]
+    demonstrator: np.ndarray | None
 
-    @staticmethod
-    def settings(domain: str) -> dict[str, Any]:
+    @classmethod
+    def settings(cls, task: Task) -> dict[str, Any]:
         """Returns what its episodes depend on besides task and seed, in plain values.
 
         They are kept beside a buffer, so that all its episodes are of one kind.
         """
 
-    def __init__(self, tasks: Sequence[Task], rng: np.random.Generator) -> None:
-        """Prepares one episode for each of `tasks`, none of them a family."""
+    def __init__(self, tasks: Sequence[Task], rng: np.random.Generator, length: int) -> None:
+        """Prepares one episode of `length` steps for each of `tasks`, none of them a family."""
 
     def act(self, step: int, physics: np.ndarray) -> np.ndarray:
         """Returns the actions at agent step `step`.
@@ -52,14 +57,14 @@ class Collector(Protocol):
 class UniformNoise:
     """Draws actions evenly from [-1, 1], as the policy of ExoRL's `random` sets does."""
 
-    batch = 100
+    batch, one_task, demonstrator = 100, False, None
 
-    @staticmethod
-    def settings(domain: str) -> dict[str, Any]:
+    @classmethod
+    def settings(cls, task: Task) -> dict[str, Any]:
         """Returns nothing: there is nothing to set."""
         return {}
 
-    def __init__(self, tasks: Sequence[Task], rng: np.random.Generator) -> None:
+    def __init__(self, tasks: Sequence[Task], rng: np.random.Generator, length: int) -> None:
         """Prepares one episode for each of `tasks`."""
         self._shape, self._rng = (len(tasks), envs.spec(tasks[0]).action), rng
 
@@ -78,14 +83,14 @@ class OrnsteinUhlenbeckNoise:
     Its slow drifts reach states that white noise never reaches.
     """
 
-    batch = 100
+    batch, one_task, demonstrator = 100, False, None
 
-    @staticmethod
-    def settings(domain: str) -> dict[str, Any]:
+    @classmethod
+    def settings(cls, task: Task) -> dict[str, Any]:
         """Returns the ranges of time scales and strengths."""
         return {"time_scales": _TIME_SCALES, "strengths": _STRENGTHS}
 
-    def __init__(self, tasks: Sequence[Task], rng: np.random.Generator) -> None:
+    def __init__(self, tasks: Sequence[Task], rng: np.random.Generator, length: int) -> None:
         """Draws the time scale and the strength of each episode."""
         self._rng = rng
         # x[t+1] = decay x[t] + sqrt(1 - decay^2) noise keeps x at unit variance.
@@ -106,13 +111,14 @@ _PD = {"point_mass": GoalRingCollector, "point_mass_maze": MazeRoomsCollector}
 
 
 def collectors(task: str | Task) -> dict[str, type[Collector]]:
-    """Returns the collectors that a task's domain has, by name."""
+    """Returns the collectors that a task has, by name."""
     # Loads MuJoCo, which a check of a command line does not wait for.
-    from datasets.mppi_collector import CONFIGS, MPPICollector
+    from datasets.mppi_collector import AnnealedMPPICollector, MPPICollector, has_recipe
 
-    domain = envs.task(task).domain
-    pd = {"pd": _PD[domain]} if domain in _PD else {}
-    return _NOISE | pd | ({"mppi": MPPICollector} if domain in CONFIGS else {})
+    task = envs.task(task)
+    pd = {"pd": _PD[task.domain]} if task.domain in _PD else {}
+    planned = {"mppi": MPPICollector, "mppi_annealed": AnnealedMPPICollector}
+    return _NOISE | pd | (planned if has_recipe(task) else {})
 
 
 def collector_class(name: str, task: str | Task) -> type[Collector]:

@@ -51,6 +51,11 @@ def _wrong_values(episode: Episode) -> Iterator[str]:
         yield "row 0 is not a reset (its action and reward must be 0)"
     if np.abs(episode.action).max() > _LARGEST_ACTION:
         yield f"actions reach {np.abs(episode.action).max():.3g}, outside [-1, 1]"
+    demonstrated = episode.demonstrator
+    if demonstrated is not None and (
+        demonstrated.shape != episode.action.shape or np.abs(demonstrated).max() > _LARGEST_ACTION
+    ):
+        yield f"demonstrator must be as action is, {episode.action.shape} within [-1, 1]"
     if (episode.discount != 1).any():
         yield f"discounts fall to {episode.discount.min():.3g}; these domains never terminate"
 

@@ -1,7 +1,8 @@
 """Reads and writes episodes, a file each, in the format of ExoRL (Yarats et al. 2022).
 
 A file holds T + 1 rows. Row 0 is the reset: its action and reward are 0, its discount 1. Transition
-t = 1..T is observation[t-1], action[t], reward[t], discount[t], observation[t]. Names end with T:
+t = 1..T is observation[t-1], action[t], reward[t], discount[t], observation[t]. Files may hold more
+arrays, which readers of the format ignore; of them, ours reads `demonstrator`. Names end with T:
 `episode_000012_1000.npz` (ExoRL) and `20220101T101112_12_1000.npz` (URLB's own runs).
 
 Source of the format: arXiv 2201.13425 and the data that its authors released.
@@ -15,7 +16,8 @@ import os
 import re
 import zipfile
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,8 @@ import numpy as np
 _NAME = re.compile(r"(?:episode|\d{8}T\d{6})_(\d+)_(\d+)\.npz")
 _EXPECTED = "episodes are files such as episode_000000_1000.npz: episode_<number>_<transitions>.npz"
 _REQUIRED = ("observation", "action", "reward", "discount")
+DEMONSTRATOR = "demonstrator"
+"""Key of the actions that a demonstrator would have taken where noise was added to its own."""
 _MAX_BYTES = 1 << 30  # no array of an episode comes near this; a damaged header may claim terabytes
 
 
@@ -42,6 +46,8 @@ class Episode:
         discount: (T + 1, 1) float32.
         physics: (T + 1, physics size) float64 (float32 in third-party sets); None where a set lacks
             it, so that it cannot be relabelled.
+        extra: further arrays by name, (T + 1, size) float32. Of those in a file, `demonstrator` is
+            read, (T + 1, action size).
     """
 
     observation: np.ndarray
@@ -49,6 +55,12 @@ class Episode:
     reward: np.ndarray
     discount: np.ndarray
     physics: np.ndarray | None
+    extra: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def demonstrator(self) -> np.ndarray | None:
+        """Returns the demonstrator's actions, if there are any."""
+        return self.extra.get(DEMONSTRATOR)
 
     @property
     def length(self) -> int:
@@ -124,7 +136,7 @@ def read_episode(path: str | Path) -> Episode:
             }
             arrays = {
                 key: _array(path, archive, members[key])
-                for key in (*_REQUIRED, "physics")
+                for key in (*_REQUIRED, "physics", DEMONSTRATOR)
                 if key in members
             }
     except BadEpisode:
@@ -142,7 +154,8 @@ def read_episode(path: str | Path) -> Episode:
             f"{path}: not a readable episode ({type(error).__name__}: {error})"
         ) from error
     _check(path, arrays)
-    return Episode(**{**arrays, "physics": arrays.get("physics")})
+    extra = {DEMONSTRATOR: arrays.pop(DEMONSTRATOR)} if DEMONSTRATOR in arrays else {}
+    return Episode(**{**arrays, "physics": arrays.get("physics")}, extra=extra)
 
 
 def _kind(path: Path) -> str:
@@ -211,6 +224,7 @@ def write_episode(folder: str | Path, index: int, episode: Episode) -> Path:
     arrays = {key: np.asarray(getattr(episode, key), np.float32) for key in _REQUIRED}
     if episode.physics is not None:
         arrays["physics"] = np.asarray(episode.physics, np.float64)
+    arrays |= {key: np.asarray(array, np.float32) for key, array in episode.extra.items()}
     _check(path, arrays)
     # Named after this process: several may collect the same buffer.
     partial = path.with_suffix(f".part{os.getpid()}")

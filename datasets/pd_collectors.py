@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-import envs
 from envs import Task, maze
-from envs.registry import GOAL_RING
+from envs.family_table import GOAL_RING
 
 _GAINS = (20.0, 8.0)
 _DAMPING = 0.25  # derivative gain, as a share of the proportional one
@@ -29,10 +28,10 @@ _STAY = (1, 2000)
 class _WaypointCollector:
     """Steers toward waypoints with a gain and a noise drawn for each episode."""
 
-    batch = 100
+    batch, one_task, demonstrator = 100, False, None
 
-    @staticmethod
-    def settings(domain: str) -> dict[str, Any]:
+    @classmethod
+    def settings(cls, task: Task) -> dict[str, Any]:
         """Returns the controller's gains and noise."""
         return {
             "gains": _GAINS,
@@ -41,7 +40,7 @@ class _WaypointCollector:
             "noise_shares": _NOISE_SHARES,
         }
 
-    def __init__(self, tasks: Sequence[Task], rng: np.random.Generator) -> None:
+    def __init__(self, tasks: Sequence[Task], rng: np.random.Generator, length: int) -> None:
         """Draws the gain and the noise of each episode."""
         self._gain = rng.choice(_GAINS, (len(tasks), 1))
         self._noise = rng.choice(_NOISE, (len(tasks), 1), p=_NOISE_SHARES)
@@ -62,19 +61,19 @@ class GoalRingCollector(_WaypointCollector):
     Some episodes change to another point of the ring midway.
     """
 
-    @staticmethod
-    def settings(domain: str) -> dict[str, Any]:
+    @classmethod
+    def settings(cls, task: Task) -> dict[str, Any]:
         """Returns the controller's settings and those of the ring."""
-        return _WaypointCollector.settings(domain) | {"ring": GOAL_RING, "turns": _TURN_SHARE}
+        return super().settings(task) | {"ring": GOAL_RING, "turns": _TURN_SHARE}
 
-    def __init__(self, tasks: Sequence[Task], rng: np.random.Generator) -> None:
+    def __init__(self, tasks: Sequence[Task], rng: np.random.Generator, length: int) -> None:
         """Draws the waypoints of each episode."""
-        super().__init__(tasks, rng)
+        super().__init__(tasks, rng, length)
         angles = rng.uniform(-np.pi, np.pi, (2, len(tasks)))
         first, second = GOAL_RING * np.stack([np.cos(angles), np.sin(angles)], axis=2)
         turns = rng.random((len(tasks), 1)) < _TURN_SHARE
         self._waypoints = (first, np.where(turns, second, first))
-        self._length = envs.spec(tasks[0]).length
+        self._length = length
 
     def act(self, step: int, physics: np.ndarray) -> np.ndarray:
         """Returns the actions; see `datasets.collectors.Collector.act`."""
@@ -85,14 +84,14 @@ class GoalRingCollector(_WaypointCollector):
 class MazeRoomsCollector(_WaypointCollector):
     """Moves from room to room of the maze, either way round, and stays in each for a while."""
 
-    @staticmethod
-    def settings(domain: str) -> dict[str, Any]:
+    @classmethod
+    def settings(cls, task: Task) -> dict[str, Any]:
         """Returns the controller's settings and those of the walk."""
-        return _WaypointCollector.settings(domain) | {"arrived": _ARRIVED, "stay": _STAY}
+        return super().settings(task) | {"arrived": _ARRIVED, "stay": _STAY}
 
-    def __init__(self, tasks: Sequence[Task], rng: np.random.Generator) -> None:
+    def __init__(self, tasks: Sequence[Task], rng: np.random.Generator, length: int) -> None:
         """Draws the first room of each episode; all start in the top left one."""
-        super().__init__(tasks, rng)
+        super().__init__(tasks, rng, length)
         self._room = np.zeros(len(tasks), int)
         self._leave = np.zeros(len(tasks), int)  # step of the next departure; 0 on the way
         self._route: list[list[np.ndarray]] = [[] for _ in tasks]

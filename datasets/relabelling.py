@@ -54,22 +54,96 @@ def relabel_many(
     Raises:
         ValueError: see `relabel`.
     """
-    # Load MuJoCo, which a check of a command line does not wait for.
-    from envs.readings import readings_of
+    # Loads MuJoCo, which a check of a command line does not wait for.
     from envs.rewards import Rewards
 
-    spec, domain = envs.spec(tasks[0]), tasks[0].domain
-    physics = np.asarray(physics)
+    for task in tasks:
+        check_single(task)
+    readings, control = _readings(physics, tasks[0], mode, action)
+    return np.stack([Rewards([task])(readings, control) for task in tasks]).astype(np.float32)
+
+
+def measure_many(
+    physics: np.ndarray,
+    tasks: Sequence[Task],
+    mode: str = "exorl",
+    action: np.ndarray | None = None,
+) -> list[np.ndarray]:
+    """Computes what is kept on disk of rows of physics, for each of several tasks of one domain.
+
+    Args:
+        physics: (rows, physics size).
+        tasks: single tasks, and families with parameters.
+        mode: see `relabel`.
+        action: (rows, action size); only `exact` needs it.
+
+    Returns:
+        For each task: its reward, (rows,) float32; or (rows, numbers) float64, of which the rewards
+        of a family's members follow.
+
+    Raises:
+        ValueError: see `relabel`.
+    """
+    # Loads MuJoCo, which a check of a command line does not wait for.
+    from envs.rewards import family_reward, reward_function
+
+    readings, control = _readings(physics, tasks[0], mode, action)
+    given = {**readings, "ctrl": control}
+    kept = []
+    for task in tasks:
+        family = family_reward(task)
+        if family is None:
+            kept.append(reward_function(task)(given).astype(np.float32))
+        else:
+            kept.append(family.measure(given))
+    return kept
+
+
+def rewards_from(tasks: Sequence[Task], measured: np.ndarray, axes: int) -> np.ndarray:
+    """Computes rewards of members of one family from what `measure_many` computed.
+
+    Args:
+        tasks: the members; they lie along the first axis of the result.
+        measured: (tasks or 1, ..., numbers).
+        axes: number of axes between the first and the last.
+
+    Returns:
+        (tasks, ...) float32.
+    """
+    # Loads MuJoCo, which a check of a command line does not wait for.
+    from envs.rewards import family_reward, stack_params
+
+    params = {
+        key: value.reshape(len(tasks), *axes * (1,), *value.shape[1:])
+        for key, value in stack_params(tasks).items()
+    }
+    return family_reward(tasks[0]).reward(measured, **params).astype(np.float32)
+
+
+def check_single(task: Task) -> None:
+    """Raises a ValueError if a task is a family, which has no reward of its own."""
+    if task.hidden:
+        raise ValueError(f"task {task.id!r} is a family: rewards belong to one of its members")
+
+
+def _readings(
+    physics: np.ndarray, task: Task, mode: str, action: np.ndarray | None
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Returns the readings of states of a task's domain, and their controls.
+
+    Raises:
+        ValueError: see `relabel`.
+    """
+    # Loads MuJoCo, which a check of a command line does not wait for.
+    from envs.readings import readings_of
+
+    spec, domain, physics = envs.spec(task), task.domain, np.asarray(physics)
     if physics.ndim != 2 or physics.shape[1] != spec.physics:
         raise ValueError(
             f"{domain}: physics must have shape (rows, {spec.physics}), got {physics.shape}"
         )
     control = _control(mode, action, (len(physics), spec.action))
-    for task in tasks:
-        if task.hidden:
-            raise ValueError(f"task {task.id!r} is a family: rewards belong to one of its members")
-    readings = readings_of(domain, physics)
-    return np.stack([Rewards([task])(readings, control) for task in tasks]).astype(np.float32)
+    return readings_of(domain, physics), control
 
 
 def made_by(task: Task) -> dict[str, str]:

@@ -1,4 +1,8 @@
-"""Keeps the rewards of a cache's rows, a file for each task, and computes missing ones."""
+"""Keeps the rewards of a cache's rows, a file for each task, and computes missing ones.
+
+A family with parameters has one file for all its members: a few numbers of each row, of which the
+reward of any member follows (`envs.domain.FamilyReward`). So hundreds of members take no room.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from tqdm import tqdm
 from datasets.checksummed_rows import Rows, RowWriter
 from datasets.hdf5_files import new_hdf5, open_hdf5, reserve, unwritable
 from datasets.progress import progress_bar
-from datasets.relabelling import MODES, check_code, made_by, relabel_many
+from datasets.relabelling import MODES, check_code, made_by, measure_many
 from envs import Task
 from envs.registry import unknown
 
@@ -24,7 +28,7 @@ _TASKS_AT_ONCE = 64  # files open at once
 
 
 class RewardStore:
-    """Serves rewards of all rows of one cache, of any task of its domain.
+    """Serves rewards of all rows of one cache, of any single task or family of its domain.
 
     The rewards of a task lie in `<cache>.rewards_<mode>/<task>.h5`. The file names the cache and
     the code that they come from. Rewards of another cache or of other code are computed again.
@@ -44,6 +48,11 @@ class RewardStore:
     def relabel(self, tasks: Sequence[Task], mode: str = "exorl", progress: bool = True) -> None:
         """Makes sure that the rewards of `tasks`, all of one domain, are kept.
 
+        Args:
+            tasks: single tasks, and families with parameters.
+            mode: see `datasets.relabel`.
+            progress: show a progress bar.
+
         Raises:
             ValueError: an unknown mode; the data set has no physics, or physics of another domain;
                 or rewards cannot be written beside the cache.
@@ -57,14 +66,18 @@ class RewardStore:
             self._compute(missing[first : first + _TASKS_AT_ONCE], mode, progress)
 
     def rows(self, task: Task, mode: str) -> Rows:
-        """Returns the rewards of all rows, (rows,) float32, computed where they are missing.
+        """Returns what `measure_many` computes of all rows, computed where it is missing.
+
+        Args:
+            task: a single task, or a family with parameters.
+            mode: see `datasets.relabel`.
 
         Raises:
             ValueError: see `relabel`; or another process keeps other rewards in the same place.
         """
         self.relabel([task], mode, progress=False)
         path = self._path(task, mode)
-        rows = Rows(path, "reward")
+        rows = Rows(path, _dataset(task))
         if self._kept(task, mode)[0] < self._total_rows:
             raise ValueError(
                 f"{path}: another process replaces these rewards by those of "
@@ -82,7 +95,7 @@ class RewardStore:
             return 0, ""
         try:
             with open_hdf5(path) as file:
-                attributes, rows = dict(file.attrs), len(file["reward"])
+                attributes, rows = dict(file.attrs), len(file[_dataset(task)])
         except (OSError, KeyError) as error:
             return 0, f"are unreadable ({error})"
         if attributes.get("cache") != self._identity:
@@ -116,20 +129,35 @@ class RewardStore:
         try:
             self._path(tasks[0], mode).parent.mkdir(exist_ok=True)
             with ExitStack() as stack:
-                writers = [self._writer(task, mode, done, stack) for task in tasks]
+                samples = self._measure(0, min(1, self._total_rows), tasks, mode)
+                writers = [
+                    self._writer(task, mode, done, sample, stack)
+                    for task, sample in zip(tasks, samples, strict=True)
+                ]
                 self._write(writers, tasks, mode, done, progress)
         except OSError as error:
             raise unwritable(self._cache, error) from error
 
-    def _writer(self, task: Task, mode: str, done: int, stack: ExitStack) -> RowWriter:
-        """Starts a task's new file with the rewards that are known, and closes it with `stack`."""
+    def _writer(
+        self, task: Task, mode: str, done: int, sample: np.ndarray, stack: ExitStack
+    ) -> RowWriter:
+        """Starts a task's new file with the rewards that are known, and closes it with `stack`.
+
+        Args:
+            task: the task.
+            mode: of relabelling.
+            done: rows that are known.
+            sample: (1, ...), what one row takes.
+            stack: closes the file.
+        """
         path = self._path(task, mode)
         file = stack.enter_context(new_hdf5(path, path.with_suffix(f".part{os.getpid()}")))
-        reserve(file, self._total_rows * np.dtype(np.float32).itemsize)
+        reserve(file, self._total_rows * sample.nbytes)
         file.attrs["cache"], file.attrs["made_by"] = self._identity, json.dumps(made_by(task))
-        writer = RowWriter(file, "reward", (self._total_rows,), np.float32)
+        shape = (self._total_rows, *sample.shape[1:])
+        writer = RowWriter(file, _dataset(task), shape, sample.dtype)
         if done:
-            writer.append(Rows(path, "reward").read(0, done))
+            writer.append(Rows(path, _dataset(task)).read(0, done))
         return writer
 
     def _write(
@@ -143,14 +171,22 @@ class RewardStore:
         """Computes and writes the rewards of rows from `done` on."""
         label = f"{len(tasks)} tasks" if len(tasks) > 1 else tasks[0].id
         total = self._total_rows - done
-        physics, action = self._rows["physics"], self._rows["action"]
         with progress_bar(f"relabelling {label}", total=total, unit="row", show=progress) as bar:
             for start in range(done, self._total_rows, _ROWS_AT_ONCE):
                 stop = min(start + _ROWS_AT_ONCE, self._total_rows)
-                taken = action.read(start, stop) if mode == "exact" else None
-                rewards = relabel_many(physics.read(start, stop), tasks, mode, taken)
+                rewards = self._measure(start, stop, tasks, mode)
                 for writer, reward in zip(writers, rewards, strict=True):
                     writer.append(reward)
                 bar.update(stop - start)
         for writer in writers:
             writer.finish()
+
+    def _measure(self, start: int, stop: int, tasks: Sequence[Task], mode: str) -> list[np.ndarray]:
+        """Computes what is kept of rows start..stop-1, for each task."""
+        taken = self._rows["action"].read(start, stop) if mode == "exact" else None
+        return measure_many(self._rows["physics"].read(start, stop), tasks, mode, taken)
+
+
+def _dataset(task: Task) -> str:
+    """Returns the name of a file's array: rewards, or what rewards of a family follow from."""
+    return "measured" if task.hidden else "reward"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,10 +13,12 @@ from datasets.cache_writer import FORMAT
 from datasets.checksummed_rows import Rows
 from datasets.hdf5_files import open_hdf5
 from datasets.locks import read_lock
+from datasets.relabelling import check_single, rewards_from
 from datasets.reward_store import RewardStore
 from envs import Task
 
 _BUDGET = 1 << 30
+_FIELDS = ("observation", "action", "physics", "demonstrator")
 
 
 class Trajectories(NamedTuple):
@@ -67,7 +69,7 @@ class Store:
                         advice = "make it anew with datasets.build_cache"
                         raise ValueError(f"cache {cache}: of an earlier format; {advice}")
                     lengths, identity = file["episodes"][:]["length"], file.attrs["identity"]
-                    fields = [key for key in ("observation", "action", "physics") if key in file]
+                    fields = [key for key in _FIELDS if key in file]
                 rows = {field: Rows(path, field) for field in fields}
         except (OSError, KeyError) as error:
             raise ValueError(
@@ -81,13 +83,14 @@ class Store:
             chosen = np.sort(rng.choice(len(lengths), episodes, replace=False))
         self.lengths, self._first_rows = lengths[chosen], first_rows[chosen]
         self._observation, self._action = rows["observation"], rows["action"]
+        self._demonstrator = rows.get("demonstrator")
         self._reward_store = RewardStore(path, identity, rows)
         self._budget = budget - self._observation.nbytes - self._action.nbytes
         self._in_memory = None
         if self._budget >= 0:
             both = (self._observation, self._action)
             self._in_memory = [array.read(0, len(array)) for array in both]
-        self._rewards: dict[tuple[Task, str], np.ndarray | Rows] = {}
+        self._rewards: dict[tuple[Task, str], np.ndarray | Rows] = {}  # by single task or family
         self._returns: dict[tuple[Task, str], np.ndarray] = {}
 
     @property
@@ -125,6 +128,23 @@ class Store:
             self._action.read(start + 1, start + length + 1, action[k])
         return Trajectories(observation, action)
 
+    def demonstrator(
+        self, indices: Sequence[int] | np.ndarray, steps: int | None = None
+    ) -> np.ndarray:
+        """Returns the demonstrator's actions at the observations that `load` returns, (k, T, A).
+
+        Raises:
+            ValueError: the episodes have none; see also `load`.
+        """
+        if self._demonstrator is None:
+            raise ValueError(
+                "agent.imitate=demonstrator: the episodes hold no demonstrator's actions; collect "
+                "some with data.algo=mppi_annealed, or give agent.imitate=taken"
+            )
+        indices = np.asarray(indices)
+        starts = self._first_rows[indices] + 1  # row t holds the action at observation t - 1
+        return self._gather(self._demonstrator, starts, self._common_length(indices, steps))
+
     def rewards(
         self,
         task: str | Task,
@@ -136,32 +156,68 @@ class Store:
 
         Rewards that are missing are computed and kept. See `datasets.relabel` for `mode`.
         """
+        return self.reward_table([envs.task(task)], indices, mode, steps)[0]
+
+    def reward_table(
+        self,
+        tasks: Sequence[Task],
+        indices: Sequence[int] | np.ndarray | None = None,
+        mode: str = "exorl",
+        steps: int | None = None,
+    ) -> np.ndarray:
+        """Returns the rewards of k trajectories under each of several tasks.
+
+        Returns:
+            (tasks, k, T) float32. See `rewards`.
+        """
         indices = np.arange(self.episodes) if indices is None else np.asarray(indices)
         length = self._common_length(indices, steps)
-        rows = self._reward_rows(envs.task(task), mode)
-        starts = self._first_rows[indices] + 1  # row 0 is the reset
-        if isinstance(rows, np.ndarray):
-            return rows[starts[:, None] + np.arange(length)]
-        reward = np.empty((len(indices), length), np.float32)
-        for k, start in enumerate(starts):
-            rows.read(start, start + length, reward[k])
-        return reward
+        table = np.empty((len(tasks), len(indices), length), np.float32)
+        for same, rows in _by_name(tasks):
+            kept = self._kept(same[0], mode)
+            values = self._gather(kept, self._first_rows[indices] + 1, length)[None]
+            # Tasks along the first axis, beside episodes and steps.
+            table[rows] = rewards_from(same, values, axes=2) if same[0].params else values
+        return table
+
+    def rewards_of(
+        self,
+        tasks: Sequence[Task],
+        indices: Sequence[int] | np.ndarray,
+        mode: str = "exorl",
+        steps: int | None = None,
+        first: int | np.ndarray = 0,
+    ) -> np.ndarray:
+        """Returns the rewards of k trajectories, each under a task of its own.
+
+        Args:
+            tasks: k of them.
+            indices: (k,).
+            mode: see `datasets.relabel`.
+            steps: T; None takes all.
+            first: the first step, one for all or (k,).
+
+        Returns:
+            (k, T) float32.
+        """
+        indices = np.asarray(indices)
+        length = self._common_length(indices, steps)
+        starts = self._first_rows[indices] + 1 + first  # row 0 is the reset
+        rewards = np.empty((len(indices), length), np.float32)
+        for same, rows in _by_name(tasks):
+            values = self._gather(self._kept(same[0], mode), starts[rows], length)
+            rewards[rows] = rewards_from(same, values, axes=1) if same[0].params else values
+        return rewards
 
     def returns(self, task: str | Task, mode: str = "exorl") -> np.ndarray:
         """Returns the sum of the rewards of each whole trajectory, rows 1..T: (E,) float32."""
         key = (envs.task(task), mode)
         if key not in self._returns:
-            rows = self._reward_rows(*key)
-            starts = self._first_rows + 1
-            stops = starts + self.lengths
-            if isinstance(rows, np.ndarray):
-                # Sums between all bounds start, stop, start, ...; every second one is a trajectory.
-                bounds = np.stack([starts, stops], axis=1).ravel()
-                sums = np.add.reduceat(np.append(rows, 0).astype(np.float64), bounds)[::2]
-            else:
-                spans = zip(starts, stops, strict=True)
-                sums = np.array([rows.read(*span).sum(dtype=np.float64) for span in spans])
-            self._returns[key] = sums.astype(np.float32)
+            sums = [
+                self.rewards(key[0], [index], mode).sum(dtype=np.float64)
+                for index in range(self.episodes)
+            ]
+            self._returns[key] = np.array(sums, np.float32)
         return self._returns[key]
 
     def relabel(
@@ -176,18 +232,29 @@ class Store:
             ValueError: the data set has no physics, or physics of another domain; or rewards cannot
                 be written there.
         """
-        self._reward_store.relabel([envs.task(task) for task in tasks], mode, progress)
+        names = dict.fromkeys(_name_of(envs.task(task)) for task in tasks)
+        self._reward_store.relabel(list(names), mode, progress)
 
-    def _reward_rows(self, task: Task, mode: str) -> np.ndarray | Rows:
-        """Returns the rewards of all rows: in memory while the budget lasts, else on disk."""
-        key = (task, mode)
+    def _kept(self, task: Task, mode: str) -> np.ndarray | Rows:
+        """Returns what is kept of all rows for a task: in memory while the budget lasts."""
+        key = (_name_of(task), mode)
         if key not in self._rewards:
-            rows = self._reward_store.rows(task, mode)
+            rows = self._reward_store.rows(*key)
             if rows.nbytes <= self._budget:
                 self._budget -= rows.nbytes
                 rows = rows.read(0, len(rows))
             self._rewards[key] = rows
         return self._rewards[key]
+
+    @staticmethod
+    def _gather(kept: np.ndarray | Rows, starts: np.ndarray, length: int) -> np.ndarray:
+        """Returns `length` rows from each of `starts` on, (k, length, ...)."""
+        if isinstance(kept, np.ndarray):
+            return kept[starts[:, None] + np.arange(length)]
+        values = np.empty((len(starts), length, *kept.shape[1:]), kept.dtype)
+        for k, start in enumerate(starts):
+            kept.read(start, start + length, values[k])
+        return values
 
     def _common_length(self, indices: np.ndarray, steps: int | None) -> int:
         """Returns the steps of trajectories that are read together."""
@@ -202,3 +269,22 @@ class Store:
                 f"trajectories read together must be of one length, these have {lengths.tolist()}"
             )
         return int(lengths[0])
+
+
+def _name_of(task: Task) -> Task:
+    """Returns the task under which rewards are kept: its family, of a member with parameters.
+
+    Raises:
+        ValueError: the task is a family itself.
+    """
+    check_single(task)
+    return Task(task.name)
+
+
+def _by_name(tasks: Sequence[Task]) -> Iterator[tuple[list[Task], list[int]]]:
+    """Yields the tasks that share what is kept, and their places among `tasks`."""
+    places: dict[str, list[int]] = {}
+    for place, task in enumerate(tasks):
+        places.setdefault(task.name, []).append(place)
+    for same in places.values():
+        yield [tasks[place] for place in same], same

@@ -15,21 +15,22 @@ from envs.gymnasium_registration import register, register_when_gymnasium_is_imp
 from envs.registry import (
     Spec,
     Task,
-    draw_tasks,
     families,
     members,
     spec,
     task,
     tasks,
-    training_tasks,
 )
+from envs.task_draws import collection_tasks, draw_tasks, held_out_tasks, training_tasks
 from envs.top_down_view import top_down_view
 
 __all__ = [
     "Spec",
     "Task",
+    "collection_tasks",
     "draw_tasks",
     "families",
+    "held_out_tasks",
     "make",
     "make_vec",
     "members",

@@ -63,6 +63,26 @@ class Reading(NamedTuple):
 
 
 @dataclass(frozen=True)
+class FamilyReward:
+    """Defines the reward of a family's members in two parts, of which they share the first.
+
+    What is measured on stored states is kept on disk once. The reward of any member follows from it
+    at once, so that rewards of many members need no room.
+
+    Attributes:
+        measure: readings -> (states, numbers) float64: all that the reward depends on besides the
+            parameters.
+        reward: (measured (..., numbers), **parameters) -> (...). A parameter has the shape (...),
+            or (..., numbers) where it is several; shapes broadcast.
+        score: (readings, **parameters) -> (states,): what a planner can climb. None: the reward.
+    """
+
+    measure: Callable[[Readings], np.ndarray]
+    reward: Callable[..., np.ndarray]
+    score: Callable[..., np.ndarray] | None = None
+
+
+@dataclass(frozen=True)
 class Domain:
     """Describes one body and its tasks.
 
@@ -71,8 +91,8 @@ class Domain:
     Attributes:
         build: behaviour -> the dm_control environment whose task starts an episode of it.
         observe: readings -> observations, (states, observation size).
-        rewards: behaviour -> function of readings, which returns (states,). Parameters of tasks
-            stand among the readings under their names.
+        rewards: behaviour -> function of readings, which returns (states,).
+        families: behaviour -> reward of a family of `envs.family_table` with parameters.
         readings: what observations are computed from, by name. `qpos`, `qvel` and `act` are always
             there, and `ctrl` for rewards.
         reward_readings: names of the readings that rewards take.
@@ -86,13 +106,19 @@ class Domain:
 
     build: Callable[[str], Any]
     observe: Callable[[Readings], np.ndarray]
-    rewards: Mapping[str, Callable[[Readings], np.ndarray]]
+    rewards: Mapping[str, Callable[[Readings], np.ndarray]] = field(default_factory=dict)
+    families: Mapping[str, FamilyReward] = field(default_factory=dict)
     readings: Mapping[str, Reading] = field(default_factory=dict)
     reward_readings: tuple[str, ...] = ()
     shaped_rewards: Mapping[str, Callable[[Readings], np.ndarray]] = field(default_factory=dict)
     stages: tuple[Callable[[mujoco.MjModel, mujoco.MjData], None], ...] = ()
     control_steps: int = 1
     use_threads: bool = False
+
+    @property
+    def any_behaviour(self) -> str:
+        """Returns the behaviour whose model serves where no task is given."""
+        return next(iter([*self.rewards, *self.families]))
 
 
 @lru_cache

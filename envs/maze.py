@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 # From the maze's axes to the middle of a room, which is the goal of that corner's task.
 CORNER = 0.15
 RADIUS = 0.015  # of the disc around that middle that earns the full reward
+_MASS = 0.01  # radius of the point mass, which stays outside of the walls
+_ROOM = 0.06  # from the maze's axes to the nearest point of a room; gaps lie nearer
 _GAP = 0.24  # from the centre to the middle of a gap between the cross and an outer wall
 
 # Middles of the rooms, clockwise from the top left, where episodes start.
@@ -32,26 +36,47 @@ def route(room: int, target: int, direction: int) -> list[np.ndarray]:
     return gaps
 
 
-def distance(position: np.ndarray, target: int) -> np.ndarray:
-    """Computes the length of the shorter way from each position to the middle of a room.
+def is_free(position: np.ndarray) -> np.ndarray:
+    """Tells of each position, (..., 2), whether the point mass can be there: outside of the walls.
+
+    Returns:
+        (...) bool.
+    """
+    # (..., walls, 2): inside of a box that is wider by the radius of the mass
+    inside = np.abs(position)[..., None, :] < np.array(WALLS) + _MASS
+    return ~inside.all(axis=-1).any(axis=-1)
+
+
+def in_a_room(position: np.ndarray) -> np.ndarray:
+    """Tells of each position, (..., 2), whether it lies in one of the four rooms: (...) bool."""
+    return (np.abs(position) >= _ROOM).all(axis=-1)
+
+
+def room_of(position: np.ndarray) -> np.ndarray:
+    """Returns the number of the room, or of the quarter of the maze, of each position (..., 2)."""
+    right, top = position[..., 0] > 0, position[..., 1] > 0
+    return np.where(top, np.where(right, 1, 0), np.where(right, 2, 3))
+
+
+def distance(position: np.ndarray, goal: np.ndarray) -> np.ndarray:
+    """Computes the length of the shorter way from each position to a goal.
 
     Args:
         position: (states, 2).
-        target: number of the room.
+        goal: (2,), or (states, 2) with a goal for each.
 
     Returns:
         (states,).
     """
-    right, top = position[:, 0] > 0, position[:, 1] > 0
-    room = np.where(top, np.where(right, 1, 0), np.where(right, 2, 3))
+    goal = np.broadcast_to(goal, position.shape)
+    start, end = room_of(position), room_of(goal)
     result = np.empty(len(position))
-    for here in range(4):
-        own = position[room == here]
+    for here, there in set(zip(start.tolist(), end.tolist(), strict=True)):
+        own = (start == here) & (end == there)
         lengths = []
         for direction in (1, -1):
-            stops = np.array([*route(here, target, direction), ROOMS[target]])
-            # From the position to the first stop, and from stop to stop.
-            rest = np.linalg.norm(np.diff(stops, axis=0), axis=1).sum()
-            lengths.append(np.linalg.norm(own - stops[0], axis=1) + rest)
-        result[room == here] = np.minimum(*lengths)
+            stops = [position[own], *route(here, there, direction), goal[own]]
+            legs = [np.linalg.norm(b - a, axis=-1) for a, b in itertools.pairwise(stops)]
+            lengths.append(sum(legs))
+        result[own] = np.minimum(*lengths)
     return result

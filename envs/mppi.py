@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from envs.episode_start import episode_starter
 from envs.headless import mujoco
 from envs.readings import readings_of
 from envs.registry import Task
+from envs.rewards import family_reward, reward_function, stack_params
 
 _SMALLEST_SPREAD = 1e-9  # keeps scores that are all equal from a division by zero
 
@@ -134,13 +135,24 @@ class MPPI:
         actions = candidates.reshape(episodes, -1, size)
         scores = np.empty((episodes, samples))
         for behaviour in np.unique(self._behaviours):
-            own = self._behaviours == behaviour
+            own = np.flatnonzero(self._behaviours == behaviour)
             readings = readings_of(self._domain, states[own].reshape(-1, physics_size))
-            value = self._score(behaviour)({**readings, "ctrl": actions[own].reshape(-1, size)})
+            params = {  # of each state
+                key: np.repeat(value, samples * knots, axis=0)
+                for key, value in stack_params([self._tasks[index] for index in own]).items()
+            }
+            given = {**readings, "ctrl": actions[own].reshape(-1, size)}
+            value = _score_function(self._tasks[own[0]])(given, **params)
             scores[own] = value.reshape(-1, samples, knots).mean(axis=2)
         return scores
 
-    def _score(self, behaviour: str) -> Any:
-        """Returns the function of readings that scores states."""
-        domain = load_domain(self._domain)
-        return domain.shaped_rewards.get(behaviour) or domain.rewards[behaviour]
+
+def _score_function(task: Task) -> Callable[..., np.ndarray]:
+    """Returns the function of readings and parameters that scores states."""
+    family = family_reward(task)
+    shaped = (
+        load_domain(task.domain).shaped_rewards.get(task.behaviour)
+        if family is None
+        else family.score
+    )
+    return shaped or reward_function(task)

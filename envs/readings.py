@@ -91,7 +91,7 @@ def observations_of(domain: str, physics: np.ndarray) -> np.ndarray:
         which a stored state lacks.
     """
     body = load_domain(domain)
-    model = episode_starter(domain, next(iter(body.rewards))).model
+    model = episode_starter(domain, body.any_behaviour).model
     known = tuple(key for key, read in body.readings.items() if read.follows_from_physics(model))
     readings, data = readings_of(domain, physics, known), mujoco.MjData(model)
     for name in body.readings.keys() - readings.keys():
@@ -129,6 +129,6 @@ def _scratch(
 ) -> tuple[mujoco.MjModel, mujoco.MjData, ReadingLayout]:
     """Returns a model, an MjData to compute in, and the layout of the readings."""
     body = load_domain(domain)
-    model = episode_starter(domain, next(iter(body.rewards))).model
+    model = episode_starter(domain, body.any_behaviour).model
     data = mujoco.MjData(model)
     return model, data, ReadingLayout(model, data, {name: body.readings[name] for name in names})

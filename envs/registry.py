@@ -2,23 +2,20 @@
 
 The 31 single tasks are those of URLB (Laskin et al. 2021, arXiv 2110.15191) and ExoRL (Yarats et
 al. 2022, arXiv 2201.13425). A family is a hidden task: an episode rewards one of its members, which
-is never observed, so that only rewards reveal it.
+is never observed, so that only rewards reveal it. `envs.family_table` has the table of them.
 """
 
 from __future__ import annotations
 
 import difflib
-import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
-GOAL_RING = 0.15  # metres from the centre at which the goals of point_mass_goal lie
-# Metres around such a goal that earn the full reward, and over which the reward then falls to 0.1.
-GOAL_RADIUS = 0.045
-ARENA = 0.29  # metres: the point mass's joints end here
+from envs.family_table import FAMILIES, Value
 
 
 class Spec(NamedTuple):
@@ -62,21 +59,17 @@ _DOMAIN_OF = {
     for domain, behaviours in _BEHAVIOURS.items()
     for behaviour in behaviours
 }
-_FAMILY_DOMAINS = {
-    f"{domain}_any": domain
-    for domain in ("walker", "cheetah", "quadruped", "jaco", "point_mass_maze")
-}
-_FAMILY_DOMAINS["point_mass_goal"] = "point_mass"
+_ID = re.compile(r"(\w+)\((.+)\)")  # cheetah_speed(speed=1.5)
 
 
-class Params(Mapping[str, tuple[float, ...]]):
+class Params(Mapping[str, Value]):
     """Maps parameters' names to their values, and can be hashed."""
 
-    def __init__(self, values: Mapping[str, tuple[float, ...]] | None = None) -> None:
+    def __init__(self, values: Mapping[str, Value] | None = None) -> None:
         """Keeps a sorted copy of `values`."""
         self._items = tuple(sorted((values or {}).items()))
 
-    def __getitem__(self, key: str) -> tuple[float, ...]:
+    def __getitem__(self, key: str) -> Value:
         """Returns the value of parameter `key`."""
         return dict(self._items)[key]
 
@@ -111,19 +104,26 @@ class Task:
 
     @property
     def id(self) -> str:
-        """Returns a unique name: `walker_walk`, `point_mass_goal(goal=0.106066,-0.106066)`."""
+        """Returns a unique name, of which `task` makes an equal task.
+
+        Examples are `walker_walk` and `point_mass_goal(goal=0.106066,-0.106066)`.
+        """
         if not self.params:
             return self.name
         values = ";".join(
-            f"{key}={','.join(f'{number:.6g}' for number in value)}"
+            f"{key}={','.join(f'{number:.6g}' for number in np.atleast_1d(value))}"
             for key, value in self.params.items()
         )
         return f"{self.name}({values})"
 
+    def __str__(self) -> str:
+        """Returns the id."""
+        return self.id
+
     @property
     def domain(self) -> str:
         """Returns the body whose physics this task uses; also the first folder of its buffers."""
-        return _DOMAIN_OF.get(self.name) or _FAMILY_DOMAINS[self.name]
+        return _DOMAIN_OF.get(self.name) or FAMILIES[self.name].domain
 
     @property
     def behaviour(self) -> str:
@@ -133,7 +133,7 @@ class Task:
     @property
     def hidden(self) -> bool:
         """Tells whether this is a family, so a member has yet to be drawn."""
-        return self.name in _FAMILY_DOMAINS and not self.params
+        return self.name in FAMILIES and not self.params
 
 
 def unknown(kind: str, value: object, allowed: list[str] | tuple[str, ...]) -> ValueError:
@@ -145,12 +145,12 @@ def unknown(kind: str, value: object, allowed: list[str] | tuple[str, ...]) -> V
 
 def tasks() -> tuple[str, ...]:
     """Returns the names of all tasks: first the single ones, then the families."""
-    return tuple(_DOMAIN_OF) + tuple(_FAMILY_DOMAINS)
+    return tuple(_DOMAIN_OF) + tuple(FAMILIES)
 
 
 def families() -> tuple[str, ...]:
     """Returns the names of the families of hidden tasks."""
-    return tuple(_FAMILY_DOMAINS)
+    return tuple(FAMILIES)
 
 
 def domains() -> tuple[str, ...]:
@@ -162,12 +162,13 @@ def task(name: str | Task, **params: Any) -> Task:
     """Returns the task called `name`; a Task passes through.
 
     Args:
-        name: one of `tasks()`.
-        **params: `goal=(x, y)` in metres for `point_mass_goal`; rounded to micrometres, so that
-            equal ids are equal tasks.
+        name: one of `tasks()`; or a task's id, such as `cheetah_speed(speed=1.5)`.
+        **params: the parameters of a family's member: `speed=1.5` in metres a second,
+            `goal=(x, y)` in metres. They are rounded to six digits, as ids show them, so that equal
+            ids are equal tasks.
 
     Raises:
-        ValueError: unknown name or parameter, or a goal outside the arena.
+        ValueError: unknown name or parameter, or a value that the family does not allow.
     """
     if isinstance(name, Task):
         if params:
@@ -176,23 +177,44 @@ def task(name: str | Task, **params: Any) -> Task:
                 f"task {name.id!r} is already made: parameters {given} belong with a name"
             )
         return name
+    if "(" in name:
+        if params:
+            raise ValueError(f"task {name!r} has its parameters already, got {sorted(params)} too")
+        name, params = _parse_id(name)
     if name not in tasks():
         raise unknown("task", name, tasks())
-    allowed = ("goal",) if name == "point_mass_goal" else ()
+    known = FAMILIES[name].parameters if name in FAMILIES else {}
     for key in params:
-        if key not in allowed:
-            raise ValueError(
-                f"task {name!r} takes no parameter {key!r}; allowed: {', '.join(allowed) or 'none'}"
-            )
-    return Task(name, Params({key: _position(name, key, value) for key, value in params.items()}))
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; nearest match: {near[0]!r}" if near else ""
+            allowed = ", ".join(known) or "none"
+            raise ValueError(f"task {name!r} takes no parameter {key!r}{hint}; allowed: {allowed}")
+    if params and (missing := known.keys() - params.keys()):
+        raise ValueError(f"task {name!r} also needs {', '.join(sorted(missing))}")
+    return Task(
+        name,
+        Params({key: known[key].check(f"task {name!r}: {key}", params[key]) for key in params}),
+    )
 
 
-def _position(name: str, key: str, value: Any) -> tuple[float, float]:
-    numbers = np.asarray(value, dtype=float)
-    if numbers.shape != (2,) or not np.all(np.abs(numbers) <= ARENA):
-        allowed = f"two numbers (x, y) between {-ARENA} and {ARENA} metres"
-        raise ValueError(f"task {name!r}: {key}={value!r} must be {allowed}")
-    return round(float(numbers[0]), 6), round(float(numbers[1]), 6)
+def _parse_id(identifier: str) -> tuple[str, dict[str, Any]]:
+    """Splits an id into the name and the parameters.
+
+    Raises:
+        ValueError: it is no id.
+    """
+    found = _ID.fullmatch(identifier)
+    try:
+        name, items = found.groups()
+        pairs = [item.split("=") for item in items.split(";")]
+        values = {key: tuple(map(float, text.split(","))) for key, text in pairs}
+        return name, {key: v[0] if len(v) == 1 else v for key, v in values.items()}
+    except (AttributeError, ValueError):
+        written = "'cheetah_speed(speed=1.5)' or 'point_mass_goal(goal=0.1,-0.1)'"
+        raise ValueError(
+            f"task {identifier!r} cannot be read; allowed: such as {written}"
+        ) from None
 
 
 def spec(name: str | Task) -> Spec:
@@ -211,6 +233,11 @@ def domain_spec(domain: str) -> Spec:
     return _SPECS[domain]
 
 
+def has_parameters(family: Task) -> bool:
+    """Tells whether this is a family whose members differ by parameters."""
+    return family.hidden and bool(FAMILIES[family.name].parameters)
+
+
 def members(family: str | Task) -> list[Task]:
     """Lists the tasks of a finite family; of a single task, only the task itself.
 
@@ -218,52 +245,11 @@ def members(family: str | Task) -> list[Task]:
         ValueError: the family has infinitely many members.
     """
     family = task(family)
-    if family.name == "point_mass_goal":
+    if has_parameters(family):
         raise ValueError(
-            "task 'point_mass_goal' has infinitely many members: "
+            f"task {family.name!r} has infinitely many members: "
             "draw them with draw_tasks or training_tasks"
         )
     if not family.hidden:
         return [family]
     return [Task(f"{family.domain}_{behaviour}") for behaviour in _BEHAVIOURS[family.domain]]
-
-
-def draw_tasks(name: str | Task, count: int, rng: np.random.Generator) -> list[Task]:
-    """Draws the tasks of `count` episodes.
-
-    Args:
-        name: a family, whose members are drawn; or a single task, which is repeated. Each member
-            of a finite family is drawn equally often, give or take one.
-        count: number of episodes.
-        rng: the source of the draws.
-    """
-    family = task(name)
-    if not family.hidden:
-        return [family] * count
-    if family.name == "point_mass_goal":
-        return [_goal(angle) for angle in rng.uniform(-math.pi, math.pi, count)]
-    pool = members(family)
-    rounds = [rng.permutation(len(pool)) for _ in range(-(-count // len(pool)))]
-    return [pool[index] for index in np.concatenate(rounds)[:count]] if count else []
-
-
-def training_tasks(name: str | Task, count: int, rng: np.random.Generator) -> list[Task]:
-    """Returns distinct tasks to relabel a data set with.
-
-    Args:
-        name: a task. `point_mass_goal` gives goals that are drawn, another family all its members,
-            and a single task itself.
-        count: number of goals.
-        rng: the source of the draws.
-    """
-    family = task(name)
-    if family.name == "point_mass_goal" and family.hidden:
-        drawn: dict[Task, None] = {}
-        while len(drawn) < count:
-            drawn.update(dict.fromkeys(draw_tasks(family, count - len(drawn), rng)))
-        return list(drawn)
-    return members(family) if family.hidden else [family]
-
-
-def _goal(angle: float) -> Task:
-    return task("point_mass_goal", goal=(GOAL_RING * math.cos(angle), GOAL_RING * math.sin(angle)))

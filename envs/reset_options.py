@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from envs import registry
+from envs.family_table import FAMILIES
 from envs.registry import Task
 
 SEEDS = 2**32  # numpy's RandomState, from which dm_control starts episodes, takes smaller seeds
@@ -70,21 +71,62 @@ def split_reset_mask(
     return mask.copy(), others
 
 
-def chosen_member(family: Task, options: dict[str, Any]) -> Task:
+def chosen_members(
+    families: Sequence[Task], mask: np.ndarray, options: dict[str, Any]
+) -> dict[int, Task]:
+    """Returns the members that reset's options name, by the numbers of their environments.
+
+    Args:
+        families: of each environment.
+        mask: (environments,) bool, the environments to reset.
+        options: of reset, without the mask.
+
+    Raises:
+        ValueError: the options do not fit the tasks, or name no member.
+    """
+    indices = np.flatnonzero(mask).tolist()
+    if set(options) == {"tasks"}:
+        if len(options["tasks"]) != len(families):
+            raise ValueError(
+                f"reset option 'tasks' needs {len(families)} tasks, one for each environment, "
+                f"got {len(options['tasks'])}"
+            )
+        members = {index: registry.task(options["tasks"][index]) for index in indices}
+        for index, member in members.items():
+            _check_member(families[index], member)
+        return members
+    if not options:
+        return {}
+    named = {family: _named_member(family, options) for family in {families[i] for i in indices}}
+    return {index: named[families[index]] for index in indices}
+
+
+def _check_member(family: Task, member: Task) -> None:
+    """Raises a ValueError unless a task is the given one, or a member of the given family."""
+    if registry.has_parameters(family):
+        fits = member.name == family.name and not member.hidden
+    else:
+        fits = member in registry.members(family)
+    if not fits:
+        raise ValueError(f"task {family.id!r}: reset option 'tasks' has {member.id!r}, no member")
+
+
+def _named_member(family: Task, options: dict[str, Any]) -> Task:
     """Returns the member of a family that reset's options name.
 
     Raises:
         ValueError: the options do not fit the task, or name no member.
     """
-    key = "goal" if family.name == "point_mass_goal" else "task"
-    if not family.hidden or set(options) != {key}:
-        allowed = f"{{{key!r}: ...}}" if family.hidden else "none"
+    keys = set(FAMILIES[family.name].parameters if family.hidden else ()) or {"task"}
+    if not family.hidden or set(options) != keys:
+        allowed = ", ".join(f"{key!r}: ..." for key in sorted(keys))
+        allowed = f"{{{allowed}}}" if family.hidden else "none"
         raise ValueError(
             f"task {family.id!r}: reset options {sorted(options)} are unknown; allowed: {allowed}"
         )
-    if key == "goal":
-        return registry.task(family.name, goal=options[key])
+    if registry.has_parameters(family):
+        return registry.task(family.name, **options)
     names = [member.name for member in registry.members(family)]
-    if options[key] not in names:
-        raise registry.unknown(f"task {family.id!r}: member", options[key], names)
-    return registry.task(options[key])
+    if options["task"] not in names:
+        raise registry.unknown(f"task {family.id!r}: member", options["task"], names)
+    return registry.task(options["task"])

@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from envs.domain import load_domain
+from envs.domain import FamilyReward, Readings, load_domain
 from envs.registry import Task
+
+
+def family_reward(task: Task) -> FamilyReward | None:
+    """Returns the reward of the family that a task with parameters belongs to; else None."""
+    return load_domain(task.domain).families.get(task.behaviour)
+
+
+def stack_params(tasks: Sequence[Task]) -> dict[str, np.ndarray]:
+    """Returns the parameters of several members of one family.
+
+    Returns:
+        name -> (tasks,), or (tasks, numbers) for a parameter of several numbers.
+    """
+    return {key: np.array([task.params[key] for task in tasks]) for key in tasks[0].params}
+
+
+def reward_function(task: Task) -> Callable[..., np.ndarray]:
+    """Returns the function of readings and parameters that computes a task's reward, (states,)."""
+    family = family_reward(task)
+    if family is None:
+        return load_domain(task.domain).rewards[task.behaviour]
+
+    def reward(readings: Readings, **params: np.ndarray) -> np.ndarray:
+        return family.reward(family.measure(readings), **params)
+
+    return reward
 
 
 class Rewards:
@@ -21,16 +47,14 @@ class Rewards:
                 any number of states.
         """
         self._tasks, self._count = tuple(tasks), len(tasks)
-        functions = load_domain(tasks[0].domain).rewards
         by_behaviour: dict[str, list[int]] = {}
         for index, task in enumerate(tasks):
             by_behaviour.setdefault(task.behaviour, []).append(index)
         self._groups = []
-        for behaviour, rows in by_behaviour.items():
-            names = tasks[rows[0]].params
-            params = {key: np.array([tasks[row].params[key] for row in rows]) for key in names}
+        for rows in by_behaviour.values():
+            own = [tasks[row] for row in rows]
             states = slice(None) if len(by_behaviour) == 1 else rows
-            self._groups.append((functions[behaviour], states, params))
+            self._groups.append((reward_function(own[0]), states, stack_params(own)))
 
     def __reduce__(self) -> tuple:
         """Makes a copy look up the functions again: many are lambdas, which pickle cannot copy."""
@@ -46,9 +70,9 @@ class Rewards:
         given = {**readings, "ctrl": control}
         if len(self._groups) == 1:  # no need to pick states, nor to put rewards back in order
             function, _, params = self._groups[0]
-            return function(given | params)
+            return function(given, **params)
         reward = np.empty(self._count)
         for function, states, params in self._groups:
             own = {key: value[states] for key, value in given.items()}
-            reward[states] = function(own | params)
+            reward[states] = function(own, **params)
         return reward

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from envs import maze
-from envs.registry import GOAL_RADIUS, Task
+from envs.family_table import GOAL_RADIUS
+from envs.registry import Task
 
 
 class TopDownView(NamedTuple):
@@ -26,7 +27,8 @@ def top_down_view(task: Task) -> TopDownView | None:
     """Returns the view of a task; None where states have no position, or the task has no goal."""
     if task.domain == "point_mass" and "goal" in task.params:
         return TopDownView(task.params["goal"], GOAL_RADIUS, ())
-    if task.domain == "point_mass_maze" and task.behaviour in maze.ROOM_OF:
-        room = maze.ROOM_OF[task.behaviour]
-        return TopDownView(tuple(maze.ROOMS[room]), maze.RADIUS, maze.WALLS)
+    if task.domain == "point_mass_maze" and not task.hidden:
+        room = maze.ROOM_OF.get(task.behaviour)
+        goal = task.params["goal"] if room is None else tuple(maze.ROOMS[room])
+        return TopDownView(goal, maze.RADIUS, maze.WALLS)
     return None

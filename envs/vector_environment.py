@@ -18,8 +18,9 @@ from envs import registry, rendering
 from envs.batch import Batch
 from envs.domain import load_domain
 from envs.registry import Task
-from envs.reset_options import SEEDS, chosen_member, random_streams, seeds_of, split_reset_mask
+from envs.reset_options import SEEDS, chosen_members, random_streams, seeds_of, split_reset_mask
 from envs.rewards import Rewards
+from envs.task_draws import draw_tasks
 
 RENDER_MODES = ("rgb_array",)
 
@@ -68,7 +69,7 @@ class VectorEnvironment(VectorEnv):
         self._starts, self._draws = map(list, zip(*streams, strict=True))
         # Until the first reset, any member stands for a family.
         rng = np.random.default_rng(seed)
-        self.tasks = registry.draw_tasks(self._given[0], self.num_envs, rng)
+        self.tasks = draw_tasks(self._given[0], self.num_envs, rng)
         self._observe = load_domain(self._domain).observe
         self._batch = Batch(self._domain, self._behaviours())
         self._elapsed: np.ndarray | None = None  # steps of each episode; None before the first
@@ -96,9 +97,10 @@ class VectorEnvironment(VectorEnv):
         Args:
             seed: of environment 0, counting up; or one for each. None goes on with the streams in
                 use.
-            options: `{"task": name}` (a member of the family) or `{"goal": (x, y)}`, for all;
-                otherwise families draw. `{"reset_mask": mask}`, (environments,) bool: only these
-                start, the others stay where they are.
+            options: `{"task": name}` (a member of the family) or its parameters, such as
+                `{"goal": (x, y)}`, for all; `{"tasks": members}`, one for each; otherwise families
+                draw. `{"reset_mask": mask}`, (environments,) bool: only these start, the others
+                stay where they are.
 
         Returns:
             observations of all environments, and `{"physics": of all, "_physics": which started}`.
@@ -114,13 +116,12 @@ class VectorEnvironment(VectorEnv):
         if self._elapsed is None and not mask.all():
             raise gymnasium.error.ResetNeeded("the first reset must be of all environments")
         # All options are checked before anything changes.
-        given = {self._given[index] for index in np.flatnonzero(mask)}
-        members = {task: chosen_member(task, options) for task in given} if options else {}
+        chosen = chosen_members(self._given, mask, options)
         tasks = list(self.tasks)
         for index in np.flatnonzero(mask):
             if seeds[index] is not None:
                 self._starts[index], self._draws[index] = random_streams(seeds[index])
-            tasks[index] = members.get(self._given[index]) or self._drawn_member(index)
+            tasks[index] = chosen.get(index) or self._drawn_member(index)
         self.tasks = tasks
         self._rewards = Rewards(self.tasks)
         self._batch.start(self._behaviours(), self._starts, mask)
@@ -202,4 +203,4 @@ class VectorEnvironment(VectorEnv):
         return [task.behaviour for task in self.tasks]
 
     def _drawn_member(self, index: int) -> Task:
-        return registry.draw_tasks(self._given[index], 1, self._draws[index])[0]
+        return draw_tasks(self._given[index], 1, self._draws[index])[0]

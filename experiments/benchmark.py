@@ -14,7 +14,7 @@ from agentic_transformer.run_files import write_json
 from experiments.cli import app as cli
 from experiments.cli import provenance
 
-SUITES = ("agent", "data", "faults", "plan", "ring")
+SUITES = ("agent", "data", "data_scale", "faults", "plan", "ring")
 
 
 @dataclass
@@ -24,8 +24,8 @@ class BenchmarkCommand:
     suite: str = setting(
         "ring",
         "ring: attention backbones and peers; agent: long contexts, acting, training; data: "
-        "relabelling, stepping, sampling; faults: what must not harm a run; plan: the longest "
-        "contexts that fit pods that are not there.",
+        "relabelling, stepping, sampling; data_scale: training on 10 million steps; faults: what "
+        "must not harm a run; plan: the longest contexts that fit pods that are not there.",
         choices=SUITES,
     )
     out: str | None = setting(

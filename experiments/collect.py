@@ -21,6 +21,7 @@ def main(config: CollectCommand) -> None:
         seed=data.seed,
         collector=data.algo,
         action_repeat=data.action_repeat,
+        length=data.length,
     )
     print(f"buffer: {folder}\ncache:  {datasets.build_cache(folder, place=data.cache)}")
 

@@ -70,7 +70,7 @@ def check_evaluation(config: QuickstartCommand) -> None:
         evaluation_tasks,
     )
 
-    tasks = evaluation_tasks(config.task, config.eval, config.seed)
+    tasks = evaluation_tasks(config.task, config.eval, config.seed, config.data)
     for agent in (config.agent, config.baseline):
         check_conditions(
             conditions_of(agent, config.eval), tasks, config.eval, agent, config.data.episodes

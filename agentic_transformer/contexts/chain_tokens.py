@@ -25,7 +25,11 @@ def returns_to_go(target: np.ndarray, reward: np.ndarray) -> np.ndarray:
 
 
 def encode_chains(
-    layout: TokenLayout, chains: Chains, trajectories: Trajectories, reward: np.ndarray
+    layout: TokenLayout,
+    chains: Chains,
+    trajectories: Trajectories,
+    reward: np.ndarray,
+    imitated: np.ndarray | None = None,
 ) -> Tokens:
     """Encodes a batch of chains as token rows, in natural order.
 
@@ -35,6 +39,7 @@ def encode_chains(
         trajectories: the B * n trajectories of the slots, row by row: observation (B * n, T, O),
             action (B * n, T, A).
         reward: (B * n, T) rewards of those trajectories under their slot's task.
+        imitated: (B * n, T, A) actions to predict, where they are not those that were taken.
 
     Returns:
         Tokens with S = n * T * layout.tokens_per_step.
@@ -71,6 +76,6 @@ def encode_chains(
         features=layout.encode_batch(steps, first=np.diff(chain, axis=1, prepend=-1) != 0),
         timestep=per_token(steps.timestep),
         segment=per_token(chain),
-        action=at_action_tokens(steps.action),
+        action=at_action_tokens(steps.action if imitated is None else to_rows(imitated)),
         weight=at_action_tokens(per_step(chains.weight)),
     )

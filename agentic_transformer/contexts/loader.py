@@ -44,5 +44,8 @@ class ChainLoader:
         """Returns the local rows of a step, in natural order."""
         # (local rows, slots): the draw of all rows is cheap, their trajectories are not.
         chains = Chains(*(x[self.local] for x in self.sampler.draw(step, self.rows)))
-        trajectories, reward = self.data.load(chains.task.reshape(-1), chains.episode.reshape(-1))
-        return encode_chains(self.layout, chains, trajectories, reward)
+        episode = chains.episode.reshape(-1)
+        trajectories, reward = self.data.load(chains.task.reshape(-1), episode)
+        demonstrated = self.sampler.config.imitate == "demonstrator"
+        imitated = self.data.demonstrator(episode) if demonstrated else None
+        return encode_chains(self.layout, chains, trajectories, reward, imitated)

@@ -45,7 +45,7 @@ def _change_of_algo(algo: str, config: DataConfig) -> str:
 def _collect_command(task: str, config: DataConfig, algo: str) -> str:
     """Returns the command that collects the data, with the settings that are not the defaults."""
     wanted = vars(config) | {"algo": algo}
-    keys = ("root", "algo", "episodes", "seed", "action_repeat")
+    keys = ("root", "algo", "episodes", "seed", "action_repeat", "length")
     changed = {
         f"data.{key}": wanted[key] for key in keys if wanted[key] != getattr(DataConfig(), key)
     }

@@ -10,27 +10,45 @@ from agentic_transformer.contexts.normalizer import Normalizer
 from datasets import ActionRepeatView, Store, Trajectories
 from envs import Task
 
+_REWARDS_AT_ONCE = 1 << 17
+"""Rewards that are computed in one piece: about the number that a processor's cache holds."""
+
 
 class RelabelledDataset:
-    """Holds a store of trajectories together with their rewards under every task of a list."""
+    """Holds a store of trajectories together with their returns under every task of a list.
+
+    Rewards of steps are computed or read when they are asked for. Tasks times episodes times steps
+    of them would not fit in memory.
+    """
 
     def __init__(self, store: Store | ActionRepeatView, tasks: Sequence[Task], mode: str) -> None:
-        """Computes the rewards that are not on disk yet, and loads all of them.
+        """Computes the rewards that are not on disk yet, and all returns.
 
         Args:
             store: trajectories of equal length.
             tasks: tasks of the store's domain.
             mode: "exorl" or "exact", see `datasets.relabel`.
         """
-        distinct = list(dict.fromkeys(tasks))
-        store.relabel(distinct, mode)
-        self.store = store
-        # An evaluation may repeat one task many times. Its rewards are held once.
-        self._row_of_task = np.array([distinct.index(task) for task in tasks])
-        # (distinct tasks, episodes, T)
-        self._rewards = np.stack([store.rewards(task, mode=mode) for task in distinct])
+        # An evaluation may repeat one task many times. Its returns are computed once.
+        row_of = {task: row for row, task in enumerate(dict.fromkeys(tasks))}
+        store.relabel(list(row_of), mode)
+        self.store, self._tasks, self._mode = store, list(tasks), mode
         # (tasks, episodes)
-        self.returns = self._rewards.sum(axis=-1, dtype=np.float64)[self._row_of_task]
+        self.returns = self._returns(list(row_of))[[row_of[task] for task in tasks]]
+
+    def _returns(self, tasks: Sequence[Task]) -> np.ndarray:
+        """Computes the returns of all trajectories, (tasks, episodes), piece by piece."""
+        trajectories = max(1, _REWARDS_AT_ONCE // int(self.store.lengths.max()))
+        tasks_at_once = min(len(tasks), trajectories)
+        episodes_at_once = trajectories // tasks_at_once
+        returns = np.empty((len(tasks), self.store.episodes))
+        for first in range(0, self.store.episodes, episodes_at_once):
+            chosen = np.arange(first, min(first + episodes_at_once, self.store.episodes))
+            for start in range(0, len(tasks), tasks_at_once):
+                some = slice(start, start + tasks_at_once)
+                rewards = self.store.reward_table(tasks[some], chosen, self._mode)
+                returns[some, chosen] = rewards.sum(axis=-1, dtype=np.float64)
+        return returns
 
     def load(self, task: np.ndarray, episode: np.ndarray) -> tuple[Trajectories, np.ndarray]:
         """Returns k trajectories and their rewards.
@@ -42,11 +60,21 @@ class RelabelledDataset:
         Returns:
             The trajectories, and (k, T) rewards.
         """
-        return self.store.load(episode), self._rewards[self._row_of_task[task], episode]
+        tasks = [self._tasks[index] for index in task]
+        return self.store.load(episode), self.store.rewards_of(tasks, episode, self._mode)
+
+    def demonstrator(self, episode: np.ndarray) -> np.ndarray:
+        """Returns the actions (k, T, A) that demonstrators would have taken in episodes (k,).
+
+        Raises:
+            ValueError: the data hold none.
+        """
+        return self.store.demonstrator(episode)
 
     def rewards(self, task: np.ndarray, episode: np.ndarray, step: np.ndarray) -> np.ndarray:
         """Returns the rewards (k,) of single steps, under tasks (k,), of episodes (k,)."""
-        return self._rewards[self._row_of_task[task], episode, step]
+        tasks = [self._tasks[index] for index in task]
+        return self.store.rewards_of(tasks, episode, self._mode, steps=1, first=step)[:, 0]
 
     def normalizer(self, reward_scale: float, sample: int = 1000) -> Normalizer:
         """Returns a normalizer measured on `sample` trajectories, drawn with a fixed seed.

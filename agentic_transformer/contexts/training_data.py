@@ -25,8 +25,13 @@ def training_data(task: str, config: DataConfig) -> RelabelledDataset:
     Raises:
         ValueError: see `open_store`.
     """
-    tasks = envs.training_tasks(task, config.tasks, stream("training tasks", config.seed))
+    tasks = training_tasks(task, config)
     return RelabelledDataset(open_store(task, config), tasks, config.relabel)
+
+
+def training_tasks(task: str, config: DataConfig) -> list[envs.Task]:
+    """Returns the tasks that trajectories are relabelled with for training."""
+    return envs.training_tasks(task, config.tasks, stream("training tasks", config.seed))
 
 
 def evaluation_data(task: str, config: DataConfig, tasks: list[envs.Task]) -> RelabelledDataset:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 import envs
-from agentic_transformer.config import AgentConfig, EvalConfig
+from agentic_transformer.config import AgentConfig, DataConfig, EvalConfig
 from agentic_transformer.contexts.chains import available_episodes
 from agentic_transformer.contexts.relabelled import RelabelledDataset
+from agentic_transformer.contexts.training_data import training_tasks
 from agentic_transformer.evaluation.oracles import ORACLES
 from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.random_streams import stream
@@ -38,13 +39,29 @@ def conditions_of(agent: AgentConfig, config: EvalConfig) -> list[str]:
     return [baseline] if baseline else list(config.conditions)
 
 
-def evaluation_tasks(task: str, config: EvalConfig, seed: int) -> list[envs.Task]:
+def evaluation_tasks(
+    task: str, config: EvalConfig, seed: int, data: DataConfig | None = None
+) -> list[envs.Task]:
     """Returns the tasks to evaluate on, the same for every agent of a seed.
 
-    The tasks of a family are drawn anew: other goals than those of training, from the same
-    distribution.
+    The tasks of a family with parameters are held out: other goals than those of training, from the
+    same distribution or (`config.held_out`) from beyond it.
+
+    Args:
+        task: the task or family of the run.
+        config: how many tasks.
+        seed: of the run.
+        data: settings of the training data, none of whose tasks is drawn; None: training has none.
+
+    Raises:
+        ValueError: tasks beyond those of training are asked for, and there are none.
     """
-    return envs.draw_tasks(task, config.tasks, stream("evaluation tasks", config.seed, seed))
+    rng = stream("evaluation tasks", config.seed, seed)
+    beyond = config.held_out == "beyond"
+    if not beyond and not envs.registry.has_parameters(envs.task(task)):
+        return envs.draw_tasks(task, config.tasks, rng)
+    training = training_tasks(task, data) if data else ()
+    return envs.held_out_tasks(task, config.tasks, rng, training, beyond)
 
 
 def other_tasks(tasks: Sequence[envs.Task], rng: np.random.Generator) -> list[envs.Task]:

@@ -99,7 +99,7 @@ def load_evaluation(
     mesh = make_mesh(config.mesh.ring) if config.mesh.ring > 1 else None
     _check_divides(config.eval, mesh)
     agent, digest = build_agent(checkpoints, step, mesh), checkpoints.digest(step)
-    tasks = evaluation_tasks(trained.task, config.eval, trained.seed)
+    tasks = evaluation_tasks(trained.task, config.eval, trained.seed, trained.data)
     evaluation = Evaluation(agent, tasks, config.eval)
     if set(NEED_DATA) & set(evaluation.conditions()):
         # The data may have moved since training.
@@ -140,9 +140,10 @@ def settings_of(
         Values for JSON, by setting.
     """
     asked = {f"eval.{key}": value for key, value in vars(config).items() if key != "video"}
-    kind = {
-        f"data.{key}": value for key, value in vars(data).items() if key not in ("root", "cache")
-    }
+    if config.held_out == EvalConfig().held_out:
+        del asked["eval.held_out"]  # evaluations from before there was a choice are these
+    elsewhere = ("root", "cache", "length")  # where the data lie, how they were collected
+    kind = {f"data.{key}": value for key, value in vars(data).items() if key not in elsewhere}
     returns = [] if evaluation.data is None else [evaluation.data.returns]
     returns += [] if evaluation.hypotheses is None else [evaluation.hypotheses]
     digest = hashlib.sha256(b"".join(array.tobytes() for array in returns)).hexdigest()

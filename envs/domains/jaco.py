@@ -1,4 +1,4 @@
-"""Defines jaco: an arm that reaches for one of four corners of the table (URLB).
+"""Defines jaco: an arm that reaches for a corner of the table (URLB), or for a hidden goal on it.
 
 It is dm_control's manipulation reach with a fixed target. As in ExoRL's data the target is not
 observed: an observation has 42 numbers, where URLB's own environment has 55.
@@ -6,13 +6,13 @@ observed: an observation has 42 numbers, where URLB's own environment has 55.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from dm_control import composer, manipulation
 from dm_control.utils.rewards import tolerance
 
-from envs.domain import Domain, Reading, Readings
+from envs.domain import Domain, FamilyReward, Reading, Readings
 from envs.headless import mujoco
 
 _ARM_JOINTS = 6  # the hand's joints follow
@@ -20,7 +20,12 @@ _RADIUS = 0.05  # metres around the target that earn the full reward
 _TIME_LIMIT = 10  # seconds
 _OFFSET = 0.09  # metres of a corner from the table's axes
 _HEIGHT = 0.001  # metres of the target above the table
-_CORNERS = ("reach_top_left", "reach_top_right", "reach_bottom_left", "reach_bottom_right")
+_CORNERS = {
+    "reach_top_left": (-_OFFSET, _OFFSET),
+    "reach_top_right": (_OFFSET, _OFFSET),
+    "reach_bottom_left": (-_OFFSET, -_OFFSET),
+    "reach_bottom_right": (_OFFSET, -_OFFSET),
+}
 _PINCH = "jaco_arm/jaco_hand/pinchsite"
 
 
@@ -45,27 +50,31 @@ def _observe(readings: Readings) -> np.ndarray:
     return np.concatenate(parts, axis=1)
 
 
-def _distance(readings: Readings, corner: str) -> np.ndarray:
-    """Returns the distance from the pinch site to a corner, (states,), in metres."""
-    x = -_OFFSET if corner.endswith("left") else _OFFSET
-    y = _OFFSET if "top" in corner else -_OFFSET
-    return np.linalg.norm(readings["pinch"] - (x, y, _HEIGHT), axis=1)
+def _distance(pinch: np.ndarray, goal: np.ndarray) -> np.ndarray:
+    """Returns the distance (...) from pinch sites (..., 3) to goals (..., 2) on the table."""
+    goal = np.asarray(goal)
+    height = np.full((*goal.shape[:-1], 1), _HEIGHT)
+    return np.linalg.norm(pinch - np.concatenate([goal, height], axis=-1), axis=-1)
 
 
-def _reach(corner: str) -> Callable[[Readings], np.ndarray]:
-    return lambda readings: tolerance(_distance(readings, corner), (0, _RADIUS), _RADIUS)
+def _reach(pinch: np.ndarray, goal: np.ndarray) -> np.ndarray:
+    return tolerance(_distance(pinch, goal), (0, _RADIUS), _RADIUS)
 
 
-def _approach(corner: str) -> Callable[[Readings], np.ndarray]:
-    return lambda readings: -_distance(readings, corner)
+def _approach(readings: Readings, goal: np.ndarray) -> np.ndarray:
+    # A few radii away from the target the reward is nearly 0 and flat.
+    return -_distance(readings["pinch"], goal)
 
 
 DOMAIN = Domain(
     build=_build,
     observe=_observe,
-    rewards={corner: _reach(corner) for corner in _CORNERS},
-    # A few radii away from the target the reward is nearly 0 and flat.
-    shaped_rewards={corner: _approach(corner) for corner in _CORNERS},
+    rewards={
+        name: lambda readings, goal=goal: _reach(readings["pinch"], goal)
+        for name, goal in _CORNERS.items()
+    },
+    shaped_rewards={name: partial(_approach, goal=goal) for name, goal in _CORNERS.items()},
+    families={"goal": FamilyReward(lambda readings: readings["pinch"], _reach, _approach)},
     readings={
         "torque": Reading("sensordata"),
         "pinch": Reading("site_xpos", _PINCH),

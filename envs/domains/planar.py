@@ -12,6 +12,8 @@ VELOCITY = Reading("subtree_linvel", "torso")
 ANGULAR_MOMENTUM = Reading("subtree_angmom", "torso")
 STAGES = (mujoco.mj_kinematics, mujoco.mj_comPos, mujoco.mj_comVel, mujoco.mj_subtreeVel)
 
+# Metres a second around a hidden speed that earn the full reward, and over which it falls to 0.
+_SPEED_RADIUS, _SPEED_MARGIN = 0.25, 0.5
 _SPIN = 5.0  # angular momentum about y that earns a flip's full reward (URLB)
 
 
@@ -28,6 +30,17 @@ def linear(value: np.ndarray, target: float, margin: float, at_margin: float) ->
     """
     # 1 - (1 - v) (target - x) / margin, where v is the value at the margin
     return np.clip(1 - (target - value) / margin * (1 - at_margin), 0, 1)
+
+
+def at_speed(value: np.ndarray, speed: np.ndarray) -> np.ndarray:
+    """Returns the reward of a velocity (...) for a hidden speed (...), both in metres a second.
+
+        clip(1 - (|value - speed| - 0.25) / 0.5, 0, 1)
+
+    It is dm_control's `tolerance` with bounds speed -+ 0.25, margin 0.5, a linear sigmoid and value
+    0 at the margin, for speeds that differ.
+    """
+    return np.clip(1 - (np.abs(value - speed) - _SPEED_RADIUS) / _SPEED_MARGIN, 0, 1)
 
 
 def spin(readings: Readings, direction: int) -> np.ndarray:

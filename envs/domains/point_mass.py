@@ -12,8 +12,8 @@ from dm_control.rl.control import Environment
 from dm_control.suite import point_mass
 from dm_control.utils.rewards import tolerance
 
-from envs.domain import Domain, Readings
-from envs.registry import GOAL_RADIUS
+from envs.domain import Domain, FamilyReward, Readings
+from envs.family_table import GOAL_RADIUS
 
 _START = 0.01  # metres around the centre within which episodes start
 
@@ -36,11 +36,15 @@ def observe(readings: Readings) -> np.ndarray:
     return np.concatenate([readings["qpos"], readings["qvel"]], axis=1)
 
 
-def _reward(readings: Readings) -> np.ndarray:
-    distance = np.linalg.norm(readings["qpos"] - readings["goal"], axis=1)
+def _reward(position: np.ndarray, goal: np.ndarray) -> np.ndarray:
+    distance = np.linalg.norm(position - goal, axis=-1)
     return tolerance(distance, (0, GOAL_RADIUS), GOAL_RADIUS)
 
 
 DOMAIN = Domain(
-    build=_build, observe=observe, rewards={"goal": _reward}, control_steps=15, use_threads=True
+    build=_build,
+    observe=observe,
+    families={"goal": FamilyReward(lambda readings: readings["qpos"], _reward)},
+    control_steps=15,
+    use_threads=True,
 )

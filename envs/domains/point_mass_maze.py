@@ -1,11 +1,11 @@
-"""Defines the point mass that reaches for a corner of a maze of four rooms (ExoRL).
+"""Defines the point mass in a maze of four rooms: it reaches for a corner (ExoRL) or a hidden goal.
 
 The maze is dm_control's point_mass with a cross of two walls.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from dm_control.rl.control import Environment
@@ -13,7 +13,7 @@ from dm_control.suite import common, point_mass
 from dm_control.utils.rewards import tolerance
 from lxml import etree
 
-from envs.domain import Domain, Readings
+from envs.domain import Domain, FamilyReward, Readings
 from envs.domains.point_mass import observe
 from envs.maze import RADIUS, ROOM_OF, ROOMS, WALLS, distance
 
@@ -50,27 +50,32 @@ def _build(behaviour: str) -> Environment:
     return Environment(physics, _FromTopLeft(randomize_gains=False), time_limit=_TIME_LIMIT)
 
 
-def _reach(room: int) -> Callable[[Readings], np.ndarray]:
-    def reward(readings: Readings) -> np.ndarray:
-        near = tolerance(
-            np.linalg.norm(readings["qpos"] - ROOMS[room], axis=1), (0, RADIUS), RADIUS
-        )
-        control = readings["ctrl"]
-        small_control = tolerance(control, margin=1, value_at_margin=0, sigmoid="quadratic")
-        # Controls cost a fifth of the reward at most.
-        return near * (small_control.mean(axis=1) + 4) / 5
-
-    return reward
+def _measure(readings: Readings) -> np.ndarray:
+    """Returns position and how small controls are, 4 to 5: (states, 3)."""
+    small = tolerance(readings["ctrl"], margin=1, value_at_margin=0, sigmoid="quadratic")
+    return np.concatenate([readings["qpos"], small.mean(axis=1)[:, None] + 4], axis=1)
 
 
-def _approach(room: int) -> Callable[[Readings], np.ndarray]:
-    return lambda readings: -distance(readings["qpos"], room)
+def _reward(measured: np.ndarray, goal: np.ndarray) -> np.ndarray:
+    off = np.linalg.norm(measured[..., :2] - goal, axis=-1)
+    # Controls cost a fifth of the reward at most.
+    return tolerance(off, (0, RADIUS), RADIUS) * measured[..., 2] / 5
+
+
+def _approach(readings: Readings, goal: np.ndarray) -> np.ndarray:
+    # The reward is flat away from the goal, and the straight way to it may lead into a wall.
+    return -distance(readings["qpos"], goal)
 
 
 DOMAIN = Domain(
     build=_build,
     observe=observe,
-    rewards={corner: _reach(room) for corner, room in ROOM_OF.items()},
-    # The reward is flat away from the corner, and the straight way to it may lead into a wall.
-    shaped_rewards={corner: _approach(room) for corner, room in ROOM_OF.items()},
+    rewards={
+        corner: lambda readings, goal=ROOMS[room]: _reward(_measure(readings), goal)
+        for corner, room in ROOM_OF.items()
+    },
+    shaped_rewards={
+        corner: partial(_approach, goal=ROOMS[room]) for corner, room in ROOM_OF.items()
+    },
+    families={"goal": FamilyReward(_measure, _reward, _approach)},
 )

@@ -1,4 +1,7 @@
-"""Defines quadruped: walk and run (dm_control), stand, jump, roll and roll_fast (URLB)."""
+"""Defines quadruped: walk and run (dm_control), stand, jump, roll and roll_fast (URLB).
+
+Its hidden speed is forward, of the torso.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,8 @@ from collections.abc import Callable
 import numpy as np
 from dm_control import suite
 
-from envs.domain import Domain, Reading, Readings
-from envs.domains.planar import linear
+from envs.domain import Domain, FamilyReward, Reading, Readings
+from envs.domains.planar import at_speed, linear
 from envs.headless import mujoco
 
 # Numbers of the free joint in qpos (a position and a quaternion) and in qvel.
@@ -62,6 +65,18 @@ def _roll(target: float) -> Callable[[Readings], np.ndarray]:
     return reward
 
 
+def _measure_speed(readings: Readings) -> np.ndarray:
+    return np.stack([readings["velocity"][:, 0], _upright(readings)], axis=1)
+
+
+def _reward_speed(measured: np.ndarray, speed: np.ndarray) -> np.ndarray:
+    return measured[..., 1] * at_speed(measured[..., 0], speed)
+
+
+def _score_speed(readings: Readings, speed: np.ndarray) -> np.ndarray:
+    return _upright(readings) - np.abs(readings["velocity"][:, 0] - speed)
+
+
 DOMAIN = Domain(
     build=lambda behaviour: suite.load("quadruped", "run" if behaviour == "run" else "walk"),
     observe=_observe,
@@ -73,6 +88,7 @@ DOMAIN = Domain(
         "roll": _roll(0.5),
         "roll_fast": _roll(5.0),
     },
+    families={"speed": FamilyReward(_measure_speed, _reward_speed, _score_speed)},
     readings={
         "torso_frame": Reading("xmat", "torso"),
         "velocity": Reading("sensordata", "velocimeter"),

@@ -1,4 +1,4 @@
-"""Defines walker: stand, walk, run (dm_control) and flip (URLB)."""
+"""Defines walker: stand, walk, run (dm_control), flip (URLB) and a hidden speed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from dm_control import suite
 from dm_control.rl.control import Environment
 from dm_control.utils.rewards import tolerance
 
-from envs.domain import Domain, Reading, Readings
+from envs.domain import Domain, FamilyReward, Reading, Readings
 from envs.domains import planar
 
 _STAND_HEIGHT = 1.2  # metres of the torso above the ground
 _SPEEDS = {"walk": 1.0, "run": 8.0}  # metres a second
+_FARTHEST = 3.0  # metres a second off a hidden speed: the planner's score is 0 from here on
 
 
 def _build(behaviour: str) -> Environment:
@@ -51,6 +52,20 @@ def _forward(target: float) -> Callable[[Readings], np.ndarray]:
     return reward
 
 
+def _measure_speed(readings: Readings) -> np.ndarray:
+    return np.stack([planar.speed(readings), _stand(readings)], axis=1)
+
+
+def _reward_speed(measured: np.ndarray, speed: np.ndarray) -> np.ndarray:
+    # Falling costs all.
+    return measured[..., 1] * planar.at_speed(measured[..., 0], speed)
+
+
+def _score_speed(readings: Readings, speed: np.ndarray) -> np.ndarray:
+    off = np.minimum(np.abs(planar.speed(readings) - speed), _FARTHEST)
+    return _stand(readings) * (1 - off / _FARTHEST)
+
+
 DOMAIN = Domain(
     build=_build,
     observe=_observe,
@@ -60,6 +75,7 @@ DOMAIN = Domain(
         "run": _forward(_SPEEDS["run"]),
         "flip": lambda readings: _stand_and(readings, planar.spin(readings, +1)),
     },
+    families={"speed": FamilyReward(_measure_speed, _reward_speed, _score_speed)},
     readings={
         "xmat": Reading("xmat"),
         "torso": Reading("xpos", "torso"),

@@ -30,7 +30,7 @@ def save_video(config: EvaluateCommand, run: Path, folder: Path) -> None:
 
     def draw(path: Path) -> None:
         trained = read_config(run, TrainCommand)
-        task = evaluation_tasks(trained.task, config.eval, trained.seed)[0]
+        task = evaluation_tasks(trained.task, config.eval, trained.seed, trained.data)[0]
         numbers = sorted(set(config.eval.trajectories))
         with np.load(folder / ROLLOUTS) as rollouts:
             # (attempts, T + 1, P) of the first task -> (attempts x (T + 1), P)

@@ -1,12 +1,16 @@
 """The same trajectories under the rewards of several tasks."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 import envs
 from agentic_transformer.config import AgentConfig
+from agentic_transformer.contexts import relabelled
 from agentic_transformer.contexts.loader import ChainLoader
 from agentic_transformer.contexts.relabelled import RelabelledDataset
+from datasets import ActionRepeatView
 from tests.seeds import SEED, rng
 from tests.small_agents import TASK, describe, labelled
 from tests.tolerances import assert_close
@@ -40,3 +44,34 @@ def test_loaded_rows_carry_the_rewards_of_the_task_that_was_drawn(data):
     assert_close(
         first, data.returns[chains.task, chains.episode], steps + 3
     )  # a sum of rewards, scaled and back
+
+
+def test_returns_of_many_tasks_take_little_memory(data, monkeypatch):
+    """Rewards of tasks times episodes times steps never exist at once."""
+    tasks = envs.training_tasks(TASK, 400, rng(6))
+    whole = np.stack([data.store.rewards(task) for task in tasks])
+    monkeypatch.setattr(relabelled, "_REWARDS_AT_ONCE", 1 << 10)
+    tracemalloc.start()
+    many = RelabelledDataset(data.store, tasks, "exorl")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(many.returns, whole.sum(axis=-1, dtype=np.float64))
+    # What stays is returns and tasks; a piece has 2^10 rewards, in some ten arrays of float64.
+    assert peak < 3 * many.returns.nbytes + 10 * 8 * (1 << 10) + 1000 * len(tasks)
+    assert peak < whole.nbytes
+
+
+def test_each_row_and_step_has_its_own_tasks_reward(data):
+    tasks = envs.training_tasks(TASK, 5, rng(7))
+    many = RelabelledDataset(data.store, tasks, "exorl")
+    table = data.store.reward_table(tasks, [3, 8])
+    for row, task in enumerate(tasks):
+        np.testing.assert_array_equal(table[row], data.store.rewards(task, [3, 8]))
+    episode, step = np.array([3, 8, 3, 8, 3]), np.array([0, 5, 11, 2, 7])
+    single = many.rewards(np.arange(5), episode, step)
+    expected = [data.store.rewards(*each)[0] for each in zip(tasks, episode[:, None], strict=True)]
+    np.testing.assert_array_equal(single, np.array(expected)[np.arange(5), step])
+    view = ActionRepeatView(data.store, 4)
+    repeated = view.rewards_of(tasks, episode, steps=1, first=np.minimum(step, 2))[:, 0]
+    blocks = np.array(expected).reshape(5, 3, 4)[np.arange(5), np.minimum(step, 2)]
+    np.testing.assert_array_equal(repeated, blocks.sum(axis=1, dtype=np.float64).astype("f4"))

@@ -8,7 +8,7 @@ import pytest
 import datasets
 import envs
 from datasets.collectors import collectors
-from datasets.mppi_collector import CONFIGS
+from datasets.mppi_collector import RECIPES
 from datasets.verification import verify
 from envs.mppi import MPPI
 from tests.seeds import SEED, rng
@@ -93,11 +93,11 @@ def test_every_collector_acts(domain):
     name = next(name for name in envs.tasks() if envs.task(name).domain == domain)
     for collector in collectors(name).values():
         assert (
-            json.loads(json.dumps(collector.settings(domain))) is not None
+            json.loads(json.dumps(collector.settings(envs.task(name)))) is not None
         )  # they can be kept beside a buffer
         environments = envs.make_vec(name, 4, seed=SEED)
         _, info = environments.reset()
-        actor = collector(environments.tasks, rng(0))
+        actor = collector(environments.tasks, rng(0), 4)
         for step in range(4):
             action = actor.act(step, info["physics"])
             assert action.shape == environments.action_space.shape
@@ -121,10 +121,10 @@ def test_planning_swings_the_pole_up():
     """
     environments = envs.make_vec("cartpole_swingup", 4, seed=SEED)
     _, info = environments.reset()
-    planner = MPPI(environments.tasks, CONFIGS["cartpole"], rng(0))
+    planner = MPPI(environments.tasks, RECIPES["cartpole"].planner, rng(0))
     paid = []
     for step in range(300):
-        if step % CONFIGS["cartpole"].hold == 0:
+        if step % RECIPES["cartpole"].planner.hold == 0:
             action = planner.plan(info["physics"])
         _, reward, _, _, info = environments.step(action)
         paid.append(reward)

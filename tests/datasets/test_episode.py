@@ -20,7 +20,9 @@ def save(path, **arrays):
 
 def parts(episode):
     """Returns an episode's arrays by name."""
-    return {key: value for key, value in vars(episode).items() if value is not None}
+    return {
+        key: value for key, value in vars(episode).items() if value is not None and key != "extra"
+    }
 
 
 def test_round_trip(tmp_path):

@@ -5,6 +5,7 @@ import json
 import pytest
 
 import datasets
+import envs
 from datasets.collection_metadata import check_same_collection, read_metadata
 from datasets.mppi_collector import MPPICollector
 
@@ -55,7 +56,7 @@ def test_a_buffer_of_an_earlier_version_goes_on_with_a_warning(tmp_path, capsys)
 
 def test_a_setting_is_read_under_its_earlier_name(tmp_path, capsys):
     """A buffer from before `coarse` was called `timestep_scale` can be extended."""
-    settings = json.loads(json.dumps(MPPICollector.settings("cartpole")))
+    settings = json.loads(json.dumps(MPPICollector.settings(envs.task("cartpole_swingup"))))
     made = {"task": "cartpole_swingup", "seed": 0, "action_repeat": 1, "settings": settings}
     earlier = {key: value for key, value in settings.items() if key != "timestep_scale"}
     earlier["coarse"] = settings["timestep_scale"]

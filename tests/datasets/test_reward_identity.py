@@ -138,7 +138,7 @@ def test_rewards_of_unknown_origin_are_computed_again(relabelled, expected, dama
 
 def test_unchanged_rewards_are_read(relabelled, monkeypatch, capsys):
     """Nothing is computed or printed."""
-    monkeypatch.setattr("datasets.reward_store.relabel_many", None)
+    monkeypatch.setattr("datasets.reward_store.measure_many", None)
     assert open_store(relabelled).rewards("walker_run").any()
     assert capsys.readouterr().out == ""
 

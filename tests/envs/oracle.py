@@ -106,12 +106,48 @@ def _maze(name, physics):
     )
 
 
+def _at_speed(value, speed):
+    return tolerance(value, (speed - 0.25, speed + 0.25), 0.5, "linear", 0)
+
+
+def _walker_speed(physics, speed):
+    standing = tolerance(physics.torso_height(), (1.2, INF), 0.6)
+    stand = (3 * standing + (1 + physics.torso_upright()) / 2) / 4
+    return stand * _at_speed(physics.horizontal_velocity(), speed)
+
+
+def _reach(position, goal, radius):
+    return tolerance(np.linalg.norm(position - goal), (0, radius), radius)
+
+
+def _maze_goal(physics, goal):
+    small = tolerance(physics.control(), margin=1, value_at_margin=0, sigmoid="quadratic")
+    mass = physics.named.data.geom_xpos["pointmass"][:2]
+    return _reach(mass, goal, 0.015) * (small.mean() + 4) / 5
+
+
+def _jaco_goal(physics, goal):
+    pinch = physics.named.data.site_xpos["jaco_arm/jaco_hand/pinchsite"]
+    return _reach(pinch, (*goal, 0.001), 0.05)
+
+
+FAMILIES = {
+    "cheetah_speed": lambda p, speed: _at_speed(p.speed(), speed),
+    "walker_speed": _walker_speed,
+    "quadruped_speed": lambda p, speed: _upright(p) * _at_speed(p.torso_velocity()[0], speed),
+    "point_mass_goal": lambda p, goal: _reach(p.named.data.geom_xpos["pointmass"][:2], goal, 0.045),
+    "point_mass_maze_goal": _maze_goal,
+    "jaco_goal": _jaco_goal,
+}
+
+
 class Oracle:
     """Holds one dm_control environment of a task."""
 
     def __init__(self, name, seed):
-        self.name = name
-        domain = envs.task(name).domain
+        self.task = envs.task(name)
+        self.name = name = self.task.name
+        domain = self.task.domain
         behaviour = name.removeprefix(domain + "_")
         if name in STOCK:
             self.environment = suite.load(domain, behaviour, task_kwargs={"random": seed})
@@ -143,6 +179,8 @@ class Oracle:
         """Returns the reward of the present state."""
         if self.name in STOCK:
             return self.environment.task.get_reward(self.physics)
+        if self.name in FAMILIES:
+            return FAMILIES[self.name](self.physics, **self.task.params)
         if self.name in CUSTOM:
             return CUSTOM[self.name](self.physics)
         return (_jaco if self.name.startswith("jaco") else _maze)(self.name, self.physics)

@@ -14,7 +14,7 @@ import pytest
 
 import envs
 from datasets.collectors import collectors
-from datasets.mppi_collector import CONFIGS
+from datasets.mppi_collector import RECIPES
 from envs.batch import Batch
 from envs.episode_start import episode_starter
 from envs.mppi import MPPI
@@ -153,7 +153,7 @@ def test_a_copy_of_a_planner_plans_the_same(way):
     """Plans draw noise, so a copy has a generator of its own in the same state."""
     env = envs.make_vec("cartpole_swingup", 2)
     physics = env.reset()[1]["physics"]
-    original, afresh = (MPPI(env.tasks, CONFIGS["cartpole"], rng(5)) for _ in range(2))
+    original, afresh = (MPPI(env.tasks, RECIPES["cartpole"].planner, rng(5)) for _ in range(2))
     for planner in (original, afresh):
         planner.plan(physics)
     expected = [afresh.plan(physics) for _ in range(2)]
@@ -167,7 +167,7 @@ def test_a_copy_of_a_collector_acts_the_same(name):
     env = envs.make_vec(name, 4)
     physics = env.reset()[1]["physics"]
     for kind in collectors(name).values():
-        original, afresh = (kind(env.tasks, rng(6)) for _ in range(2))
+        original, afresh = (kind(env.tasks, rng(6), 3) for _ in range(2))
         for collector in (original, afresh):
             collector.act(0, physics)
         expected = [afresh.act(step, physics) for step in (1, 2)]

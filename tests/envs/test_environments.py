@@ -100,6 +100,12 @@ def test_family_members():
     goal = envs.make("point_mass_goal")
     goal.reset(options={"goal": (0.1, 0.1)})
     assert goal.task == envs.task("point_mass_goal", goal=(0.1, 0.1))
+    vector.reset(options={"tasks": members})
+    assert vector.tasks == members
+    speeds = [envs.task("cheetah_speed", speed=speed) for speed in (-1, 2)]
+    cheetahs = envs.make_vec("cheetah_speed", 2)
+    cheetahs.reset(options={"tasks": speeds})
+    assert cheetahs.tasks == speeds
 
 
 @pytest.mark.parametrize(
@@ -109,6 +115,10 @@ def test_family_members():
         ("walker_any", {"goal": (0, 0)}, "allowed: {'task': ...}"),
         ("walker_run", {"task": "walker_walk"}, "allowed: none"),
         ("point_mass_goal", {"goal": (1, 1)}, "between"),
+        ("cheetah_speed", {"goal": (0, 0)}, "allowed: {'speed': ...}"),
+        ("walker_any", {"tasks": ["walker_run"] * 2}, "needs 1 tasks"),
+        ("walker_any", {"tasks": ["walker_any"]}, "no member"),
+        ("cheetah_speed", {"tasks": ["cheetah_run"]}, "no member"),
     ],
 )
 def test_wrong_options(name, options, message):

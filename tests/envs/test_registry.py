@@ -15,9 +15,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_names():
-    """There are 31 single tasks and six families."""
-    assert len(envs.tasks()) == 37
-    assert len(envs.families()) == 6
+    """There are 31 single tasks and eleven families."""
+    assert len(envs.tasks()) == 42
+    assert len(envs.families()) == 11
     assert set(envs.families()) < set(envs.tasks())
 
 
@@ -52,6 +52,15 @@ def test_task_identity():
         (("point_mass_goal", {"goal": (0.5, 0)}), "between -0.29 and 0.29"),
         (("point_mass_goal", {"goal": (0.1,)}), "two numbers"),
         (("point_mass_goal", {"target": (0.1, 0)}), "allowed: goal"),
+        (("cheetah_speed", {"sped": 1}), "nearest match: 'speed'; allowed: speed"),
+        (("cheetah_speed", {"speed": 12}), "a number between -10 and 10 m/s; nearest match: 10.0"),
+        (("cheetah_speed", {"speed": "fast"}), "must be a number"),
+        (("cheetah_speed", {"speed": float("nan")}), "must be a number between"),
+        (("point_mass_maze_goal", {"goal": (0.1, 0.01)}), "outside of the walls"),
+        (("jaco_goal", {"goal": (0.3, 0.1)}), r"nearest match: \(0.2, 0.1\)"),
+        (("cheetah_sped(speed=1)", {}), "nearest match: 'cheetah_speed'"),
+        (("cheetah_speed(speed=)", {}), "cannot be read"),
+        (("cheetah_speed(speed=1)", {"speed": 1}), "has its parameters already"),
     ],
 )
 def test_refusals(arguments, message):

@@ -19,7 +19,7 @@ env = envs.make("cartpole_swingup")
 env.reset()
 _, info = envs.make_vec("walker_walk", 2).reset(seed=0)
 datasets.relabel(info["physics"], "walker_flip")
-MPPICollector([env.task], np.random.default_rng(0)).act(0, np.zeros((1, 4)))
+MPPICollector([env.task], np.random.default_rng(0), 1).act(0, np.zeros((1, 4)))
 assert os.environ["MUJOCO_GL"] == asked
 """
 DRAW = """

@@ -1,0 +1,104 @@
+"""Draws tasks: of episodes, to train on, to hold out, and to collect data for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from envs.family_table import FAMILIES, Sampler
+from envs.registry import Task, has_parameters, members, task
+
+
+def draw_tasks(name: str | Task, count: int, rng: np.random.Generator) -> list[Task]:
+    """Draws the tasks of `count` episodes.
+
+    Args:
+        name: a family, whose members are drawn; or a single task, which is repeated. Each member
+            of a finite family is drawn equally often, give or take one. One with parameters draws
+            from those of training.
+        count: number of episodes.
+        rng: the source of the draws.
+    """
+    family = task(name)
+    if not family.hidden:
+        return [family] * count
+    if has_parameters(family):
+        return _drawn(family, FAMILIES[family.name].training, count, rng)
+    pool = members(family)
+    rounds = [rng.permutation(len(pool)) for _ in range(-(-count // len(pool)))]
+    return [pool[index] for index in np.concatenate(rounds)[:count]] if count else []
+
+
+def training_tasks(name: str | Task, count: int, rng: np.random.Generator) -> list[Task]:
+    """Returns distinct tasks to relabel a data set with.
+
+    Args:
+        name: a task. A family with parameters gives members that are drawn, another family all its
+            members, and a single task itself.
+        count: number of members that are drawn.
+        rng: the source of the draws.
+    """
+    family = task(name)
+    if not has_parameters(family):
+        return members(family)
+    return _distinct(family, FAMILIES[family.name].training, count, rng, without=())
+
+
+def held_out_tasks(
+    name: str | Task,
+    count: int,
+    rng: np.random.Generator,
+    training: Sequence[Task],
+    beyond: bool = False,
+) -> list[Task]:
+    """Draws distinct members of a family that are no training tasks.
+
+    Args:
+        name: a family with parameters.
+        count: number of members.
+        rng: the source of the draws.
+        training: the training tasks, none of which is drawn.
+        beyond: draw from where no training task lies, such as higher speeds, instead of from
+            between the training tasks.
+
+    Raises:
+        ValueError: the task has no parameters, so training knows all of its members.
+    """
+    family = task(name)
+    if not has_parameters(family):
+        raise ValueError(f"task {family.id!r} has no parameters, so no member is held out")
+    row = FAMILIES[family.name]
+    return _distinct(family, row.beyond if beyond else row.training, count, rng, without=training)
+
+
+def collection_tasks(name: str | Task, count: int, rng: np.random.Generator) -> list[Task]:
+    """Draws the tasks that `count` collected episodes pursue; see `draw_tasks`.
+
+    Those of a family with parameters reach a little beyond the training tasks.
+    """
+    family = task(name)
+    draw = FAMILIES[family.name].collection if family.hidden else None
+    return _drawn(family, draw, count, rng) if draw else draw_tasks(family, count, rng)
+
+
+def _drawn(family: Task, draw: Sampler, count: int, rng: np.random.Generator) -> list[Task]:
+    return [_member(family, numbers) for numbers in draw(rng, count)]
+
+
+def _distinct(
+    family: Task, draw: Sampler, count: int, rng: np.random.Generator, without: Sequence[Task]
+) -> list[Task]:
+    """Draws distinct members that are not among `without`."""
+    excluded, found = set(without), {}
+    while len(found) < count:
+        drawn = _drawn(family, draw, count - len(found), rng)
+        found.update(dict.fromkeys(one for one in drawn if one not in excluded))
+    return list(found)
+
+
+def _member(family: Task, numbers: np.ndarray) -> Task:
+    """Returns the member whose parameters have these numbers, one parameter after another."""
+    parameters = FAMILIES[family.name].parameters
+    ends = np.cumsum([parameter.size for parameter in parameters.values()])[:-1]
+    return task(family.name, **dict(zip(parameters, np.split(numbers, ends), strict=True)))
