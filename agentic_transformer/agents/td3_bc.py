@@ -45,7 +45,8 @@ class TD3BCAgent:
     ) -> tuple[np.ndarray, Context]:
         """Returns actions for one step of every environment, see `Agent.act`; deterministic."""
         normalized = self.layout.normalizer.normalize(observation).astype(np.float32)
-        return np.asarray(self._actor(normalized)), replace(context, encoded=context.encoded + 1)
+        action = jax.device_get(self._actor(jax.device_put(normalized)))
+        return action, replace(context, encoded=context.encoded + 1)
 
     def append(self, context: Context, trajectory: Trajectory) -> Context:
         """Returns the context as it is: this agent remembers no trajectories."""
