@@ -104,7 +104,8 @@ class Agent(Protocol):
             return_to_go: (batch,) raw.
             observation: (batch, O) raw.
             timestep: step within the trajectory.
-            key: random key of this step.
+            key: random key of the trajectory; the draws of this step are those of
+                `jax.random.fold_in(key, timestep)`.
             temperature: of the choice among components, see
                 `agentic_transformer.models.heads.draw_action`.
             noise: scale of the Gaussian.

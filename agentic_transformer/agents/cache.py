@@ -9,7 +9,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from agentic_transformer.agents.base import LayerCache
 from agentic_transformer.config import ModelConfig
@@ -22,7 +22,7 @@ in float32."""
 
 
 def empty_cache(
-    config: ModelConfig, batch: int, capacity: int, mesh: Mesh | None
+    config: ModelConfig, batch: int, capacity: int, mesh: Mesh | None, sharding: Sharding
 ) -> tuple[LayerCache, ...]:
     """Returns an empty cache for all layers.
 
@@ -32,8 +32,8 @@ def empty_cache(
         capacity: tokens that each context can hold.
         mesh: devices over whose ring the capacity is sharded, and over whose data axis the batch;
             None: one device.
+        sharding: where the cache lies without a mesh.
     """
-    sharding = None
     if mesh is not None:
         blocks = 2 * mesh.shape[RING]  # every device of a ring holds two blocks of equal size
         capacity = -(-capacity // blocks) * blocks

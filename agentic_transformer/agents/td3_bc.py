@@ -47,7 +47,7 @@ class TD3BCAgent:
         """Returns actions for one step of every environment, see `Agent.act`; deterministic."""
         normalized = self.layout.normalizer.normalize(observation).astype(np.float32)
         with matmul_precision(self.spec.model.precision):
-            action = np.asarray(self._actor(normalized))
+            action = jax.device_get(self._actor(jax.device_put(normalized)))
         return action, replace(context, encoded=context.encoded + 1)
 
     def append(self, context: Context, trajectory: Trajectory) -> Context:

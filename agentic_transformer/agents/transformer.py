@@ -7,20 +7,17 @@ tokens and equals the uncached forward pass over the whole context.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from agentic_transformer.agents.base import Context, LayerCache, Trajectory
-from agentic_transformer.agents.cache import cached_attention, empty_cache, tokens_at_once
-from agentic_transformer.config import ModelConfig
+from agentic_transformer.agents.base import Context, Trajectory
+from agentic_transformer.agents.cache import empty_cache, tokens_at_once
+from agentic_transformer.agents.programs import compiled_programs, pack_tokens
 from agentic_transformer.contexts.chain_tokens import returns_to_go
 from agentic_transformer.contexts.tokens import PreviousStep
-from agentic_transformer.models.heads import draw_action
-from agentic_transformer.models.precision import matmul_precision
 from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.models.transformer import unrolled
 
@@ -53,9 +50,13 @@ class TransformerAgent:
         self.layout = spec.layout()
         self._mesh = mesh
         self._graph = graph
-        self._params = params
-        if mesh is not None:
-            self._params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+        whole = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+        self._params = jax.device_put(params, whole)
+        # A list of arrays is taken apart at each call much faster than a model's state.
+        self._leaves, structure = jax.tree.flatten(self._params)
+        self._programs = compiled_programs(
+            graph, structure, spec.model, self.layout.feature_size, mesh
+        )
 
     @classmethod
     def from_trained(
@@ -75,7 +76,8 @@ class TransformerAgent:
     def new_context(self, batch: int, trajectories: int) -> Context:
         """Returns empty contexts that can hold `trajectories` trajectories each."""
         capacity = trajectories * self.spec.steps * self.layout.tokens_per_step
-        cache = empty_cache(self.spec.model, batch, capacity, self._mesh)
+        # Beside the parameters, as every later cache is: else each program would compile twice.
+        cache = empty_cache(self.spec.model, batch, capacity, self._mesh, self._leaves[0].sharding)
         return Context(cache, 0, PreviousStep.zeros(batch, self.spec.action_size), 0)
 
     def act(
@@ -98,20 +100,9 @@ class TransformerAgent:
             starts_chain=context.position == 0,
         )
         new_tokens = _check_room(context, timesteps)
-        action, cache = _act(
-            self._graph,
-            self.spec.model,
-            self._mesh,
-            self._params,
-            context.cache,
-            features=features,
-            timestep=timesteps,
-            position=context.position,
-            key=key,
-            temperature=temperature,
-            noise=noise,
-        )
-        return np.asarray(action), replace(
+        packed = pack_tokens(features, timesteps, context.position, temperature, noise)
+        action, cache = self._programs.act(self._leaves, context.cache, self._put(packed), key)
+        return jax.device_get(action), replace(
             context,
             cache=cache,
             position=context.position + new_tokens,
@@ -130,18 +121,14 @@ class TransformerAgent:
         # A chunk attends to all earlier tokens and to itself, so chunks give what one pass gives.
         for start in range(0, new_tokens, chunk):
             part = slice(start, start + chunk)
-            _, cache = _extend(
-                self._graph,
-                self.spec.model.precision,
-                self._mesh,
-                self._params,
-                cache,
-                features=features[:, part],
-                timestep=timesteps[:, part],
-                position=context.position + start,
-            )
+            packed = pack_tokens(features[:, part], timesteps[:, part], context.position + start)
+            cache = self._programs.extend(self._leaves, cache, self._put(packed))
         last = PreviousStep(*(x[:, -1] for x in outcome))
         return Context(cache, context.position + new_tokens, last, context.encoded + new_tokens)
+
+    def _put(self, packed: np.ndarray) -> jax.Array:
+        """Puts numbers of the host beside the parameters."""
+        return jax.device_put(packed, self._leaves[0].sharding)
 
     def _outcomes(self, trajectory: Trajectory) -> PreviousStep:
         """Returns the outcome of every step of the trajectories, (batch, T, ...)."""
@@ -180,53 +167,3 @@ def _check_room(context: Context, timesteps: np.ndarray) -> int:
             f"a context made for {capacity} tokens holds {context.position}; {new} more do not fit"
         )
     return new
-
-
-# Functions of a module, not methods: all agents of one structure then share one compilation.
-@partial(jax.jit, static_argnames=("graph", "precision", "mesh"), donate_argnames="cache")
-def _extend(
-    graph: nnx.GraphDef,
-    precision: str,
-    mesh: Mesh | None,
-    params: nnx.State,
-    cache: tuple[LayerCache, ...],
-    features: jax.Array,
-    timestep: jax.Array,
-    position: jax.Array,
-) -> tuple[jax.Array, tuple[LayerCache, ...]]:
-    """Encodes new tokens (batch, new, F) behind the first `position` tokens of the cache.
-
-    Returns the model's outputs (batch, new, head_size), and the cache.
-    """
-    extended: list[LayerCache] = []
-
-    def attend(layer: int, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-        output, layer_cache = cached_attention(query, (key, value), cache[layer], position, mesh)
-        extended.append(layer_cache)
-        return output
-
-    with matmul_precision(precision):
-        outputs = nnx.merge(graph, params)(features, timestep, attend)
-    return outputs, tuple(extended)
-
-
-@partial(jax.jit, static_argnames=("graph", "model", "mesh"), donate_argnames="cache")
-def _act(
-    graph: nnx.GraphDef,
-    model: ModelConfig,
-    mesh: Mesh | None,
-    params: nnx.State,
-    cache: tuple[LayerCache, ...],
-    features: jax.Array,
-    timestep: jax.Array,
-    position: jax.Array,
-    key: jax.Array,
-    temperature: jax.Array,
-    noise: jax.Array,
-) -> tuple[jax.Array, tuple[LayerCache, ...]]:
-    """Encodes new tokens, and draws an action (batch, A) from the output at the last of them."""
-    outputs, cache = _extend(
-        graph, model.precision, mesh, params, cache, features, timestep, position
-    )
-    # The last new token is the one that predicts the step's action.
-    return draw_action(model, outputs[:, -1], key, temperature, noise), cache

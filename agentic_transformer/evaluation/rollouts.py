@@ -97,7 +97,7 @@ def run_trajectory(
             return_to_go,
             observation,
             step,
-            jax.random.fold_in(key, step),
+            key,
             config.temperature,
             config.noise,
         )

@@ -107,7 +107,8 @@ def fit(
             recent = []
         if save_due:
             enough = len(losses) == losses.maxlen
-            save(state, sum(map(float, losses)) / len(losses) if enough else math.inf)
+            last = map(float, jax.device_get(list(losses)))
+            save(state, sum(last) / len(losses) if enough else math.inf)
         if stopping:
             break
     return state
@@ -119,8 +120,9 @@ def _finite_means(recent: list[Metrics], step: int) -> dict[str, float]:
     Raises:
         FloatingPointError: a mean is not finite.
     """
-    names = recent[-1]
-    means = {name: sum(float(each[name]) for each in recent) / len(recent) for name in names}
+    values = jax.device_get(recent)  # at once: a number alone would wait for the device each time
+    names = values[-1]
+    means = {name: sum(float(each[name]) for each in values) / len(values) for name in names}
     broken = [f"{name} became {mean}" for name, mean in means.items() if not math.isfinite(mean)]
     if broken:
         raise FloatingPointError(

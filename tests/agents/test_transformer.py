@@ -8,7 +8,8 @@ import pytest
 from flax import nnx
 
 from agentic_transformer.agents.base import Trajectory
-from agentic_transformer.agents.transformer import TransformerAgent, _act, _extend
+from agentic_transformer.agents.programs import pack_tokens
+from agentic_transformer.agents.transformer import TransformerAgent
 from agentic_transformer.config import AgentConfig, ModelConfig
 from agentic_transformer.contexts.chain_tokens import encode_chains
 from agentic_transformer.contexts.chains import Chains
@@ -178,12 +179,12 @@ def test_trajectories_encoded_in_parts_are_those_encoded_at_once(tokens, monkeyp
     monkeypatch.setattr("agentic_transformer.agents.cache._MAX_SCORES", 2 * heads * capacity)
     encoded = []
     monkeypatch.setattr(
-        "agentic_transformer.agents.transformer._extend",
-        lambda *args, **tokens: encoded.append(tokens) or _extend(*args, **tokens),
+        "agentic_transformer.agents.transformer.pack_tokens",
+        lambda features, *rest: encoded.append(features) or pack_tokens(features, *rest),
     )
     for slot in range(SLOTS - 1):
         parts = agent.append(parts, trajectory(chain, slot))
-    assert max(part["timestep"].shape[1] for part in encoded) == 2
+    assert max(part.shape[1] for part in encoded) == 2
     jax.tree.map(
         lambda a, b: assert_close(a, b, forward_operations(agent.spec)),
         parts.cache,
@@ -304,7 +305,7 @@ def test_agents_of_one_structure_are_compiled_once():
         agent.act(
             agent.new_context(BATCH, 1), target, observation, 0, key, temperature=1.0, noise=1.0
         )
-        compiled.append(_act._cache_size())
+        compiled.append(agent._programs.act._cache_size())
     assert compiled[0] == compiled[1] == compiled[2]
 
 

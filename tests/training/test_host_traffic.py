@@ -1,0 +1,71 @@
+"""What the training loop asks of the host between two logs: one program a step, and no waiting."""
+
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from agentic_transformer.config import AgentConfig, ModelConfig, TrainCommand, TrainConfig
+from agentic_transformer.training.learner import TransformerLearner
+from agentic_transformer.training.loop import fit, prefetch
+from tests.host_traffic import programs_started
+from tests.small_agents import describe, labelled
+
+
+class OnDevice:
+    """A number that only `jax.device_get` reads."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __float__(self):
+        raise AssertionError("a number is waited for alone")
+
+
+def test_the_loop_waits_for_the_device_at_logs_and_saves_alone(monkeypatch):
+    fetched, logged, saved = [], [], []
+
+    def device_get(tree):
+        fetched.append(step)
+        return jax.tree.map(lambda x: x.value, tree)
+
+    def train_step(state, batch):
+        nonlocal step
+        step = batch
+        return state, {"loss": OnDevice(float(batch)), "norm": OnDevice(1.0)}
+
+    step = 0
+    monkeypatch.setattr(jax, "device_get", device_get)
+    fit(
+        SimpleNamespace(step=0),
+        train_step,
+        range(1, 13),
+        TrainConfig(steps=12, log_every=4, checkpoint_every=6),
+        log=lambda step, means: logged.append((step, means["loss"])),
+        save=lambda state, loss: saved.append((step, loss)),
+    )
+    assert logged == [(4, 2.5), (6, 5.5), (8, 7.5), (12, 10.5)]
+    assert saved == [(6, 4.5), (12, 10.5)]
+    # Each log fetches its metrics, each save the last losses.
+    assert fetched == [4, 6, 6, 8, 12, 12]
+
+
+@pytest.mark.slow
+def test_a_step_is_one_program_and_moves_nothing(tmp_path):
+    data = labelled(tmp_path)
+    config = TrainCommand(
+        agent=AgentConfig(trajectories=2),
+        model=ModelConfig(width=16, layers=1),
+        train=TrainConfig(steps=6, batch=2, log_every=3),
+    )
+    learner = TransformerLearner(config, data, describe(data, config.agent, config.model))
+    state, _ = learner.train_step(learner.init_state(), learner.make_batch(0))  # compiles
+    # The thread of `prefetch` has put all of a batch on the device before the step asks for it.
+    batches = list(prefetch(learner.make_batch, 1, 6))
+    assert all(x.committed for x in jax.tree.leaves(batches))
+
+    def train():
+        with jax.transfer_guard("disallow"):
+            fit(state, learner.train_step, batches, config.train, lambda *_: None, lambda *_: None)
+
+    assert set(programs_started(train)) == {"PjitFunction(train_step)"}
