@@ -34,21 +34,30 @@ def of_kind(mask, query, key):
     return dataclasses.replace(mask, queries=queries, keys=KeyPositions(keys, mask.keys.segment))
 
 
+@dataclasses.dataclass(frozen=True)
 class ReferenceFused:
     """Fused attention of known masks in plain JAX, with the signature of an accelerator's."""
 
-    def __eq__(self, other):
-        return isinstance(other, ReferenceFused)
+    token_axis: int = 2
 
-    def __hash__(self):
-        return hash(ReferenceFused)
+    def forward(self, *arrays, causal):
+        """(out, lse)."""
+        return self._swap(self._forward(*self._swap(arrays), causal))
 
-    def forward(self, query, key, value, *, causal):
+    def backward(self, *arrays, causal):
+        """(dquery, dkey, dvalue)."""
+        return self._swap(self._backward(*self._swap(arrays), causal))
+
+    def _swap(self, arrays):
+        """Between the axis order of this class and (batch, heads, tokens, ...)."""
+        return tuple(jnp.moveaxis(array, self.token_axis, 2) for array in arrays)
+
+    def _forward(self, query, key, value, causal):
         weights, lse = self._weights(query, key, None, causal)
         out = jnp.einsum("bhqk,bhkd->bhqd", weights, repeat(value, query).astype(jnp.float32))
         return out.astype(query.dtype), lse
 
-    def backward(self, query, key, value, out, lse, cotangent, *, causal):
+    def _backward(self, query, key, value, out, lse, cotangent, causal):
         weights, _ = self._weights(query, key, lse, causal)
         q, k, v, o, g = (
             repeat(x, query).astype(jnp.float32) for x in (query, key, value, out, cotangent)

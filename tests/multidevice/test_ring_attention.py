@@ -16,15 +16,17 @@ from agentic_transformer.ring import (
     LAYOUTS,
     Chunks,
     CPUKernel,
+    FusedKernel,
     attention,
     dense_attention,
     from_layout,
     ring_attention,
     to_layout,
 )
+from agentic_transformer.ring.kernels.cudnn import CUDNN_KERNEL
 from tests.attention_float64 import assert_attention, attention_and_bounds, attention_float64
 from tests.seeds import SEED, rng
-from tests.static_kernel import StaticKernel
+from tests.static_kernel import ReferenceFused
 from tests.tolerances import SIGMAS
 
 pytestmark = pytest.mark.slow
@@ -190,13 +192,14 @@ def test_backbones_agree_on_a_mesh_with_a_batch_axis(backbone, layout):
 
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "full"])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_kernel_needs_no_traced_masks(layout, causal):
-    """Masks of static kinds suffice on any ring, as fused kernels need: causal, full, or none."""
-    arrays = draw(rng(5), 1, 48, 4, 2, 8)
+def test_fused_calls_on_any_ring_equal_float64(layout, causal):
+    """The calls that a GPU gets, computed by a reference of the same signature."""
+    arrays = draw(rng(5), 1, 240, 4, 2, 8)
     exact, bounds = attention_and_bounds(*arrays, causal=causal)
-    for ring in (1, 2, 4):
+    kernel = FusedKernel(ReferenceFused(token_axis=CUDNN_KERNEL.token_axis))
+    for ring in (1, 2, 3, 4, 5, 8):
         options = {"mesh": make_mesh(ring), "layout": layout, "causal": causal}
-        attend = partial(ring_attention, kernel=StaticKernel(), **options)
+        attend = partial(ring_attention, kernel=kernel, **options)
         placed = [to_layout(x, ring, layout) for x in arrays]
         assert_attention(in_order(with_gradients(attend, *placed), ring, layout), exact, bounds)
 

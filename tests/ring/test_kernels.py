@@ -38,6 +38,7 @@ KERNELS = {
     "reference": ReferenceKernel(),
     "static": StaticKernel(),
     "fused": FusedKernel(ReferenceFused()),
+    "fused, tokens first": FusedKernel(ReferenceFused(token_axis=1)),
     "splash": SplashKernel(interpret=True),
     "xla": XLAKernel(),
     "xla in chunks": XLAKernel(SMALL._replace(rows=2)),
