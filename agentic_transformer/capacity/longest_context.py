@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from agentic_transformer.capacity import memory
-from agentic_transformer.capacity.compiler import Accepted, Refused
+from agentic_transformer.capacity.outcome import Accepted, Refused
 from agentic_transformer.capacity.workload import Workload
 
 BELOW, ABOVE = 0.96, 1.04
