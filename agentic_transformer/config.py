@@ -262,8 +262,9 @@ class ModelConfig:
     remat: str = setting(
         "none",
         "Activations that are stored for the gradient. none: all; dots: results of products; "
-        "block: the input of each block (least memory).",
-        choices=("none", "block", "dots"),
+        "block: the input of each block and the output of its attention; full: the input of each "
+        "block alone (least memory, but attention is computed twice).",
+        choices=("none", "dots", "block", "full"),
     )
     scan_layers: bool = setting(
         False,

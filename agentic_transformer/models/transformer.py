@@ -21,6 +21,7 @@ from flax import nnx
 
 from agentic_transformer.config import ModelConfig
 from agentic_transformer.models.heads import head_size
+from agentic_transformer.ring import RESIDUAL_NAMES
 
 Attention = Callable[[int | jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 """Takes the layer's index, and query, key and value, each (batch, sequence, heads, head_dim).
@@ -194,10 +195,19 @@ def unrolled(params: nnx.State) -> nnx.State:
 def _rematerialised(function: Callable[..., jax.Array], remat: str) -> Callable[..., jax.Array]:
     """Sets which activations of a function are kept for its gradient.
 
-    "none" keeps all of them. "block" keeps none and computes them again. "dots" keeps the results
-    of matrix products.
+    "none" keeps all of them, "full" none but the function's inputs. "block" keeps the output and
+    the log-sum-exp of attention too, so that the backward pass computes everything again but
+    attention; "dots" keeps the results of all products with parameters besides.
     """
     if remat == "none":
         return function
-    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
+    policies = jax.checkpoint_policies
+    attention = policies.save_only_these_names(*RESIDUAL_NAMES)
+    policy = {
+        "full": None,
+        "block": attention,
+        "dots": policies.save_from_both_policies(
+            attention, policies.dots_with_no_batch_dims_saveable
+        ),
+    }[remat]
     return jax.checkpoint(function, policy=policy)

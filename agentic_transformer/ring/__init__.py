@@ -17,6 +17,7 @@ from agentic_transformer.ring.api import (
     ring_attention,
 )
 from agentic_transformer.ring.baselines import dense_attention, memory_efficient_attention
+from agentic_transformer.ring.compiler_options import compiler_options
 from agentic_transformer.ring.decode import decode_attention, write_cache
 from agentic_transformer.ring.feedforward import blockwise_feedforward
 from agentic_transformer.ring.kernels import (
@@ -35,11 +36,13 @@ from agentic_transformer.ring.layout import (
     positions,
     to_layout,
 )
+from agentic_transformer.ring.ring import RESIDUAL_NAMES
 from agentic_transformer.ring.shard import ring_attention_shard
 
 __all__ = [
     "BACKBONES",
     "LAYOUTS",
+    "RESIDUAL_NAMES",
     "CPUKernel",
     "Chunks",
     "FusedKernel",
@@ -49,6 +52,7 @@ __all__ = [
     "attention",
     "blockwise_attention",
     "blockwise_feedforward",
+    "compiler_options",
     "decode_attention",
     "dense_attention",
     "from_layout",

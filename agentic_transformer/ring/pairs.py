@@ -16,6 +16,8 @@ what is hidden by itself.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +25,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from agentic_transformer.ring.config import RingConfig
+from agentic_transformer.ring.kernels import Kernel
 from agentic_transformer.ring.masks import KeyPositions, Mask, MaskKind, QueryIntervals
 
 
@@ -95,7 +98,7 @@ def _half_pair(query_half, key_half, queries: QueryIntervals, keys: KeyPositions
     return Pair(query_half, key_half, mask)
 
 
-def take_half(tree: Any, half: Array | int | None, axis: int = 2) -> Any:
+def take_half(tree: Any, half: Array | int | None, axis: int) -> Any:
     """Returns one half of the token axis of all arrays; all of it if `half` is None."""
     if half is None:
         return tree
@@ -107,7 +110,7 @@ def take_half(tree: Any, half: Array | int | None, axis: int = 2) -> Any:
     return jax.tree.map(take, tree)
 
 
-def put_half(tree: Any, part: Any, half: Array | int | None, axis: int = 2) -> Any:
+def put_half(tree: Any, part: Any, half: Array | int | None, axis: int) -> Any:
     """Returns the tree with one half of the token axis of all arrays replaced by `part`."""
     if half is None:
         return part
@@ -118,18 +121,39 @@ def put_half(tree: Any, part: Any, half: Array | int | None, axis: int = 2) -> A
     return jax.tree.map(put, tree, part)
 
 
+def _kernel_and_halves(config: RingConfig) -> tuple[Kernel, Callable, Callable]:
+    """Returns the kernel, and `take_half` and `put_half` along its axis of tokens."""
+    axis = config.kernel.token_axis
+    return config.kernel, partial(take_half, axis=axis), partial(put_half, axis=axis)
+
+
+def in_turn(pair: Pair, before: Any) -> tuple[Pair, Any]:
+    """Returns a pair whose halves are taken after `before` is computed, and `before`.
+
+    Otherwise XLA takes the halves of all pairs at once, and holds them at the same time.
+    """
+    if not isinstance(pair.query_half, Array):
+        return pair, before
+    query_half, key_half, before = lax.optimization_barrier(
+        (pair.query_half, pair.key_half, before)
+    )
+    return pair._replace(query_half=query_half, key_half=key_half), before
+
+
 def forward_pair(config: RingConfig, pair: Pair, carry: Any, query, key, value) -> Any:
     """Returns the kernel's carry after one call; query, key and value are those of whole blocks."""
+    kernel, take, put = _kernel_and_halves(config)
+    pair, carry = in_turn(pair, carry)
 
     def attend(carry: Any) -> Any:
-        part = config.kernel.forward(
-            take_half(carry, pair.query_half),
-            take_half(query, pair.query_half),
-            take_half(key, pair.key_half),
-            take_half(value, pair.key_half),
+        part = kernel.forward(
+            take(carry, pair.query_half),
+            take(query, pair.query_half),
+            take(key, pair.key_half),
+            take(value, pair.key_half),
             pair.mask,
         )
-        return put_half(carry, part, pair.query_half)
+        return put(carry, part, pair.query_half)
 
     return attend(carry) if pair.when is None else lax.cond(pair.when, attend, lambda x: x, carry)
 
@@ -141,25 +165,28 @@ def backward_pair(
 
     Of `gradients`, dkey and dvalue are None before the first call of a step.
     """
+    kernel, take, put = _kernel_and_halves(config)
     dquery, *sums = gradients
+    pair, dquery = in_turn(pair, dquery)
+    gradients = dquery, *sums
     if pair.key_half is None and pair.when is None:
-        return config.kernel.backward(residual, dquery, query, key, value, pair.mask)
+        return kernel.backward(residual, dquery, query, key, value, pair.mask)
 
     def differentiate(gradients: tuple) -> tuple[Any, Array, Array]:
         dquery, *sums = gradients
-        part, *parts = config.kernel.backward(
-            take_half(residual, pair.query_half),
-            take_half(dquery, pair.query_half),
-            take_half(query, pair.query_half),
-            take_half(key, pair.key_half),
-            take_half(value, pair.key_half),
+        part, *parts = kernel.backward(
+            take(residual, pair.query_half),
+            take(dquery, pair.query_half),
+            take(query, pair.query_half),
+            take(key, pair.key_half),
+            take(value, pair.key_half),
             pair.mask,
         )
         sums = (
-            put_half(total, take_half(total, pair.key_half) + more, pair.key_half)
+            put(total, take(total, pair.key_half) + more, pair.key_half)
             for total, more in zip(sums, parts, strict=True)
         )
-        return put_half(dquery, part, pair.query_half), *sums
+        return put(dquery, part, pair.query_half), *sums
 
     zero = jnp.zeros(key.shape, jnp.float32)
     gradients = dquery, *(zero if total is None else total for total in sums)

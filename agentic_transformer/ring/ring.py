@@ -6,7 +6,8 @@ sends only what the step began with, so that transfer and computation are indepe
 of keys and values travel one step behind them, for the same reason. The ring is a rolled loop:
 memory does not grow with the number of devices.
 
-Arrays are those of one device, (batch, heads, tokens, head_dim), inside a `jax.shard_map`.
+Arrays are those of one device, inside a `jax.shard_map`: (batch, heads, tokens, head_dim), or
+(batch, tokens, heads, head_dim) if the kernel's `token_axis` is 1.
 """
 
 from __future__ import annotations
@@ -18,12 +19,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.ad_checkpoint import checkpoint_name
 
 from agentic_transformer.ring.config import RingConfig
 from agentic_transformer.ring.layout import shard_positions
 from agentic_transformer.ring.masks import KeyPositions, QueryIntervals, query_intervals
 from agentic_transformer.ring.nonfinite import finite_tokens, mark_keys
 from agentic_transformer.ring.pairs import backward_pair, forward_pair, step_pairs
+
+RESIDUAL_NAMES = ("ring_attention_out", "ring_attention_lse")
+"""Names, for a policy of `jax.checkpoint`, of what the backward pass needs besides its inputs.
+
+A policy that saves them keeps the ring from going around a second time before the backward pass.
+"""
 
 
 class KVBlock(NamedTuple):
@@ -55,14 +63,14 @@ def attention_shard(
 
     Args:
         config: the ring.
-        query: (batch, heads, tokens, head_dim), in layout order.
+        query: (batch, heads, tokens, head_dim), in layout order; or tokens first, see above.
         key: (batch, key_heads, tokens, head_dim).
         value: as key.
         segment: (batch, tokens), or None for one segment.
         length: natural positions from here on are padding; None: there is none.
 
     Returns:
-        (batch, heads, tokens, head_dim) of query's dtype.
+        As query.
     """
     return _attention_forward(config, query, key, value, segment, length)[0]
 
@@ -74,6 +82,7 @@ def _attention_forward(config: RingConfig, query, key, value, segment, length):
 
     with jax.default_matmul_precision(config.precision):
         out, lse = config.kernel.map_heads(ring_pass, (query, key, value), segment)
+    out, lse = map(checkpoint_name, (out, lse), RESIDUAL_NAMES)
     return out, (query, key, value, segment, length, out, lse)
 
 
@@ -100,8 +109,8 @@ attention_shard.defvjp(_attention_forward, _attention_backward)
 
 
 def _forward(config: RingConfig, query, key, value, segment, length) -> tuple[Array, Array]:
-    """Returns out (batch, heads, tokens, head_dim) and lse (batch, heads, tokens) in float32."""
-    kernel, tokens = config.kernel, query.shape[2]
+    """Returns out, in the shape of query, and lse, without its last axis, in float32."""
+    kernel, tokens = config.kernel, query.shape[config.kernel.token_axis]
     position, query = _ring_position(config, query, segment, length)
     query, key, value = map(kernel.pack, (query, key, value))
     block, carry = KVBlock(key, value, segment), kernel.init(query, key)
@@ -127,7 +136,7 @@ def _forward(config: RingConfig, query, key, value, segment, length) -> tuple[Ar
 
 def _backward(config: RingConfig, query, key, value, segment, length, out, lse, cotangent):
     """Returns the gradients of query, key and value in float32."""
-    kernel, tokens = config.kernel, query.shape[2]
+    kernel, tokens = config.kernel, query.shape[config.kernel.token_axis]
     position, query = _ring_position(config, query, segment, length)
     query, key, value = map(kernel.pack, (query, key, value))
     residual = kernel.prepare_backward(key, *map(kernel.pack, (out, lse, cotangent)))
@@ -159,8 +168,11 @@ def _backward(config: RingConfig, query, key, value, segment, length, out, lse, 
         dquery, *dblock = differentiate(0, block, dquery)
     elif config.all_gather:
         dquery, *dblock = differentiate(0, _all_gather(config, block), dquery)
-        scatter = partial(lax.psum_scatter, axis_name=config.axis, scatter_dimension=2, tiled=True)
-        dblock = map(scatter, dblock)
+        axis = kernel.token_axis
+        dblock = (
+            lax.psum_scatter(total, config.axis, scatter_dimension=axis, tiled=True)
+            for total in dblock
+        )
     else:
         zero = jnp.zeros(key.shape, jnp.float32)
         dblock = [zero, zero] if kernel.supports_dynamic else None
@@ -187,7 +199,8 @@ def _ring_position(config: RingConfig, query, segment, length) -> tuple[RingPosi
     """
     device = jnp.int32(0) if config.axis is None else lax.axis_index(config.axis)
     device, query = lax.optimization_barrier((device, query))
-    position = shard_positions(device, query.shape[2], config.ring_size, config.layout)
+    tokens = query.shape[config.kernel.token_axis]
+    position = shard_positions(device, tokens, config.ring_size, config.layout)
     queries = query_intervals(
         position, segment, causal=config.causal, window=config.window, length=length
     )
@@ -232,4 +245,5 @@ def _all_gather(config: RingConfig, block: KVBlock) -> KVBlock:
         return lax.all_gather(array, config.axis, axis=axis, tiled=True)
 
     segment = None if block.segment is None else gather(block.segment, 1)
-    return KVBlock(gather(block.key, 2), gather(block.value, 2), segment)
+    axis = config.kernel.token_axis
+    return KVBlock(gather(block.key, axis), gather(block.value, axis), segment)

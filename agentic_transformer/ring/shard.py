@@ -125,10 +125,11 @@ def attend_shard(
 
 
 def _attend(config: RingConfig, query, key, value, segment_ids, length) -> jax.Array:
-    """Attends in the axis order of kernels: (batch, heads, tokens, head_dim)."""
+    """Attends in the axis order of the kernel."""
     _check_mask(config, has_segments=segment_ids is not None, has_length=length is not None)
-    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
-    return attention_shard(config, query, key, value, segment_ids, length).swapaxes(1, 2)
+    arrays, axis = (query, key, value), config.kernel.token_axis
+    query, key, value = (jnp.moveaxis(array, 1, axis) for array in arrays)
+    return jnp.moveaxis(attention_shard(config, query, key, value, segment_ids, length), axis, 1)
 
 
 def _check_mask(config: RingConfig, *, has_segments: bool, has_length: bool) -> None:

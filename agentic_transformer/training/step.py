@@ -18,7 +18,12 @@ from agentic_transformer.contexts.tokens import Tokens
 from agentic_transformer.models.heads import action_loss
 from agentic_transformer.models.precision import matmul_precision
 from agentic_transformer.models.transformer import Attention
-from agentic_transformer.ring import attention, blockwise_feedforward, to_layout
+from agentic_transformer.ring import (
+    attention,
+    blockwise_feedforward,
+    compiler_options,
+    to_layout,
+)
 from agentic_transformer.training.fsdp import all_gather_params, state_sharding
 from agentic_transformer.training.sharding import DATA, RING
 from agentic_transformer.training.state import TrainState
@@ -71,7 +76,9 @@ def make_train_step(
     if grad_accum_steps > 1:
         grad_fn = accumulate_grads(grad_fn, grad_accum_steps, mesh)
 
-    @partial(jax.jit, donate_argnums=0)
+    options = compiler_options(mesh.devices.flat[0].platform)
+
+    @partial(jax.jit, donate_argnums=0, compiler_options=options)
     def train_step(state: TrainState, tokens: Tokens) -> tuple[TrainState, Metrics]:
         # The totals are those of the whole batch, also where gradients come from parts of it.
         totals = {

@@ -8,7 +8,7 @@ import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
-from agentic_transformer.ring import Chunks, CPUKernel, ring_attention_shard
+from agentic_transformer.ring import Chunks, CPUKernel, compiler_options, ring_attention_shard
 from agentic_transformer.ring.overlap import CHIPS, hidden, minimal_block, paper_minimal_sequence
 from tests.static_kernel import StaticKernel
 
@@ -41,6 +41,15 @@ def test_what_changes_the_condition():
     # Backward: 2 (2 + 4) bytes instead of 2 * 2, 10 FLOPs instead of 4.
     assert minimal_block(chip, backward=True) == pytest.approx(block * (12 / 10) / (4 / 4))
     assert hidden(chip, int(block) + 1) and not hidden(chip, int(block))
+
+
+def test_options_of_the_compiler_are_known_to_the_installed_jax():
+    """XLA refuses an option that it does not know, on any platform."""
+    options = compiler_options("gpu")
+    assert options and not compiler_options("cpu")
+    assert jax.jit(lambda x: x + 1, compiler_options=options)(1) == 2
+    with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option"):
+        jax.jit(lambda x: x + 1, compiler_options={"xla_gpu_no_option": 1})(1)
 
 
 def loops(jaxpr):

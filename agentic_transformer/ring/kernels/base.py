@@ -8,7 +8,8 @@ where `lse` is the log-sum-exp of a row of S over *all* blocks. In the forward p
 O is known before the last block, so a kernel continues an online softmax in a carry of its own
 form. In the backward pass both are known: each block's part of the gradient is exact by itself.
 
-Shapes and dtypes at this border:
+Shapes and dtypes at this border, for a kernel whose `token_axis` is 2 (with 1, tokens stand before
+heads in all of them):
     query       (batch, heads, queries, head_dim), unscaled
     key, value  (batch, key_heads, keys, head_dim), key_heads a divisor of heads; query head h
                 attends to key head h // (heads // key_heads)
@@ -41,27 +42,31 @@ class Kernel(ABC):
     may reach a query that does not see it, nor the gradient of a key that is not seen.
 
     Attributes:
+        token_axis: the axis of tokens in all arrays, the packed ones and those of carry and
+            residual among them: 2 for (batch, heads, tokens, ...), 1 for (batch, tokens, heads,
+            ...), which is the order of a transformer's own arrays and costs no transpose.
         supports_dynamic: whether masks may be of kind DYNAMIC. If not, the ring calls the kernel on
             halves of blocks, whose masks are all FULL or CAUSAL (`ring/pairs.py`); every array of
-            the carry, the residual and the running dquery then has axes (batch, heads, tokens,
-            ...), so that the ring can take and put halves.
+            the carry, the residual and the running dquery then has the axis of tokens at
+            `token_axis`, so that the ring can take and put halves.
         supports_segments: whether masks may hold segments; they come on top of any kind.
     """
 
+    token_axis: int = 2
     supports_dynamic: bool = True
     supports_segments: bool = True
 
     def pack(self, array: jax.Array) -> jax.Array:
-        """Returns an array (batch, heads, tokens, ...) in the form that a pass works on.
+        """Returns an array in the form that a pass works on.
 
         The ring packs all arrays once before a pass, so keys and values travel packed. The axes
-        stay, and only the third, of tokens, may grow. Masks are those of the tokens without
+        stay, and only that of tokens may grow. Masks are those of the tokens without
         padding. A kernel without dynamic masks pads nothing.
         """
         return array
 
     def unpack(self, array: jax.Array, tokens: int) -> jax.Array:
-        """Inverts `pack`: returns (batch, heads, tokens, ...)."""
+        """Inverts `pack`: returns an array of this many tokens."""
         return array
 
     @abstractmethod

@@ -46,7 +46,9 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class CuDNNAttention:
-    """Computes `FusedAttention` by cuDNN."""
+    """Computes `FusedAttention` by cuDNN, tokens first: its layout BTNH."""
+
+    token_axis = 1
 
     def forward(
         self, query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool
@@ -72,15 +74,16 @@ class CuDNNAttention:
 
 def _forward(query, key, value, *, causal: bool) -> tuple[jax.Array, jax.Array]:
     cudnn = _primitives()
-    return cudnn.dot_product_attention(
+    out, lse = cudnn.dot_product_attention(
         query,
         key,
         value,
         scale=query.shape[-1] ** -0.5,
         mask_type=_mask_type(causal),
-        qkv_layout="BNTH",
+        qkv_layout="BTNH",
         return_residual=True,
     )
+    return out, lse.swapaxes(1, 2)  # from (batch, heads, tokens)
 
 
 def _backward(query, key, value, out, lse, cotangent, *, causal: bool) -> list[jax.Array]:
@@ -92,11 +95,12 @@ def _backward(query, key, value, out, lse, cotangent, *, causal: bool) -> list[j
         "dropout_rate": 0.0,
         "variadic_args": (False, False),
         "mask_type": _mask_type(causal),
-        "layout": cudnn.AttentionLayout.BNTH.value,
+        "layout": cudnn.AttentionLayout.BTNH.value,
         "sliding_window_length": None,
     }
     if _takes_score_mod():
         settings["score_mod"] = None
+    lse = lse.swapaxes(1, 2)
     bind = cudnn._dot_product_attention_bwd_p_wrapper.bind
     return bind(query, key, value, *unused, lse, out, cotangent, **settings)
 
@@ -188,7 +192,7 @@ def signature_problem(cudnn: ModuleType) -> str:
     try:
         forward = inspect.signature(cudnn.dot_product_attention).parameters
         backward = inspect.signature(cudnn._dot_product_attention_bwd_abstract).parameters
-        _ = cudnn._dot_product_attention_bwd_p_wrapper.bind, cudnn.AttentionLayout.BNTH.value
+        _ = cudnn._dot_product_attention_bwd_p_wrapper.bind, cudnn.AttentionLayout.BTNH.value
         _ = cudnn.MaskType.NO_MASK, cudnn.MaskType.CAUSAL
     except (AttributeError, ValueError, TypeError) as error:
         return str(error)

@@ -26,12 +26,19 @@ from agentic_transformer.ring.nonfinite import finite_tokens, zero_nonfinite
 
 
 class FusedAttention(Protocol):
-    """Describes fused attention; arrays are (batch, heads or key_heads, tokens, head_dim)."""
+    """Describes fused attention.
+
+    Attributes:
+        token_axis: the axis of tokens in all arrays: 2 for (batch, heads or key_heads, tokens,
+            head_dim), 1 for (batch, tokens, heads or key_heads, head_dim).
+    """
+
+    token_axis: int
 
     def forward(
         self, query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool
     ) -> tuple[jax.Array, jax.Array]:
-        """Returns out in query's dtype, and lse (batch, heads, queries) float32, natural."""
+        """Returns out as query, and lse float32, natural, in its shape without the last axis."""
 
     def backward(
         self,
@@ -50,8 +57,8 @@ class FusedAttention(Protocol):
 class PartialOutput(NamedTuple):
     """Holds attention over the keys so far, float32."""
 
-    out: jax.Array  # O, (batch, heads, queries, head_dim)
-    lse: jax.Array  # L, (batch, heads, queries)
+    out: jax.Array  # O, as query
+    lse: jax.Array  # L, as query without its last axis
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,11 @@ class FusedKernel(Kernel):
     fused: FusedAttention
     supports_dynamic = False
     supports_segments = False
+
+    @property
+    def token_axis(self) -> int:
+        """Returns that of the fused attention."""
+        return self.fused.token_axis
 
     def init(self, query: jax.Array, key: jax.Array) -> None:
         """Returns None: the first call is on whole blocks, and its result is the first carry."""
@@ -114,26 +126,26 @@ def _causal_forward(fused: FusedAttention, query, key, value) -> tuple[jax.Array
     Within a tile a fused kernel multiplies hidden weights, which are 0, with values: NaN would
     reach every query of the tile. So it is given finite keys and values, and NaN is put in after.
     """
-    bad_key = ~finite_tokens(key)  # (batch, key_heads, keys); so marked where the value is bad
+    bad_key = ~finite_tokens(key)  # as key without its last axis; so marked where the value is bad
     key, value = zero_nonfinite(key), zero_nonfinite(value)
     out, lse = fused.forward(query, key, value, causal=True)
-    bad_query = _repeat(lax.cummax(bad_key.astype(jnp.int8), axis=2) > 0, query)
+    seen = lax.cummax(bad_key.astype(jnp.int8), axis=fused.token_axis) > 0
+    head_axis = 3 - fused.token_axis
+    bad_query = jnp.repeat(seen, query.shape[head_axis] // key.shape[head_axis], axis=head_axis)
     return jnp.where(bad_query[..., None], jnp.nan, out), jnp.where(bad_query, jnp.nan, lse)
 
 
 def _causal_backward(fused: FusedAttention, query, key, value, out, lse, cotangent):
     """Differentiates causal attention; NaN goes where `_causal_forward` would take it, and back."""
-    bad_query = jnp.isnan(lse)  # (batch, heads, queries)
+    bad_query = jnp.isnan(lse)
     arrays = (zero_nonfinite(x) for x in (query, key, value, out))
     lse = jnp.where(bad_query, jnp.inf, lse)  # weights exp(S - lse) of 0
     dquery, *gradients = fused.backward(*arrays, lse, zero_nonfinite(cotangent), causal=True)
     # Key j is seen by the queries from j on, of all heads that share it.
-    seen = lax.cummax(bad_query.astype(jnp.int8), axis=2, reverse=True) > 0
-    bad_key = seen.reshape(*key.shape[:2], -1, key.shape[2]).any(axis=2)
+    seen = lax.cummax(bad_query.astype(jnp.int8), axis=fused.token_axis, reverse=True) > 0
+    head_axis = 3 - fused.token_axis
+    heads_per_key_head = query.shape[head_axis] // key.shape[head_axis]
+    grouped = (*seen.shape[:head_axis], -1, heads_per_key_head, *seen.shape[head_axis + 1 :])
+    bad_key = seen.reshape(grouped).any(axis=head_axis + 1)
     dkey, dvalue = (jnp.where(bad_key[..., None], jnp.nan, dx) for dx in gradients)
     return jnp.where(bad_query[..., None], jnp.nan, dquery), dkey, dvalue
-
-
-def _repeat(array: jax.Array, query: jax.Array) -> jax.Array:
-    """Repeats (batch, key_heads, tokens) -> (batch, heads, tokens)."""
-    return jnp.repeat(array, query.shape[1] // array.shape[1], axis=1)
