@@ -245,8 +245,8 @@ class ModelConfig:
     kernel: str = setting(
         "auto",
         "Kernel of ring and blockwise attention. auto: the fastest for the devices; cudnn: fused "
-        "attention of NVIDIA GPUs, for 16-bit types.",
-        choices=("auto", "reference", "xla", "cpu", "cudnn"),
+        "attention of NVIDIA GPUs, for 16-bit types; splash: fused attention of TPUs.",
+        choices=("auto", "reference", "xla", "cpu", "cudnn", "splash"),
     )
     precision: str = setting(
         "highest",

@@ -11,18 +11,16 @@ import re
 from typing import NamedTuple
 
 # The result begins with what is sent: one array, or several in brackets of their own.
-_START = re.compile(r"%(collective-permute-start[.\w]*) = \((?:\(([^()]*)\)|(\w+\[[\d,]*\]))")
+_START = re.compile(r"%(collective-permute-start[.\w]*) = \((?:\((.*?)\), \(|(\w+\[[\d,]*\]))")
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
 _DONE = re.compile(r"collective-permute-done\(.*?%?(collective-permute-start[.\w]*)\)")
-# Fused attention: cuDNN's calls on a GPU, kernels of Pallas on a TPU.
-_FUSED = re.compile(r'custom_call_target="(__cudnn\$fmha\w*|tpu_custom_call)"')
-_COMPUTE = re.compile(rf" (fusion|while|convolution|dot)\(|{_FUSED.pattern}")
-# Matrix products, or the loop over chunks of them. A GPU's products are fusions by Triton, or calls
-# of cuBLAS.
-_PRODUCTS = re.compile(
-    r" (while|convolution|dot)\(|fusion\(.*kind=kOutput|fusion\(.*__triton\w*_gemm"
-    rf'|custom_call_target="__cublas|{_FUSED.pattern}'
-)
+# Fused attention is a custom call: of cuDNN on a GPU, of a kernel of Pallas on a TPU.
+_FUSED = re.compile(r' custom-call\(.*custom_call_target="(?:__cudnn\$fmha|tpu_custom_call)')
+# A GPU's products are calls of cuBLAS.
+_CALLS = rf'{_FUSED.pattern}| custom-call\(.*custom_call_target="__cublas'
+_COMPUTE = re.compile(rf" (fusion|while|convolution|dot)\(|{_CALLS}")
+# Matrix products, or the loop over chunks of them.
+_PRODUCTS = re.compile(rf" (while|convolution|dot)\(|fusion\(.*kind=kOutput|{_CALLS}")
 _CONDITIONAL = re.compile(r" conditional\(")
 _NAME = re.compile(r'op_name="([^"]*)"')
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "f64": 8}

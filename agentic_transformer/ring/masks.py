@@ -60,11 +60,13 @@ class Mask:
         kind: what is known at trace time.
         queries: what each query sees.
         keys: where each key is.
+        window: of a causal mask: query i sees the keys i - window < j <= i; None: all up to i.
     """
 
     kind: MaskKind
     queries: QueryIntervals
     keys: KeyPositions
+    window: int | None = None
 
 
 def query_intervals(

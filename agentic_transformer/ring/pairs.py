@@ -48,7 +48,15 @@ class Pair(NamedTuple):
 def needs_dynamic(config: RingConfig, *, has_length: bool) -> bool:
     """Returns whether a ring has masks that no static kind describes."""
     gathers_causal = config.all_gather and config.causal and config.ring_size > 1
-    return config.window is not None or has_length or gathers_causal
+    has_window = config.window is not None and not has_static_window(config)
+    return has_window or has_length or gathers_causal
+
+
+def has_static_window(config: RingConfig) -> bool:
+    """Returns whether the kernel is told of a window statically: one device, and it can be told."""
+    kernel = config.kernel
+    told = kernel is not None and not kernel.supports_dynamic and kernel.supports_windows
+    return config.window is not None and config.ring_size == 1 and told
 
 
 def step_pairs(
@@ -72,7 +80,8 @@ def step_pairs(
     """
 
     def whole(kind: MaskKind, when: Array | None = None) -> list[Pair]:
-        return [Pair(None, None, Mask(kind, queries, keys), when)]
+        window = config.window if kind is MaskKind.CAUSAL else None
+        return [Pair(None, None, Mask(kind, queries, keys, window), when)]
 
     if needs_dynamic(config, has_length=has_length):
         return whole(MaskKind.DYNAMIC)

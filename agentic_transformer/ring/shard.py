@@ -95,8 +95,17 @@ def kernel_for(
     """
     # Padding at the end needs no mask of its own under a causal one.
     has_length = length is not None and not config.causal
-    static = segment_ids is None and not needs_dynamic(config, has_length=has_length)
-    return choose(kernel, platform, query.dtype, query.shape[-1], static=static).kernel
+    window = config.window is not None and config.ring_size == 1
+    others = config._replace(window=None) if window else config
+    return choose(
+        kernel,
+        platform,
+        query.dtype,
+        query.shape[-1],
+        static=not needs_dynamic(others, has_length=has_length),
+        segments=segment_ids is not None,
+        window=window,
+    ).kernel
 
 
 def attend_shard(
@@ -108,18 +117,18 @@ def attend_shard(
     length: jax.Array | int | None,
 ) -> jax.Array:
     """Computes one device's part of attention; arguments as `ring_attention_shard`, checked."""
+    segment_ids = None if segment_ids is None else signed_ids(segment_ids)
     if length is not None and (jnp.ndim(length) or not config.kernel.supports_dynamic):
         device = 0 if config.axis is None else lax.axis_index(config.axis)
         position = shard_positions(device, query.shape[1], config.ring_size, config.layout)
         arrays, attend = (query, key, value), partial(_attend, config, length=None)
-        if not config.kernel.supports_dynamic and config.causal and config.window is None:
+        if not config.kernel.supports_dynamic and config.causal:
             # A kernel of static masks: its causal mask hides the padding from all real queries.
             attend = partial(attend, segment_ids=segment_ids)
             return attend_before_padding(attend, arrays, position, jnp.asarray(length, jnp.int32))
         if jnp.ndim(length):
             # Lengths of rows become segments, and the ring needs to know none.
             return attend_within_lengths(attend, arrays, segment_ids, position, length)
-    segment_ids = None if segment_ids is None else signed_ids(segment_ids)
     length = None if length is None else jnp.asarray(length, jnp.int32)
     return _attend(config, query, key, value, segment_ids, length)
 
@@ -135,8 +144,9 @@ def _attend(config: RingConfig, query, key, value, segment_ids, length) -> jax.A
 def _check_mask(config: RingConfig, *, has_segments: bool, has_length: bool) -> None:
     """Raises ValueError unless the kernel supports the masks of a ring."""
     if needs_dynamic(config, has_length=has_length) and not config.kernel.supports_dynamic:
+        window = "window on a ring" if config.kernel.supports_windows else "window"
         raise ValueError(
-            f"kernel={config.kernel} supports causal and full masks only, no window, length or "
+            f"kernel={config.kernel} supports causal and full masks only, no {window}, length or "
             "causal all-gather; kernel=None chooses one that does"
         )
     if has_segments and not config.kernel.supports_segments:

@@ -78,6 +78,17 @@ collective-permute-start(%b), metadata={op_name="jit(step)/transpose(jvp())/dot_
     ]
 
 
+def test_fused_attention_counts_as_products():
+    program = """
+      %collective-permute-start = (bf16[2], bf16[2]) collective-permute-start(%a)
+      %custom-call = bf16[2] custom-call(%c), custom_call_target="{}"
+      %collective-permute-done = bf16[2] collective-permute-done(%collective-permute-start)
+    """
+    for target, counts in {"tpu_custom_call": True, "ConcatBitcast": False}.items():
+        (permute,) = read_permutes(program.format(target))
+        assert permute.beside_computation == permute.beside_products == counts
+
+
 @pytest.mark.slow
 @needs_compiler
 def test_what_does_not_fit_is_refused():

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from agentic_transformer.ring.kernels import cudnn, splash
 from agentic_transformer.ring.kernels.base import Kernel
 from agentic_transformer.ring.kernels.blocks import Chunks
 from agentic_transformer.ring.kernels.cpu import CPUKernel
-from agentic_transformer.ring.kernels.cudnn import CUDNN_KERNEL, why_not
 from agentic_transformer.ring.kernels.fused import FusedKernel
 from agentic_transformer.ring.kernels.reference import ReferenceKernel
+from agentic_transformer.ring.kernels.splash import SplashKernel
 from agentic_transformer.ring.kernels.xla import XLAKernel
 from agentic_transformer.ring.validation import shown
 
@@ -24,6 +25,7 @@ __all__ = [
     "Kernel",
     "ReferenceKernel",
     "Selection",
+    "SplashKernel",
     "XLAKernel",
     "NAMES",
     "choose",
@@ -35,9 +37,13 @@ NAMED = {
     "reference": ReferenceKernel(),
     "xla": XLAKernel(),
     "cpu": CPUKernel(),
-    "cudnn": CUDNN_KERNEL,
+    "cudnn": cudnn.CUDNN_KERNEL,
+    "splash": splash.SPLASH_KERNEL,
 }
 """Kernels by name."""
+
+_WHY_NOT = {"cudnn": cudnn.why_not, "splash": splash.why_not}
+"""Functions `(platform, dtype, head_dim) -> why it cannot be called` of fused kernels."""
 
 NAMES = ("auto", *NAMED)
 
@@ -52,7 +58,14 @@ class Selection(NamedTuple):
 
 
 def choose(
-    kernel: Kernel | str | None, platform: str, dtype: Any, head_dim: int, *, static: bool
+    kernel: Kernel | str | None,
+    platform: str,
+    dtype: Any,
+    head_dim: int,
+    *,
+    static: bool,
+    segments: bool = False,
+    window: bool = False,
 ) -> Selection:
     """Returns the kernel that was asked for, or the fastest.
 
@@ -61,7 +74,9 @@ def choose(
         platform: of the devices, such as "cpu", "gpu" or "tpu".
         dtype: of query, key and value.
         head_dim: of query, key and value.
-        static: whether all masks are causal or full, without segments.
+        static: whether all masks are causal or full, apart from segments and a window.
+        segments: whether there are segments.
+        window: whether there is a window on one device.
 
     Raises:
         ValueError: there is no such kernel, or it cannot compute this.
@@ -69,24 +84,34 @@ def choose(
     if isinstance(kernel, Kernel):
         return Selection(kernel, f"{type(kernel).__name__}: it was asked for.")
     if kernel is None or kernel == "auto":
-        return select(platform, dtype, head_dim, static=static)
+        return select(platform, dtype, head_dim, static=static, segments=segments, window=window)
     if not isinstance(kernel, str) or kernel not in NAMED:
         raise ValueError(
             f"kernel={shown(kernel)} must be a Kernel, such as CPUKernel(), one of {NAMES}, or None"
         )
-    if kernel == "cudnn" and (problem := why_not(platform, dtype, head_dim)):
-        raise ValueError(f"kernel='cudnn' cannot be used: {problem}; kernel='auto' chooses one")
+    if kernel in _WHY_NOT and (problem := _WHY_NOT[kernel](platform, dtype, head_dim)):
+        raise ValueError(f"kernel={kernel!r} cannot be used: {problem}; kernel='auto' chooses one")
     return Selection(NAMED[kernel], f"{kernel}: it was asked for.")
 
 
-def select(platform: str, dtype: Any, head_dim: int, *, static: bool) -> Selection:
+def select(
+    platform: str,
+    dtype: Any,
+    head_dim: int,
+    *,
+    static: bool,
+    segments: bool = False,
+    window: bool = False,
+) -> Selection:
     """Returns the fastest kernel for a platform, a dtype and masks.
 
     Args:
         platform: of the devices, such as "cpu", "gpu" or "tpu".
         dtype: of query, key and value.
         head_dim: of query, key and value.
-        static: whether all masks are causal or full, without segments.
+        static: whether all masks are causal or full, apart from segments and a window.
+        segments: whether there are segments.
+        window: whether there is a window on one device.
 
     Raises:
         ValueError: the platform is no name.
@@ -97,12 +122,19 @@ def select(platform: str, dtype: Any, head_dim: int, *, static: bool) -> Selecti
     if platform == "cpu":
         reason = f"CPUKernel for {name} on cpu: its chunks fit a core's cache."
         return Selection(CPUKernel(), reason)
-    problem = why_not(platform, dtype, head_dim)
+    fused = "splash" if platform == "tpu" else "cudnn"
+    kernel = NAMED[fused]
+    problem = _WHY_NOT[fused](platform, dtype, head_dim)
     if not problem and not static:
         problem = "the masks are no plain causal or full ones"
+    if not problem and segments and not kernel.supports_segments:
+        problem = "it has no segments"
+    if not problem and window and not kernel.supports_windows:
+        problem = "it has no windows"
     if not problem:
-        return Selection(CUDNN_KERNEL, f"cuDNN for {name} on {platform}: its calls are fused.")
-    reason = f"XLAKernel for {name} on {platform}, not cuDNN: {problem}."
+        words = f"{type(kernel).__name__} ({fused}) for {name} on {platform}"
+        return Selection(kernel, f"{words}: its calls are fused.")
+    reason = f"XLAKernel for {name} on {platform}, not {fused}: {problem}."
     _say_once(reason)
     return Selection(XLAKernel(), reason)
 

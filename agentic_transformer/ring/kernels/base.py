@@ -50,11 +50,13 @@ class Kernel(ABC):
             the carry, the residual and the running dquery then has the axis of tokens at
             `token_axis`, so that the ring can take and put halves.
         supports_segments: whether masks may hold segments; they come on top of any kind.
+        supports_windows: whether causal masks may hold a static window, as they do on one device.
     """
 
     token_axis: int = 2
     supports_dynamic: bool = True
     supports_segments: bool = True
+    supports_windows: bool = False
 
     def pack(self, array: jax.Array) -> jax.Array:
         """Returns an array in the form that a pass works on.

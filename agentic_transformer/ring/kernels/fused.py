@@ -86,7 +86,7 @@ class FusedKernel(Kernel):
         attend = _causal_forward if mask.kind is MaskKind.CAUSAL else _full_forward
         out, lse = attend(self.fused, query, key, value)
         part = PartialOutput(out.astype(jnp.float32), lse)
-        return part if carry is None else _merge(carry, part)
+        return part if carry is None else merge(carry, part)
 
     def finish(self, carry: PartialOutput, query: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns (out, lse)."""
@@ -104,7 +104,7 @@ class FusedKernel(Kernel):
         return dquery + more, dkey, dvalue
 
 
-def _merge(a: PartialOutput, b: PartialOutput) -> PartialOutput:
+def merge(a: PartialOutput, b: PartialOutput) -> PartialOutput:
     """Merges attention over two sets of keys."""
     lse = jnp.logaddexp(a.lse, b.lse)
     weight_a, weight_b = (jnp.exp(part.lse - lse)[..., None] for part in (a, b))
