@@ -14,9 +14,6 @@ from agentic_transformer.capacity.workload import SHARED, Workload
 from agentic_transformer.config import PlanCommand
 from agentic_transformer.ring.kernels import choose
 
-KERNELED = ("ring", "all_gather", "blockwise")
-"""Backbones that call a kernel for each block of keys."""
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -103,7 +100,7 @@ class Plan:
         "dense" and "memory_efficient" attention have none, and neither has what was not compiled.
         """
         workload, model = self.workload, self.workload.model
-        if self.outcome is None or model.attention not in KERNELED:
+        if self.outcome is None or model.attention not in memory.KERNELED:
             return ""
         platform, head_dim = workload.topology.platform, model.width // model.heads
         # The masks of a row that is one chain are causal or full.

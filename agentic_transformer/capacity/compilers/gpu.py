@@ -1,8 +1,8 @@
 """Compiles for NVIDIA GPUs by JAX's CUDA plugin, which needs neither a GPU nor a driver.
 
 XLA:GPU accepts what does not fit, so that its peak is compared with the memory here. The workspace
-that cuDNN's calls take is known to a GPU alone, and is not in the peak. Matrix products are cuBLAS's:
-on a GPU XLA would time them against Triton's, and take the faster ones.
+that cuDNN's calls take is known to a GPU alone, and is not in the peak. Matrix products are those
+of cuBLAS: on a GPU XLA would time them against Triton's, and take the faster ones.
 """
 
 from __future__ import annotations
