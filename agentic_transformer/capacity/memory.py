@@ -56,10 +56,10 @@ COEFFICIENTS = {
         "dense": LayerCoefficients(weights=6, ring=0, activation=19, heads=0, score=6),
     },
     "gpu": {
-        "ring": LayerCoefficients(weights=62, ring=24, activation=14, heads=0),
-        "blockwise": LayerCoefficients(weights=62, ring=0, activation=24, heads=4),
-        "memory_efficient": LayerCoefficients(weights=35, ring=0, activation=20, heads=16),
-        "dense": LayerCoefficients(weights=6, ring=0, activation=19, heads=0, score=6),
+        "ring": LayerCoefficients(weights=60, ring=24, activation=44, heads=0),
+        "blockwise": LayerCoefficients(weights=20, ring=0, activation=39, heads=0),
+        "memory_efficient": LayerCoefficients(weights=70, ring=0, activation=58, heads=0),
+        "dense": LayerCoefficients(weights=89, ring=0, activation=69, heads=0, score=16),
     },
 }
 """Fitted coefficients by platform and backbone."""
@@ -95,8 +95,9 @@ def estimate(workload: Workload) -> Estimate:
     The estimate is for the model with the settings of `estimate_settings.assumed_settings`.
     """
     model, tokens = workload.model, workload.tokens
-    platform = workload.topology.platform
-    held = COEFFICIENTS[platform][model.attention]
+    # A ring of one device is blockwise attention: nothing travels.
+    attention = "blockwise" if (model.attention, workload.ring) == ("ring", 1) else model.attention
+    held = COEFFICIENTS[workload.topology.platform][attention]
     activation = float(tokens) * model.width  # entries of an array (tokens, width)
     parameters = parameter_bytes(workload)
     return Estimate(
