@@ -1,4 +1,4 @@
-# make install      the environment in .venv (EXTRAS=cuda12 or EXTRAS=tpu for accelerators; several: EXTRAS=cuda12,peers)
+# make install      the environment in .venv (EXTRAS=cuda12, cuda13 or tpu for accelerators; several: EXTRAS=cuda12,peers)
 # make quickstart   data, training, evaluation and the figure of return against context, in minutes on a CPU
 # make test         lint and every test; TEST_SEED=1 draws the data of numeric tests anew, XLA_FLAGS reach every test
 # make test-gpu     the tests that hold on a GPU as well, on one; all others test devices of the CPU, also where there is a GPU
@@ -56,7 +56,7 @@ constraints: install
 	$(python) -m pip install uv
 	for v in 3.11 3.12 3.13; do \
 		$(VENV)/bin/uv pip compile --quiet --upgrade --no-emit-index-url --no-annotate --no-header --python-version $$v \
-			--extra test --extra cuda12 --extra tpu --extra slurm --extra peers --extra dev pyproject.toml \
+			--extra test --extra cuda12 --extra cuda13 --extra tpu --extra slurm --extra peers --extra dev pyproject.toml \
 			--output-file constraints/py$$(echo $$v | tr -d .).txt || exit 1; \
 	done
 	grep '^dm-control==' constraints/py312.txt >> constraints/py313.txt

@@ -518,8 +518,8 @@ class PlanCommand:
 
     topology: str = setting(
         "v5e:4x4",
-        "A TPU pod, whose compiler works without it (v5e:4x4, v5p:4x4x4), or GPUs, which are "
-        "estimated alone (a100:8, h100_infiniband:32).",
+        "A TPU pod (v5e:4x4, v5p:4x4x4), GPUs of one host (a100:8, h100:4), or of several hosts "
+        "with 8 each (h100_infiniband:32).",
     )
     trajectories: int = setting(128, "Trajectories in a context.", minimum=1, maximum=10_000_000)
     solve: str | None = setting(

@@ -123,11 +123,11 @@ def check_plan(command: PlanCommand) -> None:
             _divisors(devices),
         )
     assumed = estimate_settings.assumed_settings(model)
-    if assumed and (command.compile == "nothing" or not topology.compilable):
+    if assumed and command.compile == "nothing":
         asked = format_values({name: getattr(model, name) for name in assumed}, "model.")
         raise_config_error(
             f"{asked}: not estimated, and nothing is compiled",
-            f"{format_values(assumed, 'model.')}, or a TPU and compile=memory",
+            f"{format_values(assumed, 'model.')}, or compile=memory",
         )
 
 

@@ -12,21 +12,26 @@ from importlib import metadata
 from pathlib import Path
 
 from agentic_transformer.capacity import compiler
-from agentic_transformer.capacity.compiler import Accepted, Memory, Refused
 from agentic_transformer.capacity.hardware import GIB, topology
 from agentic_transformer.capacity.hlo_permutes import Permute
+from agentic_transformer.capacity.outcome import Accepted, Memory, Refused
 from agentic_transformer.capacity.workload import Workload
 from agentic_transformer.config import ModelConfig
 from agentic_transformer.run_files import read_json, write_json
 
-VERSIONS = ("jax", "jaxlib", "libtpu", "flax", "optax")
+VERSIONS = (
+    *("jax", "jaxlib", "flax", "optax", "libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin"),
+    *("nvidia-cudnn-cu12", "nvidia-cudnn-cu13"),
+)
 ENVIRONMENT = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION")
 """Environment variables that change what is compiled, or how."""
 
 SOURCES = (
     *("config.py", "random_streams.py"),
     *("contexts/*.py", "models/*.py", "ring/**/*.py", "training/*.py"),
-    *("capacity/compiler.py", "capacity/hlo_permutes.py", "capacity/workload.py"),
+    *("capacity/compiler.py", "capacity/compilers/*.py", "capacity/workload.py"),
+    *("capacity/hardware.py", "capacity/devices/*", "capacity/outcome.py"),
+    "capacity/hlo_permutes.py",
 )
 """Files under agentic_transformer/ that make the train step, compile it, and read the result."""
 
@@ -59,12 +64,13 @@ class CompileCache:
         Raises:
             ValueError: the compiler is not installed.
         """
+        fast = fast and workload.topology.platform == "tpu"  # GPUs' compiler has one effort
         facts = {"step": _facts(workload), "fast": fast, "versions": self._versions}
         name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
         path = self.folder / f"{name}.json"
         if kept := read_json(path):
             return _from_json(kept["outcome"])
-        purpose = "for memory" if fast else "the schedule"
+        purpose = "for memory" if fast else "as it runs"
         model = f"{workload.model.layers} layers of {workload.model.width}"
         what = f"{workload.topology.name}, {model}, {workload.tokens:,} tokens each"
         print(f"compiling {purpose}: {what} ...", end=" ", flush=True)
@@ -84,16 +90,13 @@ class CompileCache:
         """Yields accepted workloads, compiled for memory by these versions, with their peaks."""
         for path in sorted(self.folder.glob("*.json")):
             kept = read_json(path)
-            if (
-                kept
-                and kept["fast"]
-                and kept["versions"] == self._versions
-                and "memory" in kept["outcome"]
-            ):
-                step = kept["step"]
+            if kept and kept["versions"] == self._versions and "memory" in kept["outcome"]:
+                step, where = kept["step"], topology(kept["step"]["topology"])
+                if kept["fast"] != (where.platform == "tpu"):
+                    continue
                 model = ModelConfig(**step["model"])
                 yield (
-                    Workload(**step | {"topology": topology(step["topology"]), "model": model}),
+                    Workload(**step | {"topology": where, "model": model}),
                     kept["outcome"]["memory"]["peak"],
                 )
 
@@ -123,7 +126,7 @@ def _digest() -> str:
 def _to_json(outcome: Accepted | Refused) -> dict:
     if isinstance(outcome, Refused):
         return {"refused": outcome._asdict()}
-    return {
+    return outcome._asdict() | {
         "memory": outcome.memory._asdict(),
         "permutes": [permute._asdict() for permute in outcome.permutes],
     }
@@ -132,6 +135,5 @@ def _to_json(outcome: Accepted | Refused) -> dict:
 def _from_json(kept: dict) -> Accepted | Refused:
     if "refused" in kept:
         return Refused(**kept["refused"])
-    return Accepted(
-        Memory(**kept["memory"]), tuple(Permute(**permute) for permute in kept["permutes"])
-    )
+    permutes = tuple(Permute(**permute) for permute in kept["permutes"])
+    return Accepted(**kept | {"memory": Memory(**kept["memory"]), "permutes": permutes})

@@ -29,7 +29,7 @@ def assumed_settings(model: ModelConfig) -> dict[str, Any]:
     chunks = model.attention in ("ring", "blockwise")
     assumed = {
         "dtype": "bfloat16",
-        "remat": "block",
+        "remat": "full" if model.remat == "full" else "block",
         "scan_layers": True,
         "feedforward": 4,
         "blockwise_feedforward": chunks,

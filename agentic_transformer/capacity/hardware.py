@@ -1,50 +1,66 @@
 """Describes the machines that can be planned for.
 
-This module has no heavy imports, so that a command line can be checked against it.
+Each file of `devices/` describes an accelerator, with the source of every figure. This module has
+no heavy imports, so that a command line can be checked against it.
 """
 
 from __future__ import annotations
 
+import math
 import re
+import tomllib
 from difflib import get_close_matches
+from pathlib import Path
 from typing import NamedTuple
 
 GIB = 2**30
+DEVICES = Path(__file__).parent / "devices"
 
 
 class Family(NamedTuple):
-    """Describes a kind of accelerator.
+    """Describes a kind of machine: one kind of accelerator, and the links between them.
 
     Attributes:
-        chip: name in `agentic_transformer.ring.overlap.CHIPS`, which holds the rates. A permute to
-            the next device of a ring has one link in one direction.
-        memory: bytes that a program may use; for a TPU, the limit that its compiler names when it
-            refuses a program.
-        layouts: layouts of a TPU's pod that the compiler can describe offline. A GPU has none and
-            takes any number of devices.
+        device: name of the accelerator's files in `DEVICES`.
+        platform: "tpu" or "gpu".
+        memory: bytes that a program may use.
+        flops: peak dense FLOP/s in bfloat16.
+        link: byte/s to a neighbour, one way, within a host (of a TPU: within the pod).
+        layouts: layouts that there are; none if there are too many to list.
+        host: devices of a host; None if the links between hosts are no slower.
+        link_between: byte/s to a neighbour on another host, one way.
     """
 
-    chip: str
+    device: str
+    platform: str
     memory: float
+    flops: float
+    link: float
     layouts: tuple[str, ...] = ()
+    host: int | None = None
+    link_between: float | None = None
 
 
-FAMILIES = {
-    "v5e": Family(
-        "TPU v5e, one link one way",
-        15.75 * GIB,
-        ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
-    ),
-    "v5p": Family(
-        "TPU v5p, one link one way",
-        95.74 * GIB,
-        ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16"),
-    ),
-    "a100": Family("A100 NVLink", 80e9),
-    "a100_infiniband": Family("A100 InfiniBand", 80e9),
-    "h100": Family("H100 NVLink", 80e9),
-    "h100_infiniband": Family("H100 InfiniBand NDR", 80e9),
-}
+def _families() -> dict[str, Family]:
+    """Reads `DEVICES`. GPUs make two families: one host, and several of them."""
+    families = {}
+    for path in sorted(DEVICES.glob("*.toml")):
+        said, name = tomllib.loads(path.read_text()), path.stem
+        rates = {link: float(figures["rate"]) for link, figures in said["links"].items()}
+        device = (name, said["platform"], float(said["memory"]["bytes"]), said["flops"]["rate"])
+        if said["platform"] == "tpu":
+            families[name] = Family(*device, rates["ici"], tuple(said["layouts"]))
+            continue
+        host = said["host"]
+        layouts = tuple(map(str, range(1, host + 1)))
+        families[name] = Family(*device, rates["nvlink"], layouts, host)
+        families[f"{name}_infiniband"] = Family(
+            *device, rates["nvlink"], (), host, rates["infiniband"]
+        )
+    return families
+
+
+FAMILIES = _families()
 
 
 class Topology(NamedTuple):
@@ -55,14 +71,35 @@ class Topology(NamedTuple):
     devices: int
 
     @property
-    def compilable(self) -> bool:
-        """Returns whether a compiler for it works without one: TPUs only."""
-        return bool(FAMILIES[self.family].layouts)
+    def machine(self) -> Family:
+        """Returns the family."""
+        return FAMILIES[self.family]
+
+    @property
+    def platform(self) -> str:
+        """Returns "tpu" or "gpu"."""
+        return self.machine.platform
 
     @property
     def memory(self) -> float:
         """Returns the bytes that a program may use on each device."""
-        return FAMILIES[self.family].memory
+        return self.machine.memory
+
+    @property
+    def hosts(self) -> int:
+        """Returns the number of hosts of GPUs; 1 for a pod of TPUs."""
+        return 1 if self.machine.link_between is None else self.devices // self.machine.host
+
+    def link(self, ring: int) -> float:
+        """Returns the byte/s, one way, of the slowest hop of a ring of neighbouring devices.
+
+        Args:
+            ring: devices of the ring.
+        """
+        machine = self.machine
+        if machine.link_between is None or machine.host % ring == 0:
+            return machine.link
+        return machine.link_between
 
 
 def topology(name: str) -> Topology:
@@ -73,33 +110,25 @@ def topology(name: str) -> Topology:
             the second names the nearest.
     """
     family, _, layout = name.partition(":")
-    if family in FAMILIES and layout in FAMILIES[family].layouts:
-        sizes = map(int, layout.split("x"))
-        devices = 1
-        for size in sizes:
-            devices *= size
-        return Topology(name, family, devices)
-    if (
-        family in FAMILIES
-        and not FAMILIES[family].layouts
-        and re.fullmatch(r"[1-9]\d{0,4}", layout)
-    ):
-        return Topology(name, family, int(layout))
+    if family in FAMILIES:
+        machine = FAMILIES[family]
+        if layout in machine.layouts:
+            return Topology(name, family, math.prod(map(int, layout.split("x"))))
+        if not machine.layouts and re.fullmatch(r"[1-9]\d{1,4}", layout):
+            devices = int(layout)
+            if devices > machine.host and devices % machine.host == 0:
+                return Topology(name, family, devices)
     raise ValueError(f"{allowed(family)}\n{nearest(name)}")
 
 
 def allowed(family: str) -> str:
     """Lists the names of topologies: those of a family, or one of each family."""
     if family not in FAMILIES:
-        return ", ".join(
-            f"{name}:{kind.layouts[-1] if kind.layouts else 8}" for name, kind in FAMILIES.items()
-        )
-    layouts = FAMILIES[family].layouts
-    return (
-        ", ".join(f"{family}:{layout}" for layout in layouts)
-        if layouts
-        else f"{family}:<number of devices>, to 99999"
-    )
+        return ", ".join(f"{name}:{_largest(kind)}" for name, kind in FAMILIES.items())
+    machine = FAMILIES[family]
+    if machine.layouts:
+        return ", ".join(f"{family}:{layout}" for layout in machine.layouts)
+    return f"{family}:<devices>, whole hosts of {machine.host}, at least two"
 
 
 def nearest(name: str) -> str:
@@ -107,6 +136,11 @@ def nearest(name: str) -> str:
     names = [
         f"{family}:{layout}"
         for family, kind in FAMILIES.items()
-        for layout in kind.layouts or ("8",)
+        for layout in kind.layouts or (_largest(kind),)
     ]
     return get_close_matches(name, names, n=1, cutoff=0.0)[0]
+
+
+def _largest(machine: Family) -> str:
+    """Returns the largest layout, or a layout that there is."""
+    return machine.layouts[-1] if machine.layouts else str(4 * machine.host)

@@ -10,13 +10,18 @@ import math
 import re
 from typing import NamedTuple
 
-_START = re.compile(r"%(collective-permute-start[.\w]*) = \((\w+)\[([\d,]*)\]")
+# The result begins with what is sent: one array, or several in brackets of their own.
+_START = re.compile(r"%(collective-permute-start[.\w]*) = \((?:\((.*?)\), \(|(\w+\[[\d,]*\]))")
+_ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
 _DONE = re.compile(r"collective-permute-done\(.*?%?(collective-permute-start[.\w]*)\)")
-# Fused attention is a custom call of the target that Pallas compiles for TPUs to.
-_FUSED = r' custom-call\(.*custom_call_target="tpu_custom_call"'
-_COMPUTE = re.compile(rf" (fusion|while|convolution|dot)\(|{_FUSED}")
+# Fused attention is a custom call: of cuDNN on a GPU, of a kernel of Pallas on a TPU.
+_FUSED = re.compile(r' custom-call\(.*custom_call_target="(?:__cudnn\$fmha|tpu_custom_call)')
+# A GPU's products are calls of cuBLAS.
+_CALLS = rf'{_FUSED.pattern}| custom-call\(.*custom_call_target="__cublas'
+_COMPUTE = re.compile(rf" (fusion|while|convolution|dot)\(|{_CALLS}")
 # Matrix products, or the loop over chunks of them.
-_PRODUCTS = re.compile(rf" (while|convolution|dot)\(|fusion\(.*kind=kOutput|{_FUSED}")
+_PRODUCTS = re.compile(rf" (while|convolution|dot)\(|fusion\(.*kind=kOutput|{_CALLS}")
+_CONDITIONAL = re.compile(r" conditional\(")
 _NAME = re.compile(r'op_name="([^"]*)"')
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "f64": 8}
 
@@ -30,7 +35,8 @@ class Permute(NamedTuple):
         direction: "forward", "forward again" (rematerialised) or "backward".
         sent_bytes: bytes that each device sends.
         beside_computation: whether computation stands between its start and its end.
-        beside_products: whether matrix products stand there.
+        beside_products: whether matrix products stand there, fused attention among them.
+        beside_attention: whether a call of fused attention stands there.
     """
 
     of_ring: bool
@@ -38,6 +44,7 @@ class Permute(NamedTuple):
     sent_bytes: int
     beside_computation: bool
     beside_products: bool
+    beside_attention: bool = False
 
 
 def read_permutes(program: str) -> list[Permute]:
@@ -51,11 +58,24 @@ def read_permutes(program: str) -> list[Permute]:
             started[match[1]] = _started(match, line)
         elif _COMPUTE.search(line):
             products = _PRODUCTS.search(line) is not None
+            attention = _FUSED.search(line) is not None
             for name, permute in started.items():
                 started[name] = permute._replace(
-                    beside_computation=True, beside_products=permute.beside_products or products
+                    beside_computation=True,
+                    beside_products=permute.beside_products or products,
+                    beside_attention=permute.beside_attention or attention,
                 )
     return found
+
+
+def count_fused_calls(program: str) -> int:
+    """Returns the number of calls of fused attention in the text of a program."""
+    return len(_FUSED.findall(program))
+
+
+def count_conditionals(program: str) -> int:
+    """Returns the number of branches in the text of a program."""
+    return len(_CONDITIONAL.findall(program))
 
 
 def _started(match: re.Match, line: str) -> Permute:
@@ -63,5 +83,8 @@ def _started(match: re.Match, line: str) -> Permute:
     name = found[1] if (found := _NAME.search(line)) else ""
     again = "rematted_computation" in name
     direction = "forward again" if again else "backward" if "transpose(" in name else "forward"
-    sent = _BYTES[match[2]] * math.prod(int(size) for size in match[3].split(",") if size)
+    sent = sum(
+        _BYTES[dtype] * math.prod(int(size) for size in shape.split(",") if size)
+        for dtype, shape in _ARRAY.findall(match[2] or match[3])
+    )
     return Permute(name.endswith("ppermute"), direction, sent, False, False)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from agentic_transformer.capacity import memory
-from agentic_transformer.capacity.compiler import Accepted, Refused
+from agentic_transformer.capacity.outcome import Accepted, Refused
 from agentic_transformer.capacity.workload import Workload
 
 BELOW, ABOVE = 0.96, 1.04
@@ -26,7 +26,8 @@ class Bracket(NamedTuple):
     Attributes:
         estimated: tokens a device by the estimate.
         fits: the longest accepted context with its outcome, or None.
-        refused: the shortest refused context with its outcome, or None.
+        refused: the shortest refused context with its outcome, or None; of GPUs it may be missing,
+            if the accepted one fills their memory.
         compilations: number of compilations so far.
     """
 
@@ -90,7 +91,13 @@ def longest_context(workload: Workload, compile_step: Compile) -> Bracket:
 
 
 def _narrow(bracket: Bracket) -> bool:
-    """Returns whether the ends of a bracket are near enough."""
+    """Returns whether the ends of a bracket are near enough.
+
+    The compiler of GPUs refuses nothing: there the memory itself is the other end.
+    """
+    if bracket.fits and bracket.fits[0].topology.platform == "gpu":
+        fits, outcome = bracket.fits
+        return _limit(fits, outcome.memory.peak) <= NARROW * fits.tokens
     return (
         bool(bracket.fits and bracket.refused)
         and bracket.refused[0].tokens <= NARROW * bracket.fits[0].tokens

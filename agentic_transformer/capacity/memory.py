@@ -1,9 +1,9 @@
 """Estimates the bytes on each device of a train step without a compiler.
 
-The state is counted: 4 bytes for a parameter, 4 for its gradient, 8 for AdamW's two means, each
-array padded to the tiles of a TPU. The inputs of layers, which are kept for the backward pass, are
-counted too. The rest is at its largest in the backward pass of one layer. It is a multiple of the
-size of an activation and of a layer's weights, and the multiples are fitted to compiled steps
+The state is counted: 4 bytes for a parameter, 4 for its gradient, 8 for AdamW's two means. A TPU
+pads each array to tiles. What is kept of every layer for the backward pass is counted too. The rest
+is at its largest in the backward pass of one layer. It is a multiple of the size of an activation
+and of a layer's weights, and the multiples are fitted to compiled steps of each platform
 (`experiments/results/plan`).
 
 `paper_layer` is the paper's own count of a layer's activations.
@@ -23,6 +23,10 @@ TILE = (8, 128)
 tiles, in the order of axes that the compiler chooses."""
 
 
+KERNELED = ("ring", "all_gather", "blockwise")
+"""Backbones that call a kernel for each block of keys."""
+
+
 class LayerCoefficients(NamedTuple):
     """Holds the fitted multiples of what the backward pass of one layer holds at its fullest.
 
@@ -33,7 +37,7 @@ class LayerCoefficients(NamedTuple):
             the float32 gradients of both.
         activation: bytes for each token and entry of the width: all other activations.
         heads: bytes for each token and entry of the width: arrays whose last axis is a head's
-            entries, which are padded to whole tiles.
+            entries, which a TPU pads to whole tiles.
         score: bytes for each head and pair of tokens.
     """
 
@@ -45,11 +49,20 @@ class LayerCoefficients(NamedTuple):
 
 
 COEFFICIENTS = {
-    "ring": LayerCoefficients(weights=62, ring=24, activation=8, heads=6),
-    "blockwise": LayerCoefficients(weights=62, ring=0, activation=24, heads=4),
-    "memory_efficient": LayerCoefficients(weights=35, ring=0, activation=20, heads=16),
-    "dense": LayerCoefficients(weights=6, ring=0, activation=19, heads=0, score=6),
+    "tpu": {
+        "ring": LayerCoefficients(weights=62, ring=24, activation=8, heads=6),
+        "blockwise": LayerCoefficients(weights=62, ring=0, activation=24, heads=4),
+        "memory_efficient": LayerCoefficients(weights=35, ring=0, activation=20, heads=16),
+        "dense": LayerCoefficients(weights=6, ring=0, activation=19, heads=0, score=6),
+    },
+    "gpu": {
+        "ring": LayerCoefficients(weights=60, ring=24, activation=44, heads=0),
+        "blockwise": LayerCoefficients(weights=20, ring=0, activation=39, heads=0),
+        "memory_efficient": LayerCoefficients(weights=70, ring=0, activation=58, heads=0),
+        "dense": LayerCoefficients(weights=89, ring=0, activation=69, heads=0, score=16),
+    },
 }
+"""Fitted coefficients by platform and backbone."""
 
 
 class Estimate(NamedTuple):
@@ -59,7 +72,7 @@ class Estimate(NamedTuple):
     optimizer: float
     gradients: float
     checkpoints: float
-    """Inputs of all layers, kept for the backward pass."""
+    """What is kept of all layers for the backward pass."""
     ring: float
     """Keys and values that travel and arrive, and their gradients."""
     working: float
@@ -82,33 +95,54 @@ def estimate(workload: Workload) -> Estimate:
     The estimate is for the model with the settings of `estimate_settings.assumed_settings`.
     """
     model, tokens = workload.model, workload.tokens
-    held = COEFFICIENTS[model.attention]
+    # A ring of one device is blockwise attention: nothing travels.
+    attention = "blockwise" if (model.attention, workload.ring) == ("ring", 1) else model.attention
+    held = COEFFICIENTS[workload.topology.platform][attention]
     activation = float(tokens) * model.width  # entries of an array (tokens, width)
     parameters = parameter_bytes(workload)
-    head = model.width // model.heads
-    padded = -(-head // TILE[1]) * TILE[1] / head  # how much padding a head's entries get
     return Estimate(
         parameters=parameters,
         optimizer=2 * parameters,
         gradients=parameters,
-        checkpoints=BF16 * model.layers * activation,
+        checkpoints=model.layers * kept_bytes(workload),
         ring=held.ring * activation,
         working=held.weights * model.width**2
-        + (held.activation + held.heads * padded) * activation
+        + (held.activation + held.heads * _head_padding(workload)) * activation
         + held.score * model.heads * float(tokens) ** 2,
     )
 
 
+def kept_bytes(workload: Workload) -> float:
+    """Returns the bytes of a layer that are kept for the backward pass.
+
+    They are the layer's input. With `model.remat=block` they are the output of its attention and
+    the log-sum-exp of each token and head besides, if a kernel computes them.
+    """
+    model, tokens = workload.model, float(workload.tokens)
+    inputs = BF16 * tokens * model.width
+    if model.remat == "full" or model.attention not in KERNELED:
+        return inputs
+    return 2 * inputs + FLOAT32 * tokens * model.heads
+
+
 def parameter_bytes(workload: Workload) -> float:
-    """Returns the bytes of a device's share of the parameters, in float32, padded to tiles."""
+    """Returns the bytes of a device's share of the parameters, in float32."""
+    entries = _tiled if workload.topology.platform == "tpu" else math.prod
+    devices = workload.topology.devices
     return sum(
-        FLOAT32 * _tiled(shard_shape(shape, workload.topology.devices))
-        for shape in workload.parameter_shapes
+        FLOAT32 * entries(shard_shape(shape, devices)) for shape in workload.parameter_shapes
     )
 
 
+def _head_padding(workload: Workload) -> float:
+    """Returns the factor by which padding to tiles enlarges arrays whose last axis is a head's."""
+    head = workload.model.width // workload.model.heads
+    columns = TILE[1]
+    return -(-head // columns) * columns / head if workload.topology.platform == "tpu" else 1
+
+
 def _tiled(shape: tuple[int, ...]) -> int:
-    """Returns the entries of an array padded to tiles, in the order of axes that pads least."""
+    """Returns the entries of an array padded to a TPU's tiles, in the order that pads least."""
     if len(shape) < 2:
         return math.prod(shape)
     rows, columns = TILE

@@ -7,11 +7,12 @@ from typing import Any
 
 from agentic_transformer.capacity import flops, longest_context, memory, roofline
 from agentic_transformer.capacity.compile_cache import CompileCache
-from agentic_transformer.capacity.compiler import Accepted, Refused
 from agentic_transformer.capacity.hardware import GIB, topology
 from agentic_transformer.capacity.hlo_permutes import Permute
+from agentic_transformer.capacity.outcome import Accepted, Refused
 from agentic_transformer.capacity.workload import SHARED, Workload
 from agentic_transformer.config import PlanCommand
+from agentic_transformer.ring.kernels import choose
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,25 @@ class Plan:
             row |= {
                 "permutes": len(ring),
                 "beside_products": sum(permute.beside_products for permute in ring),
+                "beside_attention": sum(permute.beside_attention for permute in ring),
+                "conditionals": self.outcome.conditionals,
             }
+        if self.kernel:
+            row |= {"kernel": self.kernel.replace(":", " ").split()[0]}
         return row
+
+    @property
+    def kernel(self) -> str:
+        """Returns the attention kernel of the compiled step, and why; empty if there is none.
+
+        "dense" and "memory_efficient" attention have none, and neither has what was not compiled.
+        """
+        workload, model = self.workload, self.workload.model
+        if self.outcome is None or model.attention not in memory.KERNELED:
+            return ""
+        platform, head_dim = workload.topology.platform, model.width // model.heads
+        # The masks of a row that is one chain are causal or full.
+        return choose(model.kernel, platform, model.dtype, head_dim, static=True).reason
 
     @property
     def verdict(self) -> str:
@@ -125,7 +143,7 @@ def make_plan(command: PlanCommand, compile_step: CompileCache) -> Plan:
         ValueError: a compilation is asked for and the compiler is not installed.
     """
     workload = workload_of(command)
-    compiles = command.compile != "nothing" and workload.topology.compilable
+    compiles = command.compile != "nothing"
     if command.solve:
         return _at_longest_context(command, workload, compile_step, compiles)
     plan = Plan(workload, compile_step(workload, fast=True) if compiles else None)

@@ -1,7 +1,7 @@
 """Computes how long a train step takes at least.
 
 Computation takes its FLOPs over the chip's peak, a transfer takes its bytes over the rate of one
-link. If both overlap, the longer one counts.
+link: of a ring, that of its slowest hop. If both overlap, the longer one counts.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from agentic_transformer.capacity import flops
-from agentic_transformer.capacity.hardware import FAMILIES
 from agentic_transformer.capacity.workload import Workload
 from agentic_transformer.config import ModelConfig
-from agentic_transformer.ring.overlap import CHIPS, Chip, minimal_block
+from agentic_transformer.ring.overlap import Chip, minimal_block
 
 ASSUMPTIONS = (
     "matrix products run at the chip's peak in bfloat16; norms, softmax and the optimiser take no "
@@ -24,15 +23,17 @@ ASSUMPTIONS = (
     "weights are gathered in bfloat16, forward and backward, and their gradients scattered (the "
     "feedforward network's reduced whole, twice the bytes), over one link in one direction, beside "
     "the products of their layer",
+    "GPUs of a host are joined by NVLink and hosts by InfiniBand; the slowest hop of a ring counts",
 )
 
 BF16, FLOAT32 = 2, 4
 
 
 def chip_of(workload: Workload) -> Chip:
-    """Returns the rates of a workload's accelerators."""
-    name = FAMILIES[workload.topology.family].chip
-    return next(chip for chip in CHIPS if chip.name == name)
+    """Returns the rates of a workload's accelerators, with the link of its rings."""
+    where, machine = workload.topology, workload.topology.machine
+    link = where.link(workload.ring)
+    return Chip(where.name, machine.flops, machine.memory, link, f"devices/{machine.device}.toml")
 
 
 class RingStep(NamedTuple):
@@ -105,9 +106,10 @@ def step_time(workload: Workload) -> StepTime:
     )
     if hops:  # the gradients' last hop home has no computation beside it
         waiting += 2 * FLOAT32 * model.width * tokens / chip.link
-    share = (workload.topology.devices - 1) / workload.topology.devices
-    whole = BF16 * parameters_of_layer(model) * share / chip.link
-    reduced = BF16 * 2 * model.feedforward * model.width**2 * share / chip.link
+    devices = workload.topology.devices
+    sent_share = (devices - 1) / devices / workload.topology.link(devices)
+    whole = BF16 * parameters_of_layer(model) * sent_share
+    reduced = BF16 * 2 * model.feedforward * model.width**2 * sent_share
     # Weights are gathered forward, and again backward while gradients are scattered.
     late = max(0, whole - products) + max(0, 2 * whole + reduced - (1 + flops.BACKWARD) * products)
     compute = model.layers * ((2 + flops.BACKWARD) * products + attention)

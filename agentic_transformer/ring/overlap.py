@@ -26,8 +26,7 @@ class Chip(NamedTuple):
         flops: peak dense FLOP/s in bfloat16.
         memory: bytes of device memory.
         link: byte/s to the next device, one way.
-        source: "paper" for the rows of its table 2, which count all of a TPU's links, else the
-            vendor's data sheet.
+        source: where the figures are from.
     """
 
     name: str
@@ -43,14 +42,8 @@ CHIPS = (
     Chip("TPU v3", 123e12, 16e9, 112e9, "paper"),
     Chip("TPU v4", 275e12, 32e9, 268e9, "paper"),
     Chip("TPU v5e", 196e12, 16e9, 186e9, "paper"),
-    Chip("TPU v5e, one link one way", 197e12, 16e9, 50e9, "data sheet"),
-    Chip("H100 NVLink", 989e12, 80e9, 450e9, "data sheet"),
-    Chip("H100 InfiniBand NDR", 989e12, 80e9, 50e9, "data sheet"),
-    Chip("TPU v5p, all links", 459e12, 95e9, 600e9, "data sheet"),
-    Chip("TPU v5p, one link one way", 459e12, 95e9, 100e9, "data sheet"),
-    Chip("TPU v6e, all links", 918e12, 32e9, 448e9, "data sheet"),
-    Chip("TPU v6e, one link one way", 918e12, 32e9, 112e9, "data sheet"),
 )
+"""Rows of the paper's table 2, which counts all links of a TPU. `capacity/devices` has others."""
 
 
 def minimal_block(

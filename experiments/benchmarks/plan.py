@@ -1,12 +1,13 @@
 """Finds the longest contexts that fit, beside table 3 of the Ring Attention paper (suite `plan`).
 
-Contexts are compiled for TPU pods that are not there. Compilations are cached in
-`runs/plan/compiled`, so that the suite goes on where it was stopped.
+Contexts are compiled for TPU pods and GPUs that are not there. Compilations are cached in
+`runs/plan/compiled`, so that the suite goes on where it was stopped. Rows of a platform whose
+compiler is not installed stay as they are; the column `commit` says which code made a row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from agentic_transformer.capacity import estimate_settings, memory, roofline
+from agentic_transformer.capacity import compiler, estimate_settings, memory, roofline
 from agentic_transformer.capacity.compile_cache import CompileCache
-from agentic_transformer.capacity.hardware import GIB
+from agentic_transformer.capacity.hardware import GIB, topology
 from agentic_transformer.capacity.plan import Plan, make_plan, workload_of
 from agentic_transformer.config import ModelConfig, PlanCommand
 from experiments.benchmarks import tables
+from experiments.cli import provenance
 from experiments.reports.pyplot import plt
 
 MODELS = {"3B": (3200, 26, 32), "7B": (4096, 32, 32), "13B": (5120, 40, 40), "30B": (6656, 60, 52)}
@@ -62,31 +64,56 @@ BESIDE = {
 The paper's v4 has 32 GB a chip, v5p has three times that.
 """
 
-AGENT = "v5e:4x4"
+AGENTS = {"tpu": "v5e:4x4", "gpu": "h100:8"}
 TRAJECTORIES = (32, 128, 512)
 GROWTH = {
     "350M": ("v5e:2x2", "v5e:2x4", "v5e:4x4", "v5e:4x8", "v5e:8x8"),
     "7B": ("v5p:2x2x1", "v5p:2x2x4", "v5p:4x4x4"),
 }
 SIDES = {"below": 2048, "above": 16384}
-"""Tokens a device on either side of the overlap condition of `AGENT`."""
+"""Tokens a device on either side of the overlap condition of `AGENTS`."""
+
+Part = Callable[[CompileCache, str], Iterator[dict]]
+"""Maps (cache, platform) to rows; a row has a topology of the platform."""
 
 
 def run(folder: Path) -> None:
     """Runs every part and writes `<part>.csv` and the figures into `folder`."""
     cache = CompileCache(Path(PlanCommand().out) / "compiled")
-    parts = {"agent": _agent, "schedule": _schedule, "growth": _growth, "contexts": _contexts}
+    commit = provenance.collect([], {})["commit"][:7]
+    parts: dict[str, Part] = {
+        "agent": _agent,
+        "schedule": _schedule,
+        "growth": _growth,
+        "contexts": _contexts,
+        "accuracy": _accuracy,
+    }
     for name, part in parts.items():
-        tables.write(folder / f"{name}.csv", list(part(cache)))
+        path, rows = folder / f"{name}.csv", []
+        for platform, found in compiler.COMPILERS.items():
+            if missing := found.missing():
+                print(f"{name}: rows of {platform} stay as they are; {missing}", flush=True)
+                rows += _kept(path, platform)
+            else:
+                rows += [row | {"commit": commit} for row in part(cache, platform)]
+        tables.write(path, rows)
     tables.write(folder / "table_3.csv", list(_beside_reported(folder / "contexts.csv")))
-    tables.write(folder / "accuracy.csv", list(_accuracy(cache)))
     plot(folder)
+
+
+def _kept(path: Path, platform: str) -> list[dict]:
+    """Returns the rows of a platform that a CSV has."""
+    if not path.exists():
+        return []
+    rows = pd.read_csv(path, dtype=object).to_dict("records")
+    return [row for row in rows if topology(row["topology"]).platform == platform]
 
 
 def llama(name: str, attention: str = "ring") -> ModelConfig:
     """Returns a model of LLaMA's shape with a backbone.
 
-    As in the paper, the feedforward network is cut into chunks if the attention is.
+    As in the paper, the feedforward network is cut into chunks if the attention is, and nothing
+    but the inputs of layers is kept for the backward pass.
 
     Args:
         name: one of `MODELS`.
@@ -94,7 +121,7 @@ def llama(name: str, attention: str = "ring") -> ModelConfig:
     """
     width, layers, heads = MODELS[name]
     cut = attention in ("ring", "blockwise")
-    shape = {"width": width, "layers": layers, "heads": heads}
+    shape = {"width": width, "layers": layers, "heads": heads, "remat": "full"}
     return replace(PlanCommand().model, **shape, attention=attention, blockwise_feedforward=cut)
 
 
@@ -102,67 +129,69 @@ def _plan(cache: CompileCache, **settings: Any) -> Plan:
     return make_plan(PlanCommand(**settings), cache)
 
 
-def _agent(cache: CompileCache) -> Iterator[dict]:
+def _agent(cache: CompileCache, platform: str) -> Iterator[dict]:
     """Plans the paper's agent with its numbers of trajectories of 4,000 tokens."""
     for trajectories in TRAJECTORIES:
-        plan = _plan(cache, topology=AGENT, trajectories=trajectories, compile="memory")
-        yield plan.row()
+        settings = {"topology": AGENTS[platform], "trajectories": trajectories}
+        yield _plan(cache, **settings, compile="memory").row()
 
 
-def _schedule(cache: CompileCache) -> Iterator[dict]:
+def _schedule(cache: CompileCache, platform: str) -> Iterator[dict]:
     """Reads what stands beside the ring's permutes, below and above the overlap condition."""
     for side, tokens in SIDES.items():
-        workload = workload_of(PlanCommand(topology=AGENT)).with_tokens(tokens)
-        permutes = cache(workload, fast=False).permutes
+        workload = workload_of(PlanCommand(topology=AGENTS[platform])).with_tokens(tokens)
+        outcome = cache(workload, fast=False)
         for direction in ("forward", "forward again", "backward"):
             ring = [
                 permute
-                for permute in permutes
+                for permute in outcome.permutes
                 if permute.of_ring and permute.direction == direction
             ]
             step = roofline.ring_step(workload, backward=direction == "backward")
             yield {
                 "side": side,
-                "topology": AGENT,
+                "topology": AGENTS[platform],
                 "tokens_a_device": tokens,
                 "least_tokens": roofline.least_tokens(workload, backward=direction == "backward"),
                 "direction": direction,
                 "permutes": len(ring),
                 "beside_computation": sum(permute.beside_computation for permute in ring),
                 "beside_products": sum(permute.beside_products for permute in ring),
+                "beside_attention": sum(permute.beside_attention for permute in ring),
+                "branches": outcome.conditionals,
                 "compute_ms": 1e3 * step.compute,
                 "transfer_ms": 1e3 * step.transfer,
                 "hidden": step.hidden,
             }
 
 
-def _growth(cache: CompileCache) -> Iterator[dict]:
-    """Finds the longest contexts from 4 to 64 devices."""
-    models = {"350M": PlanCommand().model, "7B": llama("7B")}
+def _growth(cache: CompileCache, platform: str) -> Iterator[dict]:
+    """Finds the longest contexts from 4 to 64 devices, of TPUs alone."""
+    models = {"350M": replace(PlanCommand().model, remat="full"), "7B": llama("7B")}
     for name, topologies in GROWTH.items():
-        for topology in topologies:
-            plan = _plan(
-                cache,
-                topology=topology,
-                model=models[name],
-                solve="context",
-                compile="memory",
-            )
-            yield {"model": name} | plan.row()
+        for where in topologies:
+            if topology(where).platform != platform:
+                continue
+            settings = {"topology": where, "model": models[name], "solve": "context"}
+            yield {"model": name} | _plan(cache, **settings, compile="memory").row()
 
 
-def _contexts(cache: CompileCache) -> Iterator[dict]:
-    """Finds the longest contexts of the paper's table: compiled for TPUs, estimated for GPUs."""
-    for topology, beside in BESIDE.items():
+def _contexts(cache: CompileCache, platform: str) -> Iterator[dict]:
+    """Finds the longest contexts of the paper's table; of GPUs, only the rows that it has."""
+    for where, beside in BESIDE.items():
+        if topology(where).platform != platform:
+            continue
         for name in MODELS:
+            reported = REPORTED.get((beside, name))
+            if platform == "gpu" and not reported:
+                continue
             for number, attention in enumerate(BACKBONES):
                 settings = {
-                    "topology": topology,
+                    "topology": where,
                     "model": llama(name, attention),
                     "solve": "context",
                     "compile": "memory",
                 }
-                reported = REPORTED.get((beside, name))
                 yield {
                     "model": name,
                     **_plan(cache, **settings).row(),
@@ -176,9 +205,9 @@ def _beside_reported(contexts: Path) -> Iterator[dict]:
 
     The column `gain` is the context of the ring over that of blockwise.
     """
-    for (topology, model), rows in pd.read_csv(contexts).groupby(["topology", "model"], sort=False):
+    for (where, model), rows in pd.read_csv(contexts).groupby(["topology", "model"], sort=False):
         for whose, column, thousand in (
-            (topology, "context", 1000),
+            (where, "context", 1000),
             (rows.paper.iloc[0], "paper_thousands", 1),
         ):
             found = rows.set_index("attention")[column].reindex(list(BACKBONES)) / thousand
@@ -192,10 +221,12 @@ def _beside_reported(contexts: Path) -> Iterator[dict]:
                 }
 
 
-def _accuracy(cache: CompileCache) -> Iterator[dict]:
+def _accuracy(cache: CompileCache, platform: str) -> Iterator[dict]:
     """Compares the estimate with the compiler's peak, for all workloads that have both."""
     for workload, peak in cache.accepted():
         if estimate_settings.assumed_settings(workload.model):
+            continue
+        if workload.topology.platform != platform:
             continue
         estimated = memory.estimate(workload).peak
         yield {
@@ -204,6 +235,7 @@ def _accuracy(cache: CompileCache) -> Iterator[dict]:
             "width": workload.model.width,
             "heads": workload.model.heads,
             "attention": workload.model.attention,
+            "remat": workload.model.remat,
             "ring": workload.ring,
             "tokens_a_device": workload.tokens,
             "estimated": estimated / GIB,
@@ -220,14 +252,17 @@ def plot(folder: Path) -> None:
 
 def _plot_contexts(contexts: pd.DataFrame, path: Path) -> None:
     """Draws bars of the longest contexts, with the paper's as lines."""
-    topologies = [
-        topology for topology in ("v5e:16x16", "v5p:8x8x8") if topology in set(contexts.topology)
-    ]
+    topologies = [where for where in BESIDE if where in set(contexts.topology)]
     figure, axes = plt.subplots(
-        1, len(topologies), figsize=(10, 3.8), sharey=True, squeeze=False, layout="constrained"
+        1,
+        len(topologies),
+        figsize=(5 * len(topologies), 3.8),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
     )
-    for axis, topology in zip(axes[0], topologies, strict=True):
-        rows = contexts[contexts.topology == topology]
+    for axis, where in zip(axes[0], topologies, strict=True):
+        rows = contexts[contexts.topology == where]
         models = list(dict.fromkeys(rows.model))
         for number, (attention, name) in enumerate(BACKBONES.items()):
             ours = rows[rows.attention == attention].set_index("model").reindex(models)
@@ -238,7 +273,7 @@ def _plot_contexts(contexts: pd.DataFrame, path: Path) -> None:
             yscale="log",
             xticks=range(len(models)),
             xticklabels=models,
-            title=f"{topology} (line: paper, {BESIDE[topology]})",
+            title=f"{where} (line: paper, {BESIDE[where]})",
         )
     axes[0][0].set(ylabel="longest context, tokens")
     axes[0][0].legend(fontsize="small")

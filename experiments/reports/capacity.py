@@ -8,9 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from agentic_transformer.capacity import estimate_settings, flops, roofline
-from agentic_transformer.capacity.compiler import Accepted, Refused
 from agentic_transformer.capacity.hardware import GIB
-from agentic_transformer.capacity.hlo_permutes import Permute
+from agentic_transformer.capacity.outcome import Accepted, Refused
 from agentic_transformer.capacity.plan import Plan, growth_from_one_trajectory
 from agentic_transformer.settings import format_values
 from experiments.reports.pyplot import plt
@@ -86,10 +85,14 @@ def _memory(plan: Plan) -> str:
             "(Accepted is not run: nothing here ran.)"
         )
     else:
-        why = (
-            "" if plan.workload.topology.compilable else ": GPUs cannot be compiled for without one"
+        verdict = f"An estimate alone. {plan.verdict.capitalize()}."
+    if plan.outcome is not None and plan.workload.topology.platform == "gpu":
+        verdict += (
+            " (A GPU's compiler refuses nothing: its peak is compared with the memory. What cuDNN "
+            "and NCCL take for themselves is not in the peak.)"
         )
-        verdict = f"An estimate alone{why}. {plan.verdict.capitalize()}."
+    if plan.kernel:
+        verdict += f" Compiled attention: {plan.kernel}"
     if assumed := estimate_settings.assumed_settings(plan.workload.model):
         verdict += (
             f" The estimate is not of this step: it is as if {format_values(assumed, 'model.')}."
@@ -138,23 +141,36 @@ def _ring(plan: Plan) -> str:
         )
     table = "\n".join(lines)
     if plan.permutes:
-        table += "\n\nScheduled: " + "; ".join(schedule(plan.permutes)) + "."
+        table += "\n\nScheduled: " + "; ".join(schedule(plan.outcome)) + "."
     return table
 
 
-def schedule(permutes: Sequence[Permute]) -> list[str]:
-    """Tells how many of the ring's permutes have computation beside them, by direction."""
+def schedule(outcome: Accepted) -> list[str]:
+    """Tells how many of the ring's permutes have computation beside them, by direction.
+
+    Then it tells what else decides whether a ring is fast: fused attention, and branches.
+    """
     phrases = []
     for direction in ("forward", "forward again", "backward"):
         ring = [
-            permute for permute in permutes if permute.of_ring and permute.direction == direction
+            permute
+            for permute in outcome.permutes
+            if permute.of_ring and permute.direction == direction
         ]
         beside_computation = sum(permute.beside_computation for permute in ring)
         beside_products = sum(permute.beside_products for permute in ring)
-        phrases.append(
+        phrase = (
             f"{direction}, {beside_computation} of {len(ring)} permutes beside computation, "
             f"{beside_products} beside matrix products"
         )
+        if outcome.fused_calls:
+            fused = sum(permute.beside_attention for permute in ring)
+            phrase += f" ({fused} beside fused attention)"
+        phrases.append(phrase)
+    phrases.append(
+        f"{outcome.fused_calls} calls of fused attention and {outcome.conditionals} branches in "
+        "the program's text"
+    )
     return phrases
 
 

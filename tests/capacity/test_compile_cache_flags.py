@@ -3,8 +3,8 @@
 import pytest
 
 from agentic_transformer.capacity import compile_cache
-from agentic_transformer.capacity.compiler import Refused
 from agentic_transformer.capacity.hardware import topology
+from agentic_transformer.capacity.outcome import Refused
 from agentic_transformer.capacity.workload import Workload
 from agentic_transformer.config import ModelConfig
 

@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 
 from agentic_transformer.capacity import compiler, memory
-from agentic_transformer.capacity.compiler import Refused
+from agentic_transformer.capacity.compilers.tpu import parse_refusal
 from agentic_transformer.capacity.hlo_permutes import Permute, read_permutes
+from agentic_transformer.capacity.outcome import Refused
 from tests.capacity.test_estimates import MODEL, workload
 
 needs_compiler = pytest.mark.skipif(
@@ -33,12 +34,12 @@ GIB = 2**30
     ],
 )
 def test_refusals_are_read(said, required, limit):
-    assert compiler.parse_refusal(said) == Refused(round(required * GIB), round(limit * GIB))
+    assert parse_refusal(said) == Refused(round(required * GIB), round(limit * GIB))
 
 
 def test_other_errors_are_not_refusals():
     assert (
-        compiler.parse_refusal(
+        parse_refusal(
             "INVALID_ARGUMENT: Ran out of memory in memory space hbm. Used 1.00G of 2.00G hbm."
         )
         is None
@@ -47,8 +48,8 @@ def test_other_errors_are_not_refusals():
         "RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem. Used 20.10M of 16.00M vmem. "
         "Arguments lie in hbm."
     )
-    assert compiler.parse_refusal(vmem) is None
-    assert compiler.parse_refusal("RESOURCE_EXHAUSTED: too many requests") is None
+    assert parse_refusal(vmem) is None
+    assert parse_refusal("RESOURCE_EXHAUSTED: too many requests") is None
 
 
 def test_permutes_are_read():

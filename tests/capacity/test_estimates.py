@@ -9,7 +9,7 @@ from agentic_transformer.capacity import estimate_settings, flops, memory, roofl
 from agentic_transformer.capacity.hardware import FAMILIES, GIB, topology
 from agentic_transformer.capacity.workload import Workload
 from agentic_transformer.config import ModelConfig, PlanCommand
-from agentic_transformer.ring.overlap import CHIPS, hidden, minimal_block
+from agentic_transformer.ring.overlap import hidden, minimal_block
 from experiments.benchmarks import plan as suite
 from experiments.cli.packages import ROOT
 
@@ -137,9 +137,9 @@ def test_flops_of_appendix_d():
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("backward", [False, True])
 def test_the_ring_hides_from_the_overlap_condition_on(family, backward):
-    chip = next(chip for chip in CHIPS if chip.name == FAMILIES[family].chip)
+    name = f"{family}:{(FAMILIES[family].layouts or ('16',))[-1]}"
+    chip = roofline.chip_of(workload(name))
     least = minimal_block(chip, causal=True, backward=backward)
-    name = f"{family}:{(FAMILIES[family].layouts or ('8',))[-1]}"
     for tokens in (int(least) - 1, int(least) + 1):
         assert roofline.ring_step(
             workload(name, tokens=tokens), backward=backward

@@ -3,7 +3,7 @@
 import pytest
 
 from agentic_transformer.capacity import longest_context, memory
-from agentic_transformer.capacity.compiler import Accepted, Memory, Refused
+from agentic_transformer.capacity.outcome import Accepted, Memory, Refused
 from tests.capacity.test_estimates import workload
 
 

@@ -33,7 +33,7 @@ def test_table_2_of_the_paper(name, block, sequence):
 
 
 def test_what_changes_the_condition():
-    chip = CHIP["H100 NVLink"]
+    chip = CHIP["A100 NVLink"]
     block = minimal_block(chip)
     assert minimal_block(chip, causal=True) == 2 * block
     assert minimal_block(chip, group=4) == block / 4

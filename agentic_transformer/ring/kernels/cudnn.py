@@ -9,6 +9,7 @@ jax. `why_not` finds out whether this jax, this cuDNN and these arrays have what
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -16,6 +17,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import batching, mlir
 
 from agentic_transformer.ring.kernels.fused import FusedKernel
 
@@ -51,17 +54,7 @@ class CuDNNAttention:
         self, query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool
     ) -> tuple[jax.Array, jax.Array]:
         """Returns out and lse, see `FusedAttention.forward`."""
-        cudnn = _primitives()
-        out, lse = cudnn.dot_product_attention(
-            query,
-            key,
-            value,
-            scale=query.shape[-1] ** -0.5,
-            mask_type=_mask_type(causal),
-            qkv_layout="BTNH",
-            return_residual=True,
-        )
-        return out, lse.swapaxes(1, 2)  # from (batch, heads, tokens)
+        return tuple(_call(_FORWARD_CALL, query, key, value, causal=causal))
 
     def backward(
         self,
@@ -75,22 +68,84 @@ class CuDNNAttention:
         causal: bool,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns the gradients, see `FusedAttention.backward`."""
-        cudnn = _primitives()
-        unused = [jnp.zeros(0, query.dtype)] * 7  # bias, lengths, offsets, page tables
-        settings = {
-            "scale": query.shape[-1] ** -0.5,
-            "seed": 42,  # of dropout, which there is none of
-            "dropout_rate": 0.0,
-            "variadic_args": (False, False),
-            "mask_type": _mask_type(causal),
-            "layout": cudnn.AttentionLayout.BTNH.value,
-            "sliding_window_length": None,
-        }
-        if _takes_score_mod():
-            settings["score_mod"] = None
-        lse = lse.swapaxes(1, 2)
-        bind = cudnn._dot_product_attention_bwd_p_wrapper.bind
-        return tuple(bind(query, key, value, *unused, lse, out, cotangent, **settings))
+        arrays = query, key, value, out, lse, cotangent
+        return tuple(_call(_BACKWARD_CALL, *arrays, causal=causal))
+
+
+def _forward(query, key, value, *, causal: bool) -> tuple[jax.Array, jax.Array]:
+    cudnn = _primitives()
+    out, lse = cudnn.dot_product_attention(
+        query,
+        key,
+        value,
+        scale=query.shape[-1] ** -0.5,
+        mask_type=_mask_type(causal),
+        qkv_layout="BTNH",
+        return_residual=True,
+    )
+    return out, lse.swapaxes(1, 2)  # from (batch, heads, tokens)
+
+
+def _backward(query, key, value, out, lse, cotangent, *, causal: bool) -> list[jax.Array]:
+    cudnn = _primitives()
+    unused = [jnp.zeros(0, query.dtype)] * 7  # bias, lengths, offsets, page tables
+    settings = {
+        "scale": query.shape[-1] ** -0.5,
+        "seed": 42,  # of dropout, which there is none of
+        "dropout_rate": 0.0,
+        "variadic_args": (False, False),
+        "mask_type": _mask_type(causal),
+        "layout": cudnn.AttentionLayout.BTNH.value,
+        "sliding_window_length": None,
+    }
+    if _takes_score_mod():
+        settings["score_mod"] = None
+    lse = lse.swapaxes(1, 2)
+    bind = cudnn._dot_product_attention_bwd_p_wrapper.bind
+    return bind(query, key, value, *unused, lse, out, cotangent, **settings)
+
+
+def _as_primitive(name: str, function: Callable) -> Primitive:
+    """Returns a function as a primitive: what it consists of is seen when it is lowered.
+
+    A program with jax's primitives of cuDNN, which can be sharded by the compiler, may have one
+    mesh only. A training step with sharded parameters has two (`training/fsdp.py`). Inside of a
+    `jax.shard_map` nothing is left to be sharded: there this primitive stands for them.
+    """
+    primitive = Primitive(name)
+    primitive.multiple_results = True
+    primitive.def_impl(function)
+
+    @primitive.def_abstract_eval
+    def shapes(*arrays: Any, causal: bool) -> list:
+        structs = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays]
+        found = jax.eval_shape(lambda *x: function(*x, causal=causal), *structs)
+        return [arrays[0].update(shape=x.shape, dtype=x.dtype) for x in found]
+
+    def batched(arrays: Any, axes: Any, *, causal: bool) -> tuple:
+        """Folds the axis of a `jax.vmap` into the batch."""
+        size = next(x.shape[i] for x, i in zip(arrays, axes, strict=True) if i is not None)
+        arrays = (
+            jnp.broadcast_to(x, (size, *x.shape)) if i is None else jnp.moveaxis(x, i, 0)
+            for x, i in zip(arrays, axes, strict=True)
+        )
+        results = primitive.bind(*(x.reshape(-1, *x.shape[2:]) for x in arrays), causal=causal)
+        return [x.reshape(size, -1, *x.shape[1:]) for x in results], [0] * len(results)
+
+    batching.primitive_batchers[primitive] = batched
+    mlir.register_lowering(primitive, mlir.lower_fun(function, multiple_results=True))
+    return primitive
+
+
+_FORWARD_CALL = _as_primitive("cudnn_attention", _forward)
+_BACKWARD_CALL = _as_primitive("cudnn_attention_backward", _backward)
+
+
+def _call(primitive: Primitive, *arrays: jax.Array, causal: bool) -> Any:
+    """Calls cuDNN; outside of a `jax.shard_map` so that the compiler can shard the call."""
+    mesh = jax.sharding.get_abstract_mesh()
+    inside = bool(mesh.axis_names) and set(mesh.axis_names) == set(mesh.manual_axes)
+    return (primitive.bind if inside else primitive.impl)(*arrays, causal=causal)
 
 
 CUDNN_KERNEL = FusedKernel(CuDNNAttention())
