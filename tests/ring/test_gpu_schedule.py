@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from agentic_transformer.capacity.compiler import describe_devices
-from agentic_transformer.ring import ring_attention_shard
+from agentic_transformer.ring import compiler_options, ring_attention_shard
 from agentic_transformer.ring.kernels.cudnn import CUDNN_KERNEL
 
 pytestmark = [
@@ -20,9 +20,6 @@ pytestmark = [
         find_spec("jax_cuda12_plugin") is None, reason="the extra `cuda12` is not installed"
     ),
 ]
-
-NO_LIMIT = {"xla_gpu_collective_permute_combine_threshold_bytes": 2**62}
-
 
 def bodies_of_loops(program):
     """The lines of each computation of a scheduled program that a while loop runs."""
@@ -60,6 +57,6 @@ def test_all_that_a_step_sends_goes_beside_fused_attention():
     step = jax.jit(lambda q, k, v, g: jax.vjp(attend, q, k, v)[1](g)).lower(x, x, x, x)
     found = [
         permutes_beside_attention(lines)
-        for lines in bodies_of_loops(step.compile(NO_LIMIT).as_text())
+        for lines in bodies_of_loops(step.compile(compiler_options("gpu")).as_text())
     ]
     assert len(found) == 2 and all(beside and all(beside) for beside in found)
