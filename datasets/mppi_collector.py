@@ -144,7 +144,7 @@ class AnnealedMPPICollector(MPPICollector):
         return asdict(recipe_of(task).planner) | {"annealed": [1.0, 0.0]}
 
     def __init__(self, tasks: Sequence[Task], rng: np.random.Generator, length: int) -> None:
-        """Spreads the noise over the episodes."""
+        """Distributes the noise over the episodes."""
         self._planner = MPPI(tasks, recipe_of(tasks[0]).planner, rng)
         self._hold, self._next_plan, self._rng = self._planner.config.hold, 0, rng
         self._share = np.linspace(1, 0, len(tasks))[:, None]
