@@ -5,8 +5,6 @@ pads each array to tiles. What is kept of every layer for the backward pass is c
 is at its largest in the backward pass of one layer. It is a multiple of the size of an activation
 and of a layer's weights, and the multiples are fitted to compiled steps of each platform
 (`experiments/results/plan`).
-
-`paper_layer` is the paper's own count of a layer's activations.
 """
 
 from __future__ import annotations
@@ -153,36 +151,3 @@ def _tiled(shape: tuple[int, ...]) -> int:
 
     axes = range(len(shape))
     return min(padded(row, column) for row in axes for column in axes if row != column)
-
-
-def paper_layer(
-    backbone: str,
-    batch: float,
-    sequence: float,
-    width: float,
-    heads: float,
-    block: float,
-    chunk: float,
-) -> tuple[float, float]:
-    """Returns the most bytes of a layer's activations in bfloat16 (arXiv 2310.01889, table 1).
-
-    Args:
-        backbone: "dense" (the paper's vanilla), "memory_efficient", "blockwise" or "ring".
-        batch: number of sequences (b).
-        sequence: tokens of each sequence (s).
-        width: entries of an activation (h).
-        heads: attention heads (n).
-        block: tokens of a sequence that a device of the ring holds (c).
-        chunk: tokens that memory-efficient attention takes at a time (c).
-
-    Returns:
-        Bytes of attention and of the feedforward network. A scanned, rematerialised model takes
-        many times that, see `estimate`.
-    """
-    whole, once = batch * sequence * width, 2 * batch * sequence * width
-    return {
-        "dense": (2 * batch * heads * sequence**2, 8 * whole),
-        "memory_efficient": (once + 4 * batch * chunk * width, 8 * whole),
-        "blockwise": (once, once),
-        "ring": (6 * batch * block * width, 2 * batch * block * width),
-    }[backbone]

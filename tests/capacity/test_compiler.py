@@ -6,7 +6,12 @@ import pytest
 
 from agentic_transformer.capacity import compiler, memory
 from agentic_transformer.capacity.compilers.tpu import parse_refusal
-from agentic_transformer.capacity.hlo_permutes import Permute, read_permutes
+from agentic_transformer.capacity.hlo_permutes import (
+    Permute,
+    count_conditionals,
+    count_fused_calls,
+    read_permutes,
+)
 from agentic_transformer.capacity.outcome import Refused
 from tests.capacity.test_estimates import MODEL, workload
 
@@ -87,6 +92,27 @@ def test_fused_attention_counts_as_products():
     for target, counts in {"tpu_custom_call": True, "ConcatBitcast": False}.items():
         (permute,) = read_permutes(program.format(target))
         assert permute.beside_computation == permute.beside_products == counts
+
+
+def test_the_program_of_a_gpu_is_read():
+    """Permutes that XLA merged, calls of cuDNN and cuBLAS, and a branch."""
+    program = """
+      %collective-permute-start = ((bf16[1,16,4000,64]{3,2,1,0}, f32[4000]{0}), \
+(bf16[1,16,4000,64]{3,2,1,0}, f32[4000]{0})) collective-permute-start(%a, %b), \
+metadata={op_name="jit(step)/jvp()/shard_map/ppermute"}
+      %out = (bf16[2], f32[2], u8[0]) custom-call(%q, %k), custom_call_target="__cudnn$fmhaSoftmax"
+      %collective-permute-done = (bf16[2], f32[2]) \
+collective-permute-done(%collective-permute-start)
+      %conditional.3 = f32[2] conditional(%index, %a, %b), branch_computations={%x, %y}
+      %collective-permute-start.1 = (bf16[2]{0}, bf16[2]{0}) collective-permute-start(%a)
+      %gemm = (bf16[2], s8[9]) custom-call(%c), custom_call_target="__cublas$lt$matmul"
+      %collective-permute-done.1 = bf16[2] collective-permute-done(%collective-permute-start.1)
+    """
+    assert read_permutes(program) == [
+        Permute(True, "forward", 2 * 16 * 4000 * 64 + 4 * 4000, True, True, True),
+        Permute(False, "forward", 4, True, True, False),
+    ]
+    assert (count_fused_calls(program), count_conditionals(program)) == (1, 1)
 
 
 @pytest.mark.slow
