@@ -65,12 +65,12 @@ class CheckpointReader:
         return found[0]
 
     def spec(self, step: int) -> dict[str, Any]:
-        """Returns the JSON spec that a checkpoint holds, with current names."""
+        """Returns the JSON spec that a checkpoint holds, with current names and all settings."""
         stored = _read_json_item(self.folder / str(step) / "description")
         current = old_names.current_spec(stored)
         if current != stored:
             old_names.warn(self.folder / str(step))
-        return current
+        return old_names.with_new_settings(current)
 
     def params(self, step: int, like: Any) -> Any:
         """Returns a checkpoint's parameters, on however many devices.

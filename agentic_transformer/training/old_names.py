@@ -6,11 +6,12 @@ Names that have changed since are read for one version, with one warning line fo
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from agentic_transformer.config import RENAMED
+from agentic_transformer.config import RENAMED, AgentConfig, ModelConfig
 
 _SPEC_KEYS = {"scaling": "normalizer"} | {
     f"{group}.{old}": f"{group}.{new}"
@@ -35,6 +36,17 @@ def current_array(name: str) -> str:
 def current_spec(spec: dict[str, Any]) -> dict[str, Any]:
     """Returns an agent's spec with the current keys."""
     return _renamed(spec, "")
+
+
+def with_new_settings(spec: dict[str, Any]) -> dict[str, Any]:
+    """Returns an agent's spec with the settings that it was written too early to have.
+
+    The default of a new setting is what was done before there was the setting.
+    """
+    groups = {"agent": AgentConfig, "model": ModelConfig}
+    return spec | {
+        name: asdict(group()) | spec[name] for name, group in groups.items() if name in spec
+    }
 
 
 def _renamed(values: dict[str, Any], prefix: str) -> dict[str, Any]:

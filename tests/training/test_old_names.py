@@ -26,12 +26,16 @@ OLD = {
 }
 
 
+NEW = {"imitate", "precision"}
+"""Settings that the old version did not have."""
+
+
 def renamed(tree):
-    """A tree of parameters or JSON values with the old names."""
+    """A tree of parameters or JSON values with the old names, without new settings."""
     if isinstance(tree, nnx.State):
         return nnx.State(renamed(dict(tree)))
     if isinstance(tree, dict):
-        return {OLD.get(key, key): renamed(value) for key, value in tree.items()}
+        return {OLD.get(key, key): renamed(value) for key, value in tree.items() if key not in NEW}
     if isinstance(tree, tuple):  # of the optimizer, some with names of their own
         parts = map(renamed, tree)
         return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
