@@ -54,10 +54,10 @@ COEFFICIENTS = {
         "dense": LayerCoefficients(weights=6, ring=0, activation=19, heads=0, score=6),
     },
     "gpu": {
-        "ring": LayerCoefficients(weights=60, ring=24, activation=44, heads=0),
-        "blockwise": LayerCoefficients(weights=20, ring=0, activation=39, heads=0),
-        "memory_efficient": LayerCoefficients(weights=70, ring=0, activation=58, heads=0),
-        "dense": LayerCoefficients(weights=89, ring=0, activation=69, heads=0, score=16),
+        "ring": LayerCoefficients(weights=88, ring=24, activation=43, heads=0),
+        "blockwise": LayerCoefficients(weights=139, ring=0, activation=27.6, heads=0),
+        "memory_efficient": LayerCoefficients(weights=227, ring=0, activation=43, heads=0),
+        "dense": LayerCoefficients(weights=0, ring=0, activation=118, heads=0, score=15.2),
     },
 }
 """Fitted coefficients by platform and backbone."""

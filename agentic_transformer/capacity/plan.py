@@ -90,7 +90,7 @@ class Plan:
                 "conditionals": self.outcome.conditionals,
             }
         if self.kernel:
-            row |= {"kernel": self.kernel.replace(":", " ").split()[0]}
+            row |= {"kernel": self.kernel.split(":")[0].split(" for ")[0]}
         return row
 
     @property

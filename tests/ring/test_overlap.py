@@ -40,7 +40,7 @@ def test_what_changes_the_condition():
     assert minimal_block(chip, element_bytes=4) == 2 * block
     # Backward: 2 (2 + 4) bytes instead of 2 * 2, 10 FLOPs instead of 4.
     assert minimal_block(chip, backward=True) == pytest.approx(block * (12 / 10) / (4 / 4))
-    assert hidden(chip, int(block) + 1) and not hidden(chip, int(block))
+    assert hidden(chip, int(block) + 1) and not hidden(chip, int(block) - 1)
 
 
 def test_options_of_the_compiler_are_known_to_the_installed_jax():
