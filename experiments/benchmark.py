@@ -14,7 +14,7 @@ from agentic_transformer.run_files import write_json
 from experiments.cli import app as cli
 from experiments.cli import provenance
 
-SUITES = ("agent", "data", "data_scale", "faults", "plan", "ring")
+SUITES = ("agent", "data", "data_scale", "faults", "gpu", "plan", "ring")
 
 
 @dataclass
@@ -25,7 +25,8 @@ class BenchmarkCommand:
         "ring",
         "ring: attention backbones and peers; agent: long contexts, acting, training; data: "
         "relabelling, stepping, sampling; data_scale: training on 10 million steps; faults: what "
-        "must not harm a run; plan: the longest contexts that fit pods that are not there.",
+        "must not harm a run; gpu: exactness and speed on one GPU, in eight minutes; plan: the "
+        "longest contexts that fit pods that are not there.",
         choices=SUITES,
     )
     out: str | None = setting(

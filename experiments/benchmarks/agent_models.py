@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import AxisType
+from jax.sharding import Mesh
 
 from agentic_transformer.agents.transformer import TransformerAgent
 from agentic_transformer.config import AgentConfig, ModelConfig, TrainConfig
@@ -63,17 +63,32 @@ def train_step(
     """Makes the training step of `experiments.train`, a fresh state and a batch of random tokens.
 
     Args:
-        description: the agent.
+        description: the agent; each row holds one chain.
         rows: rows of the batch.
         devices: devices of the ring: the first ones.
     """
-    axes = (AxisType.Auto, AxisType.Auto)
-    mesh = jax.make_mesh(
-        (1, devices),
-        (sharding.DATA, sharding.RING),
-        axis_types=axes,
-        devices=jax.devices()[:devices],
+    mesh = ring_mesh(devices)
+    optimizer, _ = make_optimizer(TrainConfig())
+    graph, state = init_state(lambda: description.build(0), optimizer, mesh)
+    step = make_train_step(
+        graph,
+        optimizer,
+        description.model,
+        mesh,
+        context_tokens(description),
+        trajectories_per_row=description.agent.trajectories,
+        one_chain_per_row=True,
     )
+    return step, state, random_batch(description, rows, mesh)
+
+
+def ring_mesh(devices: int) -> Mesh:
+    """Returns a mesh for training whose one ring has the first `devices` of this process."""
+    return sharding.make_mesh(devices, jax.devices()[:devices])
+
+
+def random_batch(description: AgentSpec, rows: int, mesh: Mesh) -> Tokens:
+    """Returns a batch of random tokens on a mesh, with the timesteps and weights of chains."""
     layout, length = description.layout(), context_tokens(description)
     shape = (rows, length)
     rng = np.random.default_rng(0)
@@ -88,10 +103,7 @@ def train_step(
             np.arange(length) % layout.tokens_per_step == layout.action_token, shape
         ).astype(np.float32),
     )
-    optimizer, _ = make_optimizer(TrainConfig())
-    graph, state = init_state(lambda: description.build(0), optimizer, mesh)
-    step = make_train_step(graph, optimizer, description.model, mesh, length)
-    return step, state, sharding.shard_batch(tokens, mesh, description.model.layout)
+    return sharding.shard_batch(tokens, mesh, description.model.layout)
 
 
 def model_flops(description: AgentSpec, rows: int) -> float:

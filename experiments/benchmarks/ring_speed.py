@@ -68,7 +68,7 @@ def speeds(tokens: int, rounds: int = 9) -> list[Speed]:
         "ours": partial(attention, mesh=mesh),
         "all-gather ring": partial(attention, mesh=mesh, backbone="all_gather"),
     }
-    attentions |= _peers(mesh)
+    attentions |= peers(mesh)
     keys = [(name, direction) for name in attentions for direction in PASSES]
     calls = {
         (name, direction): _jit(attentions[name], direction).lower(*arrays).compile()
@@ -163,8 +163,19 @@ def cpu_seconds(call: Callable, *arrays: Any) -> float:
     return time.process_time() - start
 
 
-def _peers(mesh: Mesh) -> dict[str, Callable]:
-    """Returns the paper's own package with each pair of chunk sizes; its layout is contiguous."""
+def peers(
+    mesh: Mesh, chunk_sizes: tuple[tuple[int, int], ...] = PEER_CHUNKS, dtype: Any = jnp.float32
+) -> dict[str, Callable]:
+    """Returns the paper's own package with each pair of chunk sizes; its layout is contiguous.
+
+    Args:
+        mesh: the ring.
+        chunk_sizes: chunks of queries and of keys.
+        dtype: that it computes in.
+
+    Returns:
+        Attention by name; none if the package is not installed.
+    """
     if importlib.util.find_spec("ringattention") is None:
         print("ringattention is not installed (extra `peers`): left out")
         return {}
@@ -184,7 +195,7 @@ def _peers(mesh: Mesh) -> dict[str, Callable]:
             "attn_pdrop": 0.0,
             "query_chunk_size": chunks[0],
             "key_chunk_size": chunks[1],
-            "dtype": jnp.float32,
+            "dtype": dtype,
             "policy": jax.checkpoint_policies.nothing_saveable,
             "precision": None,
             "prevent_cse": False,
@@ -198,5 +209,5 @@ def _peers(mesh: Mesh) -> dict[str, Callable]:
         )(*arrays)
 
     return {
-        f"ringattention {chunks[0]},{chunks[1]}": partial(attend, chunks) for chunks in PEER_CHUNKS
+        f"ringattention {chunks[0]},{chunks[1]}": partial(attend, chunks) for chunks in chunk_sizes
     }

@@ -16,11 +16,20 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
         rows: values by column.
     """
     if rows:
-        table = pd.DataFrame(
-            [{name: _rounded(value) for name, value in row.items()} for row in rows]
-        )
-        table.to_csv(path, index=False)
+        table = save(path, rows)
         print(f"\n{path.stem.lstrip('.')}\n{table.to_string(index=False)}", flush=True)
+
+
+def save(path: Path, rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Writes rows with three decimals, and returns them as a table.
+
+    Args:
+        path: path of the CSV.
+        rows: values by column.
+    """
+    table = pd.DataFrame([{name: _rounded(value) for name, value in row.items()} for row in rows])
+    table.to_csv(path, index=False)
+    return table
 
 
 def _rounded(value: Any) -> Any:

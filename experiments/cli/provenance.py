@@ -20,6 +20,7 @@ PACKAGES = (
     "agentic-transformer", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy",
     "pandas", "mujoco", "dm_control", "gymnasium", "h5py", "hydra-core", "omegaconf",
     "ringattention", "torch", "libtpu",
+    "jax-cuda12-plugin", "nvidia-cudnn-cu12", "jax-cuda13-plugin", "nvidia-cudnn-cu13",
 )  # fmt: skip
 
 
@@ -73,9 +74,19 @@ def devices() -> dict[str, Any]:
             "device_kind": jax.devices()[0].device_kind,
             "default_matmul_precision": jax.config.jax_default_matmul_precision,  # None: not set
             "processes": jax.process_count(),
-        }  # fmt: skip
+        } | ({"driver": _driver()} if jax.default_backend() == "gpu" else {})  # fmt: skip
     except RuntimeError:  # what kept jax from starting has been reported already
         return {}
+
+
+def _driver() -> str | None:
+    """Returns the version of NVIDIA's driver; None if nvidia-smi does not say."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.split()[0] if done.stdout.strip() else None
 
 
 def version(name: str) -> str | None:

@@ -21,6 +21,7 @@ pytestmark = [
     ),
 ]
 
+
 def bodies_of_loops(program):
     """The lines of each computation of a scheduled program that a while loop runs."""
     names = set(re.findall(r" while\(.*body=(%[\w.-]+)", program))

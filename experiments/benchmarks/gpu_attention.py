@@ -1,0 +1,74 @@
+"""Measures attention on one device beside one call of cuDNN, and peers (suite `gpu`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import product
+from typing import Any
+
+import jax.numpy as jnp
+
+from agentic_transformer.ring import attention
+from experiments.benchmarks.gpu_attention_calls import (
+    DIRECTIONS,
+    directed,
+    one_fused_call,
+    random_arrays,
+    useful_flops,
+)
+from experiments.benchmarks.gpu_timing import (
+    Clock,
+    compiled,
+    is_small,
+    measure_row,
+    time_in_turn,
+)
+from experiments.benchmarks.ring_layer import ring_mesh
+from experiments.benchmarks.ring_speed import peers
+
+_ROW_SECONDS = {"one call": 8, "others": 15}
+_ROUNDS = {"one call": 7, "others": 3}  # the others may take a second a call
+_CHUNKS = ((2048, 2048),)
+"""Chunks of the paper's package: its best on an H100."""
+
+
+def rows(clock: Clock) -> Iterator[dict[str, Any]]:
+    """Yields milliseconds and useful TFLOP/s of each way, and how many times as fast ours is.
+
+    bfloat16, causal, batch 1. The long sequences come first: there the limits are.
+    """
+    lengths = (64,) if is_small() else (65536, 16384, 4096)
+    shapes = ((2, 16),) if is_small() else ((16, 64), (8, 128))
+    mesh = ring_mesh(1)
+    ours = partial(attention, mesh=mesh)
+    chunks = ((32, 32),) if is_small() else _CHUNKS
+    others = {"plain kernel": partial(attention, mesh=mesh, kernel="xla")}
+    others |= peers(mesh, chunks, jnp.bfloat16)
+    groups = {"one call": {"cuDNN, one call": one_fused_call}, "others": others}
+    for group, ways in groups.items():
+        for case in product(lengths, shapes, DIRECTIONS, ways):
+            tokens, (heads, head_dim), direction, name = case
+            row = {"heads": heads, "head_dim": head_dim, "tokens": tokens}
+            row |= {"direction": direction, "name": name}
+            rounds = _ROUNDS[group]
+            measure = partial(_measure, row, ours, ways[name], rounds)
+            yield measure_row(clock, _ROW_SECONDS[group], row, measure)
+
+
+def _measure(row: dict[str, Any], ours: Callable, attend: Callable, rounds: int) -> dict[str, Any]:
+    """Times ours and another way in turn."""
+    size, direction = (row["tokens"], row["heads"], row["head_dim"]), row["direction"]
+    arrays = random_arrays((1, *size), jnp.bfloat16)
+    calls = {"ours": ours, "other": attend}
+    timings = time_in_turn(
+        {name: compiled(directed(call, direction), *arrays) for name, call in calls.items()},
+        rounds=rounds,
+    )
+    flops = useful_flops(*size, direction)
+    return timings.row("other") | {
+        "teraflops": flops / timings.median("other") / 1e12,
+        "ours_ms": 1e3 * timings.median("ours"),
+        "ours_teraflops": flops / timings.median("ours") / 1e12,
+        "ours_is_times_as_fast": timings.ratio("other", "ours"),
+    }

@@ -1,0 +1,119 @@
+"""Holds the ways to compute attention that suite `gpu` compares, and their FLOPs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from agentic_transformer.ring.kernels.cudnn import CUDNN_KERNEL, why_not
+from agentic_transformer.ring.kernels.fused import FusedAttention, FusedKernel
+from experiments.benchmarks.gpu_timing import is_small
+
+DIRECTIONS = {"forward": 4, "both": 14}
+"""FLOPs of each pass over heads * head_dim * useful pairs of tokens: 2 products forward, 5
+backward."""
+
+
+def useful_flops(tokens: int, heads: int, head_dim: int, direction: str) -> float:
+    """Returns the FLOPs that causal attention cannot do without."""
+    return DIRECTIONS[direction] * heads * head_dim * tokens * (tokens + 1) / 2
+
+
+def random_arrays(shape: tuple[int, ...], dtype: jnp.dtype, seed: int = 0) -> list[jax.Array]:
+    """Returns query, key, value and a cotangent."""
+    keys = jax.random.split(jax.random.key(seed), 4)
+    return [jax.random.normal(key, shape, jnp.float32).astype(dtype) for key in keys]
+
+
+def one_fused_call(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """Computes causal attention by cuDNN in one call; on a CPU by XLA.
+
+    Args:
+        query: (batch, sequence, heads, head_dim).
+        key: as query.
+        value: as query.
+    """
+    implementation = "xla" if is_small() else "cudnn"
+    return jax.nn.dot_product_attention(
+        query, key, value, is_causal=True, implementation=implementation
+    )
+
+
+def directed(attend: Callable, direction: str) -> Callable:
+    """Returns attention as a function of (query, key, value, cotangent), with or without gradients.
+
+    Args:
+        attend: attention of query, key and value.
+        direction: "forward": returns the output. "both": returns the output and the gradients.
+    """
+
+    def forward(query: jax.Array, key: jax.Array, value: jax.Array, _: jax.Array) -> jax.Array:
+        return attend(query, key, value)
+
+    def both(query: jax.Array, key: jax.Array, value: jax.Array, cotangent: jax.Array) -> tuple:
+        output, pull = jax.vjp(attend, query, key, value)
+        return output, *pull(cotangent)
+
+    return forward if direction == "forward" else both
+
+
+class PlainAttention:
+    """Computes `FusedAttention` in plain JAX, where no fused attention is: on a CPU, small."""
+
+    def forward(
+        self, query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns out and lse, see `FusedAttention.forward`."""
+        scores = _scores(query, key, causal)
+        lse = jax.nn.logsumexp(scores, axis=-1)
+        out = jnp.einsum("bhqk,bhkd->bhqd", jnp.exp(scores - lse[..., None]), value)
+        return out.astype(query.dtype), lse
+
+    def backward(
+        self,
+        query: jax.Array,
+        key: jax.Array,
+        value: jax.Array,
+        out: jax.Array,
+        lse: jax.Array,
+        cotangent: jax.Array,
+        *,
+        causal: bool,
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns the gradients, see `FusedAttention.backward`."""
+        weights = jnp.exp(_scores(query, key, causal) - lse[..., None])
+        products = jnp.einsum("bhqd,bhkd->bhqk", cotangent, value)
+        delta = jnp.einsum("bhqd,bhqd->bhq", cotangent, out)
+        dscores = weights * (products - delta[..., None]) * query.shape[-1] ** -0.5
+        gradients = (
+            jnp.einsum("bhqk,bhkd->bhqd", dscores, key),
+            jnp.einsum("bhqk,bhqd->bhkd", dscores, query),
+            jnp.einsum("bhqk,bhqd->bhkd", weights, cotangent),
+        )
+        return tuple(gradient.astype(query.dtype) for gradient in gradients)
+
+
+def _scores(query: jax.Array, key: jax.Array, causal: bool) -> jax.Array:
+    scores = (
+        jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
+        * query.shape[-1] ** -0.5
+    )
+    visible = np.tri(query.shape[2], key.shape[2], dtype=bool) if causal else True
+    return jnp.where(visible, scores, -jnp.inf)
+
+
+def fused_kernel(dtype: jnp.dtype, head_dim: int) -> FusedKernel:
+    """Returns the kernel over cuDNN; on a CPU, over `PlainAttention`.
+
+    Raises:
+        ValueError: cuDNN cannot compute this here.
+    """
+    if is_small():
+        plain: FusedAttention = PlainAttention()
+        return FusedKernel(plain)
+    if problem := why_not(jax.default_backend(), dtype, head_dim):
+        raise ValueError(f"no cuDNN: {problem}")
+    return CUDNN_KERNEL
