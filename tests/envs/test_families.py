@@ -7,6 +7,7 @@ from oracle import FAMILIES, Oracle
 import datasets
 import envs
 from datasets.mppi_collector import MPPIConfig
+from datasets.relabelling import measure_many
 from envs import maze
 from envs.episode_start import episode_starter
 from envs.family_table import FAMILIES as TABLE
@@ -47,6 +48,12 @@ def test_relabelling_is_dm_controls_reward(name):
     if "point" in name:  # a point mass is paid near its goal alone
         goals = np.array([task.params["goal"] for task in tasks])
         physics[STEPS:, :, :2] = goals + 0.02 * noise[..., :2]
+    if "jaco" in name:  # so is a hand: of many poses, those with the hand nearest to the goal
+        poses = played[-1] + rng(3).standard_normal((500, *played.shape[1:]))
+        for index, task in enumerate(tasks):
+            hand = measure_many(poses[:, index], [envs.task(name)])[0]
+            nearest = np.linalg.norm(hand[:, :2] - task.params["goal"], axis=1).argsort()[:STEPS]
+            physics[STEPS:, index] = poses[nearest, index]
     actions, paid = np.concatenate([actions, actions]), []
     for index, task in enumerate(tasks):
         oracle, states, control = Oracle(task, SEED), physics[:, index], actions[:, index]
