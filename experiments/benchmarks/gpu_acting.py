@@ -26,7 +26,7 @@ def rows(clock: Clock) -> Iterator[dict[str, Any]]:
     rounds.
     """
     steps = 10 if is_small() else 1000
-    for trajectories in (1, 2) if is_small() else (1, 32, 128):
+    for trajectories in (2,) if is_small() else (1, 32, 128):
         row = {"trajectories": trajectories, "environments": _ENVIRONMENTS}
         yield measure_row(clock, _ROW_SECONDS, row, partial(_measure, trajectories, steps))
 

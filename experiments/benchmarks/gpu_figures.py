@@ -42,7 +42,7 @@ def _attention(table: pd.DataFrame) -> plt.Figure:
         ours = rows.sort_values("tokens").drop_duplicates("tokens")
         axis.loglog(ours.tokens, ours.ours_teraflops, "ks-", label="ours")
         axis.set_xticks(ours.tokens, ours.tokens.map("{:,}".format))
-        axis.minorticks_off()
+        axis.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
         axis.legend()
 
     return _by_shape(table, draw, xlabel="tokens", ylabel="useful TFLOP/s")
