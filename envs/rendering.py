@@ -222,7 +222,7 @@ def _environment(domain: str, height: int, width: int) -> Any:
     from envs.domain import load_domain  # after dm_control, see `_serve`
 
     body = load_domain(domain)
-    environment = body.build(next(iter(body.rewards)))
+    environment = body.build(body.any_behaviour)
     buffer = environment.physics.model.vis.global_
     buffer.offheight, buffer.offwidth = max(height, buffer.offheight), max(width, buffer.offwidth)
     return environment

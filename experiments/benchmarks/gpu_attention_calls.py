@@ -61,16 +61,21 @@ def directed(attend: Callable, direction: str) -> Callable:
 
 
 class PlainAttention:
-    """Computes `FusedAttention` in plain JAX, where no fused attention is: on a CPU, small."""
+    """Computes `FusedAttention` in plain JAX, where no fused attention is: on a CPU, small.
+
+    Arrays have cuDNN's order of axes, (batch, tokens, heads, head_dim).
+    """
+
+    token_axis = CUDNN_KERNEL.token_axis
 
     def forward(
         self, query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool
     ) -> tuple[jax.Array, jax.Array]:
         """Returns out and lse, see `FusedAttention.forward`."""
         scores = _scores(query, key, causal)
-        lse = jax.nn.logsumexp(scores, axis=-1)
-        out = jnp.einsum("bhqk,bhkd->bhqd", jnp.exp(scores - lse[..., None]), value)
-        return out.astype(query.dtype), lse
+        lse = jax.nn.logsumexp(scores, axis=-1)  # (batch, heads, queries)
+        out = jnp.einsum("bhqk,bkhd->bqhd", jnp.exp(scores - lse[..., None]), value)
+        return out.astype(query.dtype), lse.swapaxes(1, 2)
 
     def backward(
         self,
@@ -84,24 +89,24 @@ class PlainAttention:
         causal: bool,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns the gradients, see `FusedAttention.backward`."""
-        weights = jnp.exp(_scores(query, key, causal) - lse[..., None])
-        products = jnp.einsum("bhqd,bhkd->bhqk", cotangent, value)
-        delta = jnp.einsum("bhqd,bhqd->bhq", cotangent, out)
+        weights = jnp.exp(_scores(query, key, causal) - lse.swapaxes(1, 2)[..., None])
+        products = jnp.einsum("bqhd,bkhd->bhqk", cotangent, value)
+        delta = jnp.einsum("bqhd,bqhd->bhq", cotangent, out)
         dscores = weights * (products - delta[..., None]) * query.shape[-1] ** -0.5
         gradients = (
-            jnp.einsum("bhqk,bhkd->bhqd", dscores, key),
-            jnp.einsum("bhqk,bhqd->bhkd", dscores, query),
-            jnp.einsum("bhqk,bhqd->bhkd", weights, cotangent),
+            jnp.einsum("bhqk,bkhd->bqhd", dscores, key),
+            jnp.einsum("bhqk,bqhd->bkhd", dscores, query),
+            jnp.einsum("bhqk,bqhd->bkhd", weights, cotangent),
         )
         return tuple(gradient.astype(query.dtype) for gradient in gradients)
 
 
 def _scores(query: jax.Array, key: jax.Array, causal: bool) -> jax.Array:
     scores = (
-        jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
+        jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
         * query.shape[-1] ** -0.5
     )
-    visible = np.tri(query.shape[2], key.shape[2], dtype=bool) if causal else True
+    visible = np.tri(query.shape[1], key.shape[1], dtype=bool) if causal else True
     return jnp.where(visible, scores, -jnp.inf)
 
 

@@ -52,7 +52,7 @@ def rows(clock: Clock) -> Iterator[dict[str, Any]]:
 
 def _measure(heads: int, head_dim: int, tokens: int, ring: int, direction: str) -> dict[str, Any]:
     kernel = fused_kernel(jnp.dtype(jnp.bfloat16), head_dim)
-    arrays = jnp.int32(ring // 2), *random_arrays((1, heads, tokens, head_dim), jnp.bfloat16)
+    arrays = jnp.int32(ring // 2), *random_arrays((1, tokens, heads, head_dim), jnp.bfloat16)
     whole = random_arrays((1, tokens * ring, heads, head_dim), jnp.bfloat16)
     timings = time_in_turn(
         {

@@ -4,7 +4,7 @@ The calls of the kernel are those that `ring/pairs.py` lists for a device, merge
 gradients included. What another device would send is given by hand: the same block at every step,
 since its values do not change the time. Nothing is transferred.
 
-Arrays have the axes of kernels, (batch, heads, tokens, head_dim).
+Arrays have cuDNN's order of axes, (batch, tokens, heads, head_dim).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def share(kernel: FusedKernel, ring_size: int, direction: str) -> Callable:
 
         def attend(carry: Any, step: Array | int) -> Any:
             block = _at_step((key, value), step)
-            for pair in pairs(device, step, query.shape[2]):
+            for pair in pairs(device, step, query.shape[kernel.token_axis]):
                 carry = forward_pair(config, pair, carry, query, *block)
             return carry
 
@@ -64,7 +64,7 @@ def share(kernel: FusedKernel, ring_size: int, direction: str) -> Callable:
             dquery, sums = carried
             gradients = dquery, None, None
             block = _at_step((key, value), step)
-            for pair in pairs(device, step, query.shape[2]):
+            for pair in pairs(device, step, query.shape[kernel.token_axis]):
                 gradients = backward_pair(config, pair, residual, gradients, query, *block)
             dquery, *more = gradients
             if sums is not None:  # those that arrived with the block
@@ -90,9 +90,12 @@ def calls_alone(kernel: FusedKernel, ring_size: int, direction: str) -> Callable
     """
     fused = kernel.fused
 
+    def halves(array: Array) -> list[Array]:
+        return jnp.split(array, 2, axis=kernel.token_axis)
+
     def forward(query: Array, key: Array, value: Array) -> Any:
-        low, high = _halves(query)
-        keys, values = _halves(key)[0], _halves(value)[0]
+        low, high = halves(query)
+        keys, values = halves(key)[0], halves(value)[0]
 
         def attend(_: Any, step: Array) -> Any:
             block = _at_step((keys, values), step)
@@ -105,13 +108,13 @@ def calls_alone(kernel: FusedKernel, ring_size: int, direction: str) -> Callable
     def backward(whole: tuple[Array, Array], *arrays: Array) -> Any:
         query, key, value, cotangent = arrays
         out, lse = whole
-        queries, outs, lses, cotangents = map(_halves, (query, out, lse, cotangent))
-        keys, values = _halves(key)[0], _halves(value)[0]
+        queries, outs, lses, cotangents = map(halves, (query, out, lse, cotangent))
+        keys, values = halves(key)[0], halves(value)[0]
 
         def differentiate(_: Any, step: Array) -> Any:
             block = _at_step((keys, values), step)
-            halves = zip(queries, outs, lses, cotangents, strict=True)
-            return [fused.backward(half, *block, *rest, causal=False) for half, *rest in halves]
+            pairs = zip(queries, outs, lses, cotangents, strict=True)
+            return [fused.backward(half, *block, *rest, causal=False) for half, *rest in pairs]
 
         causal = fused.backward(query, key, value, out, lse, cotangent, causal=True)
         first = differentiate(None, jnp.int32(0)) if ring_size > 1 else None
@@ -139,7 +142,3 @@ def _rolled(body: Callable, carry: Any, first: int, last: int) -> Any:
 def _at_step(block: Any, step: Array | int) -> Any:
     """Returns the block, tied to the step: or XLA might compute all steps at once."""
     return lax.optimization_barrier((block, jnp.asarray(step)))[0]
-
-
-def _halves(array: Array) -> list[Array]:
-    return jnp.split(array, 2, axis=2)
