@@ -5,7 +5,7 @@ rewards themselves stand in the domains' modules. This module loads no physics.
 
 A row says which values the parameters may have, and draws them in two regions. Training tasks and
 the held-out tasks between them come from the first. The second holds what lies beyond, such as
-higher speeds: training sees none of it. Collected data pursue tasks of both.
+higher speeds: no task of training lies there. Collected data pursue tasks of both regions.
 """
 
 from __future__ import annotations

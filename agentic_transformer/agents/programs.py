@@ -62,7 +62,7 @@ def pack_tokens(
     """
     return np.concatenate(
         [
-            features.ravel().view(np.int32),
+            features.astype(np.float32).ravel().view(np.int32),
             timestep.ravel().astype(np.int32),
             np.array([position], np.int32),
             np.array([temperature, noise], np.float32).view(np.int32),

@@ -45,7 +45,9 @@ def with_new_settings(spec: dict[str, Any]) -> dict[str, Any]:
     """
     groups = {"agent": AgentConfig, "model": ModelConfig}
     return spec | {
-        name: asdict(group()) | spec[name] for name, group in groups.items() if name in spec
+        name: asdict(group()) | spec[name]
+        for name, group in groups.items()
+        if isinstance(spec.get(name), dict)
     }
 
 

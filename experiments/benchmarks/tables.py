@@ -28,7 +28,11 @@ def save(path: Path, rows: list[dict[str, Any]]) -> pd.DataFrame:
         rows: values by column.
     """
     table = pd.DataFrame([{name: _rounded(value) for name, value in row.items()} for row in rows])
-    table.to_csv(path, index=False)
+    whole = path.with_suffix(
+        ".part"
+    )  # a process that is ended while it writes leaves the old table
+    table.to_csv(whole, index=False)
+    whole.replace(path)
     return table
 
 

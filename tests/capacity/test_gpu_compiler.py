@@ -52,7 +52,9 @@ def test_the_ring_on_four_h100(mesh, with_gradients, most):
     program = compiled.as_text()
     permutes = read_permutes(program)
     assert count_fused_calls(program) > 0 and count_conditionals(program) == 0
-    assert permutes and sum(permute.beside_attention for permute in permutes) >= len(permutes) - 2
+    # Backward, neither what comes before the first call nor the last hop home has one beside it.
+    alone = len(permutes) - sum(permute.beside_attention for permute in permutes)
+    assert permutes and alone <= (2 if with_gradients else 0)
     assert compiled.memory_analysis().temp_size_in_bytes <= most
 
 
@@ -62,6 +64,7 @@ def test_a_train_step_on_four_h100():
     found = compiler.compile_step(where, fast=True)
     assert found.fused_calls > 0 and found.conditionals == 0
     ring = [permute for permute in found.permutes if permute.of_ring]
+    assert len(ring) > 2
     assert sum(permute.beside_attention for permute in ring) >= len(ring) - 2
     assert memory.estimate(where).peak == pytest.approx(found.memory.peak, rel=0.1)
 

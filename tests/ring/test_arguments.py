@@ -27,6 +27,7 @@ from agentic_transformer.ring import (
     to_layout,
     write_cache,
 )
+from agentic_transformer.ring.kernels.cudnn import capability_problem
 from tests.seeds import rng
 
 BATCH, SEQUENCE, HEADS, HEAD_DIM = 2, 8, 2, 4
@@ -271,3 +272,8 @@ def test_a_mistyped_option_is_named_with_the_function_and_the_nearest(function):
     said = rf"{function.__name__}\(\) got .* 'casual'; did you mean 'causal'\?"
     with pytest.raises(TypeError, match=said):
         function(x, x, x, casual=True, **more)
+
+
+@pytest.mark.parametrize(("capability", "has"), [("7.5", False), ("8.0", True), ("10.3", True)])
+def test_gpus_before_ampere_have_no_fused_attention(capability, has):
+    assert (capability_problem(capability) == "") == has

@@ -25,6 +25,9 @@ from agentic_transformer.ring.kernels.fused import FusedKernel
 MIN_VERSION = 91002
 """cuDNN 9.10.2; earlier ones have bugs in fused attention."""
 
+MIN_CAPABILITY = 8.0
+"""Compute capability of NVIDIA's Ampere GPUs; earlier ones have no fused attention in cuDNN."""
+
 MAX_HEAD_DIM = 128
 DTYPES = ("bfloat16", "float16")
 
@@ -184,7 +187,21 @@ def _missing() -> str:
         return str(error)
     if version < MIN_VERSION:
         return f"it needs cuDNN 9.10.2, not {version}"
+    # Where another platform compiles for GPUs that are not here, nothing is known of them.
+    if jax.default_backend() == "gpu":
+        return capability_problem(jax.local_devices()[0].compute_capability)
     return ""
+
+
+def capability_problem(capability: str) -> str:
+    """Returns why a GPU has no fused attention; empty if it has.
+
+    Args:
+        capability: its compute capability, such as "9.0".
+    """
+    if float(capability) >= MIN_CAPABILITY:
+        return ""
+    return f"it needs a GPU of compute capability {MIN_CAPABILITY}, not {capability}"
 
 
 def signature_problem(cudnn: ModuleType) -> str:
