@@ -53,13 +53,16 @@ SMALL = {"width": 16, "layers": 2, "heads": 2}
 ATTEMPTS, ROLLOUTS = 2, 4
 EVAL = EvalConfig(trajectories=[ATTEMPTS], tasks=ROLLOUTS, temperature=0.0, noise=0.0, video=False)
 
+KERNEL_PLATFORMS = {"cudnn": "gpu", "splash": "tpu"}
+
 
 def values(field):
     """All values of a setting that is a choice; none of one that is a size."""
     choices = field.metadata.get("choices") or (
         (False, True) if field.type in ("bool", bool) else ()
     )
-    return tuple(value for value in choices if value != "cudnn" or jax.default_backend() == "gpu")
+    here = jax.default_backend()
+    return tuple(value for value in choices if KERNEL_PLATFORMS.get(value, here) == here)
 
 
 FACTORS = {
