@@ -17,10 +17,11 @@ from experiments.benchmarks.gpu_ring_share import calls_alone, share
 from experiments.benchmarks.gpu_timing import Clock, measure_row
 from tests.tolerances import assert_close
 
+pytestmark = pytest.mark.slow
+
 RING, TOKENS, HEADS, HEAD_DIM = 3, 8, 2, 4
 
 
-@pytest.mark.slow
 def test_every_part_measures_all_of_its_rows_and_draws_a_figure(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # compiling takes most of the time
     gpu.run(tmp_path, seconds=3600)  # the machine may be busy
@@ -71,7 +72,6 @@ def test_a_row_that_fails_or_comes_too_late_says_why():
     assert measure_row(Clock(0), 1, row, fail)["note"] == "left out: no time left"
 
 
-@pytest.mark.slow
 def test_a_part_that_dies_keeps_its_rows_and_the_others_go_on(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "_PARTS", {"absent": 5})
     gpu.run(tmp_path, seconds=600)
