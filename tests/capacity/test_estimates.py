@@ -29,6 +29,7 @@ def test_the_number_of_parameters():
     assert workload().parameters == of_layers + around
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("width", "layers", "billions"),
     [(3200, 26, 3.2), (4096, 32, 6.5), (5120, 40, 12.6), (6656, 60, 31.9)],
@@ -62,6 +63,7 @@ def test_arrays_are_padded_to_tiles():
     assert 1.05 * exact < memory.estimate(workload("v5e:16x16", wide)).state < 32 / 25 * exact
 
 
+@pytest.mark.slow
 def test_kinds_grow_as_they_should():
     one, two, deeper = (
         memory.estimate(x)
