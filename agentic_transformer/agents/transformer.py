@@ -102,7 +102,8 @@ class TransformerAgent:
         new_tokens = _check_room(context, timesteps)
         packed = pack_tokens(features, timesteps, context.position, temperature, noise)
         action, cache = self._programs.act(self._leaves, context.cache, self._put(packed), key)
-        return jax.device_get(action), replace(
+        action.copy_to_host_async()  # queued behind the program: the host waits once
+        return np.asarray(action), replace(
             context,
             cache=cache,
             position=context.position + new_tokens,

@@ -22,6 +22,10 @@ _COMPUTE = re.compile(rf" (fusion|while|convolution|dot)\(|{_CALLS}")
 # Matrix products, or the loop over chunks of them.
 _PRODUCTS = re.compile(rf" (while|convolution|dot)\(|fusion\(.*kind=kOutput|{_CALLS}")
 _CONDITIONAL = re.compile(r" conditional\(")
+_BRANCHES = re.compile(
+    r"(?:true_computation|false_computation|branch_computations)=({.*?}|%[\w.-]+)"
+)
+_COMPUTATION = re.compile(r"^%([\w.-]+) .*?^}", re.MULTILINE | re.DOTALL)
 _NAME = re.compile(r'op_name="([^"]*)"')
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "f64": 8}
 
@@ -48,10 +52,17 @@ class Permute(NamedTuple):
 
 
 def read_permutes(program: str) -> list[Permute]:
-    """Returns the permutes of a scheduled program, in the order in which they end."""
+    """Returns the permutes of a scheduled program, in the order in which they end.
+
+    What stands in a branch of a conditional stands beside the permutes around the conditional.
+    """
+    bodies = {match[1]: match[0] for match in _COMPUTATION.finditer(program)}
     started: dict[str, Permute] = {}
     found = []
     for line in program.splitlines():
+        if _CONDITIONAL.search(line):
+            names = re.findall(r"%([\w.-]+)", " ".join(_BRANCHES.findall(line)))
+            line = "".join(bodies.get(name, "").replace("\n", " ") for name in names)
         if match := _DONE.search(line):
             found.append(started.pop(match[1]))
         elif match := _START.search(line):

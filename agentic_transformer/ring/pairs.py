@@ -1,17 +1,17 @@
-"""Lists a kernel's calls in one step of the ring, with masks as static as the kernel needs them.
+"""Says what a kernel computes in one step of the ring, with masks as static as it needs them.
 
 On device i of N, step s brings the keys of device j = (i - s) mod N. Both blocks are two halves
 (low, high) of consecutive positions. For causal attention without window and length:
 
-    layout       step 0    step s >= 1
-    zigzag       CAUSAL    (high queries, low keys) are FULL on every device, and so are
-                           (x queries, x keys) with x = low if j < i, else high; the rest is EMPTY
-    contiguous   CAUSAL    FULL if j < i, else EMPTY
+    layout       step 0    step s >= 1, j < i             step s >= 1, j > i
+    zigzag       CAUSAL    all queries, low keys: FULL    high queries, all keys: FULL
+    contiguous   CAUSAL    all queries, all keys: FULL    nothing
 
 At step 0 the order within a block is monotone in position, so one CAUSAL call has both halves. In
-zigzag order x is traced but the shapes are the same, so no branch is needed and every device has
-the same work. A kernel that supports DYNAMIC masks is called once a step, on whole blocks: it skips
-what is hidden by itself.
+zigzag order every device has the same work at every step. Which of two calls it is depends on the
+device and the step, so the program branches. Two calls on halves would need no branch; on an H200
+their copies and second launches cost more than it. A kernel that supports DYNAMIC masks is called
+on whole blocks without a branch: it skips what is hidden by itself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from agentic_transformer.ring.config import RingConfig
-from agentic_transformer.ring.kernels import Kernel
 from agentic_transformer.ring.masks import KeyPositions, Mask, MaskKind, QueryIntervals
 
 
@@ -33,16 +32,28 @@ class Pair(NamedTuple):
     """Describes one call of a kernel: on which queries and keys, and with which mask.
 
     Attributes:
-        query_half: which half of the queries, 0 or 1, may be traced; None for the whole block.
+        query_half: which half of the queries, 0 or 1; None for the whole block.
         key_half: as `query_half`, of the keys.
         mask: the mask of these queries and keys.
-        when: whether the call is made, traced; None for always.
     """
 
-    query_half: Array | int | None
-    key_half: Array | int | None
+    query_half: int | None
+    key_half: int | None
     mask: Mask
+
+
+class StepCall(NamedTuple):
+    """Describes what is computed in one step of the ring.
+
+    Attributes:
+        pair: the call.
+        when: whether it is made, traced; None for always.
+        otherwise: the call that is made instead; None for nothing.
+    """
+
+    pair: Pair
     when: Array | None = None
+    otherwise: Pair | None = None
 
 
 def needs_dynamic(config: RingConfig, *, has_length: bool) -> bool:
@@ -59,7 +70,7 @@ def has_static_window(config: RingConfig) -> bool:
     return config.window is not None and config.ring_size == 1 and told
 
 
-def step_pairs(
+def step_call(
     config: RingConfig,
     device: Array,
     step: Array | int,
@@ -67,8 +78,8 @@ def step_pairs(
     keys: KeyPositions,
     *,
     has_length: bool,
-) -> list[Pair]:
-    """Returns the kernel's calls at a step of the ring.
+) -> StepCall:
+    """Returns what the kernel computes at a step of the ring.
 
     Args:
         config: the ring.
@@ -79,126 +90,91 @@ def step_pairs(
         has_length: whether positions from some length on are padding.
     """
 
-    def whole(kind: MaskKind, when: Array | None = None) -> list[Pair]:
+    def pair(kind: MaskKind, query_half: int | None = None, key_half: int | None = None) -> Pair:
         window = config.window if kind is MaskKind.CAUSAL else None
-        return [Pair(None, None, Mask(kind, queries, keys, window), when)]
+        halves = take_half(queries, query_half, axis=-1), take_half(keys, key_half, axis=-1)
+        return Pair(query_half, key_half, Mask(kind, *halves, window))
 
     if needs_dynamic(config, has_length=has_length):
-        return whole(MaskKind.DYNAMIC)
+        return StepCall(pair(MaskKind.DYNAMIC))
     if not config.causal:
-        return whole(MaskKind.FULL)
+        return StepCall(pair(MaskKind.FULL))
     if isinstance(step, int) and step == 0:
-        return whole(MaskKind.CAUSAL)
+        return StepCall(pair(MaskKind.CAUSAL))
     if config.kernel.supports_dynamic:
-        return whole(MaskKind.DYNAMIC)
+        return StepCall(pair(MaskKind.DYNAMIC))
     is_earlier = device >= step  # j < i: the step did not wrap around the ring
     if config.layout == "contiguous":
-        return whole(MaskKind.FULL, when=is_earlier)
-    half = jnp.where(is_earlier, 0, 1)
-    return [_half_pair(1, 0, queries, keys), _half_pair(half, half, queries, keys)]
+        return StepCall(pair(MaskKind.FULL), when=is_earlier)
+    low_keys, high_queries = pair(MaskKind.FULL, None, 0), pair(MaskKind.FULL, 1, None)
+    return StepCall(low_keys, when=is_earlier, otherwise=high_queries)
 
 
-def _half_pair(query_half, key_half, queries: QueryIntervals, keys: KeyPositions) -> Pair:
-    mask = Mask(
-        MaskKind.FULL,
-        take_half(queries, query_half, axis=-1),
-        take_half(keys, key_half, axis=-1),
-    )
-    return Pair(query_half, key_half, mask)
-
-
-def take_half(tree: Any, half: Array | int | None, axis: int) -> Any:
+def take_half(tree: Any, half: int | None, axis: int) -> Any:
     """Returns one half of the token axis of all arrays; all of it if `half` is None."""
     if half is None:
         return tree
-
-    def take(array: Array) -> Array:
-        size = array.shape[axis] // 2
-        return lax.dynamic_slice_in_dim(array, half * size, size, axis=axis % array.ndim)
-
-    return jax.tree.map(take, tree)
+    return jax.tree.map(lambda array: jnp.split(array, 2, axis=axis)[half], tree)
 
 
-def put_half(tree: Any, part: Any, half: Array | int | None, axis: int) -> Any:
+def put_half(tree: Any, part: Any, half: int | None, axis: int) -> Any:
     """Returns the tree with one half of the token axis of all arrays replaced by `part`."""
     if half is None:
         return part
 
     def put(array: Array, part: Array) -> Array:
-        return lax.dynamic_update_slice_in_dim(array, part, half * part.shape[axis], axis=axis)
+        start = half * part.shape[axis]
+        return lax.dynamic_update_slice_in_dim(array, part, start, axis=axis)
 
     return jax.tree.map(put, tree, part)
 
 
-def _kernel_and_halves(config: RingConfig) -> tuple[Kernel, Callable, Callable]:
-    """Returns the kernel, and `take_half` and `put_half` along its axis of tokens."""
-    axis = config.kernel.token_axis
-    return config.kernel, partial(take_half, axis=axis), partial(put_half, axis=axis)
+def forward_step(config: RingConfig, call: StepCall, carry: Any, query, key, value) -> Any:
+    """Returns the kernel's carry after a step; query, key and value are those of whole blocks."""
+    kernel, axis = config.kernel, config.kernel.token_axis
+
+    def attend(pair: Pair, carry: Any) -> Any:
+        block = take_half((key, value), pair.key_half, axis)
+        # The carry is None before the first call, which is on whole blocks.
+        before, queries = take_half((carry, query), pair.query_half, axis)
+        part = kernel.forward(before, queries, *block, pair.mask)
+        return put_half(carry, part, pair.query_half, axis)
+
+    return _branch(call, attend, lambda carry: carry, carry)
 
 
-def in_turn(pair: Pair, before: Any) -> tuple[Pair, Any]:
-    """Returns a pair whose halves are taken after `before` is computed, and `before`.
-
-    Otherwise XLA takes the halves of all pairs at once, and holds them at the same time.
-    """
-    if not isinstance(pair.query_half, Array):
-        return pair, before
-    query_half, key_half, before = lax.optimization_barrier(
-        (pair.query_half, pair.key_half, before)
-    )
-    return pair._replace(query_half=query_half, key_half=key_half), before
-
-
-def forward_pair(config: RingConfig, pair: Pair, carry: Any, query, key, value) -> Any:
-    """Returns the kernel's carry after one call; query, key and value are those of whole blocks."""
-    kernel, take, put = _kernel_and_halves(config)
-    pair, carry = in_turn(pair, carry)
-
-    def attend(carry: Any) -> Any:
-        part = kernel.forward(
-            take(carry, pair.query_half),
-            take(query, pair.query_half),
-            take(key, pair.key_half),
-            take(value, pair.key_half),
-            pair.mask,
-        )
-        return put(carry, part, pair.query_half)
-
-    return attend(carry) if pair.when is None else lax.cond(pair.when, attend, lambda x: x, carry)
-
-
-def backward_pair(
-    config: RingConfig, pair: Pair, residual: Any, gradients: tuple, query, key, value
+def backward_step(
+    config: RingConfig, call: StepCall, residual: Any, dquery: Any, query, key, value
 ) -> tuple[Any, Array, Array]:
-    """Returns (running dquery, dkey, dvalue) after one call; dkey and dvalue are added to.
+    """Returns the running dquery, and the step's dkey and dvalue, of whole blocks."""
+    kernel, axis = config.kernel, config.kernel.token_axis
 
-    Of `gradients`, dkey and dvalue are None before the first call of a step.
-    """
-    kernel, take, put = _kernel_and_halves(config)
-    dquery, *sums = gradients
-    pair, dquery = in_turn(pair, dquery)
-    gradients = dquery, *sums
-    if pair.key_half is None and pair.when is None:
-        return kernel.backward(residual, dquery, query, key, value, pair.mask)
+    def differentiate(pair: Pair, dquery: Any) -> tuple[Any, Array, Array]:
+        before, *queries = take_half((dquery, query, residual), pair.query_half, axis)
+        query_part, residual_part = queries
+        block = take_half((key, value), pair.key_half, axis)
+        part, *gradients = kernel.backward(residual_part, before, query_part, *block, pair.mask)
+        dquery = put_half(dquery, part, pair.query_half, axis)
+        return dquery, *(_of_whole_block(dx, pair.key_half, axis) for dx in gradients)
 
-    def differentiate(gradients: tuple) -> tuple[Any, Array, Array]:
-        dquery, *sums = gradients
-        part, *parts = kernel.backward(
-            take(residual, pair.query_half),
-            take(dquery, pair.query_half),
-            take(query, pair.query_half),
-            take(key, pair.key_half),
-            take(value, pair.key_half),
-            pair.mask,
-        )
-        sums = (
-            put(total, take(total, pair.key_half) + more, pair.key_half)
-            for total, more in zip(sums, parts, strict=True)
-        )
-        return put(dquery, part, pair.query_half), *sums
+    def nothing(dquery: Any) -> tuple[Any, Array, Array]:
+        shapes = jax.eval_shape(partial(differentiate, call.pair), dquery)[1:]
+        return dquery, *(jnp.zeros(shape.shape, shape.dtype) for shape in shapes)
 
-    zero = jnp.zeros(key.shape, jnp.float32)
-    gradients = dquery, *(zero if total is None else total for total in sums)
-    if pair.when is None:
-        return differentiate(gradients)
-    return lax.cond(pair.when, differentiate, lambda gradients: gradients, gradients)
+    return _branch(call, differentiate, nothing, dquery)
+
+
+def _of_whole_block(array: Array, half: int | None, axis: int) -> Array:
+    """Returns an array of one half of a block as that of the whole block, with zeros."""
+    if half is None:
+        return array
+    widths = [(0, 0)] * array.ndim
+    widths[axis] = (half * array.shape[axis], (1 - half) * array.shape[axis])
+    return jnp.pad(array, widths)
+
+
+def _branch(call: StepCall, of_pair: Callable, of_nothing: Callable, carry: Any) -> Any:
+    if call.when is None:
+        return of_pair(call.pair, carry)
+    otherwise = partial(of_pair, call.otherwise) if call.otherwise else of_nothing
+    return lax.cond(call.when, partial(of_pair, call.pair), otherwise, carry)

@@ -25,7 +25,7 @@ from agentic_transformer.ring.config import RingConfig
 from agentic_transformer.ring.layout import shard_positions
 from agentic_transformer.ring.masks import KeyPositions, QueryIntervals, query_intervals
 from agentic_transformer.ring.nonfinite import finite_tokens, mark_keys
-from agentic_transformer.ring.pairs import backward_pair, forward_pair, step_pairs
+from agentic_transformer.ring.pairs import StepCall, backward_step, forward_step, step_call
 
 RESIDUAL_NAMES = ("ring_attention_out", "ring_attention_lse")
 """Names, for a policy of `jax.checkpoint`, of what the backward pass needs besides its inputs.
@@ -116,9 +116,8 @@ def _forward(config: RingConfig, query, key, value, segment, length) -> tuple[Ar
     block, carry = KVBlock(key, value, segment), kernel.init(query, key)
 
     def attend(step: Array | int, block: KVBlock, carry: Any) -> Any:
-        for pair in _pairs(config, position, step, block):
-            carry = forward_pair(config, pair, carry, query, block.key, block.value)
-        return carry
+        call = _step_call(config, position, step, block)
+        return forward_step(config, call, carry, query, block.key, block.value)
 
     def ring_step(carried: tuple[KVBlock, Any], step: Array | int) -> tuple:
         block, carry = carried
@@ -135,7 +134,7 @@ def _forward(config: RingConfig, query, key, value, segment, length) -> tuple[Ar
 
 
 def _backward(config: RingConfig, query, key, value, segment, length, out, lse, cotangent):
-    """Returns the gradients of query, key and value in float32."""
+    """Returns the gradients of query, key and value; sums over blocks are float32."""
     kernel, tokens = config.kernel, query.shape[config.kernel.token_axis]
     position, query = _ring_position(config, query, segment, length)
     query, key, value = map(kernel.pack, (query, key, value))
@@ -143,12 +142,8 @@ def _backward(config: RingConfig, query, key, value, segment, length, out, lse, 
     block, dquery = KVBlock(key, value, segment), kernel.init_backward(query, key)
 
     def differentiate(step: Array | int, block: KVBlock, dquery: Any) -> tuple[Any, Array, Array]:
-        gradients = dquery, None, None
-        for pair in _pairs(config, position, step, block):
-            gradients = backward_pair(
-                config, pair, residual, gradients, query, block.key, block.value
-            )
-        return gradients
+        call = _step_call(config, position, step, block)
+        return backward_step(config, call, residual, dquery, query, block.key, block.value)
 
     def add_step(carried: tuple, step: Array | int) -> tuple[Any, list]:
         """Returns dquery, and the sums of dkey and dvalue, after this step."""
@@ -157,7 +152,7 @@ def _backward(config: RingConfig, query, key, value, segment, length, out, lse, 
         arrived = _rotate(config, dblock)
         dquery, *more = differentiate(step, block, dquery)
         if dblock is None:  # the first step, outside of the loop
-            return dquery, more
+            return dquery, [part.astype(jnp.float32) for part in more]
         return dquery, [total + part for total, part in zip(arrived, more, strict=True)]
 
     def ring_step(carried: tuple, step: Array | int) -> tuple:
@@ -170,7 +165,9 @@ def _backward(config: RingConfig, query, key, value, segment, length, out, lse, 
         dquery, *dblock = differentiate(0, _all_gather(config, block), dquery)
         axis = kernel.token_axis
         dblock = (
-            lax.psum_scatter(total, config.axis, scatter_dimension=axis, tiled=True)
+            lax.psum_scatter(
+                total.astype(jnp.float32), config.axis, scatter_dimension=axis, tiled=True
+            )
             for total in dblock
         )
     else:
@@ -207,8 +204,10 @@ def _ring_position(config: RingConfig, query, segment, length) -> tuple[RingPosi
     return RingPosition(device, queries, length is not None), query
 
 
-def _pairs(config: RingConfig, position: RingPosition, step: Array | int, block: KVBlock):
-    """Returns the kernel's calls at a step of the ring."""
+def _step_call(
+    config: RingConfig, position: RingPosition, step: Array | int, block: KVBlock
+) -> StepCall:
+    """Returns what the kernel computes at a step of the ring."""
     tokens = position.queries.low.size
 
     def positions_of(device: Array) -> Array:
@@ -220,7 +219,7 @@ def _pairs(config: RingConfig, position: RingPosition, step: Array | int, block:
         key_position = jax.vmap(positions_of)(devices).reshape(-1)
     else:
         key_position = positions_of((position.device - step) % config.ring_size)
-    return step_pairs(
+    return step_call(
         config,
         position.device,
         step,

@@ -10,6 +10,7 @@ Arrays have cuDNN's order of axes, (batch, tokens, heads, head_dim).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from agentic_transformer.ring.kernels.fused import FusedKernel
 from agentic_transformer.ring.layout import shard_positions
 from agentic_transformer.ring.masks import KeyPositions, query_intervals
 from agentic_transformer.ring.nonfinite import finite_tokens, mark_keys
-from agentic_transformer.ring.pairs import Pair, backward_pair, forward_pair, step_pairs
+from agentic_transformer.ring.pairs import StepCall, backward_step, forward_step, step_call
 
 
 def share(kernel: FusedKernel, ring_size: int, direction: str) -> Callable:
@@ -33,22 +34,21 @@ def share(kernel: FusedKernel, ring_size: int, direction: str) -> Callable:
     """
     config = RingConfig(None, ring_size, kernel)
 
-    def pairs(device: Array, step: Array | int, tokens: int) -> list[Pair]:
+    def call(device: Array, step: Array | int, tokens: int) -> StepCall:
         def positions(index: Array) -> Array:
             return shard_positions(index, tokens, ring_size, config.layout)
 
         queries = query_intervals(positions(device), None, causal=True, window=None, length=None)
         keys = KeyPositions(positions((device - step) % ring_size), None)
-        return step_pairs(config, device, step, queries, keys, has_length=False)
+        return step_call(config, device, step, queries, keys, has_length=False)
 
     def forward(device: Array, query: Array, key: Array, value: Array) -> tuple[Array, Array]:
         key = mark_keys(key, value)
 
         def attend(carry: Any, step: Array | int) -> Any:
             block = _at_step((key, value), step)
-            for pair in pairs(device, step, query.shape[kernel.token_axis]):
-                carry = forward_pair(config, pair, carry, query, *block)
-            return carry
+            now = call(device, step, query.shape[kernel.token_axis])
+            return forward_step(config, now, carry, query, *block)
 
         carry = _steps(attend, kernel.init(query, key), ring_size)
         out, lse = kernel.finish(carry, query)
@@ -62,14 +62,13 @@ def share(kernel: FusedKernel, ring_size: int, direction: str) -> Callable:
 
         def differentiate(carried: tuple, step: Array | int) -> tuple:
             dquery, sums = carried
-            gradients = dquery, None, None
             block = _at_step((key, value), step)
-            for pair in pairs(device, step, query.shape[kernel.token_axis]):
-                gradients = backward_pair(config, pair, residual, gradients, query, *block)
-            dquery, *more = gradients
-            if sums is not None:  # those that arrived with the block
-                more = [total + part for total, part in zip(sums, more, strict=True)]
-            return dquery, more
+            now = call(device, step, query.shape[kernel.token_axis])
+            dquery, *more = backward_step(config, now, residual, dquery, query, *block)
+            if sums is None:
+                return dquery, [part.astype(jnp.float32) for part in more]
+            # `sums` are those that arrived with the block.
+            return dquery, [total + part for total, part in zip(sums, more, strict=True)]
 
         start = kernel.init_backward(query, key), None
         dquery, sums = _steps(differentiate, start, ring_size)
@@ -84,41 +83,42 @@ def share(kernel: FusedKernel, ring_size: int, direction: str) -> Callable:
 
 
 def calls_alone(kernel: FusedKernel, ring_size: int, direction: str) -> Callable:
-    """Returns the fused calls of `share`, without merges, sums and copies of halves.
+    """Returns the fused calls of `share`, without branches, merges, sums and copies of halves.
 
-    Arguments and results are as those of `share`; the results mean nothing.
+    Arguments and results are as those of `share`; the results mean nothing. A device in the middle
+    of the ring: at half of its steps all queries meet low keys, at the others high queries meet all
+    keys.
     """
-    fused = kernel.fused
+    fused, axis = kernel.fused, kernel.token_axis
 
-    def halves(array: Array) -> list[Array]:
-        return jnp.split(array, 2, axis=kernel.token_axis)
+    def low(array: Array) -> Array:
+        return jnp.split(array, 2, axis=axis)[0]
 
     def forward(query: Array, key: Array, value: Array) -> Any:
-        low, high = halves(query)
-        keys, values = halves(key)[0], halves(value)[0]
-
-        def attend(_: Any, step: Array) -> Any:
-            block = _at_step((keys, values), step)
-            return [fused.forward(half, *block, causal=False) for half in (high, low)]
-
+        queries, keys, values = map(low, (query, key, value))
         whole = fused.forward(query, key, value, causal=True)
-        first = attend(None, jnp.int32(0)) if ring_size > 1 else None
-        return whole, _rolled(attend, first, 2, ring_size)
+        parts = _half_of_steps(
+            lambda step: fused.forward(query, *_at_step((keys, values), step), causal=False),
+            lambda step: fused.forward(queries, *_at_step((key, value), step), causal=False),
+            ring_size,
+        )
+        return whole, parts
 
     def backward(whole: tuple[Array, Array], *arrays: Array) -> Any:
         query, key, value, cotangent = arrays
-        out, lse = whole
-        queries, outs, lses, cotangents = map(halves, (query, out, lse, cotangent))
-        keys, values = halves(key)[0], halves(value)[0]
+        of_query = query, *whole, cotangent
+        low_query, keys, values = tuple(map(low, of_query)), low(key), low(value)
 
-        def differentiate(_: Any, step: Array) -> Any:
-            block = _at_step((keys, values), step)
-            pairs = zip(queries, outs, lses, cotangents, strict=True)
-            return [fused.backward(half, *block, *rest, causal=False) for half, *rest in pairs]
+        def differentiate(of_query: tuple, block: tuple, step: Array) -> Any:
+            query, *rest = of_query
+            return fused.backward(query, *_at_step(block, step), *rest, causal=False)
 
-        causal = fused.backward(query, key, value, out, lse, cotangent, causal=True)
-        first = differentiate(None, jnp.int32(0)) if ring_size > 1 else None
-        return causal, _rolled(differentiate, first, 2, ring_size)
+        parts = _half_of_steps(
+            partial(differentiate, of_query, (keys, values)),
+            partial(differentiate, low_query, (key, value)),
+            ring_size,
+        )
+        return fused.backward(query, key, value, *whole, cotangent, causal=True), parts
 
     def run(_: Array, query: Array, key: Array, value: Array, cotangent: Array) -> Any:
         whole, parts = forward(query, key, value)
@@ -127,6 +127,18 @@ def calls_alone(kernel: FusedKernel, ring_size: int, direction: str) -> Callable
         return parts, backward(whole, query, key, value, cotangent)
 
     return run
+
+
+def _half_of_steps(first: Callable, second: Callable, ring_size: int) -> tuple[Any, Any]:
+    """Runs one call at the first half of the further steps, another at the others."""
+    half = ring_size // 2
+
+    def over(call: Callable, start: int, stop: int) -> Any:
+        if start == stop:
+            return None
+        return _rolled(lambda _, step: call(step), call(jnp.int32(start)), start + 1, stop)
+
+    return over(first, 1, half + 1), over(second, half + 1, ring_size)
 
 
 def _steps(body: Callable, carry: Any, ring_size: int) -> Any:

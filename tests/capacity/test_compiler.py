@@ -115,6 +115,30 @@ collective-permute-done(%collective-permute-start)
     assert (count_fused_calls(program), count_conditionals(program)) == (1, 1)
 
 
+def test_what_a_branch_computes_stands_beside_the_permutes_around_it():
+    program = """
+%low.1 (x: f32[2]) -> f32[2] {
+  %out = (bf16[2], f32[2], u8[0]) custom-call(%q, %k), custom_call_target="__cudnn$fmhaSoftmax"
+}
+
+%high.2 (x: f32[2]) -> f32[2] {
+  %copy = f32[2] copy(%x)
+}
+
+ENTRY %main (x: f32[2]) -> f32[2] {
+  %collective-permute-start = (bf16[2]{0}, bf16[2]{0}) collective-permute-start(%a)
+  %conditional = f32[2] conditional(%when, %a, %b), true_computation=%low.1, \
+false_computation=%high.2
+  %collective-permute-done = bf16[2] collective-permute-done(%collective-permute-start)
+  %collective-permute-start.1 = (bf16[2]{0}, bf16[2]{0}) collective-permute-start(%a)
+  %conditional.1 = f32[2] conditional(%index, %a), branch_computations={%high.2, %high.2}
+  %collective-permute-done.1 = bf16[2] collective-permute-done(%collective-permute-start.1)
+}
+"""
+    beside = [permute.beside_attention for permute in read_permutes(program)]
+    assert beside == [True, False]
+
+
 @pytest.mark.slow
 @needs_compiler
 def test_what_does_not_fit_is_refused():

@@ -31,11 +31,12 @@ def mesh():
     return make_mesh(4, compiler.describe_devices("h100:4"))
 
 
-@pytest.mark.parametrize(("with_gradients", "most"), [(False, 80 * MIB), (True, 145 * MIB)])
+@pytest.mark.parametrize(("with_gradients", "most"), [(False, 60 * MIB), (True, 130 * MIB)])
 def test_the_ring_on_four_h100(mesh, with_gradients, most):
     """65,536 tokens in bfloat16, 4 heads of 64.
 
-    An array of a device is 8 MiB in bfloat16: 60.4 MiB forward hold seven and a half of them.
+    An array of a device is 8 MiB in bfloat16: 56.5 MiB forward hold seven of them, 120.4 MiB with
+    gradients fifteen: all that travels is held twice, and gradients are float32.
     """
     on_ring = NamedSharding(mesh, PartitionSpec(None, RING))
     x = jax.ShapeDtypeStruct((1, 65_536, 4, 64), jnp.bfloat16, sharding=on_ring)
@@ -51,7 +52,9 @@ def test_the_ring_on_four_h100(mesh, with_gradients, most):
     compiled = jax.jit(function, compiler_options=compiler_options("gpu")).lower(*arrays).compile()
     program = compiled.as_text()
     permutes = read_permutes(program)
-    assert count_fused_calls(program) > 0 and count_conditionals(program) == 0
+    # Each pass branches between two calls in its loop, and in its last step behind the loop.
+    branches = 4 if with_gradients else 2
+    assert count_fused_calls(program) > branches and count_conditionals(program) == branches
     # Backward, neither what comes before the first call nor the last hop home has one beside it.
     alone = len(permutes) - sum(permute.beside_attention for permute in permutes)
     assert permutes and alone <= (2 if with_gradients else 0)
@@ -62,7 +65,7 @@ def test_a_train_step_on_four_h100():
     """Its parameters are sharded over the devices of the ring, and its attention is fused."""
     where = workload("h100:4", MODEL, 16_384)
     found = compiler.compile_step(where, fast=True)
-    assert found.fused_calls > 0 and found.conditionals == 0
+    assert found.fused_calls > found.conditionals == 4
     ring = [permute for permute in found.permutes if permute.of_ring]
     assert len(ring) > 2
     assert sum(permute.beside_attention for permute in ring) >= len(ring) - 2

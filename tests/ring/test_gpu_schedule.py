@@ -11,6 +11,7 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from agentic_transformer.capacity.compiler import describe_devices
+from agentic_transformer.capacity.hlo_permutes import read_permutes
 from agentic_transformer.ring import compiler_options, ring_attention_shard
 from agentic_transformer.ring.kernels.cudnn import CUDNN_KERNEL
 
@@ -23,24 +24,15 @@ pytestmark = [
 
 
 def bodies_of_loops(program):
-    """The lines of each computation of a scheduled program that a while loop runs."""
+    """The text of each computation of a scheduled program that a while loop runs.
+
+    With all computations that it might branch to, as `read_permutes` looks for them.
+    """
     names = set(re.findall(r" while\(.*body=(%[\w.-]+)", program))
-    for text in re.split(r"\n(?=%|ENTRY)", program):
-        if text.split(" ", 1)[0] in names:
-            yield text.splitlines()
-
-
-def permutes_beside_attention(lines):
-    """Whether a call of fused attention stands between start and end, for each permute."""
-    open_, found = {}, []
-    for line in lines:
-        if start := re.search(r"(%collective-permute-start[\w.-]*) =", line):
-            open_[start[1]] = False
-        elif end := re.search(r"collective-permute-done\((%[\w.-]+)\)", line):
-            found.append(open_.pop(end[1]))
-        elif "__cudnn$fmha" in line and "custom-call(" in line:
-            open_ = dict.fromkeys(open_, True)
-    return found
+    parts = re.split(r"\n(?=%|ENTRY)", program)
+    bodies = [part for part in parts if part.split(" ", 1)[0] in names]
+    others = "\n".join(part for part in parts if part not in bodies and part[0] == "%")
+    return [f"{others}\n{body}" for body in bodies]
 
 
 def test_all_that_a_step_sends_goes_beside_fused_attention():
@@ -56,8 +48,7 @@ def test_all_that_a_step_sends_goes_beside_fused_attention():
     )
     x = jax.ShapeDtypeStruct((1, 65_536, 16, 64), jnp.bfloat16, sharding=NamedSharding(mesh, cut))
     step = jax.jit(lambda q, k, v, g: jax.vjp(attend, q, k, v)[1](g)).lower(x, x, x, x)
-    found = [
-        permutes_beside_attention(lines)
-        for lines in bodies_of_loops(step.compile(compiler_options("gpu")).as_text())
-    ]
-    assert len(found) == 2 and all(beside and all(beside) for beside in found)
+    bodies = bodies_of_loops(step.compile(compiler_options("gpu")).as_text())
+    found = [read_permutes(body) for body in bodies]
+    assert len(found) == 2
+    assert all(permutes and all(p.beside_attention for p in permutes) for permutes in found)

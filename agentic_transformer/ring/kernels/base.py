@@ -15,7 +15,8 @@ heads in all of them):
                 attends to key head h // (heads // key_heads)
     out         (batch, heads, queries, head_dim): float32 from a kernel; query's dtype to it
     lse         (batch, heads, queries) float32, natural logarithm
-    gradients   float32, in the shape of what they are the gradient of
+    gradients   in the shape of what they are the gradient of: that of the query float32, those of
+                one block's keys and values float32 or of their own type (the ring sums in float32)
 
 Everything else (units, transposes, padding, chunks) is private to a kernel. Tokens may be padded
 by the kernel's own `pack`; what a carry holds is known to the kernel alone.
@@ -46,8 +47,8 @@ class Kernel(ABC):
             residual among them: 2 for (batch, heads, tokens, ...), 1 for (batch, tokens, heads,
             ...), which is the order of a transformer's own arrays and costs no transpose.
         supports_dynamic: whether masks may be of kind DYNAMIC. If not, the ring calls the kernel on
-            halves of blocks, whose masks are all FULL or CAUSAL (`ring/pairs.py`); every array of
-            the carry, the residual and the running dquery then has the axis of tokens at
+            whole blocks or halves, so that masks are all FULL or CAUSAL (`ring/pairs.py`); every
+            array of the carry, the residual and the running dquery then has the axis of tokens at
             `token_axis`, so that the ring can take and put halves.
         supports_segments: whether masks may hold segments; they come on top of any kind.
         supports_windows: whether causal masks may hold a static window, as they do on one device.

@@ -99,9 +99,8 @@ class FusedKernel(Kernel):
     def backward(self, residual, dquery, query, key, value, mask: Mask) -> tuple:
         """Adds to dquery; returns the block's dkey and dvalue."""
         differentiate = _causal_backward if mask.kind is MaskKind.CAUSAL else _full_backward
-        gradients = differentiate(self.fused, query, key, value, *residual)
-        more, dkey, dvalue = (gradient.astype(jnp.float32) for gradient in gradients)
-        return dquery + more, dkey, dvalue
+        more, dkey, dvalue = differentiate(self.fused, query, key, value, *residual)
+        return dquery + more.astype(jnp.float32), dkey, dvalue
 
 
 def merge(a: PartialOutput, b: PartialOutput) -> PartialOutput:
@@ -129,8 +128,11 @@ def _causal_forward(fused: FusedAttention, query, key, value) -> tuple[jax.Array
     bad_key = ~finite_tokens(key)  # as key without its last axis; so marked where the value is bad
     key, value = zero_nonfinite(key), zero_nonfinite(value)
     out, lse = fused.forward(query, key, value, causal=True)
-    seen = lax.cummax(bad_key.astype(jnp.int8), axis=fused.token_axis) > 0
-    head_axis = 3 - fused.token_axis
+    axis, head_axis = fused.token_axis, 3 - fused.token_axis
+    index = lax.broadcasted_iota(jnp.int32, bad_key.shape, axis)
+    # A query sees the keys up to its own. The first bad one says it all, without a running maximum.
+    first = jnp.where(bad_key, index, bad_key.shape[axis]).min(axis, keepdims=True)
+    seen = index >= first
     bad_query = jnp.repeat(seen, query.shape[head_axis] // key.shape[head_axis], axis=head_axis)
     return jnp.where(bad_query[..., None], jnp.nan, out), jnp.where(bad_query, jnp.nan, lse)
 
@@ -142,8 +144,9 @@ def _causal_backward(fused: FusedAttention, query, key, value, out, lse, cotange
     lse = jnp.where(bad_query, jnp.inf, lse)  # weights exp(S - lse) of 0
     dquery, *gradients = fused.backward(*arrays, lse, zero_nonfinite(cotangent), causal=True)
     # Key j is seen by the queries from j on, of all heads that share it.
-    seen = lax.cummax(bad_query.astype(jnp.int8), axis=fused.token_axis, reverse=True) > 0
-    head_axis = 3 - fused.token_axis
+    axis, head_axis = fused.token_axis, 3 - fused.token_axis
+    index = lax.broadcasted_iota(jnp.int32, bad_query.shape, axis)
+    seen = index <= jnp.where(bad_query, index, -1).max(axis, keepdims=True)
     heads_per_key_head = query.shape[head_axis] // key.shape[head_axis]
     grouped = (*seen.shape[:head_axis], -1, heads_per_key_head, *seen.shape[head_axis + 1 :])
     bad_key = seen.reshape(grouped).any(axis=head_axis + 1)
