@@ -433,6 +433,10 @@ TASK = (
     "Name of a task, one of envs.tasks(); an id, such as 'cheetah_speed(speed=1.5)'; or "
     "gymnasium:<id>, an environment of gymnasium with vectors and a fixed length."
 )
+DOMAIN = (
+    "Domain of the episodes, such as walker or gymnasium:<id>; null: the one that "
+    "<domain>/<algo>/buffer names."
+)
 RUN = "Folder of a run of experiments.train."
 NEW_RUN = "Folder of the run; null: a new one, runs/<task>/<date>-<time>-<unique>."
 RESUME = "Whether to continue `run`, or the newest unfinished run with the same settings."
@@ -478,21 +482,24 @@ class VerifyCommand:
     """Reads every episode of a buffer and reports what is wrong, file by file."""
 
     path: str = setting("???", "Folder of episodes.", example="data/walker/rnd/buffer")
-    domain: str | None = setting(
-        None,
-        "Domain of the episodes; null: the one that <domain>/<algo>/buffer names.",
-        choices=(
-            "cartpole",
-            "cheetah",
-            "hopper",
-            "jaco",
-            "point_mass",
-            "point_mass_maze",
-            "quadruped",
-            "walker",
-        ),
-        example="walker",
+    domain: str | None = setting(None, DOMAIN, example="walker")
+
+
+@dataclass
+class ConvertCommand:
+    """Converts a buffer of episodes to a Minari dataset on this disk, or such a set to a buffer."""
+
+    to: str = setting(
+        "???",
+        "minari or buffer: which of the two is made.",
+        choices=("minari", "buffer"),
+        example="minari",
     )
+    buffer: str = setting("???", "Folder of episodes.", example="data/walker/rnd/buffer")
+    minari: str = setting(
+        "???", "Folder of the Minari dataset, which holds `data`.", example="minari/walker-rnd-v0"
+    )
+    domain: str | None = setting(None, DOMAIN, example="gymnasium:HalfCheetah-v5")
 
 
 @dataclass

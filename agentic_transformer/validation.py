@@ -38,6 +38,8 @@ def check_command(command: Any) -> None:
         check_horizon(command.task, command.data)
     if hasattr(command, "task") and hasattr(command, "eval"):
         check_held_out(command.task, command.eval)
+    if getattr(command, "domain", None) is not None:
+        check_domain(command.domain)
     if hasattr(command, "topology"):
         check_plan(command)
     if hasattr(command, "checkpoint"):
@@ -72,6 +74,18 @@ def check_task(name: str) -> None:
             "gymnasium:<id>",
             next(iter(close), None),
         )
+
+
+def check_domain(name: str) -> None:
+    """Raises a UserError if there is no domain of this name."""
+    known = envs.registry.domains()
+    if name not in known and not is_gymnasium(name):
+        raise_config_error(
+            f"domain={name}: no such domain",
+            f"{listing(known)}; gymnasium:<id>",
+            nearest(name, known),
+        )
+    check_environment(name)
 
 
 def check_environment(task: str) -> None:

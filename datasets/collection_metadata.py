@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,17 @@ def _rename_settings(path: Path, metadata: dict[str, Any]) -> None:
         new = _RENAMED_SETTINGS[old]
         settings[new] = settings.pop(old)
         tqdm.write(f"{path}: setting {old!r} is now called {new!r}")
+
+
+def read_versions(folder: Path) -> dict[str, str]:
+    """Returns the versions of libraries under which a buffer's last episodes were collected.
+
+    They are empty where the buffer does not say, as with ExoRL's released sets.
+    """
+    with suppress(OSError, ValueError):
+        versions = json.loads((folder / METADATA).read_bytes()).get("versions", {})
+        return {key: value for key, value in versions.items() if key != "code"}
+    return {}
 
 
 def write_metadata(folder: Path, metadata: dict[str, Any]) -> None:

@@ -27,13 +27,15 @@ class Bounds(NamedTuple):
     Attributes:
         observation_low: (O,) the smallest value of each entry, -inf where there is none.
         observation_high: (O,) the largest.
-        actions: A, numbers of an action.
+        action_low: (A,) the smallest value of each number of an action.
+        action_high: (A,) the largest.
         length: T, steps of an episode.
     """
 
     observation_low: np.ndarray
     observation_high: np.ndarray
-    actions: int
+    action_low: np.ndarray
+    action_high: np.ndarray
     length: int
 
 
@@ -98,8 +100,19 @@ def bounds(name: str) -> Bounds:
                 f"task {name!r}: has no time limit; allowed: environments of a fixed length, "
                 "registered with max_episode_steps"
             )
-        low, high = observation.low.astype(np.float64), observation.high.astype(np.float64)
-        return Bounds(low, high, len(action.low), int(length))
+        ends = (observation.low, observation.high, action.low, action.high)
+        return Bounds(*(end.astype(np.float64) for end in ends), int(length))
+    finally:
+        environment.close()
+
+
+def environment_json(name: str) -> str | None:
+    """Returns how gymnasium describes an environment; None where that cannot be written as JSON."""
+    environment = make_environment(name)
+    try:
+        return environment.spec.to_json()
+    except TypeError:  # it was registered with a class or a function
+        return None
     finally:
         environment.close()
 

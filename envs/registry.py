@@ -240,7 +240,7 @@ def domain_spec(domain: str) -> Spec:
     """
     if is_gymnasium(domain):
         found = gymnasium_tasks.bounds(domain)
-        return Spec(len(found.observation_low), found.actions, 0, found.length)
+        return Spec(len(found.observation_low), len(found.action_low), 0, found.length)
     if domain not in _SPECS:
         raise unknown("domain", domain, domains())
     return _SPECS[domain]
