@@ -53,15 +53,18 @@ def _rename_settings(path: Path, metadata: dict[str, Any]) -> None:
         tqdm.write(f"{path}: setting {old!r} is now called {new!r}")
 
 
-def read_versions(folder: Path) -> dict[str, str]:
-    """Returns the versions of libraries under which a buffer's last episodes were collected.
-
-    They are empty where the buffer does not say, as with ExoRL's released sets.
-    """
+def read_origin(folder: Path) -> dict[str, Any]:
+    """Returns what a buffer says of its origin; empty where it says nothing, as ExoRL's sets."""
     with suppress(OSError, ValueError):
-        versions = json.loads((folder / METADATA).read_bytes()).get("versions", {})
-        return {key: value for key, value in versions.items() if key != "code"}
+        found = json.loads((folder / METADATA).read_bytes())
+        return found if isinstance(found, dict) else {}
     return {}
+
+
+def read_versions(folder: Path) -> dict[str, str]:
+    """Returns the versions of libraries under which a buffer's last episodes were collected."""
+    versions = read_origin(folder).get("versions", {})
+    return {key: value for key, value in versions.items() if key != "code"}
 
 
 def write_metadata(folder: Path, metadata: dict[str, Any]) -> None:

@@ -221,6 +221,11 @@ def _check(path: Path, arrays: dict[str, np.ndarray]) -> None:
 def write_episode(folder: str | Path, index: int, episode: Episode) -> Path:
     """Writes an episode under its ExoRL name; the file is there whole or not at all.
 
+    Args:
+        folder: the buffer; it is made if it is not there.
+        index: the episode's number.
+        episode: its rows.
+
     Returns:
         `<folder>/episode_<index>_<length>.npz`.
     """
@@ -231,6 +236,7 @@ def write_episode(folder: str | Path, index: int, episode: Episode) -> Path:
         arrays["physics"] = np.asarray(episode.physics, np.float64)
     arrays |= {key: np.asarray(array, np.float32) for key, array in episode.extra.items()}
     _check(path, arrays)
+    folder.mkdir(parents=True, exist_ok=True)
     # Named after this process: several may collect the same buffer.
     partial = path.with_suffix(f".part{os.getpid()}")
     archive = io.BytesIO()

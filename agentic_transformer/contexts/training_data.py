@@ -13,6 +13,7 @@ from agentic_transformer.config import DataConfig
 from agentic_transformer.contexts.missing_data import ways_to_get
 from agentic_transformer.contexts.relabelled import RelabelledDataset
 from agentic_transformer.random_streams import stream
+from datasets.collection_metadata import read_origin
 from datasets.relabelling import STORED
 from envs.gymnasium_tasks import is_gymnasium
 
@@ -78,6 +79,9 @@ def open_store(task: str, config: DataConfig) -> datasets.ActionRepeatView:
     store = datasets.Store(cache, episodes=config.episodes, seed=config.seed)
     view = datasets.ActionRepeatView(store, config.action_repeat, config.horizon)
     print(_summary(store, view, buffer, config), flush=True)
+    if relabel_mode(task, config) == STORED:
+        of = read_origin(Path(buffer)).get("task", task)
+        print(f"rewards: those in the episodes{'' if of == task else f', collected for {of}'}")
     return view
 
 
