@@ -50,7 +50,8 @@ class FixedLength(gymnasium.Wrapper):
             )
         environment = make_environment(task.name, render_mode)
         # Actions of [-1, 1] are spread over the environment's own range.
-        super().__init__(_in_float32(RescaleAction(environment, -1.0, 1.0)))
+        unit = np.ones_like(environment.action_space.low)
+        super().__init__(_in_float32(RescaleAction(environment, -unit, unit)))
         self._first_seed, self._needed, self._elapsed = seed, self.horizon * action_repeat, 0
 
     def reset(
