@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from agentic_transformer.name_clash import describe_clash
+
 if TYPE_CHECKING:
     from agentic_transformer.agents.base import Agent
     from agentic_transformer.agents.load import load
@@ -29,7 +31,12 @@ def __getattr__(name: str) -> Any:
     """Imports a public name on first use: commands check their settings before jax is loaded."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    try:
+        return getattr(import_module(_HOMES[name]), name)
+    except (ImportError, AttributeError) as error:
+        if clash := describe_clash():
+            raise ImportError(clash) from error
+        raise
 
 
 def __dir__() -> list[str]:

@@ -82,8 +82,8 @@ class DataConfig:
         "pd",
         "How the episodes were collected. pd: noisy PD control to random waypoints (point masses), "
         "mppi: planning, mppi_annealed: planning under noise that fades, random and noise: every "
-        "domain; or the exploration of ExoRL's data: "
-        "aps, icm_apt, diayn, disagreement, icm, proto, random, rnd, smm.",
+        "domain; the exploration of ExoRL's data: "
+        "aps, icm_apt, diayn, disagreement, icm, proto, random, rnd, smm; or a name of your own.",
     )
     cache: str | None = setting(
         None,
@@ -102,8 +102,9 @@ class DataConfig:
     relabel: str = setting(
         "exorl",
         "Rewards of the data. exorl: without the cost of control, as published; exact: with it, as "
-        "evaluation always has it.",
-        choices=("exorl", "exact"),
+        "evaluation always has it; stored: those in the episodes, of a single task. Data of "
+        "gymnasium's environments always have the stored ones.",
+        choices=("exorl", "exact", "stored"),
     )
     tasks: int = setting(
         300,
@@ -200,8 +201,9 @@ class AgentConfig:
     )
     good: float = setting(
         0.6,
-        "A trajectory is good from this share of the task's best return on, for selection "
-        "stratified and search; a search attempts good ones alone.",
+        "A trajectory is good from this share of the task's best return on (where none is "
+        "positive: of the way from the worst to the best), for selection stratified and search; a "
+        "search attempts good ones alone.",
         minimum=0.0,
         maximum=1.0,
     )
@@ -427,7 +429,14 @@ class MeshConfig:
     coordinator: str | None = setting(None, "<host>:<port> of process 0.", example="localhost:1234")
 
 
-TASK = "Name of a task, one of envs.tasks(); or an id, such as 'cheetah_speed(speed=1.5)'."
+TASK = (
+    "Name of a task, one of envs.tasks(); an id, such as 'cheetah_speed(speed=1.5)'; or "
+    "gymnasium:<id>, an environment of gymnasium with vectors and a fixed length."
+)
+DOMAIN = (
+    "Domain of the episodes, such as walker or gymnasium:<id>; null: the one that "
+    "<domain>/<algo>/buffer names."
+)
 RUN = "Folder of a run of experiments.train."
 NEW_RUN = "Folder of the run; null: a new one, runs/<task>/<date>-<time>-<unique>."
 RESUME = "Whether to continue `run`, or the newest unfinished run with the same settings."
@@ -473,21 +482,24 @@ class VerifyCommand:
     """Reads every episode of a buffer and reports what is wrong, file by file."""
 
     path: str = setting("???", "Folder of episodes.", example="data/walker/rnd/buffer")
-    domain: str | None = setting(
-        None,
-        "Domain of the episodes; null: the one that <domain>/<algo>/buffer names.",
-        choices=(
-            "cartpole",
-            "cheetah",
-            "hopper",
-            "jaco",
-            "point_mass",
-            "point_mass_maze",
-            "quadruped",
-            "walker",
-        ),
-        example="walker",
+    domain: str | None = setting(None, DOMAIN, example="walker")
+
+
+@dataclass
+class ConvertCommand:
+    """Converts a buffer of episodes to a Minari dataset on this disk, or such a set to a buffer."""
+
+    to: str = setting(
+        "???",
+        "minari or buffer: which of the two is made.",
+        choices=("minari", "buffer"),
+        example="minari",
     )
+    buffer: str = setting("???", "Folder of episodes.", example="data/walker/rnd/buffer")
+    minari: str = setting(
+        "???", "Folder of the Minari dataset, which holds `data`.", example="minari/walker-rnd-v0"
+    )
+    domain: str | None = setting(None, DOMAIN, example="gymnasium:HalfCheetah-v5")
 
 
 @dataclass

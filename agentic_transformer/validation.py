@@ -25,6 +25,7 @@ from agentic_transformer.config import (
 from agentic_transformer.errors import listing, nearest, raise_config_error
 from agentic_transformer.settings import format_value, format_values, settings_of, value_at
 from agentic_transformer.training import distributed
+from envs.gymnasium_tasks import is_gymnasium
 
 
 def check_command(command: Any) -> None:
@@ -33,9 +34,12 @@ def check_command(command: Any) -> None:
         setting.check(value_at(command, key))
     if hasattr(command, "task"):
         check_task(command.task)
+        check_environment(command.task)
         check_horizon(command.task, command.data)
     if hasattr(command, "task") and hasattr(command, "eval"):
         check_held_out(command.task, command.eval)
+    if getattr(command, "domain", None) is not None:
+        check_domain(command.domain)
     if hasattr(command, "topology"):
         check_plan(command)
     if hasattr(command, "checkpoint"):
@@ -46,6 +50,7 @@ def check_command(command: Any) -> None:
     if hasattr(command, "model"):
         check_heads(command.model)
     if hasattr(command, "train"):
+        check_relabel(command.task, command.data)
         check_batch(command.train, command.mesh)
         check_agent("agent", command.agent, command)
     if hasattr(command, "baseline"):
@@ -61,12 +66,48 @@ def check_task(name: str) -> None:
             envs.task(name)
         except ValueError as error:
             raise_config_error(str(error))
-    elif name not in names:
+    elif name not in names and not is_gymnasium(name):
         close = difflib.get_close_matches(name, names, n=5, cutoff=0.4)
         raise_config_error(
             f"task={name}: no such task",
-            f"{len(names)} names in envs.tasks(), such as {listing(close or names[:5])}",
-            next(iter(close), None),
+            f"{len(names)} names in envs.tasks(), such as {listing(close or names[:5])}; "
+            "gymnasium:<id>",
+            f"gymnasium:{name}" if re.search(r"-v\d+$", name) else next(iter(close), None),
+        )
+
+
+def check_domain(name: str) -> None:
+    """Raises a UserError if there is no domain of this name."""
+    known = envs.registry.domains()
+    if name not in known and not is_gymnasium(name):
+        raise_config_error(
+            f"domain={name}: no such domain",
+            f"{listing(known)}; gymnasium:<id>",
+            nearest(name, known),
+        )
+    check_environment(name)
+
+
+def check_environment(task: str) -> None:
+    """Raises a UserError if an environment of gymnasium is none that can be used."""
+    if is_gymnasium(task):
+        try:
+            envs.spec(task)
+        except ValueError as error:
+            raise_config_error(*str(error).split("; allowed: "))
+
+
+def check_relabel(task: str, data: DataConfig) -> None:
+    """Raises a UserError if rewards of the task cannot be had as asked for."""
+    if data.relabel == "stored" and envs.task(task).hidden:
+        raise_config_error(
+            f"data.relabel=stored with task={task}: the rewards in an episode are of one task",
+            "a task that is not hidden, or data.relabel=exorl or exact",
+        )
+    if data.relabel == "exact" and is_gymnasium(task):
+        raise_config_error(
+            f"data.relabel=exact with task={task}, whose rewards are those in the episodes",
+            "data.relabel=stored",
         )
 
 

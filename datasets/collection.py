@@ -23,12 +23,13 @@ from datasets.episode import DEMONSTRATOR, Episode, write_episode
 from datasets.fingerprint import fingerprint
 from datasets.progress import progress_bar
 from envs import Task
+from envs.gymnasium_tasks import folder_of
 from envs.reset_options import random_streams
 
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
 
-_LIBRARIES = ("mujoco", "dm_control", "numpy")
+_LIBRARIES = ("mujoco", "dm_control", "gymnasium", "numpy")
 
 
 def buffer_folder(root: str | Path, task: str | Task, algo: str) -> Path:
@@ -36,9 +37,8 @@ def buffer_folder(root: str | Path, task: str | Task, algo: str) -> Path:
 
     `task` may also be a domain's name.
     """
-    if isinstance(task, str) and task in envs.registry.domains():
-        return Path(root) / task / algo / "buffer"
-    return Path(root) / envs.task(task).domain / algo / "buffer"
+    known = isinstance(task, str) and task in envs.registry.domains()
+    return Path(root) / folder_of(task if known else envs.task(task).domain) / algo / "buffer"
 
 
 def collect(

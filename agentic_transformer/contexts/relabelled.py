@@ -8,6 +8,7 @@ import numpy as np
 
 from agentic_transformer.contexts.normalizer import Normalizer
 from datasets import ActionRepeatView, Store, Trajectories
+from datasets.relabelling import STORED
 from envs import Task
 
 _REWARDS_AT_ONCE = 1 << 17
@@ -27,7 +28,11 @@ class RelabelledDataset:
         Args:
             store: trajectories of equal length.
             tasks: tasks of the store's domain.
-            mode: "exorl" or "exact", see `datasets.relabel`.
+            mode: "exorl" or "exact", see `datasets.relabel`; or "stored", the rewards in the
+                episodes.
+
+        Raises:
+            ValueError: rewards cannot be had, see `Store.relabel`; or every stored one is 0.
         """
         # An evaluation may repeat one task many times. Its returns are computed once.
         row_of = {task: row for row, task in enumerate(dict.fromkeys(tasks))}
@@ -35,6 +40,11 @@ class RelabelledDataset:
         self.store, self._tasks, self._mode = store, list(tasks), mode
         # (tasks, episodes)
         self.returns = self._returns(list(row_of))[[row_of[task] for task in tasks]]
+        if mode == STORED and not self.returns.any():
+            raise ValueError(
+                f"data.relabel={STORED}: every reward in the episodes is 0, so there is nothing to "
+                "learn from; allowed: episodes with rewards, or data.relabel=exorl"
+            )
 
     def _returns(self, tasks: Sequence[Task]) -> np.ndarray:
         """Computes the returns of all trajectories, (tasks, episodes), piece by piece."""
@@ -86,4 +96,5 @@ class RelabelledDataset:
         chosen = np.random.default_rng(0).permutation(self.store.episodes)[:sample]
         observation = self.store.load(np.sort(chosen)).observation
         rows = observation.reshape(-1, observation.shape[-1])
-        return Normalizer.measure(rows, self.returns.max(), reward_scale)
+        # Rewards of our own tasks are never negative: then this is the best return.
+        return Normalizer.measure(rows, np.abs(self.returns).max(), reward_scale)

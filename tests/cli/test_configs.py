@@ -14,6 +14,7 @@ from experiments.cli.packages import CONF
 
 COMMANDS = {
     "collect": config.CollectCommand,
+    "convert": config.ConvertCommand,
     "train": config.TrainCommand,
     "evaluate": config.EvaluateCommand,
     "export": config.ExportCommand,
@@ -30,6 +31,7 @@ REQUIRED = {
     "export": {"run": "x", "out": "y"},
     "download": {"domain": "walker", "algo": "rnd"},
     "verify": {"path": "x"},
+    "convert": {"to": "minari", "buffer": "x", "minari": "y-v0"},
     "table": {"sweep": "x"},
 }
 

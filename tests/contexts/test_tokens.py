@@ -123,7 +123,7 @@ def test_separate_tokens_match_a_rewrite_by_hand(batch):
 def test_a_normalizer_standardises_and_leaves_constants_alone():
     rows = rng(0).normal(3, 5, (1000, 2))
     rows[:, 1] = 7
-    normalizer = Normalizer.measure(rows, best_return=12.0, reward_scale=2.0)
+    normalizer = Normalizer.measure(rows, largest_return=12.0, reward_scale=2.0)
     standardised = normalizer.normalize(rows)
     bound = (
         2 * rounding(1000, np.float64) * np.abs(rows).max()
