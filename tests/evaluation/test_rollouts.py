@@ -180,7 +180,7 @@ def test_controls_without_context_begin_empty_each_time(watched, condition):
 
 def test_foreign_contexts_hold_own_trajectories_on_the_other_tasks(watched, tasks):
     attempts = list(watched.attempts("foreign"))
-    others = other_tasks(tasks, watched._stream("other tasks"))
+    others = other_tasks(tasks, watched._player.stream("other tasks"))
     here, there = watched.agent.acted[0::2], watched.agent.acted[1::2]
     assert (len(here), len(there)) == (LONGEST, LONGEST - 1)
     past = nothing()

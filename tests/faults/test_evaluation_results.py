@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 import datasets
+from agentic_transformer.agents.attempts import Player
 from agentic_transformer.config import (
     AgentConfig,
     DataPlace,
@@ -20,7 +21,6 @@ from agentic_transformer.config import (
 )
 from agentic_transformer.evaluation import results_folder
 from agentic_transformer.evaluation.conditions import check_conditions, evaluation_tasks
-from agentic_transformer.evaluation.rollouts import Evaluation
 from experiments import evaluate, plot, quickstart
 from tests import processes
 from tests.faults.saved_agents import save
@@ -185,7 +185,7 @@ def test_what_cannot_work_fails_before_the_agent_acts(
     asked, eval_change, change, says, monkeypatch
 ):
     run, first = asked
-    monkeypatch.setattr(Evaluation, "_attempt", never)
+    monkeypatch.setattr(Player, "attempt", never)
     with pytest.raises(ValueError, match=says):
         evaluate.evaluate(replace(first, eval=replace(first.eval, **eval_change), **change), run)
     assert not list(run.glob("evaluate/*"))
@@ -196,7 +196,7 @@ def test_other_data_than_those_of_training_are_refused(asked, tmp_path, monkeypa
     run, first = asked
     config = run / "config.yaml"
     config.write_text(config.read_text().replace("horizon: null", "horizon: 6"))
-    monkeypatch.setattr(Evaluation, "_attempt", never)
+    monkeypatch.setattr(Player, "attempt", never)
     with pytest.raises(ValueError, match="trajectories have 6 steps, those of training had 12"):
         evaluate.evaluate(replace(first, eval=replace(first.eval, conditions=["dataset"])), run)
 
