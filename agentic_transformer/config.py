@@ -599,11 +599,16 @@ class DataPlace:
 class EvaluateCommand:
     """Runs rollouts of a trained agent; settings of `eval` that are not given are the run's."""
 
-    run: str = setting("???", RUN, example="runs/mine")
+    run: str = setting("???", f"{RUN[:-1]}; of a sweep: all of its runs.", example="runs/mine")
+    task: str | None = setting(
+        None,
+        "Another task of the domain to evaluate on; null: the one of training.",
+        example="walker_run",
+    )
     out: str | None = setting(
         None,
         "Folder of the results; null: the run's. Records with other settings stay: then it is "
-        "evaluate/<digest> in that folder.",
+        "evaluate/<digest> in that folder. A sweep's runs get <out>/<job>.",
         example="runs/mine-again",
     )
     checkpoint: str = setting(
@@ -634,6 +639,9 @@ class PlotCommand:
         "Folder of the figures; null: the folder itself, or `comparison` beside the first of "
         "several.",
         example="figures",
+    )
+    paper: bool = setting(
+        False, "Whether the table of the Ring Attention paper stands beside the returns."
     )
 
 

@@ -73,7 +73,11 @@ def check_evaluation(config: QuickstartCommand) -> None:
     tasks = evaluation_tasks(config.task, config.eval, config.seed, config.data)
     for agent in (config.agent, config.baseline):
         check_conditions(
-            conditions_of(agent, config.eval), tasks, config.eval, agent, config.data.episodes
+            conditions_of(agent, config.eval, config.task),
+            tasks,
+            config.eval,
+            agent,
+            config.data.episodes,
         )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import envs
 from agentic_transformer.config import EvaluateCommand, TrainCommand
 from agentic_transformer.evaluation.conditions import evaluation_tasks
+from agentic_transformer.evaluation.evaluate import evaluated_task
 from agentic_transformer.evaluation.results_folder import ROLLOUTS, VIDEO
 from experiments.cli.run_folder import read_config
 from experiments.reports.pictures import picture
@@ -30,7 +31,8 @@ def save_video(config: EvaluateCommand, run: Path, folder: Path) -> None:
 
     def draw(path: Path) -> None:
         trained = read_config(run, TrainCommand)
-        task = evaluation_tasks(trained.task, config.eval, trained.seed, trained.data)[0]
+        name = evaluated_task(config, trained)
+        task = evaluation_tasks(name, config.eval, trained.seed, trained.data)[0]
         numbers = sorted(set(config.eval.trajectories))
         with np.load(folder / ROLLOUTS) as rollouts:
             # (attempts, T + 1, P) of the first task -> (attempts x (T + 1), P)
