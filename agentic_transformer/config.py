@@ -620,6 +620,21 @@ class EvaluateCommand:
 
 
 @dataclass
+class WatchCommand:
+    """Lets a trained agent play a few hidden tasks, and draws its attempts as a moving picture."""
+
+    agent: str = setting("maze", "Folder of a run, or the name of a committed agent.")
+    attempts: list[int] = setting(
+        [1, 2, 4, 8], "Attempts that are shown, of one growing context.", minimum=1, maximum=4096
+    )
+    tasks: int = setting(4, "Hidden tasks, side by side.", minimum=2, maximum=5)
+    seed: int = setting(
+        0, "Seed of the tasks, starts and actions.", minimum=0, maximum=MAXIMUM_SEED
+    )
+    out: str = setting("attempts.gif", "The picture, a .gif or an .mp4.")
+
+
+@dataclass
 class ExportCommand:
     """Exports an inference-only copy of a run (no optimizer state), small enough to share."""
 

@@ -89,13 +89,11 @@ def test_quickstart_leaves_everything_that_is_promised(quickstart):
     ]
 
 
-def test_without_a_drawing_library_only_the_videos_are_missing(quickstart):
-    _, said = quickstart
-    lines = [line for line in said.splitlines() if "render" in line]
-    assert [line.partition(":")[0] for line in lines] == [
-        f"no demo/{agent}/attempts.mp4" for agent in ("at_prefix", "dt")
-    ]
-    assert all("apt install libegl1 libgl1-mesa-dri" in line for line in lines)
+def test_a_plane_is_drawn_without_a_drawing_library(quickstart):
+    folder, said = quickstart
+    assert "render" not in said
+    for agent in ("at_prefix", "dt"):
+        assert (folder / "demo" / agent / "attempts.mp4").stat().st_size > 0
 
 
 def test_records_hold_every_condition_paired_by_task(quickstart):

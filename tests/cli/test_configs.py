@@ -16,6 +16,7 @@ COMMANDS = {
     "collect": config.CollectCommand,
     "train": config.TrainCommand,
     "evaluate": config.EvaluateCommand,
+    "watch": config.WatchCommand,
     "export": config.ExportCommand,
     "plot": config.PlotCommand,
     "quickstart": config.QuickstartCommand,
