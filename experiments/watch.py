@@ -1,6 +1,6 @@
 """Draws a trained agent's attempts at a few hidden tasks as a moving picture.
 
-python -m experiments.watch agent=maze out=attempts.gif
+python -m experiments.watch load=maze out=attempts.gif
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main(config: WatchCommand) -> None:
     path = Path(config.out)
     if path.suffix not in (".gif", ".mp4"):
         raise ValueError(f"out={path} must end in .gif or .mp4")
-    agent = agentic_transformer.load(config.agent)
+    agent = agentic_transformer.load(config.load)
     asked = EvalConfig(tasks=config.tasks, seed=config.seed)
     tasks = evaluation_tasks(agent.spec.task, asked, agent.spec.seed)
     attempts = agent.play(envs.make_vec(tasks), max(config.attempts), seed=config.seed)

@@ -22,8 +22,8 @@ from agentic_transformer.evaluation.results_folder import ROLLOUTS, VIDEO
 from experiments.reports.pictures import picture
 from experiments.reports.return_table import reported
 
-FRAMES_PER_SECOND = 8
-PAUSE = 8
+FRAMES_PER_SECOND = 10
+PAUSE = 10
 """Frames for which the end of an attempt stays: a second."""
 
 LONGEST = 48
