@@ -12,7 +12,7 @@ from experiments.cli import app as cli
 
 
 def main(config: WatchCommand) -> None:
-    """Plays, prints the returns, and draws the attempts that are asked for.
+    """Runs attempts, prints their returns, and draws the attempts that are asked for.
 
     Raises:
         ValueError: there is no such agent, or `out` is no .gif or .mp4.
