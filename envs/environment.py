@@ -76,7 +76,12 @@ def make_vec(
 
 
 class Environment(gymnasium.Env):
-    """Runs one environment, as a vector of one."""
+    """Runs one environment, as a vector of one.
+
+    Attributes:
+        action_repeat: agent steps for which each action is held.
+        horizon: steps of an episode.
+    """
 
     metadata = {"render_modes": list(RENDER_MODES), "render_fps": 30}
 
@@ -91,6 +96,7 @@ class Environment(gymnasium.Env):
         self.observation_space = self._vector.single_observation_space
         self.action_space = self._vector.single_action_space
         self.render_mode = render_mode
+        self.action_repeat, self.horizon = self._vector.action_repeat, self._vector.horizon
 
     def __copy__(self) -> Environment:
         """Copies deeply; see `VectorEnvironment.__copy__`."""

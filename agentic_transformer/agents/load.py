@@ -9,6 +9,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from agentic_transformer.agents.base import Agent
+from agentic_transformer.agents.run_folders import find_run, read_acting
 from agentic_transformer.agents.td3_bc import TD3BCAgent
 from agentic_transformer.agents.transformer import TransformerAgent
 from agentic_transformer.config import TrainCommand
@@ -18,19 +19,22 @@ from agentic_transformer.training.checkpoint_reader import CheckpointReader
 from agentic_transformer.training.computation import describe_computation
 
 
-def load(run: Path | str, checkpoint: str = "newest", mesh: Mesh | None = None) -> Agent:
+def load(run: Path | str, checkpoint: str | int = "newest", mesh: Mesh | None = None) -> Agent:
     """Loads the agent of a trained run.
 
     Args:
-        run: the run's folder.
+        run: the run's folder, or the name of a committed agent, such as "maze".
         checkpoint: "newest", "best" (by its loss), or a step.
         mesh: devices over which the agent's caches are sharded; None: one device.
 
     Raises:
-        ValueError: the run has no such checkpoint, or it is not one of this version.
+        ValueError: there is no such run or checkpoint, or it is not one of this version.
     """
-    checkpoints = CheckpointReader(Path(run))
-    return build_agent(checkpoints, checkpoints.find(checkpoint), mesh)
+    folder = find_run(run)
+    checkpoints = CheckpointReader(folder)
+    agent = build_agent(checkpoints, checkpoints.find(str(checkpoint)), mesh)
+    agent.acting = read_acting(folder)
+    return agent
 
 
 def build_agent(checkpoints: CheckpointReader, step: int, mesh: Mesh | None = None) -> Agent:

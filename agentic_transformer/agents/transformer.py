@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from agentic_transformer.agents.attempts import Plays
 from agentic_transformer.agents.base import Context, Trajectory
 from agentic_transformer.agents.cache import empty_cache, tokens_at_once
 from agentic_transformer.agents.programs import compiled_programs, pack_tokens
@@ -22,7 +23,7 @@ from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.models.transformer import unrolled
 
 
-class TransformerAgent:
+class TransformerAgent(Plays):
     """Acts with a trained transformer, see `agentic_transformer.agents.base.Agent`."""
 
     def __init__(

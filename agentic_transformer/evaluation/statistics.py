@@ -25,6 +25,7 @@ SUMMARY_COLUMNS = [
     *("best_mean", "best_low", "best_high"),
     *("found", "found_low", "found_high"),
     *("repeat_miss_rate", "repeat_miss_rate_low", "repeat_miss_rate_high"),
+    "best_return",
 ]
 
 COMPARISON_COLUMNS = [
@@ -108,7 +109,8 @@ def summarize(records: pd.DataFrame) -> pd.DataFrame:
         found, the share of units whose first n attempts earned `FOUND_SHARE` of the best return in
         the data of their task (NaN if `best_return` is not known);
         repeat_miss_rate, the share of what the n-th attempts tried that had been missed before
-        (`agentic_transformer.evaluation.search_metrics`; NaN if it is not known).
+        (`agentic_transformer.evaluation.search_metrics`; NaN if it is not known);
+        best_return, the mean of the best returns in the data (NaN if one is not known).
     """
     # The records of a baseline may lack the best return of a task that other records tell.
     best_return = records.groupby(["task", "task_id"])["best_return"].transform("max")
@@ -133,6 +135,7 @@ def summarize(records: pd.DataFrame) -> pd.DataFrame:
                 *interval(table["best"], seeds),
                 *_interval_of_known(found, seeds),
                 *_interval_of_known(table["repeat_miss_rate"], seeds),
+                table["best_return"].mean(skipna=False),
             )
         )
     return pd.DataFrame(rows, columns=SUMMARY_COLUMNS)
