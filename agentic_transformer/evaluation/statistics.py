@@ -25,6 +25,8 @@ SUMMARY_COLUMNS = [
     *("best_mean", "best_low", "best_high"),
     *("found", "found_low", "found_high"),
     *("repeat_miss_rate", "repeat_miss_rate_low", "repeat_miss_rate_high"),
+    *("action_entropy", "action_entropy_low", "action_entropy_high"),
+    *("first_action_entropy", "first_action_entropy_low", "first_action_entropy_high"),
 ]
 
 COMPARISON_COLUMNS = [
@@ -81,7 +83,7 @@ def _interquartile_mean(rows: np.ndarray) -> np.ndarray:
     return np.array([trim_mean(row[~np.isnan(row)], 0.25) for row in rows])
 
 
-def _interval_of_known(values: pd.Series, seeds: pd.Series) -> tuple[float, float, float]:
+def interval_of_known(values: pd.Series, seeds: pd.Series) -> tuple[float, float, float]:
     """Returns the interval of the values that are not NaN; NaNs if there are none."""
     known = values.notna()
     return interval(values[known], seeds[known]) if known.any() else (np.nan,) * 3
@@ -108,8 +110,11 @@ def summarize(records: pd.DataFrame) -> pd.DataFrame:
         found, the share of units whose first n attempts earned `FOUND_SHARE` of the best return in
         the data of their task (NaN if `best_return` is not known);
         repeat_miss_rate, the share of what the n-th attempts tried that had been missed before
-        (`agentic_transformer.evaluation.search_metrics`; NaN if it is not known).
+        (`agentic_transformer.evaluation.search_metrics`; NaN if it is not known);
+        action_entropy and first_action_entropy, of the n-th attempt and of its first action.
+        Condition `retrieval` is left out: its returns depend on the distance too.
     """
+    records = records[records["condition"] != "retrieval"]
     # The records of a baseline may lack the best return of a task that other records tell.
     best_return = records.groupby(["task", "task_id"])["best_return"].transform("max")
     rows = []
@@ -131,8 +136,10 @@ def summarize(records: pd.DataFrame) -> pd.DataFrame:
                 *interval(table["return"], seeds),
                 *interval(table["return"], seeds, iqm=True),
                 *interval(table["best"], seeds),
-                *_interval_of_known(found, seeds),
-                *_interval_of_known(table["repeat_miss_rate"], seeds),
+                *interval_of_known(found, seeds),
+                *interval_of_known(table["repeat_miss_rate"], seeds),
+                *interval_of_known(table["action_entropy"], seeds),
+                *interval_of_known(table["first_action_entropy"], seeds),
             )
         )
     return pd.DataFrame(rows, columns=SUMMARY_COLUMNS)
@@ -155,7 +162,7 @@ def compare(records: pd.DataFrame) -> pd.DataFrame:
         others = records[
             (records["task"] == task)
             & (records["trajectories"] == number)
-            & (records["condition"] != "own")
+            & ~records["condition"].isin(["own", "retrieval"])
         ]
         controls = others[(others["agent"] == agent) | others["condition"].isin(BASELINES)]
         for (baseline, condition), theirs in controls.groupby(["agent", "condition"]):
