@@ -214,7 +214,7 @@ class GrowingContext:
     """Follows attempts that stay in one context, of which a window may forget the oldest."""
 
     def __init__(self, player: Player, attempts: int) -> None:
-        """Begins with an empty context.
+        """Starts with an empty context.
 
         Args:
             player: runs the attempts; `window` of its settings says how many a context may hold,
