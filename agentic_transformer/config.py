@@ -621,11 +621,16 @@ class DataPlace:
 class EvaluateCommand:
     """Runs rollouts of a trained agent; settings of `eval` that are not given are the run's."""
 
-    run: str = setting("???", RUN, example="runs/mine")
+    run: str = setting("???", f"{RUN[:-1]}; of a sweep: all of its runs.", example="runs/mine")
+    task: str | None = setting(
+        None,
+        "Another task of the domain to evaluate on; null: the one of training.",
+        example="walker_run",
+    )
     out: str | None = setting(
         None,
         "Folder of the results; null: the run's. Records with other settings stay: then it is "
-        "evaluate/<digest> in that folder.",
+        "evaluate/<digest> in that folder. A sweep's runs get <out>/<job>.",
         example="runs/mine-again",
     )
     checkpoint: str = setting(
@@ -634,6 +639,21 @@ class EvaluateCommand:
     data: DataPlace = field(default_factory=DataPlace)
     eval: EvalConfig = field(default_factory=EvalConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
+
+
+@dataclass
+class WatchCommand:
+    """Lets a trained agent play a few hidden tasks, and draws its attempts as a moving picture."""
+
+    agent: str = setting("maze", "Folder of a run, or the name of a committed agent.")
+    attempts: list[int] = setting(
+        [1, 2, 4, 8], "Attempts that are shown, of one growing context.", minimum=1, maximum=4096
+    )
+    tasks: int = setting(4, "Hidden tasks, side by side.", minimum=2, maximum=5)
+    seed: int = setting(
+        0, "Seed of the tasks, starts and actions.", minimum=0, maximum=MAXIMUM_SEED
+    )
+    out: str = setting("attempts.gif", "The picture, a .gif or an .mp4.")
 
 
 @dataclass
@@ -656,6 +676,9 @@ class PlotCommand:
         "Folder of the figures; null: the folder itself, or `comparison` beside the first of "
         "several.",
         example="figures",
+    )
+    paper: bool = setting(
+        False, "Whether the table of the Ring Attention paper stands beside the returns."
     )
 
 

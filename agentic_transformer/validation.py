@@ -31,11 +31,13 @@ def check_command(command: Any) -> None:
     """Raises a UserError if a value of a command's dataclass is wrong, alone or beside others."""
     for key, setting in settings_of(type(command)).items():
         setting.check(value_at(command, key))
-    if hasattr(command, "task"):
-        check_task(command.task)
-        check_horizon(command.task, command.data)
-    if hasattr(command, "task") and hasattr(command, "eval"):
-        check_held_out(command.task, command.eval)
+    task = getattr(command, "task", None)  # None: an evaluation's, which is that of the run
+    if task is not None:
+        check_task(task)
+        if isinstance(command.data, DataConfig):
+            check_horizon(task, command.data)
+        if hasattr(command, "eval"):
+            check_held_out(task, command.eval)
     if hasattr(command, "eval"):
         check_window(command.eval)
     if hasattr(command, "topology"):

@@ -34,10 +34,16 @@ def baseline_condition(agent: AgentConfig) -> str | None:
     return "bc" if agent.top == 1 else "bc10"
 
 
-def conditions_of(agent: AgentConfig, config: EvalConfig) -> list[str]:
-    """Returns the conditions to evaluate; an agent without a context has one, its baseline."""
+def conditions_of(agent: AgentConfig, config: EvalConfig, task: str) -> list[str]:
+    """Returns the conditions to evaluate; an agent without a context has one, its baseline.
+
+    A task that is not hidden has no foreign context: nothing has to be found out.
+    """
     baseline = baseline_condition(agent)
-    return [baseline] if baseline else list(config.conditions)
+    if baseline:
+        return [baseline]
+    hidden = envs.task(task).hidden
+    return [condition for condition in config.conditions if hidden or condition != "foreign"]
 
 
 def evaluation_tasks(
@@ -66,21 +72,15 @@ def evaluation_tasks(
 
 
 def other_tasks(tasks: Sequence[envs.Task], rng: np.random.Generator) -> list[envs.Task]:
-    """Returns for each task another one of its domain.
-
-    It is drawn from the given tasks, or from the registry if they are all the same.
+    """Returns for each task another one, drawn from the given tasks.
 
     Raises:
-        ValueError: the domain has no other task.
+        ValueError: they are all the same.
     """
     by_id = {task.id: task for task in tasks}
     if len(by_id) == 1:
-        domain, families = tasks[0].domain, envs.families()
-        registered = (envs.task(name) for name in envs.tasks() if name not in families)
-        by_id |= {task.id: task for task in registered if task.domain == domain}
-    if len(by_id) == 1:
         raise ValueError(
-            f"condition 'foreign' needs a second task of the domain of {tasks[0].id}; "
+            f"condition 'foreign' needs two different tasks, all are {tasks[0].id}; "
             "leave it out of eval.conditions"
         )
     others = {

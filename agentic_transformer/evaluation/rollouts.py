@@ -69,6 +69,7 @@ class Evaluation:
         config: EvalConfig,
         data: RelabelledDataset | None = None,
         hypotheses: np.ndarray | None = None,
+        task: str | None = None,
     ) -> None:
         """Prepares an evaluation.
 
@@ -80,6 +81,8 @@ class Evaluation:
                 "dataset" and the oracles.
             hypotheses: (training tasks, episodes) returns of these trajectories under the training
                 tasks; needed for the oracles.
+            task: the task or family that `tasks` are of; None: the one that the agent was trained
+                on.
         """
         self.agent = agent
         self.spec = agent.spec
@@ -87,12 +90,13 @@ class Evaluation:
         self.config = config
         self.data = data
         self.hypotheses = hypotheses
+        self.task = task or self.spec.task
         self.longest = max(config.trajectories)
         self._player = Player(agent, len(self.tasks), config)
 
     def conditions(self) -> list[str]:
         """Returns the conditions to evaluate."""
-        return conditions_of(self.spec.agent, self.config)
+        return conditions_of(self.spec.agent, self.config, self.task)
 
     def check(self, conditions: Sequence[str] | None = None) -> None:
         """Raises a ValueError if a condition lacks what it needs, before the agent acts.
@@ -149,7 +153,11 @@ class Evaluation:
         return in_a_row and self.data is not None and len(set(self.tasks)) > 1
 
     def records(self, condition: str, attempt: Attempt) -> pd.DataFrame:
-        """Returns the records of an attempt, one row per environment."""
+        """Returns the records of an attempt, one row per environment.
+
+        An agent that was trained on another task says so in its name.
+        """
+        elsewhere = "" if self.task == self.spec.task else f" trained on {self.spec.task}"
         in_context = 0 if condition in ("no_context", *BASELINES) else attempt.number - 1
         if self.config.window is not None:
             in_context = min(in_context, self.config.window - 1)
@@ -157,8 +165,8 @@ class Evaluation:
         context_steps = in_context * self.spec.steps
         return pd.DataFrame(
             {
-                "agent": self.spec.agent.name,
-                "task": self.spec.task,
+                "agent": self.spec.agent.name + elsewhere,
+                "task": self.task,
                 "condition": condition,
                 "seed": self.spec.seed,
                 "task_id": [task.id for task in self.tasks],

@@ -27,6 +27,7 @@ SUMMARY_COLUMNS = [
     *("repeat_miss_rate", "repeat_miss_rate_low", "repeat_miss_rate_high"),
     *("action_entropy", "action_entropy_low", "action_entropy_high"),
     *("first_action_entropy", "first_action_entropy_low", "first_action_entropy_high"),
+    "best_return",
 ]
 
 COMPARISON_COLUMNS = [
@@ -83,7 +84,7 @@ def _interquartile_mean(rows: np.ndarray) -> np.ndarray:
     return np.array([trim_mean(row[~np.isnan(row)], 0.25) for row in rows])
 
 
-def interval_of_known(values: pd.Series, seeds: pd.Series) -> tuple[float, float, float]:
+def _interval_of_known(values: pd.Series, seeds: pd.Series) -> tuple[float, float, float]:
     """Returns the interval of the values that are not NaN; NaNs if there are none."""
     known = values.notna()
     return interval(values[known], seeds[known]) if known.any() else (np.nan,) * 3
@@ -111,7 +112,8 @@ def summarize(records: pd.DataFrame) -> pd.DataFrame:
         the data of their task (NaN if `best_return` is not known);
         repeat_miss_rate, the share of what the n-th attempts tried that had been missed before
         (`agentic_transformer.evaluation.search_metrics`; NaN if it is not known);
-        action_entropy and first_action_entropy, of the n-th attempt and of its first action.
+        action_entropy and first_action_entropy, of the n-th attempt and of its first action;
+        best_return, the mean of the best returns in the data (NaN if one is not known).
         Condition `retrieval` is left out: its returns depend on the distance too.
     """
     records = records[records["condition"] != "retrieval"]
@@ -136,10 +138,11 @@ def summarize(records: pd.DataFrame) -> pd.DataFrame:
                 *interval(table["return"], seeds),
                 *interval(table["return"], seeds, iqm=True),
                 *interval(table["best"], seeds),
-                *interval_of_known(found, seeds),
-                *interval_of_known(table["repeat_miss_rate"], seeds),
-                *interval_of_known(table["action_entropy"], seeds),
-                *interval_of_known(table["first_action_entropy"], seeds),
+                *_interval_of_known(found, seeds),
+                *_interval_of_known(table["repeat_miss_rate"], seeds),
+                *_interval_of_known(table["action_entropy"], seeds),
+                *_interval_of_known(table["first_action_entropy"], seeds),
+                table["best_return"].mean(skipna=False),
             )
         )
     return pd.DataFrame(rows, columns=SUMMARY_COLUMNS)

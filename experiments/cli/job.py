@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import shlex
 import sys
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from experiments.cli import (
     provenance,
     run_folder,
     run_status,
+    sweeps,
 )
 from experiments.cli.packages import is_user_error
 from experiments.cli.run_folder import Opened
@@ -60,7 +62,7 @@ class Job:
 
     def parent(self, command: Any) -> Path:
         """Returns where new folders of the command go."""
-        return run_folder.RUNS / getattr(command, "task", self.name)
+        return run_folder.RUNS / (getattr(command, "task", None) or self.name)
 
     def prepare(self, command: Any) -> None:
         """Opens the folder of a single run and chooses its devices.
@@ -70,7 +72,8 @@ class Job:
         """
         devices.make_virtual_devices(command)
         if self.takes_run and not self.makes_run:
-            run_folder.read_config(Path(command.run), TrainCommand)
+            for run in sweeps.runs_of(Path(command.run)):
+                run_folder.read_config(run, TrainCommand)
         number, count = process_info(command.mesh) if hasattr(command, "mesh") else (0, 1)
         if count > 1 and (self.name != "train" or not command.run):
             raise_config_error(
@@ -143,13 +146,26 @@ class Job:
             run_folder.write_description(folder, command, overrides, facts)
             self.main(command, folder)
             return {}
-        run = Path(command.run)
+        runs = sweeps.runs_of(Path(command.run))
+        if len(runs) == 1:
+            return self._work_on(runs[0], command, overrides, facts)
+        for run in runs:
+            print(f"run folder: {run}", flush=True)
+            out = command.out and str(Path(command.out) / run.name)
+            one = replace(copy.deepcopy(command), run=str(run), out=out)
+            self._work_on(run, one, overrides, facts)
+        return {}
+
+    def _work_on(
+        self, run: Path, command: Any, overrides: list[str], facts: dict[str, Any]
+    ) -> dict[str, str]:
+        """Calls the command's main for a run that is there; returns where its results are."""
         if hasattr(command, "eval"):
             _inherit_evaluation(command, overrides)
         results = self.main(command, run) or run
         # Only now: until then the results in the folder are those of the command before.
-        facts |= provenance.devices()
-        run_folder.write_description(results / self.name, command, overrides, facts)
+        described = facts | provenance.devices()
+        run_folder.write_description(results / self.name, command, overrides, described)
         return {"results": str(results.resolve())}
 
     def resume_command(self, folder: Path) -> str:

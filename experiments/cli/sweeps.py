@@ -75,6 +75,21 @@ def jobs(folder: Path) -> list[Path]:
     return sorted(found, key=lambda job: (len(job.name), job.name))
 
 
+def runs_of(folder: Path) -> list[Path]:
+    """Returns the runs that a folder names: itself, or the jobs of a sweep that trained.
+
+    Raises:
+        UserError: a job of the sweep was not trained to its end.
+    """
+    if (folder / CONFIG).exists() or not (found := jobs(folder)):
+        return [folder]
+    for job in found:
+        if run_status.read_status(job).get("state") != "finished":
+            problem = f"run={folder}: its job {job.name} did not finish"
+            raise_config_error(problem, "a sweep whose jobs all finished, or one of its folders")
+    return found
+
+
 def conclude(opened: run_folder.Opened, crashed: bool, resumable: bool) -> int:
     """Writes how a sweep ended, and prints the jobs that failed; returns the exit code.
 

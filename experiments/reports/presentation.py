@@ -33,7 +33,7 @@ from experiments.reports.pictures import picture
 from experiments.reports.return_table import reported, table_text
 
 
-def present(runs: Sequence[Path], out: Path) -> None:
+def present(runs: Sequence[Path], out: Path, paper: bool = False) -> None:
     """Writes the tables and figures of some runs together, and prints the table and their paths.
 
     Tables come first. If a figure cannot be drawn, one line says why.
@@ -42,6 +42,7 @@ def present(runs: Sequence[Path], out: Path) -> None:
         runs: run folders, each with a `records.csv`.
         out: folder for `TABLES` and `FIGURES`, as far as there is something to show. If it is
             another folder than that of the single run, it also gets `records.csv`, joined.
+        paper: whether to add the table of the Ring Attention paper.
 
     Raises:
         ValueError: a run has no records, the records cannot be read together, or they would
@@ -62,12 +63,9 @@ def present(runs: Sequence[Path], out: Path) -> None:
     written = {"summary": summary, "comparisons": comparisons} | (
         {"records": records} if elsewhere else {}
     )
-    paper = beside_paper(summary)
-    some = {
-        "paper_table": paper,
-        "windows": summarize_windows(records),
-        "retrieval": summarize_retrieval(records),
-    }
+    if paper:
+        written["paper_table"] = beside_paper(summary)
+    some = {"windows": summarize_windows(records), "retrieval": summarize_retrieval(records)}
     written |= {name: table for name, table in some.items() if len(table)}
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -78,8 +76,8 @@ def present(runs: Sequence[Path], out: Path) -> None:
     for name, table in written.items():
         table.to_csv(out / f"{name}.csv", index=False)
     print(table_text(summary, comparisons), flush=True)
-    if len(paper):
-        print(paper_text(paper), flush=True)
+    if paper:
+        print(paper_text(written["paper_table"]), flush=True)
     tasks = [table["task"].iloc[0] for table in tables]
     drawn = _draw(runs, names, tasks, written | {"records": records}, out)
     print(

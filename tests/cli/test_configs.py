@@ -16,6 +16,7 @@ COMMANDS = {
     "collect": config.CollectCommand,
     "train": config.TrainCommand,
     "evaluate": config.EvaluateCommand,
+    "watch": config.WatchCommand,
     "export": config.ExportCommand,
     "plot": config.PlotCommand,
     "quickstart": config.QuickstartCommand,
@@ -77,10 +78,18 @@ def test_files_hold_only_what_differs():
 @pytest.mark.parametrize("name", COMMANDS)
 def test_defaults_do_not_drift(name):
     """What a command does by default is the same from the command line and from Python."""
-    made = composed(name)
+    words = ["experiment=ascending"] if name == "quickstart" else []  # an experiment is its default
     differs = REQUIRED | {"quickstart": {"mesh": config.MeshConfig(ring=2, virtual_devices=2)}}
     default = COMMANDS[name](**differs.get(name, {}))
-    assert dataclasses.asdict(made) == dataclasses.asdict(default)
+    assert dataclasses.asdict(composed(name, *words)) == dataclasses.asdict(default)
+
+
+def test_the_quickstart_trains_the_agent_that_searches():
+    """Its ring of two and its shorter evaluation make no other agent."""
+    made, search = composed("quickstart"), composed("train", "experiment=search")
+    assert (made.agent, made.train, made.data) == (search.agent, search.train, search.data)
+    assert dataclasses.replace(made.model, attention="dense") == search.model
+    assert (made.eval.temperature, made.eval.noise) == (search.eval.temperature, search.eval.noise)
 
 
 @pytest.mark.parametrize(("name", "choice"), CHOICES)

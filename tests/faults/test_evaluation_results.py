@@ -153,6 +153,21 @@ def test_a_sweep_of_evaluations_keeps_all_and_is_drawn_as_one(asked, tmp_path):
     assert columns["return no_context [3]"].notna().all()
 
 
+def test_all_runs_of_a_sweep_are_evaluated(asked, tmp_path):
+    run, _ = asked
+    for job in ("0", "1"):
+        shutil.copytree(run, tmp_path / "sweep" / job)
+        (tmp_path / "sweep" / job / "status.json").write_text('{"state": "finished"}')
+    words = ["run=sweep", "eval.conditions=[no_context]", "eval.video=false"]
+    done = run_command(tmp_path, "evaluate", *words)
+    assert done.returncode == 0, done.stderr
+    one, other = ((tmp_path / "sweep" / job / "records.csv").read_bytes() for job in ("0", "1"))
+    assert one == other
+    (tmp_path / "sweep" / "1" / "status.json").write_text('{"state": "failed"}')
+    done = run_command(tmp_path, "evaluate", *words)
+    assert done.returncode == 2 and "its job 1 did not finish" in done.stderr
+
+
 # What cannot work.
 
 
@@ -212,9 +227,8 @@ def test_tasks_that_do_not_divide_over_the_devices_are_refused_in_words(asked, t
 
 def test_a_condition_without_another_task_is_found_at_once():
     (task, *_) = evaluation_tasks("cheetah_run", EvalConfig(tasks=2), 0)
-    check_conditions(
-        ["own", "foreign"], [task, task], EvalConfig(), AgentConfig(), None
-    )  # the cheetah has others
+    with pytest.raises(ValueError, match="condition 'foreign' needs two different tasks"):
+        check_conditions(["own", "foreign"], [task, task], EvalConfig(), AgentConfig(), None)
     with pytest.raises(ValueError, match="condition 'dataset' needs the training data"):
         check_conditions(["own", "dataset"], [task, task], EvalConfig(), AgentConfig(), None)
     few = AgentConfig(top=0.1)

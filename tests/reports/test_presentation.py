@@ -6,10 +6,10 @@ import sys
 import pandas as pd
 import pytest
 
-from agentic_transformer.evaluation.statistics import summarize
+from agentic_transformer.evaluation.statistics import compare, summarize
 from experiments.reports.paper import beside_paper
 from experiments.reports.presentation import present, runs_within
-from experiments.reports.return_table import reported
+from experiments.reports.return_table import reported, table_text
 from tests.evaluation.test_statistics import make_records
 
 RETURNS = [[1.0, 3.0, 2.0], [2.0, 0.0, 5.0]]
@@ -185,6 +185,24 @@ def test_seeds_of_one_agent_are_one_curve(tmp_path):
     assert set(summary["agent"]) == {"at"}
     assert set(summary["seeds"]) == {2}
     assert not (tmp_path / "out" / "agents.png").exists()
+
+
+def test_nothing_is_concluded_from_little():
+    """No ratio where the first interval reaches 0, no verdict from few contexts, both otherwise."""
+
+    def said(first, contexts):
+        returns = [[first * (i % 2), 5.0] for i in range(contexts)]
+        records = pd.concat(
+            [
+                make_records(returns),
+                make_records([[0.0, 1.0]] * contexts, "no_context"),
+            ]
+        )
+        return table_text(summarize(records), compare(records))
+
+    few, many = said(1.0, 4), said(1.0, 40)
+    assert "times own" not in few and "4 contexts, too few to conclude from" in few
+    assert "own at n=2 is 10.0 times own at n=1" in many and "above 0" in many
 
 
 def test_nothing_is_written_over_records_or_before_all_is_read(tmp_path):
