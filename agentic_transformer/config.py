@@ -377,8 +377,30 @@ class EvalConfig:
     conditions: list[str] = setting(
         ["own", "no_context", "foreign", "dataset"],
         "own: earlier attempts are in the context; no_context, foreign and dataset are its "
-        "controls. bayes_greedy and posterior_sampling are oracles of search, for hidden tasks.",
-        choices=("own", "no_context", "foreign", "dataset", "bayes_greedy", "posterior_sampling"),
+        "controls; zero_rewards, other_rewards and shuffled change one thing about it; retrieval "
+        "hides one good trajectory of the data among poor ones, distractors leaves it out. "
+        "bayes_greedy and posterior_sampling are oracles of search, for hidden tasks.",
+        choices=(
+            "own",
+            "no_context",
+            "foreign",
+            "dataset",
+            "zero_rewards",
+            "other_rewards",
+            "shuffled",
+            "retrieval",
+            "distractors",
+            "bayes_greedy",
+            "posterior_sampling",
+        ),
+    )
+    window: int | None = setting(
+        None,
+        "Trajectories that a context may hold, the one that is acted included, as "
+        "agent.trajectories counts them; older ones are forgotten. null: all.",
+        minimum=1,
+        maximum=4096,
+        example="4",
     )
     tasks: int = setting(
         64,

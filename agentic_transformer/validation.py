@@ -42,6 +42,8 @@ def check_command(command: Any) -> None:
             check_held_out(task, command.eval)
     if getattr(command, "domain", None) is not None:
         check_domain(command.domain)
+    if hasattr(command, "eval"):
+        check_window(command.eval)
     if hasattr(command, "topology"):
         check_plan(command)
     if hasattr(command, "checkpoint"):
@@ -120,6 +122,17 @@ def check_held_out(task: str, config: EvalConfig) -> None:
         raise_config_error(
             f"eval.held_out=beyond: nothing lies beyond task={task}, which has no parameters",
             f"eval.held_out=between, or a task such as {listing(families)}",
+        )
+
+
+def check_window(config: EvalConfig) -> None:
+    """Raises a UserError if no context of the evaluation is longer than its window."""
+    longest = max(config.trajectories, default=1)
+    if config.window is not None and config.window > longest:
+        raise_config_error(
+            f"eval.window={config.window}: no context is as long, with "
+            f"eval.trajectories={format_value(config.trajectories)}",
+            f"at most {longest}, or null",
         )
 
 

@@ -7,7 +7,7 @@ return that it had. So a finished attempt is encoded once more, with its own ret
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -37,6 +37,8 @@ class Attempt(NamedTuple):
     repeat_miss_rate: np.ndarray | float = np.nan
     """(batch,) of `agentic_transformer.evaluation.search_metrics`, if attempts follow each other on
     hidden tasks and the data are at hand."""
+    distance: float = np.nan
+    """Of the informative trajectory, in condition `retrieval`: 1 if it is the last one before."""
 
     @property
     def returns(self) -> np.ndarray:
@@ -85,7 +87,7 @@ def run_trajectory(
     """
     observation, info = env.reset(seed=start)
     return_to_go = target.astype(np.float64)
-    steps, physics = [], [info["physics"]]
+    steps, physics, entropy = [], [info["physics"]], []
     for step in range(agent.spec.steps):
         action, context = agent.act(
             context,
@@ -98,6 +100,7 @@ def run_trajectory(
         )
         next_observation, reward, _, _, info = env.step(action)
         steps.append((observation, action, reward))
+        entropy.append(np.broadcast_to(context.entropy, len(reward)))
         physics.append(info["physics"])
         return_to_go = return_to_go - reward
         context = context.observe(PreviousStep(action, reward, np.zeros(len(reward))))
@@ -108,7 +111,8 @@ def run_trajectory(
     # Whether the target was reached is known only now, after the last step.
     done = agent.layout.completion(target, rewards)[:, -1]
     context = context.observe(context.previous._replace(done=done))
-    return Trajectory(observations, actions, rewards, target), np.stack(physics, axis=1), context
+    trajectory = Trajectory(observations, actions, rewards, target, np.stack(entropy, axis=1))
+    return trajectory, np.stack(physics, axis=1), context
 
 
 class Player:
@@ -135,10 +139,9 @@ class Player:
                 stay the same.
             attempts: how many.
         """
-        context = self.new_context(attempts)
+        past = GrowingContext(self, attempts)
         for number in range(1, attempts + 1):
-            attempt, context = self.attempt(env, context, number, "own")
-            yield attempt
+            yield past.attempt(env, number, "own")
 
     def attempt(
         self, env: VectorEnv, before: Context, number: int, condition: str, keep: bool = True
@@ -169,6 +172,19 @@ class Player:
         """Returns empty contexts that can hold `trajectories` trajectories each."""
         return self.agent.new_context(self.batch, trajectories)
 
+    def prompted(self, prompt: Sequence[Trajectory], room: int) -> Context:
+        """Returns contexts that hold finished trajectories, as training data do.
+
+        Args:
+            prompt: the trajectories, in their order; their targets are those that were asked for.
+            room: how many trajectories the contexts can hold.
+        """
+        context = self.new_context(room)
+        for trajectory in prompt:
+            target = self.target_in_context(trajectory.reward, trajectory.target)
+            context = self.agent.append(context, trajectory._replace(target=target))
+        return context
+
     def stream(self, purpose: str, *numbers: int) -> np.random.Generator:
         """Returns the generator of the draws for a purpose."""
         return stream(purpose, self.config.seed, self.agent.spec.seed, *numbers)
@@ -192,6 +208,47 @@ class Player:
         if self.agent.spec.agent.target == "own":
             return reward.sum(axis=1, dtype=np.float64)
         return target
+
+
+class GrowingContext:
+    """Follows attempts that stay in one context, of which a window may forget the oldest."""
+
+    def __init__(self, player: Player, attempts: int) -> None:
+        """Starts with an empty context.
+
+        Args:
+            player: runs the attempts; `window` of its settings says how many a context may hold,
+                the one that is acted included.
+            attempts: how many will be run.
+        """
+        self._player, self._window = player, player.config.window
+        self._room = min(attempts, self._window or attempts)
+        self._context: Context | None = player.new_context(self._room)
+        self._encoded = 0  # tokens until the end of the last attempt
+        self.trajectories: list[Trajectory] = []
+        """What the context holds."""
+
+    def context(self) -> Context:
+        """Returns the context before the next attempt."""
+        if self._context is None:
+            # What the cache holds of later trajectories depends on those that are forgotten.
+            context = self._player.prompted(self.trajectories, self._room)
+            self._context = replace(context, encoded=self._encoded + context.encoded)
+        return self._context
+
+    def attempt(self, env: VectorEnv, number: int, condition: str) -> Attempt:
+        """Runs the next attempt, which the context then holds; see `Player.attempt`."""
+        full = len(self.trajectories) + 1 == self._window
+        attempt, context = self._player.attempt(
+            env, self.context(), number, condition, keep=not full
+        )
+        self.trajectories.append(attempt.trajectory)
+        if full:
+            self.trajectories.pop(0)
+        self._context = None if full else context
+        attempt = attempt._replace(encoded=context.encoded - self._encoded)
+        self._encoded = context.encoded
+        return attempt
 
 
 class Plays:

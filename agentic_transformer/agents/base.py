@@ -33,6 +33,9 @@ class Trajectory(NamedTuple):
     """(batch, T) raw."""
     target: np.ndarray
     """(batch,) target return (relabelled afterwards if target=own)."""
+    entropy: np.ndarray | float = np.nan
+    """(batch, T) in nats, of the distribution that each action was drawn from, see
+    `agentic_transformer.models.heads.action_entropy`; NaN if it is not known."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class Context:
     """(batch, ...) outcome of the last step, which the next token carries."""
     encoded: int
     """Tokens per environment that went through the model so far, repeated ones included."""
+    entropy: np.ndarray | float = np.nan
+    """(batch,) of the distribution that the last action was drawn from, see `Trajectory`."""
 
     def copy(self) -> Context:
         """Returns an independent context with a cache of its own."""

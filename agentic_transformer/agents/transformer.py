@@ -102,12 +102,14 @@ class TransformerAgent(Plays):
         )
         new_tokens = _check_room(context, timesteps)
         packed = pack_tokens(features, timesteps, context.position, temperature, noise)
-        action, cache = self._programs.act(self._leaves, context.cache, self._put(packed), key)
-        return jax.device_get(action), replace(
+        drawn, cache = self._programs.act(self._leaves, context.cache, self._put(packed), key)
+        action, entropy = np.split(jax.device_get(drawn), [self.spec.action_size], axis=1)
+        return action, replace(
             context,
             cache=cache,
             position=context.position + new_tokens,
             encoded=context.encoded + new_tokens,
+            entropy=entropy[:, 0] if self.spec.model.head == "mixture" else np.nan,
         )
 
     def append(self, context: Context, trajectory: Trajectory) -> Context:

@@ -12,10 +12,11 @@ from agentic_transformer.contexts.chains import available_episodes
 from agentic_transformer.contexts.relabelled import RelabelledDataset
 from agentic_transformer.contexts.training_data import training_tasks
 from agentic_transformer.evaluation.oracles import ORACLES
+from agentic_transformer.evaluation.retrieval import RETRIEVAL, uninformative
 from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.random_streams import stream
 
-NEED_DATA = ("dataset", *ORACLES)
+NEED_DATA = ("dataset", *RETRIEVAL, *ORACLES)
 """Conditions that need the trajectories of the training data."""
 
 
@@ -113,15 +114,43 @@ def check_conditions(
         raise ValueError(f"condition {needing[0]!r} needs the training data")
     if "foreign" in conditions:
         other_tasks(tasks, np.random.default_rng(0))
-    if "dataset" in conditions:
-        _check_prompts(max(config.trajectories), agent, episodes)
+    for condition in ("dataset", *RETRIEVAL):
+        if condition in conditions:
+            _check_prompts(condition, max(config.trajectories), agent, episodes)
 
 
-def _check_prompts(longest: int, agent: AgentConfig, episodes: int) -> None:
+def check_retrieval(tasks: Sequence[envs.Task], config: EvalConfig, returns: np.ndarray) -> None:
+    """Raises a ValueError unless the data have uninformative trajectories enough.
+
+    Args:
+        tasks: the tasks to evaluate on.
+        config: settings of the evaluation.
+        returns: (tasks, episodes) of the data.
+
+    Raises:
+        ValueError: the data lack some, or no context is long enough to hide anything in.
+    """
+    longest = max(config.trajectories) - 1
+    if not longest:
+        raise ValueError(
+            f"condition 'retrieval' needs a context; eval.trajectories={config.trajectories} asks "
+            "for none; allowed: numbers from 2 on"
+        )
+    fewest = int(np.argmin(uninformative(returns).sum(axis=1)))
+    available = int(uninformative(returns[[fewest]]).sum())
+    if longest > available:
+        raise ValueError(
+            f"condition 'retrieval' with eval.trajectories up to {longest + 1} needs {longest} "
+            f"trajectories that earn almost nothing; the data have {available} for "
+            f"{tasks[fewest].id}; allowed: up to {available + 1}"
+        )
+
+
+def _check_prompts(condition: str, longest: int, agent: AgentConfig, episodes: int) -> None:
     """Raises a ValueError unless the data have trajectories enough for the longest prompt."""
     available = available_episodes(episodes, agent.top)
     top = f" (the best {agent.top:g} of {episodes})" if agent.top < 1 else ""
-    if longest - 1 > available:
+    if condition == "dataset" and longest - 1 > available:
         raise ValueError(
             f"condition 'dataset' with eval.trajectories up to {longest} needs {longest - 1} "
             f"trajectories of the data, which have {available}{top}; allowed: up to "
@@ -129,7 +158,7 @@ def _check_prompts(longest: int, agent: AgentConfig, episodes: int) -> None:
         )
     if agent.trajectories > available:
         raise ValueError(
-            f"condition 'dataset' draws from at least agent.trajectories={agent.trajectories} "
+            f"condition {condition!r} draws from at least agent.trajectories={agent.trajectories} "
             f"trajectories, as in training, and the data have {available}{top}; bring the data of "
             "the training back (data.root), or leave it out of eval.conditions"
         )

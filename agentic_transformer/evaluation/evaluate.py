@@ -166,6 +166,8 @@ def settings_of(
     asked = {f"eval.{key}": value for key, value in vars(config).items() if key != "video"}
     if config.held_out == EvalConfig().held_out:
         del asked["eval.held_out"]  # evaluations from before there was a choice are these
+    if config.window is None:
+        del asked["eval.window"]  # likewise
     elsewhere = ("root", "cache", "length")  # where the data lie, how they were collected
     kind = {f"data.{key}": value for key, value in vars(data).items() if key not in elsewhere}
     returns = [] if evaluation.data is None else [evaluation.data.returns]
@@ -183,7 +185,7 @@ def _evaluate_conditions(evaluation: Evaluation, parts: PartialResults) -> None:
     """Evaluates the conditions that are not finished yet, and keeps each of them."""
     conditions = evaluation.conditions()
     with tqdm(
-        total=len(conditions) * evaluation.longest,
+        total=sum(map(evaluation.count, conditions)),
         desc=f"evaluate {evaluation.spec.agent.name}",
         unit="attempt",
         mininterval=1,
@@ -194,7 +196,7 @@ def _evaluate_conditions(evaluation: Evaluation, parts: PartialResults) -> None:
             names += [results_folder.ROLLOUTS] if _is_pictured(condition) else []
             if parts.has(*names):
                 bar.write(f"{condition}: kept from an evaluation that did not finish")
-                bar.update(evaluation.longest)
+                bar.update(evaluation.count(condition))
             else:
                 _evaluate_condition(evaluation, condition, parts, bar)
 

@@ -3,7 +3,10 @@
 The columns say which agent acted (agent, trained_trajectories), on what (task, seed, task_id,
 rollout), with which context (condition, trajectories, context_steps, context_tokens), at what cost
 (encoded_tokens), and what came of it (return, repeat_miss_rate; best_return is the best in the
-data of the task). The values of `condition` are explained in
+data of the task). `window` is the largest context that was allowed, `distance` the place of the
+informative trajectory in condition `retrieval`, and action_entropy and first_action_entropy say how
+certain the agent was, over the attempt and before its first action. The values of `condition` are
+explained in
 `agentic_transformer.evaluation.rollouts`.
 
 This module knows nothing of environments or models.
@@ -24,7 +27,7 @@ UNIT = ["seed", "task_id", "rollout"]
 The bootstrap resamples units, and conditions are compared unit by unit.
 """
 
-KEY = ["agent", "task", "condition", *UNIT, "trajectories"]
+KEY = ["agent", "task", "condition", *UNIT, "trajectories", "distance"]
 """Columns in which no two records are the same."""
 
 REQUIRED = [
@@ -38,12 +41,17 @@ OPTIONAL = {
     "best_return": np.nan,
     "context_tokens": np.nan,
     "repeat_miss_rate": np.nan,
+    "window": np.nan,
+    "distance": np.nan,
+    "action_entropy": np.nan,
+    "first_action_entropy": np.nan,
 }
 """Columns that records may lack, each with the value that is assumed then."""
 
 NUMERIC = [
     *("seed", "rollout", "trajectories", "context_steps", "context_tokens"),
     *("trained_trajectories", "best_return", "repeat_miss_rate", "return"),
+    *("window", "distance", "action_entropy", "first_action_entropy"),
 ]
 """Columns of numbers."""
 
@@ -58,6 +66,8 @@ Each is another agent. It is compared with every agent that has a context.
 
 CONDITIONS = (
     *("own", "no_context", "foreign", "dataset"),
+    *("zero_rewards", "other_rewards", "shuffled"),
+    *("retrieval", "distractors"),
     *BASELINES,
     *("bayes_greedy", "posterior_sampling"),
 )

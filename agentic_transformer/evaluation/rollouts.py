@@ -8,12 +8,23 @@ Conditions (the column `condition` of records; n is the column `trajectories`):
                 its goal may lie near).
     dataset     One trajectory after n-1 trajectories of the data, relabelled for this task, in
                 order of return.
+    zero_rewards, other_rewards, shuffled
+                One trajectory after the agent's own trajectories 1..n-1, those of condition `own`,
+                whose rewards are 0, or those of the same attempt at another task, or which stand
+                in another order. Nothing else differs.
+    retrieval, distractors
+                One trajectory after n-1 trajectories of the data that show nothing of the task; in
+                `retrieval` one of them is replaced by a good one, `distance` places before the
+                end, see `agentic_transformer.evaluation.retrieval`.
     dt, bc, bc10, td3_bc
                 The n-th attempt of a baseline: an agent that acts without a context, see
                 `agentic_transformer.evaluation.conditions.baseline_condition`.
     bayes_greedy, posterior_sampling
                 No agent: an oracle that searches with the data's own trajectories, see
                 `agentic_transformer.evaluation.oracles`.
+
+A context holds at most `eval.window` trajectories, the one that is acted included: the last of
+those above.
 
 The n-th attempts of all conditions on a task start from the same state. The return is the raw sum
 of rewards. Whoever reads the records computes the best of n attempts.
@@ -29,19 +40,22 @@ import pandas as pd
 from gymnasium.vector import VectorEnv
 
 import envs
-from agentic_transformer.agents.attempts import Attempt, Player
+from agentic_transformer.agents.attempts import Attempt, GrowingContext, Player
 from agentic_transformer.agents.base import Agent, Trajectory
 from agentic_transformer.config import EvalConfig
 from agentic_transformer.contexts.chains import ChainSampler
 from agentic_transformer.contexts.relabelled import RelabelledDataset
 from agentic_transformer.evaluation.conditions import (
     check_conditions,
+    check_retrieval,
     check_sizes,
     conditions_of,
     other_tasks,
 )
 from agentic_transformer.evaluation.oracles import ORACLES, search
+from agentic_transformer.evaluation.prompts import CHANGED, change, draw_partners
 from agentic_transformer.evaluation.records import BASELINES
+from agentic_transformer.evaluation.retrieval import RETRIEVAL, distances, draw_prompts, place
 from agentic_transformer.evaluation.search_metrics import RepeatMissRate
 
 
@@ -98,9 +112,17 @@ class Evaluation:
         check_conditions(conditions, self.tasks, self.config, self.spec.agent, episodes)
         if self.data is not None:
             check_sizes(self.data, self.spec)
+        if set(RETRIEVAL) & set(conditions):
+            check_retrieval(self.tasks, self.config, self.data.returns)
+
+    def count(self, condition: str) -> int:
+        """Returns how many attempts a condition has."""
+        if condition not in RETRIEVAL:
+            return self.longest
+        return sum(len(self._places(condition, n)) for n in set(self.config.trajectories))
 
     def attempts(self, condition: str) -> Iterator[Attempt]:
-        """Yields the attempts 1 to the longest of one condition.
+        """Yields the attempts 1 to the longest of one condition, or those that `count` counts.
 
         Raises:
             ValueError: the condition lacks what it needs, see `check`.
@@ -111,6 +133,8 @@ class Evaluation:
             "no_context": self._no_context,
             "foreign": self._foreign,
             "dataset": self._dataset,
+            **dict.fromkeys(CHANGED, self._changed),
+            **dict.fromkeys(RETRIEVAL, self._retrieval),
             **dict.fromkeys(BASELINES, self._no_context),
             **dict.fromkeys(ORACLES, self._oracle),
         }[condition]
@@ -135,6 +159,9 @@ class Evaluation:
         """
         elsewhere = "" if self.task == self.spec.task else f" trained on {self.spec.task}"
         in_context = 0 if condition in ("no_context", *BASELINES) else attempt.number - 1
+        if self.config.window is not None:
+            in_context = min(in_context, self.config.window - 1)
+        entropy = np.broadcast_to(attempt.trajectory.entropy, attempt.rewards.shape)
         context_steps = in_context * self.spec.steps
         return pd.DataFrame(
             {
@@ -151,6 +178,10 @@ class Evaluation:
                 "encoded_tokens": attempt.encoded,
                 "best_return": np.nan if self.data is None else self.data.returns.max(axis=1),
                 "repeat_miss_rate": attempt.repeat_miss_rate,
+                "window": np.nan if self.config.window is None else self.config.window,
+                "distance": attempt.distance,
+                "action_entropy": entropy.mean(axis=1),
+                "first_action_entropy": entropy[:, 0],
                 "return": attempt.returns,
             }
         )
@@ -174,11 +205,24 @@ class Evaluation:
             closing(self._make_env(self.tasks)) as env,
             closing(self._make_env(others)) as other_env,
         ):
-            context = self._player.new_context(self.longest)
+            past = GrowingContext(self._player, self.longest)
             for number in range(1, self.longest + 1):
-                yield self._player.attempt(env, context.copy(), number, condition, keep=False)[0]
+                context = past.context().copy()
+                yield self._player.attempt(env, context, number, condition, keep=False)[0]
                 if number < self.longest:
-                    _, context = self._player.attempt(other_env, context, number, "own, elsewhere")
+                    past.attempt(other_env, number, "own, elsewhere")
+
+    def _changed(self, condition: str) -> Iterator[Attempt]:
+        """Yields attempts after the own trajectories of condition `own`, changed in one thing."""
+        partner = draw_partners(self.tasks, self._player.stream("partners"))
+        with closing(self._make_env(self.tasks)) as env:
+            past = GrowingContext(self._player, self.longest)
+            for number in range(1, self.longest + 1):
+                rng = self._player.stream(f"order, {condition}", number)
+                prompt = change(condition, past.trajectories, partner, rng)
+                yield self._prompted_attempt(env, prompt, number, condition)
+                if number < self.longest:
+                    past.attempt(env, number, "own")  # as in that condition, draw for draw
 
     def _dataset(self, condition: str) -> Iterator[Attempt]:
         """Yields attempts after trajectories of the data."""
@@ -189,14 +233,51 @@ class Evaluation:
                 episodes = np.stack(
                     [sampler.draw_trajectories(rng, i, number - 1) for i in range(len(self.tasks))]
                 )  # (batch, n - 1)
-                # All contexts have room for the longest one: one shape, one compilation.
-                context = self._player.new_context(self.longest)
-                for episode in episodes.T:
-                    trajectories, reward = self.data.load(np.arange(len(self.tasks)), episode)
-                    target = self._player.target_in_context(reward, self._player.target())
-                    context = self.agent.append(context, Trajectory(*trajectories, reward, target))
-                attempt, _ = self._player.attempt(env, context, number, condition, keep=False)
-                yield attempt._replace(encoded=attempt.encoded + context.encoded)
+                yield self._prompted_attempt(env, self._of_data(episodes), number, condition)
+
+    def _retrieval(self, condition: str) -> Iterator[Attempt]:
+        """Yields attempts after poor trajectories of the data, with a good one among them."""
+        with closing(self._make_env(self.tasks)) as env:
+            sampler = ChainSampler(self.data.returns, self.spec.agent, seed=0)
+            for number in sorted(set(self.config.trajectories)):
+                # Both conditions and all distances draw the same trajectories and actions.
+                rng = self._player.stream("retrieval", number)
+                poor, good = draw_prompts(sampler, number - 1, rng)
+                for distance in self._places(condition, number):
+                    episodes = poor if np.isnan(distance) else place(poor, good, distance)
+                    attempt = self._prompted_attempt(
+                        env, self._of_data(episodes), number, "retrieval", number
+                    )
+                    yield attempt._replace(distance=distance)
+
+    def _places(self, condition: str, number: int) -> list[float]:
+        """Returns the distances of the informative trajectory before the n-th; NaN: it is out."""
+        return distances(number) if condition == "retrieval" else [np.nan]
+
+    def _prompted_attempt(
+        self,
+        env: VectorEnv,
+        prompt: Sequence[Trajectory],
+        number: int,
+        condition: str,
+        room: int | None = None,
+    ) -> Attempt:
+        """Runs one trajectory behind the last trajectories of a prompt that the window allows.
+
+        All contexts have room for the longest one, or for `room` trajectories: one shape, one
+        compilation.
+        """
+        if self.config.window is not None:
+            prompt = prompt[max(0, len(prompt) + 1 - self.config.window) :]
+        context = self._player.prompted(prompt, room or self.longest)
+        attempt, _ = self._player.attempt(env, context, number, condition, keep=False)
+        return attempt._replace(encoded=attempt.encoded + context.encoded)
+
+    def _of_data(self, episodes: np.ndarray) -> list[Trajectory]:
+        """Returns trajectories of the data, (batch, m) indices, as m trajectories of the batch."""
+        loaded = (self.data.load(np.arange(len(self.tasks)), episode) for episode in episodes.T)
+        target = self._player.target()
+        return [Trajectory(*trajectories, reward, target) for trajectories, reward in loaded]
 
     def _oracle(self, rule: str) -> Iterator[Attempt]:
         """Yields the attempts of an oracle: trajectories of the data, and no physics states."""

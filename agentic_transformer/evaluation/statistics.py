@@ -25,6 +25,8 @@ SUMMARY_COLUMNS = [
     *("best_mean", "best_low", "best_high"),
     *("found", "found_low", "found_high"),
     *("repeat_miss_rate", "repeat_miss_rate_low", "repeat_miss_rate_high"),
+    *("action_entropy", "action_entropy_low", "action_entropy_high"),
+    *("first_action_entropy", "first_action_entropy_low", "first_action_entropy_high"),
     "best_return",
 ]
 
@@ -110,8 +112,11 @@ def summarize(records: pd.DataFrame) -> pd.DataFrame:
         the data of their task (NaN if `best_return` is not known);
         repeat_miss_rate, the share of what the n-th attempts tried that had been missed before
         (`agentic_transformer.evaluation.search_metrics`; NaN if it is not known);
+        action_entropy and first_action_entropy, of the n-th attempt and of its first action;
         best_return, the mean of the best returns in the data (NaN if one is not known).
+        Condition `retrieval` is left out: its returns depend on the distance too.
     """
+    records = records[records["condition"] != "retrieval"]
     # The records of a baseline may lack the best return of a task that other records tell.
     best_return = records.groupby(["task", "task_id"])["best_return"].transform("max")
     rows = []
@@ -135,6 +140,8 @@ def summarize(records: pd.DataFrame) -> pd.DataFrame:
                 *interval(table["best"], seeds),
                 *_interval_of_known(found, seeds),
                 *_interval_of_known(table["repeat_miss_rate"], seeds),
+                *_interval_of_known(table["action_entropy"], seeds),
+                *_interval_of_known(table["first_action_entropy"], seeds),
                 table["best_return"].mean(skipna=False),
             )
         )
@@ -158,7 +165,7 @@ def compare(records: pd.DataFrame) -> pd.DataFrame:
         others = records[
             (records["task"] == task)
             & (records["trajectories"] == number)
-            & (records["condition"] != "own")
+            & ~records["condition"].isin(["own", "retrieval"])
         ]
         controls = others[(others["agent"] == agent) | others["condition"].isin(BASELINES)]
         for (baseline, condition), theirs in controls.groupby(["agent", "condition"]):

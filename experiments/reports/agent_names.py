@@ -18,9 +18,9 @@ from agentic_transformer.run_files import CONFIG
 SHARED = ("run", "resume", "seed", "eval", "mesh", "baseline")
 """Settings in which runs of one agent may differ."""
 
-ACTING = ("target", "temperature", "noise")
-"""Evaluation settings in which runs of one agent may not differ: the target return, and how actions
-are drawn."""
+ACTING = ("target", "temperature", "noise", "window")
+"""Evaluation settings in which runs of one agent may not differ: the target return, how actions are
+drawn, and how long a context may be."""
 
 
 def agent_names(runs: Sequence[Path], tables: Sequence[pd.DataFrame]) -> list[str]:

@@ -12,6 +12,10 @@ from types import ModuleType
 import pandas as pd
 
 from agentic_transformer.evaluation import records as evaluation_records
+from agentic_transformer.evaluation.context_statistics import (
+    summarize_retrieval,
+    summarize_windows,
+)
 from agentic_transformer.evaluation.results_folder import (
     EVALUATION,
     FIGURES,
@@ -61,6 +65,8 @@ def present(runs: Sequence[Path], out: Path, paper: bool = False) -> None:
     )
     if paper:
         written["paper_table"] = beside_paper(summary)
+    some = {"windows": summarize_windows(records), "retrieval": summarize_retrieval(records)}
+    written |= {name: table for name, table in some.items() if len(table)}
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -72,7 +78,8 @@ def present(runs: Sequence[Path], out: Path, paper: bool = False) -> None:
     print(table_text(summary, comparisons), flush=True)
     if paper:
         print(paper_text(written["paper_table"]), flush=True)
-    drawn = _draw(runs, names, [table["task"].iloc[0] for table in tables], records, summary, out)
+    tasks = [table["task"].iloc[0] for table in tables]
+    drawn = _draw(runs, names, tasks, written | {"records": records}, out)
     print(
         "\n".join(str(out / name) for name in [*(f"{name}.csv" for name in written), *drawn]),
         flush=True,
@@ -83,11 +90,11 @@ def _draw(
     runs: Sequence[Path],
     names: Sequence[str],
     tasks: Sequence[str],
-    records: pd.DataFrame,
-    summary: pd.DataFrame,
+    tables: dict[str, pd.DataFrame],
     out: Path,
 ) -> list[str]:
     """Draws the figures that have something to show, and returns their names."""
+    records, summary = tables["records"], tables["summary"]
     trained = int(records["trained_trajectories"].max())
     several = summary.loc[summary["condition"] == "own", "agent"].nunique() > 1
     logged = [i for i, run in enumerate(runs) if (run / "metrics.csv").exists()]
@@ -95,13 +102,25 @@ def _draw(
 
     wanted = {
         "return_vs_context.png": (
-            True,
+            len(summary),
             lambda path: _figures().return_vs_context(summary, trained, path),
         ),
         "agents.png": (several, lambda path: _figures().agents(summary, path)),
         "return_vs_tokens.png": (
             (summary["context_tokens"] > 0).any(),
             lambda path: _figures().return_vs_tokens(summary, trained, path),
+        ),
+        "return_vs_window.png": (
+            "windows" in tables,
+            lambda path: _figures().return_vs_window(tables["windows"], path),
+        ),
+        "retrieval.png": (
+            "retrieval" in tables,
+            lambda path: _figures().retrieval(tables["retrieval"], path),
+        ),
+        "entropy.png": (
+            summary["action_entropy"].notna().any(),
+            lambda path: _figures().entropy(summary, path),
         ),
         "training.png": (
             logged,

@@ -53,6 +53,29 @@ def test_every_figure_there_is_something_for_is_drawn(tmp_path):
     assert {path.name for path in (tmp_path / "with").glob("*.png")} == figures | {"training.png"}
 
 
+def test_what_a_context_is_worth_is_drawn_where_records_tell_it(tmp_path):
+    tables = [
+        make_records(RETURNS).assign(window=window, trained_trajectories=window, action_entropy=1.0)
+        for window in (1, 2)
+    ]
+    hidden = make_records(RETURNS, "retrieval").assign(distance=1, window=2, trained_trajectories=2)
+    poor = make_records(RETURNS, "distractors").assign(window=2, trained_trajectories=2)
+    tables[1] = pd.concat([tables[1], hidden, poor])
+    runs = [
+        make_run(
+            tmp_path / f"{window}",
+            table,
+            f"agent: {{name: at, trajectories: {window}}}\neval: {{window: {window}}}\n",
+        )
+        for window, table in zip((1, 2), tables, strict=True)
+    ]
+    present(runs, tmp_path / "out")
+    drawn = {"return_vs_window.png", "retrieval.png", "entropy.png"}
+    assert drawn <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert pd.read_csv(tmp_path / "out" / "windows.csv")["window"].unique().tolist() == [1, 2]
+    assert pd.read_csv(tmp_path / "out" / "retrieval.csv")["units"].unique().tolist() == [2]
+
+
 def test_both_protocols_stand_beside_what_the_paper_reports():
     ours = [
         make_records(RETURNS),
