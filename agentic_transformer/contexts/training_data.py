@@ -15,18 +15,19 @@ from agentic_transformer.contexts.relabelled import RelabelledDataset
 from agentic_transformer.random_streams import stream
 
 
-def training_data(task: str, config: DataConfig) -> RelabelledDataset:
+def training_data(task: str, config: DataConfig, told: bool = False) -> RelabelledDataset:
     """Returns the trajectories under the rewards of the training tasks.
 
     Args:
         task: name of a task, or of a family whose training tasks are drawn.
         config: which trajectories, how many tasks, and the mode of relabelling.
+        told: whether observations hold the parameters of the tasks.
 
     Raises:
-        ValueError: see `open_store`.
+        ValueError: see `open_store`, or parameters are to be told of a task that has none.
     """
     tasks = training_tasks(task, config)
-    return RelabelledDataset(open_store(task, config), tasks, config.relabel)
+    return RelabelledDataset(open_store(task, config), tasks, config.relabel, told)
 
 
 def training_tasks(task: str, config: DataConfig) -> list[envs.Task]:

@@ -18,7 +18,11 @@ STYLES = {
     "dt": ("baseline: Decision Transformer (n = 1)", "#777777", "D", ":"),
     "bc": ("baseline: behaviour cloning", "#8d6a9f", "P", ":"),
     "bc10": ("baseline: behaviour cloning of the best", "#5b3a75", "X", ":"),
+    "td3": ("baseline: TD3", "#a23b72", "h", ":"),
     "td3_bc": ("baseline: TD3+BC", "#1b998b", "*", ":"),
+    "bc_told": ("told the task: behaviour cloning of the best", "#5b3a75", "X", "--"),
+    "td3_told": ("told the task: TD3", "#a23b72", "h", "--"),
+    "td3_bc_told": ("told the task: TD3+BC", "#1b998b", "*", "--"),
     "bayes_greedy": ("ceiling: Bayes-greedy search", "#222222", "", "-."),
     "posterior_sampling": ("ceiling: posterior sampling", "#222222", "", ":"),
 }
