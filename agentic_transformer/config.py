@@ -643,6 +643,11 @@ class PlotCommand:
         "several.",
         example="figures",
     )
+    anchors: bool = setting(
+        False,
+        "Whether published returns of a task are drawn as dashed lines, where their unit and the "
+        "steps of their episodes are ours.",
+    )
 
 
 @dataclass

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from agentic_transformer.evaluation.records import BASELINES
+from experiments.reports.anchors import anchor_label
 from experiments.reports.pyplot import plt
 
 STYLES = {
@@ -32,7 +33,9 @@ MARKERS = "osv^Dxp*"
 """Markers of agents, if a figure shows several."""
 
 
-def return_vs_context(summary: pd.DataFrame, trained: int, path: Path) -> None:
+def return_vs_context(
+    summary: pd.DataFrame, trained: int, path: Path, anchors: pd.DataFrame | None = None
+) -> None:
     """Draws return against the number of trajectories, one row of panels per task.
 
     The first panel shows the n-th trajectory's return, which is what a context is worth. The second
@@ -44,6 +47,7 @@ def return_vs_context(summary: pd.DataFrame, trained: int, path: Path) -> None:
         summary: result of `agentic_transformer.evaluation.statistics.summarize`.
         trained: trajectories in the training context; beyond it the background is shaded.
         path: path of the PNG.
+        anchors: published returns, see `experiments.reports.anchors`; dashed in the first panels.
     """
     tasks = list(dict.fromkeys(summary["task"]))
     panels = _panels(summary)
@@ -62,6 +66,8 @@ def return_vs_context(summary: pd.DataFrame, trained: int, path: Path) -> None:
             axis.set(title=f"{task}: {title}", xlabel="n, the n-th trajectory", ylabel=label)
             if label.startswith("share"):
                 axis.set_ylim(-0.03, 1.03)
+        if anchors is not None:
+            _draw_anchors(axes[0], anchors[anchors["task"] == task])
         axes[1].set_ylim(axes[0].get_ylim()[0], max(axis.get_ylim()[1] for axis in axes[:2]))
         axes[0].set_ylim(axes[1].get_ylim())
         for axis in axes:
@@ -74,6 +80,21 @@ def return_vs_context(summary: pd.DataFrame, trained: int, path: Path) -> None:
     figure.suptitle(f"mean and 95% bootstrap interval over {over}", fontsize=9, color="#555555")
     figure.savefig(path, dpi=130)
     plt.close(figure)
+
+
+def _draw_anchors(axis: plt.Axes, anchors: pd.DataFrame) -> None:
+    """Draws published returns of one task as dashed lines with their labels."""
+    for _, anchor in anchors.iterrows():
+        axis.axhline(anchor["return"], color="#555555", linewidth=0.8, dashes=(6, 3))
+        axis.text(
+            0.01,
+            anchor["return"],
+            anchor_label(anchor),
+            transform=axis.get_yaxis_transform(),  # x is a share of the axis, y a return
+            fontsize=6.5,
+            color="#555555",
+            va="bottom",
+        )
 
 
 def _panels(summary: pd.DataFrame) -> list[tuple[str, str, str]]:
