@@ -217,8 +217,8 @@ class AgentConfig:
     )
     told: bool = setting(
         False,
-        "Whether observations hold the hidden parameters of the task, such as its speed: an upper "
-        "line for agents that must find them out. For agents without a context.",
+        "Whether observations hold the hidden parameters of the task, such as its speed: a "
+        "reference for agents that must find them out. For agents without a context.",
     )
 
 
