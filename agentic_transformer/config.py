@@ -146,8 +146,9 @@ class AgentConfig:
     name: str = setting("at_prefix", "Name of the agent in records and figures.")
     learner: str = setting(
         "transformer",
-        "transformer, or td3_bc: temporal differences, with the settings of td3_bc.",
-        choices=("transformer", "td3_bc"),
+        "transformer; or temporal differences, with the settings of td3_bc: td3, or td3_bc, which "
+        "also clones the data's actions.",
+        choices=("transformer", "td3", "td3_bc"),
     )
     return_conditioning: str = setting(
         "return",
@@ -215,6 +216,11 @@ class AgentConfig:
     )
     reward_scale: float = setting(
         2.0, "Rewards are multiplied by this before the model sees them.", minimum=1e-6
+    )
+    told: bool = setting(
+        False,
+        "Whether observations hold the hidden parameters of the task, such as its speed: a "
+        "reference for agents that must find them out. For agents without a context.",
     )
 
 
@@ -334,7 +340,7 @@ class TrainConfig:
 
 @dataclass
 class TD3BCConfig:
-    """Describes TD3+BC (arXiv 2106.06860), the temporal-difference reference of agent=td3_bc.
+    """Describes TD3+BC (arXiv 2106.06860) and TD3, the references of agent=td3_bc and agent=td3.
 
     Of `train` it uses steps, log_every, checkpoint_every, keep, keep_best and profile.
     """
@@ -347,7 +353,9 @@ class TD3BCConfig:
     )
     discount: float = setting(0.99, "Discount of the next value.", minimum=0.0, maximum=1.0)
     alpha: float = setting(
-        2.5, "Weight of the value against the distance to the data's actions.", minimum=0.0
+        2.5,
+        "Weight of the value against the distance to the data's actions, for TD3+BC.",
+        minimum=0.0,
     )
     tau: float = setting(
         0.005,
@@ -691,6 +699,11 @@ class PlotCommand:
     )
     paper: bool = setting(
         False, "Whether the table of the Ring Attention paper stands beside the returns."
+    )
+    anchors: bool = setting(
+        False,
+        "Whether published returns of a task are drawn as dashed lines, where their unit and the "
+        "steps of their episodes are ours.",
     )
 
 

@@ -117,7 +117,7 @@ def check_relabel(task: str, data: DataConfig) -> None:
 
 def check_held_out(task: str, config: EvalConfig) -> None:
     """Raises a UserError if tasks beyond those of training are asked for, and there are none."""
-    families = [name for name in envs.families() if envs.registry.has_parameters(envs.task(name))]
+    families = _families_with_parameters()
     if config.held_out == "beyond" and task not in families:
         raise_config_error(
             f"eval.held_out=beyond: nothing lies beyond task={task}, which has no parameters",
@@ -134,6 +134,30 @@ def check_window(config: EvalConfig) -> None:
             f"eval.trajectories={format_value(config.trajectories)}",
             f"at most {longest}, or null",
         )
+
+
+def check_told(group: str, agent: AgentConfig, task: str) -> None:
+    """Raises a UserError unless an agent that is told the task has parameters to be told."""
+    families = _families_with_parameters()
+    if agent.told and task not in families:
+        raise_config_error(
+            f"{group}.told=true: task={task} has no hidden parameters",
+            f"{group}.told=false, or a task such as {listing(families)}",
+        )
+    with_context = agent.learner == "transformer" and (
+        agent.trajectories > 1 or agent.return_conditioning != "none"
+    )
+    if agent.told and with_context:
+        raise_config_error(
+            f"{group}.told=true with {group}.trajectories={agent.trajectories}, "
+            f"{group}.return_conditioning={agent.return_conditioning}",
+            f"{group}.trajectories=1 and {group}.return_conditioning=none: the task is known "
+            "without a context or a target return",
+        )
+
+
+def _families_with_parameters() -> list[str]:
+    return [name for name in envs.families() if envs.registry.has_parameters(envs.task(name))]
 
 
 def check_horizon(task: str, data: DataConfig) -> None:
@@ -272,6 +296,7 @@ def check_agent(group: str, agent: AgentConfig, command: TrainCommand) -> None:
             f"{group}.imitate={agent.imitate} with {group}.learner={agent.learner}",
             f"{group}.imitate=taken: values are those of the actions that were taken",
         )
+    check_told(group, agent, command.task)
     available = max(1, round(agent.top * command.data.episodes))
     if agent.trajectories > available:
         top = f" with {group}.top={agent.top}" if agent.top < 1 else ""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -249,6 +249,18 @@ def domain_spec(domain: str) -> Spec:
 def has_parameters(family: Task) -> bool:
     """Tells whether this is a family whose members differ by parameters."""
     return family.hidden and bool(FAMILIES[family.name].parameters)
+
+
+def parameters(tasks: Sequence[Task]) -> np.ndarray:
+    """Returns the parameters' numbers of members of a family, (tasks, numbers).
+
+    Raises:
+        ValueError: a task is no member of a family with parameters.
+    """
+    for one in tasks:
+        if not one.params:
+            raise ValueError(f"task {one.id!r} has no parameters")
+    return np.array([np.hstack([*one.params.values()]) for one in tasks])
 
 
 def members(family: str | Task) -> list[Task]:

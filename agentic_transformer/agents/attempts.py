@@ -328,6 +328,11 @@ def _held_steps(env: gymnasium.Env | VectorEnv, spec: AgentSpec) -> int:
     Raises:
         ValueError: the environments do not fit the agent.
     """
+    if spec.agent.told:
+        raise ValueError(
+            "play: the agent is told the parameters of its task, which no environment shows; "
+            "allowed: python -m experiments.evaluate run=<its run>"
+        )
     single, ours = not isinstance(env, VectorEnv), env.unwrapped
     spaces = (
         ("observations", env.observation_space if single else env.single_observation_space),

@@ -49,7 +49,7 @@ def build_agent(checkpoints: CheckpointReader, step: int, mesh: Mesh | None = No
         ValueError: the checkpoint is not one of this version, or its arrays are not the agent's.
     """
     spec = read_spec(checkpoints, step)
-    if spec.agent.learner == "td3_bc":
+    if spec.agent.learner != "transformer":
         graphs, params = init_networks(spec, seed=0)
         return TD3BCAgent(graphs, checkpoints.params(step, params), spec)
     params = nnx.state(nnx.eval_shape(lambda: spec.build(seed=0)), nnx.Param)
@@ -67,7 +67,7 @@ def describe_acting(config: TrainCommand, ring: int) -> dict[str, str]:
     """
     devices = jax.devices() if ring > 1 else jax.local_devices()[:1]
     facts = describe_computation(config.model.precision, devices)
-    if config.agent.learner == "td3_bc":
+    if config.agent.learner != "transformer":
         return facts
     return facts | {"attention": "to the key/value cache", "kernel": "none, plain JAX"}
 

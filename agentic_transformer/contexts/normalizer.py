@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,21 @@ class Normalizer:
             observation_std=tuple(values["observation_std"]),
             return_scale=values["return_scale"],
             reward_scale=values["reward_scale"],
+        )
+
+    def with_ranges(self, low: np.ndarray, high: np.ndarray) -> Normalizer:
+        """Returns a normalizer for further entries at the ends of observations.
+
+        Args:
+            low: (P,) what is scaled to -1.
+            high: (P,) what is scaled to 1; where it equals `low`, values are only centred.
+        """
+        middle, half = (high + low) / 2.0, (high - low) / 2.0
+        half = np.where(half > 0, half, 1.0)
+        return replace(
+            self,
+            observation_mean=(*self.observation_mean, *middle.tolist()),
+            observation_std=(*self.observation_std, *half.tolist()),
         )
 
     def normalize(self, observation: np.ndarray) -> np.ndarray:

@@ -18,18 +18,19 @@ from datasets.relabelling import STORED
 from envs.gymnasium_tasks import is_gymnasium
 
 
-def training_data(task: str, config: DataConfig) -> RelabelledDataset:
+def training_data(task: str, config: DataConfig, told: bool = False) -> RelabelledDataset:
     """Returns the trajectories under the rewards of the training tasks.
 
     Args:
         task: name of a task, or of a family whose training tasks are drawn.
         config: which trajectories, how many tasks, and the mode of relabelling.
+        told: whether observations hold the parameters of the tasks.
 
     Raises:
-        ValueError: see `open_store`.
+        ValueError: see `open_store`, or parameters are to be told of a task that has none.
     """
     tasks = training_tasks(task, config)
-    return RelabelledDataset(open_store(task, config), tasks, relabel_mode(task, config))
+    return RelabelledDataset(open_store(task, config), tasks, relabel_mode(task, config), told)
 
 
 def training_tasks(task: str, config: DataConfig) -> list[envs.Task]:

@@ -25,6 +25,8 @@ def baseline_condition(agent: AgentConfig) -> str | None:
 
     None is returned for an agent that has a context.
     """
+    if agent.told:
+        return "bc_told" if agent.learner == "transformer" else f"{agent.learner}_told"
     if agent.learner != "transformer":
         return agent.learner
     if agent.trajectories > 1:

@@ -1,12 +1,12 @@
 """Reads and joins records: tables with one row per finished trajectory.
 
 The columns say which agent acted (agent, trained_trajectories), on what (task, seed, task_id,
-rollout), with which context (condition, trajectories, context_steps, context_tokens), at what cost
-(encoded_tokens), and what came of it (return, repeat_miss_rate; best_return is the best in the
-data of the task). `window` is the largest context that was allowed, `distance` the place of the
-informative trajectory in condition `retrieval`, and action_entropy and first_action_entropy say how
-certain the agent was, over the attempt and before its first action. The values of `condition` are
-explained in
+rollout), with which context (condition, trajectories, context_steps, context_tokens), over how many
+environment steps (episode_steps), at what cost (encoded_tokens), and what came of it (return,
+repeat_miss_rate; best_return is the best in the data of the task). `window` is the largest context
+that was allowed, `distance` the place of the informative trajectory in condition `retrieval`, and
+action_entropy and first_action_entropy say how certain the agent was, over the attempt and before
+its first action. The values of `condition` are explained in
 `agentic_transformer.evaluation.rollouts`.
 
 This module knows nothing of environments or models.
@@ -40,6 +40,7 @@ OPTIONAL = {
     "rollout": 0,
     "best_return": np.nan,
     "context_tokens": np.nan,
+    "episode_steps": np.nan,
     "repeat_miss_rate": np.nan,
     "window": np.nan,
     "distance": np.nan,
@@ -49,7 +50,7 @@ OPTIONAL = {
 """Columns that records may lack, each with the value that is assumed then."""
 
 NUMERIC = [
-    *("seed", "rollout", "trajectories", "context_steps", "context_tokens"),
+    *("seed", "rollout", "trajectories", "context_steps", "context_tokens", "episode_steps"),
     *("trained_trajectories", "best_return", "repeat_miss_rate", "return"),
     *("window", "distance", "action_entropy", "first_action_entropy"),
 ]
@@ -58,10 +59,11 @@ NUMERIC = [
 RENAMED = {"again": "repeat_miss_rate"}
 """Columns of the version before this one, and their names now."""
 
-BASELINES = ("dt", "bc", "bc10", "td3_bc")
+BASELINES = ("dt", "bc", "bc10", "td3", "td3_bc", "bc_told", "td3_told", "td3_bc_told")
 """Conditions of agents that act without a context.
 
-Each is another agent. It is compared with every agent that has a context.
+Each is another agent. It is compared with every agent that has a context. Those that end in `_told`
+observe the parameters of the task, which are hidden from the others.
 """
 
 CONDITIONS = (

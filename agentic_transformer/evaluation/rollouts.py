@@ -16,9 +16,11 @@ Conditions (the column `condition` of records; n is the column `trajectories`):
                 One trajectory after n-1 trajectories of the data that show nothing of the task; in
                 `retrieval` one of them is replaced by a good one, `distance` places before the
                 end, see `agentic_transformer.evaluation.retrieval`.
-    dt, bc, bc10, td3_bc
+    dt, bc, bc10, td3, td3_bc
                 The n-th attempt of a baseline: an agent that acts without a context, see
                 `agentic_transformer.evaluation.conditions.baseline_condition`.
+    bc_told, td3_told, td3_bc_told
+                The n-th attempt of a baseline that observes the parameters of the task.
     bayes_greedy, posterior_sampling
                 No agent: an oracle that searches with the data's own trajectories, see
                 `agentic_transformer.evaluation.oracles`.
@@ -37,14 +39,16 @@ from contextlib import closing
 
 import numpy as np
 import pandas as pd
+from gymnasium.spaces import Box
 from gymnasium.vector import VectorEnv
+from gymnasium.wrappers.vector import TransformObservation
 
 import envs
 from agentic_transformer.agents.attempts import Attempt, GrowingContext, Player
 from agentic_transformer.agents.base import Agent, Trajectory
 from agentic_transformer.config import EvalConfig
 from agentic_transformer.contexts.chains import ChainSampler
-from agentic_transformer.contexts.relabelled import RelabelledDataset
+from agentic_transformer.contexts.relabelled import RelabelledDataset, append_parameters
 from agentic_transformer.evaluation.conditions import (
     check_conditions,
     check_retrieval,
@@ -174,6 +178,7 @@ class Evaluation:
                 "trajectories": attempt.number,
                 "context_steps": context_steps,
                 "context_tokens": context_steps * self.agent.layout.tokens_per_step,
+                "episode_steps": self.spec.steps * self.spec.action_repeat,
                 "trained_trajectories": self.spec.agent.trajectories,
                 "encoded_tokens": attempt.encoded,
                 "best_return": np.nan if self.data is None else self.data.returns.max(axis=1),
@@ -295,5 +300,13 @@ class Evaluation:
             )
 
     def _make_env(self, tasks: Sequence[envs.Task]) -> VectorEnv:
-        """Makes environments whose steps are those of the training data."""
-        return envs.make_vec(tasks, action_repeat=self.spec.action_repeat, horizon=self.spec.steps)
+        """Makes environments whose steps and observations are those of the training data."""
+        env = envs.make_vec(tasks, action_repeat=self.spec.action_repeat, horizon=self.spec.steps)
+        if not self.spec.agent.told:
+            return env
+        numbers = envs.registry.parameters(tasks)
+        return TransformObservation(
+            env,
+            lambda observation: append_parameters(observation, numbers),
+            single_observation_space=Box(-np.inf, np.inf, (self.spec.observation_size,)),
+        )

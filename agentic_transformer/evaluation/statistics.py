@@ -19,6 +19,7 @@ FOUND_SHARE = 0.5
 
 SUMMARY_COLUMNS = [
     *("agent", "task", "condition", "trajectories", "context_steps", "context_tokens"),
+    "episode_steps",
     *("seeds", "units"),
     *("mean", "low", "high"),
     *("iqm", "iqm_low", "iqm_high"),
@@ -133,6 +134,7 @@ def summarize(records: pd.DataFrame) -> pd.DataFrame:
                 *group,
                 table["context_steps"].iloc[0],
                 table["context_tokens"].iloc[0],
+                table["episode_steps"].iloc[0],
                 seeds.nunique(),
                 len(table),
                 *interval(table["return"], seeds),

@@ -1,8 +1,8 @@
-"""Trains TD3+BC (Fujimoto and Gu 2021, arXiv 2106.06860).
+"""Trains TD3+BC (Fujimoto and Gu 2021, arXiv 2106.06860), or plain TD3.
 
-It learns by temporal differences, and a behaviour-cloning term holds it near the data. ExoRL (arXiv
-2201.13425) finds plain temporal-difference learning strong on exploratory data, so TD3+BC is our
-reference from outside sequence modelling. Twin critics with smoothed targets and a delayed actor
+TD3+BC learns by temporal differences, and a behaviour-cloning term holds it near the data. TD3 has
+no such term: ExoRL (arXiv 2201.13425) finds that data which explore need no pessimism. Both are
+references from outside sequence modelling. Twin critics with smoothed targets and a delayed actor
 are TD3's (Fujimoto et al. 2018, arXiv 1802.09477).
 
 Episodes end by a time limit alone, so no transition is terminal. Training uses one device.
@@ -30,7 +30,7 @@ from agentic_transformer.training.state import TrainState
 
 
 class TD3BCLearner:
-    """Trains by TD3+BC, see `agentic_transformer.training.learner.Learner`."""
+    """Trains by TD3+BC or TD3, see `agentic_transformer.training.learner.Learner`."""
 
     def __init__(self, config: TrainCommand, data: RelabelledDataset, spec: AgentSpec) -> None:
         """Prepares the networks and the training step.
@@ -43,7 +43,8 @@ class TD3BCLearner:
         self._config, precision = config.td3_bc, config.model.precision
         self.computation = describe_computation(precision, jax.devices()[:1])
         graphs, self._params = init_networks(spec, config.seed)
-        self.train_step = make_td3_bc_step(graphs, self._config, config.seed, precision)
+        clones = config.agent.learner == "td3_bc"
+        self.train_step = make_td3_bc_step(graphs, self._config, config.seed, precision, clones)
         self.make_batch = TransitionLoader(data, spec.layout(), self._config.batch, config.seed)
 
     def init_state(self) -> TrainState:
@@ -95,23 +96,43 @@ def critic_loss(
 
 
 def actor_loss(
-    graphs: Graphs, actor: nnx.State, critics: nnx.State, config: TD3BCConfig, batch: Transitions
+    graphs: Graphs,
+    actor: nnx.State,
+    critics: nnx.State,
+    config: TD3BCConfig,
+    batch: Transitions,
+    clones: bool = True,
 ) -> jax.Array:
     """Returns the actor's loss: cloning of the data's actions, minus the value of its own.
 
-        mean((pi(s) - a)^2) - lambda mean(Q_1(s, pi(s)))
+        TD3+BC  mean((pi(s) - a)^2) - lambda mean(Q_1(s, pi(s)))
+        TD3     -mean(Q_1(s, pi(s)))
 
     lambda = alpha / max(mean|Q_1|, 1e-8), no gradient flows through it. It makes the loss
     independent of the scale of values.
+
+    Args:
+        graphs: structures of the networks.
+        actor: parameters of the actor.
+        critics: parameters of the critics.
+        config: settings of the method.
+        batch: transitions.
+        clones: whether actions of the data are cloned (TD3+BC), or not (TD3).
     """
     action = nnx.merge(graphs.actor, actor)(batch.observation)
     value = nnx.merge(graphs.critics, critics)(batch.observation, action)[0]
+    if not clones:
+        return -value.mean()
     value_weight = config.alpha / jnp.maximum(jax.lax.stop_gradient(jnp.abs(value).mean()), 1e-8)
     return jnp.mean((action - batch.action) ** 2) - value_weight * value.mean()
 
 
 def make_td3_bc_step(
-    graphs: Graphs, config: TD3BCConfig, seed: int, precision: str = "highest"
+    graphs: Graphs,
+    config: TD3BCConfig,
+    seed: int,
+    precision: str = "highest",
+    clones: bool = True,
 ) -> Callable[[TrainState, Transitions], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns one training step: it updates the critics, and every `delay` steps all the rest.
 
@@ -120,6 +141,7 @@ def make_td3_bc_step(
         config: settings of the method.
         seed: noise depends only on the seed and the step.
         precision: of float32 products, see `agentic_transformer.models.precision`.
+        clones: see `actor_loss`.
 
     Returns:
         A compiled function of (state, batch) -> (state, metrics). It consumes the state.
@@ -137,7 +159,7 @@ def make_td3_bc_step(
         params: Params, states: dict[str, Any], batch: Transitions
     ) -> tuple[Params, dict[str, Any]]:
         grads = jax.grad(partial(actor_loss, graphs))(
-            params["actor"], params["critics"], config, batch
+            params["actor"], params["critics"], config, batch, clones
         )
         params, states = update("actor", params, states, grads)
         # Polyak averaging: theta' <- (1 - tau) theta' + tau theta

@@ -23,7 +23,7 @@ from agentic_transformer.training.metrics import MetricsLog
 from agentic_transformer.training.state import TrainState
 from agentic_transformer.training.td3_bc import TD3BCLearner
 
-_LEARNERS = {"transformer": TransformerLearner, "td3_bc": TD3BCLearner}
+_LEARNERS = {"transformer": TransformerLearner, "td3": TD3BCLearner, "td3_bc": TD3BCLearner}
 """Learners by the value of `agent.learner`."""
 
 
@@ -60,7 +60,7 @@ def train(
 
     # Data: trajectories under the rewards of the training tasks. Process 0 builds the cache.
     with distributed.first_process_first():
-        data = training_data(config.task, config.data)
+        data = training_data(config.task, config.data, config.agent.told)
     if distributed.is_first():
         note(episodes=data.store.episodes)
 
@@ -112,7 +112,7 @@ def describe_agent(config: TrainCommand, data: RelabelledDataset) -> AgentSpec:
         agent=config.agent,
         model=config.model,
         normalizer=data.normalizer(config.agent.reward_scale),
-        observation_size=data.store.observation_size,
+        observation_size=data.observation_size,
         action_size=data.store.action_size,
         steps=int(data.store.lengths[0]),
         best_return=float(data.returns.max()),

@@ -28,12 +28,13 @@ from agentic_transformer.run_files import CONFIG
 from agentic_transformer.settings import shell_words
 from experiments.cli.run_status import STATUS, read_status
 from experiments.reports.agent_names import agent_names, with_name
+from experiments.reports.anchors import choose_anchors, read_anchors
 from experiments.reports.paper import beside_paper, paper_text
 from experiments.reports.pictures import picture
 from experiments.reports.return_table import reported, table_text
 
 
-def present(runs: Sequence[Path], out: Path, paper: bool = False) -> None:
+def present(runs: Sequence[Path], out: Path, paper: bool = False, anchors: bool = False) -> None:
     """Writes the tables and figures of some runs together, and prints the table and their paths.
 
     Tables come first. If a figure cannot be drawn, one line says why.
@@ -43,6 +44,7 @@ def present(runs: Sequence[Path], out: Path, paper: bool = False) -> None:
         out: folder for `TABLES` and `FIGURES`, as far as there is something to show. If it is
             another folder than that of the single run, it also gets `records.csv`, joined.
         paper: whether to add the table of the Ring Attention paper.
+        anchors: whether published returns are drawn, see `experiments.reports.anchors`.
 
     Raises:
         ValueError: a run has no records, the records cannot be read together, or they would
@@ -78,8 +80,11 @@ def present(runs: Sequence[Path], out: Path, paper: bool = False) -> None:
     print(table_text(summary, comparisons), flush=True)
     if paper:
         print(paper_text(written["paper_table"]), flush=True)
+    published, unfit = choose_anchors(summary, read_anchors()) if anchors else (None, [])
+    for line in unfit:
+        print(line, flush=True)
     tasks = [table["task"].iloc[0] for table in tables]
-    drawn = _draw(runs, names, tasks, written | {"records": records}, out)
+    drawn = _draw(runs, names, tasks, written | {"records": records}, published, out)
     print(
         "\n".join(str(out / name) for name in [*(f"{name}.csv" for name in written), *drawn]),
         flush=True,
@@ -91,6 +96,7 @@ def _draw(
     names: Sequence[str],
     tasks: Sequence[str],
     tables: dict[str, pd.DataFrame],
+    published: pd.DataFrame | None,
     out: Path,
 ) -> list[str]:
     """Draws the figures that have something to show, and returns their names."""
@@ -103,7 +109,7 @@ def _draw(
     wanted = {
         "return_vs_context.png": (
             len(summary),
-            lambda path: _figures().return_vs_context(summary, trained, path),
+            lambda path: _figures().return_vs_context(summary, trained, path, published),
         ),
         "agents.png": (several, lambda path: _figures().agents(summary, path)),
         "return_vs_tokens.png": (

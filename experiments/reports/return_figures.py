@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from agentic_transformer.evaluation.records import BASELINES
+from experiments.reports.anchors import anchor_label
 from experiments.reports.pyplot import plt
 
 STYLES = {
@@ -22,7 +23,11 @@ STYLES = {
     "dt": ("baseline: Decision Transformer (n = 1)", "#777777", "D", ":"),
     "bc": ("baseline: behaviour cloning", "#8d6a9f", "P", ":"),
     "bc10": ("baseline: behaviour cloning of the best", "#5b3a75", "X", ":"),
+    "td3": ("baseline: TD3", "#a23b72", "h", ":"),
     "td3_bc": ("baseline: TD3+BC", "#1b998b", "*", ":"),
+    "bc_told": ("told the task: behaviour cloning of the best", "#5b3a75", "X", "--"),
+    "td3_told": ("told the task: TD3", "#a23b72", "h", "--"),
+    "td3_bc_told": ("told the task: TD3+BC", "#1b998b", "*", "--"),
     "bayes_greedy": ("ceiling: Bayes-greedy search", "#222222", "", "-."),
     "posterior_sampling": ("ceiling: posterior sampling", "#222222", "", ":"),
 }
@@ -35,7 +40,9 @@ MARKERS = "osv^Dxp*"
 """Markers of agents, if a figure shows several."""
 
 
-def return_vs_context(summary: pd.DataFrame, trained: int, path: Path) -> None:
+def return_vs_context(
+    summary: pd.DataFrame, trained: int, path: Path, anchors: pd.DataFrame | None = None
+) -> None:
     """Draws return against the number of trajectories, two panels in a row, task by task.
 
     The first panel shows the n-th trajectory's return, which is what a context is worth. The second
@@ -48,6 +55,7 @@ def return_vs_context(summary: pd.DataFrame, trained: int, path: Path) -> None:
         summary: result of `agentic_transformer.evaluation.statistics.summarize`.
         trained: trajectories in the training context; beyond it the background is shaded.
         path: path of the PNG.
+        anchors: published returns, see `experiments.reports.anchors`; dashed in the first panels.
     """
     tasks = list(dict.fromkeys(summary["task"]))
     panels = _panels(summary)
@@ -74,6 +82,8 @@ def return_vs_context(summary: pd.DataFrame, trained: int, path: Path) -> None:
                 axis.set_ylim(-0.03, 1.03)
         for axis in axes[:2]:
             _ceiling(axis, rows)
+        if anchors is not None:
+            _draw_anchors(axes[0], anchors[anchors["task"] == task])
         axes[1].set_ylim(axes[0].get_ylim()[0], max(axis.get_ylim()[1] for axis in axes[:2]))
         axes[0].set_ylim(axes[1].get_ylim())
         for axis in axes:
@@ -98,6 +108,21 @@ def _ceiling(axis: plt.Axes, rows: pd.DataFrame) -> None:
         )
         low, high = axis.get_ylim()
         axis.set_ylim(top=max(high, best + 0.05 * (best - low)))
+
+
+def _draw_anchors(axis: plt.Axes, anchors: pd.DataFrame) -> None:
+    """Draws published returns of one task as dashed lines with their labels."""
+    for _, anchor in anchors.iterrows():
+        axis.axhline(anchor["return"], color="#555555", linewidth=0.8, dashes=(6, 3))
+        axis.text(
+            0.01,
+            anchor["return"],
+            anchor_label(anchor),
+            transform=axis.get_yaxis_transform(),  # x is a share of the axis, y a return
+            fontsize=6.5,
+            color="#555555",
+            va="bottom",
+        )
 
 
 def _panels(summary: pd.DataFrame) -> list[tuple[str, str, str]]:

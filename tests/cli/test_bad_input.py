@@ -63,6 +63,8 @@ BAD = [
     ("window=w3", "allowed: w1, w16, w2, w32, w4, w8"),
     ("agent=td3_bc run=x mesh.processes=2 mesh.coordinator=localhost:1", "one: a single device"),
     ("agent.top=0", "from 1e-06 to 1"),
+    ("agent=bc_told task=walker_any", "task=walker_any has no hidden parameters"),
+    ("agent=bc_told agent.trajectories=4", "allowed: agent.trajectories=1"),
     ("agent.return_conditioning=nothing", "nearest: none"),
     ("agent.name=../x", "letters, digits"),
     ("eval.conditions=[own,own]", "own stands there twice"),

@@ -105,7 +105,7 @@ def test_every_option_holds_allowed_values(name, choice):
 def test_agents_are_what_they_are_called():
     said = {
         name: composed("train", f"agent={name}").agent
-        for name in ("at", "at_last", "at_prefix", "at_search", "dt", "bc", "bc10", "td3_bc")
+        for name in ("at", "at_last", "at_prefix", "at_search", "dt", "bc", "bc10", "td3", "td3_bc")
     }
     assert all(agent.name == name for name, agent in said.items())
     assert (said["at"].target, said["at"].loss, said["at"].length, said["at"].selection) == (
@@ -124,6 +124,10 @@ def test_agents_are_what_they_are_called():
     assert dataclasses.replace(said["bc10"], name="bc", top=1.0) == said["bc"]
     assert said["bc10"].top == 0.1
     assert (said["td3_bc"].learner, said["td3_bc"].trajectories) == ("td3_bc", 1)
+    assert dataclasses.replace(said["td3"], name="td3_bc", learner="td3_bc") == said["td3_bc"]
+    for name, of in (("bc_told", "bc10"), ("td3_bc_told", "td3_bc")):
+        told = composed("train", f"agent={name}").agent
+        assert told == dataclasses.replace(said[of], name=name, told=True)
     assert composed("quickstart").baseline == said["dt"]
 
 

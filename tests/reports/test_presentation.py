@@ -89,7 +89,7 @@ def test_both_protocols_stand_beside_what_the_paper_reports():
         )
     )
     assert set(table["task"]) == {"walker_stand"}
-    assert set(table["trajectories"]) == {3}
+    assert set(table["trajectories"]) == {3} and set(table["episode_steps"]) == {12}
     assert set(table["last"]) == {3.5}
     assert set(table["best_of_n"]) == {4.0}
     assert table.set_index("agent")["reported"].dropna().to_dict() == {
