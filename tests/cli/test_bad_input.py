@@ -58,6 +58,8 @@ BAD = [
     ("agent=td3_bc run=x mesh.processes=2 mesh.coordinator=localhost:1", "one: a single device"),
     ("agent.top=0", "from 1e-06 to 1"),
     ("agent.return_conditioning=nothing", "nearest: none"),
+    ("agent=at_value agent.return_conditioning=return", "allowed: agent.return_conditioning=none"),
+    ("agent=td3_bc agent.weighting=advantage", "a head of the transformer"),
     ("agent.name=../x", "letters, digits"),
     ("eval.conditions=[own,own]", "own stands there twice"),
     ("run=/dev/null/x", "Not a directory"),
