@@ -222,13 +222,13 @@ class AgentConfig:
         choices=("none", "advantage"),
     )
     advantage_temperature: float = setting(
-        0.1,
+        0.2,
         "Advantage at which an action counts e times as much, as a share of the best return in the "
         "data, for weighting=advantage.",
         minimum=1e-3,
     )
     expectile: float = setting(
-        0.7,
+        0.9,
         "Expectile of the rest of the return that the value learns; 0.5 is the mean, higher is "
         "nearer to the best.",
         minimum=0.5,
