@@ -222,6 +222,29 @@ class AgentConfig:
         "Whether observations hold the hidden parameters of the task, such as its speed: a "
         "reference for agents that must find them out. For agents without a context.",
     )
+    weighting: str = setting(
+        "none",
+        "How much an imitated action counts. none: each alike; advantage: more, the more the rest "
+        "of its trajectory earned above what a second head, the value, expects from the context "
+        "(ours: at_value). Needs return_conditioning=none.",
+        choices=("none", "advantage"),
+    )
+    advantage_temperature: float = setting(
+        0.2,
+        "Advantage at which an action counts e times as much, as a share of the best return in the "
+        "data, for weighting=advantage.",
+        minimum=1e-3,
+    )
+    expectile: float = setting(
+        0.9,
+        "Expectile of the rest of the return that the value learns; 0.5 is the mean, higher is "
+        "nearer to the best.",
+        minimum=0.5,
+        maximum=0.999,
+    )
+    value_weight: float = setting(
+        10.0, "Weight of the value's loss beside that of the actions.", minimum=0.0
+    )
 
 
 # Hashable, so that compiled functions can be cached by it; nothing changes a config later.

@@ -297,6 +297,17 @@ def check_agent(group: str, agent: AgentConfig, command: TrainCommand) -> None:
             f"{group}.imitate=taken: values are those of the actions that were taken",
         )
     check_told(group, agent, command.task)
+    if agent.weighting == "advantage" and agent.learner != "transformer":
+        raise_config_error(
+            f"{group}.weighting=advantage with {group}.learner={agent.learner}",
+            f"{group}.weighting=none: the value is a head of the transformer",
+        )
+    if agent.weighting == "advantage" and agent.return_conditioning != "none":
+        raise_config_error(
+            f"{group}.weighting=advantage with {group}.return_conditioning="
+            f"{agent.return_conditioning}, which tells the value what the trajectory will earn",
+            f"{group}.return_conditioning=none",
+        )
     available = max(1, round(agent.top * command.data.episodes))
     if agent.trajectories > available:
         top = f" with {group}.top={agent.top}" if agent.top < 1 else ""

@@ -83,6 +83,7 @@ class TransformerLearner:
             fsdp,
             agent.trajectories,
             one_chain_per_row,
+            agent,
         )
 
     def make_batch(self, step: int) -> Tokens:

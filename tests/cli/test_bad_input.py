@@ -66,6 +66,8 @@ BAD = [
     ("agent=bc_told task=walker_any", "task=walker_any has no hidden parameters"),
     ("agent=bc_told agent.trajectories=4", "allowed: agent.trajectories=1"),
     ("agent.return_conditioning=nothing", "nearest: none"),
+    ("agent=at_value agent.return_conditioning=return", "allowed: agent.return_conditioning=none"),
+    ("agent=td3_bc agent.weighting=advantage", "a head of the transformer"),
     ("agent.name=../x", "letters, digits"),
     ("eval.conditions=[own,own]", "own stands there twice"),
     ("run=/dev/null/x", "Not a directory"),

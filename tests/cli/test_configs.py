@@ -105,7 +105,10 @@ def test_every_option_holds_allowed_values(name, choice):
 def test_agents_are_what_they_are_called():
     said = {
         name: composed("train", f"agent={name}").agent
-        for name in ("at", "at_last", "at_prefix", "at_search", "dt", "bc", "bc10", "td3", "td3_bc")
+        for name in (
+            *("at", "at_last", "at_prefix", "at_search", "at_value"),
+            *("dt", "bc", "bc10", "td3", "td3_bc"),
+        )
     }
     assert all(agent.name == name for name, agent in said.items())
     assert (said["at"].target, said["at"].loss, said["at"].length, said["at"].selection) == (
@@ -119,6 +122,8 @@ def test_agents_are_what_they_are_called():
         said["at"], name="at_search", length="full", selection="search", good=0.9
     )
     assert said["at_search"] == searched
+    valued = dataclasses.replace(said["at_value"], weighting="none", return_conditioning="return")
+    assert dataclasses.replace(valued, name="at_prefix") == said["at_prefix"] != said["at_value"]
     assert (said["dt"].trajectories, said["dt"].loss, said["dt"].target) == (1, "all", "own")
     assert dataclasses.replace(said["bc"], name="dt", return_conditioning="return") == said["dt"]
     assert dataclasses.replace(said["bc10"], name="bc", top=1.0) == said["bc"]
