@@ -645,7 +645,7 @@ class EvaluateCommand:
 class WatchCommand:
     """Lets a trained agent play a few hidden tasks, and draws its attempts as a moving picture."""
 
-    agent: str = setting("maze", "Folder of a run, or the name of a committed agent.")
+    load: str = setting("maze", "Folder of a run, or the name of a committed agent.")
     attempts: list[int] = setting(
         [1, 2, 4, 8], "Attempts that are shown, of one growing context.", minimum=1, maximum=4096
     )

@@ -88,7 +88,7 @@ def _ending(run: Path, trained: TrainCommand) -> str:
     if ("own", longest) in means and ("no_context", longest) in means:
         alone = means["no_context", longest]
         learned += f"; without a context attempt {longest} earns {alone:.1f}"
-    words = shell_words({"agent": trained.run, "out": str(run / "attempts.gif")})
+    words = shell_words({"load": trained.run, "out": str(run / "attempts.gif")})
     return (
         f"what was learned: {learned}\n"
         f"the figure: {run / 'return_vs_context.png'}\n"

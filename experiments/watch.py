@@ -1,6 +1,6 @@
 """Draws a trained agent's attempts at a few hidden tasks as a moving picture.
 
-python -m experiments.watch agent=maze out=attempts.gif
+python -m experiments.watch load=maze out=attempts.gif
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from experiments.cli import app as cli
 
 
 def main(config: WatchCommand) -> None:
-    """Plays, prints the returns, and draws the attempts that are asked for.
+    """Runs attempts, prints their returns, and draws the attempts that are asked for.
 
     Raises:
         ValueError: there is no such agent, or `out` is no .gif or .mp4.
@@ -27,7 +27,7 @@ def main(config: WatchCommand) -> None:
     path = Path(config.out)
     if path.suffix not in (".gif", ".mp4"):
         raise ValueError(f"out={path} must end in .gif or .mp4")
-    agent = agentic_transformer.load(config.agent)
+    agent = agentic_transformer.load(config.load)
     asked = EvalConfig(tasks=config.tasks, seed=config.seed)
     tasks = evaluation_tasks(agent.spec.task, asked, agent.spec.seed)
     attempts = agent.play(envs.make_vec(tasks), max(config.attempts), seed=config.seed)

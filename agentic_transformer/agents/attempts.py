@@ -268,7 +268,7 @@ class Plays:
         temperature: float | None = None,
         noise: float | None = None,
     ) -> list[Attempt]:
-        """Plays successive attempts at one hidden task, see `Agent.play`."""
+        """Runs successive attempts at one hidden task, see `Agent.play`."""
         given = {"seed": seed, "target": target, "temperature": temperature, "noise": noise}
         chosen = {name: value for name, value in given.items() if value is not None}
         if attempts < 1:

@@ -102,7 +102,7 @@ class Agent(Protocol):
         temperature: float | None = None,
         noise: float | None = None,
     ) -> list[Attempt]:
-        """Plays successive attempts at one hidden task, in a context that grows.
+        """Runs successive attempts at one hidden task, in a context that grows.
 
         The attempts are those of condition "own" of an evaluation with the same seed and number of
         attempts: finished ones are encoded again as training data are. Each environment keeps the

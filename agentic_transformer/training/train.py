@@ -29,7 +29,7 @@ _LEARNERS = {"transformer": TransformerLearner, "td3_bc": TD3BCLearner}
 
 def train(
     config: TrainCommand,
-    run: Path,
+    run: Path | str,
     should_stop: Callable[[], bool] = lambda: False,
     note: Callable[..., None] = lambda **facts: None,
 ) -> TrainState:
@@ -55,6 +55,7 @@ def train(
         FloatingPointError: the loss or another metric is not finite.
         OSError: a checkpoint cannot be written.
     """
+    run = Path(run)
     check_path(run)
 
     # Data: trajectories under the rewards of the training tasks. Process 0 builds the cache.

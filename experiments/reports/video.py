@@ -22,8 +22,8 @@ from agentic_transformer.evaluation.results_folder import ROLLOUTS, VIDEO
 from experiments.reports.pictures import picture
 from experiments.reports.return_table import reported
 
-FRAMES_PER_SECOND = 8
-PAUSE = 8
+FRAMES_PER_SECOND = 10
+PAUSE = 10
 """Frames for which the end of an attempt stays: a second."""
 
 LONGEST = 48
@@ -32,7 +32,7 @@ LONGEST = 48
 HEADER = 32  # pixels; sizes are multiples of 16, as video encoders want them
 PANEL = 240  # pixels of height, and of width from above
 _FINE = 2  # pictures from above are drawn this many times larger, then shrunk: smooth lines
-_INK, _PATH, _GOAL, _WALL = "#222222", "#0b5fa5", "#c3d9aa", "#b8b0a4"
+_INK, _PATH, _GOAL, _WALL = "#222222", "#0b5fa5", "#8fc04e", "#b8b0a4"
 
 Panel = Callable[[np.ndarray, int], Image.Image]
 """Draws the last of the states so far (t + 1, P) of the task with a number."""
@@ -71,7 +71,12 @@ def write_attempts(path: Path, rollouts: dict[str, np.ndarray], numbers: Sequenc
     """
     frames = list(_frames(rollouts, reported(pd.Series(numbers))))
     if path.suffix == ".gif":
-        first, *others = (Image.fromarray(frame).quantize(32) for frame in frames)
+        # One palette without dithering: equal areas stay equal, which GIF compresses.
+        images = [Image.fromarray(frame) for frame in frames]
+        palette = images[0].quantize(64, Image.Quantize.FASTOCTREE)
+        first, *others = (
+            image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images
+        )
         # Pillow joins pictures that are the same, so that a pause costs nothing.
         speed = {"duration": round(1000 / FRAMES_PER_SECOND), "loop": 0}
         first.save(path, save_all=True, append_images=others, **speed)
