@@ -26,10 +26,11 @@ def return_vs_window(windows: pd.DataFrame, path: Path) -> None:
     """
     windows = windows[windows["trajectories"].isin(reported(windows["trajectories"]))]
     panels = list(windows.groupby(["agent", "task", "training"], sort=False))
+    colours = _shades(windows["trajectories"])
     figure, axes = _panels(len(panels))
     for axis, ((agent, task, training), rows) in zip(axes, panels, strict=True):
-        for colour, (number, curve) in _coloured(rows.groupby("trajectories")):
-            _line(axis, curve, "window", colour, f"attempt {number}")
+        for number, curve in rows.groupby("trajectories"):
+            _line(axis, curve, "window", colours[number], f"attempt {number}")
         how = "trained with its window" if training == "window" else f"trained with {training}"
         axis.set(
             title=f"{task}: {agent}, {how}",
@@ -37,7 +38,7 @@ def return_vs_window(windows: pd.DataFrame, path: Path) -> None:
             ylabel="return of the n-th attempt",
         )
         _doubling(axis, rows["window"])
-    _finish(figure, axes[0], path)
+    _finish(figure, axes, path)
 
 
 def retrieval(table: pd.DataFrame, path: Path) -> None:
@@ -49,16 +50,17 @@ def retrieval(table: pd.DataFrame, path: Path) -> None:
         table: result of `agentic_transformer.evaluation.context_statistics.summarize_retrieval`.
         path: path of the PNG.
     """
+    table = table[table["trajectories"] > 1]
     panels = list(table.groupby(["agent", "task"], sort=False))
+    colours = _shades(table["trajectories"])
     figure, axes = _panels(len(panels))
     for axis, ((agent, task), rows) in zip(axes, panels, strict=True):
         absent = 2 * rows["distance"].max()
-        behind = rows[rows["trajectories"] > 1]
-        for colour, (number, curve) in _coloured(behind.groupby("trajectories")):
+        for number, curve in rows.groupby("trajectories"):
             found = curve[curve["condition"] == "retrieval"]
-            _line(axis, found, "distance", colour, f"{number - 1} in the context")
+            _line(axis, found, "distance", colours[number], f"{number - 1} in the context")
             without = curve[curve["condition"] == "distractors"]
-            _line(axis, without.assign(distance=absent), "distance", colour, None)
+            _line(axis, without.assign(distance=absent), "distance", colours[number], None)
         axis.set(
             title=f"{task}: {agent}",
             xlabel="distance of the informative trajectory, in trajectories",
@@ -68,7 +70,7 @@ def retrieval(table: pd.DataFrame, path: Path) -> None:
         if (rows["condition"] == "distractors").any():
             ticks, labels = axis.get_xticks(), [text.get_text() for text in axis.get_xticklabels()]
             axis.set_xticks([*ticks, absent], [*labels, "none"])
-    _finish(figure, axes[0], path)
+    _finish(figure, axes, path)
 
 
 def entropy(summary: pd.DataFrame, path: Path) -> None:
@@ -79,6 +81,7 @@ def entropy(summary: pd.DataFrame, path: Path) -> None:
         path: path of the PNG.
     """
     known = summary[summary["action_entropy"].notna()]
+    known = known[known["trajectories"].isin(reported(known["trajectories"]))]
     whats = {"first_action_entropy": "first action", "action_entropy": "mean over the attempt"}
     groups = list(known.groupby(["agent", "task"], sort=False))
     panels = [(*group, what) for group in groups for what in whats]
@@ -97,7 +100,7 @@ def entropy(summary: pd.DataFrame, path: Path) -> None:
             ylabel="entropy of the action, nats",
         )
         _doubling(axis, rows["trajectories"])
-    _finish(figure, axes[0], path)
+    _finish(figure, axes, path)
 
 
 def _panels(count: int) -> tuple[plt.Figure, np.ndarray]:
@@ -116,11 +119,11 @@ def _panels(count: int) -> tuple[plt.Figure, np.ndarray]:
     return figure, grid.flat[:count]
 
 
-def _coloured(groups: Iterable) -> Iterable:
-    """Yields groups, each with a colour: the later, the darker."""
-    groups = list(groups)
-    shades = plt.colormaps["viridis_r"](np.linspace(0.1, 1.0, len(groups)))
-    return zip(shades, groups, strict=True)
+def _shades(numbers: pd.Series) -> dict[int, np.ndarray]:
+    """Returns a colour for each number: the larger, the darker."""
+    numbers = sorted(numbers.unique())
+    shades = plt.colormaps["viridis_r"](np.linspace(0.1, 1.0, len(numbers)))
+    return dict(zip(numbers, shades, strict=True))
 
 
 def _line(
@@ -157,10 +160,12 @@ def _doubling(axis: plt.Axes, values: pd.Series) -> None:
     axis.minorticks_off()
 
 
-def _finish(figure: plt.Figure, axis: plt.Axes, path: Path) -> None:
-    """Adds the legend of a panel and the note below the title, and writes the PNG."""
-    lines, labels = axis.get_legend_handles_labels()
-    figure.legend(lines, labels, loc="outside lower center", ncols=4, fontsize=8)
+def _finish(figure: plt.Figure, axes: Iterable[plt.Axes], path: Path) -> None:
+    """Adds a legend of all panels and a note above them, and writes the PNG."""
+    drawn = {}  # lines by label; panels may have different ones
+    for axis in axes:
+        drawn |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=4, fontsize=8)
     figure.suptitle(_NOTE, fontsize=9, color="#555555")
     figure.savefig(path, dpi=130)
     plt.close(figure)
