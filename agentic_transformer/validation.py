@@ -23,6 +23,7 @@ from agentic_transformer.config import (
     TrainConfig,
 )
 from agentic_transformer.errors import listing, nearest, raise_config_error
+from agentic_transformer.online.checks import check_rounds
 from agentic_transformer.settings import format_value, format_values, settings_of, value_at
 from agentic_transformer.training import distributed
 
@@ -36,6 +37,11 @@ def check_command(command: Any) -> None:
         check_horizon(command.task, command.data)
     if hasattr(command, "task") and hasattr(command, "eval"):
         check_held_out(command.task, command.eval)
+    if hasattr(command, "td3") and command.data.algo == "td3":
+        data = command.data
+        check_rounds(
+            command.task, data.episodes, command.td3.episodes, data.length, data.action_repeat
+        )
     if hasattr(command, "topology"):
         check_plan(command)
     if hasattr(command, "checkpoint"):
