@@ -30,16 +30,16 @@ def name_params(family: Task, numbers: np.ndarray) -> dict[str, np.ndarray]:
 
     Args:
         family: with parameters.
-        numbers: (members, numbers), one parameter after another; see `envs.task_draws`.
+        numbers: (..., numbers), one parameter after another; see `envs.task_draws`.
 
     Returns:
-        what `stack_params` does.
+        name -> (...), or (..., numbers) for a parameter of several numbers.
     """
     parameters = FAMILIES[family.name].parameters
     ends = np.cumsum([parameter.size for parameter in parameters.values()])[:-1]
     return {
-        key: part[:, 0] if part.shape[1] == 1 else part
-        for key, part in zip(parameters, np.split(numbers, ends, axis=1), strict=True)
+        key: part[..., 0] if part.shape[-1] == 1 else part
+        for key, part in zip(parameters, np.split(numbers, ends, axis=-1), strict=True)
     }
 
 

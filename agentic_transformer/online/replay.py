@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -22,7 +23,7 @@ class Replay:
 
     Attributes:
         episodes: how many it holds.
-        returns: (episodes,), the sum of each episode's rewards.
+        returns: (episodes,), the sum of each episode's own rewards, over environment steps.
         params: (episodes, numbers), the parameters that each episode pursued.
     """
 
@@ -35,7 +36,8 @@ class Replay:
             steps: agent steps of an episode.
             action_repeat: environment steps of an agent step.
         """
-        self._family, self._reward = family, family_reward(family)
+        self._reward, self._named = family_reward(family), partial(name_params, family)
+        self._family = family
         self._learning = self._reward.learning or self._reward.reward
         self._steps, self._repeat, self._capacity = steps, action_repeat, capacity
         drawn = collection_params(family, _RANGE_DRAWS, np.random.default_rng(0))
@@ -69,8 +71,10 @@ class Replay:
                 shape = (self._capacity, *values.shape[1:])
                 self._arrays[key] = np.zeros(shape, values.dtype)
             self._arrays[key][first:last] = values
-        self.returns[first:last] = [episode.reward[1:].sum(dtype=float) for episode in episodes]
         self.params[first:last] = [param_numbers(task) for task in tasks]
+        named = self._named(self.params[first:last, None, None])
+        paid = self._reward.reward(new["measured"], **named)
+        self.returns[first:last] = paid.sum(axis=(1, 2))
         if not first:
             # Velocities are larger than angles: divided by their deviation in the first round,
             # where it is above 1.
@@ -88,8 +92,8 @@ class Replay:
         Returns:
             (..., observation size + numbers) float32.
         """
-        scaled = (params - self._middle) / self._half
-        return np.concatenate([observation * self._scale, scaled], axis=-1).astype(np.float32)
+        scaled = ((params - self._middle) / self._half).astype(np.float32)
+        return np.concatenate([observation * self._scale, scaled], axis=-1, dtype=np.float32)
 
     def learning_reward(
         self, episode: np.ndarray, step: np.ndarray, params: np.ndarray
@@ -104,9 +108,7 @@ class Replay:
         Returns:
             (count,), the mean over the environment steps of the agent step.
         """
-        named = {
-            key: value[:, None] for key, value in name_params(self._family, params).items()
-        }  # (count, 1), or (count, 1, numbers): all environment steps have the same
+        named = self._named(params[:, None])  # all environment steps of an agent step have the same
         return self._learning(self._arrays["measured"][episode, step], **named).mean(axis=1)
 
     def draw(self, updates: int, config: TD3Config, rng: np.random.Generator) -> Transitions:
