@@ -21,6 +21,7 @@ def main(config: CollectCommand) -> None:
         "length": data.length,
     }
     if data.algo == "td3":
+        # Loads jax, which other collectors do without.
         from agentic_transformer.online.collection import collect_td3
 
         collect_td3(config.task, folder, config=config.td3, **how)

@@ -1,1 +1,1 @@
-"""Learns online, to make data: a learner that is told the task and keeps all that it tried."""
+"""Makes data by learning online: a learner is told the task, and all that it tries is kept."""

@@ -1,4 +1,4 @@
-"""Learns by TD3 (Fujimoto et al. 2018, arXiv 1802.09477) how to act, told the task.
+"""Trains an actor online by TD3 (Fujimoto et al. 2018, arXiv 1802.09477).
 
 Twin critics with smoothed targets and a delayed actor are those of `training.td3_bc`; here nothing
 holds the actor near the data, as they are its own.
