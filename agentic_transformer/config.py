@@ -363,7 +363,8 @@ class TD3BCConfig:
     )
 
 
-@dataclass
+# Hashable, so that compiled functions can be cached by it; nothing changes a config later.
+@dataclass(unsafe_hash=True)
 class TD3Config:
     """Describes TD3 (arXiv 1802.09477), the online learner of data.algo=td3.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -43,18 +42,17 @@ class TD3Learner:
             seed: of the parameters, and with the update, of the targets' noise.
         """
         shape = Shape(observation, action, config, layer_norm=True)
-        graphs, params = init_networks(shape, seed)
+        self._graphs, params = init_networks(shape, seed)
         self.state = init_td3_bc_state(params, config)
-        self._update_many = make_updates(graphs, config, seed)
-        self._act = jax.jit(lambda actor, seen: nnx.merge(graphs.actor, actor)(seen))
+        self._config, self._seed = config, seed
 
     def act(self, seen: np.ndarray) -> np.ndarray:
         """Returns actions without noise, (episodes, action size)."""
-        return np.asarray(self._act(self.state.params["actor"], seen))
+        return np.asarray(_own_action(self._graphs.actor, self.state.params["actor"], seen))
 
     def learn(self, batches: Transitions) -> None:
         """Makes an update for each batch; the arrays have the shapes (updates, batch, ...)."""
-        self.state = self._update_many(self.state, batches)
+        self.state = make_updates(self._graphs, self._config, self._seed, self.state, batches)
 
     def save(self, path: Path, done: int) -> None:
         """Writes the learner as a whole, with the number of rounds that it has learned from."""
@@ -99,19 +97,18 @@ def actor_loss(
     return -nnx.merge(graphs.critics, critics)(batch.observation, action)[0].mean()
 
 
+@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
 def make_updates(
-    graphs: Graphs, config: TD3Config, seed: int
-) -> Callable[[TrainState, Transitions], TrainState]:
-    """Returns a compiled function that makes many updates, one after another.
+    graphs: Graphs, config: TD3Config, seed: int, state: TrainState, batches: Transitions
+) -> TrainState:
+    """Makes an update for each batch, one after another.
 
     Args:
         graphs: structures of the networks.
         config: settings of the method.
         seed: noise depends only on the seed and the number of the update.
-
-    Returns:
-        A function of (state, batches) -> state. It consumes the state. Batches have a first axis
-        of updates.
+        state: is consumed.
+        batches: arrays of the shapes (updates, batch, ...).
     """
     update = make_td3_update(graphs, config, actor_loss)
 
@@ -119,8 +116,9 @@ def make_updates(
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         return update(state, batch, key)[0], None
 
-    @partial(jax.jit, donate_argnums=0)
-    def many(state: TrainState, batches: Transitions) -> TrainState:
-        return jax.lax.scan(one, state, batches)[0]
+    return jax.lax.scan(one, state, batches)[0]
 
-    return many
+
+@partial(jax.jit, static_argnums=0)
+def _own_action(graph: nnx.GraphDef, actor: nnx.State, seen: jax.Array) -> jax.Array:
+    return nnx.merge(graph, actor)(seen)

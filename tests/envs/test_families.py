@@ -211,7 +211,10 @@ def test_what_is_measured_is_small(name):
 
 def test_a_learner_climbs_toward_a_speed():
     """stand (0.2 + 0.4 pay(margin 0.5) + 0.4 pay(margin 2)), on dm_control's physics."""
-    oracle, states = Oracle("walker_speed", SEED), rng(11).standard_normal((30, 18))
+    oracle, states = (
+        Oracle(envs.task("walker_speed", speed=0), SEED),
+        rng(11).standard_normal((30, 18)),
+    )
     states[:, 1], states[:, 2] = states[:, 1] * 0.2, states[:, 2] * 0.5  # not far from upright
     states[:, 9:] *= 2
     (measured,) = measure_many(states, [envs.task("walker_speed")])

@@ -51,9 +51,9 @@ def buffer(whole):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("calls", [0, 1, 2])
+@pytest.mark.parametrize("calls", [0, 1])
 def test_an_interrupted_collection_ends_with_the_same_bytes(whole, calls, tmp_path, monkeypatch):
-    """It stops when the episodes of a round are written, in the first, a middle or the last one."""
+    """It stops when the episodes of a round are written, of the first one or a later one."""
     learn, made = TD3Learner.learn, []
 
     def stopped(self, batches):
