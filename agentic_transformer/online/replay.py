@@ -76,10 +76,10 @@ class Replay:
         paid = self._reward.reward(new["measured"], **named)
         self.returns[first:last] = paid.sum(axis=(1, 2))
         if not first:
-            # Velocities are larger than angles: divided by their deviation in the first round,
-            # where it is above 1.
+            # Velocities are larger than angles, and grow as a body learns to move: divided by
+            # twice their deviation in the first round, where that is above 1.
             deviation = new["observation"].std(axis=(0, 1), dtype=np.float64)
-            self._scale = (1 / np.maximum(deviation, 1)).astype(np.float32)
+            self._scale = (1 / np.maximum(2 * deviation, 1)).astype(np.float32)
         self.episodes = last
 
     def told(self, observation: np.ndarray, params: np.ndarray) -> np.ndarray:
@@ -106,10 +106,10 @@ class Replay:
             params: (count, numbers).
 
         Returns:
-            (count,), the mean over the environment steps of the agent step.
+            (count,), the sum over the environment steps of the agent step.
         """
         named = self._named(params[:, None])  # all environment steps of an agent step have the same
-        return self._learning(self._arrays["measured"][episode, step], **named).mean(axis=1)
+        return self._learning(self._arrays["measured"][episode, step], **named).sum(axis=1)
 
     def draw(self, updates: int, config: TD3Config, rng: np.random.Generator) -> Transitions:
         """Draws a batch of transitions for each of several updates.

@@ -161,8 +161,8 @@ def test_relabelled_rewards_are_the_familys(buffer):
             np.full(steps, index), np.arange(steps), np.tile(goal, (steps, 1))
         )
         # `relabel` rounds to float32 what is at most 1.
-        expected = paid.reshape(steps, REPEAT).mean(axis=1, dtype=float)
-        np.testing.assert_allclose(found, expected, rtol=0, atol=2 * unit())
+        expected = paid.reshape(steps, REPEAT).sum(axis=1, dtype=float)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2 * REPEAT * unit())
         total += paid.sum()
     assert total > 1
 
