@@ -52,7 +52,7 @@ class TD3Learner:
 
     def learn(self, batches: Transitions) -> None:
         """Makes an update for each batch; the arrays have the shapes (updates, batch, ...)."""
-        self.state = make_updates(self._graphs, self._config, self._seed, self.state, batches)
+        self.state = update_many(self._graphs, self._config, self._seed, self.state, batches)
 
     def save(self, path: Path, done: int) -> None:
         """Writes the learner as a whole, with the number of rounds that it has learned from."""
@@ -98,7 +98,7 @@ def actor_loss(
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
-def make_updates(
+def update_many(
     graphs: Graphs, config: TD3Config, seed: int, state: TrainState, batches: Transitions
 ) -> TrainState:
     """Makes an update for each batch, one after another.
