@@ -81,8 +81,9 @@ class DataConfig:
     algo: str = setting(
         "pd",
         "How the episodes were collected. pd: noisy PD control to random waypoints (point masses), "
-        "mppi: planning, mppi_annealed: planning under noise that fades, random and noise: every "
-        "domain; the exploration of ExoRL's data: "
+        "mppi: planning, mppi_annealed: planning under noise that fades, td3: a learner that is "
+        "told the parameters of a family's task, random and noise: every domain; the "
+        "exploration of ExoRL's data: "
         "aps, icm_apt, diayn, disagreement, icm, proto, random, rnd, smm; or a name of your own.",
     )
     cache: str | None = setting(
@@ -196,8 +197,8 @@ class AgentConfig:
     imitate: str = setting(
         "taken",
         "Actions that are predicted. taken: those of the trajectory; demonstrator: those that its "
-        "demonstrator would have taken, where noise was added (data that keep them: mppi_annealed, "
-        "or mppi of a family).",
+        "demonstrator would have taken, where noise was added (data that keep them: td3, "
+        "mppi_annealed, or mppi of a family).",
         choices=("taken", "demonstrator"),
     )
     good: float = setting(
@@ -395,6 +396,46 @@ class TD3BCConfig:
     )
 
 
+# Hashable, so that compiled functions can be cached by it; nothing changes a config later.
+@dataclass(unsafe_hash=True)
+class TD3Config:
+    """Describes TD3 (arXiv 1802.09477), the online learner of data.algo=td3.
+
+    It is told the parameters of its task. After every round of episodes it makes one update for
+    each agent step of the round.
+    """
+
+    episodes: int = setting(
+        32, "Episodes of a round; they divide data.episodes.", minimum=1, maximum=10_000
+    )
+    width: int = setting(128, "Width of the hidden layers.", minimum=1, maximum=65_536)
+    layers: int = setting(2, "Number of hidden layers.", minimum=1, maximum=64)
+    batch: int = setting(256, "Transitions of an update.", minimum=1, maximum=1_000_000)
+    relabelled: float = setting(
+        0.5,
+        "Share of a batch that gets other parameters of the task, and the rewards that they pay.",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    learning_rate: float = setting(
+        1e-3, "Adam's learning rate, of actor and critics.", minimum=1e-9, maximum=1.0
+    )
+    discount: float = setting(0.97, "Discount of the next value.", minimum=0.0, maximum=1.0)
+    tau: float = setting(
+        0.005,
+        "Share by which target networks move toward their networks.",
+        minimum=1e-9,
+        maximum=1.0,
+    )
+    noise: float = setting(
+        0.2, "Standard deviation of the noise that smooths the target action.", minimum=0.0
+    )
+    noise_clip: float = setting(0.4, "Largest such noise.", minimum=0.0)
+    delay: int = setting(
+        2, "Critic updates for one update of the actor and the target networks.", minimum=1
+    )
+
+
 @dataclass
 class EvalConfig:
     """Describes rollouts with a growing context."""
@@ -501,6 +542,7 @@ class CollectCommand:
 
     task: str = setting("point_mass_goal", TASK)
     data: DataConfig = field(default_factory=DataConfig)
+    td3: TD3Config = field(default_factory=TD3Config)
 
 
 @dataclass

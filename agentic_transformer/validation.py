@@ -23,6 +23,7 @@ from agentic_transformer.config import (
     TrainConfig,
 )
 from agentic_transformer.errors import listing, nearest, raise_config_error
+from agentic_transformer.online.checks import check_rounds
 from agentic_transformer.settings import format_value, format_values, settings_of, value_at
 from agentic_transformer.training import distributed
 from envs.gymnasium_tasks import is_gymnasium
@@ -44,6 +45,9 @@ def check_command(command: Any) -> None:
         check_domain(command.domain)
     if hasattr(command, "eval"):
         check_window(command.eval)
+    if hasattr(command, "td3") and command.data.algo == "td3":
+        data = command.data
+        check_rounds(task, data.episodes, command.td3.episodes, data.length, data.action_repeat)
     if hasattr(command, "topology"):
         check_plan(command)
     if hasattr(command, "checkpoint"):

@@ -13,7 +13,7 @@ from agentic_transformer.agents.run_folders import find_run, read_acting
 from agentic_transformer.agents.td3_bc import TD3BCAgent
 from agentic_transformer.agents.transformer import TransformerAgent
 from agentic_transformer.config import TrainCommand
-from agentic_transformer.models.actor_critic import init_networks
+from agentic_transformer.models.actor_critic import Shape, init_networks
 from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.training.checkpoint_reader import CheckpointReader
 from agentic_transformer.training.computation import describe_computation
@@ -50,7 +50,7 @@ def build_agent(checkpoints: CheckpointReader, step: int, mesh: Mesh | None = No
     """
     spec = read_spec(checkpoints, step)
     if spec.agent.learner != "transformer":
-        graphs, params = init_networks(spec, seed=0)
+        graphs, params = init_networks(Shape.of(spec), seed=0)
         return TD3BCAgent(graphs, checkpoints.params(step, params), spec)
     params = nnx.state(nnx.eval_shape(lambda: spec.build(seed=0)), nnx.Param)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

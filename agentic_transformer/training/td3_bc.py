@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from agentic_transformer.config import TD3BCConfig, TrainCommand
+from agentic_transformer.config import TD3BCConfig, TD3Config, TrainCommand
 from agentic_transformer.contexts.relabelled import RelabelledDataset
 from agentic_transformer.contexts.transitions import TransitionLoader, Transitions
-from agentic_transformer.models.actor_critic import Graphs, Params, init_networks
+from agentic_transformer.models.actor_critic import Graphs, Params, Shape, init_networks
 from agentic_transformer.models.precision import matmul_precision
 from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.training.computation import describe_computation
@@ -42,7 +42,7 @@ class TD3BCLearner:
         """
         self._config, precision = config.td3_bc, config.model.precision
         self.computation = describe_computation(precision, jax.devices()[:1])
-        graphs, self._params = init_networks(spec, config.seed)
+        graphs, self._params = init_networks(Shape.of(spec), config.seed)
         clones = config.agent.learner == "td3_bc"
         self.train_step = make_td3_bc_step(graphs, self._config, config.seed, precision, clones)
         self.make_batch = TransitionLoader(data, spec.layout(), self._config.batch, config.seed)
@@ -60,7 +60,7 @@ class TD3BCLearner:
         return self._config.learning_rate
 
 
-def init_td3_bc_state(params: Params, config: TD3BCConfig) -> TrainState:
+def init_td3_bc_state(params: Params, config: TD3BCConfig | TD3Config) -> TrainState:
     """Returns the train state before the first step: the actor and the critics have optimizers."""
     optimizer = optax.adam(config.learning_rate)
     states = {name: optimizer.init(params[name]) for name in ("actor", "critics")}
@@ -68,7 +68,11 @@ def init_td3_bc_state(params: Params, config: TD3BCConfig) -> TrainState:
 
 
 def critic_target(
-    graphs: Graphs, params: Params, config: TD3BCConfig, batch: Transitions, key: jax.Array
+    graphs: Graphs,
+    params: Params,
+    config: TD3BCConfig | TD3Config,
+    batch: Transitions,
+    key: jax.Array,
 ) -> jax.Array:
     """Returns the value that both critics learn to predict, (B,).
 
@@ -146,6 +150,30 @@ def make_td3_bc_step(
     Returns:
         A compiled function of (state, batch) -> (state, metrics). It consumes the state.
     """
+    update = make_td3_update(graphs, config, actor_loss)
+
+    @partial(jax.jit, donate_argnums=0)
+    def step(state: TrainState, batch: Transitions) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        with matmul_precision(precision):
+            return update(state, batch, key)
+
+    return step
+
+
+def make_td3_update(
+    graphs: Graphs, config: TD3BCConfig | TD3Config, actor_loss: Callable[..., jax.Array]
+) -> Callable[[TrainState, Transitions, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
+    """Returns what TD3 and TD3+BC do in a training step, to be traced.
+
+    Args:
+        graphs: structures of the networks.
+        config: settings of the method.
+        actor_loss: (graphs, actor, critics, config, batch) -> the loss of the actor.
+
+    Returns:
+        A function of (state, batch, key of the noise) -> (state, metrics).
+    """
     optimizer = optax.adam(config.learning_rate)
 
     # The target networks have no optimizer: they follow by moving averages.
@@ -169,26 +197,25 @@ def make_td3_bc_step(
         }
         return params | targets, states
 
-    @partial(jax.jit, donate_argnums=0)
-    def step(state: TrainState, batch: Transitions) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-        with matmul_precision(precision):
-            target = critic_target(graphs, state.params, config, batch, key)
-            (loss, value), grads = jax.value_and_grad(partial(critic_loss, graphs), has_aux=True)(
-                state.params["critics"], batch, target
-            )
-            params, states = update("critics", state.params, state.optimizer, grads)
-            params, states = jax.lax.cond(
-                (state.step + 1) % config.delay == 0,
-                update_actor_and_targets,
-                lambda params, states, _: (params, states),
-                params,
-                states,
-                batch,
-            )
+    def update_all(
+        state: TrainState, batch: Transitions, key: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        target = critic_target(graphs, state.params, config, batch, key)
+        (loss, value), grads = jax.value_and_grad(partial(critic_loss, graphs), has_aux=True)(
+            state.params["critics"], batch, target
+        )
+        params, states = update("critics", state.params, state.optimizer, grads)
+        params, states = jax.lax.cond(
+            (state.step + 1) % config.delay == 0,
+            update_actor_and_targets,
+            lambda params, states, _: (params, states),
+            params,
+            states,
+            batch,
+        )
         return TrainState(state.step + 1, params, states), {"loss": loss, "value": value}
 
-    return step
+    return update_all
 
 
 def _move_toward(target: nnx.State, source: nnx.State, tau: float) -> nnx.State:

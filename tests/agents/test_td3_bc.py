@@ -13,7 +13,7 @@ from agentic_transformer.config import AgentConfig, EvalConfig, TD3BCConfig, Tra
 from agentic_transformer.contexts.transitions import TransitionLoader
 from agentic_transformer.evaluation.conditions import evaluation_tasks
 from agentic_transformer.evaluation.rollouts import Evaluation
-from agentic_transformer.models.actor_critic import init_networks
+from agentic_transformer.models.actor_critic import Shape, init_networks
 from agentic_transformer.training.checkpoint import Checkpoints
 from agentic_transformer.training.td3_bc import (
     TD3BCLearner,
@@ -48,7 +48,7 @@ def loader(data, spec):
 
 
 def fresh(spec, config=CONFIG):
-    graphs, params = init_networks(replace(spec, td3_bc=config), seed=SEED)
+    graphs, params = init_networks(Shape.of(replace(spec, td3_bc=config)), seed=SEED)
     return graphs, init_td3_bc_state(params, config)
 
 
