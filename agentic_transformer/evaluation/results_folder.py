@@ -32,6 +32,7 @@ FIGURES = (
     "agents.png",
     "return_vs_tokens.png",
     "training.png",
+    "learning_curve.png",
     "attempts.png",
 )
 

@@ -41,6 +41,7 @@ class TD3BCLearner:
             spec: the agent.
         """
         self._config, precision = config.td3_bc, config.model.precision
+        self.tokens_per_batch = 0
         self.computation = describe_computation(precision, jax.devices()[:1])
         graphs, self._params = init_networks(spec, config.seed)
         self.train_step = make_td3_bc_step(graphs, self._config, config.seed, precision)
