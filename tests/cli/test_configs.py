@@ -18,6 +18,7 @@ COMMANDS = {
     "evaluate": config.EvaluateCommand,
     "export": config.ExportCommand,
     "plot": config.PlotCommand,
+    "report": config.ReportCommand,
     "quickstart": config.QuickstartCommand,
     "plan": config.PlanCommand,
     "download": config.DownloadCommand,
