@@ -56,7 +56,7 @@ constraints: install
 	$(python) -m pip install uv
 	for v in 3.11 3.12 3.13; do \
 		$(VENV)/bin/uv pip compile --quiet --upgrade --no-emit-index-url --no-annotate --no-header --python-version $$v \
-			--extra test --extra cuda12 --extra cuda13 --extra tpu --extra slurm --extra peers --extra dev pyproject.toml \
+			--extra test --extra cuda12 --extra cuda13 --extra tpu --extra slurm --extra wandb --extra peers --extra dev pyproject.toml \
 			--output-file constraints/py$$(echo $$v | tr -d .).txt || exit 1; \
 	done
 	grep '^dm-control==' constraints/py312.txt >> constraints/py313.txt

@@ -14,8 +14,8 @@ from agentic_transformer.name_clash import describe_clash
 if TYPE_CHECKING:
     from agentic_transformer.agents.base import Agent
     from agentic_transformer.agents.load import load
+    from agentic_transformer.evaluation.learning_curve import train
     from agentic_transformer.ring import ring_attention
-    from agentic_transformer.training.train import train
 
 __all__ = ["Agent", "load", "ring_attention", "train"]
 
@@ -23,7 +23,7 @@ _HOMES = {
     "Agent": "agentic_transformer.agents.base",
     "load": "agentic_transformer.agents.load",
     "ring_attention": "agentic_transformer.ring",
-    "train": "agentic_transformer.training.train",
+    "train": "agentic_transformer.evaluation.learning_curve",
 }
 
 

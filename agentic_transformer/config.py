@@ -352,6 +352,15 @@ class TrainConfig:
     weight_decay: float = setting(1e-4, "Weight decay of AdamW.", minimum=0.0)
     grad_clip_norm: float = setting(1.0, "Largest global norm of the gradient.", minimum=1e-9)
     log_every: int = setting(50, "Steps between two rows of metrics.csv.", minimum=1)
+    eval_every: int = setting(
+        0,
+        "Steps between two small evaluations while training, see learning_curve.csv: the agent's "
+        "own attempts, at n = 1 and at the last n of eval.trajectories; 0: none.",
+        minimum=0,
+    )
+    eval_tasks: int = setting(
+        16, "Tasks of such an evaluation, drawn as eval.tasks are.", minimum=2, maximum=100_000
+    )
     checkpoint_every: int = setting(500, "Steps between two checkpoints.", minimum=1)
     keep: int = setting(2, "Number of newest checkpoints that are kept.", minimum=1)
     keep_best: int = setting(
@@ -534,6 +543,14 @@ DOMAIN = (
 RUN = "Folder of a run of experiments.train."
 NEW_RUN = "Folder of the run; null: a new one, runs/<task>/<date>-<time>-<unique>."
 RESUME = "Whether to continue `run`, or the newest unfinished run with the same settings."
+INIT = (
+    "Run whose newest parameters training starts from, with a fresh optimizer; observations and "
+    "returns are scaled as there. null: fresh parameters."
+)
+LOGGER = (
+    "Where numbers go besides metrics.csv and the terminal. tensorboard: <run>/tensorboard; wandb: "
+    "Weights & Biases too (an extra; WANDB_MODE=offline keeps all in <run>/wandb)."
+)
 
 
 @dataclass
@@ -607,6 +624,8 @@ class TrainCommand:
     )
     run: str | None = setting(None, NEW_RUN, example="runs/mine")
     resume: bool = setting(False, RESUME)
+    init: str | None = setting(None, INIT, example="runs/other")
+    logger: str = setting("tensorboard", LOGGER, choices=("tensorboard", "wandb"))
     data: DataConfig = field(default_factory=DataConfig)
     agent: AgentConfig = field(default_factory=AgentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -749,6 +768,18 @@ class ExportCommand:
     out: str = setting("???", "A new folder for the copy.", example="shared")
 
 
+RECORD_CONDITIONS = (
+    *("own", "no_context", "foreign", "dataset"),
+    *("zero_rewards", "other_rewards", "shuffled"),
+    *("retrieval", "distractors"),
+    *("dt", "bc", "bc10", "td3", "td3_bc", "bc_told", "td3_told", "td3_bc_told"),
+    *("bayes_greedy", "posterior_sampling"),
+)
+"""Values of the column `condition` of records, see `agentic_transformer.evaluation.rollouts`."""
+
+FIGURE_FORMATS = ("png", "pdf", "svg")
+
+
 @dataclass
 class PlotCommand:
     """Plots tables and figures from the files of runs alone."""
@@ -769,6 +800,34 @@ class PlotCommand:
         False,
         "Whether published returns of a task are drawn as dashed lines, where their unit and the "
         "steps of their episodes are ours.",
+    )
+    conditions: list[str] = setting(
+        [],
+        "Conditions that tables and figures show; []: all of the records.",
+        choices=RECORD_CONDITIONS,
+        example="[own,no_context]",
+    )
+    formats: list[str] = setting(["png"], "Formats of the figures.", choices=FIGURE_FORMATS)
+
+
+@dataclass
+class ReportCommand:
+    """Writes one HTML file about runs, which opens without a network."""
+
+    runs: list[str] = setting(
+        [], "Folders of evaluated runs, or of sweeps.", example="[runs/mine,runs/yours]"
+    )
+    out: str | None = setting(
+        None,
+        "Path of the file; null: report.html in the folder, or in `comparison` beside the first of "
+        "several.",
+        example="report.html",
+    )
+    conditions: list[str] = setting(
+        [],
+        "Conditions that it shows; []: all of the records.",
+        choices=RECORD_CONDITIONS,
+        example="[own,no_context]",
     )
 
 

@@ -7,7 +7,9 @@ Each check raises a UserError. Ranges and choices of single settings stand in
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import re
+from pathlib import Path
 from typing import Any
 
 import envs
@@ -61,6 +63,7 @@ def check_command(command: Any) -> None:
         check_relabel(command.task, command.data)
         check_batch(command.train, command.mesh)
         check_agent("agent", command.agent, command)
+        check_logger(command.logger)
     if hasattr(command, "baseline"):
         check_agent("baseline", command.baseline, command)
         check_baseline(command)
@@ -322,9 +325,33 @@ def check_agent(group: str, agent: AgentConfig, command: TrainCommand) -> None:
         )
 
 
+def check_init(command: TrainCommand) -> None:
+    """Raises a UserError if there is no run to start from; a resumed run has started already."""
+    if command.init is None or command.resume:
+        return
+    if not (Path(command.init) / "checkpoints").is_dir():
+        raise_config_error(
+            f"init={command.init}: no checkpoints are there", "a run folder of experiments.train"
+        )
+
+
+def check_logger(logger: str) -> None:
+    """Raises a UserError if the package that a logger needs is not installed."""
+    if logger == "wandb" and importlib.util.find_spec("wandb") is None:
+        raise_config_error(
+            "logger=wandb: the package wandb is not installed",
+            "logger=tensorboard, or after: make install EXTRAS=wandb",
+        )
+
+
 def check_baseline(command: Any) -> None:
     """Raises a UserError unless the quickstart's baseline has a name and a batch of its own."""
     baseline, seen = command.baseline, command.train.batch * command.agent.trajectories
+    if command.init is not None:
+        raise_config_error(
+            f"init={command.init}: the quickstart trains two agents of different shapes",
+            "init= of experiments.train",
+        )
     if baseline.name == command.agent.name:
         raise_config_error(
             f"baseline.name={baseline.name} is the agent's name too",

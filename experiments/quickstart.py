@@ -132,7 +132,7 @@ def trained_agents(config: QuickstartCommand, run: Path) -> list[TrainCommand]:
     """
     shared = {
         name: getattr(config, name)
-        for name in ("task", "seed", "data", "model", "td3_bc", "eval", "mesh", "resume")
+        for name in ("task", "seed", "data", "model", "td3_bc", "eval", "mesh", "resume", "logger")
     }
     commands = []
     for agent in (config.agent, config.baseline):

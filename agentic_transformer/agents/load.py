@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import jax
 from flax import nnx
@@ -50,12 +51,25 @@ def build_agent(checkpoints: CheckpointReader, step: int, mesh: Mesh | None = No
     """
     spec = read_spec(checkpoints, step)
     if spec.agent.learner != "transformer":
-        graphs, params = init_networks(Shape.of(spec), seed=0)
-        return TD3BCAgent(graphs, checkpoints.params(step, params), spec)
+        params = init_networks(Shape.of(spec), seed=0)[1]
+        return make_agent(spec, checkpoints.params(step, params))
     params = nnx.state(nnx.eval_shape(lambda: spec.build(seed=0)), nnx.Param)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), params)
-    return TransformerAgent.from_trained(checkpoints.params(step, like), spec, mesh)
+    return make_agent(spec, checkpoints.params(step, like), mesh)
+
+
+def make_agent(spec: AgentSpec, params: Any, mesh: Mesh | None = None) -> Agent:
+    """Returns the agent of a spec and its parameters.
+
+    Args:
+        spec: the agent.
+        params: its parameters, as training keeps them.
+        mesh: devices over which the agent's caches are sharded; None: one device.
+    """
+    if spec.agent.learner != "transformer":
+        return TD3BCAgent(init_networks(Shape.of(spec), seed=0)[0], params, spec)
+    return TransformerAgent.from_trained(params, spec, mesh)
 
 
 def describe_acting(config: TrainCommand, ring: int) -> dict[str, str]:

@@ -21,6 +21,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from agentic_transformer.config import RECORD_CONDITIONS
+
 UNIT = ["seed", "task_id", "rollout"]
 """Columns of a unit: one hidden task of one seed (and which of its repetitions).
 
@@ -65,15 +67,6 @@ BASELINES = ("dt", "bc", "bc10", "td3", "td3_bc", "bc_told", "td3_told", "td3_bc
 Each is another agent. It is compared with every agent that has a context. Those that end in `_told`
 observe the parameters of the task, which are hidden from the others.
 """
-
-CONDITIONS = (
-    *("own", "no_context", "foreign", "dataset"),
-    *("zero_rewards", "other_rewards", "shuffled"),
-    *("retrieval", "distractors"),
-    *BASELINES,
-    *("bayes_greedy", "posterior_sampling"),
-)
-"""Values of the column `condition`."""
 
 
 def read_records(path: Path) -> pd.DataFrame:
@@ -127,12 +120,12 @@ def _check_values(records: pd.DataFrame, path: Path) -> None:
             raise ValueError(
                 f"{path} has {column}={value!r} in line {_line(wrong)}; it must be a number"
             )
-    unknown = ~records["condition"].isin(CONDITIONS)
+    unknown = ~records["condition"].isin(RECORD_CONDITIONS)
     if unknown.any():
         condition = records.loc[unknown, "condition"].iloc[0]
         raise ValueError(
             f"{path} has the unknown condition {condition!r} in line {_line(unknown)}; "
-            f"there are {CONDITIONS}"
+            f"there are {RECORD_CONDITIONS}"
         )
     repeated = records.duplicated(KEY)
     if repeated.any():

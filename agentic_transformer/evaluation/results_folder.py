@@ -35,6 +35,7 @@ FIGURES = (
     "retrieval.png",
     "entropy.png",
     "training.png",
+    "learning_curve.png",
     "attempts.png",
 )
 

@@ -19,10 +19,13 @@ from flax import nnx
 from agentic_transformer.config import TD3Config
 from agentic_transformer.contexts.transitions import Transitions
 from agentic_transformer.models.actor_critic import Graphs, Shape, init_networks
+from agentic_transformer.models.precision import matmul_precision
 from agentic_transformer.training.state import TrainState
-from agentic_transformer.training.td3_bc import init_td3_bc_state, make_td3_update
+from agentic_transformer.training.td3_bc import init_td3_bc_state, make_td3_update, td3_actor_loss
 
 _ROUND = "round"
+_PRECISION = "highest"
+"""Of float32 products: accelerators would round their factors."""
 
 
 class TD3Learner:
@@ -89,14 +92,6 @@ class TD3Learner:
         return done
 
 
-def actor_loss(
-    graphs: Graphs, actor: nnx.State, critics: nnx.State, config: TD3Config, batch: Transitions
-) -> jax.Array:
-    """Returns the actor's loss: -mean(Q_1(s, pi(s)))."""
-    action = nnx.merge(graphs.actor, actor)(batch.observation)
-    return -nnx.merge(graphs.critics, critics)(batch.observation, action)[0].mean()
-
-
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
 def update_many(
     graphs: Graphs, config: TD3Config, seed: int, state: TrainState, batches: Transitions
@@ -110,15 +105,17 @@ def update_many(
         state: is consumed.
         batches: arrays of the shapes (updates, batch, ...).
     """
-    update = make_td3_update(graphs, config, actor_loss)
+    update = make_td3_update(graphs, config, td3_actor_loss)
 
     def one(state: TrainState, batch: Transitions) -> tuple[TrainState, None]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         return update(state, batch, key)[0], None
 
-    return jax.lax.scan(one, state, batches)[0]
+    with matmul_precision(_PRECISION):
+        return jax.lax.scan(one, state, batches)[0]
 
 
 @partial(jax.jit, static_argnums=0)
 def _own_action(graph: nnx.GraphDef, actor: nnx.State, seen: jax.Array) -> jax.Array:
-    return nnx.merge(graph, actor)(seen)
+    with matmul_precision(_PRECISION):
+        return nnx.merge(graph, actor)(seen)

@@ -41,6 +41,7 @@ class TD3BCLearner:
             spec: the agent.
         """
         self._config, precision = config.td3_bc, config.model.precision
+        self.tokens_per_batch = 0
         self.computation = describe_computation(precision, jax.devices()[:1])
         graphs, self._params = init_networks(Shape.of(spec), config.seed)
         clones = config.agent.learner == "td3_bc"
@@ -105,30 +106,30 @@ def actor_loss(
     critics: nnx.State,
     config: TD3BCConfig,
     batch: Transitions,
-    clones: bool = True,
 ) -> jax.Array:
-    """Returns the actor's loss: cloning of the data's actions, minus the value of its own.
+    """Returns the actor's loss of TD3+BC: cloning of the data's actions, minus its own value.
 
-        TD3+BC  mean((pi(s) - a)^2) - lambda mean(Q_1(s, pi(s)))
-        TD3     -mean(Q_1(s, pi(s)))
+        mean((pi(s) - a)^2) - lambda mean(Q_1(s, pi(s)))
 
     lambda = alpha / max(mean|Q_1|, 1e-8), no gradient flows through it. It makes the loss
     independent of the scale of values.
-
-    Args:
-        graphs: structures of the networks.
-        actor: parameters of the actor.
-        critics: parameters of the critics.
-        config: settings of the method.
-        batch: transitions.
-        clones: whether actions of the data are cloned (TD3+BC), or not (TD3).
     """
     action = nnx.merge(graphs.actor, actor)(batch.observation)
     value = nnx.merge(graphs.critics, critics)(batch.observation, action)[0]
-    if not clones:
-        return -value.mean()
     value_weight = config.alpha / jnp.maximum(jax.lax.stop_gradient(jnp.abs(value).mean()), 1e-8)
     return jnp.mean((action - batch.action) ** 2) - value_weight * value.mean()
+
+
+def td3_actor_loss(
+    graphs: Graphs,
+    actor: nnx.State,
+    critics: nnx.State,
+    config: TD3BCConfig | TD3Config,
+    batch: Transitions,
+) -> jax.Array:
+    """Returns the actor's loss of TD3: -mean(Q_1(s, pi(s)))."""
+    action = nnx.merge(graphs.actor, actor)(batch.observation)
+    return -nnx.merge(graphs.critics, critics)(batch.observation, action)[0].mean()
 
 
 def make_td3_bc_step(
@@ -145,12 +146,12 @@ def make_td3_bc_step(
         config: settings of the method.
         seed: noise depends only on the seed and the step.
         precision: of float32 products, see `agentic_transformer.models.precision`.
-        clones: see `actor_loss`.
+        clones: whether actions of the data are cloned (TD3+BC), or not (TD3).
 
     Returns:
         A compiled function of (state, batch) -> (state, metrics). It consumes the state.
     """
-    update = make_td3_update(graphs, config, actor_loss)
+    update = make_td3_update(graphs, config, actor_loss if clones else td3_actor_loss)
 
     @partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, batch: Transitions) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -187,7 +188,7 @@ def make_td3_update(
         params: Params, states: dict[str, Any], batch: Transitions
     ) -> tuple[Params, dict[str, Any]]:
         grads = jax.grad(partial(actor_loss, graphs))(
-            params["actor"], params["critics"], config, batch, clones
+            params["actor"], params["critics"], config, batch
         )
         params, states = update("actor", params, states, grads)
         # Polyak averaging: theta' <- (1 - tau) theta' + tau theta

@@ -101,7 +101,8 @@ class Job:
             try:
                 if in_pool:
                     devices.claim_accelerator()
-                self._run(folder, OmegaConf.to_object(config), overrides)
+                command = run_folder.resumed_settings(OmegaConf.to_object(config), overrides)
+                self._run(folder, command, overrides)
             except Exception as error:
                 self.error = error
                 if self.multirun and not is_user_error(error):
@@ -118,7 +119,7 @@ class Job:
                 self._work(folder, command, overrides)
         elif hasattr(command, "mesh") and process_info(command.mesh)[0] > 0:
             folder.mkdir(parents=True, exist_ok=True)  # perhaps before process 0 makes it
-            if run_status.read_status(folder).get("state") != "finished":
+            if not run_folder.is_done(folder, command):
                 self.main(command, folder)
         else:
             with run_files.lock(folder):
@@ -126,7 +127,7 @@ class Job:
 
     def _run_in_folder(self, folder: Path, command: Any, overrides: list[str]) -> None:
         """Runs the command in a folder that this process has locked, unless it is finished."""
-        if run_status.read_status(folder).get("state") == "finished":
+        if run_folder.is_done(folder, command):
             print(f"{folder} is finished already")
             return
         with run_status.track_status(folder, self.name) as facts, preemption.as_stopped():
@@ -143,6 +144,7 @@ class Job:
         facts = run_folder.collect_provenance(command, self.argv)
         if self.makes_run:
             run_folder.check_same(folder, command)
+            run_folder.print_growth(folder, command)
             run_folder.write_description(folder, command, overrides, facts)
             self.main(command, folder)
             return {}

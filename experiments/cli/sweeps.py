@@ -49,6 +49,23 @@ def find(parents: Iterable[Path], read: Read, line: CommandLine) -> tuple[Path |
     return raise_config_error(problem, "run=<folder>")
 
 
+def recall(line: CommandLine) -> CommandLine:
+    """Returns the whole command line of a sweep that is resumed by its folder alone.
+
+    Args:
+        line: a command line; if it is not `run=<folder of a sweep> resume=true`, it is returned.
+    """
+    named = line.value("run")
+    if not named or not line.value("resume", False) or line.defining_assignments:
+        return line
+    folder = Path(named)
+    recorded = (folder / run_folder.OVERRIDES).exists() and not (folder / CONFIG).exists()
+    if not recorded or "command" in run_status.read_status(folder):  # else it is a run
+        return line
+    earlier = line.check_overrides(run_folder.read_overrides(folder))
+    return replace(line, multirun=True, assignments=[*earlier, *line.assignments])
+
+
 def _in_order(folder: Path, read: Read, line: CommandLine) -> CommandLine:
     """Returns the command line in the order of the sweep in a folder, which has the same values."""
     earlier = {one.key: one for one in read(run_folder.read_overrides(folder))}

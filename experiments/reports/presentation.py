@@ -11,11 +11,13 @@ from types import ModuleType
 
 import pandas as pd
 
+from agentic_transformer.config import FIGURE_FORMATS as FORMATS
 from agentic_transformer.evaluation import records as evaluation_records
 from agentic_transformer.evaluation.context_statistics import (
     summarize_retrieval,
     summarize_windows,
 )
+from agentic_transformer.evaluation.records import BASELINES
 from agentic_transformer.evaluation.results_folder import (
     EVALUATION,
     FIGURES,
@@ -34,7 +36,14 @@ from experiments.reports.pictures import picture
 from experiments.reports.return_table import reported, table_text
 
 
-def present(runs: Sequence[Path], out: Path, paper: bool = False, anchors: bool = False) -> None:
+def present(
+    runs: Sequence[Path],
+    out: Path,
+    paper: bool = False,
+    anchors: bool = False,
+    conditions: Sequence[str] = (),
+    formats: Sequence[str] = ("png",),
+) -> None:
     """Writes the tables and figures of some runs together, and prints the table and their paths.
 
     Tables come first. If a figure cannot be drawn, one line says why.
@@ -45,10 +54,13 @@ def present(runs: Sequence[Path], out: Path, paper: bool = False, anchors: bool 
             another folder than that of the single run, it also gets `records.csv`, joined.
         paper: whether to add the table of the Ring Attention paper.
         anchors: whether published returns are drawn, see `experiments.reports.anchors`.
+        conditions: which to show, all if empty; `records.csv` keeps all.
+        formats: png, pdf or svg, of the figures.
 
     Raises:
-        ValueError: a run has no records, the records cannot be read together, or they would
-            overwrite those of another run or evaluation. Then nothing is written.
+        ValueError: a run has no records, the records cannot be read together or lack all of the
+            conditions, or they would overwrite those of another run or evaluation. Then nothing is
+            written.
     """
     elsewhere = [out.resolve()] != [run.resolve() for run in runs]
     if elsewhere and any((out / name).exists() for name in ("checkpoints", EVALUATION)):
@@ -61,19 +73,21 @@ def present(runs: Sequence[Path], out: Path, paper: bool = False, anchors: bool 
     records = evaluation_records.join(
         [with_name(table, name) for table, name in zip(tables, names, strict=True)]
     )
-    summary, comparisons = summarize(records), compare(records)
+    shown = _chosen(records, conditions)
+    summary, comparisons = summarize(shown), compare(shown)
     written = {"summary": summary, "comparisons": comparisons} | (
         {"records": records} if elsewhere else {}
     )
     if paper:
         written["paper_table"] = beside_paper(summary)
-    some = {"windows": summarize_windows(records), "retrieval": summarize_retrieval(records)}
+    some = {"windows": summarize_windows(shown), "retrieval": summarize_retrieval(shown)}
     written |= {name: table for name, table in some.items() if len(table)}
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"out={out} cannot be a folder: {error.strerror}") from None
-    for name in (*TABLES, *FIGURES):
+    figures = [Path(name).with_suffix(f".{suffix}") for name in FIGURES for suffix in FORMATS]
+    for name in (*TABLES, *figures):
         (out / name).unlink(missing_ok=True)
     for name, table in written.items():
         table.to_csv(out / f"{name}.csv", index=False)
@@ -84,11 +98,21 @@ def present(runs: Sequence[Path], out: Path, paper: bool = False, anchors: bool 
     for line in unfit:
         print(line, flush=True)
     tasks = [table["task"].iloc[0] for table in tables]
-    drawn = _draw(runs, names, tasks, written | {"records": records}, published, out)
+    shown_tables = written | {"records": shown}
+    drawn = _draw(runs, names, tasks, shown_tables, published, out, formats)
     print(
         "\n".join(str(out / name) for name in [*(f"{name}.csv" for name in written), *drawn]),
         flush=True,
     )
+
+
+def _chosen(records: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
+    """Returns the records of some conditions, of all if none is named."""
+    chosen = records[records["condition"].isin(conditions)] if conditions else records
+    if chosen.empty:
+        there = ", ".join(records["condition"].unique())
+        raise ValueError(f"conditions=[{','.join(conditions)}]: no such records; there are {there}")
+    return chosen
 
 
 def _draw(
@@ -98,23 +122,35 @@ def _draw(
     tables: dict[str, pd.DataFrame],
     published: pd.DataFrame | None,
     out: Path,
+    formats: Sequence[str],
 ) -> list[str]:
     """Draws the figures that have something to show, and returns their names."""
     records, summary = tables["records"], tables["summary"]
     trained = int(records["trained_trajectories"].max())
-    several = summary.loc[summary["condition"] == "own", "agent"].nunique() > 1
-    logged = [i for i, run in enumerate(runs) if (run / "metrics.csv").exists()]
+    several = summary.loc[~summary["condition"].isin(BASELINES), "agent"].nunique() > 1
+    logged, measured = (
+        [i for i, run in enumerate(runs) if (run / name).exists()]
+        for name in ("metrics.csv", "learning_curve.csv")
+    )
     rollouts = next((run / ROLLOUTS for run in runs if (run / ROLLOUTS).exists()), None)
 
     wanted = {
         "return_vs_context.png": (
             len(summary),
-            lambda path: _figures().return_vs_context(summary, trained, path, published),
+            lambda path: (
+                _figures().variants(summary, trained, path, published)
+                if several
+                else _figures().return_vs_context(summary, trained, path, published)
+            ),
         ),
         "agents.png": (several, lambda path: _figures().agents(summary, path)),
         "return_vs_tokens.png": (
             (summary["context_tokens"] > 0).any(),
-            lambda path: _figures().return_vs_tokens(summary, trained, path),
+            lambda path: (
+                _figures().variants_by_tokens(summary, path)
+                if several
+                else _figures().return_vs_tokens(summary, trained, path)
+            ),
         ),
         "return_vs_window.png": (
             "windows" in tables,
@@ -134,12 +170,28 @@ def _draw(
                 [(names[i], tasks[i], pd.read_csv(runs[i] / "metrics.csv")) for i in logged], path
             ),
         ),
+        "learning_curve.png": (
+            measured,
+            lambda path: _figures().learning_curves(
+                [
+                    (names[i], tasks[i], pd.read_csv(runs[i] / "learning_curve.csv"))
+                    for i in measured
+                ],
+                path,
+            ),
+        ),
         "attempts.png": (
             rollouts,
             lambda path: _figures().attempts(rollouts, reported(summary["trajectories"]), path),
         ),
     }
-    return [name for name, (shows, draw) in wanted.items() if shows and picture(out / name, draw)]
+    files = [
+        (str(Path(name).with_suffix(f".{suffix}")), draw)
+        for name, (shows, draw) in wanted.items()
+        if shows
+        for suffix in formats
+    ]
+    return [file for file, draw in files if picture(out / file, draw)]
 
 
 def _figures() -> ModuleType:

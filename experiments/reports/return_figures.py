@@ -83,7 +83,7 @@ def return_vs_context(
         for axis in axes[:2]:
             _ceiling(axis, rows)
         if anchors is not None:
-            _draw_anchors(axes[0], anchors[anchors["task"] == task])
+            draw_anchors(axes[0], anchors[anchors["task"] == task])
         axes[1].set_ylim(axes[0].get_ylim()[0], max(axis.get_ylim()[1] for axis in axes[:2]))
         axes[0].set_ylim(axes[1].get_ylim())
         for axis in axes:
@@ -110,7 +110,7 @@ def _ceiling(axis: plt.Axes, rows: pd.DataFrame) -> None:
         axis.set_ylim(top=max(high, best + 0.05 * (best - low)))
 
 
-def _draw_anchors(axis: plt.Axes, anchors: pd.DataFrame) -> None:
+def draw_anchors(axis: plt.Axes, anchors: pd.DataFrame) -> None:
     """Draws published returns of one task as dashed lines with their labels."""
     for _, anchor in anchors.iterrows():
         axis.axhline(anchor["return"], color="#555555", linewidth=0.8, dashes=(6, 3))

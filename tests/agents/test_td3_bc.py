@@ -21,6 +21,7 @@ from agentic_transformer.training.td3_bc import (
     critic_target,
     init_td3_bc_state,
     make_td3_bc_step,
+    td3_actor_loss,
 )
 from tests.seeds import SEED, rng
 from tests.small_agents import TASK, describe, labelled
@@ -117,7 +118,7 @@ def test_targets_and_losses_are_those_of_the_paper(spec, loader):
     made = actor_loss(graphs, state.params["actor"], state.params["critics"], config, loader(0))
     assert_close(made, loss, operations + len(value), max(2.5, abs(loss)))
     networks = (state.params["actor"], state.params["critics"])
-    td3 = actor_loss(graphs, *networks, config, loader(0), clones=False)
+    td3 = td3_actor_loss(graphs, *networks, config, loader(0))
     assert_close(td3, -value.mean(), operations + len(value), np.abs(value).max())
     critic_loss = ((values(batch.observation, batch.action) - expected) ** 2).mean(axis=1).sum()
     _, metrics = make_td3_bc_step(graphs, config, seed=SEED)(state, loader(0))

@@ -14,7 +14,7 @@ from agentic_transformer.contexts.relabelled import RelabelledDataset
 from agentic_transformer.contexts.transitions import TransitionLoader
 from agentic_transformer.evaluation.conditions import evaluation_tasks
 from agentic_transformer.evaluation.rollouts import Evaluation
-from agentic_transformer.models.actor_critic import init_networks
+from agentic_transformer.models.actor_critic import Shape, init_networks
 from envs import task, training_tasks
 from envs.registry import parameters
 from tests.seeds import SEED, rng
@@ -52,7 +52,7 @@ def spec_of(data, agent):
 def make_agent(spec):
     if spec.agent.learner == "transformer":
         return untrained_agent(spec)
-    return TD3BCAgent(*init_networks(spec, SEED), spec)
+    return TD3BCAgent(*init_networks(Shape.of(spec), SEED), spec)
 
 
 def test_parameters_stand_behind_the_observations(plain, told, goals):

@@ -20,6 +20,7 @@ COMMANDS = {
     "watch": config.WatchCommand,
     "export": config.ExportCommand,
     "plot": config.PlotCommand,
+    "report": config.ReportCommand,
     "quickstart": config.QuickstartCommand,
     "plan": config.PlanCommand,
     "download": config.DownloadCommand,

@@ -8,8 +8,8 @@ from flax import nnx
 from agentic_transformer.config import TD3Config
 from agentic_transformer.contexts.transitions import Transitions
 from agentic_transformer.models.actor_critic import Shape, init_networks
-from agentic_transformer.online.td3 import TD3Learner, actor_loss
-from agentic_transformer.training.td3_bc import critic_loss, critic_target
+from agentic_transformer.online.td3 import TD3Learner
+from agentic_transformer.training.td3_bc import critic_loss, critic_target, td3_actor_loss
 from tests.seeds import SEED, rng
 from tests.tolerances import assert_close
 
@@ -71,7 +71,7 @@ def test_targets_and_losses_are_those_of_the_paper():
     assert_close(mean, value.mean(), operations + BATCH, 16 * np.abs(value).max())
     action = np.tanh(by_hand(actor.layers, exact.observation))
     expected = -values(exact.observation, action)[0].mean()
-    found = actor_loss(graphs, params["actor"], params["critics"], CONFIG, batch)
+    found = td3_actor_loss(graphs, params["actor"], params["critics"], CONFIG, batch)
     assert_close(found, expected, operations + BATCH, 16 * max(1, np.abs(value).max()))
 
 
