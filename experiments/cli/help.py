@@ -35,11 +35,11 @@ def help_text(name: str, line: CommandLine) -> str:
         if group != place:
             place = group
             lines += ["", f"{group}:", *_paragraphs(kinds[group], "  ")]
-            lines += [
-                f"  {chosen}={option} ({', '.join(options[chosen.partition('@')[0]])})"
-                for chosen, option in choices.items()
-                if group == (chosen.partition("@")[2] or chosen)
-            ]
+            for chosen, option in choices.items():
+                if group == (chosen.partition("@")[2] or chosen):
+                    several = ", ".join(options[chosen.partition("@")[0]])
+                    choice = f"  {chosen}={option} ({several})"
+                    lines += textwrap.wrap(choice, _WIDTH, subsequent_indent="      ")
         lines += _entry(setting, reduce(dict.get, key.split("."), values))
     for group in ("experiment", "window"):
         if group in choices:

@@ -64,7 +64,7 @@ def test_plot_draws_them_on_request_alone(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(figures, "return_vs_tokens", lambda *_: None)
     monkeypatch.setattr(plt, "close", lambda figure: drawn.append(figure))
     for anchors in (False, True):
-        present([run], tmp_path / "out", anchors)
+        present([run], tmp_path / "out", anchors=anchors)
     without, with_them = ([text.get_text() for text in f.axes[0].texts] for f in drawn)
     assert not [text for text in without if "arXiv" in text]
     assert with_them[:2] == [f"{m} (RND, 100k transitions), arXiv 2309.15178: {value}"

@@ -38,6 +38,15 @@ def settings(tmp_path_factory):
     )
 
 
+@pytest.fixture(scope="module")
+def source(settings, tmp_path_factory):
+    """A trained transformer."""
+    run = tmp_path_factory.mktemp("source")
+    settings.agent.learner = "transformer"
+    train(settings, run)
+    return run
+
+
 @pytest.fixture(params=["transformer", "td3_bc"])
 def config(settings, request):
     settings.agent.learner = request.param
@@ -93,18 +102,21 @@ def test_a_run_starts_from_the_parameters_of_another(config, tmp_path):
 @pytest.mark.parametrize(
     ("other", "says"),
     [
-        ({"model": ModelConfig(width=16, layers=1)}, "model.width is 8 there and 16 here"),
-        ({"model": ModelConfig(width=8, layers=1, heads=2)}, "model.heads is 1 there and 2 here"),
+        ({"model": {"width": 16}}, "model.width is 8 there and 16 here"),
+        ({"model": {"heads": 2}}, "model.heads is 1 there and 2 here"),
         ({"data": {"horizon": 3}}, "number of steps is 12 there and 3 here"),
+        ({"agent": {"learner": "td3"}}, "agent.learner is transformer there and td3 here"),
+        (
+            {"agent": {"weighting": "advantage", "return_conditioning": "none"}},
+            "agent.weighting is none there and advantage here",
+        ),
     ],
 )
-def test_parameters_of_another_shape_are_refused(settings, other, says, tmp_path):
-    settings.agent.learner = "transformer"
-    train(settings, tmp_path / "source")
-    if "data" in other:
-        other = {"data": replace(settings.data, **other["data"])}
+def test_parameters_of_another_shape_are_refused(settings, source, other, says, tmp_path):
+    for group, values in other.items():
+        other[group] = replace(getattr(settings, group), **values)
     with pytest.raises(ValueError, match=says):
-        train(replace(settings, init=str(tmp_path / "source"), **other), tmp_path / "run")
+        train(replace(settings, init=str(source), **other), tmp_path)
 
 
 def test_more_steps_at_a_constant_rate_are_those_of_a_longer_run(settings, tmp_path):
