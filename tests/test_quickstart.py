@@ -82,9 +82,10 @@ def test_quickstart_leaves_everything_that_is_promised(quickstart):
         "computes on 1 x",
     ] * 2
     assert "own - no_context = " in said
-    figures = ["return_vs_context.png", "return_vs_tokens.png", "training.png", "attempts.png"]
+    kinds = ("return_vs_context", "return_vs_tokens", "entropy", "training", "attempts")
+    figures = [f"{kind}.png" for kind in kinds]
     lines = said.rstrip().splitlines()
-    assert lines[-8:-4] == [f"demo/{name}" for name in figures]
+    assert lines[-9:-4] == [f"demo/{name}" for name in figures]
     assert [line.split(":")[0] for line in lines[-4:]] == [
         *("what was learned", "the figure", "what to try next", "run folder")
     ]

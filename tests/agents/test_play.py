@@ -11,6 +11,8 @@ from agentic_transformer.evaluation.rollouts import Evaluation
 from tests.seeds import SEED
 from tests.small_agents import TASK, describe, labelled, untrained_agent
 
+pytestmark = pytest.mark.slow
+
 ATTEMPTS = 3
 CONFIG = EvalConfig(trajectories=[1, ATTEMPTS], tasks=4, seed=7, temperature=0.7, noise=0.3)
 DRAWN = {"seed": 7, "temperature": 0.7, "noise": 0.3}

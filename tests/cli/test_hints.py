@@ -31,6 +31,7 @@ WRITTEN = [
     )
     for path in ROOT.glob(pattern)
     if "python -m experiments." in path.read_text()
+    and path.name != "experiments.md"  # made from the files of conf/experiment
 ]
 WORD = re.compile(r"-m|\+?[a-z][\w@./]*=[^\s`]*[^\s`:;,.]")
 

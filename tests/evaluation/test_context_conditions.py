@@ -19,6 +19,8 @@ from tests.evaluation.test_rollouts import STEPS, Watched
 from tests.seeds import SEED, rng
 from tests.small_agents import TASK, describe, labelled, untrained_agent
 
+pytestmark = pytest.mark.slow
+
 LONGEST, TASKS = 4, 4
 
 

@@ -265,7 +265,7 @@ def test_nothing_that_cannot_be_drawn_keeps_results_back(pictured, capsys, monke
     assert {"records.csv", "summary.csv", "comparisons.csv"} <= contents(run).keys()
     assert not {path.suffix for path in run.iterdir()} & {".png", ".mp4"}
     refused = [line for line in said.splitlines() if line.startswith("no ")]
-    assert len(refused) == 4 and all("No space left on device" in line for line in refused), said
+    assert len(refused) == 5 and all("No space left on device" in line for line in refused), said
     assert "own at n=3" in said
 
 

@@ -63,6 +63,7 @@ def test_no_gaussian_is_narrower_than_the_smallest_deviation(log_std_min):
     assert drawn.std() == pytest.approx(std, rel=SIGMAS / np.sqrt(2 * DRAWS) + clipped)
 
 
+@pytest.mark.slow
 def test_entropy_of_components_far_apart_is_that_of_the_choice_and_of_the_gaussians():
     """Twelve deviations apart, no component reaches into another: H = H(w) + sum w_k H(N_k)."""
     weights = np.exp(LOGITS) / np.exp(LOGITS).sum()

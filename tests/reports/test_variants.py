@@ -75,6 +75,7 @@ def test_an_agent_has_one_colour_and_a_condition_one_panel(tmp_path, drawn):
     assert sorted(entries) == sorted(colours[0])
 
 
+@pytest.mark.slow
 def test_conditions_and_formats_are_chosen(sweep, tmp_path, drawn):
     out = tmp_path / "out"
     present(sweep, out, conditions=["own"], formats=["pdf", "svg"])
