@@ -142,7 +142,7 @@ def rollouts(agent):
     attempts = list(evaluation.attempts("own"))
     done = (
         np.stack(parts, axis=1)
-        for parts in zip(*(attempt.trajectory for attempt in attempts), strict=True)
+        for parts in zip(*(attempt.trajectory[:4] for attempt in attempts), strict=True)
     )
     return *done, pd.concat(evaluation.records("own", attempt) for attempt in attempts)
 

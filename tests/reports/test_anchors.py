@@ -75,3 +75,16 @@ def test_plot_draws_them_on_request_alone(tmp_path, capsys, monkeypatch):
     present([tmp_path / "short"], tmp_path / "out", anchors=True)
     assert "2 are of episodes of 1000 steps, ours have 250" in capsys.readouterr().out
     assert not [t for t in drawn[2].axes[0].texts if "arXiv" in t.get_text()]
+
+
+def test_they_stand_beside_several_agents_too(tmp_path, monkeypatch):
+    records = make_records(RETURNS).assign(task="walker_flip", episode_steps=1000)
+    runs = [
+        make_run(tmp_path / name, records.assign(agent=name), f"agent: {{name: {name}}}\n")
+        for name in ("a", "b")
+    ]
+    drawn = []
+    monkeypatch.setattr(plt, "close", lambda figure: drawn.append(figure))
+    present(runs, tmp_path / "out", anchors=True)
+    texts = [text.get_text() for text in drawn[0].axes[0].texts]
+    assert len([text for text in texts if "arXiv" in text]) == 2
