@@ -3,12 +3,13 @@
 # make test         lint and every test; TEST_SEED=1 draws the data of numeric tests anew, XLA_FLAGS reach every test
 # make test-gpu     the tests that hold on a GPU as well, on one; all others test devices of the CPU, also where there is a GPU
 # make test-fast    lint and the tests that are not marked slow: under three minutes on two cores
+# make docs         the documentation as a site, in build/site
 # make constraints  resolve the dependencies anew for every supported Python
 # PYTHON=... chooses the interpreter; without it the first usable of python3.12, python3.11, python3, python3.13 is taken.
 # VENV=... puts the environment elsewhere.
 
 .DEFAULT_GOAL := install
-.PHONY: install quickstart test test-fast test-gpu lint format constraints clean
+.PHONY: install quickstart test test-fast test-gpu lint format docs constraints clean
 
 VENV ?= .venv
 EXTRAS ?=
@@ -51,12 +52,16 @@ test-fast: lint
 test-gpu: install
 	TEST_PLATFORM=gpu $(python) -m pytest tests --ignore tests/multidevice --durations 10
 
+docs: install
+	$(python) -m experiments.reports.reference_pages
+	NO_MKDOCS_2_WARNING=1 $(python) -m mkdocs build --strict
+
 # Versions only, no addresses of an index and no paths, so that they hold with any mirror. 3.13 gets dm_control's line by hand: .ci/install says why.
 constraints: install
 	$(python) -m pip install uv
 	for v in 3.11 3.12 3.13; do \
 		$(VENV)/bin/uv pip compile --quiet --upgrade --no-emit-index-url --no-annotate --no-header --python-version $$v \
-			--extra test --extra cuda12 --extra cuda13 --extra tpu --extra slurm --extra peers --extra dev pyproject.toml \
+			--extra test --extra cuda12 --extra cuda13 --extra tpu --extra slurm --extra wandb --extra peers --extra dev pyproject.toml \
 			--output-file constraints/py$$(echo $$v | tr -d .).txt || exit 1; \
 	done
 	grep '^dm-control==' constraints/py312.txt >> constraints/py313.txt

@@ -9,11 +9,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from agentic_transformer.name_clash import describe_clash
+
 if TYPE_CHECKING:
     from agentic_transformer.agents.base import Agent
     from agentic_transformer.agents.load import load
+    from agentic_transformer.evaluation.learning_curve import train
     from agentic_transformer.ring import ring_attention
-    from agentic_transformer.training.train import train
 
 __all__ = ["Agent", "load", "ring_attention", "train"]
 
@@ -21,7 +23,7 @@ _HOMES = {
     "Agent": "agentic_transformer.agents.base",
     "load": "agentic_transformer.agents.load",
     "ring_attention": "agentic_transformer.ring",
-    "train": "agentic_transformer.training.train",
+    "train": "agentic_transformer.evaluation.learning_curve",
 }
 
 
@@ -29,7 +31,12 @@ def __getattr__(name: str) -> Any:
     """Imports a public name on first use: commands check their settings before jax is loaded."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    try:
+        return getattr(import_module(_HOMES[name]), name)
+    except (ImportError, AttributeError) as error:
+        if clash := describe_clash():
+            raise ImportError(clash) from error
+        raise
 
 
 def __dir__() -> list[str]:

@@ -81,9 +81,10 @@ class DataConfig:
     algo: str = setting(
         "pd",
         "How the episodes were collected. pd: noisy PD control to random waypoints (point masses), "
-        "mppi: planning, mppi_annealed: planning under noise that fades, random and noise: every "
-        "domain; or the exploration of ExoRL's data: "
-        "aps, icm_apt, diayn, disagreement, icm, proto, random, rnd, smm.",
+        "mppi: planning, mppi_annealed: planning under noise that fades, td3: a learner that is "
+        "told the parameters of a family's task, random and noise: every domain; the "
+        "exploration of ExoRL's data: "
+        "aps, icm_apt, diayn, disagreement, icm, proto, random, rnd, smm; or a name of your own.",
     )
     cache: str | None = setting(
         None,
@@ -102,8 +103,9 @@ class DataConfig:
     relabel: str = setting(
         "exorl",
         "Rewards of the data. exorl: without the cost of control, as published; exact: with it, as "
-        "evaluation always has it.",
-        choices=("exorl", "exact"),
+        "evaluation always has it; stored: those in the episodes, of a single task. Data of "
+        "gymnasium's environments always have the stored ones.",
+        choices=("exorl", "exact", "stored"),
     )
     tasks: int = setting(
         300,
@@ -145,8 +147,9 @@ class AgentConfig:
     name: str = setting("at_prefix", "Name of the agent in records and figures.")
     learner: str = setting(
         "transformer",
-        "transformer, or td3_bc: temporal differences, with the settings of td3_bc.",
-        choices=("transformer", "td3_bc"),
+        "transformer; or temporal differences, with the settings of td3_bc: td3, or td3_bc, which "
+        "also clones the data's actions.",
+        choices=("transformer", "td3", "td3_bc"),
     )
     return_conditioning: str = setting(
         "return",
@@ -194,14 +197,15 @@ class AgentConfig:
     imitate: str = setting(
         "taken",
         "Actions that are predicted. taken: those of the trajectory; demonstrator: those that its "
-        "demonstrator would have taken, where noise was added (data that keep them: mppi_annealed, "
-        "or mppi of a family).",
+        "demonstrator would have taken, where noise was added (data that keep them: td3, "
+        "mppi_annealed, or mppi of a family).",
         choices=("taken", "demonstrator"),
     )
     good: float = setting(
         0.6,
-        "A trajectory is good from this share of the task's best return on, for selection "
-        "stratified and search; a search attempts good ones alone.",
+        "A trajectory is good from this share of the task's best return on (where none is "
+        "positive: of the way from the worst to the best), for selection stratified and search; a "
+        "search attempts good ones alone.",
         minimum=0.0,
         maximum=1.0,
     )
@@ -213,6 +217,34 @@ class AgentConfig:
     )
     reward_scale: float = setting(
         2.0, "Rewards are multiplied by this before the model sees them.", minimum=1e-6
+    )
+    told: bool = setting(
+        False,
+        "Whether observations hold the hidden parameters of the task, such as its speed: a "
+        "reference for agents that must find them out. For agents without a context.",
+    )
+    weighting: str = setting(
+        "none",
+        "How much an imitated action counts. none: each alike; advantage: more, the more the rest "
+        "of its trajectory earned above what a second head, the value, expects from the context "
+        "(ours: at_value). Needs return_conditioning=none.",
+        choices=("none", "advantage"),
+    )
+    advantage_temperature: float = setting(
+        0.2,
+        "Advantage at which an action counts e times as much, as a share of the best return in the "
+        "data, for weighting=advantage.",
+        minimum=1e-3,
+    )
+    expectile: float = setting(
+        0.9,
+        "Expectile of the rest of the return that the value learns; 0.5 is the mean, higher is "
+        "nearer to the best.",
+        minimum=0.5,
+        maximum=0.999,
+    )
+    value_weight: float = setting(
+        10.0, "Weight of the value's loss beside that of the actions.", minimum=0.0
     )
 
 
@@ -320,6 +352,15 @@ class TrainConfig:
     weight_decay: float = setting(1e-4, "Weight decay of AdamW.", minimum=0.0)
     grad_clip_norm: float = setting(1.0, "Largest global norm of the gradient.", minimum=1e-9)
     log_every: int = setting(50, "Steps between two rows of metrics.csv.", minimum=1)
+    eval_every: int = setting(
+        0,
+        "Steps between two small evaluations while training, see learning_curve.csv: the agent's "
+        "own attempts, at n = 1 and at the last n of eval.trajectories; 0: none.",
+        minimum=0,
+    )
+    eval_tasks: int = setting(
+        16, "Tasks of such an evaluation, drawn as eval.tasks are.", minimum=2, maximum=100_000
+    )
     checkpoint_every: int = setting(500, "Steps between two checkpoints.", minimum=1)
     keep: int = setting(2, "Number of newest checkpoints that are kept.", minimum=1)
     keep_best: int = setting(
@@ -332,7 +373,7 @@ class TrainConfig:
 
 @dataclass
 class TD3BCConfig:
-    """Describes TD3+BC (arXiv 2106.06860), the temporal-difference reference of agent=td3_bc.
+    """Describes TD3+BC (arXiv 2106.06860) and TD3, the references of agent=td3_bc and agent=td3.
 
     Of `train` it uses steps, log_every, checkpoint_every, keep, keep_best and profile.
     """
@@ -345,7 +386,9 @@ class TD3BCConfig:
     )
     discount: float = setting(0.99, "Discount of the next value.", minimum=0.0, maximum=1.0)
     alpha: float = setting(
-        2.5, "Weight of the value against the distance to the data's actions.", minimum=0.0
+        2.5,
+        "Weight of the value against the distance to the data's actions, for TD3+BC.",
+        minimum=0.0,
     )
     tau: float = setting(
         0.005,
@@ -357,6 +400,46 @@ class TD3BCConfig:
         0.2, "Standard deviation of the noise that smooths the target action.", minimum=0.0
     )
     noise_clip: float = setting(0.5, "Largest such noise.", minimum=0.0)
+    delay: int = setting(
+        2, "Critic updates for one update of the actor and the target networks.", minimum=1
+    )
+
+
+# Hashable, so that compiled functions can be cached by it; nothing changes a config later.
+@dataclass(unsafe_hash=True)
+class TD3Config:
+    """Describes TD3 (arXiv 1802.09477), the online learner of data.algo=td3.
+
+    It is told the parameters of its task. After every round of episodes it makes one update for
+    each agent step of the round.
+    """
+
+    episodes: int = setting(
+        32, "Episodes of a round; they divide data.episodes.", minimum=1, maximum=10_000
+    )
+    width: int = setting(128, "Width of the hidden layers.", minimum=1, maximum=65_536)
+    layers: int = setting(2, "Number of hidden layers.", minimum=1, maximum=64)
+    batch: int = setting(256, "Transitions of an update.", minimum=1, maximum=1_000_000)
+    relabelled: float = setting(
+        0.5,
+        "Share of a batch that gets other parameters of the task, and the rewards that they pay.",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    learning_rate: float = setting(
+        1e-3, "Adam's learning rate, of actor and critics.", minimum=1e-9, maximum=1.0
+    )
+    discount: float = setting(0.97, "Discount of the next value.", minimum=0.0, maximum=1.0)
+    tau: float = setting(
+        0.005,
+        "Share by which target networks move toward their networks.",
+        minimum=1e-9,
+        maximum=1.0,
+    )
+    noise: float = setting(
+        0.2, "Standard deviation of the noise that smooths the target action.", minimum=0.0
+    )
+    noise_clip: float = setting(0.4, "Largest such noise.", minimum=0.0)
     delay: int = setting(
         2, "Critic updates for one update of the actor and the target networks.", minimum=1
     )
@@ -375,8 +458,30 @@ class EvalConfig:
     conditions: list[str] = setting(
         ["own", "no_context", "foreign", "dataset"],
         "own: earlier attempts are in the context; no_context, foreign and dataset are its "
-        "controls. bayes_greedy and posterior_sampling are oracles of search, for hidden tasks.",
-        choices=("own", "no_context", "foreign", "dataset", "bayes_greedy", "posterior_sampling"),
+        "controls; zero_rewards, other_rewards and shuffled change one thing about it; retrieval "
+        "hides one good trajectory of the data among poor ones, distractors leaves it out. "
+        "bayes_greedy and posterior_sampling are oracles of search, for hidden tasks.",
+        choices=(
+            "own",
+            "no_context",
+            "foreign",
+            "dataset",
+            "zero_rewards",
+            "other_rewards",
+            "shuffled",
+            "retrieval",
+            "distractors",
+            "bayes_greedy",
+            "posterior_sampling",
+        ),
+    )
+    window: int | None = setting(
+        None,
+        "Trajectories that a context may hold, the one that is acted included, as "
+        "agent.trajectories counts them; older ones are forgotten. null: all.",
+        minimum=1,
+        maximum=4096,
+        example="4",
     )
     tasks: int = setting(
         64,
@@ -427,10 +532,25 @@ class MeshConfig:
     coordinator: str | None = setting(None, "<host>:<port> of process 0.", example="localhost:1234")
 
 
-TASK = "Name of a task, one of envs.tasks(); or an id, such as 'cheetah_speed(speed=1.5)'."
+TASK = (
+    "Name of a task, one of envs.tasks(); an id, such as 'cheetah_speed(speed=1.5)'; or "
+    "gymnasium:<id>, an environment of gymnasium with vectors and a fixed length."
+)
+DOMAIN = (
+    "Domain of the episodes, such as walker or gymnasium:<id>; null: the one that "
+    "<domain>/<algo>/buffer names."
+)
 RUN = "Folder of a run of experiments.train."
 NEW_RUN = "Folder of the run; null: a new one, runs/<task>/<date>-<time>-<unique>."
 RESUME = "Whether to continue `run`, or the newest unfinished run with the same settings."
+INIT = (
+    "Run whose newest parameters training starts from, with a fresh optimizer; observations and "
+    "returns are scaled as there. null: fresh parameters."
+)
+LOGGER = (
+    "Where numbers go besides metrics.csv and the terminal. tensorboard: <run>/tensorboard; wandb: "
+    "Weights & Biases too (an extra; WANDB_MODE=offline keeps all in <run>/wandb)."
+)
 
 
 @dataclass
@@ -439,6 +559,7 @@ class CollectCommand:
 
     task: str = setting("point_mass_goal", TASK)
     data: DataConfig = field(default_factory=DataConfig)
+    td3: TD3Config = field(default_factory=TD3Config)
 
 
 @dataclass
@@ -473,21 +594,24 @@ class VerifyCommand:
     """Reads every episode of a buffer and reports what is wrong, file by file."""
 
     path: str = setting("???", "Folder of episodes.", example="data/walker/rnd/buffer")
-    domain: str | None = setting(
-        None,
-        "Domain of the episodes; null: the one that <domain>/<algo>/buffer names.",
-        choices=(
-            "cartpole",
-            "cheetah",
-            "hopper",
-            "jaco",
-            "point_mass",
-            "point_mass_maze",
-            "quadruped",
-            "walker",
-        ),
-        example="walker",
+    domain: str | None = setting(None, DOMAIN, example="walker")
+
+
+@dataclass
+class ConvertCommand:
+    """Converts a buffer of episodes to a Minari dataset on this disk, or such a set to a buffer."""
+
+    to: str = setting(
+        "???",
+        "minari or buffer: which of the two is made.",
+        choices=("minari", "buffer"),
+        example="minari",
     )
+    buffer: str = setting("???", "Folder of episodes.", example="data/walker/rnd/buffer")
+    minari: str = setting(
+        "???", "Folder of the Minari dataset, which holds `data`.", example="minari/walker-rnd-v0"
+    )
+    domain: str | None = setting(None, DOMAIN, example="gymnasium:HalfCheetah-v5")
 
 
 @dataclass
@@ -500,6 +624,8 @@ class TrainCommand:
     )
     run: str | None = setting(None, NEW_RUN, example="runs/mine")
     resume: bool = setting(False, RESUME)
+    init: str | None = setting(None, INIT, example="runs/other")
+    logger: str = setting("tensorboard", LOGGER, choices=("tensorboard", "wandb"))
     data: DataConfig = field(default_factory=DataConfig)
     agent: AgentConfig = field(default_factory=AgentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -599,11 +725,16 @@ class DataPlace:
 class EvaluateCommand:
     """Runs rollouts of a trained agent; settings of `eval` that are not given are the run's."""
 
-    run: str = setting("???", RUN, example="runs/mine")
+    run: str = setting("???", f"{RUN[:-1]}; of a sweep: all of its runs.", example="runs/mine")
+    task: str | None = setting(
+        None,
+        "Another task of the domain to evaluate on; null: the one of training.",
+        example="walker_run",
+    )
     out: str | None = setting(
         None,
         "Folder of the results; null: the run's. Records with other settings stay: then it is "
-        "evaluate/<digest> in that folder.",
+        "evaluate/<digest> in that folder. A sweep's runs get <out>/<job>.",
         example="runs/mine-again",
     )
     checkpoint: str = setting(
@@ -615,11 +746,38 @@ class EvaluateCommand:
 
 
 @dataclass
+class WatchCommand:
+    """Lets a trained agent play a few hidden tasks, and draws its attempts as a moving picture."""
+
+    load: str = setting("maze", "Folder of a run, or the name of a committed agent.")
+    attempts: list[int] = setting(
+        [1, 2, 4, 8], "Attempts that are shown, of one growing context.", minimum=1, maximum=4096
+    )
+    tasks: int = setting(4, "Hidden tasks, side by side.", minimum=2, maximum=5)
+    seed: int = setting(
+        0, "Seed of the tasks, starts and actions.", minimum=0, maximum=MAXIMUM_SEED
+    )
+    out: str = setting("attempts.gif", "The picture, a .gif or an .mp4.")
+
+
+@dataclass
 class ExportCommand:
     """Exports an inference-only copy of a run (no optimizer state), small enough to share."""
 
     run: str = setting("???", RUN, example="runs/mine")
     out: str = setting("???", "A new folder for the copy.", example="shared")
+
+
+RECORD_CONDITIONS = (
+    *("own", "no_context", "foreign", "dataset"),
+    *("zero_rewards", "other_rewards", "shuffled"),
+    *("retrieval", "distractors"),
+    *("dt", "bc", "bc10", "td3", "td3_bc", "bc_told", "td3_told", "td3_bc_told"),
+    *("bayes_greedy", "posterior_sampling"),
+)
+"""Values of the column `condition` of records, see `agentic_transformer.evaluation.rollouts`."""
+
+FIGURE_FORMATS = ("png", "pdf", "svg")
 
 
 @dataclass
@@ -634,6 +792,42 @@ class PlotCommand:
         "Folder of the figures; null: the folder itself, or `comparison` beside the first of "
         "several.",
         example="figures",
+    )
+    paper: bool = setting(
+        False, "Whether the table of the Ring Attention paper stands beside the returns."
+    )
+    anchors: bool = setting(
+        False,
+        "Whether published returns of a task are drawn as dashed lines, where their unit and the "
+        "steps of their episodes are ours.",
+    )
+    conditions: list[str] = setting(
+        [],
+        "Conditions that tables and figures show; []: all of the records.",
+        choices=RECORD_CONDITIONS,
+        example="[own,no_context]",
+    )
+    formats: list[str] = setting(["png"], "Formats of the figures.", choices=FIGURE_FORMATS)
+
+
+@dataclass
+class ReportCommand:
+    """Writes one HTML file about runs, which opens without a network."""
+
+    runs: list[str] = setting(
+        [], "Folders of evaluated runs, or of sweeps.", example="[runs/mine,runs/yours]"
+    )
+    out: str | None = setting(
+        None,
+        "Path of the file; null: report.html in the folder, or in `comparison` beside the first of "
+        "several.",
+        example="report.html",
+    )
+    conditions: list[str] = setting(
+        [],
+        "Conditions that it shows; []: all of the records.",
+        choices=RECORD_CONDITIONS,
+        example="[own,no_context]",
     )
 
 

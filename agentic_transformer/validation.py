@@ -7,7 +7,9 @@ Each check raises a UserError. Ranges and choices of single settings stand in
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import re
+from pathlib import Path
 from typing import Any
 
 import envs
@@ -23,19 +25,31 @@ from agentic_transformer.config import (
     TrainConfig,
 )
 from agentic_transformer.errors import listing, nearest, raise_config_error
+from agentic_transformer.online.checks import check_rounds
 from agentic_transformer.settings import format_value, format_values, settings_of, value_at
 from agentic_transformer.training import distributed
+from envs.gymnasium_tasks import is_gymnasium
 
 
 def check_command(command: Any) -> None:
     """Raises a UserError if a value of a command's dataclass is wrong, alone or beside others."""
     for key, setting in settings_of(type(command)).items():
         setting.check(value_at(command, key))
-    if hasattr(command, "task"):
-        check_task(command.task)
-        check_horizon(command.task, command.data)
-    if hasattr(command, "task") and hasattr(command, "eval"):
-        check_held_out(command.task, command.eval)
+    task = getattr(command, "task", None)  # None: an evaluation's, which is that of the run
+    if task is not None:
+        check_task(task)
+        check_environment(task)
+        if isinstance(command.data, DataConfig):
+            check_horizon(task, command.data)
+        if hasattr(command, "eval"):
+            check_held_out(task, command.eval)
+    if getattr(command, "domain", None) is not None:
+        check_domain(command.domain)
+    if hasattr(command, "eval"):
+        check_window(command.eval)
+    if hasattr(command, "td3") and command.data.algo == "td3":
+        data = command.data
+        check_rounds(task, data.episodes, command.td3.episodes, data.length, data.action_repeat)
     if hasattr(command, "topology"):
         check_plan(command)
     if hasattr(command, "checkpoint"):
@@ -46,8 +60,10 @@ def check_command(command: Any) -> None:
     if hasattr(command, "model"):
         check_heads(command.model)
     if hasattr(command, "train"):
+        check_relabel(command.task, command.data)
         check_batch(command.train, command.mesh)
         check_agent("agent", command.agent, command)
+        check_logger(command.logger)
     if hasattr(command, "baseline"):
         check_agent("baseline", command.baseline, command)
         check_baseline(command)
@@ -61,23 +77,94 @@ def check_task(name: str) -> None:
             envs.task(name)
         except ValueError as error:
             raise_config_error(str(error))
-    elif name not in names:
+    elif name not in names and not is_gymnasium(name):
         close = difflib.get_close_matches(name, names, n=5, cutoff=0.4)
         raise_config_error(
             f"task={name}: no such task",
-            f"{len(names)} names in envs.tasks(), such as {listing(close or names[:5])}",
-            next(iter(close), None),
+            f"{len(names)} names in envs.tasks(), such as {listing(close or names[:5])}; "
+            "gymnasium:<id>",
+            f"gymnasium:{name}" if re.search(r"-v\d+$", name) else next(iter(close), None),
+        )
+
+
+def check_domain(name: str) -> None:
+    """Raises a UserError if there is no domain of this name."""
+    known = envs.registry.domains()
+    if name not in known and not is_gymnasium(name):
+        raise_config_error(
+            f"domain={name}: no such domain",
+            f"{listing(known)}; gymnasium:<id>",
+            nearest(name, known),
+        )
+    check_environment(name)
+
+
+def check_environment(task: str) -> None:
+    """Raises a UserError if an environment of gymnasium is none that can be used."""
+    if is_gymnasium(task):
+        try:
+            envs.spec(task)
+        except ValueError as error:
+            raise_config_error(*str(error).split("; allowed: "))
+
+
+def check_relabel(task: str, data: DataConfig) -> None:
+    """Raises a UserError if rewards of the task cannot be had as asked for."""
+    if data.relabel == "stored" and envs.task(task).hidden:
+        raise_config_error(
+            f"data.relabel=stored with task={task}: the rewards in an episode are of one task",
+            "a task that is not hidden, or data.relabel=exorl or exact",
+        )
+    if data.relabel == "exact" and is_gymnasium(task):
+        raise_config_error(
+            f"data.relabel=exact with task={task}, whose rewards are those in the episodes",
+            "data.relabel=stored",
         )
 
 
 def check_held_out(task: str, config: EvalConfig) -> None:
     """Raises a UserError if tasks beyond those of training are asked for, and there are none."""
-    families = [name for name in envs.families() if envs.registry.has_parameters(envs.task(name))]
+    families = _families_with_parameters()
     if config.held_out == "beyond" and task not in families:
         raise_config_error(
             f"eval.held_out=beyond: nothing lies beyond task={task}, which has no parameters",
             f"eval.held_out=between, or a task such as {listing(families)}",
         )
+
+
+def check_window(config: EvalConfig) -> None:
+    """Raises a UserError if no context of the evaluation is longer than its window."""
+    longest = max(config.trajectories, default=1)
+    if config.window is not None and config.window > longest:
+        raise_config_error(
+            f"eval.window={config.window}: no context is as long, with "
+            f"eval.trajectories={format_value(config.trajectories)}",
+            f"at most {longest}, or null",
+        )
+
+
+def check_told(group: str, agent: AgentConfig, task: str) -> None:
+    """Raises a UserError unless an agent that is told the task has parameters to be told."""
+    families = _families_with_parameters()
+    if agent.told and task not in families:
+        raise_config_error(
+            f"{group}.told=true: task={task} has no hidden parameters",
+            f"{group}.told=false, or a task such as {listing(families)}",
+        )
+    with_context = agent.learner == "transformer" and (
+        agent.trajectories > 1 or agent.return_conditioning != "none"
+    )
+    if agent.told and with_context:
+        raise_config_error(
+            f"{group}.told=true with {group}.trajectories={agent.trajectories}, "
+            f"{group}.return_conditioning={agent.return_conditioning}",
+            f"{group}.trajectories=1 and {group}.return_conditioning=none: the task is known "
+            "without a context or a target return",
+        )
+
+
+def _families_with_parameters() -> list[str]:
+    return [name for name in envs.families() if envs.registry.has_parameters(envs.task(name))]
 
 
 def check_horizon(task: str, data: DataConfig) -> None:
@@ -216,6 +303,18 @@ def check_agent(group: str, agent: AgentConfig, command: TrainCommand) -> None:
             f"{group}.imitate={agent.imitate} with {group}.learner={agent.learner}",
             f"{group}.imitate=taken: values are those of the actions that were taken",
         )
+    check_told(group, agent, command.task)
+    if agent.weighting == "advantage" and agent.learner != "transformer":
+        raise_config_error(
+            f"{group}.weighting=advantage with {group}.learner={agent.learner}",
+            f"{group}.weighting=none: the value is a head of the transformer",
+        )
+    if agent.weighting == "advantage" and agent.return_conditioning != "none":
+        raise_config_error(
+            f"{group}.weighting=advantage with {group}.return_conditioning="
+            f"{agent.return_conditioning}, which tells the value what the trajectory will earn",
+            f"{group}.return_conditioning=none",
+        )
     available = max(1, round(agent.top * command.data.episodes))
     if agent.trajectories > available:
         top = f" with {group}.top={agent.top}" if agent.top < 1 else ""
@@ -226,9 +325,33 @@ def check_agent(group: str, agent: AgentConfig, command: TrainCommand) -> None:
         )
 
 
+def check_init(command: TrainCommand) -> None:
+    """Raises a UserError if there is no run to start from; a resumed run has started already."""
+    if command.init is None or command.resume:
+        return
+    if not (Path(command.init) / "checkpoints").is_dir():
+        raise_config_error(
+            f"init={command.init}: no checkpoints are there", "a run folder of experiments.train"
+        )
+
+
+def check_logger(logger: str) -> None:
+    """Raises a UserError if the package that a logger needs is not installed."""
+    if logger == "wandb" and importlib.util.find_spec("wandb") is None:
+        raise_config_error(
+            "logger=wandb: the package wandb is not installed",
+            "logger=tensorboard, or after: make install EXTRAS=wandb",
+        )
+
+
 def check_baseline(command: Any) -> None:
     """Raises a UserError unless the quickstart's baseline has a name and a batch of its own."""
     baseline, seen = command.baseline, command.train.batch * command.agent.trajectories
+    if command.init is not None:
+        raise_config_error(
+            f"init={command.init}: the quickstart trains two agents of different shapes",
+            "init= of experiments.train",
+        )
     if baseline.name == command.agent.name:
         raise_config_error(
             f"baseline.name={baseline.name} is the agent's name too",

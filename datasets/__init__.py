@@ -8,6 +8,7 @@ from datasets.action_repeat import ActionRepeatView
 from datasets.cache import build_cache
 from datasets.collection import buffer_folder, collect
 from datasets.episode import Episode, read_episode, write_episode
+from datasets.minari_format import export_minari, import_minari
 from datasets.relabelling import relabel
 from datasets.trajectory_store import Store, Trajectories
 from datasets.verification import verify
@@ -20,6 +21,8 @@ __all__ = [
     "buffer_folder",
     "build_cache",
     "collect",
+    "export_minari",
+    "import_minari",
     "read_episode",
     "relabel",
     "verify",

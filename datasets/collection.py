@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +24,16 @@ from datasets.episode import DEMONSTRATOR, Episode, write_episode
 from datasets.fingerprint import fingerprint
 from datasets.progress import progress_bar
 from envs import Task
+from envs.gymnasium_tasks import folder_of
 from envs.reset_options import random_streams
 
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
 
-_LIBRARIES = ("mujoco", "dm_control", "numpy")
+Actor = Callable[[int, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray | None]]
+"""(step, observations, physics) -> actions taken and the demonstrator's, (episodes, size) each."""
+
+_LIBRARIES = ("mujoco", "dm_control", "gymnasium", "numpy")
 
 
 def buffer_folder(root: str | Path, task: str | Task, algo: str) -> Path:
@@ -36,9 +41,8 @@ def buffer_folder(root: str | Path, task: str | Task, algo: str) -> Path:
 
     `task` may also be a domain's name.
     """
-    if isinstance(task, str) and task in envs.registry.domains():
-        return Path(root) / task / algo / "buffer"
-    return Path(root) / envs.task(task).domain / algo / "buffer"
+    known = isinstance(task, str) and task in envs.registry.domains()
+    return Path(root) / folder_of(task if known else envs.task(task).domain) / algo / "buffer"
 
 
 def collect(
@@ -84,33 +88,82 @@ def collect(
         "seed": seed,
         "length": length,
         "action_repeat": action_repeat,
-        # As they come back from the file, with lists for tuples.
-        "settings": json.loads(json.dumps(policy.settings(task))),
+        "settings": policy.settings(task),
     }
-    before = read_metadata(folder)
-    check_same_collection(folder, before, made)
-    names = {index: folder / f"episode_{index:06d}_{length}.npz" for index in range(episodes)}
-    missing = {index for index, path in names.items() if not path.exists()}
+    before = read_same_collection(folder, made)
+    paths = [episode_path(folder, index, length) for index in range(episodes)]
+    missing = {index for index, path in enumerate(paths) if not path.exists()}
     if before and not missing:
         return before
-    metadata = {
-        **made,
-        "actions": before.get("actions") if before else "float32",  # as executed
-        "domain": task.domain,
-        "format": "ExoRL",
-        "episodes": max(episodes, before.get("episodes") or 0),
-        "versions": {name: version(name) for name in _LIBRARIES} | {"code": _code(task.domain)},
-    }
-    print_differences(folder, before, metadata, len(missing))
-    write_metadata(folder, metadata)
+    metadata = record_collection(folder, before, made, episodes, len(missing))
     run = _episodes(task, policy, seed, missing, action_repeat, length, progress)
     for index, episode in run:
         write_episode(folder, index, episode)
     return metadata
 
 
+def read_same_collection(folder: Path, made: dict[str, Any]) -> dict[str, Any]:
+    """Reads the record of a buffer, to which episodes are to be added.
+
+    Args:
+        folder: the buffer.
+        made: how they are collected: task, collector, seed, length, action_repeat and settings. Its
+            settings change to what they are in a file, with lists for tuples.
+
+    Returns:
+        the record; empty where nothing was collected yet.
+
+    Raises:
+        ValueError: the buffer was collected otherwise.
+    """
+    made["settings"] = json.loads(json.dumps(made["settings"]))
+    before = read_metadata(folder)
+    check_same_collection(folder, before, made)
+    return before
+
+
+def record_collection(
+    folder: Path,
+    before: dict[str, Any],
+    made: dict[str, Any],
+    episodes: int,
+    new_episodes: int,
+    libraries: Sequence[str] = _LIBRARIES,
+) -> dict[str, Any]:
+    """Writes how a buffer's episodes are collected, before they are.
+
+    Args:
+        folder: the buffer.
+        before: what `read_same_collection` returned.
+        made: what it was given.
+        episodes: how many the buffer shall have.
+        new_episodes: how many of them are yet to be made.
+        libraries: whose versions the episodes depend on.
+
+    Returns:
+        the metadata.
+    """
+    domain = envs.task(made["task"]).domain
+    metadata = {
+        **made,
+        "actions": before.get("actions") if before else "float32",  # as executed
+        "domain": domain,
+        "format": "ExoRL",
+        "episodes": max(episodes, before.get("episodes") or 0),
+        "versions": {name: version(name) for name in libraries} | {"code": _code(domain)},
+    }
+    print_differences(folder, before, metadata, new_episodes)
+    write_metadata(folder, metadata)
+    return metadata
+
+
 def _code(domain: str) -> str:
     return fingerprint("datasets.collection", "envs.environment", f"envs.domains.{domain}")
+
+
+def episode_path(folder: Path, index: int, length: int) -> Path:
+    """Returns where episode `index` of a collection lies."""
+    return folder / f"episode_{index:06d}_{length}.npz"
 
 
 def start_seed(seed: int, index: int) -> int:
@@ -139,27 +192,40 @@ def _episodes(
         for batch in batches:
             indices = range(batch * policy.batch, (batch + 1) * policy.batch)
             seeds = [start_seed(seed, index) for index in indices]
-            tasks = _tasks(task, seeds, policy.one_task)
-            actor = policy(tasks, np.random.default_rng([seed, batch]), length)
+            tasks = episode_tasks(task, seeds, policy.one_task)
+            collector = policy(tasks, np.random.default_rng([seed, batch]), length)
             start = environments.reset(seed=seeds, options={"tasks": tasks})
-            episodes = _run_batch(environments, start, actor, action_repeat, length, bar)
+            actor = partial(_act, collector)
+            episodes = run_batch(environments, start, actor, action_repeat, length, bar)
             for index, episode in zip(indices, episodes, strict=True):
                 if index in missing:
                     yield index, episode
 
 
-def _tasks(task: Task, seeds: Sequence[int], one_task: bool) -> list[Task]:
-    """Returns the task of each episode, drawn by the episode's seed or by the first one's."""
+def _act(
+    collector: Collector, step: int, observation: np.ndarray, physics: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None]:
+    return collector.act(step, physics), collector.demonstrator
+
+
+def episode_tasks(task: Task, seeds: Sequence[int], one_task: bool = False) -> list[Task]:
+    """Draws the task of each episode.
+
+    Args:
+        task: a family, or what all episodes pursue.
+        seeds: of the episodes, see `start_seed`.
+        one_task: draw one task for all episodes, by the first one's seed.
+    """
     # The stream is that of the environment of this seed, which draws its members so.
     streams = [random_streams(seed)[1] for seed in (seeds[:1] if one_task else seeds)]
     drawn = [envs.collection_tasks(task, 1, stream)[0] for stream in streams]
     return drawn * len(seeds) if one_task else drawn
 
 
-def _run_batch(
+def run_batch(
     environments: VectorEnv,
     start: tuple[np.ndarray, dict[str, Any]],
-    actor: Collector,
+    actor: Actor,
     action_repeat: int,
     length: int,
     bar: tqdm,
@@ -169,7 +235,8 @@ def _run_batch(
     Args:
         environments: just reset.
         start: what `reset` returned.
-        actor: the collector.
+        actor: returns the actions at a step, of its observations and physics: first those taken,
+            then the demonstrator's, see `datasets.collectors.Collector`.
         action_repeat: steps for which each action is held.
         length: T.
         bar: counts the steps.
@@ -193,21 +260,21 @@ def _run_batch(
         if row:
             if (row - 1) % action_repeat == 0:
                 # Rounded before it is executed, so that what is stored is what was done.
-                action = np.clip(actor.act(row - 1, info["physics"]), -1, 1).astype(np.float32)
+                action, demonstrated = actor(row - 1, observation, info["physics"])
+                action = np.clip(action, -1, 1).astype(np.float32)
             observation, reward, _, _, info = environments.step(action)
             arrays["action"][:, row] = action
             arrays["reward"][:, row, 0] = 0 if reward_free else reward
-            if actor.demonstrator is not None:
-                arrays["demonstrator"][:, row] = actor.demonstrator
+            if demonstrated is not None:
+                arrays["demonstrator"][:, row] = demonstrated
             bar.update(count)
         arrays["observation"][:, row] = observation
         arrays["physics"][:, row] = info["physics"]
-    demonstrated = arrays.pop("demonstrator")
-    keeps = actor.demonstrator is not None
+    demonstrators = arrays.pop("demonstrator")
     return [
         Episode(
             **{key: array[i] for key, array in arrays.items()},
-            extra=_extra(tasks[i], demonstrated[i]) if keeps else {},
+            extra={} if demonstrated is None else _extra(tasks[i], demonstrators[i]),
         )
         for i in range(count)
     ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,20 @@ def _rename_settings(path: Path, metadata: dict[str, Any]) -> None:
         new = _RENAMED_SETTINGS[old]
         settings[new] = settings.pop(old)
         tqdm.write(f"{path}: setting {old!r} is now called {new!r}")
+
+
+def read_origin(folder: Path) -> dict[str, Any]:
+    """Returns what a buffer says of its origin; empty where it says nothing, as ExoRL's sets."""
+    with suppress(OSError, ValueError):
+        found = json.loads((folder / METADATA).read_bytes())
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def read_versions(folder: Path) -> dict[str, str]:
+    """Returns the versions of libraries under which a buffer's last episodes were collected."""
+    versions = read_origin(folder).get("versions", {})
+    return {key: value for key, value in versions.items() if key != "code"}
 
 
 def write_metadata(folder: Path, metadata: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import envs
 from datasets.pd_collectors import GoalRingCollector, MazeRoomsCollector
 from envs import Task
+from envs.gymnasium_tasks import is_gymnasium
 from envs.registry import unknown
 
 
@@ -107,15 +108,29 @@ class OrnsteinUhlenbeckNoise:
 
 
 _NOISE = {"random": UniformNoise, "noise": OrnsteinUhlenbeckNoise}
+_SMALL = 10  # environments that step one after another gain nothing from more
+
+
+class _FewUniformNoise(UniformNoise):
+    batch = _SMALL
+
+
+class _FewOrnsteinUhlenbeckNoise(OrnsteinUhlenbeckNoise):
+    batch = _SMALL
+
+
+_STEPPED_SINGLY = {"random": _FewUniformNoise, "noise": _FewOrnsteinUhlenbeckNoise}
 _PD = {"point_mass": GoalRingCollector, "point_mass_maze": MazeRoomsCollector}
 
 
 def collectors(task: str | Task) -> dict[str, type[Collector]]:
     """Returns the collectors that a task has, by name."""
+    task = envs.task(task)
+    if is_gymnasium(task.name):
+        return _STEPPED_SINGLY
     # Loads MuJoCo, which a check of a command line does not wait for.
     from datasets.mppi_collector import AnnealedMPPICollector, MPPICollector, has_recipe
 
-    task = envs.task(task)
     pd = {"pd": _PD[task.domain]} if task.domain in _PD else {}
     planned = {"mppi": MPPICollector, "mppi_annealed": AnnealedMPPICollector}
     return _NOISE | pd | (planned if has_recipe(task) else {})

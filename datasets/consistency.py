@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.episode import BadEpisode, Episode
+from envs.gymnasium_tasks import bounds, domain_in, is_gymnasium
 from envs.registry import Spec, domain_spec, domains
 
 _EPS = float(np.finfo(np.float32).eps)
@@ -19,7 +20,7 @@ def domain_of(buffer: str | Path) -> str | None:
     """Returns the domain that a folder `<domain>/<algo>/buffer` names; None if it names none."""
     parents = Path(buffer).absolute().parents
     name = parents[1].name if len(parents) > 1 else ""
-    return name if name in domains() else None
+    return name if name in domains() else domain_in(name)
 
 
 def check_consistent(path: Path, episode: Episode, domain: str | None) -> None:
@@ -33,7 +34,8 @@ def problems_of(episode: Episode, domain: str | None) -> list[str]:
 
     Problems are a row 0 that is not a reset, actions outside [-1, 1], and discounts other than 1.
     Where the domain is known, so are sizes that differ from the domain's, an episode that is longer
-    than the domain's, and observations that do not follow from the stored physics.
+    than the domain's, and observations that do not follow from the stored physics, or that an
+    environment of gymnasium cannot show.
 
     Args:
         episode: as `read_episode` returns it, so its values are finite.
@@ -62,14 +64,33 @@ def _wrong_values(episode: Episode) -> Iterator[str]:
 
 def _wrong_domain(episode: Episode, domain: str) -> Iterator[str]:
     spec, found = domain_spec(domain), _sizes(episode)
+    if is_gymnasium(domain):
+        found.pop("physics", None)  # of whatever kind, as nothing here reads it
     if not _has_sizes_of(found, spec):
         expected = _listed({key: getattr(spec, key) for key in found})
         sizes = f"{_listed(found)} numbers a row, expected {expected}"
         yield f"not {domain}'s: {sizes}{_nearest(episode, domain)}"
-    elif episode.physics is not None and (difference := _difference(episode, domain)):
+    elif is_gymnasium(domain) and (outside := _outside(episode, domain)):
+        yield f"not {domain}'s: {outside}"
+    elif "physics" in found and (difference := _difference(episode, domain)):
         yield f"not {domain}'s: {difference}{_nearest(episode, domain)}"
     elif episode.length > spec.length:
         yield f"not {domain}'s: {episode.length} transitions, an episode has at most {spec.length}"
+
+
+def _outside(episode: Episode, domain: str) -> str | None:
+    """Says where observations leave what an environment of gymnasium shows; None if nowhere."""
+    allowed, observation = bounds(domain), episode.observation.astype(np.float32)
+    # Rounding keeps order, so rounded observations stay within rounded bounds.
+    with np.errstate(over="ignore"):  # a bound beyond float32 is none
+        low = allowed.observation_low.astype(np.float32)
+        high = allowed.observation_high.astype(np.float32)
+    wrong = np.argwhere((observation < low) | (observation > high))
+    if not len(wrong):
+        return None
+    row, entry = wrong[0]
+    found = f"entry {entry} of observation {row} is {observation[row, entry]:.6g}"
+    return f"{found}, outside [{low[entry]:.6g}, {high[entry]:.6g}]"
 
 
 def _sizes(episode: Episode) -> dict[str, int]:

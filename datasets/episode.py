@@ -27,6 +27,7 @@ _EXPECTED = "episodes are files such as episode_000000_1000.npz: episode_<number
 _REQUIRED = ("observation", "action", "reward", "discount")
 DEMONSTRATOR = "demonstrator"
 """Key of the actions that a demonstrator would have taken where noise was added to its own."""
+_LARGEST = np.finfo(np.float32).max
 _MAX_BYTES = 1 << 30  # no array of an episode comes near this; a damaged header may claim terabytes
 
 
@@ -203,6 +204,10 @@ def _check(path: Path, arrays: dict[str, np.ndarray]) -> None:
             raise BadEpisode(f"{path}: {found}; expected floats of shape (rows, size)")
         if not np.isfinite(array).all():
             raise BadEpisode(f"{path}: {key} holds NaN or infinite values")
+        if key != "physics" and array.dtype.itemsize > 4 and np.abs(array).max() > _LARGEST:
+            largest = np.abs(array).max()
+            said = f"{key} reaches {largest:.3g}, beyond float32, as which it is kept"
+            raise BadEpisode(f"{path}: {said}")
     rows = {key: len(array) for key, array in arrays.items()}
     if len(set(rows.values())) > 1:
         raise BadEpisode(f"{path}: arrays differ in rows: {rows}")
@@ -216,16 +221,22 @@ def _check(path: Path, arrays: dict[str, np.ndarray]) -> None:
 def write_episode(folder: str | Path, index: int, episode: Episode) -> Path:
     """Writes an episode under its ExoRL name; the file is there whole or not at all.
 
+    Args:
+        folder: the buffer; it is made if it is not there.
+        index: the episode's number.
+        episode: its rows.
+
     Returns:
         `<folder>/episode_<index>_<length>.npz`.
     """
     folder = Path(folder)
     path = folder / f"episode_{index:06d}_{episode.length}.npz"
     arrays = {key: np.asarray(getattr(episode, key), np.float32) for key in _REQUIRED}
-    if episode.physics is not None:
+    if episode.physics is not None and episode.physics.shape[1]:
         arrays["physics"] = np.asarray(episode.physics, np.float64)
     arrays |= {key: np.asarray(array, np.float32) for key, array in episode.extra.items()}
     _check(path, arrays)
+    folder.mkdir(parents=True, exist_ok=True)
     # Named after this process: several may collect the same buffer.
     partial = path.with_suffix(f".part{os.getpid()}")
     archive = io.BytesIO()

@@ -15,6 +15,8 @@ from envs import Task
 from envs.registry import unknown
 
 MODES = ("exorl", "exact")
+STORED = "stored"
+"""Mode of a store in which no reward is computed: those in the episodes are taken."""
 
 
 def relabel(

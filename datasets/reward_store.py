@@ -121,7 +121,8 @@ class RewardStore:
         if "physics" not in self._rows:
             raise ValueError(
                 f"{self._cache}: its episodes have no physics, "
-                "so rewards of other tasks cannot be computed"
+                "so rewards of other tasks cannot be computed; "
+                "data.relabel=stored takes those in the episodes"
             )
         check_code(tasks[0].domain)
         # Episodes that were appended to the cache stand behind the rows that have rewards.

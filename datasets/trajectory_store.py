@@ -13,12 +13,12 @@ from datasets.cache_writer import FORMAT
 from datasets.checksummed_rows import Rows
 from datasets.hdf5_files import open_hdf5
 from datasets.locks import read_lock
-from datasets.relabelling import check_single, rewards_from
+from datasets.relabelling import STORED, check_single, rewards_from
 from datasets.reward_store import RewardStore
 from envs import Task
 
 _BUDGET = 1 << 30
-_FIELDS = ("observation", "action", "physics", "demonstrator")
+_FIELDS = ("observation", "action", "reward", "physics", "demonstrator")
 
 
 class Trajectories(NamedTuple):
@@ -83,7 +83,7 @@ class Store:
             chosen = np.sort(rng.choice(len(lengths), episodes, replace=False))
         self.lengths, self._first_rows = lengths[chosen], first_rows[chosen]
         self._observation, self._action = rows["observation"], rows["action"]
-        self._demonstrator = rows.get("demonstrator")
+        self._demonstrator, self._stored = rows.get("demonstrator"), rows["reward"]
         self._reward_store = RewardStore(path, identity, rows)
         self._budget = budget - self._observation.nbytes - self._action.nbytes
         self._in_memory = None
@@ -154,7 +154,14 @@ class Store:
     ) -> np.ndarray:
         """Returns the rewards of what `load` returns, (k, T) float32.
 
-        Rewards that are missing are computed and kept. See `datasets.relabel` for `mode`.
+        Rewards that are missing are computed and kept.
+
+        Args:
+            task: a single task, or a member of a family.
+            indices: (k,); None takes all.
+            mode: see `datasets.relabel`; or `stored`, the rewards in the episodes, whatever task
+                they are of.
+            steps: T; None takes all.
         """
         return self.reward_table([envs.task(task)], indices, mode, steps)[0]
 
@@ -174,10 +181,9 @@ class Store:
         length = self._common_length(indices, steps)
         table = np.empty((len(tasks), len(indices), length), np.float32)
         for same, rows in _by_name(tasks):
-            kept = self._kept(same[0], mode)
-            values = self._gather(kept, self._first_rows[indices] + 1, length)[None]
+            values = self._values(same[0], mode, self._first_rows[indices] + 1, length)[None]
             # Tasks along the first axis, beside episodes and steps.
-            table[rows] = rewards_from(same, values, axes=2) if same[0].params else values
+            table[rows] = rewards_from(same, values, 2) if _derived(same[0], mode) else values
         return table
 
     def rewards_of(
@@ -193,7 +199,7 @@ class Store:
         Args:
             tasks: k of them.
             indices: (k,).
-            mode: see `datasets.relabel`.
+            mode: see `rewards`.
             steps: T; None takes all.
             first: the first step, one for all or (k,).
 
@@ -205,8 +211,8 @@ class Store:
         starts = self._first_rows[indices] + 1 + first  # row 0 is the reset
         rewards = np.empty((len(indices), length), np.float32)
         for same, rows in _by_name(tasks):
-            values = self._gather(self._kept(same[0], mode), starts[rows], length)
-            rewards[rows] = rewards_from(same, values, axes=1) if same[0].params else values
+            values = self._values(same[0], mode, starts[rows], length)
+            rewards[rows] = rewards_from(same, values, 1) if _derived(same[0], mode) else values
         return rewards
 
     def returns(self, task: str | Task, mode: str = "exorl") -> np.ndarray:
@@ -229,17 +235,40 @@ class Store:
         them: the task, its code, MuJoCo.
 
         Raises:
-            ValueError: the data set has no physics, or physics of another domain; or rewards cannot
-                be written there.
+            ValueError: the data set has no physics, or physics of another domain; rewards cannot be
+                written there; or stored rewards are asked for and not those of one task.
         """
+        if mode == STORED:
+            self._check_stored([envs.task(task) for task in tasks])
+            return
         names = dict.fromkeys(_name_of(envs.task(task)) for task in tasks)
         self._reward_store.relabel(list(names), mode, progress)
+
+    def _check_stored(self, tasks: Sequence[Task]) -> None:
+        """Raises a ValueError unless the stored rewards are those of one task."""
+        others = len(dict.fromkeys(tasks)) - 1
+        if others or tasks[0].hidden:
+            what = f"{tasks[0].id} and {others} others" if others else f"the family {tasks[0].id}"
+            raise ValueError(
+                f"data.relabel={STORED}: the rewards in an episode are of one task, not of {what}; "
+                "allowed: data.relabel=exorl or exact"
+            )
+        if (columns := self._stored.shape[1]) != 1:
+            raise ValueError(
+                f"data.relabel={STORED}: rewards in the episodes have {columns} columns, and which "
+                "one is the task's is not known; allowed: episodes with one, or data.relabel=exorl"
+            )
+
+    def _values(self, task: Task, mode: str, starts: np.ndarray, length: int) -> np.ndarray:
+        """Returns what is kept of `length` rows from each of `starts` on, (k, length, ...)."""
+        values = self._gather(self._kept(task, mode), starts, length)
+        return values[..., 0] if mode == STORED else values
 
     def _kept(self, task: Task, mode: str) -> np.ndarray | Rows:
         """Returns what is kept of all rows for a task: in memory while the budget lasts."""
         key = (_name_of(task), mode)
         if key not in self._rewards:
-            rows = self._reward_store.rows(*key)
+            rows = self._stored if mode == STORED else self._reward_store.rows(*key)
             if rows.nbytes <= self._budget:
                 self._budget -= rows.nbytes
                 rows = rows.read(0, len(rows))
@@ -269,6 +298,11 @@ class Store:
                 f"trajectories read together must be of one length, these have {lengths.tolist()}"
             )
         return int(lengths[0])
+
+
+def _derived(task: Task, mode: str) -> bool:
+    """Tells whether rewards of a task follow from what is kept of its family."""
+    return bool(task.params) and mode != STORED
 
 
 def _name_of(task: Task) -> Task:

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from datasets.collection_metadata import read_versions
 from datasets.consistency import domain_of, problems_of
 from datasets.episode import BadEpisode, Episode, episode_files, ignored_entries, read_episode
 from datasets.progress import progress_bar
@@ -61,6 +62,9 @@ def verify(buffer: str | Path, domain: str | None = None, *, progress: bool = Tr
             report.problems[path.name] = "; ".join(wrong)
     if shapes:
         _report_unusual_shapes(shapes, report)
+    if versions := read_versions(Path(buffer)):
+        made = ", ".join(f"{key} {value}" for key, value in versions.items())
+        report.remarks.append(f"collected with {made}")
     if ignored := ignored_entries(buffer):
         report.remarks.append(ignored)
     if domain is None:

@@ -10,6 +10,7 @@ Importing this package loads neither MuJoCo nor dm_control nor gymnasium; nor do
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from envs.gymnasium_registration import register, register_when_gymnasium_is_imported
 from envs.registry import (
@@ -23,6 +24,10 @@ from envs.registry import (
 )
 from envs.task_draws import collection_tasks, draw_tasks, held_out_tasks, training_tasks
 from envs.top_down_view import top_down_view
+
+if TYPE_CHECKING:
+    from envs.environment import make, make_vec
+    from envs.rendering import render, write_video
 
 __all__ = [
     "Spec",
@@ -57,6 +62,11 @@ def __getattr__(name: str) -> object:
     if name not in _LAZY:
         raise AttributeError(f"module 'envs' has no attribute {name!r}")
     return getattr(import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Returns the public names, for completion in a notebook."""
+    return sorted(__all__)
 
 
 register_when_gymnasium_is_imported()

@@ -75,11 +75,13 @@ class FamilyReward:
         reward: (measured (..., numbers), **parameters) -> (...). A parameter has the shape (...),
             or (..., numbers) where it is several; shapes broadcast.
         score: (readings, **parameters) -> (states,): what a planner can climb. None: the reward.
+        learning: as `reward`: what a learner can climb, at most 1. None: the reward.
     """
 
     measure: Callable[[Readings], np.ndarray]
     reward: Callable[..., np.ndarray]
     score: Callable[..., np.ndarray] | None = None
+    learning: Callable[..., np.ndarray] | None = None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 from envs import registry
+from envs.gymnasium_environment import FixedLength, FixedLengthVector
+from envs.gymnasium_tasks import is_gymnasium
 from envs.registry import Task
 from envs.vector_environment import RENDER_MODES, VectorEnvironment
 
@@ -19,7 +21,7 @@ def make(task: str | Task, seed: int | None = 0, render_mode: str | None = None)
     """Makes one environment.
 
     Args:
-        task: a name of `envs.tasks()` or a Task.
+        task: a name of `envs.tasks()`, a Task, or `gymnasium:<id>`.
         seed: of the first reset, where that gives none; None draws one. Episodes start where
             dm_control's own environment with this seed does.
         render_mode: None, or `rgb_array`, which draws as `envs.render` does.
@@ -27,6 +29,9 @@ def make(task: str | Task, seed: int | None = 0, render_mode: str | None = None)
     Raises:
         ValueError: an unknown task or render_mode, or a wrong seed.
     """
+    task = registry.task(task)
+    if is_gymnasium(task.name):
+        return FixedLength(task, seed, render_mode)
     return Environment(task, seed, render_mode)
 
 
@@ -66,11 +71,17 @@ def make_vec(
     if len(domains) > 1:
         found = ", ".join(domains)
         raise ValueError(f"tasks of one vector must share a domain, these are of {found}")
-    return VectorEnvironment(tasks, seed, action_repeat, horizon, render_mode)
+    vector = FixedLengthVector if is_gymnasium(domains[0]) else VectorEnvironment
+    return vector(tasks, seed, action_repeat, horizon, render_mode)
 
 
 class Environment(gymnasium.Env):
-    """Runs one environment, as a vector of one."""
+    """Runs one environment, as a vector of one.
+
+    Attributes:
+        action_repeat: agent steps for which each action is held.
+        horizon: steps of an episode.
+    """
 
     metadata = {"render_modes": list(RENDER_MODES), "render_fps": 30}
 
@@ -85,6 +96,7 @@ class Environment(gymnasium.Env):
         self.observation_space = self._vector.single_observation_space
         self.action_space = self._vector.single_action_space
         self.render_mode = render_mode
+        self.action_repeat, self.horizon = self._vector.action_repeat, self._vector.horizon
 
     def __copy__(self) -> Environment:
         """Copies deeply; see `VectorEnvironment.__copy__`."""

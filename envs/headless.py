@@ -8,18 +8,11 @@ MUJOCO_GL=disabled. Pictures are drawn by another process, which sees what the u
 
 from __future__ import annotations
 
-import os
+from envs.drawing import without_drawing_library
 
-_backend = os.environ.get("MUJOCO_GL")
-os.environ["MUJOCO_GL"] = "disabled"
-try:
+with without_drawing_library():
     import dm_control.mujoco
     import mujoco
     import mujoco.rollout
-finally:
-    if _backend is None:
-        del os.environ["MUJOCO_GL"]
-    else:
-        os.environ["MUJOCO_GL"] = _backend
 
 __all__ = ["dm_control", "mujoco"]

@@ -2,20 +2,23 @@
 
 The 31 single tasks are those of URLB (Laskin et al. 2021, arXiv 2110.15191) and ExoRL (Yarats et
 al. 2022, arXiv 2201.13425). A family is a hidden task: an episode rewards one of its members, which
-is never observed, so that only rewards reveal it. `envs.family_table` has the table of them.
+is never observed, so that only rewards reveal it. `envs.family_table` has the table of them. Any
+environment of gymnasium is a task too, `gymnasium:<id>`; see `envs.gymnasium_tasks`.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from envs import gymnasium_tasks
 from envs.family_table import FAMILIES, Value
+from envs.gymnasium_tasks import is_gymnasium
 
 
 class Spec(NamedTuple):
@@ -24,7 +27,7 @@ class Spec(NamedTuple):
     Attributes:
         observation: numbers of an observation.
         action: numbers of an action.
-        physics: numbers of a stored state.
+        physics: numbers of a stored state; 0 where none is stored.
         length: agent steps T of an episode, which has T + 1 rows.
     """
 
@@ -95,7 +98,7 @@ class Task:
     """Names what an episode rewards: a single task, a family, or a member of a family.
 
     Attributes:
-        name: one of `tasks()`.
+        name: one of `tasks()`, or an environment of gymnasium.
         params: the parameters of a family's member; empty for single tasks and whole families.
     """
 
@@ -123,6 +126,8 @@ class Task:
     @property
     def domain(self) -> str:
         """Returns the body whose physics this task uses; also the first folder of its buffers."""
+        if is_gymnasium(self.name):
+            return self.name
         return _DOMAIN_OF.get(self.name) or FAMILIES[self.name].domain
 
     @property
@@ -162,7 +167,8 @@ def task(name: str | Task, **params: Any) -> Task:
     """Returns the task called `name`; a Task passes through.
 
     Args:
-        name: one of `tasks()`; or a task's id, such as `cheetah_speed(speed=1.5)`.
+        name: one of `tasks()`; a task's id, such as `cheetah_speed(speed=1.5)`; or an environment
+            of gymnasium, such as `gymnasium:HalfCheetah-v5`, which `spec` and `make` look for.
         **params: the parameters of a family's member: `speed=1.5` in metres a second,
             `goal=(x, y)` in metres. They are rounded to six digits, as ids show them, so that equal
             ids are equal tasks.
@@ -181,7 +187,7 @@ def task(name: str | Task, **params: Any) -> Task:
         if params:
             raise ValueError(f"task {name!r} has its parameters already, got {sorted(params)} too")
         name, params = _parse_id(name)
-    if name not in tasks():
+    if name not in tasks() and not is_gymnasium(name):
         raise unknown("task", name, tasks())
     known = FAMILIES[name].parameters if name in FAMILIES else {}
     for key in params:
@@ -218,7 +224,11 @@ def _parse_id(identifier: str) -> tuple[str, dict[str, Any]]:
 
 
 def spec(name: str | Task) -> Spec:
-    """Returns the sizes of a task's vectors and the length of its episodes."""
+    """Returns the sizes of a task's vectors and the length of its episodes.
+
+    Raises:
+        ValueError: an unknown task, or an environment of gymnasium that is not supported.
+    """
     return domain_spec(task(name).domain)
 
 
@@ -226,8 +236,11 @@ def domain_spec(domain: str) -> Spec:
     """Returns what `spec` returns, for the tasks of a domain.
 
     Raises:
-        ValueError: unknown domain.
+        ValueError: unknown domain, or an environment of gymnasium that is not supported.
     """
+    if is_gymnasium(domain):
+        found = gymnasium_tasks.bounds(domain)
+        return Spec(len(found.observation_low), len(found.action_low), 0, found.length)
     if domain not in _SPECS:
         raise unknown("domain", domain, domains())
     return _SPECS[domain]
@@ -236,6 +249,18 @@ def domain_spec(domain: str) -> Spec:
 def has_parameters(family: Task) -> bool:
     """Tells whether this is a family whose members differ by parameters."""
     return family.hidden and bool(FAMILIES[family.name].parameters)
+
+
+def parameters(tasks: Sequence[Task]) -> np.ndarray:
+    """Returns the parameters' numbers of members of a family, (tasks, numbers).
+
+    Raises:
+        ValueError: a task is no member of a family with parameters.
+    """
+    for one in tasks:
+        if not one.params:
+            raise ValueError(f"task {one.id!r} has no parameters")
+    return np.array([np.hstack([*one.params.values()]) for one in tasks])
 
 
 def members(family: str | Task) -> list[Task]:

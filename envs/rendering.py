@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from envs import registry
+from envs.gymnasium_tasks import is_gymnasium
 from envs.registry import Task
 
 # What MUJOCO_GL may name, and what each needs. MuJoCo knows other words, which name no library.
@@ -51,10 +52,16 @@ def render(
         (frames, height, width, 3) uint8.
 
     Raises:
-        ValueError: physics of another body or not finite, or a height or width below 1.
+        ValueError: physics of another body or not finite, a height or width below 1, or an
+            environment of gymnasium.
         RuntimeError: this machine cannot render; one line says why.
     """
     task = registry.task(task)
+    if is_gymnasium(task.name):
+        raise ValueError(
+            f"states of {task.id} are not stored, so they cannot be drawn later; allowed: "
+            "envs.make(..., render_mode='rgb_array')"
+        )
     physics = np.asarray(physics, dtype=np.float64)
     size = registry.spec(task).physics
     if physics.ndim != 2 or physics.shape[1] != size:

@@ -82,6 +82,27 @@ def collection_tasks(name: str | Task, count: int, rng: np.random.Generator) -> 
     return _drawn(family, draw, count, rng) if draw else draw_tasks(family, count, rng)
 
 
+def collection_params(family: Task, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Draws the numbers of the parameters of `count` tasks, as `collection_tasks` draws tasks.
+
+    Args:
+        family: with parameters.
+        count: number of tasks.
+        rng: the source of the draws.
+
+    Returns:
+        (count, numbers), one parameter after another.
+    """
+    row = FAMILIES[family.name]
+    return (row.collection or row.training)(rng, count)
+
+
+def param_numbers(member: Task) -> np.ndarray:
+    """Returns the numbers of a member's parameters, one parameter after another, (numbers,)."""
+    names = FAMILIES[member.name].parameters
+    return np.concatenate([np.atleast_1d(member.params[name]) for name in names])
+
+
 def _drawn(family: Task, draw: Sampler, count: int, rng: np.random.Generator) -> list[Task]:
     return [_member(family, numbers) for numbers in draw(rng, count)]
 

@@ -33,6 +33,8 @@ class VectorEnvironment(VectorEnv):
     Attributes:
         tasks: what each environment rewards in this episode; a family draws a member at every
             reset.
+        action_repeat: agent steps for which each action is held.
+        horizon: steps of an episode.
     """
 
     metadata = {
@@ -55,8 +57,9 @@ class VectorEnvironment(VectorEnv):
         self.num_envs, self.render_mode = len(tasks), render_mode
         self._given, self._domain = list(tasks), tasks[0].domain
         self._spec = registry.spec(tasks[0])
-        self._repeat, self._length = action_repeat, horizon or self._spec.length // action_repeat
-        if not 1 <= self._length * action_repeat <= self._spec.length:
+        self.action_repeat = action_repeat
+        self.horizon = horizon or self._spec.length // action_repeat
+        if not 1 <= self.horizon * action_repeat <= self._spec.length:
             steps = f"the {self._spec.length} agent steps of an episode of {tasks[0].id}"
             raise ValueError(
                 f"action_repeat={action_repeat} with horizon={horizon} does not fit {steps}"
@@ -148,17 +151,17 @@ class VectorEnvironment(VectorEnv):
             raise ValueError(
                 f"action must be finite and of shape {expected}, got shape {action.shape}"
             )
-        if self._elapsed is None or (self._elapsed >= self._length).any():
+        if self._elapsed is None or (self._elapsed >= self.horizon).any():
             raise gymnasium.error.ResetNeeded(
-                f"an episode lasts {self._length} steps: call reset before this step, "
+                f"an episode lasts {self.horizon} steps: call reset before this step, "
                 "where only some are over with options={'reset_mask': truncated}"
             )
         reward = np.zeros(self.num_envs)
-        for _ in range(self._repeat):
+        for _ in range(self.action_repeat):
             self._batch.step(action)
             reward += self._rewards(self._batch.readings, action)
         self._elapsed += 1
-        truncated = self._elapsed == self._length
+        truncated = self._elapsed == self.horizon
         if truncated.any():
             self._batch.check(truncated)
         info = self._info(np.ones(self.num_envs, bool))

@@ -40,6 +40,7 @@ def evaluate(config: EvaluateCommand, run: Path, again: bool = True) -> Path:
     from agentic_transformer.agents.load import describe_acting
     from agentic_transformer.evaluation import evaluate as evaluation
     from agentic_transformer.training.computation import computation_line
+    from experiments.reports.hyperparameters import save_hyperparameters
 
     trained = run_folder.read_config(run, TrainCommand)
     facts = provenance.collect([], seeds={})
@@ -50,6 +51,8 @@ def evaluate(config: EvaluateCommand, run: Path, again: bool = True) -> Path:
     folder = evaluation.evaluate(config, run, trained, code, again)
     if again or "acting" not in read_json(folder / PROVENANCE):  # else it was finished before
         provenance.add_provenance(folder, acting=acting)
+        if folder.resolve().is_relative_to(run.resolve()):  # else the run stays as it is
+            save_hyperparameters(trained, run, folder)
     return folder
 
 

@@ -27,7 +27,8 @@ def main(config: PlotCommand) -> None:
     folders = [Path(run) for run in config.runs]
     default = folders[0] if len(folders) == 1 else folders[0].parent / "comparison"
     runs = [run for folder in folders for run in runs_within(folder)]
-    present(runs, Path(config.out) if config.out else default)
+    out = Path(config.out) if config.out else default
+    present(runs, out, config.paper, config.anchors, config.conditions, config.formats)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from agentic_transformer.config import TableCommand
@@ -9,13 +10,27 @@ from experiments.cli import app as cli
 
 
 def main(config: TableCommand) -> None:
-    """Prints the table of a sweep and writes `<sweep>/table.csv`."""
-    # Imported here: a command line is checked before pandas is loaded.
-    from experiments.reports.sweep_table import sweep_table
+    """Prints the table of a sweep's jobs, and that of its agents with their seeds joined.
 
-    table = sweep_table(Path(config.sweep))
-    table.to_csv(Path(config.sweep) / "table.csv", index=False)
+    They are written to `<sweep>/table.csv` and to `<sweep>/variants.csv`, `.md` and `.tex`.
+    """
+    # Imported here: a command line is checked before pandas is loaded.
+    from experiments.reports.sweep_table import job_results, sweep_table
+    from experiments.reports.variants_table import in_cells, save_tables, variants_table
+
+    sweep = Path(config.sweep)
+    table = sweep_table(sweep)
+    table.to_csv(sweep / "table.csv", index=False)
     print(table.to_string(index=False, float_format="{:.4g}".format, na_rep=""))
+    try:
+        agents = variants_table(job_results(sweep))
+    except ValueError as error:  # the table of the jobs stands
+        print(f"no table of agents: {str(error).splitlines()[0]}", file=sys.stderr)
+        return
+    if len(agents):
+        print("\nlast return, mean [95% interval]; seeds joined")
+        print(in_cells(agents).to_string(index=False))
+        print("\n".join(map(str, save_tables(agents, sweep / "variants"))))
 
 
 if __name__ == "__main__":

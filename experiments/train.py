@@ -10,6 +10,7 @@ from agentic_transformer.config import TrainCommand
 from agentic_transformer.errors import raise_config_error
 from agentic_transformer.settings import format_value, settings_of, value_at
 from agentic_transformer.training import distributed
+from agentic_transformer.validation import check_init
 from experiments.cli import app as cli
 from experiments.cli.preemption import Preemption
 from experiments.cli.provenance import add_provenance
@@ -17,7 +18,10 @@ from experiments.cli.provenance import add_provenance
 
 def main(config: TrainCommand, run: Path) -> None:
     """Trains the agent of the settings; a signal lets training save its state before it ends."""
-    from agentic_transformer.training.train import train  # jax: after the check of the settings
+    check_init(config)
+    # Imported here: jax loads after the check of the settings.
+    from agentic_transformer.evaluation.learning_curve import train
+    from experiments.reports.after_training import show_training
 
     # The line on a run's computation names the kernel: the ring need not say it a second time.
     logging.getLogger("agentic_transformer.ring.kernels").setLevel(logging.ERROR)
@@ -26,7 +30,15 @@ def main(config: TrainCommand, run: Path) -> None:
     # A signal that comes before the loop first asks for one ends the process at once: building
     # caches may take minutes, and there is nothing to save yet.
     with Preemption() as preemption:
-        train(config, run, preemption.requested_in_any_process, partial(add_provenance, run))
+        train(
+            config,
+            run,
+            preemption.requested_in_any_process,
+            partial(add_provenance, run),
+            preemption.check_requested,
+        )
+    if distributed.is_first():
+        show_training(config, run)
 
 
 def check_processes_agree(config: TrainCommand) -> None:

@@ -19,6 +19,7 @@ WITHIN = {
     "models": {"ring", "contexts"},
     "training": {"ring", "contexts", "models"},
     "agents": {"ring", "contexts", "models", "training"},
+    "online": {"ring", "contexts", "models", "training"},
     "evaluation": {"ring", "contexts", "models", "training", "agents"},
     "capacity": {"ring", "contexts", "models", "training"},
 }

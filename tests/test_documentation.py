@@ -1,14 +1,24 @@
-"""Checks that pages say what is true: Python examples run, and links lead somewhere."""
+"""Checks that pages say what is true: examples and commands run, and links lead somewhere."""
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from experiments.reports import reference_pages
+from tests import documented_commands
+from tests.processes import environment
 from tests.test_architecture import ROOT
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("experiments/**/*.md")])
 EXAMPLES = [
-    pytest.param(block, id=f"{page.relative_to(ROOT)}-{number}")
+    pytest.param(
+        block,
+        id=f"{page.relative_to(ROOT)}-{number}",
+        marks=[pytest.mark.slow] if "agentic_transformer.load(" in block else [],
+    )
     for page in PAGES
     for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.S))
     if not block.startswith("# envs/")  # lines to be put into a file of the code
@@ -16,9 +26,57 @@ EXAMPLES = [
 
 
 @pytest.mark.parametrize("block", EXAMPLES)
-def test_python_examples_run(block, monkeypatch):
-    monkeypatch.chdir(ROOT)
+def test_python_examples_run(block, monkeypatch, tmp_path):
+    """They run in a folder that has the repository's results, and may write there."""
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    monkeypatch.chdir(tmp_path)
     exec(compile(block, "example", "exec"), {})
+
+
+def run(folder, *words):
+    """Runs a program in a folder; returns what it prints."""
+    done = subprocess.run(
+        [sys.executable, *words], cwd=folder, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, (words, done.stderr)
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page",
+    ["docs/tutorial.md", "docs/scaling.md", "docs/data.md", "docs/capacity.md", "CONTRIBUTING.md"],
+)
+def test_shell_blocks_run(page, tmp_path):
+    commands = documented_commands.small_commands(ROOT / page)
+    assert commands
+    given = {word for command in commands for word in command}
+    if "experiment=walker_rnd" in given:  # in place of a download
+        words = ["task=walker_walk", "data.algo=random", "data.episodes=40", "data.length=20"]
+        run(tmp_path, "-m", "experiments.collect", *words)
+        (tmp_path / "data/walker/random").rename(tmp_path / "data/walker/rnd")
+    if "experiment=quickstart" in given and not any("collect" in command for command in commands):
+        run(tmp_path, "-m", "experiments.collect", "data.episodes=40")
+    newest = tmp_path
+    for name, *words in commands:
+        words = [documented_commands.fill_in(word, newest) for word in words]
+        said = run(tmp_path, "-m", f"experiments.{name}", *words)
+        newest = Path(next(iter(re.findall(r"run folder: (.*)", said)), newest))
+
+
+@pytest.mark.parametrize("name", reference_pages.PAGES)
+def test_generated_pages_are_up_to_date(name):
+    page = reference_pages.PAGES[name]()
+    said = "run: python -m experiments.reports.reference_pages"
+    assert (ROOT / "docs" / name).read_text() == page, said
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path):
+    words = ["-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    run(ROOT, *words)
+    for page in ("index.html", "docs/results.html", "experiments/results/README.html"):
+        assert (tmp_path / "site" / page).exists(), page
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -27,6 +27,7 @@ TASKS = (
 COLUMNS = (
     ["agent=bc10", "train.batch=32"],
     ["agent=dt", "train.batch=32"],
+    ["agent=td3"],
     ["agent=td3_bc"],
     ["model.attention=memory_efficient"],
     ["model.attention=blockwise"],
@@ -94,7 +95,7 @@ def test_every_cell_is_a_valid_setting(task, column):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("column", COLUMNS[:5], ids=lambda words: words[0])
+@pytest.mark.parametrize("column", COLUMNS[:-1], ids=lambda words: words[0])
 def test_columns_train(root, tmp_path, column):
     short = SHORT if column[0].startswith("model") else []
     train.main(cell("cartpole_swingup", column, *SMALL, *short, f"data.root={root}"), tmp_path)
@@ -104,14 +105,15 @@ def test_columns_train(root, tmp_path, column):
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS[:-1])
 def test_rows_train(root, tmp_path, task):
-    train.main(cell(task, COLUMNS[5], *SMALL, *SHORT, f"data.root={root}"), tmp_path)
+    train.main(cell(task, COLUMNS[-1], *SMALL, *SHORT, f"data.root={root}"), tmp_path)
     assert np.isfinite(pd.read_csv(tmp_path / "metrics.csv")["loss"]).all()
 
 
 @pytest.mark.slow
 def test_a_cell_is_evaluated_with_the_actions_held_and_episodes_as_short(root, tmp_path):
     command = replace(
-        cell("cartpole_swingup", COLUMNS[5], *SMALL, *SHORT, f"data.root={root}"), run=str(tmp_path)
+        cell("cartpole_swingup", COLUMNS[-1], *SMALL, *SHORT, f"data.root={root}"),
+        run=str(tmp_path),
     )
     write_description(tmp_path, command, [], {})
     train.main(command, tmp_path)
@@ -120,5 +122,6 @@ def test_a_cell_is_evaluated_with_the_actions_held_and_episodes_as_short(root, t
     assert set(records["condition"]) == {"own", "no_context", "dataset"}
     assert set(records["context_steps"]) == {0, 50}
     assert set(records["context_tokens"]) == {0, 200}
+    assert set(records["episode_steps"]) == {LENGTH}
     with np.load(tmp_path / "rollouts.npz") as stored:
         assert stored["physics"].shape[2] == 51

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
+from gymnasium.vector import VectorEnv
 
+from agentic_transformer.config import EvalConfig
 from agentic_transformer.contexts.tokens import PreviousStep, TokenLayout
 from agentic_transformer.models.spec import AgentSpec
+
+if TYPE_CHECKING:
+    from agentic_transformer.agents.attempts import Attempt
 
 LayerCache = tuple[jax.Array, jax.Array]
 """Keys and values of one layer, each (batch, capacity, heads, head_dim)."""
@@ -27,6 +33,9 @@ class Trajectory(NamedTuple):
     """(batch, T) raw."""
     target: np.ndarray
     """(batch,) target return (relabelled afterwards if target=own)."""
+    entropy: np.ndarray | float = np.nan
+    """(batch, T) in nats, of the distribution that each action was drawn from, see
+    `agentic_transformer.models.heads.action_entropy`; NaN if it is not known."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,8 @@ class Context:
     """(batch, ...) outcome of the last step, which the next token carries."""
     encoded: int
     """Tokens per environment that went through the model so far, repeated ones included."""
+    entropy: np.ndarray | float = np.nan
+    """(batch,) of the distribution that the last action was drawn from, see `Trajectory`."""
 
     def copy(self) -> Context:
         """Returns an independent context with a cache of its own."""
@@ -66,7 +77,7 @@ class Context:
 class Agent(Protocol):
     """Describes an agent that acts for a batch of environments.
 
-    A rollout of T steps:
+    `play` runs whole attempts. A rollout of T steps by hand:
 
         context = agent.new_context(batch, trajectories)
         for step in range(T):
@@ -78,6 +89,42 @@ class Agent(Protocol):
     spec: AgentSpec
     layout: TokenLayout
     """How the steps of the agent become tokens."""
+    acting: EvalConfig
+    """How `play` draws actions where it is not told: as the evaluation of the agent's run."""
+
+    def play(
+        self,
+        env: gymnasium.Env | VectorEnv,
+        attempts: int = 8,
+        *,
+        seed: int | None = None,
+        target: float | None = None,
+        temperature: float | None = None,
+        noise: float | None = None,
+    ) -> list[Attempt]:
+        """Runs successive attempts at one hidden task, in a context that grows.
+
+        The attempts are those of condition "own" of an evaluation with the same seed and number of
+        attempts: finished ones are encoded again as training data are. Each environment keeps the
+        task that its first reset draws.
+
+        Args:
+            env: of `envs.make` or `envs.make_vec`. Actions are held as in training, and an attempt
+                has the steps of training.
+            attempts: how many.
+            seed: of the starts and actions; None: `acting.seed`.
+            target: target return, as a share of the best in the training data; None: of `acting`.
+            temperature: see `act`; None: of `acting`.
+            noise: see `act`; None: of `acting`.
+
+        Returns:
+            The attempts, each with `number`, `returns` (batch,), `observations` (batch, T, O),
+            `actions` (batch, T, A), `rewards` (batch, T) and `physics` (batch, T + 1, P). A single
+            environment is a batch of one.
+
+        Raises:
+            ValueError: the environments are not of `envs`, or do not fit the agent.
+        """
 
     def new_context(self, batch: int, trajectories: int) -> Context:
         """Returns empty contexts for a batch of environments.

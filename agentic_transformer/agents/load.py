@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import jax
 from flax import nnx
 from jax.sharding import Mesh
 
 from agentic_transformer.agents.base import Agent
+from agentic_transformer.agents.run_folders import find_run, read_acting
 from agentic_transformer.agents.td3_bc import TD3BCAgent
 from agentic_transformer.agents.transformer import TransformerAgent
 from agentic_transformer.config import TrainCommand
-from agentic_transformer.models.actor_critic import init_networks
+from agentic_transformer.models.actor_critic import Shape, init_networks
 from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.training.checkpoint_reader import CheckpointReader
 from agentic_transformer.training.computation import describe_computation
 
 
-def load(run: Path | str, checkpoint: str = "newest", mesh: Mesh | None = None) -> Agent:
+def load(run: Path | str, checkpoint: str | int = "newest", mesh: Mesh | None = None) -> Agent:
     """Loads the agent of a trained run.
 
     Args:
-        run: the run's folder.
+        run: the run's folder, or the name of a committed agent, such as "maze".
         checkpoint: "newest", "best" (by its loss), or a step.
         mesh: devices over which the agent's caches are sharded; None: one device.
 
     Raises:
-        ValueError: the run has no such checkpoint, or it is not one of this version.
+        ValueError: there is no such run or checkpoint, or it is not one of this version.
     """
-    checkpoints = CheckpointReader(Path(run))
-    return build_agent(checkpoints, checkpoints.find(checkpoint), mesh)
+    folder = find_run(run)
+    checkpoints = CheckpointReader(folder)
+    agent = build_agent(checkpoints, checkpoints.find(str(checkpoint)), mesh)
+    agent.acting = read_acting(folder)
+    return agent
 
 
 def build_agent(checkpoints: CheckpointReader, step: int, mesh: Mesh | None = None) -> Agent:
@@ -45,13 +50,26 @@ def build_agent(checkpoints: CheckpointReader, step: int, mesh: Mesh | None = No
         ValueError: the checkpoint is not one of this version, or its arrays are not the agent's.
     """
     spec = read_spec(checkpoints, step)
-    if spec.agent.learner == "td3_bc":
-        graphs, params = init_networks(spec, seed=0)
-        return TD3BCAgent(graphs, checkpoints.params(step, params), spec)
+    if spec.agent.learner != "transformer":
+        params = init_networks(Shape.of(spec), seed=0)[1]
+        return make_agent(spec, checkpoints.params(step, params))
     params = nnx.state(nnx.eval_shape(lambda: spec.build(seed=0)), nnx.Param)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), params)
-    return TransformerAgent.from_trained(checkpoints.params(step, like), spec, mesh)
+    return make_agent(spec, checkpoints.params(step, like), mesh)
+
+
+def make_agent(spec: AgentSpec, params: Any, mesh: Mesh | None = None) -> Agent:
+    """Returns the agent of a spec and its parameters.
+
+    Args:
+        spec: the agent.
+        params: its parameters, as training keeps them.
+        mesh: devices over which the agent's caches are sharded; None: one device.
+    """
+    if spec.agent.learner != "transformer":
+        return TD3BCAgent(init_networks(Shape.of(spec), seed=0)[0], params, spec)
+    return TransformerAgent.from_trained(params, spec, mesh)
 
 
 def describe_acting(config: TrainCommand, ring: int) -> dict[str, str]:
@@ -63,7 +81,7 @@ def describe_acting(config: TrainCommand, ring: int) -> dict[str, str]:
     """
     devices = jax.devices() if ring > 1 else jax.local_devices()[:1]
     facts = describe_computation(config.model.precision, devices)
-    if config.agent.learner == "td3_bc":
+    if config.agent.learner != "transformer":
         return facts
     return facts | {"attention": "to the key/value cache", "kernel": "none, plain JAX"}
 

@@ -19,10 +19,11 @@ from jax.sharding import Mesh
 from agentic_transformer.agents.base import LayerCache
 from agentic_transformer.agents.cache import cached_attention
 from agentic_transformer.config import ModelConfig
-from agentic_transformer.models.heads import draw_action
+from agentic_transformer.models.heads import action_entropy, draw_action
 from agentic_transformer.models.precision import matmul_precision
 
 _SCALARS = 3  # position, temperature and noise
+_ENTROPY = 2  # of the key of a step; `draw_action` splits that key in two, numbered 0 and 1
 
 
 class NewTokens(NamedTuple):
@@ -41,7 +42,9 @@ class Programs(NamedTuple):
     extend: Callable
     """Returns the cache with the new tokens."""
     act: Callable
-    """Takes a random key too. Returns actions (batch, A), and the cache with the new tokens."""
+    """Takes a random key too. Returns actions (batch, A), behind each of them the entropy of the
+    mixture that it was drawn from if the head is one (batch, A + 1), and the cache with the new
+    tokens."""
 
 
 def pack_tokens(
@@ -137,6 +140,10 @@ def compiled_programs(
         # The last new token is the one that predicts the step's action.
         key = jax.random.fold_in(key, tokens.timestep[0, -1])
         drawn = draw_action(model, outputs[:, -1], key, tokens.temperature, tokens.noise)
+        if model.head == "mixture":
+            entropy = action_entropy(model, outputs[:, -1], jax.random.fold_in(key, _ENTROPY))
+            # One array for the host, as small as it is.
+            drawn = jnp.concatenate([drawn, entropy[:, None]], axis=1)
         return drawn, cache
 
     return Programs(extend, act)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from agentic_transformer.agents.attempts import Plays
 from agentic_transformer.agents.base import Context, Trajectory
 from agentic_transformer.contexts.tokens import PreviousStep
 from agentic_transformer.models.actor_critic import Graphs, Params
@@ -15,7 +16,7 @@ from agentic_transformer.models.precision import matmul_precision
 from agentic_transformer.models.spec import AgentSpec
 
 
-class TD3BCAgent:
+class TD3BCAgent(Plays):
     """Acts with a trained actor, see `agentic_transformer.agents.base.Agent`."""
 
     def __init__(self, graphs: Graphs, params: Params, spec: AgentSpec) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from agentic_transformer.agents.attempts import Plays
 from agentic_transformer.agents.base import Context, Trajectory
 from agentic_transformer.agents.cache import empty_cache, tokens_at_once
 from agentic_transformer.agents.programs import compiled_programs, pack_tokens
@@ -22,7 +23,7 @@ from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.models.transformer import unrolled
 
 
-class TransformerAgent:
+class TransformerAgent(Plays):
     """Acts with a trained transformer, see `agentic_transformer.agents.base.Agent`."""
 
     def __init__(
@@ -101,13 +102,15 @@ class TransformerAgent:
         )
         new_tokens = _check_room(context, timesteps)
         packed = pack_tokens(features, timesteps, context.position, temperature, noise)
-        action, cache = self._programs.act(self._leaves, context.cache, self._put(packed), key)
-        action.copy_to_host_async()  # queued behind the program: the host waits once
-        return np.asarray(action), replace(
+        drawn, cache = self._programs.act(self._leaves, context.cache, self._put(packed), key)
+        drawn.copy_to_host_async()  # queued behind the program: the host waits once
+        action, entropy = np.split(np.asarray(drawn), [self.spec.action_size], axis=1)
+        return action, replace(
             context,
             cache=cache,
             position=context.position + new_tokens,
             encoded=context.encoded + new_tokens,
+            entropy=entropy[:, 0] if self.spec.model.head == "mixture" else np.nan,
         )
 
     def append(self, context: Context, trajectory: Trajectory) -> Context:

@@ -30,6 +30,7 @@ def encode_chains(
     trajectories: Trajectories,
     reward: np.ndarray,
     imitated: np.ndarray | None = None,
+    with_rest_return: bool = False,
 ) -> Tokens:
     """Encodes a batch of chains as token rows, in natural order.
 
@@ -40,6 +41,7 @@ def encode_chains(
             action (B * n, T, A).
         reward: (B * n, T) rewards of those trajectories under their slot's task.
         imitated: (B * n, T, A) actions to predict, where they are not those that were taken.
+        with_rest_return: whether the tokens hold what a value learns.
 
     Returns:
         Tokens with S = n * T * layout.tokens_per_step.
@@ -70,6 +72,12 @@ def encode_chains(
         done=to_rows(layout.completion(target, reward)),
         timestep=np.tile(np.arange(steps_per_slot, dtype=np.int32), (rows, slots)),
     )
+    rest_return = None
+    if with_rest_return:
+        # What a trajectory earned in all, minus what it earned before the step.
+        rest = returns_to_go(reward.sum(axis=-1, dtype=np.float64), reward)
+        scaled = layout.normalizer.scale_return(rest).astype(np.float32)
+        rest_return = at_action_tokens(to_rows(scaled))
     # (B, n * T); where it changes, a chain begins.
     chain = per_step(chains.chain)
     return Tokens(
@@ -78,4 +86,5 @@ def encode_chains(
         segment=per_token(chain),
         action=at_action_tokens(steps.action if imitated is None else to_rows(imitated)),
         weight=at_action_tokens(per_step(chains.weight)),
+        rest_return=rest_return,
     )

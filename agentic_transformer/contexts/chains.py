@@ -50,7 +50,23 @@ def chain_targets(returns: np.ndarray, target: str) -> np.ndarray:
     return np.full_like(returns, returns.max()) if target == "chain_max" else returns
 
 
-def loss_weights(returns: np.ndarray, best: float, config: AgentConfig) -> np.ndarray:
+def share_of_best(share: float, best: np.ndarray, worst: np.ndarray) -> np.ndarray:
+    """Returns the return that is a share of a task's best return.
+
+    Where no return is positive, as with costs for rewards, it lies that share of the way from the
+    worst return to the best.
+
+    Args:
+        share: from 0 to 1.
+        best: (...) best returns.
+        worst: (...) worst returns.
+    """
+    return np.where(best > 0, share * best, worst + share * (best - worst))
+
+
+def loss_weights(
+    returns: np.ndarray, best: float, config: AgentConfig, worst: float = 0.0
+) -> np.ndarray:
     """Returns which trajectories of one chain the agent imitates.
 
     Args:
@@ -58,6 +74,7 @@ def loss_weights(returns: np.ndarray, best: float, config: AgentConfig) -> np.nd
         best: the best return of the task in the data.
         config: `loss` is "all", "last" (of the chain), or "good" (at least `loss_threshold` of
             `best`).
+        worst: the worst return of the task in the data.
 
     Returns:
         (trajectories,) float32: 1 where the actions are learned, else 0.
@@ -67,7 +84,7 @@ def loss_weights(returns: np.ndarray, best: float, config: AgentConfig) -> np.nd
     elif config.loss == "last":
         learned = np.arange(len(returns)) == len(returns) - 1
     else:
-        learned = returns >= config.loss_threshold * best
+        learned = returns >= share_of_best(config.loss_threshold, best, worst)
     return learned.astype(np.float32)
 
 
@@ -106,15 +123,14 @@ class ChainSampler:
         self.config = config
         self.seed = seed
         self.returns = returns
-        self.best_per_task = returns.max(axis=1)
+        self.best_per_task, self._worst_per_task = returns.max(axis=1), returns.min(axis=1)
         self._worst_return, self._best_return = returns.min(), returns.max()
         # (tasks, episodes) episode indices in ascending order of return
         self.ranking = np.argsort(returns, axis=1, kind="stable")[:, -episodes:]
         ranked = np.take_along_axis(returns, self.ranking, axis=1)
         # (tasks,) the lowest rank of a good trajectory; the best one is always good.
-        self.first_good = np.minimum(
-            (ranked < config.good * self.best_per_task[:, None]).sum(axis=1), episodes - 1
-        )
+        good = share_of_best(config.good, self.best_per_task, self._worst_per_task)
+        self.first_good = np.minimum((ranked < good[:, None]).sum(axis=1), episodes - 1)
 
     def draw(self, step: int, rows: int) -> Chains:
         """Returns the rows of one training step.
@@ -153,7 +169,9 @@ class ChainSampler:
             episode=episode.astype(np.int32),
             chain=np.full(count, chain, np.int32),
             target=chain_targets(returns, self.config.target),
-            weight=loss_weights(returns, self.best_per_task[task], self.config),
+            weight=loss_weights(
+                returns, self.best_per_task[task], self.config, self._worst_per_task[task]
+            ),
         )
 
     def draw_trajectories(self, rng: np.random.Generator, task: int, count: int) -> np.ndarray:

@@ -46,6 +46,7 @@ class ChainLoader:
         chains = Chains(*(x[self.local] for x in self.sampler.draw(step, self.rows)))
         episode = chains.episode.reshape(-1)
         trajectories, reward = self.data.load(chains.task.reshape(-1), episode)
-        demonstrated = self.sampler.config.imitate == "demonstrator"
-        imitated = self.data.demonstrator(episode) if demonstrated else None
-        return encode_chains(self.layout, chains, trajectories, reward, imitated)
+        config = self.sampler.config
+        imitated = self.data.demonstrator(episode) if config.imitate == "demonstrator" else None
+        with_value = config.weighting == "advantage"
+        return encode_chains(self.layout, chains, trajectories, reward, imitated, with_value)

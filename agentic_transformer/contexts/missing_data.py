@@ -9,6 +9,7 @@ import envs
 from agentic_transformer.config import DataConfig
 from datasets import download
 from datasets.collectors import collectors
+from envs.registry import has_parameters
 
 _COLLECTORS = ("pd", "mppi", "random")
 """Collectors in the order in which they are suggested: policies that reach goals before noise."""
@@ -21,7 +22,9 @@ def ways_to_get(task: str, config: DataConfig) -> list[str]:
         task: the task whose data are missing.
         config: the data that were asked for.
     """
-    domain, names = envs.task(task).domain, collectors(task)
+    domain, names = envs.task(task).domain, [*collectors(task)]
+    if has_parameters(envs.task(task)):
+        names.append("td3")  # of agentic_transformer.online
     downloadable = domain in download.DOMAINS and config.algo in download.ALGORITHMS
     ways = []
     if config.algo in names or not downloadable:

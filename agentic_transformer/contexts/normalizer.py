@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,13 +26,13 @@ class Normalizer:
 
     @classmethod
     def measure(
-        cls, observation: np.ndarray, best_return: float, reward_scale: float
+        cls, observation: np.ndarray, largest_return: float, reward_scale: float
     ) -> Normalizer:
         """Returns a normalizer with the mean and deviation of some observations.
 
         Args:
             observation: (rows, O) raw observations.
-            best_return: the largest return in the data, by which returns are divided.
+            largest_return: the largest size of a return in the data, by which returns are divided.
             reward_scale: the factor of rewards.
         """
         rows = observation.astype(np.float64)
@@ -41,7 +41,7 @@ class Normalizer:
             observation_mean=tuple(rows.mean(axis=0).tolist()),
             # A constant entry carries no information, and its deviation of 0 must not divide.
             observation_std=tuple(np.where(std > 1e-6, std, 1.0).tolist()),
-            return_scale=max(float(best_return), 1e-6),
+            return_scale=max(float(largest_return), 1e-6),
             reward_scale=reward_scale,
         )
 
@@ -55,6 +55,21 @@ class Normalizer:
             reward_scale=values["reward_scale"],
         )
 
+    def with_ranges(self, low: np.ndarray, high: np.ndarray) -> Normalizer:
+        """Returns a normalizer for further entries at the ends of observations.
+
+        Args:
+            low: (P,) what is scaled to -1.
+            high: (P,) what is scaled to 1; where it equals `low`, values are only centred.
+        """
+        middle, half = (high + low) / 2.0, (high - low) / 2.0
+        half = np.where(half > 0, half, 1.0)
+        return replace(
+            self,
+            observation_mean=(*self.observation_mean, *middle.tolist()),
+            observation_std=(*self.observation_std, *half.tolist()),
+        )
+
     def normalize(self, observation: np.ndarray) -> np.ndarray:
         """Returns observations (..., O) with mean 0 and deviation 1 over the training data."""
         mean, std = np.asarray(self.observation_mean), np.asarray(self.observation_std)
@@ -65,5 +80,5 @@ class Normalizer:
         return reward * self.reward_scale
 
     def scale_return(self, return_to_go: np.ndarray) -> np.ndarray:
-        """Returns returns-to-go (...) as a share of the best return."""
+        """Returns returns-to-go (...) as a share of the largest return."""
         return return_to_go / self.return_scale

@@ -8,7 +8,9 @@ import numpy as np
 
 from agentic_transformer.contexts.normalizer import Normalizer
 from datasets import ActionRepeatView, Store, Trajectories
+from datasets.relabelling import STORED
 from envs import Task
+from envs.registry import parameters
 
 _REWARDS_AT_ONCE = 1 << 17
 """Rewards that are computed in one piece: about the number that a processor's cache holds."""
@@ -21,20 +23,38 @@ class RelabelledDataset:
     of them would not fit in memory.
     """
 
-    def __init__(self, store: Store | ActionRepeatView, tasks: Sequence[Task], mode: str) -> None:
+    def __init__(
+        self,
+        store: Store | ActionRepeatView,
+        tasks: Sequence[Task],
+        mode: str,
+        told: bool = False,
+    ) -> None:
         """Computes the rewards that are not on disk yet, and all returns.
 
         Args:
             store: trajectories of equal length.
             tasks: tasks of the store's domain.
-            mode: "exorl" or "exact", see `datasets.relabel`.
+            mode: "exorl" or "exact", see `datasets.relabel`; or "stored", the rewards in the
+                episodes.
+            told: whether observations hold the parameters of the task, see `tell`.
+
+        Raises:
+            ValueError: rewards cannot be had, see `Store.relabel`; every stored one is 0; or
+                parameters are to be told of a task that has none.
         """
         # An evaluation may repeat one task many times. Its returns are computed once.
         row_of = {task: row for row, task in enumerate(dict.fromkeys(tasks))}
         store.relabel(list(row_of), mode)
         self.store, self._tasks, self._mode = store, list(tasks), mode
+        self._parameters = parameters(tasks).astype(np.float32) if told else None
         # (tasks, episodes)
         self.returns = self._returns(list(row_of))[[row_of[task] for task in tasks]]
+        if mode == STORED and not self.returns.any():
+            raise ValueError(
+                f"data.relabel={STORED}: every reward in the episodes is 0, so there is nothing to "
+                "learn from; allowed: episodes with rewards, or data.relabel=exorl"
+            )
 
     def _returns(self, tasks: Sequence[Task]) -> np.ndarray:
         """Computes the returns of all trajectories, (tasks, episodes), piece by piece."""
@@ -50,6 +70,23 @@ class RelabelledDataset:
                 returns[some, chosen] = rewards.sum(axis=-1, dtype=np.float64)
         return returns
 
+    @property
+    def observation_size(self) -> int:
+        """Returns the numbers of an observation, with those that are told."""
+        told = 0 if self._parameters is None else self._parameters.shape[1]
+        return self.store.observation_size + told
+
+    def tell(self, observation: np.ndarray, task: np.ndarray) -> np.ndarray:
+        """Returns observations behind which the parameters of their tasks stand, if they are told.
+
+        Args:
+            observation: (k, ..., O) observations of the store.
+            task: (k,) indices into the tasks.
+        """
+        if self._parameters is None:
+            return observation
+        return append_parameters(observation, self._parameters[task])
+
     def load(self, task: np.ndarray, episode: np.ndarray) -> tuple[Trajectories, np.ndarray]:
         """Returns k trajectories and their rewards.
 
@@ -61,7 +98,9 @@ class RelabelledDataset:
             The trajectories, and (k, T) rewards.
         """
         tasks = [self._tasks[index] for index in task]
-        return self.store.load(episode), self.store.rewards_of(tasks, episode, self._mode)
+        trajectories = self.store.load(episode)
+        told = trajectories._replace(observation=self.tell(trajectories.observation, task))
+        return told, self.store.rewards_of(tasks, episode, self._mode)
 
     def demonstrator(self, episode: np.ndarray) -> np.ndarray:
         """Returns the actions (k, T, A) that demonstrators would have taken in episodes (k,).
@@ -79,6 +118,8 @@ class RelabelledDataset:
     def normalizer(self, reward_scale: float, sample: int = 1000) -> Normalizer:
         """Returns a normalizer measured on `sample` trajectories, drawn with a fixed seed.
 
+        Parameters that are told are scaled so that those of the tasks span -1 to 1.
+
         Args:
             reward_scale: the factor of rewards.
             sample: how many trajectories to read at most.
@@ -86,4 +127,19 @@ class RelabelledDataset:
         chosen = np.random.default_rng(0).permutation(self.store.episodes)[:sample]
         observation = self.store.load(np.sort(chosen)).observation
         rows = observation.reshape(-1, observation.shape[-1])
-        return Normalizer.measure(rows, self.returns.max(), reward_scale)
+        # Rewards of our own tasks are never negative: then this is the best return.
+        measured = Normalizer.measure(rows, np.abs(self.returns).max(), reward_scale)
+        if self._parameters is None:
+            return measured
+        return measured.with_ranges(self._parameters.min(axis=0), self._parameters.max(axis=0))
+
+
+def append_parameters(observation: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Returns observations (k, ..., O) with numbers (k, P) at their ends, (k, ..., O + P).
+
+    Training and acting share it, so that an agent that is told the task sees it in one place.
+    """
+    middle = observation.shape[1:-1]
+    numbers = numbers.reshape(len(numbers), *(1 for _ in middle), -1)
+    spread = np.broadcast_to(numbers, (len(numbers), *middle, numbers.shape[-1]))
+    return np.concatenate([observation, spread], axis=-1, dtype=np.float32)

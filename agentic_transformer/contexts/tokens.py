@@ -38,6 +38,9 @@ class Tokens(NamedTuple):
     """(B, S, A) float32, the action to predict; 0 at tokens that predict none."""
     weight: np.ndarray
     """(B, S) float32, weight of the token's loss."""
+    rest_return: np.ndarray | None = None
+    """(B, S) float32, the return of the rest of the trajectory as a share of the best return, from
+    the token's step on; 0 at tokens that predict no action. None where no value is learned."""
 
 
 class Steps(NamedTuple):

@@ -13,20 +13,24 @@ from agentic_transformer.config import DataConfig
 from agentic_transformer.contexts.missing_data import ways_to_get
 from agentic_transformer.contexts.relabelled import RelabelledDataset
 from agentic_transformer.random_streams import stream
+from datasets.collection_metadata import read_origin
+from datasets.relabelling import STORED
+from envs.gymnasium_tasks import is_gymnasium
 
 
-def training_data(task: str, config: DataConfig) -> RelabelledDataset:
+def training_data(task: str, config: DataConfig, told: bool = False) -> RelabelledDataset:
     """Returns the trajectories under the rewards of the training tasks.
 
     Args:
         task: name of a task, or of a family whose training tasks are drawn.
         config: which trajectories, how many tasks, and the mode of relabelling.
+        told: whether observations hold the parameters of the tasks.
 
     Raises:
-        ValueError: see `open_store`.
+        ValueError: see `open_store`, or parameters are to be told of a task that has none.
     """
     tasks = training_tasks(task, config)
-    return RelabelledDataset(open_store(task, config), tasks, config.relabel)
+    return RelabelledDataset(open_store(task, config), tasks, relabel_mode(task, config), told)
 
 
 def training_tasks(task: str, config: DataConfig) -> list[envs.Task]:
@@ -45,7 +49,12 @@ def evaluation_data(task: str, config: DataConfig, tasks: list[envs.Task]) -> Re
     Raises:
         ValueError: see `open_store`.
     """
-    return RelabelledDataset(open_store(task, config), tasks, config.relabel)
+    return RelabelledDataset(open_store(task, config), tasks, relabel_mode(task, config))
+
+
+def relabel_mode(task: str, config: DataConfig) -> str:
+    """Returns where rewards come from: gymnasium's environments have stored ones alone."""
+    return STORED if is_gymnasium(task) else config.relabel
 
 
 def open_store(task: str, config: DataConfig) -> datasets.ActionRepeatView:
@@ -67,10 +76,13 @@ def open_store(task: str, config: DataConfig) -> datasets.ActionRepeatView:
             f"no episodes in {buffer} (data.root says where they lie)\n"
             + "\n".join(ways_to_get(task, config))
         )
-    cache = datasets.build_cache(buffer, place=config.cache)
+    cache = datasets.build_cache(buffer, envs.task(task).domain, place=config.cache)
     store = datasets.Store(cache, episodes=config.episodes, seed=config.seed)
     view = datasets.ActionRepeatView(store, config.action_repeat, config.horizon)
     print(_summary(store, view, buffer, config), flush=True)
+    if relabel_mode(task, config) == STORED:
+        of = read_origin(Path(buffer)).get("task", task)
+        print(f"rewards: those in the episodes{'' if of == task else f', collected for {of}'}")
     return view
 
 

@@ -44,7 +44,7 @@ class TransitionLoader:
         """
         if layout.steps < 2:
             settings = "data.horizon, data.action_repeat"
-            raise ValueError(f"agent=td3_bc needs trajectories of at least 2 steps ({settings})")
+            raise ValueError(f"td3 and td3_bc need trajectories of at least 2 steps ({settings})")
         self._data, self._normalizer, self._batch, self._seed = data, layout.normalizer, batch, seed
         self._trajectories = data.store.load(np.arange(data.store.episodes))
 
@@ -57,12 +57,15 @@ class TransitionLoader:
             rng.integers(count, size=self._batch) for count in (tasks, episodes, length - 1)
         )
         observation, action = self._trajectories
-        normalizer, reward = self._normalizer, self._data.rewards(task, episode, time)
+        reward = self._data.rewards(task, episode, time)
+
+        def observed(time: np.ndarray) -> np.ndarray:  # (B,) -> (B, O)
+            seen = self._data.tell(observation[episode, time], task)
+            return self._normalizer.normalize(seen).astype(np.float32)
+
         return Transitions(
-            observation=normalizer.normalize(observation[episode, time]).astype(np.float32),
+            observation=observed(time),
             action=action[episode, time],
-            reward=normalizer.scale_reward(reward).astype(np.float32),
-            next_observation=normalizer.normalize(observation[episode, time + 1]).astype(
-                np.float32
-            ),
+            reward=self._normalizer.scale_reward(reward).astype(np.float32),
+            next_observation=observed(time + 1),
         )

@@ -12,10 +12,11 @@ from agentic_transformer.contexts.chains import available_episodes
 from agentic_transformer.contexts.relabelled import RelabelledDataset
 from agentic_transformer.contexts.training_data import training_tasks
 from agentic_transformer.evaluation.oracles import ORACLES
+from agentic_transformer.evaluation.retrieval import RETRIEVAL, uninformative
 from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.random_streams import stream
 
-NEED_DATA = ("dataset", *ORACLES)
+NEED_DATA = ("dataset", *RETRIEVAL, *ORACLES)
 """Conditions that need the trajectories of the training data."""
 
 
@@ -24,6 +25,8 @@ def baseline_condition(agent: AgentConfig) -> str | None:
 
     None is returned for an agent that has a context.
     """
+    if agent.told:
+        return "bc_told" if agent.learner == "transformer" else f"{agent.learner}_told"
     if agent.learner != "transformer":
         return agent.learner
     if agent.trajectories > 1:
@@ -33,10 +36,16 @@ def baseline_condition(agent: AgentConfig) -> str | None:
     return "bc" if agent.top == 1 else "bc10"
 
 
-def conditions_of(agent: AgentConfig, config: EvalConfig) -> list[str]:
-    """Returns the conditions to evaluate; an agent without a context has one, its baseline."""
+def conditions_of(agent: AgentConfig, config: EvalConfig, task: str) -> list[str]:
+    """Returns the conditions to evaluate; an agent without a context has one, its baseline.
+
+    A task that is not hidden has no foreign context: nothing has to be found out.
+    """
     baseline = baseline_condition(agent)
-    return [baseline] if baseline else list(config.conditions)
+    if baseline:
+        return [baseline]
+    hidden = envs.task(task).hidden
+    return [condition for condition in config.conditions if hidden or condition != "foreign"]
 
 
 def evaluation_tasks(
@@ -65,21 +74,15 @@ def evaluation_tasks(
 
 
 def other_tasks(tasks: Sequence[envs.Task], rng: np.random.Generator) -> list[envs.Task]:
-    """Returns for each task another one of its domain.
-
-    It is drawn from the given tasks, or from the registry if they are all the same.
+    """Returns for each task another one, drawn from the given tasks.
 
     Raises:
-        ValueError: the domain has no other task.
+        ValueError: they are all the same.
     """
     by_id = {task.id: task for task in tasks}
     if len(by_id) == 1:
-        domain, families = tasks[0].domain, envs.families()
-        registered = (envs.task(name) for name in envs.tasks() if name not in families)
-        by_id |= {task.id: task for task in registered if task.domain == domain}
-    if len(by_id) == 1:
         raise ValueError(
-            f"condition 'foreign' needs a second task of the domain of {tasks[0].id}; "
+            f"condition 'foreign' needs two different tasks, all are {tasks[0].id}; "
             "leave it out of eval.conditions"
         )
     others = {
@@ -113,15 +116,43 @@ def check_conditions(
         raise ValueError(f"condition {needing[0]!r} needs the training data")
     if "foreign" in conditions:
         other_tasks(tasks, np.random.default_rng(0))
-    if "dataset" in conditions:
-        _check_prompts(max(config.trajectories), agent, episodes)
+    for condition in ("dataset", *RETRIEVAL):
+        if condition in conditions:
+            _check_prompts(condition, max(config.trajectories), agent, episodes)
 
 
-def _check_prompts(longest: int, agent: AgentConfig, episodes: int) -> None:
+def check_retrieval(tasks: Sequence[envs.Task], config: EvalConfig, returns: np.ndarray) -> None:
+    """Raises a ValueError unless the data have uninformative trajectories enough.
+
+    Args:
+        tasks: the tasks to evaluate on.
+        config: settings of the evaluation.
+        returns: (tasks, episodes) of the data.
+
+    Raises:
+        ValueError: the data lack some, or no context is long enough to hide anything in.
+    """
+    longest = max(config.trajectories) - 1
+    if not longest:
+        raise ValueError(
+            f"condition 'retrieval' needs a context; eval.trajectories={config.trajectories} asks "
+            "for none; allowed: numbers from 2 on"
+        )
+    fewest = int(np.argmin(uninformative(returns).sum(axis=1)))
+    available = int(uninformative(returns[[fewest]]).sum())
+    if longest > available:
+        raise ValueError(
+            f"condition 'retrieval' with eval.trajectories up to {longest + 1} needs {longest} "
+            f"trajectories that earn almost nothing; the data have {available} for "
+            f"{tasks[fewest].id}; allowed: up to {available + 1}"
+        )
+
+
+def _check_prompts(condition: str, longest: int, agent: AgentConfig, episodes: int) -> None:
     """Raises a ValueError unless the data have trajectories enough for the longest prompt."""
     available = available_episodes(episodes, agent.top)
     top = f" (the best {agent.top:g} of {episodes})" if agent.top < 1 else ""
-    if longest - 1 > available:
+    if condition == "dataset" and longest - 1 > available:
         raise ValueError(
             f"condition 'dataset' with eval.trajectories up to {longest} needs {longest - 1} "
             f"trajectories of the data, which have {available}{top}; allowed: up to "
@@ -129,7 +160,7 @@ def _check_prompts(longest: int, agent: AgentConfig, episodes: int) -> None:
         )
     if agent.trajectories > available:
         raise ValueError(
-            f"condition 'dataset' draws from at least agent.trajectories={agent.trajectories} "
+            f"condition {condition!r} draws from at least agent.trajectories={agent.trajectories} "
             f"trajectories, as in training, and the data have {available}{top}; bring the data of "
             "the training back (data.root), or leave it out of eval.conditions"
         )

@@ -13,9 +13,11 @@ import pandas as pd
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+import envs
 from agentic_transformer.agents.load import build_agent
 from agentic_transformer.config import DataConfig, EvalConfig, EvaluateCommand, TrainCommand
 from agentic_transformer.contexts.training_data import evaluation_data, training_data
+from agentic_transformer.errors import listing, nearest, raise_config_error
 from agentic_transformer.evaluation import results_folder
 from agentic_transformer.evaluation.conditions import NEED_DATA, evaluation_tasks
 from agentic_transformer.evaluation.oracles import ORACLES
@@ -61,6 +63,8 @@ def evaluate(
     with results_folder.made(base, run):
         evaluation, checkpoint = load_evaluation(config, run, trained)
     settings = settings_of(config.eval, trained.data, checkpoint, evaluation)
+    if evaluation.task != trained.task:
+        settings["task"] = evaluation.task
     finished = results_folder.find(base, settings)
     if finished and not again:
         return finished
@@ -99,8 +103,9 @@ def load_evaluation(
     mesh = make_mesh(config.mesh.ring) if config.mesh.ring > 1 else None
     _check_divides(config.eval, mesh)
     agent, digest = build_agent(checkpoints, step, mesh), checkpoints.digest(step)
-    tasks = evaluation_tasks(trained.task, config.eval, trained.seed, trained.data)
-    evaluation = Evaluation(agent, tasks, config.eval)
+    task = evaluated_task(config, trained)
+    tasks = evaluation_tasks(task, config.eval, trained.seed, trained.data)
+    evaluation = Evaluation(agent, tasks, config.eval, task=task)
     if set(NEED_DATA) & set(evaluation.conditions()):
         # The data may have moved since training.
         data = replace(
@@ -108,11 +113,30 @@ def load_evaluation(
             root=config.data.root or trained.data.root,
             cache=config.data.cache or trained.data.cache,
         )
-        evaluation.data = evaluation_data(trained.task, data, tasks)
+        evaluation.data = evaluation_data(task, data, tasks)
         if set(ORACLES) & set(evaluation.conditions()):
-            evaluation.hypotheses = training_data(trained.task, data).returns
+            evaluation.hypotheses = training_data(task, data).returns
     evaluation.check()
     return evaluation, f"{step} {digest}"
+
+
+def evaluated_task(config: EvaluateCommand, trained: TrainCommand) -> str:
+    """Returns the name of the task to evaluate on.
+
+    Raises:
+        ValueError: it is of another domain than the one that the agent was trained on.
+    """
+    if config.task is None:
+        return trained.task
+    asked, domain = envs.task(config.task), envs.task(trained.task).domain
+    if asked.domain != domain:
+        names = [name for name in envs.tasks() if envs.task(name).domain == domain]
+        raise_config_error(
+            f"task={config.task} is of domain {asked.domain}, the run's {trained.task} of {domain}",
+            listing(names),
+            nearest(config.task, names),
+        )
+    return config.task
 
 
 def _check_divides(config: EvalConfig, mesh: Mesh | None) -> None:
@@ -142,6 +166,8 @@ def settings_of(
     asked = {f"eval.{key}": value for key, value in vars(config).items() if key != "video"}
     if config.held_out == EvalConfig().held_out:
         del asked["eval.held_out"]  # evaluations from before there was a choice are these
+    if config.window is None:
+        del asked["eval.window"]  # likewise
     elsewhere = ("root", "cache", "length")  # where the data lie, how they were collected
     kind = {f"data.{key}": value for key, value in vars(data).items() if key not in elsewhere}
     returns = [] if evaluation.data is None else [evaluation.data.returns]
@@ -159,7 +185,7 @@ def _evaluate_conditions(evaluation: Evaluation, parts: PartialResults) -> None:
     """Evaluates the conditions that are not finished yet, and keeps each of them."""
     conditions = evaluation.conditions()
     with tqdm(
-        total=len(conditions) * evaluation.longest,
+        total=sum(map(evaluation.count, conditions)),
         desc=f"evaluate {evaluation.spec.agent.name}",
         unit="attempt",
         mininterval=1,
@@ -170,7 +196,7 @@ def _evaluate_conditions(evaluation: Evaluation, parts: PartialResults) -> None:
             names += [results_folder.ROLLOUTS] if _is_pictured(condition) else []
             if parts.has(*names):
                 bar.write(f"{condition}: kept from an evaluation that did not finish")
-                bar.update(evaluation.longest)
+                bar.update(evaluation.count(condition))
             else:
                 _evaluate_condition(evaluation, condition, parts, bar)
 

@@ -1,9 +1,12 @@
 """Reads and joins records: tables with one row per finished trajectory.
 
 The columns say which agent acted (agent, trained_trajectories), on what (task, seed, task_id,
-rollout), with which context (condition, trajectories, context_steps, context_tokens), at what cost
-(encoded_tokens), and what came of it (return, repeat_miss_rate; best_return is the best in the
-data of the task). The values of `condition` are explained in
+rollout), with which context (condition, trajectories, context_steps, context_tokens), over how many
+environment steps (episode_steps), at what cost (encoded_tokens), and what came of it (return,
+repeat_miss_rate; best_return is the best in the data of the task). `window` is the largest context
+that was allowed, `distance` the place of the informative trajectory in condition `retrieval`, and
+action_entropy and first_action_entropy say how certain the agent was, over the attempt and before
+its first action. The values of `condition` are explained in
 `agentic_transformer.evaluation.rollouts`.
 
 This module knows nothing of environments or models.
@@ -18,13 +21,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from agentic_transformer.config import RECORD_CONDITIONS
+
 UNIT = ["seed", "task_id", "rollout"]
 """Columns of a unit: one hidden task of one seed (and which of its repetitions).
 
 The bootstrap resamples units, and conditions are compared unit by unit.
 """
 
-KEY = ["agent", "task", "condition", *UNIT, "trajectories"]
+KEY = ["agent", "task", "condition", *UNIT, "trajectories", "distance"]
 """Columns in which no two records are the same."""
 
 REQUIRED = [
@@ -37,31 +42,31 @@ OPTIONAL = {
     "rollout": 0,
     "best_return": np.nan,
     "context_tokens": np.nan,
+    "episode_steps": np.nan,
     "repeat_miss_rate": np.nan,
+    "window": np.nan,
+    "distance": np.nan,
+    "action_entropy": np.nan,
+    "first_action_entropy": np.nan,
 }
 """Columns that records may lack, each with the value that is assumed then."""
 
 NUMERIC = [
-    *("seed", "rollout", "trajectories", "context_steps", "context_tokens"),
+    *("seed", "rollout", "trajectories", "context_steps", "context_tokens", "episode_steps"),
     *("trained_trajectories", "best_return", "repeat_miss_rate", "return"),
+    *("window", "distance", "action_entropy", "first_action_entropy"),
 ]
 """Columns of numbers."""
 
 RENAMED = {"again": "repeat_miss_rate"}
 """Columns of the version before this one, and their names now."""
 
-BASELINES = ("dt", "bc", "bc10", "td3_bc")
+BASELINES = ("dt", "bc", "bc10", "td3", "td3_bc", "bc_told", "td3_told", "td3_bc_told")
 """Conditions of agents that act without a context.
 
-Each is another agent. It is compared with every agent that has a context.
+Each is another agent. It is compared with every agent that has a context. Those that end in `_told`
+observe the parameters of the task, which are hidden from the others.
 """
-
-CONDITIONS = (
-    *("own", "no_context", "foreign", "dataset"),
-    *BASELINES,
-    *("bayes_greedy", "posterior_sampling"),
-)
-"""Values of the column `condition`."""
 
 
 def read_records(path: Path) -> pd.DataFrame:
@@ -115,12 +120,12 @@ def _check_values(records: pd.DataFrame, path: Path) -> None:
             raise ValueError(
                 f"{path} has {column}={value!r} in line {_line(wrong)}; it must be a number"
             )
-    unknown = ~records["condition"].isin(CONDITIONS)
+    unknown = ~records["condition"].isin(RECORD_CONDITIONS)
     if unknown.any():
         condition = records.loc[unknown, "condition"].iloc[0]
         raise ValueError(
             f"{path} has the unknown condition {condition!r} in line {_line(unknown)}; "
-            f"there are {CONDITIONS}"
+            f"there are {RECORD_CONDITIONS}"
         )
     repeated = records.duplicated(KEY)
     if repeated.any():

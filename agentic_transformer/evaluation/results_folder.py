@@ -26,12 +26,16 @@ EVALUATION = "evaluation.json"
 RECORDS = ("records.csv", "records.csv.gz")
 ROLLOUTS = "rollouts.npz"
 VIDEO = "attempts.mp4"
-TABLES = ("summary.csv", "comparisons.csv", "paper_table.csv")
+TABLES = ("summary.csv", "comparisons.csv", "paper_table.csv", "windows.csv", "retrieval.csv")
 FIGURES = (
     "return_vs_context.png",
     "agents.png",
     "return_vs_tokens.png",
+    "return_vs_window.png",
+    "retrieval.png",
+    "entropy.png",
     "training.png",
+    "learning_curve.png",
     "attempts.png",
 )
 

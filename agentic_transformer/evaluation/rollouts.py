@@ -8,12 +8,25 @@ Conditions (the column `condition` of records; n is the column `trajectories`):
                 its goal may lie near).
     dataset     One trajectory after n-1 trajectories of the data, relabelled for this task, in
                 order of return.
-    dt, bc, bc10, td3_bc
+    zero_rewards, other_rewards, shuffled
+                One trajectory after the agent's own trajectories 1..n-1, those of condition `own`,
+                whose rewards are 0, or those of the same attempt at another task, or which stand
+                in another order. Nothing else differs.
+    retrieval, distractors
+                One trajectory after n-1 trajectories of the data that show nothing of the task; in
+                `retrieval` one of them is replaced by a good one, `distance` places before the
+                end, see `agentic_transformer.evaluation.retrieval`.
+    dt, bc, bc10, td3, td3_bc
                 The n-th attempt of a baseline: an agent that acts without a context, see
                 `agentic_transformer.evaluation.conditions.baseline_condition`.
+    bc_told, td3_told, td3_bc_told
+                The n-th attempt of a baseline that observes the parameters of the task.
     bayes_greedy, posterior_sampling
                 No agent: an oracle that searches with the data's own trajectories, see
                 `agentic_transformer.evaluation.oracles`.
+
+A context holds at most `eval.window` trajectories, the one that is acted included: the last of
+those above.
 
 The n-th attempts of all conditions on a task start from the same state. The return is the raw sum
 of rewards. Whoever reads the records computes the best of n attempts.
@@ -23,97 +36,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from typing import NamedTuple
 
-import jax
 import numpy as np
 import pandas as pd
+from gymnasium.spaces import Box
 from gymnasium.vector import VectorEnv
+from gymnasium.wrappers.vector import TransformObservation
 
 import envs
-from agentic_transformer.agents.base import Agent, Context, Trajectory
+from agentic_transformer.agents.attempts import Attempt, GrowingContext, Player
+from agentic_transformer.agents.base import Agent, Trajectory
 from agentic_transformer.config import EvalConfig
 from agentic_transformer.contexts.chains import ChainSampler
-from agentic_transformer.contexts.relabelled import RelabelledDataset
-from agentic_transformer.contexts.tokens import PreviousStep
+from agentic_transformer.contexts.relabelled import RelabelledDataset, append_parameters
 from agentic_transformer.evaluation.conditions import (
     check_conditions,
+    check_retrieval,
     check_sizes,
     conditions_of,
     other_tasks,
 )
 from agentic_transformer.evaluation.oracles import ORACLES, search
+from agentic_transformer.evaluation.prompts import CHANGED, change, draw_partners
 from agentic_transformer.evaluation.records import BASELINES
+from agentic_transformer.evaluation.retrieval import RETRIEVAL, distances, draw_prompts, place
 from agentic_transformer.evaluation.search_metrics import RepeatMissRate
-from agentic_transformer.random_streams import stream
-
-
-class Attempt(NamedTuple):
-    """Holds one trajectory of every environment of a batch, and what it cost."""
-
-    number: int
-    """n, counted from 1: the trajectory's place in its context, itself included."""
-    trajectory: Trajectory
-    physics: np.ndarray
-    """(batch, T + 1, P) stored physics states, for pictures."""
-    encoded: int
-    """Tokens per environment that went through the model for this attempt: its steps, their second
-    encoding if targets are rewritten, and a prompt that was made for this attempt alone."""
-    repeat_miss_rate: np.ndarray | float = np.nan
-    """(batch,) of `agentic_transformer.evaluation.search_metrics`, if attempts follow each other on
-    hidden tasks and the data are at hand."""
-
-
-def run_trajectory(
-    agent: Agent,
-    env: VectorEnv,
-    context: Context,
-    target: np.ndarray,
-    start: int,
-    key: jax.Array,
-    config: EvalConfig,
-) -> tuple[Trajectory, np.ndarray, Context]:
-    """Runs one trajectory of every environment.
-
-    Args:
-        agent: the agent.
-        env: batch of environments of one domain.
-        context: what the agents remember; consumed.
-        target: (batch,) target return.
-        start: seed of the start states.
-        key: random key of the actions.
-        config: how actions are drawn.
-
-    Returns:
-        The trajectory, the physics states (batch, T + 1, P), and the context with the trajectory's
-        tokens as they were acted on.
-    """
-    observation, info = env.reset(seed=start)
-    return_to_go = target.astype(np.float64)
-    steps, physics = [], [info["physics"]]
-    for step in range(agent.spec.steps):
-        action, context = agent.act(
-            context,
-            return_to_go,
-            observation,
-            step,
-            key,
-            config.temperature,
-            config.noise,
-        )
-        next_observation, reward, _, _, info = env.step(action)
-        steps.append((observation, action, reward))
-        physics.append(info["physics"])
-        return_to_go = return_to_go - reward
-        context = context.observe(PreviousStep(action, reward, np.zeros(len(reward))))
-        observation = next_observation
-    observations, actions, rewards = (
-        np.stack(column, axis=1) for column in zip(*steps, strict=True)
-    )
-    # Whether the target was reached is known only now, after the last step.
-    done = agent.layout.completion(target, rewards)[:, -1]
-    context = context.observe(context.previous._replace(done=done))
-    return Trajectory(observations, actions, rewards, target), np.stack(physics, axis=1), context
 
 
 class Evaluation:
@@ -126,6 +73,7 @@ class Evaluation:
         config: EvalConfig,
         data: RelabelledDataset | None = None,
         hypotheses: np.ndarray | None = None,
+        task: str | None = None,
     ) -> None:
         """Prepares an evaluation.
 
@@ -137,6 +85,8 @@ class Evaluation:
                 "dataset" and the oracles.
             hypotheses: (training tasks, episodes) returns of these trajectories under the training
                 tasks; needed for the oracles.
+            task: the task or family that `tasks` are of; None: the one that the agent was trained
+                on.
         """
         self.agent = agent
         self.spec = agent.spec
@@ -144,11 +94,13 @@ class Evaluation:
         self.config = config
         self.data = data
         self.hypotheses = hypotheses
+        self.task = task or self.spec.task
         self.longest = max(config.trajectories)
+        self._player = Player(agent, len(self.tasks), config)
 
     def conditions(self) -> list[str]:
         """Returns the conditions to evaluate."""
-        return conditions_of(self.spec.agent, self.config)
+        return conditions_of(self.spec.agent, self.config, self.task)
 
     def check(self, conditions: Sequence[str] | None = None) -> None:
         """Raises a ValueError if a condition lacks what it needs, before the agent acts.
@@ -164,9 +116,17 @@ class Evaluation:
         check_conditions(conditions, self.tasks, self.config, self.spec.agent, episodes)
         if self.data is not None:
             check_sizes(self.data, self.spec)
+        if set(RETRIEVAL) & set(conditions):
+            check_retrieval(self.tasks, self.config, self.data.returns)
+
+    def count(self, condition: str) -> int:
+        """Returns how many attempts a condition has."""
+        if condition not in RETRIEVAL:
+            return self.longest
+        return sum(len(self._places(condition, n)) for n in set(self.config.trajectories))
 
     def attempts(self, condition: str) -> Iterator[Attempt]:
-        """Yields the attempts 1 to the longest of one condition.
+        """Yields the attempts 1 to the longest of one condition, or those that `count` counts.
 
         Raises:
             ValueError: the condition lacks what it needs, see `check`.
@@ -177,6 +137,8 @@ class Evaluation:
             "no_context": self._no_context,
             "foreign": self._foreign,
             "dataset": self._dataset,
+            **dict.fromkeys(CHANGED, self._changed),
+            **dict.fromkeys(RETRIEVAL, self._retrieval),
             **dict.fromkeys(BASELINES, self._no_context),
             **dict.fromkeys(ORACLES, self._oracle),
         }[condition]
@@ -195,13 +157,20 @@ class Evaluation:
         return in_a_row and self.data is not None and len(set(self.tasks)) > 1
 
     def records(self, condition: str, attempt: Attempt) -> pd.DataFrame:
-        """Returns the records of an attempt, one row per environment."""
+        """Returns the records of an attempt, one row per environment.
+
+        An agent that was trained on another task says so in its name.
+        """
+        elsewhere = "" if self.task == self.spec.task else f" trained on {self.spec.task}"
         in_context = 0 if condition in ("no_context", *BASELINES) else attempt.number - 1
+        if self.config.window is not None:
+            in_context = min(in_context, self.config.window - 1)
+        entropy = np.broadcast_to(attempt.trajectory.entropy, attempt.rewards.shape)
         context_steps = in_context * self.spec.steps
         return pd.DataFrame(
             {
-                "agent": self.spec.agent.name,
-                "task": self.spec.task,
+                "agent": self.spec.agent.name + elsewhere,
+                "task": self.task,
                 "condition": condition,
                 "seed": self.spec.seed,
                 "task_id": [task.id for task in self.tasks],
@@ -209,62 +178,117 @@ class Evaluation:
                 "trajectories": attempt.number,
                 "context_steps": context_steps,
                 "context_tokens": context_steps * self.agent.layout.tokens_per_step,
+                "episode_steps": self.spec.steps * self.spec.action_repeat,
                 "trained_trajectories": self.spec.agent.trajectories,
                 "encoded_tokens": attempt.encoded,
                 "best_return": np.nan if self.data is None else self.data.returns.max(axis=1),
                 "repeat_miss_rate": attempt.repeat_miss_rate,
-                "return": attempt.trajectory.reward.sum(axis=1, dtype=np.float64),
+                "window": np.nan if self.config.window is None else self.config.window,
+                "distance": attempt.distance,
+                "action_entropy": entropy.mean(axis=1),
+                "first_action_entropy": entropy[:, 0],
+                "return": attempt.returns,
             }
         )
 
     def _own(self, condition: str) -> Iterator[Attempt]:
         """Yields attempts that all stay in one context."""
         with closing(self._make_env(self.tasks)) as env:
-            context = self._new_context(self.longest)
-            for number in range(1, self.longest + 1):
-                attempt, context = self._attempt(env, context, number, condition)
-                yield attempt
+            yield from self._player.grow(env, self.longest)
 
     def _no_context(self, condition: str) -> Iterator[Attempt]:
         """Yields attempts that each begin with an empty context."""
         with closing(self._make_env(self.tasks)) as env:
             for number in range(1, self.longest + 1):
-                yield self._attempt(env, self._new_context(1), number, condition, keep=False)[0]
+                context = self._player.new_context(1)
+                yield self._player.attempt(env, context, number, condition, keep=False)[0]
 
     def _foreign(self, condition: str) -> Iterator[Attempt]:
         """Yields attempts after own trajectories on other tasks."""
-        others = other_tasks(self.tasks, self._stream("other tasks"))
+        others = other_tasks(self.tasks, self._player.stream("other tasks"))
         with (
             closing(self._make_env(self.tasks)) as env,
             closing(self._make_env(others)) as other_env,
         ):
-            context = self._new_context(self.longest)
+            past = GrowingContext(self._player, self.longest)
             for number in range(1, self.longest + 1):
-                yield self._attempt(env, context.copy(), number, condition, keep=False)[0]
+                context = past.context().copy()
+                yield self._player.attempt(env, context, number, condition, keep=False)[0]
                 if number < self.longest:
-                    _, context = self._attempt(other_env, context, number, "own, elsewhere")
+                    past.attempt(other_env, number, "own, elsewhere")
+
+    def _changed(self, condition: str) -> Iterator[Attempt]:
+        """Yields attempts after the own trajectories of condition `own`, changed in one thing."""
+        partner = draw_partners(self.tasks, self._player.stream("partners"))
+        with closing(self._make_env(self.tasks)) as env:
+            past = GrowingContext(self._player, self.longest)
+            for number in range(1, self.longest + 1):
+                rng = self._player.stream(f"order, {condition}", number)
+                prompt = change(condition, past.trajectories, partner, rng)
+                yield self._prompted_attempt(env, prompt, number, condition)
+                if number < self.longest:
+                    past.attempt(env, number, "own")  # as in that condition, draw for draw
 
     def _dataset(self, condition: str) -> Iterator[Attempt]:
         """Yields attempts after trajectories of the data."""
         with closing(self._make_env(self.tasks)) as env:
             sampler = ChainSampler(self.data.returns, self.spec.agent, seed=0)
             for number in range(1, self.longest + 1):
-                rng = self._stream("prompts", number)
+                rng = self._player.stream("prompts", number)
                 episodes = np.stack(
                     [sampler.draw_trajectories(rng, i, number - 1) for i in range(len(self.tasks))]
                 )  # (batch, n - 1)
-                # All contexts have room for the longest one: one shape, one compilation.
-                context = self._new_context(self.longest)
-                for episode in episodes.T:
-                    trajectories, reward = self.data.load(np.arange(len(self.tasks)), episode)
-                    target = self._target_in_context(reward, self._target())
-                    context = self.agent.append(context, Trajectory(*trajectories, reward, target))
-                attempt, _ = self._attempt(env, context, number, condition, keep=False)
-                yield attempt._replace(encoded=attempt.encoded + context.encoded)
+                yield self._prompted_attempt(env, self._of_data(episodes), number, condition)
+
+    def _retrieval(self, condition: str) -> Iterator[Attempt]:
+        """Yields attempts after poor trajectories of the data, with a good one among them."""
+        with closing(self._make_env(self.tasks)) as env:
+            sampler = ChainSampler(self.data.returns, self.spec.agent, seed=0)
+            for number in sorted(set(self.config.trajectories)):
+                # Both conditions and all distances draw the same trajectories and actions.
+                rng = self._player.stream("retrieval", number)
+                poor, good = draw_prompts(sampler, number - 1, rng)
+                for distance in self._places(condition, number):
+                    episodes = poor if np.isnan(distance) else place(poor, good, distance)
+                    attempt = self._prompted_attempt(
+                        env, self._of_data(episodes), number, "retrieval", number
+                    )
+                    yield attempt._replace(distance=distance)
+
+    def _places(self, condition: str, number: int) -> list[float]:
+        """Returns the distances of the informative trajectory before the n-th; NaN: it is out."""
+        return distances(number) if condition == "retrieval" else [np.nan]
+
+    def _prompted_attempt(
+        self,
+        env: VectorEnv,
+        prompt: Sequence[Trajectory],
+        number: int,
+        condition: str,
+        room: int | None = None,
+    ) -> Attempt:
+        """Runs one trajectory behind the last trajectories of a prompt that the window allows.
+
+        All contexts have room for the longest one, or for `room` trajectories: one shape, one
+        compilation.
+        """
+        if self.config.window is not None:
+            prompt = prompt[max(0, len(prompt) + 1 - self.config.window) :]
+        context = self._player.prompted(prompt, room or self.longest)
+        attempt, _ = self._player.attempt(env, context, number, condition, keep=False)
+        return attempt._replace(encoded=attempt.encoded + context.encoded)
+
+    def _of_data(self, episodes: np.ndarray) -> list[Trajectory]:
+        """Returns trajectories of the data, (batch, m) indices, as m trajectories of the batch."""
+        loaded = (self.data.load(np.arange(len(self.tasks)), episode) for episode in episodes.T)
+        target = self._player.target()
+        return [Trajectory(*trajectories, reward, target) for trajectories, reward in loaded]
 
     def _oracle(self, rule: str) -> Iterator[Attempt]:
         """Yields the attempts of an oracle: trajectories of the data, and no physics states."""
-        chosen = search(self.hypotheses, self.data.returns, self.longest, rule, self._stream(rule))
+        chosen = search(
+            self.hypotheses, self.data.returns, self.longest, rule, self._player.stream(rule)
+        )
         for number, episode in enumerate(chosen.T, 1):
             trajectories, reward = self.data.load(np.arange(len(self.tasks)), episode)
             target = reward.sum(axis=1, dtype=np.float64)
@@ -276,46 +300,13 @@ class Evaluation:
             )
 
     def _make_env(self, tasks: Sequence[envs.Task]) -> VectorEnv:
-        """Makes environments whose steps are those of the training data."""
-        return envs.make_vec(tasks, action_repeat=self.spec.action_repeat, horizon=self.spec.steps)
-
-    def _new_context(self, trajectories: int) -> Context:
-        return self.agent.new_context(len(self.tasks), trajectories)
-
-    def _stream(self, purpose: str, *numbers: int) -> np.random.Generator:
-        return stream(purpose, self.config.seed, self.spec.seed, *numbers)
-
-    def _target(self) -> np.ndarray:
-        """Returns the target return at the start of every attempt, (batch,).
-
-        It is a fraction of the best return of the training data.
-        """
-        return np.full(len(self.tasks), self.config.target * self.spec.best_return)
-
-    def _target_in_context(self, reward: np.ndarray, target: np.ndarray) -> np.ndarray:
-        """Returns the target that a finished trajectory carries in the context, (batch,).
-
-        It is what training data carry: the trajectory's own return, or the chain's target.
-        """
-        if self.spec.agent.target == "own":
-            return reward.sum(axis=1, dtype=np.float64)
-        return target
-
-    def _attempt(
-        self, env: VectorEnv, before: Context, number: int, condition: str, keep: bool = True
-    ) -> tuple[Attempt, Context]:
-        """Runs one trajectory and returns it with the context behind it.
-
-        With `keep`, the context carries the trajectory as training data would.
-        """
-        # The start is the same in every condition's n-th attempt, the random key is not.
-        start = int(self._stream("starts", number).integers(2**31))
-        key = jax.random.key(int(self._stream(f"actions, {condition}", number).integers(2**31)))
-        trajectory, physics, context = run_trajectory(
-            self.agent, env, before, self._target(), start, key, self.config
+        """Makes environments whose steps and observations are those of the training data."""
+        env = envs.make_vec(tasks, action_repeat=self.spec.action_repeat, horizon=self.spec.steps)
+        if not self.spec.agent.told:
+            return env
+        numbers = envs.registry.parameters(tasks)
+        return TransformObservation(
+            env,
+            lambda observation: append_parameters(observation, numbers),
+            single_observation_space=Box(-np.inf, np.inf, (self.spec.observation_size,)),
         )
-        target = self._target_in_context(trajectory.reward, trajectory.target)
-        # Tokens that do not depend on the target are right already.
-        if keep and self.agent.layout.conditioned and np.any(target != trajectory.target):
-            context = self.agent.append(context.rewind(before), trajectory._replace(target=target))
-        return Attempt(number, trajectory, physics, context.encoded - before.encoded), context

@@ -19,12 +19,16 @@ FOUND_SHARE = 0.5
 
 SUMMARY_COLUMNS = [
     *("agent", "task", "condition", "trajectories", "context_steps", "context_tokens"),
+    "episode_steps",
     *("seeds", "units"),
     *("mean", "low", "high"),
     *("iqm", "iqm_low", "iqm_high"),
     *("best_mean", "best_low", "best_high"),
     *("found", "found_low", "found_high"),
     *("repeat_miss_rate", "repeat_miss_rate_low", "repeat_miss_rate_high"),
+    *("action_entropy", "action_entropy_low", "action_entropy_high"),
+    *("first_action_entropy", "first_action_entropy_low", "first_action_entropy_high"),
+    "best_return",
 ]
 
 COMPARISON_COLUMNS = [
@@ -108,8 +112,12 @@ def summarize(records: pd.DataFrame) -> pd.DataFrame:
         found, the share of units whose first n attempts earned `FOUND_SHARE` of the best return in
         the data of their task (NaN if `best_return` is not known);
         repeat_miss_rate, the share of what the n-th attempts tried that had been missed before
-        (`agentic_transformer.evaluation.search_metrics`; NaN if it is not known).
+        (`agentic_transformer.evaluation.search_metrics`; NaN if it is not known);
+        action_entropy and first_action_entropy, of the n-th attempt and of its first action;
+        best_return, the mean of the best returns in the data (NaN if one is not known).
+        Condition `retrieval` is left out: its returns depend on the distance too.
     """
+    records = records[records["condition"] != "retrieval"]
     # The records of a baseline may lack the best return of a task that other records tell.
     best_return = records.groupby(["task", "task_id"])["best_return"].transform("max")
     rows = []
@@ -126,6 +134,7 @@ def summarize(records: pd.DataFrame) -> pd.DataFrame:
                 *group,
                 table["context_steps"].iloc[0],
                 table["context_tokens"].iloc[0],
+                table["episode_steps"].iloc[0],
                 seeds.nunique(),
                 len(table),
                 *interval(table["return"], seeds),
@@ -133,6 +142,9 @@ def summarize(records: pd.DataFrame) -> pd.DataFrame:
                 *interval(table["best"], seeds),
                 *_interval_of_known(found, seeds),
                 *_interval_of_known(table["repeat_miss_rate"], seeds),
+                *_interval_of_known(table["action_entropy"], seeds),
+                *_interval_of_known(table["first_action_entropy"], seeds),
+                table["best_return"].mean(skipna=False),
             )
         )
     return pd.DataFrame(rows, columns=SUMMARY_COLUMNS)
@@ -155,7 +167,7 @@ def compare(records: pd.DataFrame) -> pd.DataFrame:
         others = records[
             (records["task"] == task)
             & (records["trajectories"] == number)
-            & (records["condition"] != "own")
+            & ~records["condition"].isin(["own", "retrieval"])
         ]
         controls = others[(others["agent"] == agent) | others["condition"].isin(BASELINES)]
         for (baseline, condition), theirs in controls.groupby(["agent", "condition"]):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 import envs
-from agentic_transformer.evaluation.rollouts import Attempt
+from agentic_transformer.agents.attempts import Attempt
 
 PICTURED_TASKS = 5
 """Tasks whose attempts are stored."""
@@ -18,10 +18,24 @@ def save_rollouts(path: Path, tasks: Sequence[envs.Task], attempts: Sequence[Att
     """Stores the attempts on the first few tasks in an npz file.
 
     Args:
-        path: path of the file. Its arrays are physics (tasks, attempts, T + 1, P), reward (tasks,
-            attempts, T) and task_id (tasks,). If states are points of a plane, there are also goal
-            (tasks, 2), radius () and walls (boxes, 2), as in `envs.top_down_view`.
+        path: path of the file; `rollout_arrays` says what it holds.
         tasks: one per environment of the batch; the first `PICTURED_TASKS` are stored.
+        attempts: all attempts of one condition, in order.
+    """
+    np.savez_compressed(path, **rollout_arrays(tasks, attempts))
+
+
+def rollout_arrays(
+    tasks: Sequence[envs.Task], attempts: Sequence[Attempt]
+) -> dict[str, np.ndarray]:
+    """Returns the attempts on the first few tasks as arrays.
+
+    They are physics (tasks, attempts, T + 1, P), reward (tasks, attempts, T) and task_id (tasks,).
+    If states are points of a plane, there are also goal (tasks, 2), radius (), tenth () and walls
+    (boxes, 2), as in `envs.top_down_view`.
+
+    Args:
+        tasks: one per environment of the batch; the first `PICTURED_TASKS` are taken.
         attempts: all attempts of one condition, in order.
     """
     tasks = tasks[:PICTURED_TASKS]
@@ -35,6 +49,7 @@ def save_rollouts(path: Path, tasks: Sequence[envs.Task], attempts: Sequence[Att
         arrays |= {
             "goal": np.array([envs.top_down_view(task).goal for task in tasks]),
             "radius": np.array(plane.radius),
+            "tenth": np.array(plane.tenth),
             "walls": np.array(plane.walls).reshape(-1, 2),
         }
-    np.savez_compressed(path, **arrays)
+    return arrays

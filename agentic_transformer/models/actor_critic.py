@@ -1,4 +1,4 @@
-"""Defines the networks of TD3+BC: an actor and twin critics, each a multilayer perceptron."""
+"""Defines the networks of TD3 and TD3+BC: an actor and twin critics, multilayer perceptrons."""
 
 from __future__ import annotations
 
@@ -8,21 +8,45 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from agentic_transformer.config import TD3BCConfig
+from agentic_transformer.config import TD3BCConfig, TD3Config
 from agentic_transformer.models.spec import AgentSpec
 
 Params = dict[str, nnx.State]
 """Parameters of `actor`, `critics`, `target_actor` and `target_critics`."""
 
 
-def _make_layers(inputs: int, outputs: int, config: TD3BCConfig, rngs: nnx.Rngs) -> nnx.List:
-    sizes = [inputs, *[config.width] * config.layers, outputs]
+class Shape(NamedTuple):
+    """Describes the networks of a learner."""
+
+    observation: int
+    """Numbers that the networks see of a state."""
+    action: int
+    """Numbers of an action."""
+    config: TD3BCConfig | TD3Config
+    """Width and number of the hidden layers."""
+    layer_norm: bool = False
+    """Whether the outputs of hidden layers are normalized, which steadies online learning."""
+
+    @staticmethod
+    def of(spec: AgentSpec) -> Shape:
+        """Returns the shape of a TD3+BC agent's networks."""
+        return Shape(spec.observation_size, spec.action_size, spec.td3_bc)
+
+
+def _make_layers(inputs: int, outputs: int, shape: Shape, rngs: nnx.Rngs) -> nnx.List:
+    sizes = [inputs, *[shape.config.width] * shape.config.layers, outputs]
     pairs = zip(sizes[:-1], sizes[1:], strict=True)
-    return nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in pairs])
+    layers = [nnx.Linear(a, b, rngs=rngs) for a, b in pairs]
+    if shape.layer_norm:
+        layers[:-1] = [
+            nnx.Sequential(layer, nnx.LayerNorm(shape.config.width, rngs=rngs))
+            for layer in layers[:-1]
+        ]
+    return nnx.List(layers)
 
 
 def _apply_layers(layers: nnx.List, x: jax.Array) -> jax.Array:
-    """Applies linear layers with ReLU between them."""
+    """Applies layers with ReLU between them."""
     for layer in layers[:-1]:
         x = nnx.relu(layer(x))
     return layers[-1](x)
@@ -31,9 +55,9 @@ def _apply_layers(layers: nnx.List, x: jax.Array) -> jax.Array:
 class Actor(nnx.Module):
     """Maps an observation to an action."""
 
-    def __init__(self, spec: AgentSpec, rngs: nnx.Rngs) -> None:
+    def __init__(self, shape: Shape, rngs: nnx.Rngs) -> None:
         """Initialises the parameters."""
-        self.layers = _make_layers(spec.observation_size, spec.action_size, spec.td3_bc, rngs)
+        self.layers = _make_layers(shape.observation, shape.action, shape, rngs)
 
     def __call__(self, observation: jax.Array) -> jax.Array:
         """Maps (..., O) to (..., A) within [-1, 1]."""
@@ -43,10 +67,10 @@ class Actor(nnx.Module):
 class Critics(nnx.Module):
     """Maps an observation and an action to two estimates Q_1, Q_2 of the discounted return."""
 
-    def __init__(self, spec: AgentSpec, rngs: nnx.Rngs) -> None:
+    def __init__(self, shape: Shape, rngs: nnx.Rngs) -> None:
         """Initialises the parameters."""
-        size = spec.observation_size + spec.action_size
-        self.twins = nnx.List([_make_layers(size, 1, spec.td3_bc, rngs) for _ in range(2)])
+        size = shape.observation + shape.action
+        self.twins = nnx.List([_make_layers(size, 1, shape, rngs) for _ in range(2)])
 
     def __call__(self, observation: jax.Array, action: jax.Array) -> jax.Array:
         """Maps (B, O) and (B, A) to (2, B)."""
@@ -61,11 +85,11 @@ class Graphs(NamedTuple):
     critics: nnx.GraphDef
 
 
-def init_networks(spec: AgentSpec, seed: int) -> tuple[Graphs, Params]:
+def init_networks(shape: Shape, seed: int) -> tuple[Graphs, Params]:
     """Returns fresh networks; the target networks begin as copies of those that they follow."""
     rngs = nnx.Rngs(seed)
     (actor_graph, actor), (critics_graph, critics) = (
-        nnx.split(network(spec, rngs), nnx.Param) for network in (Actor, Critics)
+        nnx.split(network(shape, rngs), nnx.Param) for network in (Actor, Critics)
     )
     copies = jax.tree.map(jnp.copy, {"target_actor": actor, "target_critics": critics})
     return Graphs(actor_graph, critics_graph), {"actor": actor, "critics": critics, **copies}

@@ -60,6 +60,31 @@ def action_loss(config: ModelConfig, outputs: jax.Array, action: jax.Array) -> j
     return -jax.nn.logsumexp(jax.nn.log_softmax(logits) + log_density, axis=-1)
 
 
+def action_entropy(config: ModelConfig, outputs: jax.Array, key: jax.Array) -> jax.Array:
+    """Estimates the entropy of the mixture at each output, in nats.
+
+    The entropy of a mixture has no closed form. This is an unbiased estimate from one draw of each
+    component,
+
+        H = -sum_k w_k E_k[log p(a)]  ~  -sum_k w_k log p(a_k),  a_k ~ N(mu_k, sigma_k)
+
+    It is that of the model's own mixture: before a temperature or less noise narrows it, and before
+    actions are clipped.
+
+    Args:
+        config: which head; it must be `mixture`.
+        outputs: (..., head_size) of the model.
+        key: random key.
+
+    Returns:
+        (...) float32.
+    """
+    logits, means, log_stds = _mixture(config, outputs)
+    drawn = means + jnp.exp(log_stds) * jax.random.normal(key, means.shape)  # (..., K, A)
+    minus_log_p = action_loss(config, outputs[..., None, :], drawn)  # (..., K)
+    return jnp.sum(jax.nn.softmax(logits) * minus_log_p, axis=-1)
+
+
 def draw_action(
     config: ModelConfig, outputs: jax.Array, key: jax.Array, temperature: float, noise: float
 ) -> jax.Array:

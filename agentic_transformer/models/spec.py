@@ -69,7 +69,12 @@ class AgentSpec:
     def build(self, seed: int) -> AgenticTransformer:
         """Returns a freshly initialised model of this agent's shape."""
         return AgenticTransformer(
-            self.model, self.layout().feature_size, self.action_size, self.steps, nnx.Rngs(seed)
+            self.model,
+            self.layout().feature_size,
+            self.action_size,
+            self.steps,
+            nnx.Rngs(seed),
+            with_value=self.agent.weighting == "advantage",
         )
 
     def for_acting(self) -> AgentSpec:

@@ -1,4 +1,4 @@
-"""Defines the transformer: tokens in, parameters of action distributions out.
+"""Defines the transformer: tokens in, parameters of action distributions out, and maybe a value.
 
 The caller passes attention as a function, so that one model serves training (exact attention over a
 sequence sharded on the ring) and acting (attention to a key/value cache). A token knows its step
@@ -88,10 +88,20 @@ class Block(nnx.Module):
 
 
 class AgenticTransformer(nnx.Module):
-    """Maps tokens to the parameters of action distributions: embedding, blocks, action head."""
+    """Maps tokens to the parameters of action distributions: embedding, blocks, action head.
+
+    With a value it has a second head, on what the blocks return: the value of the token's state in
+    its context, see `agentic_transformer.models.value_head`. Acting does not use it.
+    """
 
     def __init__(
-        self, config: ModelConfig, feature_size: int, action_size: int, steps: int, rngs: nnx.Rngs
+        self,
+        config: ModelConfig,
+        feature_size: int,
+        action_size: int,
+        steps: int,
+        rngs: nnx.Rngs,
+        with_value: bool = False,
     ) -> None:
         """Initialises the parameters, the same whether the layers are rolled or not.
 
@@ -101,6 +111,7 @@ class AgenticTransformer(nnx.Module):
             action_size: size A of an action.
             steps: steps of a trajectory, the number of timestep embeddings.
             rngs: source of the initial parameters.
+            with_value: whether the model has a value head.
 
         Raises:
             ValueError: the width does not divide by the heads.
@@ -125,6 +136,8 @@ class AgenticTransformer(nnx.Module):
         self.head = nnx.Linear(
             config.width, head_size(config, action_size), dtype=jnp.float32, rngs=rngs
         )
+        if with_value:  # Last, so that the other parameters begin as they do without it.
+            self.value_head = nnx.Linear(config.width, 1, dtype=jnp.float32, rngs=rngs)
 
     def __call__(
         self,
@@ -136,6 +149,23 @@ class AgenticTransformer(nnx.Module):
     ) -> jax.Array:
         """Returns the parameters of the action distribution at every token.
 
+        The arguments are those of `encode`.
+
+        Returns:
+            (batch, sequence, head_size) float32, see `agentic_transformer.models.heads`.
+        """
+        return self.head(self.encode(features, timestep, attention, gather_params, feedforward))
+
+    def encode(
+        self,
+        features: jax.Array,
+        timestep: jax.Array,
+        attention: Attention,
+        gather_params: GatherParams = lambda params: params,
+        feedforward: Feedforward = lambda function, params, x: function(params, x),
+    ) -> jax.Array:
+        """Returns what the heads read at every token.
+
         Args:
             features: (batch, sequence, F) float32.
             timestep: (batch, sequence) int32.
@@ -145,7 +175,7 @@ class AgenticTransformer(nnx.Module):
             feedforward: applies a block's feedforward network to the tokens, at once or in chunks.
 
         Returns:
-            (batch, sequence, head_size) float32, see `agentic_transformer.models.heads`.
+            (batch, sequence, width) float32.
         """
 
         def apply_block(
@@ -170,7 +200,7 @@ class AgenticTransformer(nnx.Module):
             for layer, block in enumerate(self.blocks):
                 graph, params = nnx.split(block)
                 x = apply_block(graph, layer, params, x)
-        return self.head(self.norm(x))
+        return self.norm(x)
 
 
 def _stacked(blocks: Sequence[Block]) -> Block:

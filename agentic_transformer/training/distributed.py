@@ -14,6 +14,7 @@ import signal
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from agentic_transformer.config import MeshConfig
 
@@ -97,6 +98,22 @@ def any_process(flag: bool) -> bool:
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.process_allgather(np.array(flag)).any())
+
+
+def on_host(tree: Any) -> Any:
+    """Returns a tree of arrays, sharded over any processes, as whole numpy arrays of its own.
+
+    Every process must call this.
+    """
+    # These load slowly.
+    import jax
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() == 1:
+        # Copied: on a CPU numpy would look into memory that the next step donates.
+        return jax.tree.map(np.array, jax.device_get(tree))
+    return multihost_utils.process_allgather(tree, tiled=True)
 
 
 @contextmanager

@@ -31,6 +31,8 @@ class Learner(Protocol):
     """(state, batch) -> (state, metrics); it consumes the state."""
     make_batch: Callable[[int], Any]
     """Makes the batch of a step, on the devices."""
+    tokens_per_batch: int
+    """Tokens of a training step, over all rows; 0 for a learner without tokens."""
     computation: dict[str, str]
     """How the step computes, see `agentic_transformer.training.computation`."""
 
@@ -69,6 +71,8 @@ class TransformerLearner:
         self._state_args = (partial(spec.build, config.seed), optimizer, self._mesh, fsdp)
         graph, self._abstract_state = abstract_state(*self._state_args)
         one_chain_per_row = agent.length == "full"
+        row = agent.trajectories * spec.steps * spec.layout().tokens_per_step
+        self.tokens_per_batch = train.batch * row
         self.computation = {
             **describe_computation(config.model.precision, self._mesh.devices.flatten()),
             **describe_attention(config.model, self._mesh, one_chain_per_row),
@@ -78,11 +82,12 @@ class TransformerLearner:
             optimizer,
             config.model,
             self._mesh,
-            agent.trajectories * spec.steps * spec.layout().tokens_per_step,
+            row,
             train.grad_accum_steps,
             fsdp,
             agent.trajectories,
             one_chain_per_row,
+            agent,
         )
 
     def make_batch(self, step: int) -> Tokens:

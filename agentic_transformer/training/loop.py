@@ -66,6 +66,7 @@ def fit(
     log: Callable[[int, dict[str, float]], None],
     save: Callable[[TrainState, float], None],
     should_stop: Callable[[], bool] = lambda: False,
+    evaluate: Callable[[int, TrainState], None] = lambda step, state: None,
 ) -> TrainState:
     """Trains one step for each batch until `batches` ends or `should_stop` is true.
 
@@ -77,11 +78,14 @@ def fit(
         batches: batches of the steps after the state's.
         config: numbers of steps.
         log: receives the step and the mean of its metrics since the last call, every `log_every`
-            steps, before each save and at the end.
+            steps, before each evaluation and each save, and at the end.
         save: receives the state and its loss every `checkpoint_every` steps and at the end. The
             loss is the mean of the last `log_every` steps, or infinity if this call made fewer: a
             mean of few steps is too noisy to compare checkpoints by.
-        should_stop: asked after each step. Once it is true, the state is saved and training ends.
+        should_stop: asked after each step and each evaluation. Once it is true, the state is saved
+            and training ends.
+        evaluate: receives the step and the state, where `evaluation_due` says so. It must neither
+            change nor keep the state.
 
     Returns:
         The trained state.
@@ -101,17 +105,27 @@ def fit(
             jax.block_until_ready(metrics)
         stopping = should_stop()
         save_due = stopping or step == config.steps or step % config.checkpoint_every == 0
-        if save_due or step % config.log_every == 0:
+        evaluate_now = evaluation_due(step, config) and not stopping
+        if save_due or evaluate_now or step % config.log_every == 0:
             # Reading metrics waits for the device. Between two logs Python runs ahead of it.
             log(step, _finite_means(recent, step))
             recent = []
-        if save_due:
+        if evaluate_now:
+            evaluate(step, state)
+            stopping = should_stop()
+        if save_due or stopping:
             enough = len(losses) == losses.maxlen
             last = map(float, jax.device_get(list(losses)))
             save(state, sum(last) / len(losses) if enough else math.inf)
         if stopping:
             break
     return state
+
+
+def evaluation_due(step: int, config: TrainConfig) -> bool:
+    """Returns whether the agent is evaluated after a step; 0 is the untrained agent's."""
+    every = config.eval_every
+    return bool(every) and (step % every == 0 or step == config.steps)
 
 
 def _finite_means(recent: list[Metrics], step: int) -> dict[str, float]:

@@ -1,75 +1,176 @@
-"""Logs training metrics: a CSV for figures, TensorBoard events to watch."""
+"""Logs training: tables for figures, and events to watch in TensorBoard or at Weights & Biases."""
 
 from __future__ import annotations
 
-import csv
+import secrets
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any, Protocol
 
 from tensorboardX import SummaryWriter
 
+from agentic_transformer.training.csv_log import CsvLog
+
+METRICS = "metrics.csv"
+LEARNING_CURVE = "learning_curve.csv"
 _MAX_QUEUE = 10_000  # events that may wait to be written
 
 
-class MetricsLog:
-    """Writes `<run>/metrics.csv` and `<run>/tensorboard/`, one row per call, in order of steps."""
+class Events(Protocol):
+    """Describes where single numbers go that somebody may watch."""
 
-    def __init__(self, run: Path, from_step: int = 0) -> None:
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        """Adds one number."""
+
+    def flush(self) -> None:
+        """Writes what waits to be written."""
+
+    def close(self) -> None:
+        """Ends the log."""
+
+
+class WandbEvents:
+    """Sends numbers to Weights & Biases, or with WANDB_MODE=offline to `<run>/wandb` alone."""
+
+    def __init__(self, run: Path, settings: dict[str, Any]) -> None:
+        """Starts a run there, or goes on with the one that this folder has.
+
+        Args:
+            run: the run's folder; its name is the run's there.
+            settings: settings of the run.
+        """
+        import wandb  # an extra
+
+        noted = run / "wandb_id.txt"
+        if not noted.exists():
+            noted.write_text(secrets.token_hex(4))
+        self._run = wandb.init(
+            dir=str(run),
+            name=run.name,
+            id=noted.read_text(),
+            resume="allow",
+            config=settings,
+        )
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        """Adds one number."""
+        self._run.log({name: value}, step=step)
+
+    def flush(self) -> None:
+        """Does nothing: a thread of wandb's writes."""
+
+    def close(self) -> None:
+        """Ends the log."""
+        self._run.finish()
+
+
+def tensorboard_events(run: Path, from_step: int = 0) -> SummaryWriter:
+    """Returns TensorBoard's events of a run; those of later steps no longer count."""
+    # An absolute path: in `s3:1/run` TensorBoard would take `s3` for a kind of storage.
+    folder = str((run / "tensorboard").resolve())
+    # A long queue: once TensorBoard's thread has died of a full disk, nothing empties the queue,
+    # and a full one would block training.
+    return SummaryWriter(folder, purge_step=from_step + 1, max_queue=_MAX_QUEUE)
+
+
+class MetricsLog:
+    """Writes `metrics.csv`, `learning_curve.csv` and events, in order of steps."""
+
+    def __init__(
+        self,
+        run: Path,
+        from_step: int = 0,
+        tokens_per_step: int = 0,
+        wandb_settings: dict[str, Any] | None = None,
+    ) -> None:
         """Opens the log.
 
         Args:
             run: the run's folder.
-            from_step: step from which a resumed run goes on. Later rows are dropped: their steps
-                will be trained again.
+            from_step: step from which a resumed run goes on. What was logged of later steps is
+                dropped.
+            tokens_per_step: tokens of a training step; 0: none are counted.
+            wandb_settings: settings of the run, if it is to be logged at Weights & Biases too.
         """
-        path = run / "metrics.csv"
-        kept = _rows_until(path, from_step)
-        partial = path.with_suffix(".part")
-        self._file = partial.open("w", newline="", buffering=1)
-        self._writer: csv.DictWriter | None = None
-        for row in kept:
-            self._append(row)
-        partial.replace(path)  # Only now: a kill before this line leaves the old file as it was.
-        self._events: SummaryWriter | None = None
-        with self._tensorboard_may_fail():
-            # An absolute path: in `s3:1/run` TensorBoard would take `s3` for a kind of storage.
-            folder = str((run / "tensorboard").resolve())
-            # A long queue: once TensorBoard's thread has died of a full disk, nothing empties the
-            # queue, and a full one would block training.
-            self._events = SummaryWriter(folder, purge_step=from_step + 1, max_queue=_MAX_QUEUE)
+        self._metrics = CsvLog(run / METRICS, from_step)
+        self._returns = CsvLog(run / LEARNING_CURVE, from_step)
+        self._evaluated = {int(row["step"]) for row in self._returns.kept}
+        # Opened with the first number: a run that fails before it then leaves nothing behind.
+        self._unopened: dict[str, Callable[[], Events]] = {
+            "TensorBoard": lambda: tensorboard_events(run, from_step)
+        }
+        if wandb_settings is not None:
+            self._unopened["wandb"] = lambda: WandbEvents(run, wandb_settings)
+        self._events: dict[str, Events] = {}
+        kept = self._metrics.kept
         self._earlier_seconds = float(kept[-1]["seconds"]) if kept else 0.0
-        self._start = time.perf_counter()
+        self._tokens_per_step = tokens_per_step
+        self._start = self._last_time = time.perf_counter()
+        self._last_step = from_step
 
-    def write(self, step: int, metrics: dict[str, float]) -> None:
-        """Adds one row: the step, the metrics, and the `seconds` of training so far."""
-        seconds = self._earlier_seconds + time.perf_counter() - self._start
-        self._append({"step": step, **metrics, "seconds": round(seconds, 3)})
-        with self._tensorboard_may_fail():
-            if self._events:
-                for name, value in metrics.items():
-                    self._events.add_scalar(name, value, step)
-                self._events.flush()
+    def write(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
+        """Adds one row of metrics.
 
-    @contextmanager
-    def _tensorboard_may_fail(self) -> Iterator[None]:
-        """Disables TensorBoard after its first error and prints one line."""
+        Returns:
+            The row: the metrics; `steps_per_second` and `tokens_per_second` since the last row,
+            evaluations left out; and the `seconds` of training so far.
+        """
+        now = time.perf_counter()
+        rate = (step - self._last_step) / max(now - self._last_time, 1e-9)
+        rates = {"steps_per_second": rate}
+        if self._tokens_per_step:
+            rates["tokens_per_second"] = rate * self._tokens_per_step
+        metrics = metrics | {name: round(value, 3) for name, value in rates.items()}
+        seconds = round(self._earlier_seconds + now - self._start, 3)
+        self._metrics.append({"step": step, **metrics, "seconds": seconds})
+        self._send(step, metrics)
+        self._last_step, self._last_time = step, now
+        return metrics
+
+    def write_returns(self, step: int, returns: Sequence[dict[str, float]]) -> None:
+        """Adds the rows of an evaluation that followed the last row of metrics.
+
+        Args:
+            step: the step that the agent was evaluated after.
+            returns: a row for each number of `trajectories`, with the `return` and its interval.
+        """
+        for row in returns:
+            self._returns.append({"step": step, **row})
+        self._send(
+            step, {f"return/trajectory_{row['trajectories']}": row["return"] for row in returns}
+        )
+        self._evaluated |= {step} if returns else set()
+        self._last_time = time.perf_counter()
+
+    def has_returns(self, step: int) -> bool:
+        """Returns whether the agent's evaluation after a step is logged."""
+        return step in self._evaluated
+
+    def _send(self, step: int, numbers: dict[str, float]) -> None:
+        """Sends numbers to all that may be watched."""
+
+        def send(events: Events) -> Events:
+            for name, value in numbers.items():
+                events.add_scalar(name, value, step)
+            events.flush()
+            return events
+
+        while self._unopened:
+            self._try(*self._unopened.popitem())
+        for name, events in list(self._events.items()):
+            self._try(name, lambda events=events: send(events))
+
+    def _try(self, name: str, act: Callable[[], Events]) -> None:
+        """Keeps the events that `act` returns, or ends them at an error, with one line."""
         try:
-            yield
+            self._events[name] = act()
         except Exception as error:
-            self._events = None
-            print(
-                f"warning: no TensorBoard events from here on: {error}", file=sys.stderr, flush=True
-            )
-
-    def _append(self, row: dict[str, object]) -> None:
-        if self._writer is None:
-            self._writer = csv.DictWriter(self._file, fieldnames=list(row))
-            self._writer.writeheader()
-        self._writer.writerow(row)
+            self._events.pop(name, None)
+            what = "TensorBoard events" if name == "TensorBoard" else f"{name} log"
+            print(f"warning: no {what} from here on: {error}", file=sys.stderr, flush=True)
 
     def __enter__(self) -> MetricsLog:
         """Returns the log itself."""
@@ -82,21 +183,7 @@ class MetricsLog:
         trace: TracebackType | None,
     ) -> None:
         """Closes the files."""
-        self._file.close()
-        with self._tensorboard_may_fail():
-            if self._events:
-                self._events.close()
-
-
-def _rows_until(path: Path, step: int) -> list[dict[str, str]]:
-    """Reads the rows up to a step."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        # A row that a kill cut short lacks values. Its step lies beyond the last checkpoint, so it
-        # will be trained again.
-        return [
-            row
-            for row in csv.DictReader(file)
-            if None not in row.values() and int(row["step"]) <= step
-        ]
+        self._metrics.close()
+        self._returns.close()
+        for name, events in list(self._events.items()):
+            self._try(name, lambda events=events: events.close() or events)

@@ -96,13 +96,16 @@ def shard_batch(tokens: Tokens, mesh: Mesh, layout: str) -> Tokens:
     batch = tokens.weight.shape[0] * mesh.shape[DATA] // len(_local_data_indices(mesh))
     local = local_rows(mesh, batch)
     sharding = NamedSharding(mesh, PartitionSpec(DATA, RING))
-    fills = Tokens(features=0, timestep=0, segment=PADDING_SEGMENT, action=0, weight=0)
-    ordered = (
-        to_layout(x, mesh.shape[RING], layout, fill=fill)
-        for x, fill in zip(tokens, fills, strict=True)
+    fills = Tokens(
+        features=0, timestep=0, segment=PADDING_SEGMENT, action=0, weight=0, rest_return=0
     )
 
-    def to_devices(x: np.ndarray) -> jax.Array:  # (local rows, S, ...) -> global (B, S, ...)
+    # (local rows, S, ...) -> global (B, S, ...)
+    def to_devices(x: np.ndarray | None, fill: int) -> jax.Array | None:
+        if x is None:
+            return None
+        x = to_layout(x, mesh.shape[RING], layout, fill=fill)
+
         def shard(index: tuple[slice, ...]) -> np.ndarray:
             # The index counts rows of the whole batch. This process has only its local rows.
             start, stop, _ = index[0].indices(batch)
@@ -111,4 +114,4 @@ def shard_batch(tokens: Tokens, mesh: Mesh, layout: str) -> Tokens:
 
         return jax.make_array_from_callback((batch, *x.shape[1:]), sharding, shard)
 
-    return Tokens(*map(to_devices, ordered))
+    return Tokens(*map(to_devices, tokens, fills))

@@ -13,11 +13,13 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from agentic_transformer.config import ModelConfig
+from agentic_transformer.config import AgentConfig, ModelConfig
+from agentic_transformer.contexts.token_layouts import TOKEN_LAYOUTS
 from agentic_transformer.contexts.tokens import Tokens
 from agentic_transformer.models.heads import action_loss
 from agentic_transformer.models.precision import matmul_precision
 from agentic_transformer.models.transformer import Attention
+from agentic_transformer.models.value_head import advantage_weight, expectile_loss
 from agentic_transformer.ring import (
     attention,
     blockwise_feedforward,
@@ -47,6 +49,7 @@ def make_train_step(
     fsdp: bool = False,
     trajectories_per_row: int = 1,
     one_chain_per_row: bool = False,
+    agent: AgentConfig | None = None,
 ) -> TrainStep:
     """Returns one step of training, compiled over the mesh: one program for a CPU and for a pod.
 
@@ -64,13 +67,28 @@ def make_train_step(
             row that `make_loss_weights` adds.
         one_chain_per_row: whether every row holds one chain alone. Attention then needs no
             segments, and fused kernels can compute it.
+        agent: how imitated actions are weighted; None: each alike.
 
     Returns:
         A function of (state, sharded tokens) -> (state, metrics). It consumes the state.
     """
-    weights_of = make_loss_weights(sequence_length, trajectories_per_row, mesh, config.layout)
+    weighted = agent is not None and agent.weighting == "advantage"
+    weights_of = make_loss_weights(
+        sequence_length,
+        trajectories_per_row,
+        mesh,
+        config.layout,
+        value_at=config.tokens if weighted else None,
+    )
     loss_fn = make_loss_fn(
-        graph, config, mesh, sequence_length, weights_of, fsdp, one_chain_per_row
+        graph,
+        config,
+        mesh,
+        sequence_length,
+        weights_of,
+        fsdp,
+        one_chain_per_row,
+        agent if weighted else None,
     )
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
     if grad_accum_steps > 1:
@@ -108,6 +126,7 @@ def make_loss_fn(
     weights_of: LossWeights,
     fsdp: bool = False,
     one_chain_per_row: bool = False,
+    weighting: AgentConfig | None = None,
 ) -> LossFn:
     """Returns the loss as a function of (params, tokens, totals).
 
@@ -119,6 +138,14 @@ def make_loss_fn(
     `totals` holds the total weight of each name over the whole batch. The tokens may be a part of
     the batch: the losses of all parts then add up to the loss of the batch.
 
+    With `weighting`, the loss "loss" is instead that of imitation weighted by advantage, with the
+    return G_t of the rest of the trajectory and the value V_t of the token,
+
+        L = sum_t w_t omega(G_t - V_t) l_t / total + value_weight * L_value
+
+    omega is `advantage_weight`. L_value, the loss "value_loss", is the mean of `expectile_loss`
+    over all actions, imitated or not.
+
     Args:
         graph: structure of the model.
         config: settings of the model.
@@ -128,6 +155,7 @@ def make_loss_fn(
             is the one to minimise.
         fsdp: whether the parameters are sharded.
         one_chain_per_row: see `make_train_step`.
+        weighting: settings of the value and of the weights; None: actions weigh alike.
     """
     options: dict[str, Callable] = {}
     if fsdp:
@@ -154,13 +182,24 @@ def make_loss_fn(
         attend = _make_attention(config, mesh, sequence_length, segment)
         model = nnx.merge(graph, params)
         with matmul_precision(config.precision):
-            # (B, S, head_size)
-            outputs = model(tokens.features, tokens.timestep, attend, **options)
+            # (B, S, width)
+            encoded = model.encode(tokens.features, tokens.timestep, attend, **options)
+            outputs = model.head(encoded)  # (B, S, head_size)
+            value = model.value_head(encoded)[..., 0] if weighting else None  # (B, S)
         action_losses = action_loss(config, outputs, tokens.action)  # (B, S)
+        weights = weights_of(tokens)
+        token_losses = dict.fromkeys(weights, action_losses)
+        if weighting:
+            advantage = tokens.rest_return - value
+            omega = advantage_weight(advantage, weighting.advantage_temperature)
+            token_losses["loss"] = omega * action_losses
+            token_losses["value_loss"] = expectile_loss(advantage, weighting.expectile)
         losses = {
-            name: jnp.sum(action_losses * weight) / totals[name]
-            for name, weight in weights_of(tokens).items()
+            name: jnp.sum(token_losses[name] * weight) / totals[name]
+            for name, weight in weights.items()
         }
+        if weighting:
+            losses["loss"] += weighting.value_weight * losses["value_loss"]
         return losses["loss"], losses
 
     return loss_fn
@@ -221,19 +260,22 @@ def accumulate_grads(grad_fn: Callable, steps: int, mesh: Mesh) -> Callable:
 
 
 def make_loss_weights(
-    sequence_length: int, trajectories: int, mesh: Mesh, layout: str
+    sequence_length: int, trajectories: int, mesh: Mesh, layout: str, value_at: str | None = None
 ) -> LossWeights:
     """Returns a function that maps tokens to their weights in every reported loss.
 
     `loss` weights all learned actions. `first_step_loss` weights those at step 0 of a trajectory.
     Where a row holds several trajectories, `first_step_loss_<n>` is the loss at step 0 of the n-th
     trajectory of each row, for powers of two and the last n. It is 0 if no such token has weight.
+    Where a value is learned, `value_loss` weights every action, learned or not, and `action_loss`
+    the learned ones, as `loss` does without a value.
 
     Args:
         sequence_length: tokens of a row before padding.
         trajectories: how many trajectories a row holds.
         mesh: devices; its ring decides the order of tokens.
         layout: "zigzag" or "contiguous".
+        value_at: tokens of a step, "packed" or "separate", where a value is learned; else None.
     """
     # 1-based trajectory of each token; 0 is padding. (S,)
     number = np.arange(sequence_length) // (sequence_length // trajectories) + 1
@@ -241,12 +283,21 @@ def make_loss_weights(
     reported = [n for n in range(1, trajectories + 1) if n & (n - 1) == 0 or n == trajectories]
     if trajectories == 1:
         reported = []
+    if value_at is not None:
+        kind = TOKEN_LAYOUTS[value_at]
+        # 1 at tokens that predict an action, 0 at others and at padding. (S,)
+        acts = np.arange(sequence_length) % kind.tokens_per_step == kind.action_token
+        acts = to_layout(acts.astype(np.float32), mesh.shape[RING], layout, axis=0)
 
     def weights_of(tokens: Tokens) -> dict[str, jax.Array]:
         # At its first step a trajectory has only the context to act on. That loss shows early
         # whether the agent learns from its context.
         first = tokens.weight * (tokens.timestep == 0)
         by_place = {f"first_step_loss_{n}": first * (number == n) for n in reported}
-        return {"loss": tokens.weight, "first_step_loss": first} | by_place
+        weights = {"loss": tokens.weight, "first_step_loss": first} | by_place
+        if value_at is not None:
+            weights["action_loss"] = tokens.weight
+            weights["value_loss"] = jnp.broadcast_to(acts, tokens.weight.shape)
+        return weights
 
     return weights_of

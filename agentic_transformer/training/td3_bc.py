@@ -1,8 +1,8 @@
-"""Trains TD3+BC (Fujimoto and Gu 2021, arXiv 2106.06860).
+"""Trains TD3+BC (Fujimoto and Gu 2021, arXiv 2106.06860), or plain TD3.
 
-It learns by temporal differences, and a behaviour-cloning term holds it near the data. ExoRL (arXiv
-2201.13425) finds plain temporal-difference learning strong on exploratory data, so TD3+BC is our
-reference from outside sequence modelling. Twin critics with smoothed targets and a delayed actor
+TD3+BC learns by temporal differences, and a behaviour-cloning term holds it near the data. TD3 has
+no such term: ExoRL (arXiv 2201.13425) finds that data which explore need no pessimism. Both are
+references from outside sequence modelling. Twin critics with smoothed targets and a delayed actor
 are TD3's (Fujimoto et al. 2018, arXiv 1802.09477).
 
 Episodes end by a time limit alone, so no transition is terminal. Training uses one device.
@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from agentic_transformer.config import TD3BCConfig, TrainCommand
+from agentic_transformer.config import TD3BCConfig, TD3Config, TrainCommand
 from agentic_transformer.contexts.relabelled import RelabelledDataset
 from agentic_transformer.contexts.transitions import TransitionLoader, Transitions
-from agentic_transformer.models.actor_critic import Graphs, Params, init_networks
+from agentic_transformer.models.actor_critic import Graphs, Params, Shape, init_networks
 from agentic_transformer.models.precision import matmul_precision
 from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.training.computation import describe_computation
@@ -30,7 +30,7 @@ from agentic_transformer.training.state import TrainState
 
 
 class TD3BCLearner:
-    """Trains by TD3+BC, see `agentic_transformer.training.learner.Learner`."""
+    """Trains by TD3+BC or TD3, see `agentic_transformer.training.learner.Learner`."""
 
     def __init__(self, config: TrainCommand, data: RelabelledDataset, spec: AgentSpec) -> None:
         """Prepares the networks and the training step.
@@ -41,9 +41,11 @@ class TD3BCLearner:
             spec: the agent.
         """
         self._config, precision = config.td3_bc, config.model.precision
+        self.tokens_per_batch = 0
         self.computation = describe_computation(precision, jax.devices()[:1])
-        graphs, self._params = init_networks(spec, config.seed)
-        self.train_step = make_td3_bc_step(graphs, self._config, config.seed, precision)
+        graphs, self._params = init_networks(Shape.of(spec), config.seed)
+        clones = config.agent.learner == "td3_bc"
+        self.train_step = make_td3_bc_step(graphs, self._config, config.seed, precision, clones)
         self.make_batch = TransitionLoader(data, spec.layout(), self._config.batch, config.seed)
 
     def init_state(self) -> TrainState:
@@ -59,7 +61,7 @@ class TD3BCLearner:
         return self._config.learning_rate
 
 
-def init_td3_bc_state(params: Params, config: TD3BCConfig) -> TrainState:
+def init_td3_bc_state(params: Params, config: TD3BCConfig | TD3Config) -> TrainState:
     """Returns the train state before the first step: the actor and the critics have optimizers."""
     optimizer = optax.adam(config.learning_rate)
     states = {name: optimizer.init(params[name]) for name in ("actor", "critics")}
@@ -67,7 +69,11 @@ def init_td3_bc_state(params: Params, config: TD3BCConfig) -> TrainState:
 
 
 def critic_target(
-    graphs: Graphs, params: Params, config: TD3BCConfig, batch: Transitions, key: jax.Array
+    graphs: Graphs,
+    params: Params,
+    config: TD3BCConfig | TD3Config,
+    batch: Transitions,
+    key: jax.Array,
 ) -> jax.Array:
     """Returns the value that both critics learn to predict, (B,).
 
@@ -95,9 +101,13 @@ def critic_loss(
 
 
 def actor_loss(
-    graphs: Graphs, actor: nnx.State, critics: nnx.State, config: TD3BCConfig, batch: Transitions
+    graphs: Graphs,
+    actor: nnx.State,
+    critics: nnx.State,
+    config: TD3BCConfig,
+    batch: Transitions,
 ) -> jax.Array:
-    """Returns the actor's loss: cloning of the data's actions, minus the value of its own.
+    """Returns the actor's loss of TD3+BC: cloning of the data's actions, minus its own value.
 
         mean((pi(s) - a)^2) - lambda mean(Q_1(s, pi(s)))
 
@@ -110,8 +120,24 @@ def actor_loss(
     return jnp.mean((action - batch.action) ** 2) - value_weight * value.mean()
 
 
+def td3_actor_loss(
+    graphs: Graphs,
+    actor: nnx.State,
+    critics: nnx.State,
+    config: TD3BCConfig | TD3Config,
+    batch: Transitions,
+) -> jax.Array:
+    """Returns the actor's loss of TD3: -mean(Q_1(s, pi(s)))."""
+    action = nnx.merge(graphs.actor, actor)(batch.observation)
+    return -nnx.merge(graphs.critics, critics)(batch.observation, action)[0].mean()
+
+
 def make_td3_bc_step(
-    graphs: Graphs, config: TD3BCConfig, seed: int, precision: str = "highest"
+    graphs: Graphs,
+    config: TD3BCConfig,
+    seed: int,
+    precision: str = "highest",
+    clones: bool = True,
 ) -> Callable[[TrainState, Transitions], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns one training step: it updates the critics, and every `delay` steps all the rest.
 
@@ -120,9 +146,34 @@ def make_td3_bc_step(
         config: settings of the method.
         seed: noise depends only on the seed and the step.
         precision: of float32 products, see `agentic_transformer.models.precision`.
+        clones: whether actions of the data are cloned (TD3+BC), or not (TD3).
 
     Returns:
         A compiled function of (state, batch) -> (state, metrics). It consumes the state.
+    """
+    update = make_td3_update(graphs, config, actor_loss if clones else td3_actor_loss)
+
+    @partial(jax.jit, donate_argnums=0)
+    def step(state: TrainState, batch: Transitions) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        with matmul_precision(precision):
+            return update(state, batch, key)
+
+    return step
+
+
+def make_td3_update(
+    graphs: Graphs, config: TD3BCConfig | TD3Config, actor_loss: Callable[..., jax.Array]
+) -> Callable[[TrainState, Transitions, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
+    """Returns what TD3 and TD3+BC do in a training step, to be traced.
+
+    Args:
+        graphs: structures of the networks.
+        config: settings of the method.
+        actor_loss: (graphs, actor, critics, config, batch) -> the loss of the actor.
+
+    Returns:
+        A function of (state, batch, key of the noise) -> (state, metrics).
     """
     optimizer = optax.adam(config.learning_rate)
 
@@ -147,26 +198,25 @@ def make_td3_bc_step(
         }
         return params | targets, states
 
-    @partial(jax.jit, donate_argnums=0)
-    def step(state: TrainState, batch: Transitions) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-        with matmul_precision(precision):
-            target = critic_target(graphs, state.params, config, batch, key)
-            (loss, value), grads = jax.value_and_grad(partial(critic_loss, graphs), has_aux=True)(
-                state.params["critics"], batch, target
-            )
-            params, states = update("critics", state.params, state.optimizer, grads)
-            params, states = jax.lax.cond(
-                (state.step + 1) % config.delay == 0,
-                update_actor_and_targets,
-                lambda params, states, _: (params, states),
-                params,
-                states,
-                batch,
-            )
+    def update_all(
+        state: TrainState, batch: Transitions, key: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        target = critic_target(graphs, state.params, config, batch, key)
+        (loss, value), grads = jax.value_and_grad(partial(critic_loss, graphs), has_aux=True)(
+            state.params["critics"], batch, target
+        )
+        params, states = update("critics", state.params, state.optimizer, grads)
+        params, states = jax.lax.cond(
+            (state.step + 1) % config.delay == 0,
+            update_actor_and_targets,
+            lambda params, states, _: (params, states),
+            params,
+            states,
+            batch,
+        )
         return TrainState(state.step + 1, params, states), {"loss": loss, "value": value}
 
-    return step
+    return update_all
 
 
 def _move_toward(target: nnx.State, source: nnx.State, tau: float) -> nnx.State:

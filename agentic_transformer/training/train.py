@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +17,29 @@ from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.training import distributed
 from agentic_transformer.training.checkpoint import Checkpoints
 from agentic_transformer.training.computation import computation_line
+from agentic_transformer.training.initial import InitialAgent, with_scales_of
 from agentic_transformer.training.learner import Learner, TransformerLearner
 from agentic_transformer.training.literal_path import check_path
-from agentic_transformer.training.loop import fit, prefetch, profiled
+from agentic_transformer.training.loop import evaluation_due, fit, prefetch, profiled
 from agentic_transformer.training.metrics import MetricsLog
 from agentic_transformer.training.state import TrainState
 from agentic_transformer.training.td3_bc import TD3BCLearner
 
-_LEARNERS = {"transformer": TransformerLearner, "td3_bc": TD3BCLearner}
+_LEARNERS = {"transformer": TransformerLearner, "td3": TD3BCLearner, "td3_bc": TD3BCLearner}
 """Learners by the value of `agent.learner`."""
+
+
+Evaluate = Callable[[AgentSpec, Any], list[dict[str, float]]]
+"""Evaluates an agent, given its spec and its parameters on the host; returns the rows of
+`learning_curve.csv`, or none if it was told to stop."""
 
 
 def train(
     config: TrainCommand,
-    run: Path,
+    run: Path | str,
     should_stop: Callable[[], bool] = lambda: False,
     note: Callable[..., None] = lambda **facts: None,
+    evaluate: Evaluate | None = None,
 ) -> TrainState:
     """Trains an agent, and writes checkpoints, metrics and traces into the run's folder.
 
@@ -45,55 +53,92 @@ def train(
             first step, nothing is trained or saved. If it is true after a step, the state is saved
             and training ends.
         note: receives facts about the data and the computation, as keyword arguments.
+        evaluate: called in process 0 as `train.eval_every` says, for the learning curve; it changes
+            nothing that is trained. `agentic_transformer.evaluation.learning_curve` has one.
 
     Returns:
         The trained state.
 
     Raises:
-        ValueError: the settings do not fit the data or the devices, or the folder holds checkpoints
-            of another agent.
+        ValueError: the settings do not fit the data or the devices, the folder holds checkpoints of
+            another agent, the parameters of `init` are another agent's, or `train.eval_every` is
+            set and there is no `evaluate`.
         FloatingPointError: the loss or another metric is not finite.
         OSError: a checkpoint cannot be written.
     """
+    run = Path(run)
     check_path(run)
+    if config.train.eval_every and evaluate is None:
+        raise ValueError(
+            f"train.eval_every={config.train.eval_every} needs a function that evaluates; "
+            "agentic_transformer.train has one"
+        )
 
     # Data: trajectories under the rewards of the training tasks. Process 0 builds the cache.
     with distributed.first_process_first():
-        data = training_data(config.task, config.data)
+        data = training_data(config.task, config.data, config.agent.told)
     if distributed.is_first():
         note(episodes=data.store.episodes)
 
+    # The newest whole checkpoint of this run, or else the agent that it starts from.
+    checkpoints = Checkpoints(run, config.train.keep, config.train.keep_best)
+    newest = checkpoints.prepare()
+    initial = InitialAgent(config.init) if config.init and newest is None else None
     spec = describe_agent(config, data)
+    if initial:
+        initial.check(spec)
+        spec = initial.scaled(spec)
+    elif config.init:
+        spec = with_scales_of(spec, checkpoints, newest)
+
     learner: Learner = _LEARNERS[config.agent.learner](config, data, spec)
     if distributed.is_first():
         note(computation=learner.computation)
         print(computation_line(learner.computation), flush=True)
 
-    # The train state: that of the newest whole checkpoint, or a fresh one.
-    checkpoints = Checkpoints(run, config.train.keep, config.train.keep_best)
-    newest = checkpoints.prepare()
     if newest is None:
         state = learner.init_state()
     else:
         state = checkpoints.state(newest, learner.abstract_state(), spec.to_dict())
+    if initial:
+        state = state._replace(params=initial.params(learner.abstract_state().params))
+        if distributed.is_first():
+            note(init=initial.name)
     start = int(state.step)
     _print_start(config, checkpoints, newest)
 
     # The loop: a thread makes the next batch while a step computes.
     train_step = profiled(learner.train_step, start, config.train.profile, run / "profile")
     batches = _with_progress(prefetch(learner.make_batch, start, config.train.steps), config, start)
-    with MetricsLog(run, start) if distributed.is_first() else nullcontext() as log, batches:
+    with _metrics_log(config, run, start, learner) as log, batches:
 
         def report(step: int, metrics: dict[str, float]) -> None:
+            shown = {"loss": f"{metrics['loss']:.3f}"}
             if log:
-                log.write(step, metrics | {"learning_rate": float(learner.learning_rate(step))})
-            batches.set_postfix(loss=f"{metrics['loss']:.3f}", refresh=False)
+                rate = float(learner.learning_rate(step))
+                metrics = log.write(step, metrics | {"learning_rate": rate})
+                if tokens := metrics.get("tokens_per_second"):
+                    shown["tokens/s"] = f"{tokens:,.0f}"
+            batches.set_postfix(shown, refresh=False)
 
         def save(state: TrainState, loss: float) -> None:
             checkpoints.save(state, spec.to_dict(), loss)
 
-        if not should_stop():
-            state = fit(state, train_step, batches, config.train, report, save, should_stop)
+        def measure(step: int, state: TrainState) -> None:
+            params = distributed.on_host(state.params)
+            if log and not log.has_returns(step):
+                returns = evaluate(spec, params)
+                log.write_returns(step, returns)
+                batches.write(_returns_line(step, returns))
+
+        stopping = should_stop()
+        if evaluation_due(start, config.train) and not stopping:
+            measure(start, state)
+            stopping = should_stop()
+        if not stopping:
+            state = fit(
+                state, train_step, batches, config.train, report, save, should_stop, measure
+            )
         checkpoints.close()
     return state
 
@@ -111,7 +156,7 @@ def describe_agent(config: TrainCommand, data: RelabelledDataset) -> AgentSpec:
         agent=config.agent,
         model=config.model,
         normalizer=data.normalizer(config.agent.reward_scale),
-        observation_size=data.store.observation_size,
+        observation_size=data.observation_size,
         action_size=data.store.action_size,
         steps=int(data.store.lengths[0]),
         best_return=float(data.returns.max()),
@@ -126,8 +171,26 @@ def _print_start(config: TrainCommand, checkpoints: Checkpoints, newest: int | N
         return
     if newest is not None:
         print(f"goes on from checkpoint {newest}", flush=True)
+    elif config.init:
+        print(f"starts from the parameters of {config.init}", flush=True)
     elif config.resume:
         print(f"resume=true: no checkpoint in {checkpoints.folder}; starts at step 0", flush=True)
+
+
+def _metrics_log(
+    config: TrainCommand, run: Path, start: int, learner: Learner
+) -> AbstractContextManager[MetricsLog | None]:
+    """Returns the log of a run, which process 0 writes."""
+    if not distributed.is_first():
+        return nullcontext()
+    settings = asdict(config) if config.logger == "wandb" else None
+    return MetricsLog(run, start, learner.tokens_per_batch, settings)
+
+
+def _returns_line(step: int, returns: list[dict[str, float]]) -> str:
+    """Says what an evaluation found."""
+    found = ", ".join(f"{row['return']:.2f} at n={row['trajectories']}" for row in returns)
+    return f"step {step}: return {found}" if found else f"step {step}: evaluation was stopped"
 
 
 def _with_progress(batches: Iterable[Any], config: TrainCommand, start: int) -> tqdm:

@@ -48,6 +48,7 @@ DOMAIN = Domain(
             measure=lambda readings: readings["velocity"][:, :1],
             reward=lambda measured, speed: planar.at_speed(measured[..., 0], speed),
             score=_score_speed,
+            learning=lambda measured, speed: planar.toward_speed(measured[..., 0], speed),
         )
     },
     readings={"velocity": planar.VELOCITY, "angular_momentum": planar.ANGULAR_MOMENTUM},

@@ -14,6 +14,7 @@ STAGES = (mujoco.mj_kinematics, mujoco.mj_comPos, mujoco.mj_comVel, mujoco.mj_su
 
 # Metres a second around a hidden speed that earn the full reward, and over which it falls to 0.
 _SPEED_RADIUS, _SPEED_MARGIN = 0.25, 0.5
+_FAR_MARGIN = 2.0  # metres a second off a hidden speed from which a learner still feels the way
 _SPIN = 5.0  # angular momentum about y that earns a flip's full reward (URLB)
 
 
@@ -40,7 +41,19 @@ def at_speed(value: np.ndarray, speed: np.ndarray) -> np.ndarray:
     It is dm_control's `tolerance` with bounds speed -+ 0.25, margin 0.5, a linear sigmoid and value
     0 at the margin, for speeds that differ.
     """
-    return np.clip(1 - (np.abs(value - speed) - _SPEED_RADIUS) / _SPEED_MARGIN, 0, 1)
+    return _within_margin(value, speed, _SPEED_MARGIN)
+
+
+def toward_speed(value: np.ndarray, speed: np.ndarray) -> np.ndarray:
+    """Returns what a learner can climb where `at_speed` is flat, of the same shapes.
+
+    It is the mean of `at_speed` and of the same with a margin of 2 instead of 0.5.
+    """
+    return (at_speed(value, speed) + _within_margin(value, speed, _FAR_MARGIN)) / 2
+
+
+def _within_margin(value: np.ndarray, speed: np.ndarray, margin: float) -> np.ndarray:
+    return np.clip(1 - (np.abs(value - speed) - _SPEED_RADIUS) / margin, 0, 1)
 
 
 def spin(readings: Readings, direction: int) -> np.ndarray:

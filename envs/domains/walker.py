@@ -15,6 +15,7 @@ from envs.domains import planar
 _STAND_HEIGHT = 1.2  # metres of the torso above the ground
 _SPEEDS = {"walk": 1.0, "run": 8.0}  # metres a second
 _FARTHEST = 3.0  # metres a second off a hidden speed: the planner's score is 0 from here on
+_FOR_STANDING = 0.2  # share of the learner's reward that standing earns at any speed
 
 
 def _build(behaviour: str) -> Environment:
@@ -66,6 +67,12 @@ def _score_speed(readings: Readings, speed: np.ndarray) -> np.ndarray:
     return _stand(readings) * (1 - off / _FARTHEST)
 
 
+def _learn_speed(measured: np.ndarray, speed: np.ndarray) -> np.ndarray:
+    # stand (0.2 + 0.4 pay(margin 0.5) + 0.4 pay(margin 2)): a fallen walker first learns to stand.
+    moving = planar.toward_speed(measured[..., 0], speed)
+    return measured[..., 1] * (_FOR_STANDING + (1 - _FOR_STANDING) * moving)
+
+
 DOMAIN = Domain(
     build=_build,
     observe=_observe,
@@ -75,7 +82,7 @@ DOMAIN = Domain(
         "run": _forward(_SPEEDS["run"]),
         "flip": lambda readings: _stand_and(readings, planar.spin(readings, +1)),
     },
-    families={"speed": FamilyReward(_measure_speed, _reward_speed, _score_speed)},
+    families={"speed": FamilyReward(_measure_speed, _reward_speed, _score_speed, _learn_speed)},
     readings={
         "xmat": Reading("xmat"),
         "torso": Reading("xpos", "torso"),

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import envs
+from agentic_transformer.agents.attempts import run_trajectory
 from agentic_transformer.config import EvalConfig
-from agentic_transformer.evaluation.rollouts import run_trajectory
 from agentic_transformer.ring import attention
 from experiments.benchmarks import agent_models as models
 

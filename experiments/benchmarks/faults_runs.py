@@ -29,7 +29,7 @@ COLD = {compilation_cache.VARIABLE: ""}
 
 _KILLS = 20
 _PATIENCE = 300  # seconds
-_QUICKSTART = ["experiment=quickstart", "data.episodes=200", "data.tasks=6"]
+_ASCENDING = ["experiment=ascending", "data.episodes=200", "data.tasks=6"]
 _SMALL = ["model.width=16", "model.layers=1", "train.batch=8"]
 
 
@@ -181,7 +181,7 @@ def wait_for_step(run: Path, step: int, process: subprocess.Popen) -> None:
 
 
 def _command_line(*words: str) -> list[str]:
-    return [sys.executable, "-m", "experiments.train", *_QUICKSTART, *words]
+    return [sys.executable, "-m", "experiments.train", *_ASCENDING, *words]
 
 
 def _finish(work: Path, *words: str, **environment: str) -> int:

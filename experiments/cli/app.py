@@ -50,7 +50,7 @@ def run(main: Callable[..., Path | None], command: type, takes_all: bool = False
         preemption.handle_signals()
         with preemption.as_stopped():
             check_packages()
-            line = command_line.read(name, command, sys.argv[1:], takes_all)
+            line = sweeps.recall(command_line.read(name, command, sys.argv[1:], takes_all))
             argv = ["python", "-m", f"experiments.{name}", *sys.argv[1:]]
             _run(line, Job(name, main, command, argv, line.multirun), takes_all)
     except Exception as error:

@@ -20,12 +20,10 @@ from agentic_transformer.config import RENAMED
 from agentic_transformer.errors import raise_config_error
 from agentic_transformer.settings import quote_text, settings_of
 from agentic_transformer.validation import check_command
-from experiments.cli import overrides
+from experiments.cli import overrides, run_folder
 from experiments.cli.overrides import Assignment
 from experiments.cli.packages import CONF
 
-# Settings that say where a run lies, not what it is.
-FOLDER_SETTINGS = ("run", "resume")
 # Groups of the last version, whose one option held the defaults.
 FORMER_GROUPS = ("train", "eval", "td3_bc")
 
@@ -83,7 +81,7 @@ class CommandLine:
     @property
     def defining_assignments(self) -> list[Assignment]:
         """Returns the assignments that decide what is done, not where or by which launcher."""
-        free = (*FOLDER_SETTINGS, "hydra")
+        free = (*run_folder.FOLDER_SETTINGS, "hydra")
         return [one for one in self.assignments if re.split("[./]", one.key)[0] not in free]
 
     def value(self, key: str, default: Any = None) -> Any:
@@ -117,6 +115,8 @@ class CommandLine:
     def make_settings(self, words: list[str]) -> Any:
         """Returns the settings that overrides make; every value is checked.
 
+        A run that is resumed by its folder has its own settings, but for those given here.
+
         Raises:
             UserError: a value is missing, or not allowed.
         """
@@ -130,6 +130,7 @@ class CommandLine:
         if not isinstance(made, self.command):
             problem = f"{self.config_name}.yaml does not start from the command's settings"
             raise_config_error(problem, "defaults: [schema, _self_]")
+        made = run_folder.resumed_settings(made, words)
         check_command(made)
         return made
 

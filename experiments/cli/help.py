@@ -35,16 +35,18 @@ def help_text(name: str, line: CommandLine) -> str:
         if group != place:
             place = group
             lines += ["", f"{group}:", *_paragraphs(kinds[group], "  ")]
-            lines += [
-                f"  {chosen}={option} ({', '.join(options[chosen.partition('@')[0]])})"
-                for chosen, option in choices.items()
-                if group == (chosen.partition("@")[2] or chosen)
-            ]
+            for chosen, option in choices.items():
+                if group == (chosen.partition("@")[2] or chosen):
+                    several = ", ".join(options[chosen.partition("@")[0]])
+                    choice = f"  {chosen}={option} ({several})"
+                    lines += textwrap.wrap(choice, _WIDTH, subsequent_indent="      ")
         lines += _entry(setting, reduce(dict.get, key.split("."), values))
-    if "experiment" in choices:
-        several = ", ".join(options["experiment"])
-        lines += ["", f"experiment={format_value(choices['experiment'])} ({several})"]
-        lines += ["    A file that sets several of the above at once."]
+    for group in ("experiment", "window"):
+        if group in choices:
+            several = ", ".join(options[group])
+            chosen = f"{group}={format_value(choices[group])} ({several})"
+            lines += ["", *textwrap.wrap(chosen, _WIDTH)]
+            lines += ["    A file that sets several of the above at once."]
     several = "key=1,2 plans for both" if line.takes_all else "-m key=1,2 makes a sweep"
     return "\n".join(lines) + "\n" + _FOOTER.format(several=several)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import shlex
 import sys
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from experiments.cli import (
     provenance,
     run_folder,
     run_status,
+    sweeps,
 )
 from experiments.cli.packages import is_user_error
 from experiments.cli.run_folder import Opened
@@ -60,7 +62,7 @@ class Job:
 
     def parent(self, command: Any) -> Path:
         """Returns where new folders of the command go."""
-        return run_folder.RUNS / getattr(command, "task", self.name)
+        return run_folder.RUNS / (getattr(command, "task", None) or self.name)
 
     def prepare(self, command: Any) -> None:
         """Opens the folder of a single run and chooses its devices.
@@ -70,7 +72,8 @@ class Job:
         """
         devices.make_virtual_devices(command)
         if self.takes_run and not self.makes_run:
-            run_folder.read_config(Path(command.run), TrainCommand)
+            for run in sweeps.runs_of(Path(command.run)):
+                run_folder.read_config(run, TrainCommand)
         number, count = process_info(command.mesh) if hasattr(command, "mesh") else (0, 1)
         if count > 1 and (self.name != "train" or not command.run):
             raise_config_error(
@@ -98,7 +101,8 @@ class Job:
             try:
                 if in_pool:
                     devices.claim_accelerator()
-                self._run(folder, OmegaConf.to_object(config), overrides)
+                command = run_folder.resumed_settings(OmegaConf.to_object(config), overrides)
+                self._run(folder, command, overrides)
             except Exception as error:
                 self.error = error
                 if self.multirun and not is_user_error(error):
@@ -115,7 +119,7 @@ class Job:
                 self._work(folder, command, overrides)
         elif hasattr(command, "mesh") and process_info(command.mesh)[0] > 0:
             folder.mkdir(parents=True, exist_ok=True)  # perhaps before process 0 makes it
-            if run_status.read_status(folder).get("state") != "finished":
+            if not run_folder.is_done(folder, command):
                 self.main(command, folder)
         else:
             with run_files.lock(folder):
@@ -123,7 +127,7 @@ class Job:
 
     def _run_in_folder(self, folder: Path, command: Any, overrides: list[str]) -> None:
         """Runs the command in a folder that this process has locked, unless it is finished."""
-        if run_status.read_status(folder).get("state") == "finished":
+        if run_folder.is_done(folder, command):
             print(f"{folder} is finished already")
             return
         with run_status.track_status(folder, self.name) as facts, preemption.as_stopped():
@@ -140,16 +144,30 @@ class Job:
         facts = run_folder.collect_provenance(command, self.argv)
         if self.makes_run:
             run_folder.check_same(folder, command)
+            run_folder.print_growth(folder, command)
             run_folder.write_description(folder, command, overrides, facts)
             self.main(command, folder)
             return {}
-        run = Path(command.run)
+        runs = sweeps.runs_of(Path(command.run))
+        if len(runs) == 1:
+            return self._work_on(runs[0], command, overrides, facts)
+        for run in runs:
+            print(f"run folder: {run}", flush=True)
+            out = command.out and str(Path(command.out) / run.name)
+            one = replace(copy.deepcopy(command), run=str(run), out=out)
+            self._work_on(run, one, overrides, facts)
+        return {}
+
+    def _work_on(
+        self, run: Path, command: Any, overrides: list[str], facts: dict[str, Any]
+    ) -> dict[str, str]:
+        """Calls the command's main for a run that is there; returns where its results are."""
         if hasattr(command, "eval"):
             _inherit_evaluation(command, overrides)
         results = self.main(command, run) or run
         # Only now: until then the results in the folder are those of the command before.
-        facts |= provenance.devices()
-        run_folder.write_description(results / self.name, command, overrides, facts)
+        described = facts | provenance.devices()
+        run_folder.write_description(results / self.name, command, overrides, described)
         return {"results": str(results.resolve())}
 
     def resume_command(self, folder: Path) -> str:

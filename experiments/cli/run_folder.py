@@ -40,13 +40,16 @@ from experiments.cli import provenance
 from experiments.cli.run_status import STATUS, read_status
 
 RUNS = Path("runs")
+# Settings that say where a run lies, not what it is.
+FOLDER_SETTINGS = ("run", "resume")
 OVERRIDES = "overrides.yaml"
 # Files of every run, and Hydra's note of a sweep; every other file is somebody's work.
 STANDARD_FILES = frozenset({CONFIG, OVERRIDES, PROVENANCE, STATUS, LOCK, "multirun.yaml"})
 # Settings that may change when a run is resumed: none of them touches what is learned.
 MAY_CHANGE = (
     "run", "resume", "data.cache", "eval", "mesh", "train.log_every", "train.checkpoint_every",
-    "train.keep", "train.keep_best", "train.profile",
+    "train.keep", "train.keep_best", "train.profile", "train.eval_every", "train.eval_tasks",
+    "logger",
 )  # fmt: skip
 _ALLOWED = "a place where a folder can be made"
 # Tries to make a new folder while other processes take its name or remove its empty parent.
@@ -181,10 +184,64 @@ def check_same(folder: Path, settings: Any) -> None:
     earlier = read_config(folder, type(settings))
     for key in settings_of(type(settings)):
         there, here = value_at(earlier, key), value_at(settings, key)
-        if there != here and not lies_in(key, *MAY_CHANGE):
+        grows = key == "train.steps" and there < here and _may_grow(settings)
+        if there != here and not grows and not lies_in(key, *MAY_CHANGE):
             difference = f"{key} is {format_value(there)} there and {format_value(here)} here"
             problem = f"run={folder} cannot be continued: {difference}"
-            raise_config_error(problem, "the settings it was started with")
+            raise_config_error(problem, "the settings it was started with; train.steps may grow")
+
+
+def _may_grow(settings: Any) -> bool:
+    """Returns whether a run may be given more steps: it trains one agent."""
+    return hasattr(settings, "train") and not hasattr(settings, "baseline")
+
+
+def is_done(folder: Path, settings: Any) -> bool:
+    """Returns whether a run is finished; it is not if more steps are asked for now."""
+    if read_status(folder).get("state") != "finished":
+        return False
+    if not _may_grow(settings) or not (folder / CONFIG).is_file():
+        return True
+    return settings.train.steps <= read_config(folder, type(settings)).train.steps
+
+
+def print_growth(folder: Path, settings: Any) -> None:
+    """Says what more steps than a run was started with do to its learning rate."""
+    if not _may_grow(settings) or not (folder / CONFIG).is_file():
+        return
+    there, here = read_config(folder, type(settings)).train.steps, settings.train.steps
+    if there < here:
+        print(
+            f"train.steps={here}, {there} before: from here on the learning rate follows the "
+            f"cosine of {here} steps",
+            flush=True,
+        )
+
+
+def resumed_settings(settings: Any, overrides: list[str]) -> Any:
+    """Returns settings with those that no override gives as in the run that is resumed.
+
+    With `experiment=...`, which may give any setting, all stay as they are.
+
+    Args:
+        settings: an instance of the command's dataclass.
+        overrides: the overrides of the command line.
+
+    Raises:
+        UserError: the run's settings cannot be read.
+    """
+    named = getattr(settings, "resume", False) and settings.run
+    keys = [word.lstrip("+~").partition("=")[0] for word in overrides]
+    if not named or not (Path(named) / CONFIG).is_file() or "experiment" in keys:
+        return settings
+    given = [key.partition("@")[2] or key for key in keys]  # agent@baseline sets `baseline`
+    earlier = read_config(Path(named), type(settings))
+    for key in settings_of(type(settings)):
+        if not lies_in(key, *given, *FOLDER_SETTINGS):
+            place, _, name = key.rpartition(".")
+            owner = value_at(settings, place) if place else settings
+            setattr(owner, name, value_at(earlier, key))
+    return settings
 
 
 def read_config(folder: Path, command_type: type) -> Any:

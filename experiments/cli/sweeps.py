@@ -49,6 +49,23 @@ def find(parents: Iterable[Path], read: Read, line: CommandLine) -> tuple[Path |
     return raise_config_error(problem, "run=<folder>")
 
 
+def recall(line: CommandLine) -> CommandLine:
+    """Returns the whole command line of a sweep that is resumed by its folder alone.
+
+    Args:
+        line: a command line; if it is not `run=<folder of a sweep> resume=true`, it is returned.
+    """
+    named = line.value("run")
+    if not named or not line.value("resume", False) or line.defining_assignments:
+        return line
+    folder = Path(named)
+    recorded = (folder / run_folder.OVERRIDES).exists() and not (folder / CONFIG).exists()
+    if not recorded or "command" in run_status.read_status(folder):  # else it is a run
+        return line
+    earlier = line.check_overrides(run_folder.read_overrides(folder))
+    return replace(line, multirun=True, assignments=[*earlier, *line.assignments])
+
+
 def _in_order(folder: Path, read: Read, line: CommandLine) -> CommandLine:
     """Returns the command line in the order of the sweep in a folder, which has the same values."""
     earlier = {one.key: one for one in read(run_folder.read_overrides(folder))}
@@ -73,6 +90,21 @@ def jobs(folder: Path) -> list[Path]:
     """Returns the folders of the jobs that were started, by their numbers."""
     found = (path.parent for path in folder.glob(f"*/{run_status.STATUS}"))
     return sorted(found, key=lambda job: (len(job.name), job.name))
+
+
+def runs_of(folder: Path) -> list[Path]:
+    """Returns the runs that a folder names: itself, or the jobs of a sweep that trained.
+
+    Raises:
+        UserError: a job of the sweep was not trained to its end.
+    """
+    if (folder / CONFIG).exists() or not (found := jobs(folder)):
+        return [folder]
+    for job in found:
+        if run_status.read_status(job).get("state") != "finished":
+            problem = f"run={folder}: its job {job.name} did not finish"
+            raise_config_error(problem, "a sweep whose jobs all finished, or one of its folders")
+    return found
 
 
 def conclude(opened: run_folder.Opened, crashed: bool, resumable: bool) -> int:

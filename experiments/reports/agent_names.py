@@ -15,12 +15,18 @@ from agentic_transformer.errors import LINE_WIDTH
 from agentic_transformer.evaluation.results_folder import read_command
 from agentic_transformer.run_files import CONFIG
 
-SHARED = ("run", "resume", "seed", "eval", "mesh", "baseline")
+SHARED = ("run", "resume", "seed", "eval", "mesh", "baseline", "logger")
 """Settings in which runs of one agent may differ."""
 
-ACTING = ("target", "temperature", "noise")
-"""Evaluation settings in which runs of one agent may not differ: the target return, and how actions
-are drawn."""
+LOGGING = (
+    *("train.log_every", "train.eval_every", "train.eval_tasks", "train.checkpoint_every"),
+    *("train.keep", "train.keep_best", "train.profile"),
+)
+"""More of them: they say what is logged and kept, not what is learned."""
+
+ACTING = ("target", "temperature", "noise", "window")
+"""Evaluation settings in which runs of one agent may not differ: the target return, how actions are
+drawn, and how long a context may be."""
 
 
 def agent_names(runs: Sequence[Path], tables: Sequence[pd.DataFrame]) -> list[str]:
@@ -37,7 +43,10 @@ def agent_names(runs: Sequence[Path], tables: Sequence[pd.DataFrame]) -> list[st
         ValueError: a run's settings cannot be read.
     """
     kinds = [tuple(table[["agent", "task"]].iloc[0]) for table in tables]
-    settings = [_flat(_config_of(run)) for run in runs]
+    settings = [
+        {key: value for key, value in flat(_config_of(run)).items() if key not in LOGGING}
+        for run in runs
+    ]
     names = []
     for kind, own in zip(kinds, settings, strict=True):
         alike = [other for other, same in zip(settings, kinds, strict=True) if same == kind]
@@ -63,15 +72,15 @@ def _config_of(run: Path) -> dict[str, Any]:
 
     They are empty if the run has no `config.yaml`, only records.
     """
-    config = _settings(run)
+    config = settings_in(run)
     # Earlier versions wrote the settings of an evaluation to `evaluate/config.yaml`.
-    evaluated = read_command(run) or _settings(run / "evaluate") or config
+    evaluated = read_command(run) or settings_in(run / "evaluate") or config
     acted = {key: value for key, value in evaluated.get("eval", {}).items() if key in ACTING}
     agent = {key: value for key, value in config.items() if key not in SHARED}
     return agent | {"checkpoint": evaluated.get("checkpoint", "newest"), "eval": acted}
 
 
-def _settings(folder: Path) -> dict[str, Any]:
+def settings_in(folder: Path) -> dict[str, Any]:
     """Returns the settings that a folder's `config.yaml` holds, or none without that file.
 
     Raises:
@@ -89,11 +98,11 @@ def _settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Returns nested settings by dotted key."""
-    flat = {}
+    found = {}
     for key, value in config.items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        found |= (
+            flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
         )
-    return flat
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,10 @@ def attempts(rollouts: Path, numbers: list[int], path: Path) -> None:
     with np.load(rollouts, allow_pickle=False) as stored:
         physics, reward, ids = stored["physics"], stored["reward"], stored["task_id"]
         # Rollouts of earlier versions have a goal without its radius and walls.
-        plane = (
-            {name: stored[name] for name in ("goal", "radius", "walls")}
-            if "radius" in stored
-            else {}
-        )
+        names = ("goal", "radius", "tenth", "walls") if "radius" in stored else ()
+        plane = {name: stored[name] for name in names if name in stored}
     numbers = [number for number in numbers if number <= physics.shape[1]]
-    size = (2.1 * len(numbers) + 0.5, 2.2 * len(ids))
+    size = (1.9 * len(numbers) + 0.7, 2.0 * len(ids) + 0.6)
     figure, grid = plt.subplots(
         len(ids),
         len(numbers),
@@ -40,39 +38,43 @@ def attempts(rollouts: Path, numbers: list[int], path: Path) -> None:
     for row, axes in enumerate(grid):
         for axis, number in zip(axes, numbers, strict=True):
             if plane:
-                _path(
-                    axis,
-                    physics[row, number - 1],
-                    plane["goal"][row],
-                    plane["radius"],
-                    plane["walls"],
-                )
+                _path(axis, physics[row, number - 1], plane, row)
             else:
                 axis.plot(reward[row, number - 1], color="#0b5fa5", linewidth=1)
-            axis.set_title(f"attempt {number}: {reward[row, number - 1].sum():.2f}", fontsize=8)
-            axis.tick_params(labelsize=6)
-        axes[0].set_ylabel(str(ids[row]).split("(")[-1].rstrip(")"), fontsize=7)
-    what = "paths of" if plane else "reward per step of"
+            axis.set_title(f"attempt {number}: {reward[row, number - 1].sum():.3g}", fontsize=10)
+            axis.tick_params(labelsize=8)
+        task = str(ids[row]).split("(")[-1].rstrip(")")
+        # Six decimals of a parameter say no more to a reader than two.
+        task = re.sub(r"(\.\d\d)\d+", r"\1", task)
+        axes[0].set_ylabel(f"{task}\ny (m)" if plane else f"{task}\nreward", fontsize=8)
+    for axis in grid[-1]:
+        axis.set_xlabel("x (m)" if plane else "step", fontsize=8)
     if plane:
         limit = max(0.2, float(np.abs(physics[:, np.array(numbers) - 1, :, :2]).max()) * 1.05)
+        ticks = (-0.2, 0, 0.2)
         grid[0, 0].set(xlim=(-limit, limit), ylim=(-limit, limit))  # all panels share them
+        grid[0, 0].set(xticks=ticks, yticks=ticks)
     figure.suptitle(
-        f"{what} the agent's own attempts in one growing context (title: return)",
-        fontsize=9,
-        color="#555555",
+        "attempts of one growing context a row, each with its return"
+        + ("\ndisc: full reward; dashed: a tenth of it is left" if "tenth" in plane else ""),
+        fontsize=10,
     )
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=120)
     plt.close(figure)
 
 
-def _path(
-    axis: plt.Axes, physics: np.ndarray, goal: np.ndarray, radius: float, walls: np.ndarray
-) -> None:
-    """Draws one path (T + 1, P) with its start, the goal and the walls."""
+def _path(axis: plt.Axes, physics: np.ndarray, plane: dict[str, np.ndarray], row: int) -> None:
+    """Draws one path (T + 1, P) with its start, the goal of a row and the walls."""
     axis.plot(physics[:, 0], physics[:, 1], color="#0b5fa5", marker=".", markersize=3, linewidth=1)
     axis.plot(*physics[0, :2], color="#000000", marker="+")
-    axis.add_patch(plt.Circle(tuple(goal), float(radius), color="#6a9f2a", alpha=0.4, linewidth=0))
-    for width, height in walls:
+    goal = tuple(plane["goal"][row])
+    axis.add_patch(
+        plt.Circle(goal, float(plane["radius"]), color="#6a9f2a", alpha=0.4, linewidth=0)
+    )
+    if "tenth" in plane:
+        edge = {"fill": False, "edgecolor": "#6a9f2a", "linestyle": "--", "linewidth": 0.8}
+        axis.add_patch(plt.Circle(goal, float(plane["tenth"]), **edge))
+    for width, height in plane["walls"]:
         axis.add_patch(
             plt.Rectangle((-width, -height), 2 * width, 2 * height, color="#b8b0a4", linewidth=0)
         )

@@ -39,9 +39,10 @@ def beside_paper(summary: pd.DataFrame) -> pd.DataFrame:
             differ (`at model.attention=ring`).
 
     Returns:
-        Columns task, agent, condition, trajectories, seeds, last, last_low, last_high, best_of_n,
-        best_low, best_high, reported (NaN where the paper has no such column); no rows where no
-        task is the paper's.
+        Columns task, agent, condition, trajectories, seeds, episode_steps, last, last_low,
+        last_high, best_of_n, best_low, best_high, reported (NaN where the paper has no such
+        column); no rows where no task is the paper's. Returns are raw, of episode_steps
+        environment steps.
     """
     ours = summary[summary["task"].isin(_REPORTED)]
     longest = ours.groupby(["agent", "task", "condition"])["trajectories"].transform("max")
@@ -60,6 +61,7 @@ def beside_paper(summary: pd.DataFrame) -> pd.DataFrame:
         "condition",
         "trajectories",
         "seeds",
+        "episode_steps",
         *names.values(),
         "best_low",
         "best_high",
@@ -84,6 +86,7 @@ def paper_text(table: pd.DataFrame) -> str:
             "task": table["task"],
             "": table["agent"] + " " + table["condition"],
             "n": table["trajectories"],
+            "steps": table["episode_steps"],
             "last trajectory": [
                 f"{m:.1f} [{low:.1f}, {high:.1f}]"
                 for m, low, high in table[["last", "last_low", "last_high"]].values

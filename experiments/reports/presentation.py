@@ -11,7 +11,13 @@ from types import ModuleType
 
 import pandas as pd
 
+from agentic_transformer.config import FIGURE_FORMATS as FORMATS
 from agentic_transformer.evaluation import records as evaluation_records
+from agentic_transformer.evaluation.context_statistics import (
+    summarize_retrieval,
+    summarize_windows,
+)
+from agentic_transformer.evaluation.records import BASELINES
 from agentic_transformer.evaluation.results_folder import (
     EVALUATION,
     FIGURES,
@@ -24,12 +30,20 @@ from agentic_transformer.run_files import CONFIG
 from agentic_transformer.settings import shell_words
 from experiments.cli.run_status import STATUS, read_status
 from experiments.reports.agent_names import agent_names, with_name
+from experiments.reports.anchors import choose_anchors, read_anchors
 from experiments.reports.paper import beside_paper, paper_text
 from experiments.reports.pictures import picture
 from experiments.reports.return_table import reported, table_text
 
 
-def present(runs: Sequence[Path], out: Path) -> None:
+def present(
+    runs: Sequence[Path],
+    out: Path,
+    paper: bool = False,
+    anchors: bool = False,
+    conditions: Sequence[str] = (),
+    formats: Sequence[str] = ("png",),
+) -> None:
     """Writes the tables and figures of some runs together, and prints the table and their paths.
 
     Tables come first. If a figure cannot be drawn, one line says why.
@@ -38,10 +52,15 @@ def present(runs: Sequence[Path], out: Path) -> None:
         runs: run folders, each with a `records.csv`.
         out: folder for `TABLES` and `FIGURES`, as far as there is something to show. If it is
             another folder than that of the single run, it also gets `records.csv`, joined.
+        paper: whether to add the table of the Ring Attention paper.
+        anchors: whether published returns are drawn, see `experiments.reports.anchors`.
+        conditions: which to show, all if empty; `records.csv` keeps all.
+        formats: png, pdf or svg, of the figures.
 
     Raises:
-        ValueError: a run has no records, the records cannot be read together, or they would
-            overwrite those of another run or evaluation. Then nothing is written.
+        ValueError: a run has no records, the records cannot be read together or lack all of the
+            conditions, or they would overwrite those of another run or evaluation. Then nothing is
+            written.
     """
     elsewhere = [out.resolve()] != [run.resolve() for run in runs]
     if elsewhere and any((out / name).exists() for name in ("checkpoints", EVALUATION)):
@@ -54,54 +73,96 @@ def present(runs: Sequence[Path], out: Path) -> None:
     records = evaluation_records.join(
         [with_name(table, name) for table, name in zip(tables, names, strict=True)]
     )
-    summary, comparisons = summarize(records), compare(records)
+    shown = _chosen(records, conditions)
+    summary, comparisons = summarize(shown), compare(shown)
     written = {"summary": summary, "comparisons": comparisons} | (
         {"records": records} if elsewhere else {}
     )
-    paper = beside_paper(summary)
-    if len(paper):
-        written["paper_table"] = paper
+    if paper:
+        written["paper_table"] = beside_paper(summary)
+    some = {"windows": summarize_windows(shown), "retrieval": summarize_retrieval(shown)}
+    written |= {name: table for name, table in some.items() if len(table)}
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"out={out} cannot be a folder: {error.strerror}") from None
-    for name in (*TABLES, *FIGURES):
+    figures = [Path(name).with_suffix(f".{suffix}") for name in FIGURES for suffix in FORMATS]
+    for name in (*TABLES, *figures):
         (out / name).unlink(missing_ok=True)
     for name, table in written.items():
         table.to_csv(out / f"{name}.csv", index=False)
     print(table_text(summary, comparisons), flush=True)
-    if len(paper):
-        print(paper_text(paper), flush=True)
-    drawn = _draw(runs, names, [table["task"].iloc[0] for table in tables], records, summary, out)
+    if paper:
+        print(paper_text(written["paper_table"]), flush=True)
+    published, unfit = choose_anchors(summary, read_anchors()) if anchors else (None, [])
+    for line in unfit:
+        print(line, flush=True)
+    tasks = [table["task"].iloc[0] for table in tables]
+    shown_tables = written | {"records": shown}
+    drawn = _draw(runs, names, tasks, shown_tables, published, out, formats)
     print(
         "\n".join(str(out / name) for name in [*(f"{name}.csv" for name in written), *drawn]),
         flush=True,
     )
 
 
+def _chosen(records: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
+    """Returns the records of some conditions, of all if none is named."""
+    chosen = records[records["condition"].isin(conditions)] if conditions else records
+    if chosen.empty:
+        there = ", ".join(records["condition"].unique())
+        raise ValueError(f"conditions=[{','.join(conditions)}]: no such records; there are {there}")
+    return chosen
+
+
 def _draw(
     runs: Sequence[Path],
     names: Sequence[str],
     tasks: Sequence[str],
-    records: pd.DataFrame,
-    summary: pd.DataFrame,
+    tables: dict[str, pd.DataFrame],
+    published: pd.DataFrame | None,
     out: Path,
+    formats: Sequence[str],
 ) -> list[str]:
     """Draws the figures that have something to show, and returns their names."""
+    records, summary = tables["records"], tables["summary"]
     trained = int(records["trained_trajectories"].max())
-    several = summary.loc[summary["condition"] == "own", "agent"].nunique() > 1
-    logged = [i for i, run in enumerate(runs) if (run / "metrics.csv").exists()]
+    several = summary.loc[~summary["condition"].isin(BASELINES), "agent"].nunique() > 1
+    logged, measured = (
+        [i for i, run in enumerate(runs) if (run / name).exists()]
+        for name in ("metrics.csv", "learning_curve.csv")
+    )
     rollouts = next((run / ROLLOUTS for run in runs if (run / ROLLOUTS).exists()), None)
 
     wanted = {
         "return_vs_context.png": (
-            True,
-            lambda path: _figures().return_vs_context(summary, trained, path),
+            len(summary),
+            lambda path: (
+                _figures().variants(summary, trained, path, published)
+                if several
+                else _figures().return_vs_context(summary, trained, path, published)
+            ),
         ),
         "agents.png": (several, lambda path: _figures().agents(summary, path)),
         "return_vs_tokens.png": (
             (summary["context_tokens"] > 0).any(),
-            lambda path: _figures().return_vs_tokens(summary, trained, path),
+            lambda path: (
+                _figures().variants_by_tokens(summary, path)
+                if several
+                else _figures().return_vs_tokens(summary, trained, path)
+            ),
+        ),
+        "return_vs_window.png": (
+            "windows" in tables,
+            lambda path: _figures().return_vs_window(tables["windows"], path),
+        ),
+        "retrieval.png": (
+            "retrieval" in tables,
+            lambda path: _figures().retrieval(tables["retrieval"], path),
+        ),
+        "entropy.png": (
+            summary["action_entropy"].notna().any(),
+            lambda path: _figures().entropy(summary, path),
         ),
         "training.png": (
             logged,
@@ -109,12 +170,28 @@ def _draw(
                 [(names[i], tasks[i], pd.read_csv(runs[i] / "metrics.csv")) for i in logged], path
             ),
         ),
+        "learning_curve.png": (
+            measured,
+            lambda path: _figures().learning_curves(
+                [
+                    (names[i], tasks[i], pd.read_csv(runs[i] / "learning_curve.csv"))
+                    for i in measured
+                ],
+                path,
+            ),
+        ),
         "attempts.png": (
             rollouts,
             lambda path: _figures().attempts(rollouts, reported(summary["trajectories"]), path),
         ),
     }
-    return [name for name, (shows, draw) in wanted.items() if shows and picture(out / name, draw)]
+    files = [
+        (str(Path(name).with_suffix(f".{suffix}")), draw)
+        for name, (shows, draw) in wanted.items()
+        if shows
+        for suffix in formats
+    ]
+    return [file for file, draw in files if picture(out / file, draw)]
 
 
 def _figures() -> ModuleType:

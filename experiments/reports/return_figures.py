@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from agentic_transformer.evaluation.records import BASELINES
+from experiments.reports.anchors import anchor_label
 from experiments.reports.pyplot import plt
 
 STYLES = {
@@ -15,49 +16,74 @@ STYLES = {
     "dataset": ("dataset trajectories in context", "#6a9f2a", "^", "-"),
     "no_context": ("control: empty context", "#d1495b", "s", "--"),
     "foreign": ("control: context of another task", "#e09f3e", "v", "--"),
+    "zero_rewards": ("control: own, rewards 0", "#9c6644", "x", "--"),
+    "other_rewards": ("control: own, another attempt's rewards", "#5f0f40", "+", "--"),
+    "shuffled": ("control: own, order shuffled", "#4ea8de", "<", "--"),
+    "distractors": ("control: poor dataset trajectories", "#a5a58d", ">", "--"),
     "dt": ("baseline: Decision Transformer (n = 1)", "#777777", "D", ":"),
     "bc": ("baseline: behaviour cloning", "#8d6a9f", "P", ":"),
     "bc10": ("baseline: behaviour cloning of the best", "#5b3a75", "X", ":"),
+    "td3": ("baseline: TD3", "#a23b72", "h", ":"),
     "td3_bc": ("baseline: TD3+BC", "#1b998b", "*", ":"),
+    "bc_told": ("told the task: behaviour cloning of the best", "#5b3a75", "X", "--"),
+    "td3_told": ("told the task: TD3", "#a23b72", "h", "--"),
+    "td3_bc_told": ("told the task: TD3+BC", "#1b998b", "*", "--"),
     "bayes_greedy": ("ceiling: Bayes-greedy search", "#222222", "", "-."),
     "posterior_sampling": ("ceiling: posterior sampling", "#222222", "", ":"),
 }
 """Label, colour, marker and line of each condition."""
 
+COLUMNS = 2
+"""Panels beside each other: at 900 pixels of width their words are still legible."""
+
 MARKERS = "osv^Dxp*"
 """Markers of agents, if a figure shows several."""
 
 
-def return_vs_context(summary: pd.DataFrame, trained: int, path: Path) -> None:
-    """Draws return against the number of trajectories, one row of panels per task.
+def return_vs_context(
+    summary: pd.DataFrame, trained: int, path: Path, anchors: pd.DataFrame | None = None
+) -> None:
+    """Draws return against the number of trajectories, two panels in a row, task by task.
 
     The first panel shows the n-th trajectory's return, which is what a context is worth. The second
     shows the best of n attempts, which rises for any policy that varies, so controls stand beside
     it. If they are known, further panels show the share of units that have found their goal, and
-    the repeat miss rate.
+    the repeat miss rate. A dotted line is the best trajectory in the data, a ceiling for agents
+    that imitate it.
 
     Args:
         summary: result of `agentic_transformer.evaluation.statistics.summarize`.
         trained: trajectories in the training context; beyond it the background is shaded.
         path: path of the PNG.
+        anchors: published returns, see `experiments.reports.anchors`; dashed in the first panels.
     """
     tasks = list(dict.fromkeys(summary["task"]))
     panels = _panels(summary)
-    size = (5.5 * len(panels), 4.4 * len(tasks) + 0.5)
+    lines = -(-len(panels) // COLUMNS)  # of each task
+    size = (4.7 * COLUMNS, 3.7 * lines * len(tasks) + 1.2)
     drawn = {}  # curves by label; tasks may have different ones
     figure, grid = plt.subplots(
-        len(tasks), len(panels), figsize=size, squeeze=False, layout="constrained"
+        lines * len(tasks), COLUMNS, figsize=size, squeeze=False, layout="constrained"
     )
-    for axes, task in zip(grid, tasks, strict=True):
+    for all_axes, task in zip(grid.reshape(len(tasks), -1), tasks, strict=True):
+        axes, unused = all_axes[: len(panels)], all_axes[len(panels) :]
+        for axis in unused:
+            axis.set_visible(False)
         rows = summary[summary["task"] == task]
         for axis, (column, title, label) in zip(axes, panels, strict=True):
             _curves(axis, rows, "trajectories", _interval_columns(column))
             axis.set_xscale("log", base=2)
             powers = 2 ** np.arange(int(np.log2(rows["trajectories"].max())) + 1)
             axis.set_xticks(powers, [str(n) for n in powers])
-            axis.set(title=f"{task}: {title}", xlabel="n, the n-th trajectory", ylabel=label)
+            named = title if len(tasks) == 1 else f"{task}: {title}"
+            axis.set_title(named, fontsize=10)
+            axis.set(xlabel="n, the n-th trajectory", ylabel=label)
             if label.startswith("share"):
                 axis.set_ylim(-0.03, 1.03)
+        for axis in axes[:2]:
+            _ceiling(axis, rows)
+        if anchors is not None:
+            draw_anchors(axes[0], anchors[anchors["task"] == task])
         axes[1].set_ylim(axes[0].get_ylim()[0], max(axis.get_ylim()[1] for axis in axes[:2]))
         axes[0].set_ylim(axes[1].get_ylim())
         for axis in axes:
@@ -66,10 +92,37 @@ def return_vs_context(summary: pd.DataFrame, trained: int, path: Path) -> None:
         drawn |= dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
     units, seeds = summary["units"].max(), summary["seeds"].max()
     over = f"{units} contexts" + (f" of {seeds} seeds" if seeds > 1 else ", one seed")
-    figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=len(panels), fontsize=8)
-    figure.suptitle(f"mean and 95% bootstrap interval over {over}", fontsize=9, color="#555555")
+    figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=COLUMNS, fontsize=9)
+    named = f"{tasks[0]}: " if len(tasks) == 1 else ""
+    figure.suptitle(f"{named}mean and 95% bootstrap interval over {over}", fontsize=10)
     figure.savefig(path, dpi=130)
     plt.close(figure)
+
+
+def _ceiling(axis: plt.Axes, rows: pd.DataFrame) -> None:
+    """Draws the mean of the best returns in the data, if it is known, with room above it."""
+    best = rows["best_return"].mean()
+    if np.isfinite(best):
+        axis.axhline(
+            best, color="#222222", linewidth=1, linestyle=(0, (1, 2)), label="best of the data"
+        )
+        low, high = axis.get_ylim()
+        axis.set_ylim(top=max(high, best + 0.05 * (best - low)))
+
+
+def draw_anchors(axis: plt.Axes, anchors: pd.DataFrame) -> None:
+    """Draws published returns of one task as dashed lines with their labels."""
+    for _, anchor in anchors.iterrows():
+        axis.axhline(anchor["return"], color="#555555", linewidth=0.8, dashes=(6, 3))
+        axis.text(
+            0.01,
+            anchor["return"],
+            anchor_label(anchor),
+            transform=axis.get_yaxis_transform(),  # x is a share of the axis, y a return
+            fontsize=6.5,
+            color="#555555",
+            va="bottom",
+        )
 
 
 def _panels(summary: pd.DataFrame) -> list[tuple[str, str, str]]:
@@ -78,8 +131,8 @@ def _panels(summary: pd.DataFrame) -> list[tuple[str, str, str]]:
     The columns of the two ends of an interval are found by `_interval_columns`.
     """
     panels = [
-        ("mean", "return of the n-th trajectory", "return"),
-        ("best_mean", "best of n attempts (paper protocol)", "return"),
+        ("mean", "return of the n-th trajectory", "return (sum of rewards)"),
+        ("best_mean", "best of n attempts (paper protocol)", "return (sum of rewards)"),
         ("found", "found (half of the best return)", "share of contexts"),
         ("repeat_miss_rate", "tried, and missed before", "share of what is tried"),
     ]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
+ENOUGH_UNITS = 20
+"""Contexts from which on an interval is said to exclude 0; the bootstrap's are too narrow below."""
+
 
 def reported(trajectories: pd.Series) -> list[int]:
     """Returns the numbers of trajectories to show: powers of two, and the largest."""
@@ -17,6 +20,9 @@ def table_text(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
     Args:
         summary: result of `agentic_transformer.evaluation.statistics.summarize`.
         comparisons: result of `agentic_transformer.evaluation.statistics.compare`.
+
+    No ratio is formed where the interval of the first return reaches 0, and nothing is concluded
+    from fewer than `ENOUGH_UNITS` contexts.
     """
     blocks = []
     for task, rows in summary.groupby("task", sort=False):
@@ -42,14 +48,17 @@ def table_text(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
         own = rows[rows["condition"] == "own"]
         for agent, curve in own.groupby("agent", sort=False):
             first, last = curve.iloc[0], curve.iloc[-1]
-            blocks.append(
-                f"{agent}: own at n={last['trajectories']} is "
-                f"{last['mean'] / first['mean']:.1f} times own at n=1"
-            )
+            if first["low"] > 0 and first["trajectories"] < last["trajectories"]:
+                blocks.append(
+                    f"{agent}: own at n={last['trajectories']} is "
+                    f"{last['mean'] / first['mean']:.1f} times own at n={first['trajectories']}"
+                )
     for row in comparisons[
         comparisons["trajectories"] == comparisons["trajectories"].max()
     ].itertuples():
         verdict = "above 0" if row.low > 0 else "below 0" if row.high < 0 else "0 not excluded"
+        if row.units < ENOUGH_UNITS:
+            verdict = f"{row.units} contexts, too few to conclude from"
         said = f"{row.difference:+.2f} [{row.low:.2f}, {row.high:.2f}], {verdict}"
         blocks.append(
             f"{row.task}, {row.agent}, n={row.trajectories}: own - {row.against} = {said}"

@@ -32,6 +32,12 @@ def sweep_table(sweep: Path) -> pd.DataFrame:
     return pd.DataFrame(map(_row, jobs))
 
 
+def job_results(sweep: Path) -> list[Path]:
+    """Returns the folders of a sweep's jobs, or of what they evaluated, each once."""
+    found = [Path(read_status(job).get("results", job)) for job in sweeps.jobs(sweep)]
+    return list(dict.fromkeys(found))
+
+
 def _row(job: Path) -> dict[str, Any]:
     """Returns what a job's files tell so far; a quickstart's job has several agents."""
     state = read_status(job)

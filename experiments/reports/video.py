@@ -1,24 +1,45 @@
-"""Draws a video of an agent's attempts from its stored rollouts."""
+"""Draws moving pictures of attempts, several tasks beside each other, from stored rollouts.
+
+Tasks of the plane are drawn from above, with their goals and walls, on any machine. Other bodies
+are rendered by MuJoCo, where the machine can. Every picture carries the attempt's number and the
+return so far; each attempt ends with a pause.
+"""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import imageio.v3 as imageio
 import numpy as np
+import pandas as pd
+from PIL import Image, ImageDraw, ImageFont
 
 import envs
-from agentic_transformer.config import EvaluateCommand, TrainCommand
-from agentic_transformer.evaluation.conditions import evaluation_tasks
+from agentic_transformer.config import EvaluateCommand
 from agentic_transformer.evaluation.results_folder import ROLLOUTS, VIDEO
-from experiments.cli.run_folder import read_config
 from experiments.reports.pictures import picture
+from experiments.reports.return_table import reported
 
-FRAMES_PER_SECOND = 6
+FRAMES_PER_SECOND = 10
+PAUSE = 10
+"""Frames for which the end of an attempt stays: a second."""
+
+LONGEST = 48
+"""Frames of an attempt; of longer ones, some steps are left out."""
+
+HEADER = 32  # pixels; sizes are multiples of 16, as video encoders want them
+PANEL = 240  # pixels of height, and of width from above
+_FINE = 2  # pictures from above are drawn this many times larger, then shrunk: smooth lines
+_INK, _PATH, _GOAL, _WALL = "#222222", "#0b5fa5", "#8fc04e", "#b8b0a4"
+
+Panel = Callable[[np.ndarray, int], Image.Image]
+"""Draws the last of the states so far (t + 1, P) of the task with a number."""
 
 
 def save_video(config: EvaluateCommand, run: Path, folder: Path) -> None:
-    """Draws attempts on the first task, one after another, to `attempts.mp4`.
+    """Draws attempts of an evaluation to `attempts.mp4`.
 
     If the video cannot be drawn, one line says why.
 
@@ -29,17 +50,99 @@ def save_video(config: EvaluateCommand, run: Path, folder: Path) -> None:
     """
 
     def draw(path: Path) -> None:
-        trained = read_config(run, TrainCommand)
-        task = evaluation_tasks(trained.task, config.eval, trained.seed, trained.data)[0]
-        numbers = sorted(set(config.eval.trajectories))
-        with np.load(folder / ROLLOUTS) as rollouts:
-            # (attempts, T + 1, P) of the first task -> (attempts x (T + 1), P)
-            states = np.concatenate([rollouts["physics"][0, number - 1] for number in numbers])
-        with warnings.catch_warnings():
-            # jax warns of any fork; the child that draws becomes a program of its own at once.
-            warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)
-            envs.write_video(path, task, states, fps=FRAMES_PER_SECOND)
+        with np.load(folder / ROLLOUTS, allow_pickle=False) as stored:
+            write_attempts(path, dict(stored), config.eval.trajectories)
 
     wanted = config.eval.video and (folder / ROLLOUTS).exists()
     if wanted and picture(folder / VIDEO, draw):
         print(folder / VIDEO, flush=True)
+
+
+def write_attempts(path: Path, rollouts: dict[str, np.ndarray], numbers: Sequence[int]) -> None:
+    """Draws attempts one after another, with as many tasks beside each other as there is room for.
+
+    Args:
+        path: of an .mp4 or a .gif.
+        rollouts: arrays as `agentic_transformer.evaluation.stored_rollouts` describes them.
+        numbers: which attempts to show, counted from 1.
+
+    Raises:
+        RuntimeError: this machine cannot render such bodies.
+    """
+    frames = list(_frames(rollouts, reported(pd.Series(numbers))))
+    if path.suffix == ".gif":
+        # One palette without dithering: equal areas stay equal, which GIF compresses.
+        images = [Image.fromarray(frame) for frame in frames]
+        palette = images[0].quantize(64, Image.Quantize.FASTOCTREE)
+        first, *others = (
+            image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images
+        )
+        # Pillow joins pictures that are the same, so that a pause costs nothing.
+        speed = {"duration": round(1000 / FRAMES_PER_SECOND), "loop": 0}
+        first.save(path, save_all=True, append_images=others, **speed)
+    else:
+        imageio.imwrite(path, np.stack(frames), fps=FRAMES_PER_SECOND)
+
+
+def _frames(rollouts: dict[str, np.ndarray], numbers: Sequence[int]) -> Iterator[np.ndarray]:
+    """Yields pictures (height, width, 3) of the attempts with these numbers."""
+    physics, reward = rollouts["physics"], rollouts["reward"]
+    panel, width = _from_above(rollouts) if "tenth" in rollouts else _rendered(rollouts)
+    tasks = range(min(len(physics), 960 // width))
+    font = ImageFont.load_default(size=16)
+    last = physics.shape[2] - 1
+    steps = np.unique(np.linspace(0, last, min(last + 1, LONGEST)).astype(int)).tolist()
+    for number in numbers:
+        for step in steps:
+            frame = Image.new("RGB", (width * len(tasks), HEADER + PANEL), "white")
+            draw = ImageDraw.Draw(frame)
+            for task in tasks:
+                so_far = physics[task, number - 1, : step + 1]
+                frame.paste(panel(so_far, task), (task * width, HEADER))
+                earned = reward[task, number - 1, :step].sum()
+                words = f"attempt {number}: return {earned:.3g}"
+                draw.text((task * width + 8, 7), words, _INK, font)
+            for _ in range(PAUSE if step == last else 1):
+                yield np.asarray(frame)
+
+
+def _from_above(rollouts: dict[str, np.ndarray]) -> tuple[Panel, int]:
+    """Returns what draws tasks of the plane, and the width of its pictures."""
+    limit = max(0.2, float(np.abs(rollouts["physics"][..., :2]).max()) * 1.05)
+    size = PANEL * _FINE
+
+    def pixels(x: float, y: float) -> tuple[float, float]:
+        return (x / limit + 1) * size / 2, (1 - y / limit) * size / 2
+
+    def box(x: float, y: float, width: float, height: float) -> list[tuple[float, float]]:
+        return [pixels(x - width, y + height), pixels(x + width, y - height)]
+
+    def draw(states: np.ndarray, task: int) -> Image.Image:
+        image = Image.new("RGB", (size, size), "white")
+        ink = ImageDraw.Draw(image)
+        goal, radius, tenth = (rollouts[name] for name in ("goal", "radius", "tenth"))
+        ink.ellipse(box(*goal[task], tenth, tenth), outline=_GOAL, width=_FINE)
+        ink.ellipse(box(*goal[task], radius, radius), fill=_GOAL)
+        for wall in rollouts["walls"]:
+            ink.rectangle(box(0, 0, *wall), fill=_WALL)
+        ink.line([pixels(*state[:2]) for state in states], _PATH, width=2 * _FINE)
+        x, y = pixels(*states[-1, :2])
+        ink.ellipse([x - 5 * _FINE, y - 5 * _FINE, x + 5 * _FINE, y + 5 * _FINE], fill=_PATH)
+        ink.rectangle([0, 0, size - 1, size - 1], outline=_WALL, width=_FINE)
+        return image.resize((PANEL, PANEL), Image.Resampling.LANCZOS)
+
+    return draw, PANEL
+
+
+def _rendered(rollouts: dict[str, np.ndarray]) -> tuple[Panel, int]:
+    """Returns what lets MuJoCo draw a body, and the width of its pictures."""
+    width = PANEL * 4 // 3
+
+    def draw(states: np.ndarray, task: int) -> Image.Image:
+        name = str(rollouts["task_id"][task])
+        with warnings.catch_warnings():
+            # jax warns of any fork; the child that draws becomes a program of its own at once.
+            warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)
+            return Image.fromarray(envs.render(name, states[-1:], height=PANEL, width=width)[0])
+
+    return draw, width

@@ -11,8 +11,8 @@ from agentic_transformer.agents.base import Agent
 from agentic_transformer.agents.load import load
 from agentic_transformer.agents.td3_bc import TD3BCAgent
 from agentic_transformer.agents.transformer import TransformerAgent
+from agentic_transformer.evaluation.learning_curve import train
 from agentic_transformer.ring import ring_attention
-from agentic_transformer.training.train import train
 from tests.processes import environment
 
 

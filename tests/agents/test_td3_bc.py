@@ -9,17 +9,19 @@ from flax import nnx
 
 from agentic_transformer.agents.load import load
 from agentic_transformer.agents.td3_bc import TD3BCAgent
-from agentic_transformer.config import AgentConfig, EvalConfig, TD3BCConfig
+from agentic_transformer.config import AgentConfig, EvalConfig, TD3BCConfig, TrainCommand
 from agentic_transformer.contexts.transitions import TransitionLoader
 from agentic_transformer.evaluation.conditions import evaluation_tasks
 from agentic_transformer.evaluation.rollouts import Evaluation
-from agentic_transformer.models.actor_critic import init_networks
+from agentic_transformer.models.actor_critic import Shape, init_networks
 from agentic_transformer.training.checkpoint import Checkpoints
 from agentic_transformer.training.td3_bc import (
+    TD3BCLearner,
     actor_loss,
     critic_target,
     init_td3_bc_state,
     make_td3_bc_step,
+    td3_actor_loss,
 )
 from tests.seeds import SEED, rng
 from tests.small_agents import TASK, describe, labelled
@@ -47,7 +49,7 @@ def loader(data, spec):
 
 
 def fresh(spec, config=CONFIG):
-    graphs, params = init_networks(replace(spec, td3_bc=config), seed=SEED)
+    graphs, params = init_networks(Shape.of(replace(spec, td3_bc=config)), seed=SEED)
     return graphs, init_td3_bc_state(params, config)
 
 
@@ -115,6 +117,9 @@ def test_targets_and_losses_are_those_of_the_paper(spec, loader):
     loss = ((action - batch.action) ** 2).mean() - 2.5 * value.mean() / np.abs(value).mean()
     made = actor_loss(graphs, state.params["actor"], state.params["critics"], config, loader(0))
     assert_close(made, loss, operations + len(value), max(2.5, abs(loss)))
+    networks = (state.params["actor"], state.params["critics"])
+    td3 = td3_actor_loss(graphs, *networks, config, loader(0))
+    assert_close(td3, -value.mean(), operations + len(value), np.abs(value).max())
     critic_loss = ((values(batch.observation, batch.action) - expected) ** 2).mean(axis=1).sum()
     _, metrics = make_td3_bc_step(graphs, config, seed=SEED)(state, loader(0))
     # Squares double a relative error; differences are of numbers as large as the targets.
@@ -178,6 +183,23 @@ def test_without_value_it_clones_behaviour(spec, loader):
     for _ in range(300):
         state, _ = step(state, batch)
     assert error(state) < 0.1 * first
+
+
+def test_the_learner_td3_does_not_clone(data, spec):
+    actors = {}
+    for name in ("td3", "td3_bc"):
+        config = TrainCommand(seed=SEED, agent=replace(AGENT, learner=name), td3_bc=CONFIG)
+        learner = TD3BCLearner(config, data, spec)
+        state = learner.init_state()
+        for number in range(2):
+            state, _ = learner.train_step(state, learner.make_batch(number))
+        actors[name] = jax.tree.leaves(state.params["actor"])
+        graphs, expected = fresh(spec)
+        step = make_td3_bc_step(graphs, CONFIG, SEED, clones=name == "td3_bc")
+        for number in range(2):
+            expected, _ = step(expected, learner.make_batch(number))
+        jax.tree.map(np.testing.assert_array_equal, state.params, expected.params)
+    assert any(not np.array_equal(*pair) for pair in zip(*actors.values(), strict=True))
 
 
 def test_a_saved_agent_acts_as_it_did_and_resumes_bit_for_bit(spec, loader, tmp_path):

@@ -14,10 +14,13 @@ from experiments.cli.packages import CONF
 
 COMMANDS = {
     "collect": config.CollectCommand,
+    "convert": config.ConvertCommand,
     "train": config.TrainCommand,
     "evaluate": config.EvaluateCommand,
+    "watch": config.WatchCommand,
     "export": config.ExportCommand,
     "plot": config.PlotCommand,
+    "report": config.ReportCommand,
     "quickstart": config.QuickstartCommand,
     "plan": config.PlanCommand,
     "download": config.DownloadCommand,
@@ -30,6 +33,7 @@ REQUIRED = {
     "export": {"run": "x", "out": "y"},
     "download": {"domain": "walker", "algo": "rnd"},
     "verify": {"path": "x"},
+    "convert": {"to": "minari", "buffer": "x", "minari": "y-v0"},
     "table": {"sweep": "x"},
 }
 
@@ -77,10 +81,18 @@ def test_files_hold_only_what_differs():
 @pytest.mark.parametrize("name", COMMANDS)
 def test_defaults_do_not_drift(name):
     """What a command does by default is the same from the command line and from Python."""
-    made = composed(name)
+    words = ["experiment=ascending"] if name == "quickstart" else []  # an experiment is its default
     differs = REQUIRED | {"quickstart": {"mesh": config.MeshConfig(ring=2, virtual_devices=2)}}
     default = COMMANDS[name](**differs.get(name, {}))
-    assert dataclasses.asdict(made) == dataclasses.asdict(default)
+    assert dataclasses.asdict(composed(name, *words)) == dataclasses.asdict(default)
+
+
+def test_the_quickstart_trains_the_agent_that_searches():
+    """Its ring of two and its shorter evaluation make no other agent."""
+    made, search = composed("quickstart"), composed("train", "experiment=search")
+    assert (made.agent, made.train, made.data) == (search.agent, search.train, search.data)
+    assert dataclasses.replace(made.model, attention="dense") == search.model
+    assert (made.eval.temperature, made.eval.noise) == (search.eval.temperature, search.eval.noise)
 
 
 @pytest.mark.parametrize(("name", "choice"), CHOICES)
@@ -94,7 +106,10 @@ def test_every_option_holds_allowed_values(name, choice):
 def test_agents_are_what_they_are_called():
     said = {
         name: composed("train", f"agent={name}").agent
-        for name in ("at", "at_last", "at_prefix", "at_search", "dt", "bc", "bc10", "td3_bc")
+        for name in (
+            *("at", "at_last", "at_prefix", "at_search", "at_value"),
+            *("dt", "bc", "bc10", "td3", "td3_bc"),
+        )
     }
     assert all(agent.name == name for name, agent in said.items())
     assert (said["at"].target, said["at"].loss, said["at"].length, said["at"].selection) == (
@@ -108,11 +123,17 @@ def test_agents_are_what_they_are_called():
         said["at"], name="at_search", length="full", selection="search", good=0.9
     )
     assert said["at_search"] == searched
+    valued = dataclasses.replace(said["at_value"], weighting="none", return_conditioning="return")
+    assert dataclasses.replace(valued, name="at_prefix") == said["at_prefix"] != said["at_value"]
     assert (said["dt"].trajectories, said["dt"].loss, said["dt"].target) == (1, "all", "own")
     assert dataclasses.replace(said["bc"], name="dt", return_conditioning="return") == said["dt"]
     assert dataclasses.replace(said["bc10"], name="bc", top=1.0) == said["bc"]
     assert said["bc10"].top == 0.1
     assert (said["td3_bc"].learner, said["td3_bc"].trajectories) == ("td3_bc", 1)
+    assert dataclasses.replace(said["td3"], name="td3_bc", learner="td3_bc") == said["td3_bc"]
+    for name, of in (("bc_told", "bc10"), ("td3_bc_told", "td3_bc")):
+        told = composed("train", f"agent={name}").agent
+        assert told == dataclasses.replace(said[of], name=name, told=True)
     assert composed("quickstart").baseline == said["dt"]
 
 

@@ -19,6 +19,7 @@ from tests.cli.test_configs import COMMANDS
 
 SUBMITIT = importlib.util.find_spec("hydra_plugins.hydra_submitit_launcher")
 TASKS = {envs.task(task).domain: task for task in reversed(envs.tasks())}
+TASKS |= {"gymnasium": "gymnasium:Pendulum-v1"}
 WRITTEN = [
     path
     for pattern in (
@@ -30,6 +31,7 @@ WRITTEN = [
     )
     for path in ROOT.glob(pattern)
     if "python -m experiments." in path.read_text()
+    and path.name != "experiments.md"  # made from the files of conf/experiment
 ]
 WORD = re.compile(r"-m|\+?[a-z][\w@./]*=[^\s`]*[^\s`:;,.]")
 

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import zipfile
 
 import pytest
 
@@ -47,8 +46,8 @@ def wheel(tmp_path_factory):
     )
     (built,) = place.glob("*.whl")
     project = place / "project"
-    with zipfile.ZipFile(built) as archive:
-        archive.extractall(project / "site-packages")
+    line = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*line, "--target", str(project / "site-packages"), str(built)], check=True)
     shutil.rmtree(source)
     git = ["git", "-C", str(project), "-c", "user.name=x", "-c", "user.email=x@y"]
     subprocess.run([*git, "init", "-q"], check=True)
@@ -65,19 +64,22 @@ def test_the_wheel_holds_the_same_files_as_the_repository(wheel):
         path.relative_to(wheel / "experiments/conf")
         for path in (wheel / "experiments/conf").rglob("*.yaml")
     }
-    assert {path.name for path in wheel.iterdir() if path.suffix != ".dist-info"} == set(PACKAGES)
+    others = {path.name for path in wheel.iterdir() if path.suffix != ".dist-info"}
+    assert others == {*PACKAGES, "bin"}  # "bin" has the one command
+    assert [path.name for path in (wheel / "bin").iterdir()] == ["agentic-transformer"]
 
 
 def test_an_installed_copy_collects_and_trains(wheel, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(wheel), "JAX_PLATFORMS": "cpu"}
 
     def run(name, *words):
-        line = [sys.executable, "-m", f"experiments.{name}", *words]
+        line = [wheel / "bin" / "agentic-transformer", name, *words]
         return subprocess.run(
             line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
         )
 
     assert "train.steps=2000" in run("train", "--help").stdout
+    assert "nearest: train" in run("trian").stderr and run("trian").returncode == 2
     made = run("collect", "data.episodes=8")
     assert made.returncode == 0, made.stderr
     small = [
@@ -90,6 +92,7 @@ def test_an_installed_copy_collects_and_trains(wheel, tmp_path):
     ]
     done = run("train", "run=r", *small)
     assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "r"]
     facts = json.loads((tmp_path / "r" / "provenance.json").read_text())
     assert facts["commit"] is None and facts["dirty"] is None
     assert (tmp_path / "r" / "checkpoints" / "2").is_dir()

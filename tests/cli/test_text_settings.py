@@ -33,10 +33,8 @@ def test_a_folder_is_called_what_was_typed(text, forked):
 def test_text_in_lists_sweeps_and_functions(forked):
     listed = forked("plot", "runs=[1.10, 007,1e3,true,'a,b',\"it's\"]", "out=2.0")
     (call,) = listed.calls
-    assert call["config"] == {
-        "runs": ["1.10", "007", "1e3", "true", "a,b", "it's"],
-        "out": "2.0",
-    }, listed.stderr
+    assert call["config"]["runs"] == ["1.10", "007", "1e3", "true", "a,b", "it's"], listed.stderr
+    assert call["config"]["out"] == "2.0"
     for number, sweep in enumerate(
         ["1.10,1.20,2_0", "choice(1.10,1.20,2_0)", "shuffle(1.10,1.20,2_0)"]
     ):

@@ -156,3 +156,13 @@ def test_every_attempt_of_a_search_is_learned_and_asked_for_its_best():
     assert (
         (RETURNS[:, chains.episode] >= SEARCH.good * best[:, None, None]).any(axis=0).all()
     )  # good for some task
+
+
+def test_good_costs_are_those_near_the_best_one():
+    """Returns of costs are negative; good ones lie at 60% of the way from the worst to the best."""
+    costs = -np.arange(10.0, 20.0)[None]  # best -10, worst -19
+    sampler = ChainSampler(costs, AgentConfig(trajectories=2), seed=SEED)
+    assert 10 - sampler.first_good[0] == (costs >= -19 + 0.6 * 9).sum() == 4
+    for tasks, episodes, _, weights in chains_of(sampler.draw(0, 64)):
+        earned = costs[tasks[0], episodes]
+        np.testing.assert_array_equal(weights, earned >= -19 + 0.5 * 9)

@@ -123,7 +123,7 @@ def test_separate_tokens_match_a_rewrite_by_hand(batch):
 def test_a_normalizer_standardises_and_leaves_constants_alone():
     rows = rng(0).normal(3, 5, (1000, 2))
     rows[:, 1] = 7
-    normalizer = Normalizer.measure(rows, best_return=12.0, reward_scale=2.0)
+    normalizer = Normalizer.measure(rows, largest_return=12.0, reward_scale=2.0)
     standardised = normalizer.normalize(rows)
     bound = (
         2 * rounding(1000, np.float64) * np.abs(rows).max()
@@ -131,3 +131,18 @@ def test_a_normalizer_standardises_and_leaves_constants_alone():
     np.testing.assert_allclose(standardised.mean(axis=0), 0, atol=bound)
     np.testing.assert_allclose(standardised.std(axis=0), [1, 0], atol=bound)
     assert normalizer.return_scale == 12
+
+
+@pytest.mark.parametrize("kind", [PackedTokens, SeparateTokens])
+def test_what_a_value_learns_is_earned_from_the_step_on(batch, kind):
+    """As a share of the best return, at the tokens that predict actions; other tokens hold 0."""
+    chains, trajectories, reward = batch
+    layout = kind(NORMALIZER, ACTION, STEPS, False)
+    assert encode_chains(layout, chains, trajectories, reward).rest_return is None
+    tokens = encode_chains(layout, chains, trajectories, reward, with_rest_return=True)
+    rest = tokens.rest_return.reshape(ROWS * SLOTS, STEPS, layout.tokens_per_step)
+    for step in range(STEPS):
+        expected = [sum(map(float, rewards[step:])) / 10 for rewards in reward]
+        largest = reward.sum(axis=1).max() / 10
+        assert_close(rest[:, step, layout.action_token], expected, OPERATIONS, largest)
+    assert not np.delete(rest, layout.action_token, axis=2).any()

@@ -22,7 +22,8 @@ def test_episodes_made_by_other_code_are_reported(tmp_path, monkeypatch, capsys)
         lambda name: before["versions"][name] if name == "numpy" else "new",
     )
     after = collect(tmp_path, 5)
-    more = "2 more episodes are made under another mujoco, dm_control, code than those there"
+    changed = "mujoco, dm_control, gymnasium, code"
+    more = f"2 more episodes are made under another {changed} than those there"
     assert capsys.readouterr().out == f"{tmp_path}: {more}\n"
     assert after["versions"]["code"] == "edited"
     assert json.loads((tmp_path / "metadata.json").read_text()) == after

@@ -7,10 +7,10 @@ import pytest
 from fabricated import make_buffer, make_episode
 
 import datasets
-import envs
 from agentic_transformer.config import DataConfig, VerifyCommand
 from agentic_transformer.contexts.training_data import open_store
-from agentic_transformer.settings import settings_of
+from agentic_transformer.errors import UserError
+from agentic_transformer.validation import check_command
 from datasets import Episode
 from datasets.consistency import problems_of
 from envs.readings import observations_of
@@ -185,4 +185,9 @@ def test_actions_may_exceed_their_range_by_rounding_alone(largest, good):
 
 
 def test_the_command_knows_every_domain():
-    assert settings_of(VerifyCommand)["domain"].choices == tuple(sorted(envs.registry.domains()))
+    for name in (*domains(), "gymnasium:Pendulum-v1", None):
+        check_command(VerifyCommand(path="x", domain=name))
+    with pytest.raises(UserError, match="domain=chetah: no such domain(.|\n)*nearest: cheetah"):
+        check_command(VerifyCommand(path="x", domain="chetah"))
+    with pytest.raises(UserError, match="Environment `No` doesn't exist"):
+        check_command(VerifyCommand(path="x", domain="gymnasium:No-v0"))

@@ -232,6 +232,6 @@ def test_a_repeated_action_is_that_action_held_and_its_rewards_summed():
     assert truncated.all()
     with pytest.raises(gymnasium.error.ResetNeeded, match="lasts 3 steps"):
         repeated.step(action)
-    assert envs.make_vec("walker_walk", 1, action_repeat=300)._length == 3
+    assert envs.make_vec("walker_walk", 1, action_repeat=300).horizon == 3
     with pytest.raises(ValueError, match="does not fit the 1000 agent steps"):
         envs.make_vec("walker_walk", 1, action_repeat=300, horizon=4)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from dm_control.utils.rewards import tolerance
 from oracle import FAMILIES, Oracle
 
 import datasets
@@ -13,6 +14,7 @@ from envs.episode_start import episode_starter
 from envs.family_table import FAMILIES as TABLE
 from envs.headless import mujoco
 from envs.mppi import MPPI
+from envs.rewards import family_reward
 from tests.seeds import SEED, rng
 from tests.tolerances import rounding, unit
 
@@ -205,3 +207,29 @@ def test_what_is_measured_is_small(name):
     (kept,) = datasets.relabelling.measure_many(physics, [task])
     assert kept.shape[0] == 3
     assert kept.shape[1] <= 3
+
+
+def test_a_learner_climbs_toward_a_speed():
+    """stand (0.2 + 0.4 pay(margin 0.5) + 0.4 pay(margin 2)), on dm_control's physics."""
+    oracle, states = (
+        Oracle(envs.task("walker_speed", speed=0), SEED),
+        rng(11).standard_normal((30, 18)),
+    )
+    states[:, 1], states[:, 2] = states[:, 1] * 0.2, states[:, 2] * 0.5  # not far from upright
+    states[:, 9:] *= 2
+    (measured,) = measure_many(states, [envs.task("walker_speed")])
+    for speed in (-0.8, 0.4, 2.3):
+        found = family_reward(envs.task("walker_speed")).learning(measured, speed=np.array(speed))
+        for state, reward in zip(states, found, strict=True):
+            oracle.set_state(state)
+            physics = oracle.physics
+            standing = tolerance(physics.torso_height(), (1.2, float("inf")), 0.6)
+            stand = (3 * standing + (1 + physics.torso_upright()) / 2) / 4
+            near, far = (
+                tolerance(
+                    physics.horizontal_velocity(), (speed - 0.25, speed + 0.25), margin, "linear", 0
+                )
+                for margin in (0.5, 2.0)
+            )
+            expected = stand * (0.2 + 0.4 * near + 0.4 * far)
+            assert abs(reward - expected) <= rounding(100, np.float64)

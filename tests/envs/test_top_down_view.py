@@ -24,6 +24,15 @@ def test_goal_pays_in_full_up_to_its_radius(task):
         assert (reward == 1).all() if within < 1 else (reward < 1).all()
 
 
+@pytest.mark.parametrize("task", PLANAR, ids=lambda task: task.id)
+def test_a_tenth_of_the_reward_is_left_where_it_is_said(task):
+    view = envs.top_down_view(task)
+    state = np.array([[view.goal[0] + view.tenth, view.goal[1], 0, 0]])
+    # dm_control's tolerance is 0.1 ** x**2, x the distance in margins: a slope of 1.31 at most.
+    atol = 1.31 * 1e-6 / view.radius + np.finfo(np.float32).eps
+    np.testing.assert_allclose(datasets.relabel(state, task), 0.1, rtol=0, atol=atol)
+
+
 def test_walls_are_those_of_the_model():
     """They are the boxes of dm_control's model: (half width, half height) about the origin."""
     task = "point_mass_maze_reach_top_left"

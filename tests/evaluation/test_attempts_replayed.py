@@ -4,8 +4,8 @@ import jax
 import numpy as np
 
 import envs
+from agentic_transformer.agents.attempts import run_trajectory
 from agentic_transformer.config import EvalConfig, ModelConfig
-from agentic_transformer.evaluation.rollouts import run_trajectory
 from tests.small_agents import TASK, describe, labelled, untrained_agent
 
 

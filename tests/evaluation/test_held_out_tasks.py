@@ -46,6 +46,6 @@ def test_evaluations_of_earlier_versions_are_found_again():
     """What they did is not a difference of settings; another choice is."""
     no_data = SimpleNamespace(data=None, hypotheses=None)
     plain = settings_of(EvalConfig(), DataConfig(length=9), "checkpoint", no_data)
-    assert not {"eval.held_out", "data.length"} & plain.keys()
+    assert not {"eval.held_out", "eval.window", "data.length"} & plain.keys()
     beyond = settings_of(EvalConfig(held_out="beyond"), DataConfig(), "checkpoint", no_data)
     assert beyond == plain | {"eval.held_out": "beyond"}

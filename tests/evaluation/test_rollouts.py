@@ -1,15 +1,21 @@
 """What the rows of an evaluation mean, checked on real physics with an untrained agent."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import envs
 from agentic_transformer.agents.transformer import TransformerAgent
-from agentic_transformer.config import AgentConfig, EvalConfig
+from agentic_transformer.config import AgentConfig, EvalConfig, EvaluateCommand, TrainCommand
 from agentic_transformer.contexts.relabelled import RelabelledDataset
-from agentic_transformer.evaluation.conditions import evaluation_tasks, other_tasks
+from agentic_transformer.evaluation.conditions import (
+    conditions_of,
+    evaluation_tasks,
+    other_tasks,
+)
+from agentic_transformer.evaluation.evaluate import evaluated_task
 from agentic_transformer.evaluation.records import REQUIRED
 from agentic_transformer.evaluation.rollouts import Evaluation
 from tests.seeds import SEED, rng
@@ -180,7 +186,7 @@ def test_controls_without_context_begin_empty_each_time(watched, condition):
 
 def test_foreign_contexts_hold_own_trajectories_on_the_other_tasks(watched, tasks):
     attempts = list(watched.attempts("foreign"))
-    others = other_tasks(tasks, watched._stream("other tasks"))
+    others = other_tasks(tasks, watched._player.stream("other tasks"))
     here, there = watched.agent.acted[0::2], watched.agent.acted[1::2]
     assert (len(here), len(there)) == (LONGEST, LONGEST - 1)
     past = nothing()
@@ -266,10 +272,31 @@ def test_evaluation_tasks_depend_on_the_seed_alone():
     np.testing.assert_allclose(np.linalg.norm(goals, axis=1), 0.15, atol=np.sqrt(0.5) * 1e-6)
 
 
-def test_foreign_tasks_are_other_tasks_of_the_domain(tasks):
-    assert all(
-        own.id != other.id for own, other in zip(tasks, other_tasks(tasks, rng(0)), strict=True)
-    )
-    walkers = other_tasks([envs.task("walker_walk")] * 3, rng(0))
-    assert {task.domain for task in walkers} == {"walker"}
-    assert "walker_walk" not in {task.id for task in walkers}
+def test_foreign_tasks_are_other_tasks_of_the_evaluation(tasks):
+    others = other_tasks(tasks, rng(0))
+    assert all(own.id != other.id for own, other in zip(tasks, others, strict=True))
+    assert set(others) <= set(tasks)
+
+
+def test_a_task_that_is_not_hidden_has_no_foreign_context():
+    agent = AgentConfig(trajectories=4)
+    assert "foreign" in conditions_of(agent, CONFIG, TASK)
+    assert conditions_of(agent, CONFIG, "walker_walk") == ["own", "no_context", "dataset"]
+    with pytest.raises(ValueError, match="needs two different tasks, all are walker_walk"):
+        other_tasks([envs.task("walker_walk")] * 3, rng(0))
+
+
+def test_an_agent_on_another_task_than_it_was_trained_on_says_so(data, tasks, attempts):
+    agent = untrained_agent(replace(describe(data), task="point_mass_elsewhere"))
+    records = Evaluation(agent, tasks, CONFIG, task=TASK).records("own", attempts["own"][0])
+    assert set(records["task"]) == {TASK}
+    assert set(records["agent"]) == {"at_prefix trained on point_mass_elsewhere"}
+
+
+def test_a_run_is_evaluated_on_tasks_of_its_domain_alone():
+    trained = TrainCommand(task="walker_walk")
+    asked = EvaluateCommand(run="run")
+    assert evaluated_task(asked, trained) == "walker_walk"
+    assert evaluated_task(replace(asked, task="walker_run"), trained) == "walker_run"
+    with pytest.raises(ValueError, match=r"(?s)domain cheetah, the run's walker_walk.*walker_run"):
+        evaluated_task(replace(asked, task="cheetah_run"), trained)

@@ -18,8 +18,10 @@ def make_records(returns, condition="own", agent="at", seed=0):
     rows = [
         {"agent": agent, "task": "t", "condition": condition, "seed": seed, "task_id": f"g{unit}",
          "rollout": 0,
-         "best_return": np.nan, "repeat_miss_rate": np.nan, "trajectories": n + 1,
+         "best_return": np.nan, "repeat_miss_rate": np.nan, "distance": np.nan,
+         "action_entropy": np.nan, "first_action_entropy": np.nan, "trajectories": n + 1,
          "context_steps": 12 * n, "context_tokens": 48 * n, "trained_trajectories": 2,
+         "episode_steps": 12,
          "return": value}
         for unit, row in enumerate(returns) for n, value in enumerate(row)
     ]  # fmt: skip

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 import datasets
+from agentic_transformer.agents.attempts import Player
 from agentic_transformer.config import (
     AgentConfig,
     DataPlace,
@@ -20,7 +21,6 @@ from agentic_transformer.config import (
 )
 from agentic_transformer.evaluation import results_folder
 from agentic_transformer.evaluation.conditions import check_conditions, evaluation_tasks
-from agentic_transformer.evaluation.rollouts import Evaluation
 from experiments import evaluate, plot, quickstart
 from tests import processes
 from tests.faults.saved_agents import save
@@ -153,6 +153,21 @@ def test_a_sweep_of_evaluations_keeps_all_and_is_drawn_as_one(asked, tmp_path):
     assert columns["return no_context [3]"].notna().all()
 
 
+def test_all_runs_of_a_sweep_are_evaluated(asked, tmp_path):
+    run, _ = asked
+    for job in ("0", "1"):
+        shutil.copytree(run, tmp_path / "sweep" / job)
+        (tmp_path / "sweep" / job / "status.json").write_text('{"state": "finished"}')
+    words = ["run=sweep", "eval.conditions=[no_context]", "eval.video=false"]
+    done = run_command(tmp_path, "evaluate", *words)
+    assert done.returncode == 0, done.stderr
+    one, other = ((tmp_path / "sweep" / job / "records.csv").read_bytes() for job in ("0", "1"))
+    assert one == other
+    (tmp_path / "sweep" / "1" / "status.json").write_text('{"state": "failed"}')
+    done = run_command(tmp_path, "evaluate", *words)
+    assert done.returncode == 2 and "its job 1 did not finish" in done.stderr
+
+
 # What cannot work.
 
 
@@ -185,7 +200,7 @@ def test_what_cannot_work_fails_before_the_agent_acts(
     asked, eval_change, change, says, monkeypatch
 ):
     run, first = asked
-    monkeypatch.setattr(Evaluation, "_attempt", never)
+    monkeypatch.setattr(Player, "attempt", never)
     with pytest.raises(ValueError, match=says):
         evaluate.evaluate(replace(first, eval=replace(first.eval, **eval_change), **change), run)
     assert not list(run.glob("evaluate/*"))
@@ -196,7 +211,7 @@ def test_other_data_than_those_of_training_are_refused(asked, tmp_path, monkeypa
     run, first = asked
     config = run / "config.yaml"
     config.write_text(config.read_text().replace("horizon: null", "horizon: 6"))
-    monkeypatch.setattr(Evaluation, "_attempt", never)
+    monkeypatch.setattr(Player, "attempt", never)
     with pytest.raises(ValueError, match="trajectories have 6 steps, those of training had 12"):
         evaluate.evaluate(replace(first, eval=replace(first.eval, conditions=["dataset"])), run)
 
@@ -212,9 +227,8 @@ def test_tasks_that_do_not_divide_over_the_devices_are_refused_in_words(asked, t
 
 def test_a_condition_without_another_task_is_found_at_once():
     (task, *_) = evaluation_tasks("cheetah_run", EvalConfig(tasks=2), 0)
-    check_conditions(
-        ["own", "foreign"], [task, task], EvalConfig(), AgentConfig(), None
-    )  # the cheetah has others
+    with pytest.raises(ValueError, match="condition 'foreign' needs two different tasks"):
+        check_conditions(["own", "foreign"], [task, task], EvalConfig(), AgentConfig(), None)
     with pytest.raises(ValueError, match="condition 'dataset' needs the training data"):
         check_conditions(["own", "dataset"], [task, task], EvalConfig(), AgentConfig(), None)
     few = AgentConfig(top=0.1)
@@ -251,7 +265,7 @@ def test_nothing_that_cannot_be_drawn_keeps_results_back(pictured, capsys, monke
     assert {"records.csv", "summary.csv", "comparisons.csv"} <= contents(run).keys()
     assert not {path.suffix for path in run.iterdir()} & {".png", ".mp4"}
     refused = [line for line in said.splitlines() if line.startswith("no ")]
-    assert len(refused) == 4 and all("No space left on device" in line for line in refused), said
+    assert len(refused) == 5 and all("No space left on device" in line for line in refused), said
     assert "own at n=3" in said
 
 

@@ -5,22 +5,23 @@ import numpy as np
 import pytest
 
 from agentic_transformer.config import ModelConfig
-from agentic_transformer.models.heads import action_loss, draw_action
+from agentic_transformer.models.heads import action_entropy, action_loss, draw_action
 from tests.seeds import SEED
 from tests.tolerances import SIGMAS, assert_close, rounding
 
 CONFIG = ModelConfig(components=3)
 LOGITS, MEANS, STD = np.array([0.0, 1.0, 2.0]), np.array([-0.6, 0.0, 0.6]), 0.05
 DRAWS = 20_000
+OUTPUTS = np.concatenate(
+    [LOGITS, np.stack([MEANS, np.full(3, np.log(STD))], axis=1).reshape(-1)]
+).astype(np.float32)
+"""Of a model whose components lie twelve standard deviations apart."""
 
 
 def draw(temperature, noise):
-    """Actions of size 1 from a mixture whose components lie twelve standard deviations apart."""
-    outputs = np.concatenate(
-        [LOGITS, np.stack([MEANS, np.full(3, np.log(STD))], axis=1).reshape(-1)]
-    ).astype(np.float32)
+    """Actions of size 1 from that mixture."""
     return np.asarray(
-        draw_action(CONFIG, np.tile(outputs, (DRAWS, 1)), jax.random.key(SEED), temperature, noise)
+        draw_action(CONFIG, np.tile(OUTPUTS, (DRAWS, 1)), jax.random.key(SEED), temperature, noise)
     )[:, 0]
 
 
@@ -60,3 +61,36 @@ def test_no_gaussian_is_narrower_than_the_smallest_deviation(log_std_min):
         -0.5 * (0.8 / std) ** 2
     )  # a share of this order is cut at 1: less than a tenth of its deviation
     assert drawn.std() == pytest.approx(std, rel=SIGMAS / np.sqrt(2 * DRAWS) + clipped)
+
+
+@pytest.mark.slow
+def test_entropy_of_components_far_apart_is_that_of_the_choice_and_of_the_gaussians():
+    """Twelve deviations apart, no component reaches into another: H = H(w) + sum w_k H(N_k)."""
+    weights = np.exp(LOGITS) / np.exp(LOGITS).sum()
+    gaussian = 0.5 * np.log(2 * np.pi * np.e * STD**2)
+    expected = -(weights * np.log(weights)).sum() + gaussian
+    estimates = np.asarray(
+        action_entropy(CONFIG, np.tile(OUTPUTS, (DRAWS, 1)), jax.random.key(SEED))
+    )
+    # Of an estimate: the draws' z**2 / 2 have variance 1/2 each, weighted by w_k.
+    deviation = np.sqrt((weights**2).sum() / 2)
+    assert abs(estimates.mean() - expected) <= SIGMAS * deviation / np.sqrt(DRAWS)
+
+
+def test_entropy_of_components_that_overlap_is_the_integral():
+    """Three components of an action of size 1, against a sum over a fine grid in float64."""
+    log_std = np.log(0.5)
+    outputs = np.concatenate(
+        [LOGITS, np.stack([MEANS, np.full(3, log_std)], axis=1).reshape(-1)]
+    ).astype(np.float32)
+    grid = np.linspace(-8, 8, 20_001)
+    weights = np.exp(LOGITS) / np.exp(LOGITS).sum()
+    z = (grid[:, None] - MEANS) / 0.5
+    density = (weights * np.exp(-0.5 * z**2) / (0.5 * np.sqrt(2 * np.pi))).sum(axis=1)
+    inside = density > 0
+    expected = -np.sum(density[inside] * np.log(density[inside])) * (grid[1] - grid[0])
+    estimates = np.asarray(
+        action_entropy(CONFIG, np.tile(outputs, (DRAWS, 1)), jax.random.key(SEED))
+    )
+    off = SIGMAS * estimates.std() / np.sqrt(DRAWS)
+    assert abs(estimates.mean() - expected) <= off

@@ -12,7 +12,7 @@ from agentic_transformer.agents.td3_bc import TD3BCAgent
 from agentic_transformer.config import AgentConfig, ModelConfig, TD3BCConfig
 from agentic_transformer.contexts.normalizer import Normalizer
 from agentic_transformer.contexts.transitions import Transitions
-from agentic_transformer.models.actor_critic import Actor, init_networks
+from agentic_transformer.models.actor_critic import Actor, Shape, init_networks
 from agentic_transformer.models.precision import matmul_precision
 from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.ring import blockwise_attention
@@ -77,7 +77,7 @@ def td3_bc(precision):
         best_return=1.0,
         td3_bc=TD3BCConfig(width=4, layers=1),
     )
-    return *init_networks(spec, seed=0), spec
+    return *init_networks(Shape.of(spec), seed=0), spec
 
 
 @pytest.mark.parametrize("setting", PRECISIONS)

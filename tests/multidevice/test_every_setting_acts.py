@@ -65,7 +65,13 @@ def values(field):
     return tuple(value for value in choices if KERNEL_PLATFORMS.get(value, here) == here)
 
 
+(WEIGHTINGS,) = (
+    field.metadata["choices"]
+    for field in dataclasses.fields(AgentConfig)
+    if field.name == "weighting"
+)
 FACTORS = {
+    "weighting": WEIGHTINGS,
     **{field.name: values(field) for field in dataclasses.fields(ModelConfig) if values(field)},
     "fsdp": (False, True),
     "accumulate": (1, 2),
@@ -111,7 +117,9 @@ def trained(data, spec, ring, fsdp, accumulate):
     optimizer, _ = make_optimizer(config)
     graph, state = init_state(lambda: spec.build(SEED), optimizer, mesh, fsdp)
     length = agent.trajectories * spec.steps * spec.layout().tokens_per_step
-    step = make_train_step(graph, optimizer, spec.model, mesh, length, accumulate, fsdp)
+    step = make_train_step(
+        graph, optimizer, spec.model, mesh, length, accumulate, fsdp, agent=agent
+    )
     for number in range(2):
         state, metrics = step(state, sharding.shard_batch(loader(number), mesh, spec.model.layout))
     assert np.isfinite(float(metrics["loss"]))
@@ -134,7 +142,7 @@ def rollouts(agent):
     attempts = list(evaluation.attempts("own"))
     done = (
         np.stack(parts, axis=1)
-        for parts in zip(*(attempt.trajectory for attempt in attempts), strict=True)
+        for parts in zip(*(attempt.trajectory[:4] for attempt in attempts), strict=True)
     )
     return *done, pd.concat(evaluation.records("own", attempt) for attempt in attempts)
 
@@ -181,7 +189,12 @@ def test_an_agent_acts_as_the_model_that_was_trained(data, tmp_path, setting):
     model = ModelConfig(
         **SMALL, **{key: value for key, value in setting.items() if hasattr(ModelConfig, key)}
     )
-    spec = describe(data, AgentConfig(trajectories=ATTEMPTS, target="chain_max", loss="all"), model)
+    agent = AgentConfig(trajectories=ATTEMPTS, target="chain_max", loss="all")
+    if setting["weighting"] != "none":  # a value must not see the target
+        agent = dataclasses.replace(
+            agent, weighting=setting["weighting"], return_conditioning="none"
+        )
+    spec = describe(data, agent, model)
     state = trained(data, spec, **where)
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(state, spec.to_dict(), loss=1.0)

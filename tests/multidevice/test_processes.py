@@ -32,13 +32,13 @@ from tests.tolerances import rounding
 
 pytestmark = pytest.mark.slow
 
-# The quickstart's settings on less data.
-QUICKSTART = ["experiment=quickstart", "data.episodes=120", "data.tasks=6", "train.log_every=1"]
-# A tenth of the quickstart's learning rate. At the whole of it these 20 steps are unstable (the
+# A small agent's settings on less data.
+ASCENDING = ["experiment=ascending", "data.episodes=120", "data.tasks=6", "train.log_every=1"]
+# A tenth of its learning rate. At the whole of it these 20 steps are unstable (the
 # loss rises at the end), which makes a small difference a hundred times larger in eight steps; at a
 # tenth it stays, so that all losses compare closely.
 STEPS, LEARNING_RATE = 20, 3e-4
-WORDS = [*QUICKSTART, f"train.steps={STEPS}", "train.checkpoint_every=1", f"train.keep={STEPS}"]
+WORDS = [*ASCENDING, f"train.steps={STEPS}", "train.checkpoint_every=1", f"train.keep={STEPS}"]
 WORDS += [f"train.learning_rate={LEARNING_RATE}", f"seed={SEED}"]
 
 
@@ -177,7 +177,7 @@ def test_a_signal_to_one_process_stops_both_with_one_checkpoint(alone):
         "train.steps=100000",
         "train.checkpoint_every=100000",
     ]
-    pair = [start(alone, *QUICKSTART, *mesh, f"mesh.process={number}") for number in range(2)]
+    pair = [start(alone, *ASCENDING, *mesh, f"mesh.process={number}") for number in range(2)]
     metrics = alone / "stopped" / "metrics.csv"
     while not metrics.exists() or metrics.read_text().count("\n") < 3:
         assert all(process.poll() is None for process in pair)

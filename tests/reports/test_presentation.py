@@ -6,10 +6,10 @@ import sys
 import pandas as pd
 import pytest
 
-from agentic_transformer.evaluation.statistics import summarize
+from agentic_transformer.evaluation.statistics import compare, summarize
 from experiments.reports.paper import beside_paper
 from experiments.reports.presentation import present, runs_within
-from experiments.reports.return_table import reported
+from experiments.reports.return_table import reported, table_text
 from tests.evaluation.test_statistics import make_records
 
 RETURNS = [[1.0, 3.0, 2.0], [2.0, 0.0, 5.0]]
@@ -53,6 +53,29 @@ def test_every_figure_there_is_something_for_is_drawn(tmp_path):
     assert {path.name for path in (tmp_path / "with").glob("*.png")} == figures | {"training.png"}
 
 
+def test_what_a_context_is_worth_is_drawn_where_records_tell_it(tmp_path):
+    tables = [
+        make_records(RETURNS).assign(window=window, trained_trajectories=window, action_entropy=1.0)
+        for window in (1, 2)
+    ]
+    hidden = make_records(RETURNS, "retrieval").assign(distance=1, window=2, trained_trajectories=2)
+    poor = make_records(RETURNS, "distractors").assign(window=2, trained_trajectories=2)
+    tables[1] = pd.concat([tables[1], hidden, poor])
+    runs = [
+        make_run(
+            tmp_path / f"{window}",
+            table,
+            f"agent: {{name: at, trajectories: {window}}}\neval: {{window: {window}}}\n",
+        )
+        for window, table in zip((1, 2), tables, strict=True)
+    ]
+    present(runs, tmp_path / "out")
+    drawn = {"return_vs_window.png", "retrieval.png", "entropy.png"}
+    assert drawn <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert pd.read_csv(tmp_path / "out" / "windows.csv")["window"].unique().tolist() == [1, 2]
+    assert pd.read_csv(tmp_path / "out" / "retrieval.csv")["units"].unique().tolist() == [2]
+
+
 def test_both_protocols_stand_beside_what_the_paper_reports():
     ours = [
         make_records(RETURNS),
@@ -66,7 +89,7 @@ def test_both_protocols_stand_beside_what_the_paper_reports():
         )
     )
     assert set(table["task"]) == {"walker_stand"}
-    assert set(table["trajectories"]) == {3}
+    assert set(table["trajectories"]) == {3} and set(table["episode_steps"]) == {12}
     assert set(table["last"]) == {3.5}
     assert set(table["best_of_n"]) == {4.0}
     assert table.set_index("agent")["reported"].dropna().to_dict() == {
@@ -162,6 +185,24 @@ def test_seeds_of_one_agent_are_one_curve(tmp_path):
     assert set(summary["agent"]) == {"at"}
     assert set(summary["seeds"]) == {2}
     assert not (tmp_path / "out" / "agents.png").exists()
+
+
+def test_nothing_is_concluded_from_little():
+    """No ratio where the first interval reaches 0, no verdict from few contexts, both otherwise."""
+
+    def said(first, contexts):
+        returns = [[first * (i % 2), 5.0] for i in range(contexts)]
+        records = pd.concat(
+            [
+                make_records(returns),
+                make_records([[0.0, 1.0]] * contexts, "no_context"),
+            ]
+        )
+        return table_text(summarize(records), compare(records))
+
+    few, many = said(1.0, 4), said(1.0, 40)
+    assert "times own" not in few and "4 contexts, too few to conclude from" in few
+    assert "own at n=2 is 10.0 times own at n=1" in many and "above 0" in many
 
 
 def test_nothing_is_written_over_records_or_before_all_is_read(tmp_path):

@@ -1,8 +1,12 @@
 """The log of a run that is resumed."""
 
+import sys
+import types
+
 import pandas as pd
 import pytest
 
+from agentic_transformer.training.csv_log import CsvLog
 from agentic_transformer.training.metrics import MetricsLog
 
 
@@ -33,7 +37,7 @@ def test_a_row_that_a_kill_cut_short_is_dropped(run):
 
 
 def test_a_kill_while_the_log_is_rewritten_loses_nothing(run, monkeypatch):
-    append, rows = MetricsLog._append, []
+    append, rows = CsvLog.append, []
 
     def killed(self, row):
         rows.append(row)
@@ -41,7 +45,81 @@ def test_a_kill_while_the_log_is_rewritten_loses_nothing(run, monkeypatch):
             raise KeyboardInterrupt
         append(self, row)
 
-    monkeypatch.setattr(MetricsLog, "_append", killed)
+    monkeypatch.setattr(CsvLog, "append", killed)
     with pytest.raises(KeyboardInterrupt):
         MetricsLog(run, from_step=5)
     assert logged(run) == {step: float(step) for step in range(1, 6)}
+
+
+def test_rates_are_those_since_the_last_row_without_evaluations(tmp_path, monkeypatch):
+    clock = iter([100.0, 102.0, 110.0, 114.0])  # opened; row; evaluated until; row
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    with MetricsLog(tmp_path, from_step=20, tokens_per_step=3) as log:
+        log.write(30, {"loss": 1.0})
+        log.write_returns(30, [{"trajectories": 1, "return": 2.0, "low": 1.0, "high": 3.0}])
+        log.write(50, {"loss": 1.0})
+    table = pd.read_csv(tmp_path / "metrics.csv")
+    assert table["steps_per_second"].tolist() == [5.0, 5.0]
+    assert table["tokens_per_second"].tolist() == [15.0, 15.0]
+    assert table["seconds"].tolist() == [2.0, 14.0]
+
+
+def test_a_log_of_an_earlier_version_goes_on_with_its_columns(tmp_path):
+    (tmp_path / "metrics.csv").write_text("step,loss,seconds\n1,0.5,2.0\n")
+    with MetricsLog(tmp_path, from_step=1) as log:
+        log.write(2, {"loss": 0.25})
+    table = pd.read_csv(tmp_path / "metrics.csv")
+    assert table.columns.tolist() == ["step", "loss", "seconds"]
+    assert table["loss"].tolist() == [0.5, 0.25] and table["seconds"].iloc[1] >= 2
+
+
+def test_returns_of_steps_that_are_trained_again_are_dropped(tmp_path):
+    row = {"trajectories": 1, "return": 2.0, "low": 1.0, "high": 3.0}
+    with MetricsLog(tmp_path) as log:
+        for step in (0, 2, 4):
+            log.write_returns(step, [row])
+    with MetricsLog(tmp_path, from_step=2) as log:
+        assert [log.has_returns(step) for step in (0, 2, 4)] == [True, True, False]
+    assert pd.read_csv(tmp_path / "learning_curve.csv")["step"].tolist() == [0, 2]
+
+
+class FakeWandb(types.ModuleType):
+    """Keeps what would be sent to Weights & Biases."""
+
+    def __init__(self):
+        super().__init__("wandb")
+        self.started, self.numbers, self.finished = [], [], 0
+
+    def init(self, **facts):
+        self.started.append(facts)
+        return self
+
+    def log(self, numbers, step):
+        self.numbers.append((step, numbers))
+
+    def finish(self):
+        self.finished += 1
+
+
+def test_wandb_gets_settings_and_numbers_and_goes_on_with_its_run(tmp_path, monkeypatch):
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    for step in (1, 2):
+        with MetricsLog(tmp_path, from_step=step - 1, wandb_settings={"seed": 3}) as log:
+            log.write(step, {"loss": 0.5})
+    first, second = fake.started
+    assert first == second and first["config"] == {"seed": 3} and first["resume"] == "allow"
+    assert len(first["id"]) == 8 and first["dir"] == str(tmp_path)
+    assert [step for step, numbers in fake.numbers if numbers == {"loss": 0.5}] == [1, 2]
+    assert fake.finished == 2
+
+
+def test_a_fault_of_wandb_ends_its_log_alone(tmp_path, monkeypatch, capsys):
+    fake = FakeWandb()
+    fake.log = lambda numbers, step: 1 / 0
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    with MetricsLog(tmp_path, wandb_settings={}) as log:
+        log.write(1, {"loss": 0.5})
+        log.write(2, {"loss": 0.5})
+    assert pd.read_csv(tmp_path / "metrics.csv")["step"].tolist() == [1, 2]
+    assert capsys.readouterr().err.count("no wandb log from here on") == 1

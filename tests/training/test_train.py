@@ -1,5 +1,7 @@
 """Training from Python: from data to checkpoints, without a command line."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pandas as pd
@@ -36,6 +38,15 @@ def settings(tmp_path_factory):
     )
 
 
+@pytest.fixture(scope="module")
+def source(settings, tmp_path_factory):
+    """A trained transformer."""
+    run = tmp_path_factory.mktemp("source")
+    settings.agent.learner = "transformer"
+    train(settings, run)
+    return run
+
+
 @pytest.fixture(params=["transformer", "td3_bc"])
 def config(settings, request):
     settings.agent.learner = request.param
@@ -68,3 +79,50 @@ def test_a_run_that_was_told_to_stop_goes_on_to_the_same_state(config, tmp_path,
 def test_a_run_that_was_told_to_stop_before_its_first_step_saves_nothing(settings, tmp_path):
     assert int(train(settings, tmp_path, lambda: True).step) == 0
     assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_a_run_starts_from_the_parameters_of_another(config, tmp_path):
+    """With its scales, also where the new data have others; resumed, it needs that run no more."""
+    source = train(config, tmp_path / "source")
+    fewer = replace(config, data=replace(config.data, episodes=6), init=str(tmp_path / "source"))
+    (tmp_path / "stopped").mkdir()
+    first = train(fewer, tmp_path / "stopped", lambda: True)
+    assert int(first.step) == 0
+    jax.tree.map(np.testing.assert_array_equal, first.params, source.params)
+    assert not any(map(np.any, jax.tree.leaves(first.optimizer)))
+    whole = train(fewer, tmp_path / "whole")
+    asked = iter([False, False, True])
+    train(fewer, tmp_path / "parts", lambda: next(asked))
+    (tmp_path / "source").rename(tmp_path / "elsewhere")
+    jax.tree.map(np.testing.assert_array_equal, train(fewer, tmp_path / "parts"), whole)
+    scales = [load(tmp_path / name).spec.normalizer for name in ("elsewhere", "parts")]
+    assert scales[0] == scales[1]
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ({"model": {"width": 16}}, "model.width is 8 there and 16 here"),
+        ({"model": {"heads": 2}}, "model.heads is 1 there and 2 here"),
+        ({"data": {"horizon": 3}}, "number of steps is 12 there and 3 here"),
+        ({"agent": {"learner": "td3"}}, "agent.learner is transformer there and td3 here"),
+        (
+            {"agent": {"weighting": "advantage", "return_conditioning": "none"}},
+            "agent.weighting is none there and advantage here",
+        ),
+    ],
+)
+def test_parameters_of_another_shape_are_refused(settings, source, other, says, tmp_path):
+    for group, values in other.items():
+        other[group] = replace(getattr(settings, group), **values)
+    with pytest.raises(ValueError, match=says):
+        train(replace(settings, init=str(source), **other), tmp_path)
+
+
+def test_more_steps_at_a_constant_rate_are_those_of_a_longer_run(settings, tmp_path):
+    """Where the learning rate does not depend on the number of steps, nothing else does."""
+    settings.agent.learner = "transformer"
+    constant = replace(settings, train=replace(settings.train, final_fraction=1.0))
+    whole = train(constant, tmp_path / "whole")
+    train(replace(constant, train=replace(constant.train, steps=2)), tmp_path / "parts")
+    jax.tree.map(np.testing.assert_array_equal, train(constant, tmp_path / "parts"), whole)

@@ -76,7 +76,7 @@ def test_loss_is_the_weighted_mean_over_learned_actions_under_a_segment_mask(dat
     for row in range(CONFIG.batch):
         for chain in range(tokens.segment[row].max() + 1):
             (of_chain,) = np.nonzero(tokens.segment[row] == chain)
-            part = [x[row : row + 1, of_chain] for x in tokens]
+            part = [x[row : row + 1, of_chain] for x in tokens if x is not None]
             outputs = transformer(
                 part[0], part[1], lambda _, q, k, v: attention(q, k, v, backbone="dense")
             )

@@ -1,0 +1,356 @@
+"""Runs attempts at hidden tasks in a growing context: what an evaluation does, and `Agent.play`.
+
+The natural loop, which steps an environment and remembers what it acted on, earns less: while an
+attempt runs, its tokens carry the return that was asked for, and in training data they carry the
+return that it had. So a finished attempt is encoded once more, with its own return as the target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import gymnasium
+import jax
+import numpy as np
+from gymnasium.vector import VectorEnv
+
+from agentic_transformer.agents.base import Agent, Context, Trajectory
+from agentic_transformer.config import EvalConfig
+from agentic_transformer.contexts.tokens import PreviousStep
+from agentic_transformer.models.spec import AgentSpec
+from agentic_transformer.random_streams import stream
+
+
+class Attempt(NamedTuple):
+    """Holds one trajectory of every environment of a batch, and what it cost."""
+
+    number: int
+    """n, counted from 1: the trajectory's place in its context, itself included."""
+    trajectory: Trajectory
+    physics: np.ndarray
+    """(batch, T + 1, P) stored physics states, for pictures."""
+    encoded: int
+    """Tokens per environment that went through the model for this attempt: its steps, their second
+    encoding if targets are rewritten, and a prompt that was made for this attempt alone."""
+    repeat_miss_rate: np.ndarray | float = np.nan
+    """(batch,) of `agentic_transformer.evaluation.search_metrics`, if attempts follow each other on
+    hidden tasks and the data are at hand."""
+    distance: float = np.nan
+    """Of the informative trajectory, in condition `retrieval`: 1 if it is the last one before."""
+
+    @property
+    def returns(self) -> np.ndarray:
+        """Returns the sums of rewards, (batch,)."""
+        return self.trajectory.reward.sum(axis=1, dtype=np.float64)
+
+    @property
+    def observations(self) -> np.ndarray:
+        """Returns what the agent saw, (batch, T, O)."""
+        return self.trajectory.observation
+
+    @property
+    def actions(self) -> np.ndarray:
+        """Returns what it did, (batch, T, A)."""
+        return self.trajectory.action
+
+    @property
+    def rewards(self) -> np.ndarray:
+        """Returns what each step earned, (batch, T)."""
+        return self.trajectory.reward
+
+
+def run_trajectory(
+    agent: Agent,
+    env: VectorEnv,
+    context: Context,
+    target: np.ndarray,
+    start: int,
+    key: jax.Array,
+    config: EvalConfig,
+) -> tuple[Trajectory, np.ndarray, Context]:
+    """Runs one trajectory of every environment.
+
+    Args:
+        agent: the agent.
+        env: batch of environments of one domain, whose steps are those of the training data.
+        context: what the agents remember; consumed.
+        target: (batch,) target return.
+        start: seed of the start states.
+        key: random key of the actions.
+        config: how actions are drawn.
+
+    Returns:
+        The trajectory, the physics states (batch, T + 1, P), and the context with the trajectory's
+        tokens as they were acted on.
+    """
+    observation, info = env.reset(seed=start)
+    return_to_go = target.astype(np.float64)
+    steps, physics, entropy = [], [info["physics"]], []
+    for step in range(agent.spec.steps):
+        action, context = agent.act(
+            context,
+            return_to_go,
+            observation,
+            step,
+            key,
+            config.temperature,
+            config.noise,
+        )
+        next_observation, reward, _, _, info = env.step(action)
+        steps.append((observation, action, reward))
+        entropy.append(np.broadcast_to(context.entropy, len(reward)))
+        physics.append(info["physics"])
+        return_to_go = return_to_go - reward
+        context = context.observe(PreviousStep(action, reward, np.zeros(len(reward))))
+        observation = next_observation
+    observations, actions, rewards = (
+        np.stack(column, axis=1) for column in zip(*steps, strict=True)
+    )
+    # Whether the target was reached is known only now, after the last step.
+    done = agent.layout.completion(target, rewards)[:, -1]
+    context = context.observe(context.previous._replace(done=done))
+    trajectory = Trajectory(observations, actions, rewards, target, np.stack(entropy, axis=1))
+    return trajectory, np.stack(physics, axis=1), context
+
+
+class Player:
+    """Runs the attempts of one agent for a batch of environments.
+
+    Every draw is a function of the settings' seed, the agent's seed and the attempt's number.
+    """
+
+    def __init__(self, agent: Agent, batch: int, config: EvalConfig) -> None:
+        """Prepares to play.
+
+        Args:
+            agent: the agent.
+            batch: number of environments.
+            config: the seed, the target return, and how actions are drawn.
+        """
+        self.agent, self.batch, self.config = agent, batch, config
+
+    def grow(self, env: VectorEnv, attempts: int) -> Iterator[Attempt]:
+        """Yields attempts that all stay in one context, as condition "own" of an evaluation.
+
+        Args:
+            env: batch of environments whose steps are those of the training data, and whose tasks
+                stay the same.
+            attempts: how many.
+        """
+        past = GrowingContext(self, attempts)
+        for number in range(1, attempts + 1):
+            yield past.attempt(env, number, "own")
+
+    def attempt(
+        self, env: VectorEnv, before: Context, number: int, condition: str, keep: bool = True
+    ) -> tuple[Attempt, Context]:
+        """Runs one trajectory and returns it with the context behind it.
+
+        Args:
+            env: see `grow`.
+            before: the context; consumed.
+            number: which attempt it is.
+            condition: names the draws of its actions.
+            keep: whether the context will be used: then it carries the trajectory as training data
+                would.
+        """
+        # The start is the same in every condition's n-th attempt, the random key is not.
+        start = int(self.stream("starts", number).integers(2**31))
+        key = jax.random.key(int(self.stream(f"actions, {condition}", number).integers(2**31)))
+        trajectory, physics, context = run_trajectory(
+            self.agent, env, before, self.target(), start, key, self.config
+        )
+        target = self.target_in_context(trajectory.reward, trajectory.target)
+        # Tokens that do not depend on the target are right already.
+        if keep and self.agent.layout.conditioned and np.any(target != trajectory.target):
+            context = self.agent.append(context.rewind(before), trajectory._replace(target=target))
+        return Attempt(number, trajectory, physics, context.encoded - before.encoded), context
+
+    def new_context(self, trajectories: int) -> Context:
+        """Returns empty contexts that can hold `trajectories` trajectories each."""
+        return self.agent.new_context(self.batch, trajectories)
+
+    def prompted(self, prompt: Sequence[Trajectory], room: int) -> Context:
+        """Returns contexts that hold finished trajectories, as training data do.
+
+        Args:
+            prompt: the trajectories, in their order; their targets are those that were asked for.
+            room: how many trajectories the contexts can hold.
+        """
+        context = self.new_context(room)
+        for trajectory in prompt:
+            target = self.target_in_context(trajectory.reward, trajectory.target)
+            context = self.agent.append(context, trajectory._replace(target=target))
+        return context
+
+    def stream(self, purpose: str, *numbers: int) -> np.random.Generator:
+        """Returns the generator of the draws for a purpose."""
+        return stream(purpose, self.config.seed, self.agent.spec.seed, *numbers)
+
+    def target(self) -> np.ndarray:
+        """Returns the target return at the start of every attempt, (batch,).
+
+        It is a fraction of the best return of the training data.
+        """
+        return np.full(self.batch, self.config.target * self.agent.spec.best_return)
+
+    def target_in_context(self, reward: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """Returns the target that a finished trajectory carries in the context, (batch,).
+
+        It is what training data carry: the trajectory's own return, or the chain's target.
+
+        Args:
+            reward: (batch, T) of the trajectory.
+            target: (batch,) that it was acted on with.
+        """
+        if self.agent.spec.agent.target == "own":
+            return reward.sum(axis=1, dtype=np.float64)
+        return target
+
+
+class GrowingContext:
+    """Follows attempts that stay in one context, of which a window may forget the oldest."""
+
+    def __init__(self, player: Player, attempts: int) -> None:
+        """Starts with an empty context.
+
+        Args:
+            player: runs the attempts; `window` of its settings says how many a context may hold,
+                the one that is acted included.
+            attempts: how many will be run.
+        """
+        self._player, self._window = player, player.config.window
+        self._room = min(attempts, self._window or attempts)
+        self._context: Context | None = player.new_context(self._room)
+        self._encoded = 0  # tokens until the end of the last attempt
+        self.trajectories: list[Trajectory] = []
+        """What the context holds."""
+
+    def context(self) -> Context:
+        """Returns the context before the next attempt."""
+        if self._context is None:
+            # What the cache holds of later trajectories depends on those that are forgotten.
+            context = self._player.prompted(self.trajectories, self._room)
+            self._context = replace(context, encoded=self._encoded + context.encoded)
+        return self._context
+
+    def attempt(self, env: VectorEnv, number: int, condition: str) -> Attempt:
+        """Runs the next attempt, which the context then holds; see `Player.attempt`."""
+        full = len(self.trajectories) + 1 == self._window
+        attempt, context = self._player.attempt(
+            env, self.context(), number, condition, keep=not full
+        )
+        self.trajectories.append(attempt.trajectory)
+        if full:
+            self.trajectories.pop(0)
+        self._context = None if full else context
+        attempt = attempt._replace(encoded=context.encoded - self._encoded)
+        self._encoded = context.encoded
+        return attempt
+
+
+class Plays:
+    """Lets an agent play in environments of `envs`; see `agentic_transformer.agents.base.Agent`."""
+
+    spec: AgentSpec
+    acting: EvalConfig = EvalConfig()
+    """How `play` draws actions where it is not told: as the evaluation of the agent's run."""
+
+    def play(
+        self,
+        env: gymnasium.Env | VectorEnv,
+        attempts: int = 8,
+        *,
+        seed: int | None = None,
+        target: float | None = None,
+        temperature: float | None = None,
+        noise: float | None = None,
+    ) -> list[Attempt]:
+        """Runs successive attempts at one hidden task, see `Agent.play`."""
+        given = {"seed": seed, "target": target, "temperature": temperature, "noise": noise}
+        chosen = {name: value for name, value in given.items() if value is not None}
+        if attempts < 1:
+            raise ValueError(f"attempts={attempts} must be a whole number, at least 1")
+        steps = TrainedSteps(env, self.spec)
+        return list(Player(self, steps.batch, replace(self.acting, **chosen)).grow(steps, attempts))
+
+
+class TrainedSteps:
+    """Steps environments of `envs` as an agent was trained: it holds actions, and keeps the tasks.
+
+    The tasks that the first reset draws stay. A single environment becomes a batch of one.
+    """
+
+    def __init__(self, env: gymnasium.Env | VectorEnv, spec: AgentSpec) -> None:
+        """Checks that the environments fit the agent.
+
+        Args:
+            env: of `envs.make` or `envs.make_vec`.
+            spec: of the agent.
+
+        Raises:
+            ValueError: they are other environments, of another body, or of other steps.
+        """
+        self._env, self._single = env, not isinstance(env, VectorEnv)
+        self._options: dict[str, Any] | None = None
+        self.batch = 1 if self._single else env.num_envs
+        if not hasattr(env.unwrapped, "action_repeat"):
+            raise ValueError(f"play: {env} is no environment of envs.make or envs.make_vec")
+        self._held = _held_steps(env, spec)
+
+    def reset(self, *, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
+        """Starts an attempt in every environment; see `envs.make_vec`."""
+        observation, info = self._env.reset(seed=seed, options=self._options)
+        ours = self._env.unwrapped
+        self._options = {"tasks": [ours.task] if self._single else list(ours.tasks)}
+        return self._batched(observation), {"physics": self._batched(info["physics"])}
+
+    def step(
+        self, action: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Holds actions (batch, A) for one step of the agent, whose rewards are summed."""
+        action, total = action[0] if self._single else action, 0.0
+        for _ in range(self._held):
+            observation, reward, terminated, truncated, info = self._env.step(action)
+            total = total + reward
+        told = map(self._batched, (observation, total, terminated, truncated))
+        return *told, {"physics": self._batched(info["physics"])}
+
+    def _batched(self, value: Any) -> np.ndarray:
+        return np.asarray(value)[None] if self._single else value
+
+
+def _held_steps(env: gymnasium.Env | VectorEnv, spec: AgentSpec) -> int:
+    """Returns for how many steps of the environments an agent's action is held.
+
+    Raises:
+        ValueError: the environments do not fit the agent.
+    """
+    if spec.agent.told:
+        raise ValueError(
+            "play: the agent is told the parameters of its task, which no environment shows; "
+            "allowed: python -m experiments.evaluate run=<its run>"
+        )
+    single, ours = not isinstance(env, VectorEnv), env.unwrapped
+    spaces = (
+        ("observations", env.observation_space if single else env.single_observation_space),
+        ("actions", env.action_space if single else env.single_action_space),
+    )
+    trained = (spec.observation_size, spec.action_size)
+    for (what, space), size in zip(spaces, trained, strict=True):
+        if space.shape != (size,):
+            raise ValueError(
+                f"play: the environment's {what} have {space.shape[0]} numbers, those of the agent "
+                f"{size}: it was trained on {spec.task}"
+            )
+    held, rest = divmod(spec.action_repeat, ours.action_repeat)
+    if rest or ours.horizon < held * spec.steps:
+        raise ValueError(
+            f"play: an environment with action_repeat={ours.action_repeat} and "
+            f"horizon={ours.horizon} does not fit an agent trained with "
+            f"action_repeat={spec.action_repeat} and {spec.steps} steps; "
+            "allowed: envs.make_vec without both"
+        )
+    return held

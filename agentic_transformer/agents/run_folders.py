@@ -1,0 +1,66 @@
+"""Finds the folder of a run, or of a committed agent by its name, and reads how its agent acts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from agentic_transformer.config import EvalConfig
+from agentic_transformer.errors import listing, nearest, raise_config_error
+from agentic_transformer.run_files import CONFIG
+
+RESULTS = Path(__file__).parents[2] / "experiments" / "results"
+"""Folder of the committed evidence: the agent of a result is in `<result>/run`."""
+
+_ACTING = ("seed", "target", "temperature", "noise")
+
+
+def committed_agents() -> dict[str, Path]:
+    """Returns the folders of the committed agents, by name."""
+    return {path.parents[1].name: path.parent for path in RESULTS.glob("*/run/checkpoints")}
+
+
+def find_run(run: Path | str) -> Path:
+    """Returns the folder of a run.
+
+    Args:
+        run: the folder, or the name of a committed agent.
+
+    Raises:
+        UserError: there is neither.
+    """
+    agents = committed_agents()
+    if Path(run).is_dir():
+        return Path(run)
+    if str(run) in agents:
+        return agents[str(run)]
+    allowed = (
+        f"the folder of a run, or one of {listing(agents) or '(no agents are committed here)'}"
+    )
+    return raise_config_error(
+        f"load: {str(run)!r} is no folder and no agent", allowed, nearest(str(run), agents)
+    )
+
+
+def read_acting(run: Path) -> EvalConfig:
+    """Returns how a run's evaluation draws actions: its seed, target, temperature and noise.
+
+    Without settings in the folder, or where they do not say, the defaults are taken.
+
+    Raises:
+        UserError: the settings cannot be read.
+    """
+    path = run / CONFIG
+    if not path.exists():
+        return EvalConfig()
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        there = settings.get("eval", {})
+        values = {key: there[key] for key in _ACTING if key in there}
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError) as error:
+        return raise_config_error(f"{path} does not hold settings: {' '.join(str(error).split())}")
+    for key, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise_config_error(f"{path}: eval.{key}={value!r}", "a number")
+    return EvalConfig(**values)

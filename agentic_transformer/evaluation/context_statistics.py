@@ -1,0 +1,67 @@
+"""Summarizes what a long context is worth: returns by window, and by distance of what it holds.
+
+This module knows nothing of environments or models.
+"""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+
+from agentic_transformer.evaluation.records import BASELINES
+from agentic_transformer.evaluation.statistics import interval
+
+_OF_WINDOWS = r" (agent\.trajectories|train\.batch|eval\.window)=\S+"
+"""Settings in a name that tell agents of several windows apart."""
+
+_FIGURES = ["seeds", "units", "mean", "low", "high"]
+
+
+def summarize_windows(records: pd.DataFrame) -> pd.DataFrame:
+    """Summarizes the return of the n-th attempt by the window of the context.
+
+    An agent that was trained with single trajectories has no context, and a window of 1.
+
+    Args:
+        records: of evaluations with several values of `eval.window`.
+
+    Returns:
+        Columns agent (its name without settings of windows), task, training ("window": each agent
+        was trained with its window; or the number of trajectories that one agent was trained with),
+        window, trajectories (n), seeds, units, and the mean with its interval. Agents or trainings
+        with one window have no rows.
+    """
+    rows = records[records["condition"].isin(["own", *BASELINES]) & records["window"].notna()]
+    rows = rows.assign(
+        agent=[re.sub(_OF_WINDOWS, "", name) for name in rows["agent"]],
+        window=rows["window"].astype(int),
+        training=rows["trained_trajectories"].astype(int).astype(str),
+    )
+    as_trained = rows[rows["window"] == rows["trained_trajectories"]].assign(training="window")
+    both = pd.concat([as_trained, rows], ignore_index=True)
+    by_window = ["agent", "task", "training"]
+    several = both.groupby(by_window)["window"].transform("nunique") > 1
+    return _means(both[several], [*by_window, "window", "trajectories"])
+
+
+def summarize_retrieval(records: pd.DataFrame) -> pd.DataFrame:
+    """Summarizes returns behind a context that holds one informative trajectory.
+
+    Returns:
+        Columns agent, task, condition, trajectories (n, so that the context holds n-1), distance
+        (NaN for `distractors`), seeds, units, and the mean return with its interval.
+    """
+    rows = records[records["condition"].isin(["retrieval", "distractors"])]
+    if not (rows["condition"] == "retrieval").any():
+        rows = rows.iloc[:0]
+    return _means(rows, ["agent", "task", "condition", "trajectories", "distance"])
+
+
+def _means(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Returns the mean return of each group with its interval."""
+    figures = [
+        (*group, table["seed"].nunique(), len(table), *interval(table["return"], table["seed"]))
+        for group, table in rows.groupby(by, sort=True, dropna=False)
+    ]
+    return pd.DataFrame(figures, columns=[*by, *_FIGURES])

@@ -1,0 +1,83 @@
+"""Hides one informative trajectory among uninformative ones: the counterpart of line retrieval.
+
+The Ring Attention paper asks a language model for one line of a long text (arXiv 2310.01889, figure
+3). Here the context of the n-th trajectory holds n-1 trajectories of the data. One of them shows
+how the hidden task is solved, and the return tells whether the agent still finds it:
+
+    informative      a good trajectory of the task, in the sense of `agent.good`
+    uninformative    one that earns at most `POOR_SHARE` of the task's best return in the data
+
+What earns nothing still tells where the task is not. So `distractors`, a context of uninformative
+trajectories alone, is the line below. The two conditions of one n differ in one trajectory, and two
+distances of one n in its place.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from agentic_transformer.contexts.chains import ChainSampler
+
+RETRIEVAL = ("retrieval", "distractors")
+"""Conditions whose contexts are made here."""
+
+POOR_SHARE = 0.1
+"""An uninformative trajectory earns at most this share of the best return of its task."""
+
+
+def distances(trajectories: int) -> list[int]:
+    """Returns where the informative trajectory stands in the context of the n-th one.
+
+    A distance of 1 is right before it. Powers of two, and the far end.
+
+    Args:
+        trajectories: n.
+    """
+    longest = trajectories - 1
+    return sorted({2**power for power in range(longest.bit_length())} | {longest} - {0})
+
+
+def uninformative(returns: np.ndarray) -> np.ndarray:
+    """Returns which trajectories are uninformative, (tasks, episodes) bool.
+
+    Args:
+        returns: (tasks, episodes) of the data.
+    """
+    return returns <= POOR_SHARE * returns.max(axis=1, keepdims=True)
+
+
+def draw_prompts(
+    sampler: ChainSampler, count: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws the trajectories of a context for every task of the data.
+
+    Args:
+        sampler: knows the returns of the data, and which of them are good.
+        count: how many trajectories.
+        rng: generator of the draws.
+
+    Returns:
+        (tasks, count) distinct uninformative trajectories, and (tasks,) informative ones.
+    """
+    poor = [
+        rng.choice(np.flatnonzero(row), count, replace=False)
+        for row in uninformative(sampler.returns)
+    ]
+    good = [
+        rng.choice(ranking[first:])
+        for ranking, first in zip(sampler.ranking, sampler.first_good, strict=True)
+    ]
+    return np.stack(poor), np.array(good)
+
+
+def place(poor: np.ndarray, good: np.ndarray, distance: int) -> np.ndarray:
+    """Returns contexts (tasks, count) with the informative trajectory in its place.
+
+    Args:
+        poor: (tasks, count) uninformative trajectories; one of each task makes room.
+        good: (tasks,) informative ones.
+        distance: 1 for the last place of the context.
+    """
+    placed = poor.copy()
+    placed[:, -distance] = good
+    return placed

@@ -1,0 +1,89 @@
+"""Starts training from the parameters of another run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from agentic_transformer.models.spec import AgentSpec
+from agentic_transformer.training.checkpoint_reader import CheckpointReader
+
+_MODEL = ("tokens", "width", "layers", "heads", "feedforward", "head", "components", "scan_layers")
+"""Settings of `model` that decide what the parameters are."""
+
+
+class InitialAgent:
+    """Holds the newest agent of the run that `init` names."""
+
+    def __init__(self, run: str) -> None:
+        """Finds the newest whole checkpoint; every process must call this.
+
+        Raises:
+            ValueError: there is none.
+        """
+        self._run, self._checkpoints = run, CheckpointReader(Path(run))
+        self._step = self._checkpoints.newest()
+        self._spec = AgentSpec.from_dict(self._checkpoints.spec(self._step))
+
+    @property
+    def name(self) -> str:
+        """Returns the checkpoint's folder and the digest of what it holds."""
+        digest = self._checkpoints.digest(self._step)
+        return f"{self._checkpoints.folder / str(self._step)} {digest}"
+
+    def check(self, spec: AgentSpec) -> None:
+        """Raises a ValueError unless an agent can have these parameters.
+
+        Args:
+            spec: the agent.
+
+        Raises:
+            ValueError: it is of another kind or of another size.
+        """
+        there, here = _shape(self._spec), _shape(spec)
+        if different := [name for name in here if there[name] != here[name]]:
+            said = "; ".join(
+                f"{name} is {there[name]} there and {here[name]} here" for name in different[:3]
+            )
+            raise ValueError(
+                f"init={self._run}: its parameters do not fit this agent: {said}\n"
+                "  allowed: a run whose agent has the same shape"
+            )
+
+    def scaled(self, spec: AgentSpec) -> AgentSpec:
+        """Returns a spec with the scales of this agent."""
+        return with_scales_of(spec, self._checkpoints, self._step)
+
+    def params(self, like: Any) -> Any:
+        """Returns the parameters, with the shardings of `like`."""
+        return self._checkpoints.params(self._step, like)
+
+
+def with_scales_of(spec: AgentSpec, checkpoints: CheckpointReader, step: int) -> AgentSpec:
+    """Returns a spec with the scales of observations and returns that a checkpoint's agent has.
+
+    Args:
+        spec: the agent.
+        checkpoints: of the run.
+        step: which checkpoint.
+    """
+    there = AgentSpec.from_dict(checkpoints.spec(step)).normalizer
+    # agent.reward_scale is a setting of this run.
+    return replace(spec, normalizer=replace(there, reward_scale=spec.normalizer.reward_scale))
+
+
+def _shape(spec: AgentSpec) -> dict[str, Any]:
+    """Returns what the parameters of an agent depend on, by setting."""
+    sizes = {
+        "agent.learner": spec.agent.learner,
+        "the size of observations": spec.observation_size,
+        "the size of actions": spec.action_size,
+    }
+    if spec.agent.learner != "transformer":
+        named = {"td3_bc.width": spec.td3_bc.width, "td3_bc.layers": spec.td3_bc.layers}
+    else:
+        named = {f"model.{name}": getattr(spec.model, name) for name in _MODEL}
+        named["the number of steps"] = spec.steps
+        named["agent.weighting"] = spec.agent.weighting  # advantage: the model has a value head
+    return sizes | named

@@ -1,0 +1,274 @@
+"""Converts a buffer of episodes to a Minari dataset on this disk, and back.
+
+Minari (Farama) keeps a dataset in a folder:
+
+    data/metadata.json    its id, numbers of episodes and steps, spaces, version of the format
+    data/main_data.hdf5   a group `episode_<i>` for each episode: observations (T + 1, O),
+                          actions (T, A), rewards (T,), terminations (T,), truncations (T,), and
+                          `infos`, here with physics and the demonstrator's actions (T + 1, size)
+
+It is read and written here with h5py, which is at hand, and not with the package `minari`: the
+format is these few arrays, and the package would bring a command-line library and pictures.
+Actions are those of the environment's own range there, and within [-1, 1] in a buffer.
+
+Source of the format: minari 0.5.4, which reads what is written here (tests/datasets/test_minari).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from datasets.collection_metadata import read_versions, write_metadata
+from datasets.consistency import check_consistent, domain_of
+from datasets.episode import DEMONSTRATOR, Episode, episode_files, read_episode, write_episode
+from datasets.progress import progress_bar
+from envs.gymnasium_tasks import bounds, environment_json, is_gymnasium
+from envs.registry import domain_spec
+
+_DATA, _METADATA, _ARRAYS = "data", "metadata.json", "main_data.hdf5"
+_VERSION = "0.5.0"  # of Minari's format: a reader accepts those it knows, and all know this one
+_ID = re.compile(r"(?:[-\w][-\w/]*/)?[-\w]+-v\d+")  # namespace/name-v0
+_INFOS = ("physics", DEMONSTRATOR)
+
+
+def export_minari(
+    buffer: str | Path, folder: str | Path, domain: str | None = None, *, progress: bool = True
+) -> int:
+    """Writes the episodes of a buffer as a Minari dataset.
+
+    Args:
+        buffer: a folder of episodes.
+        folder: of the dataset, new. Below Minari's own folder (MINARI_DATASETS_PATH, or
+            ~/.minari/datasets) `minari.load_dataset` finds it by its path there.
+        domain: whose data the episodes are. None takes what `<domain>/<algo>/buffer` names.
+        progress: show a progress bar.
+
+    Returns:
+        the number of episodes.
+
+    Raises:
+        ValueError: a bad episode, an unknown domain, a folder that is there already or is not named
+            as Minari names datasets.
+    """
+    domain, folder = _known_domain(buffer, domain), Path(folder)
+    identifier = _dataset_id(folder)
+    if folder.exists():
+        raise ValueError(f"{folder}: is there already; allowed: a new folder")
+    files, low, high = episode_files(buffer), *_action_range(domain)
+    data = folder / _DATA
+    data.mkdir(parents=True)
+    steps = 0
+    with h5py.File(data / _ARRAYS, "w", track_order=True) as file:
+        for index, path in enumerate(
+            progress_bar("converting episodes", files, unit="episode", show=progress)
+        ):
+            episode = read_episode(path)
+            check_consistent(path, episode, domain)
+            _write_group(file.create_group(f"episode_{index}"), index, episode, low, high)
+            steps += episode.length
+        first = read_episode(files[0])
+    limits = bounds(domain)[:2] if is_gymnasium(domain) else _unbounded(first.observation.shape[1])
+    metadata = {
+        "dataset_id": identifier,
+        "minari_version": _VERSION,
+        "data_format": "hdf5",
+        "jpeg_encoding": False,
+        "total_episodes": len(files),
+        "total_steps": steps,
+        "observation_space": _box(*limits, "float32"),
+        "action_space": _box(low, high, "float32"),
+        "author": [],
+        "author_email": [],
+        "description": f"Episodes of {domain}, converted from ExoRL's format.",
+        "requirements": [f"{key}=={value}" for key, value in read_versions(Path(buffer)).items()],
+    }
+    if is_gymnasium(domain) and (described := environment_json(domain)):
+        metadata["env_spec"] = described
+    (data / _METADATA).write_text(json.dumps(metadata))
+    return len(files)
+
+
+def import_minari(
+    folder: str | Path, buffer: str | Path, domain: str | None = None, *, progress: bool = True
+) -> int:
+    """Writes the episodes of a Minari dataset into a new buffer.
+
+    Args:
+        folder: of the dataset.
+        buffer: a new folder.
+        domain: whose data the episodes are, such as `gymnasium:HalfCheetah-v5`. None takes what
+            `<domain>/<algo>/buffer` names.
+        progress: show a progress bar.
+
+    Returns:
+        the number of episodes.
+
+    Raises:
+        ValueError: no such dataset; one that is not of vectors or not in HDF5; an episode that ends
+            by termination, or that the domain cannot have produced; or a buffer that is not empty.
+    """
+    domain, buffer = _known_domain(buffer, domain), Path(buffer)
+    data = Path(folder) / _DATA
+    if buffer.exists() and any(buffer.iterdir()):
+        raise ValueError(f"buffer {buffer}: is not empty; allowed: a new folder")
+    metadata = _read_metadata(data)
+    low, high = _given_range(data, metadata)
+    buffer.mkdir(parents=True, exist_ok=True)
+    count = int(metadata["total_episodes"])
+    episodes = _read_groups(data, count, low, high)
+    bar = progress_bar("converting episodes", episodes, unit="episode", show=progress, total=count)
+    for index, episode in enumerate(bar):
+        check_consistent(data / f"episode_{index}", episode, domain)
+        write_episode(buffer, index, episode)
+    kept = ("dataset_id", "minari_version", "requirements", "code_permalink", "algorithm_name")
+    source = {key: metadata[key] for key in kept if key in metadata}
+    write_metadata(buffer, {"format": "ExoRL", "domain": domain, "minari": source})
+    return count
+
+
+def _known_domain(buffer: str | Path, domain: str | None) -> str:
+    domain = domain or domain_of(buffer)
+    if domain is None:
+        raise ValueError(
+            f"buffer {buffer}: its folder names no domain; allowed: <domain>/<name>/buffer, or "
+            "domain=<domain>"
+        )
+    domain_spec(domain)
+    return domain
+
+
+def _dataset_id(folder: Path) -> str:
+    """Returns the id under which Minari knows a dataset that lies in `folder`."""
+    root = os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets"
+    path, root = folder.absolute(), Path(root).absolute()
+    found = path.relative_to(root).as_posix() if path.is_relative_to(root) else folder.name
+    if not _ID.fullmatch(found):
+        raise ValueError(
+            f"minari={folder}: {found!r} is no name of a Minari dataset; allowed: letters, digits, "
+            "- and _, and -v<number> at the end, such as walker-rnd-v0"
+        )
+    return found
+
+
+def _unbounded(size: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.full(size, -np.inf), np.full(size, np.inf)
+
+
+def _action_range(domain: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the smallest and the largest action of a domain's own environment, (A,) each."""
+    if is_gymnasium(domain):
+        return bounds(domain).action_low, bounds(domain).action_high
+    size = domain_spec(domain).action
+    return -np.ones(size), np.ones(size)
+
+
+def _box(low: np.ndarray, high: np.ndarray, dtype: str) -> str:
+    """Returns a space of vectors as Minari writes it."""
+    return json.dumps(
+        {
+            "type": "Box",
+            "dtype": dtype,
+            "shape": [len(low)],
+            "low": low.tolist(),
+            "high": high.tolist(),
+        }
+    )
+
+
+def _write_group(
+    group: h5py.Group, index: int, episode: Episode, low: np.ndarray, high: np.ndarray
+) -> None:
+    group.attrs["id"], group.attrs["total_steps"] = index, episode.length
+    truncated = np.zeros(episode.length, bool)
+    truncated[-1] = True
+    group["observations"] = episode.observation.astype(np.float32)
+    group["actions"] = _to_range(episode.action[1:], low, high)
+    group["rewards"] = episode.reward[1:, 0].astype(np.float32)
+    group["terminations"] = np.zeros(episode.length, bool)
+    group["truncations"] = truncated
+    for key, array in {"physics": episode.physics, **episode.extra}.items():
+        if array is not None:
+            group[f"infos/{key}"] = array
+
+
+def _is_unit(low: np.ndarray, high: np.ndarray) -> bool:
+    return bool((low == -1).all() and (high == 1).all())
+
+
+def _to_range(action: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    # Left alone where it is the same range, as scaling rounds.
+    scaled = action if _is_unit(low, high) else low + (action + 1.0) * (high - low) / 2
+    return scaled.astype(np.float32)
+
+
+def _from_range(action: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    scaled = action if _is_unit(low, high) else 2 * (action - low) / (high - low) - 1
+    return scaled.astype(np.float32)
+
+
+def _read_metadata(data: Path) -> dict[str, Any]:
+    try:
+        metadata = json.loads((data / _METADATA).read_bytes())
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{data}: holds no Minari dataset ({error}); allowed: a folder with {_DATA}/{_METADATA}"
+        ) from error
+    if (kind := metadata.get("data_format", "hdf5")) != "hdf5":
+        raise ValueError(f"{data}: is in the format {kind!r}; allowed: hdf5")
+    return metadata
+
+
+def _given_range(data: Path, metadata: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the range of a dataset's actions, (A,) each."""
+    spaces = {
+        key: json.loads(metadata.get(f"{key}_space", "{}")) for key in ("observation", "action")
+    }
+    for key, space in spaces.items():
+        if space.get("type") != "Box" or len(space["shape"]) != 1:
+            found = space.get("type", "nothing")
+            raise ValueError(f"{data}: {key}_space is {found}; allowed: a Box of vectors")
+    low, high = (np.array(spaces["action"][end], np.float64) for end in ("low", "high"))
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        raise ValueError(f"{data}: actions have no bounds; allowed: finite low and high")
+    return low, high
+
+
+def _read_groups(data: Path, count: int, low: np.ndarray, high: np.ndarray) -> Iterator[Episode]:
+    """Yields the episodes of a dataset in the order of their numbers."""
+    try:
+        with h5py.File(data / _ARRAYS, "r") as file:
+            for index in range(count):
+                yield _read_group(f"{data}: episode {index}", file[f"episode_{index}"], low, high)
+    except (OSError, KeyError) as error:
+        raise ValueError(f"{data / _ARRAYS}: cannot be read ({error})") from error
+
+
+def _read_group(label: str, group: h5py.Group, low: np.ndarray, high: np.ndarray) -> Episode:
+    if (ended := np.flatnonzero(group["terminations"][:])).size:
+        raise ValueError(
+            f"{label} ends by termination after {ended[0] + 1} steps; allowed: episodes that only "
+            "a time limit ends"
+        )
+    rows = {
+        "action": _from_range(group["actions"][:], low, high),
+        "reward": group["rewards"][:].reshape(-1, 1).astype(np.float32),
+    }
+    # Row 0 is the reset, whose action and reward are 0.
+    rows = {key: np.concatenate([0 * array[:1], array]) for key, array in rows.items()}
+    infos = group.get("infos", {})
+    extra = {key: infos[key][:] for key in _INFOS if key in infos}
+    return Episode(
+        observation=group["observations"][:].astype(np.float32),
+        discount=np.ones_like(rows["reward"]),
+        physics=extra.pop("physics", None),
+        extra=extra,
+        **rows,
+    )

@@ -1,0 +1,217 @@
+"""Writes one HTML file about runs, with everything in it: it opens without a network."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import html
+import io
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from agentic_transformer.evaluation.results_folder import VIDEO, read_command
+from agentic_transformer.run_files import PROVENANCE, read_json
+from agentic_transformer.settings import format_value
+from experiments.reports.agent_names import flat, settings_in
+from experiments.reports.presentation import present
+from experiments.reports.variants_table import at_longest, in_cells
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1100px; margin: 2em auto;
+       padding: 0 1em; }
+h1 { font-size: 1.6em; } h2 { font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #ddd; }
+figure { margin: 1em 0; } figcaption { color: #555; font-size: 0.9em; }
+img, video { max-width: 100%; height: auto; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 0.87em; }
+th, td { text-align: left; padding: 0.25em 0.8em; border-bottom: 1px solid #e3e3e3;
+         vertical-align: top; }
+th { background: #f5f5f3; } td { font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+details { margin: 0.4em 0; } summary { cursor: pointer; }
+"""
+
+_CAPTIONS = {
+    "return_vs_context.png": "Return against the number of trajectories in the context.",
+    "agents.png": "The last trajectory's return of each agent.",
+    "return_vs_tokens.png": "Return against the tokens in the context.",
+    "return_vs_window.png": "Return against the window of the context.",
+    "retrieval.png": "Return by the distance of the one informative trajectory.",
+    "entropy.png": "Entropy of the agent's actions.",
+    "learning_curve.png": "Return while training.",
+    "training.png": "Loss while training.",
+    "attempts.png": "What the first agent did in its attempts.",
+}
+
+_FACTS = ("started", "command", "commit", "dirty", "python", "platform", "device_kind", "devices")
+"""Provenance that is shown for each run."""
+
+
+def write_report(runs: Sequence[Path], path: Path, conditions: Sequence[str] = ()) -> None:
+    """Writes a report with tables, figures, videos, provenance and settings.
+
+    Args:
+        runs: run folders, each with records.
+        path: path of the HTML file.
+        conditions: which to show; all if empty.
+
+    Raises:
+        ValueError: the records cannot be shown together, see
+            `experiments.reports.presentation.present`, or the file cannot be written.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "report"
+        # What `present` prints names files that are about to go.
+        with contextlib.redirect_stdout(io.StringIO()):
+            present(runs, folder, conditions=conditions)
+        summary = pd.read_csv(folder / "summary.csv")
+        figures = [
+            _figure(folder / name, caption)
+            for name, caption in _CAPTIONS.items()
+            if (folder / name).exists()
+        ]
+        comparisons = pd.read_csv(folder / "comparisons.csv")
+    parts = [
+        _section("Results", _results(summary, comparisons)),
+        _section("Figures", "".join(figures)),
+        _section("Attempts", "".join(map(_video, runs))),
+        _section("Settings that differ", _differences(runs)),
+        _section("Provenance", _provenance(runs)),
+        _section("All settings", "".join(map(_settings, runs))),
+    ]
+    tasks, agents = (", ".join(summary[name].unique()) for name in ("task", "agent"))
+    text = (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>{html.escape(tasks)}</title><style>{_STYLE}</style></head><body>"
+        f"<h1>{html.escape(tasks)}</h1><p>{html.escape(agents)}</p>{''.join(parts)}</body></html>\n"
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"out={path} cannot be written: {error.strerror}") from None
+
+
+def _section(title: str, content: str) -> str:
+    """Returns a section, or nothing if it has no content."""
+    return f"<h2>{title}</h2>\n{content}\n" if content else ""
+
+
+def _table(table: pd.DataFrame) -> str:
+    """Returns a table of text."""
+    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in table.columns)
+    rows = (
+        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>\n"
+        for row in table.to_numpy()
+    )
+    return f'<div class="wide"><table><tr>{head}</tr>\n{"".join(rows)}</table></div>'
+
+
+def _results(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
+    """Returns the last returns, and the own context against its controls."""
+    text = "<p>Return of the last trajectory: mean and 95% bootstrap interval.</p>"
+    text += _table(in_cells(at_longest(summary)))
+    last = comparisons[comparisons["trajectories"] == comparisons["trajectories"].max()]
+    if len(last):
+        differences = pd.DataFrame(
+            {
+                "agent": last["agent"],
+                "task": last["task"],
+                "n": last["trajectories"],
+                "own context minus": last["against"],
+                "difference": [
+                    f"{d:+.2f} [{low:+.2f}, {high:+.2f}]"
+                    for d, low, high in last[["difference", "low", "high"]].to_numpy()
+                ],
+            }
+        )
+        text += "<p>Own context against each control, paired by task.</p>" + _table(differences)
+    return text
+
+
+def _figure(path: Path, caption: str) -> str:
+    """Returns a picture that is part of the page."""
+    return (
+        f'<figure><img alt="{html.escape(caption)}" src="{_data(path, "image/png")}">'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>\n"
+    )
+
+
+def _video(run: Path) -> str:
+    """Returns the video of a run's attempts as part of the page, if there is one."""
+    if not (run / VIDEO).exists():
+        return ""
+    return (
+        f'<figure><video controls muted src="{_data(run / VIDEO, "video/mp4")}"></video>'
+        f"<figcaption>{html.escape(str(run))}</figcaption></figure>\n"
+    )
+
+
+def _data(path: Path, kind: str) -> str:
+    """Returns a file as an address that holds it."""
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def _differences(runs: Sequence[Path]) -> str:
+    """Returns the settings in which the runs differ, a column for each run."""
+    settings = [_shown(run) for run in runs]
+    keys = [
+        key
+        for key in sorted({key for one in settings for key in one})
+        if len({one.get(key, "") for one in settings}) > 1
+    ]
+    if not keys:
+        return ""
+    columns = {"setting": keys} | {
+        str(run): [one.get(key, "") for key in keys]
+        for run, one in zip(runs, settings, strict=True)
+    }
+    return _table(pd.DataFrame(columns))
+
+
+def _provenance(runs: Sequence[Path]) -> str:
+    """Returns what the runs were made with: what they share, then a column for each run."""
+    found = [read_json(run / PROVENANCE) for run in runs]
+    facts = [
+        {name: one[name] for name in _FACTS if one.get(name) is not None}
+        | _versions(one.get("packages"))
+        for one in found
+    ]
+    shown = {
+        name: [format_value(one.get(name, "")) for one in facts]
+        for name in {name: None for one in facts for name in one}  # each once, in their order
+    }
+    shared = {name: values[0] for name, values in shown.items() if len(set(values)) == 1}
+    own = {name: values for name, values in shown.items() if name not in shared}
+    text = _table(pd.DataFrame({"all runs": list(shared), "": list(shared.values())}))
+    if own:
+        columns = dict(zip(map(str, runs), zip(*own.values(), strict=True), strict=True))
+        text = _table(pd.DataFrame({"": list(own), **columns})) + "<br>" + text
+    return text if shown else ""
+
+
+def _versions(packages: Any) -> dict[str, str]:
+    """Returns the versions of installed packages."""
+    known = packages if isinstance(packages, dict) else {}
+    return {name: version for name, version in known.items() if version}
+
+
+def _settings(run: Path) -> str:
+    """Returns all settings of a run, folded up."""
+    settings = _shown(run)
+    if not settings:
+        return ""
+    table = _table(pd.DataFrame({"setting": list(settings), "value": list(settings.values())}))
+    return f"<details><summary>{html.escape(str(run))}</summary>{table}</details>\n"
+
+
+def _shown(run: Path) -> dict[str, str]:
+    """Returns the settings of a run as text."""
+    settings = settings_in(run)
+    evaluated = read_command(run).get("eval", settings.get("eval", {}))
+    shown = flat(settings | ({"eval": evaluated} if evaluated else {}))
+    return {key: format_value(value) for key, value in shown.items()}

@@ -1,0 +1,78 @@
+"""Writes settings with final results where TensorBoard's HPARAMS tab shows runs side by side."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tensorboardX import SummaryWriter
+
+from agentic_transformer.evaluation.results_folder import find_records
+from agentic_transformer.settings import format_value
+from experiments.reports.agent_names import flat
+from experiments.reports.pictures import picture
+
+_ELSEWHERE = ("run", "resume", "init", "logger", "data.root", "data.cache")
+"""Settings that say where things lie."""
+
+
+def save_hyperparameters(settings: Any, run: Path, results: Path | None = None) -> None:
+    """Writes a run's settings and its results so far to `<run>/tensorboard/hparams`.
+
+    If that fails, one line says why.
+
+    Args:
+        settings: an instance of the dataclass of the run's command.
+        run: the run's folder.
+        results: folder of its evaluation; None: there is none yet.
+    """
+
+    def write(folder: Path) -> None:
+        found = last_metrics(run) | (last_returns(results) if results else {})
+        given = {
+            key: value if isinstance(value, int | float | str) else format_value(value)
+            for key, value in flat(asdict(settings)).items()
+            if key not in _ELSEWHERE
+        }
+        with SummaryWriter(str(folder.resolve())) as events:
+            events.add_hparams(given, found, name=".")
+
+    folder = run / "tensorboard" / "hparams"
+    shutil.rmtree(folder, ignore_errors=True)
+    if last_metrics(run):  # else there is nothing to compare by
+        picture(folder, write)
+
+
+def last_metrics(run: Path) -> dict[str, float]:
+    """Returns the last loss of a run and the last returns of its learning curve."""
+    found = {}
+    if (rows := _rows(run / "metrics.csv")) is not None:
+        found["final/loss"] = float(rows["loss"].iloc[-1])
+    if (rows := _rows(run / "learning_curve.csv")) is not None:
+        last = rows[rows["step"] == rows["step"].max()]
+        for number, value in zip(last["trajectories"], last["return"], strict=True):
+            found[f"final/while_training_{number}"] = float(value)
+    return found
+
+
+def last_returns(results: Path) -> dict[str, float]:
+    """Returns the mean return of each condition at its largest number of trajectories."""
+    if (path := find_records(results)) is None:
+        return {}
+    records = pd.read_csv(path)
+    longest = records.groupby("condition")["trajectories"].transform("max")
+    means = records[records["trajectories"] == longest].groupby(["condition", "trajectories"])
+    return {
+        f"final/{condition}_{number}": float(mean)
+        for (condition, number), mean in means["return"].mean().items()
+    }
+
+
+def _rows(path: Path) -> pd.DataFrame | None:
+    if not path.exists() or not path.stat().st_size:
+        return None
+    rows = pd.read_csv(path)
+    return None if rows.empty else rows

@@ -1,0 +1,58 @@
+"""Draws the returns that were measured while training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from experiments.reports.legends import legend_below
+from experiments.reports.pyplot import plt
+
+
+def learning_curves(logs: Sequence[tuple[str, str, pd.DataFrame]], path: Path) -> None:
+    """Draws return by training step: a panel per task, a colour per agent, a line style per n.
+
+    Runs of one agent, which are its seeds, are thin lines below their mean.
+
+    Args:
+        logs: agent's name, task and `learning_curve.csv` of each run.
+        path: path of the picture.
+    """
+    tasks = list(dict.fromkeys(task for _, task, _ in logs))
+    agents = list(dict.fromkeys(agent for agent, _, _ in logs))
+    figure, grid = plt.subplots(
+        1, len(tasks), figsize=(5.5 * len(tasks), 4.2), squeeze=False, layout="constrained"
+    )
+    table = pd.concat(
+        [log.assign(agent=agent, task=task, run=i) for i, (agent, task, log) in enumerate(logs)]
+    )
+    for axis, task in zip(grid[0], tasks, strict=True):
+        rows = table[table["task"] == task]
+        for (agent, number), curves in rows.groupby(["agent", "trajectories"], sort=False):
+            colour = f"C{agents.index(agent) % 10}"
+            line = ":" if number == 1 and rows["trajectories"].max() > 1 else "-"
+            runs = [curve for _, curve in curves.groupby("run")]
+            for curve in runs:
+                if len(runs) > 1:
+                    axis.plot(curve["step"], curve["return"], line, color=colour, alpha=0.4, lw=0.7)
+                else:
+                    axis.fill_between(
+                        curve["step"], curve["low"], curve["high"], color=colour, alpha=0.15, lw=0
+                    )
+            mean = curves.groupby("step")["return"].mean()
+            seeds = f", {len(runs)} seeds" if len(runs) > 1 else ""
+            label = f"{agent}: attempt n = {number}{seeds}"
+            axis.plot(mean.index, mean, line, color=colour, label=label)
+        axis.set(title=task, xlabel="training step", ylabel="return")
+        axis.grid(alpha=0.25)
+    drawn = {}  # curves by label
+    for axis in grid[0]:
+        drawn |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    legend_below(figure, drawn)
+    one_seed = len(logs) == len({(agent, task) for agent, task, _ in logs})
+    shown = "mean and 95% bootstrap interval over tasks" if one_seed else "mean; thin: each seed"
+    figure.suptitle(f"return while training: {shown}", fontsize=9, color="#555555")
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

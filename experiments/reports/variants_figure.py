@@ -1,0 +1,124 @@
+"""Draws the agents of several runs: a colour for each agent, a panel for each condition."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from agentic_transformer.evaluation.records import BASELINES
+from experiments.reports.legends import legend_below
+from experiments.reports.pyplot import plt
+from experiments.reports.return_figures import MARKERS, STYLES, draw_anchors
+
+_LINES = ("-", "--", "-.", ":")
+
+
+def variants(
+    summary: pd.DataFrame, trained: int, path: Path, anchors: pd.DataFrame | None = None
+) -> None:
+    """Draws the return of the n-th trajectory against n, a row of panels per task.
+
+    An agent has the same colour and marker in every panel. Baselines, which have no context, are
+    dotted lines in all of them.
+
+    Args:
+        summary: result of `agentic_transformer.evaluation.statistics.summarize`.
+        trained: trajectories in the longest training context; a thin line marks it.
+        path: path of the picture.
+        anchors: published returns, see `experiments.reports.anchors`; dashed in the first panels.
+    """
+    _draw(summary, "trajectories", trained, path, anchors)
+
+
+def variants_by_tokens(summary: pd.DataFrame, path: Path) -> None:
+    """Draws the same return against the tokens in the context, where there are any.
+
+    Args:
+        summary: see `variants`, with `context_tokens`.
+        path: path of the picture.
+    """
+    longest = summary.groupby(["agent", "task", "condition"])["context_tokens"].transform("max")
+    _draw(summary[longest > 0], "context_tokens", None, path)
+
+
+def _draw(
+    summary: pd.DataFrame,
+    over: str,
+    trained: int | None,
+    path: Path,
+    anchors: pd.DataFrame | None = None,
+) -> None:
+    """Draws the panels; `over` is the column of the horizontal axis."""
+    baselines = summary["condition"].isin(BASELINES)
+    conditions = list(dict.fromkeys(summary.loc[~baselines, "condition"]))
+    agents = list(dict.fromkeys(summary.loc[~baselines, "agent"]))
+    tasks = list(dict.fromkeys(summary["task"]))
+    figure, grid = plt.subplots(
+        len(tasks),
+        len(conditions),
+        figsize=(max(4.2 * len(conditions), 6) + 0.6, 3.6 * len(tasks) + 0.5 + 0.1 * len(agents)),
+        squeeze=False,
+        sharey="row",
+        layout="constrained",
+    )
+    drawn = {}  # curves by label
+    for axes, task in zip(grid, tasks, strict=True):
+        for axis, condition in zip(axes, conditions, strict=True):
+            rows = summary[summary["task"] == task]
+            for index, agent in enumerate(agents):
+                curve = rows[(rows["agent"] == agent) & (rows["condition"] == condition)]
+                style = {
+                    "color": f"C{index % 10}",
+                    "marker": MARKERS[index % len(MARKERS)],
+                    "linestyle": _LINES[index // 10 % len(_LINES)],
+                }
+                _curve(axis, curve, over, agent, style)
+            others = rows[rows["condition"].isin(BASELINES)]
+            for (agent, kind), curve in others.groupby(["agent", "condition"], sort=False):
+                label, colour, _, _ = STYLES[kind]
+                label = label if others["agent"].nunique() == 1 else f"{label}: {agent}"
+                _curve(axis, curve, over, label, {"color": colour, "linestyle": ":"})
+            if over == "trajectories":
+                _count_trajectories(axis, rows, trained)
+            else:
+                first = rows.loc[rows[over] > 0, over].min()
+                axis.set_xscale("symlog", base=2, linthresh=first)
+                axis.set_xlabel("tokens in the context of the n-th trajectory")
+            axis.set_title(f"{task}\n{STYLES[condition][0]}", fontsize=9)
+            axis.grid(alpha=0.25)
+            drawn |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+        axes[0].set_ylabel("return of the n-th trajectory")
+        if anchors is not None:
+            draw_anchors(axes[0], anchors[anchors["task"] == task])
+    legend_below(figure, drawn)
+    seeds = sorted(summary["seeds"].unique())
+    counted = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
+    figure.suptitle(
+        f"mean and 95% bootstrap interval over tasks; seeds: {counted}", fontsize=9, color="#555555"
+    )
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def _count_trajectories(axis: plt.Axes, rows: pd.DataFrame, trained: int) -> None:
+    """Labels an axis by powers of two, and marks the training length if the curves pass it."""
+    axis.set_xscale("log", base=2)
+    powers = 2 ** np.arange(int(np.log2(rows["trajectories"].max())) + 1)
+    axis.set_xticks(powers, [str(n) for n in powers])
+    if rows["trajectories"].max() > trained:
+        axis.axvline(trained, color="#999999", linewidth=0.8)
+    axis.set_xlabel("n, the n-th trajectory")
+
+
+def _curve(
+    axis: plt.Axes, curve: pd.DataFrame, over: str, label: str, style: dict[str, object]
+) -> None:
+    """Draws one agent's curve with its band, if it has one here."""
+    if curve.empty:
+        return
+    curve = curve.sort_values("trajectories")
+    x = curve[over]
+    axis.plot(x, curve["mean"], markersize=4, label=label, **style)
+    axis.fill_between(x, curve["low"], curve["high"], color=style["color"], alpha=0.15, linewidth=0)

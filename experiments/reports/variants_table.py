@@ -1,0 +1,118 @@
+"""Tabulates the agents of several runs: seeds are joined, each mean has its interval."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from agentic_transformer.evaluation.records import join, read_records
+from agentic_transformer.evaluation.results_folder import find_records
+from agentic_transformer.evaluation.statistics import summarize
+from experiments.reports.agent_names import agent_names, with_name
+
+COLUMNS = ["agent", "task", "condition", "trajectories", "seeds", "units", "mean", "low", "high"]
+
+
+def variants_table(runs: Sequence[Path]) -> pd.DataFrame:
+    """Returns a row for each agent, task and condition, at the largest number of trajectories.
+
+    Args:
+        runs: folders with records; those without records that can be read are left out.
+
+    Returns:
+        The columns of `COLUMNS`. The mean is over the tasks of all seeds, with the ends of its 95%
+        interval, see `agentic_transformer.evaluation.statistics.interval`.
+
+    Raises:
+        ValueError: the records cannot be joined, or a run's settings cannot be read.
+    """
+    tables = {run: table for run in runs if (table := _readable(run)) is not None}
+    if not tables:
+        return pd.DataFrame(columns=COLUMNS)
+    names = agent_names(list(tables), list(tables.values()))
+    records = join(
+        [with_name(table, name) for table, name in zip(tables.values(), names, strict=True)]
+    )
+    return at_longest(summarize(records))
+
+
+def _readable(run: Path) -> pd.DataFrame | None:
+    """Returns a run's records, or None; the table of the jobs says what is wrong with a file."""
+    try:
+        path = find_records(run)
+        return None if path is None else read_records(path)
+    except (OSError, ValueError):
+        return None
+
+
+def at_longest(summary: pd.DataFrame) -> pd.DataFrame:
+    """Returns the rows of a summary at each agent's largest number of trajectories."""
+    longest = summary.groupby(["agent", "task", "condition"])["trajectories"].transform("max")
+    return summary.loc[summary["trajectories"] == longest, COLUMNS].reset_index(drop=True)
+
+
+def save_tables(table: pd.DataFrame, path: Path) -> list[Path]:
+    """Writes a table as CSV, Markdown and LaTeX (with booktabs).
+
+    Args:
+        table: result of `variants_table`.
+        path: path without its ending.
+
+    Returns:
+        The paths.
+    """
+    cells = in_cells(table)
+    written = {
+        ".csv": table.to_csv(index=False),
+        ".md": markdown(cells),
+        ".tex": latex(cells),
+    }
+    for suffix, text in written.items():
+        path.with_suffix(suffix).write_text(text)
+    return [path.with_suffix(suffix) for suffix in written]
+
+
+def in_cells(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns a row for each agent and task, and a column of text for each condition."""
+    cells = table.assign(
+        cell=[
+            f"{m:.2f} [{low:.2f}, {high:.2f}]"
+            for m, low, high in table[["mean", "low", "high"]].to_numpy()
+        ],
+        column=[
+            f"{condition} (n = {n})"
+            for condition, n in zip(table["condition"], table["trajectories"], strict=True)
+        ],
+    )
+    index = ["agent", "task", "seeds"]
+    wide = cells.pivot(index=index, columns="column", values="cell")
+    rows = cells[index].drop_duplicates().apply(tuple, axis=1)
+    return wide.loc[list(rows), list(dict.fromkeys(cells["column"]))].fillna("").reset_index()
+
+
+def markdown(cells: pd.DataFrame) -> str:
+    """Returns a table of text in Markdown."""
+    rows = [list(cells.columns), ["---"] * len(cells.columns), *cells.astype(str).to_numpy()]
+    escaped = ([str(cell).replace("|", "\\|") for cell in row] for row in rows)
+    return "".join(f"| {' | '.join(row)} |\n" for row in escaped)
+
+
+def latex(cells: pd.DataFrame) -> str:
+    r"""Returns a table of text in LaTeX; it needs \usepackage{booktabs}."""
+    lines = [
+        rf"\begin{{tabular}}{{{'l' * len(cells.columns)}}}",
+        r"\toprule",
+        _latex_row(cells.columns),
+        r"\midrule",
+        *map(_latex_row, cells.astype(str).to_numpy()),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    return " & ".join(re.sub(r"([&%$#_{}])", r"\\\1", str(cell)) for cell in cells) + r" \\"

@@ -1,0 +1,94 @@
+"""`Agent.play` is an evaluation's condition "own", return for return."""
+
+import numpy as np
+import pytest
+
+import agentic_transformer
+import envs
+from agentic_transformer.config import EvalConfig
+from agentic_transformer.evaluation.conditions import evaluation_tasks
+from agentic_transformer.evaluation.rollouts import Evaluation
+from tests.seeds import SEED
+from tests.small_agents import TASK, describe, labelled, untrained_agent
+
+pytestmark = pytest.mark.slow
+
+ATTEMPTS = 3
+CONFIG = EvalConfig(trajectories=[1, ATTEMPTS], tasks=4, seed=7, temperature=0.7, noise=0.3)
+DRAWN = {"seed": 7, "temperature": 0.7, "noise": 0.3}
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory):
+    return untrained_agent(describe(labelled(tmp_path_factory.mktemp("data"), episodes=8)))
+
+
+def evaluated(agent, tasks):
+    """The returns of an evaluation, (attempts, tasks)."""
+    evaluation = Evaluation(agent, tasks, CONFIG)
+    records = [evaluation.records("own", attempt) for attempt in evaluation.attempts("own")]
+    return np.stack([table["return"].to_numpy() for table in records])
+
+
+def test_play_earns_what_an_evaluation_records(agent):
+    tasks = evaluation_tasks(TASK, CONFIG, SEED)
+    played = agent.play(envs.make_vec(tasks), ATTEMPTS, **DRAWN)
+    np.testing.assert_array_equal([one.returns for one in played], evaluated(agent, tasks))
+    assert [one.number for one in played] == [1, 2, 3]
+    steps = agent.spec.steps
+    assert played[0].observations.shape == (4, steps, agent.spec.observation_size)
+    assert played[0].actions.shape == (4, steps, 2) and played[0].rewards.shape == (4, steps)
+
+
+def test_play_holds_actions_as_in_training(agent, monkeypatch):
+    """An environment of single steps is stepped as one that holds actions itself."""
+    monkeypatch.setattr(agent, "spec", describe_held(agent.spec))
+    tasks = evaluation_tasks(TASK, CONFIG, SEED)
+    played = agent.play(envs.make_vec(tasks), ATTEMPTS, **DRAWN)
+    np.testing.assert_array_equal([one.returns for one in played], evaluated(agent, tasks))
+
+
+def describe_held(spec):
+    """The spec of an agent that holds actions for two steps."""
+    values = spec.to_dict() | {"action_repeat": 2, "steps": spec.steps // 2}
+    return type(spec).from_dict(values)
+
+
+def test_each_environment_keeps_its_hidden_task(agent):
+    env = envs.make_vec(TASK, num_envs=2)
+    seen = []
+    for one in agent.play(env, 2):
+        seen.append([task.id for task in env.tasks])
+        assert one.returns.shape == (2,)
+    assert seen[0] == seen[1] and len(set(seen[0])) == 2
+
+
+def test_a_single_environment_is_a_batch_of_one(agent):
+    task = envs.task(TASK, goal=(0.1, 0.1))
+    alone = agent.play(envs.make(task), 2, seed=3)
+    vector = agent.play(envs.make_vec([task]), 2, seed=3)
+    for one, other in zip(alone, vector, strict=True):
+        np.testing.assert_array_equal(one.rewards, other.rewards)
+
+
+@pytest.mark.parametrize(
+    ("env", "words"),
+    [
+        (lambda: envs.make("walker_walk"), "observations have 24 numbers, those of the agent 4"),
+        (lambda: envs.make_vec(TASK, 2, horizon=5), "horizon=5 does not fit an agent"),
+        (lambda: envs.make_vec(TASK, 2, action_repeat=2), "allowed: envs.make_vec without both"),
+    ],
+)
+def test_environments_that_do_not_fit_are_refused(agent, env, words):
+    with pytest.raises(ValueError, match=words):
+        agent.play(env(), 2)
+
+
+def test_fewer_than_one_attempt_is_refused(agent):
+    with pytest.raises(ValueError, match="attempts=0 must be"):
+        agent.play(envs.make(TASK), 0)
+
+
+def test_an_unknown_agent_is_named_with_those_there_are():
+    with pytest.raises(ValueError, match=r"(?s)no folder and no agent.*cheetah_speed.*: maze"):
+        agentic_transformer.load("mase")

@@ -1,0 +1,81 @@
+"""A run or a sweep goes on by its folder alone, and may be given more steps."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from agentic_transformer.config import TrainCommand
+from agentic_transformer.errors import UserError
+from agentic_transformer.validation import check_init
+from experiments.train import main
+
+pytestmark = pytest.mark.slow
+
+FIRST = ["run=kept", "seed=1", "model.width=8", "agent=dt"]
+
+
+def test_the_folder_alone_is_enough(forked):
+    (first,) = forked("train", *FIRST, does={"all": "crash"}).calls
+    again = forked("train", "run=kept", "resume=true")
+    assert again.code == 0, again.stderr
+    (second,) = again.calls
+    first["config"].pop("resume"), second["config"].pop("resume")
+    assert first == second
+
+
+def test_what_is_given_beside_the_folder_counts(forked):
+    forked("train", *FIRST, does={"all": "crash"})
+    (call,) = forked("train", "run=kept", "resume=true", "train.log_every=3").calls
+    assert (call["config"]["train"]["log_every"], call["config"]["seed"]) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("seed=2", "seed is 1 there and 2 here"),
+        ("agent=at", "agent.name is dt there and at here"),
+        ("experiment=quickstart", "seed is 1 there and 0 here"),
+        ("train.steps=1", "train.steps is 2000 there and 1 here"),
+    ],
+)
+def test_other_settings_than_those_of_the_folder_are_refused(words, says, forked):
+    forked("train", *FIRST, does={"all": "crash"})
+    other = forked("train", "run=kept", "resume=true", words)
+    assert other.code == 2 and says in other.stderr and not other.calls
+
+
+def test_a_finished_run_goes_on_if_it_is_given_more_steps(forked):
+    forked("train", "run=kept", "train.steps=10")
+    assert "finished already" in forked("train", "run=kept", "resume=true").stdout
+    more = forked("train", "run=kept", "resume=true", "train.steps=20")
+    assert more.code == 0 and [call["config"]["train"]["steps"] for call in more.calls] == [20]
+    assert "train.steps=20, 10 before" in more.stdout and "cosine of 20 steps" in more.stdout
+    assert OmegaConf.load(forked.folder / "kept" / "config.yaml").train.steps == 20
+    again = forked("train", "run=kept", "resume=true")
+    assert "finished already" in again.stdout and not again.calls
+
+
+def test_a_sweep_goes_on_by_its_folder_alone(forked):
+    forked("train", "-m", "run=s", "seed=0,1,2", "model.width=8", does={"1": "crash"})
+    again = forked("train", "run=s", "resume=true")
+    assert again.code == 0, again.stderr
+    assert [(c["run"], c["config"]["seed"]) for c in again.calls] == [("s/1", 1)]
+    assert again.calls[0]["config"]["model"]["width"] == 8
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["quickstart", "init=runs/a"], "two agents of different shapes"),
+        (["train", "logger=wandbb"], "nearest: wandb"),
+    ],
+)
+def test_what_cannot_be_started_from_or_logged_to_is_refused(words, says, forked):
+    bad = forked(*words)
+    assert bad.code == 2 and says in bad.stderr and not bad.calls
+    assert not list(forked.folder.iterdir())
+
+
+def test_a_run_to_start_from_is_looked_for_before_anything_else(tmp_path):
+    with pytest.raises(UserError, match="no checkpoints are there"):
+        main(TrainCommand(init=str(tmp_path)), tmp_path / "run")
+    check_init(TrainCommand(init=str(tmp_path), resume=True))  # it has started already

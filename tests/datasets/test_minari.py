@@ -1,0 +1,178 @@
+"""Buffers become Minari datasets and come back with every bit; Minari itself reads them, where it
+is installed (pip install minari; no extra of this project needs it)."""
+
+import json
+from dataclasses import replace
+
+import gymnasium
+import h5py
+import numpy as np
+import pytest
+from fabricated import make_episode
+
+import datasets
+from tests.tolerances import assert_within, unit
+
+PENDULUM = "gymnasium:Pendulum-v1"
+
+
+@pytest.fixture
+def walker(tmp_path):
+    """A walker's buffer with physics and a demonstrator."""
+    folder = tmp_path / "walker" / "mppi" / "buffer"
+    for index in range(3):
+        episode = make_episode(10, index)
+        extra = {"demonstrator": -episode.action, "parameters": np.ones((len(episode.action), 1))}
+        datasets.write_episode(folder, index, replace(episode, extra=extra))
+    return folder
+
+
+@pytest.fixture
+def pendulum(tmp_path):
+    """A buffer of Pendulum-v1, whose own actions reach from -2 to 2."""
+    folder = datasets.buffer_folder(tmp_path, PENDULUM, "random")
+    datasets.collect(PENDULUM, folder, episodes=2, length=30, progress=False)
+    return folder
+
+
+def arrays(folder):
+    """The arrays of each file of a buffer, by name."""
+    return {path.name: dict(np.load(path)) for path in sorted(folder.glob("*.npz"))}
+
+
+def minari_arrays(folder):
+    """Every array of a Minari dataset by its path in the file."""
+    found = {}
+    with h5py.File(folder / "data" / "main_data.hdf5") as file:
+        file.visititems(
+            lambda name, node: found.update({name: node[:]} if hasattr(node, "shape") else {})
+        )
+    return found
+
+
+def test_a_buffer_comes_back_with_every_bit(walker, tmp_path):
+    there, back = tmp_path / "walker-mppi-v0", tmp_path / "walker" / "back" / "buffer"
+    assert datasets.export_minari(walker, there, progress=False) == 3
+    assert datasets.import_minari(there, back, progress=False) == 3
+    before, after = arrays(walker), arrays(back)
+    assert before.keys() == after.keys()
+    for name in before:
+        del before[name]["parameters"]  # which our reader does not read
+        assert before[name].keys() == after[name].keys()
+        for key, array in before[name].items():
+            np.testing.assert_array_equal(after[name][key], array)
+            assert after[name][key].dtype == array.dtype
+    assert datasets.verify(back, progress=False).problems == {}
+    origin = json.loads((back / "metadata.json").read_text())
+    assert origin["minari"]["dataset_id"] == "walker-mppi-v0"
+
+
+def test_a_dataset_comes_back_with_every_value(pendulum, tmp_path):
+    """Its actions are the environment's own, whose scaling to [-1, 1] rounds."""
+    first, back, second = tmp_path / "a-v0", tmp_path / "b" / "c" / "buffer", tmp_path / "d-v0"
+    datasets.export_minari(pendulum, first, progress=False)
+    datasets.import_minari(first, back, PENDULUM, progress=False)
+    datasets.export_minari(back, second, PENDULUM, progress=False)
+    ours, before, after = arrays(pendulum), minari_arrays(first), minari_arrays(second)
+    assert before.keys() == after.keys() and len(before) == 2 * 5
+    for key, array in before.items():
+        if key.endswith("actions"):  # 2 a and a / 2 are exact, a + 1 is rounded
+            assert np.abs(array).max() > 1
+            assert_within(after[key], array, 4 * unit() * 2)
+            name = f"episode_{int(key.split('/')[0].removeprefix('episode_')):06d}_30.npz"
+            assert_within(array, 2 * ours[name]["action"][1:], 4 * unit() * 2)
+        else:
+            np.testing.assert_array_equal(after[key], array)
+    ended = before["episode_0/truncations"]
+    assert ended[-1] and not ended[:-1].any() and not before["episode_0/terminations"].any()
+
+
+def test_the_versions_that_made_a_buffer_travel(pendulum, tmp_path):
+    datasets.export_minari(pendulum, tmp_path / "a-v0", progress=False)
+    metadata = json.loads((tmp_path / "a-v0" / "data" / "metadata.json").read_text())
+    assert f"gymnasium=={gymnasium.__version__}" in metadata["requirements"]
+    assert any(each.startswith("mujoco==") for each in metadata["requirements"])
+
+
+def change_metadata(folder, **changes):
+    path = folder / "data" / "metadata.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_what_cannot_be_converted_is_refused(walker, pendulum, tmp_path):
+    there, back = tmp_path / "walker-v0", tmp_path / "walker" / "new" / "buffer"
+    with pytest.raises(ValueError, match="is no name of a Minari dataset; allowed: .*-v<number>"):
+        datasets.export_minari(walker, tmp_path / "walker", progress=False)
+    with pytest.raises(ValueError, match="names no domain; allowed: "):
+        datasets.import_minari(there, tmp_path / "somewhere", progress=False)
+    with pytest.raises(ValueError, match="holds no Minari dataset"):
+        datasets.import_minari(there, back, progress=False)
+    datasets.export_minari(walker, there, progress=False)
+    with pytest.raises(ValueError, match="is there already"):
+        datasets.export_minari(walker, there, progress=False)
+    with pytest.raises(ValueError, match="is not empty"):
+        datasets.import_minari(there, walker, progress=False)
+    with pytest.raises(ValueError, match="episode_0: not cheetah's.*nearest match: walker"):
+        datasets.import_minari(there, tmp_path / "x", "cheetah", progress=False)
+    with h5py.File(there / "data" / "main_data.hdf5", "a") as file:
+        file["episode_1/terminations"][4] = True
+    with pytest.raises(ValueError, match="episode 1 ends by termination after 5 steps; allowed: "):
+        datasets.import_minari(there, back, progress=False)
+    for changes, says in (
+        ({"data_format": "arrow"}, "in the format 'arrow'; allowed: hdf5"),
+        ({"action_space": '{"type": "Discrete", "n": 2}'}, "action_space is Discrete; allowed"),
+    ):
+        other = tmp_path / f"{says[:3].strip()}-v0"
+        datasets.export_minari(pendulum, other, progress=False)
+        change_metadata(other, **changes)
+        with pytest.raises(ValueError, match=says):
+            datasets.import_minari(other, tmp_path / "y", PENDULUM, progress=False)
+    (other / "data" / "main_data.hdf5").write_bytes(b"damaged")
+    change_metadata(other, action_space='{"type": "Box", "shape": [1], "low": [-2], "high": [2]}')
+    with pytest.raises(ValueError, match="main_data.hdf5: cannot be read"):
+        datasets.import_minari(other, tmp_path / "z", PENDULUM, progress=False)
+
+
+def test_minari_itself_reads_and_writes_the_same(walker, pendulum, tmp_path, monkeypatch):
+    minari = pytest.importorskip("minari", reason="minari is not installed (pip install minari)")
+    from minari.data_collector.episode_buffer import EpisodeBuffer
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    for name, folder in (("ours/walker-v0", walker), ("pendulum-v0", pendulum)):
+        datasets.export_minari(folder, tmp_path / name, progress=False)
+        loaded = minari.load_dataset(name)
+        assert loaded.id == name and loaded.total_episodes == len(arrays(folder))
+        for one, episode in zip(loaded.iterate_episodes(), arrays(folder).values(), strict=True):
+            np.testing.assert_array_equal(one.observations, episode["observation"])
+            np.testing.assert_array_equal(one.rewards, episode["reward"][1:, 0])
+            scale = 1 if folder == walker else 2
+            assert_within(one.actions, scale * episode["action"][1:], 4 * unit() * scale)
+    np.testing.assert_array_equal(
+        next(iter(minari.load_dataset("ours/walker-v0"))).infos["physics"],
+        arrays(walker)["episode_000000_10.npz"]["physics"],
+    )
+    assert minari.load_dataset("pendulum-v0").recover_environment().spec.id == "Pendulum-v1"
+    # The other way: a dataset that Minari wrote.
+    env = gymnasium.make("Pendulum-v1")
+    observations, actions, rewards = [env.reset(seed=0)[0]], [], []
+    for _ in range(20):
+        actions.append(env.action_space.sample())
+        observation, reward, *_ = env.step(actions[-1])
+        observations.append(observation)
+        rewards.append(reward)
+    written = EpisodeBuffer(
+        observations=np.array(observations),
+        actions=np.array(actions),
+        rewards=np.array(rewards),
+        terminations=np.zeros(20, bool),
+        truncations=np.arange(20) == 19,
+    )
+    minari.create_dataset_from_buffers(
+        "theirs-v0", [written], env="Pendulum-v1", data_format="hdf5"
+    )
+    back = tmp_path / "back"
+    datasets.import_minari(tmp_path / "theirs-v0", back, PENDULUM, progress=False)
+    (episode,) = arrays(back).values()
+    np.testing.assert_array_equal(episode["observation"], observations)
+    np.testing.assert_array_equal(episode["reward"][1:, 0], np.array(rewards, np.float32))
+    assert_within(2 * episode["action"][1:], actions, 4 * unit() * 2)

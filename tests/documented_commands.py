@@ -1,0 +1,68 @@
+"""Finds the commands in the shell blocks of a page, and makes them small enough to be run."""
+
+import re
+import shlex
+
+# What a reader fills in, and what `fill_in` takes for it.
+_PLACEHOLDERS = {r"\[<[^\]]*\]": "[GIVEN]", r"<sweep[^>]*>": "SWEEP", r"<[^>]*>": "GIVEN"}
+
+
+def fill_in(word, run):
+    """Returns a word of a command with the folder of a run, or of its sweep, in its place."""
+    return word.replace("GIVEN", str(run)).replace("SWEEP", str(run.parent))
+
+
+def _parse(line):
+    """Returns the name and the words of a line that calls a command, else None."""
+    found = re.search(r"python -m experiments\.(\w+)(.*)", line)
+    if not found:
+        return None
+    given = found[2]
+    for pattern, value in _PLACEHOLDERS.items():
+        given = re.sub(pattern, value, given)
+    return found[1], *shlex.split(given, comments=True)
+
+
+# What makes a command small; it takes the place of words with the same keys.
+SMALL = {
+    "collect": ["data.episodes=40"],
+    "train": [
+        "data.episodes=40",
+        "data.horizon=8",
+        "data.tasks=4",
+        "agent.trajectories=2",
+        "model.width=8",
+        "model.layers=1",
+        "train.steps=2",
+        "train.batch=2",
+    ],
+    "evaluate": ["eval.tasks=2", "eval.trajectories=[1,2]", "eval.video=false"],
+    "plan": ["compile=nothing"],
+}
+# Commands of pages that are only checked, by a word of theirs, and what tests them.
+ONLY_CHECKED = {
+    "download": "tests/datasets/test_download.py, with a server of its own",
+    "mesh.coordinator": "tests/multidevice/test_processes.py",
+    "hydra/launcher": "tests/cli/test_sweeps.py",
+    "srun": "tests/training/test_distributed.py",
+}
+
+
+def small_commands(page):
+    """Returns the commands of a page's shell blocks that can be run, made small, in their order."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.S | re.M)
+    lines = [line for language, text in blocks if not language for line in text.splitlines()]
+    runnable = [line for line in lines if not any(word in line for word in ONLY_CHECKED)]
+    return [_small(*parsed) for parsed in map(_parse, runnable) if parsed]
+
+
+def _small(name, *words):
+    """Returns a command with settings that make it small, and at most two devices and seeds."""
+    more = list(SMALL.get(name, []))
+    if any(word.startswith("mesh.ring=") for word in words):
+        more += ["mesh.ring=2", "mesh.virtual_devices=2"]
+    keys = {word.partition("=")[0] for word in more}
+    if name == "train" and "--cfg" in words:
+        keys, more = set(), []
+    kept = [re.sub(r"^seed=0,1,2$", "seed=0,1", word) for word in words]
+    return name, *(word for word in kept if word.partition("=")[0] not in keys), *more

@@ -1,0 +1,220 @@
+"""Environments of gymnasium run as ours do: compared with a closed form, and with gymnasium."""
+
+import warnings
+
+import gymnasium
+import numpy as np
+import pytest
+
+import datasets
+import envs
+from datasets.consistency import domain_of
+from tests.tolerances import assert_close
+
+LENGTH = 8
+LOW, HIGH = -0.25, 0.75  # of actions: powers of two, so that scaling them is exact
+
+
+class Walk(gymnasium.Env):
+    """Moves a point by the action; the reward is its new place. Ends early if told so."""
+
+    observation_space = gymnasium.spaces.Box(-10.0, 10.0, (1,), np.float64)
+    action_space = gymnasium.spaces.Box(LOW, HIGH, (1,), np.float64)
+
+    def __init__(self, ends_after=None, render_mode=None):
+        self.ends_after, self.steps, self.render_mode = ends_after, 0, render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place, self.steps = self.np_random.uniform(-1, 1, 1), 0
+        return self.place.copy(), {}
+
+    def step(self, action):
+        self.place, self.steps = self.place + action, self.steps + 1
+        ended = self.steps == self.ends_after
+        return self.place.copy(), float(self.place[0]), ended, False, {"anything": self}
+
+
+class Choice(Walk):
+    action_space = gymnasium.spaces.Discrete(2)
+
+
+class Picture(Walk):
+    observation_space = gymnasium.spaces.Box(0, 255, (8, 8, 3), np.uint8)
+
+
+class Unbounded(Walk):
+    action_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float64)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered():
+    ids = {
+        "tests/Walk-v0": (Walk, {"max_episode_steps": LENGTH}),
+        "tests/Ends-v0": (Walk, {"max_episode_steps": LENGTH, "kwargs": {"ends_after": 5}}),
+        "tests/EndsLast-v0": (
+            Walk,
+            {"max_episode_steps": LENGTH, "kwargs": {"ends_after": LENGTH}},
+        ),
+        "tests/Choice-v0": (Choice, {"max_episode_steps": LENGTH}),
+        "tests/Picture-v0": (Picture, {"max_episode_steps": LENGTH}),
+        "tests/Unbounded-v0": (Unbounded, {"max_episode_steps": LENGTH}),
+        "tests/Endless-v0": (Walk, {}),
+    }
+    for name, (kind, settings) in ids.items():
+        gymnasium.register(name, entry_point=kind, **settings)
+    yield
+    for name in ids:
+        del gymnasium.registry[name]
+
+
+TASK = "gymnasium:tests/Walk-v0"
+
+
+def test_a_task_has_the_sizes_of_its_environment():
+    assert envs.spec(TASK) == envs.Spec(1, 1, 0, LENGTH)
+    assert envs.task(TASK).domain == TASK and not envs.task(TASK).hidden
+
+
+def test_a_folder_names_the_environment_also_where_its_id_has_a_slash():
+    folder = datasets.buffer_folder("data", TASK, "random")
+    assert len(folder.parts) == 4 and domain_of(folder) == TASK
+    assert datasets.buffer_folder("data", envs.task(TASK).domain, "random") == folder
+
+
+@pytest.mark.parametrize(("repeat", "horizon"), [(1, None), (2, None), (2, 3)])
+def test_a_vector_follows_the_closed_form(repeat, horizon):
+    """Places are sums of actions spread over the environment's own range, rewards are places."""
+    count, steps = 3, horizon or LENGTH // repeat
+    env = envs.make_vec(TASK, count, seed=4, action_repeat=repeat, horizon=horizon)
+    observation, info = env.reset()
+    assert observation.dtype == np.float32 and info["physics"].shape == (count, 0)
+    place = np.array([np.random.default_rng(4 + i).uniform(-1, 1) for i in range(count)])
+    actions = np.random.default_rng(0).uniform(-1, 1, (steps, count, 1)).astype(np.float32)
+    for step, action in enumerate(actions):
+        observation, reward, terminated, truncated, _ = env.step(action)
+        expected = 0
+        for _ in range(repeat):
+            place = place + LOW + (action[:, 0].astype(np.float64) + 1) * (HIGH - LOW) / 2
+            expected = expected + place
+        assert_close(observation[:, 0], place, 2 * repeat * steps)
+        assert_close(reward, expected, 2 * repeat * steps)
+        assert not terminated.any() and (truncated == (step == steps - 1)).all()
+    with pytest.raises(gymnasium.error.ResetNeeded, match=f"lasts {steps} steps"):
+        env.step(actions[0])
+    again, _ = env.reset(seed=4)
+    assert_close(again[:, 0], [np.random.default_rng(4 + i).uniform(-1, 1) for i in range(3)], 1)
+
+
+def test_one_environment_is_one_of_a_vector():
+    one, many = envs.make(TASK, seed=6), envs.make_vec(TASK, 2, seed=5)
+    first, all_first = one.reset()[0], many.reset()[0]
+    np.testing.assert_array_equal(first, all_first[1])
+    action = np.full((2, 1), 0.5, np.float32)
+    single, batch = one.step(action[0]), many.step(action)
+    np.testing.assert_array_equal(single[0], batch[0][1])
+    assert single[1] == batch[1][1] and one.task == many.tasks[0]
+    assert one.horizon == many.horizon == LENGTH and one.action_repeat == many.action_repeat == 1
+
+
+def test_some_environments_of_a_vector_start_again():
+    env = envs.make_vec(TASK, 2, seed=0)
+    env.reset()
+    moved = env.step(np.ones((2, 1), np.float32))[0]
+    mask = np.array([True, False])
+    there = env.reset(seed=[7, None], options={"reset_mask": mask})[0]
+    assert there[1] == moved[1] and there[0] != moved[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("gymnasium:NoSuch-v0", "NoSuch"),
+        ("gymnasium:Pendulums-v1", "Did you mean: `Pendulum`"),
+        ("gymnasium:no_such_module:X-v0", "No module named 'no_such_module'"),
+        ("gymnasium:", "Malformed environment ID"),
+        ("gymnasium:tests/Choice-v0", "actions are Discrete"),
+        ("gymnasium:tests/Picture-v0", "FlattenObservation"),
+        ("gymnasium:tests/Unbounded-v0", "finite low and high"),
+        ("gymnasium:tests/Endless-v0", "registered with max_episode_steps"),
+    ],
+)
+def test_an_environment_that_cannot_be_used_is_refused(name, says):
+    with pytest.raises(ValueError, match="; allowed: ") as told:
+        envs.spec(name)
+    assert says in str(told.value) and "\n" not in str(told.value)
+
+
+def test_an_episode_that_ends_early_is_an_error():
+    env = envs.make_vec("gymnasium:tests/Ends-v0", 2)
+    env.reset()
+    with pytest.raises(ValueError, match="terminated after 5 of 8 steps; allowed: "):
+        for _ in range(LENGTH):
+            env.step(np.zeros((2, 1), np.float32))
+    last = envs.make("gymnasium:tests/EndsLast-v0")
+    last.reset()
+    ended = [last.step(np.zeros(1, np.float32))[2:4] for _ in range(LENGTH)]
+    assert ended == [(False, False)] * (LENGTH - 1) + [(False, True)]
+    short = envs.make_vec("gymnasium:tests/Ends-v0", 2, horizon=5)  # nothing is lost
+    short.reset()
+    assert [short.step(np.zeros((2, 1)))[3].all() for _ in range(5)] == [False] * 4 + [True]
+
+
+def test_wrong_calls_are_refused():
+    env = envs.make_vec(TASK, 2)
+    with pytest.raises(ValueError, match="does not fit the 8 steps"):
+        envs.make_vec(TASK, 2, action_repeat=3, horizon=3)
+    with pytest.raises(ValueError, match="share a domain"):
+        envs.make_vec([TASK, "walker_walk"])
+    with pytest.raises(ValueError, match="takes no parameter 'speed'"):
+        envs.task(TASK, speed=1)
+    env.reset()
+    with pytest.raises(ValueError, match="finite and of shape"):
+        env.step(np.zeros((2, 3)))
+    with pytest.raises(ValueError, match="finite and of shape"):
+        env.step(np.full((2, 1), np.nan))
+    with pytest.raises(ValueError, match="no member"):
+        env.reset(options={"tasks": ["walker_walk"] * 2})
+    with pytest.raises(ValueError, match="cannot be drawn later"):
+        envs.render(TASK, np.zeros((1, 0)))
+    env.close()
+    with pytest.raises(gymnasium.error.ClosedEnvironmentError):
+        env.reset()
+
+
+def test_collected_episodes_are_what_the_environment_did(tmp_path):
+    """They replay, an interrupted collection goes on to the same, and they are consistent."""
+    folder = datasets.buffer_folder(tmp_path, TASK, "noise")
+    made = datasets.collect(TASK, folder, episodes=12, collector="noise", seed=3, progress=False)
+    assert made["versions"].keys() >= {"gymnasium", "mujoco"}
+    report = datasets.verify(folder, progress=False)
+    assert report.episodes == 12 and report.problems == {}
+    assert any("gymnasium " + gymnasium.__version__ in line for line in report.remarks)
+    path = folder / f"episode_000004_{LENGTH}.npz"
+    episode = datasets.read_episode(path)
+    assert episode.physics is None
+    action = episode.action[1:, 0].astype(np.float64)
+    moves = LOW + (action + 1) * (HIGH - LOW) / 2
+    places = episode.observation[0, 0] + np.concatenate([[0], np.cumsum(moves)])
+    assert_close(episode.observation[:, 0], places, 2 * LENGTH)
+    assert_close(episode.reward[1:, 0], places[1:], 2 * LENGTH)
+    before = path.read_bytes()
+    path.unlink()
+    datasets.collect(TASK, folder, episodes=12, collector="noise", seed=3, progress=False)
+    assert datasets.read_episode(path).reward.tolist() == episode.reward.tolist()
+    assert len(path.read_bytes()) == len(before)
+
+
+@pytest.mark.slow
+def test_half_cheetah_is_gymnasiums_own():
+    """It runs on the MuJoCo that is installed here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        own, ours = gymnasium.make("HalfCheetah-v5"), envs.make("gymnasium:HalfCheetah-v5", seed=1)
+    observation = own.reset(seed=1)[0]
+    np.testing.assert_array_equal(ours.reset()[0], observation.astype(np.float32))
+    for action in np.random.default_rng(0).uniform(-1, 1, (20, 6)).astype(np.float32):
+        observation, reward, *_ = own.step(action)
+        there, paid, *_ = ours.step(action)
+        np.testing.assert_array_equal(there, observation.astype(np.float32))
+        assert paid == reward

@@ -1,0 +1,103 @@
+"""Returns while training: what is logged is what the agents of the checkpoints earn, and nothing
+that is trained depends on it."""
+
+import itertools
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+
+from agentic_transformer import load, train
+from agentic_transformer.config import (
+    AgentConfig,
+    DataConfig,
+    EvalConfig,
+    ModelConfig,
+    TD3BCConfig,
+    TrainCommand,
+    TrainConfig,
+)
+from agentic_transformer.evaluation.conditions import evaluation_tasks
+from agentic_transformer.evaluation.rollouts import Evaluation
+from agentic_transformer.training.loop import evaluation_due
+from agentic_transformer.training.train import train as train_alone
+from tests.seeds import SEED
+from tests.small_agents import labelled
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    labelled(root, episodes=8, tasks=2)
+    return TrainCommand(
+        seed=SEED,
+        data=DataConfig(root=str(root), episodes=8, tasks=2, horizon=5),
+        agent=AgentConfig(trajectories=2),
+        model=ModelConfig(width=8, layers=1),
+        train=TrainConfig(
+            steps=5, batch=4, warmup=1, checkpoint_every=2, keep=9, eval_every=2, eval_tasks=3
+        ),
+        td3_bc=TD3BCConfig(width=8, batch=8),
+        eval=EvalConfig(trajectories=[1, 3]),
+    )
+
+
+def curve(run):
+    return pd.read_csv(run / "learning_curve.csv")
+
+
+def earned(config, run, step, condition):
+    """Returns of the agent of a checkpoint, by the evaluation that follows training."""
+    few = replace(config.eval, tasks=config.train.eval_tasks)
+    tasks = evaluation_tasks(config.task, few, config.seed, config.data)
+    attempts = Evaluation(load(run, str(step)), tasks, few).attempts(condition)
+    return [attempt.trajectory.reward.sum(axis=1, dtype=np.float64).mean() for attempt in attempts]
+
+
+@pytest.mark.parametrize(("learner", "condition"), [("transformer", "own"), ("td3_bc", "td3_bc")])
+def test_the_curve_holds_what_checkpoints_earn_and_training_is_as_without(
+    config, learner, condition, tmp_path
+):
+    config = replace(config, agent=replace(config.agent, learner=learner))
+    without = train(replace(config, train=replace(config.train, eval_every=0)), tmp_path / "no")
+    assert not (tmp_path / "no" / "learning_curve.csv").exists()
+    state = train(config, tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, state, without)
+    found = curve(tmp_path / "run")
+    assert found["step"].tolist() == [0, 0, 2, 2, 4, 4, 5, 5]
+    assert found["trajectories"].tolist() == [1, 3] * 4
+    assert ((found["low"] <= found["return"]) & (found["return"] <= found["high"])).all()
+    for step in (2, 5):
+        expected = earned(config, tmp_path / "run", step, condition)
+        rows = found[found["step"] == step]["return"]
+        np.testing.assert_array_equal(rows, [expected[0], expected[2]])
+
+
+def test_a_run_that_is_stopped_while_it_is_evaluated_has_the_same_curve_in_the_end(
+    config, tmp_path
+):
+    whole = train(config, tmp_path / "whole")
+    asked = itertools.count()
+    # Asked before the first step, before each of the 15 actions of the first evaluation, after it,
+    # and after steps 1 and 2: the request comes in the middle of the evaluation after step 2.
+    stopped = train(config, tmp_path / "parts", lambda: next(asked) >= 19 + 7)
+    assert int(stopped.step) == 2
+    assert curve(tmp_path / "parts")["step"].tolist() == [0, 0]
+    state = train(config, tmp_path / "parts")
+    jax.tree.map(np.testing.assert_array_equal, state, whole)
+    pd.testing.assert_frame_equal(curve(tmp_path / "parts"), curve(tmp_path / "whole"))
+
+
+def test_an_evaluation_that_nobody_makes_is_refused(config, tmp_path):
+    with pytest.raises(ValueError, match=r"train.eval_every=2 needs a function"):
+        train_alone(config, tmp_path)
+
+
+def test_the_untrained_agent_and_the_last_step_are_evaluated_too():
+    config = TrainConfig(steps=10, eval_every=4)
+    assert [step for step in range(11) if evaluation_due(step, config)] == [0, 4, 8, 10]
+    assert not any(evaluation_due(step, TrainConfig(steps=10)) for step in range(11))

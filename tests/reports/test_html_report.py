@@ -1,0 +1,93 @@
+"""The report is one file: nothing in it is fetched, and it says what the runs' files say."""
+
+import base64
+import json
+from html.parser import HTMLParser
+
+import pytest
+
+from agentic_transformer.config import ReportCommand
+from experiments.report import main
+from experiments.reports.html_report import write_report
+from tests.evaluation.test_statistics import make_records
+from tests.reports.test_presentation import RETURNS, make_run
+
+VOID = {"meta", "img", "link", "br"}
+
+
+class Page(HTMLParser):
+    """Reads a page; fails where tags do not match."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.addresses, self.text, self.rows = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.addresses += [v for k, v in attributes if k in ("src", "href", "srcset", "data")]
+        if tag == "tr":
+            self.rows.append([])
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1].append(data)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    made = []
+    for seed, width in ((0, 64), (1, 128)):
+        config = f"agent: {{name: '<at>'}}\nmodel: {{width: {width}, layers: 2}}\nseed: {seed}\n"
+        run = make_run(folder / f"{seed}", make_records(RETURNS, agent="<at>", seed=seed), config)
+        facts = {"commit": f"commit-{seed}", "command": "train & more", "packages": {"jax": "1.2"}}
+        (run / "provenance.json").write_text(json.dumps(facts))
+        made.append(run)
+    (made[0] / "attempts.mp4").write_bytes(b"a video")
+    return made
+
+
+@pytest.fixture(scope="module")
+def page(runs):
+    write_report(runs, runs[0].parent / "out" / "report.html")
+    return Page((runs[0].parent / "out" / "report.html").read_text())
+
+
+def test_nothing_is_fetched(page, runs):
+    assert page.addresses and all(address.startswith("data:") for address in page.addresses)
+    held = [base64.b64decode(address.partition("base64,")[2]) for address in page.addresses]
+    assert b"a video" in held
+    assert sum(content.startswith(b"\x89PNG") for content in held) >= 2
+
+
+def test_settings_that_differ_stand_beside_each_other(page, runs):
+    tables = [row for row in page.rows if row[0] in ("setting", "model.width", "seed")]
+    names = [str(run) for run in runs]
+    assert tables[:3] == [["setting", *names], ["model.width", "64", "128"], ["seed", "0", "1"]]
+    assert "Settings that differ" in page.text
+
+
+def test_names_and_provenance_are_shown_as_they_are(page):
+    assert any("<at> model.width=64" in cell for row in page.rows for cell in row)
+    assert ["commit", "commit-0", "commit-1"] in page.rows
+    assert ["command", "train & more"] in page.rows  # the same for both
+    assert ["jax", "1.2"] in page.rows
+
+
+def test_the_report_of_one_run_lies_in_its_folder(runs, capsys):
+    before = (runs[0] / "records.csv").read_bytes()
+    main(ReportCommand(runs=[str(runs[0])]))
+    assert capsys.readouterr().out == f"{runs[0] / 'report.html'}\n"
+    single = Page((runs[0] / "report.html").read_text())
+    assert "Settings that differ" not in single.text
+    assert (runs[0] / "records.csv").read_bytes() == before
+    with pytest.raises(ValueError, match="names no run"):
+        main(ReportCommand())

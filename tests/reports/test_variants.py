@@ -1,0 +1,121 @@
+"""Several runs together: a colour for each agent, a panel for each condition, seeds joined."""
+
+import csv
+import io
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+
+from agentic_transformer.evaluation.statistics import interval, summarize
+from experiments.reports.presentation import present
+from experiments.reports.pyplot import plt
+from experiments.reports.variants_figure import variants
+from experiments.reports.variants_table import in_cells, save_tables, variants_table
+from tests.evaluation.test_statistics import make_records
+from tests.reports.test_presentation import RETURNS, make_run
+
+WIDER = "agent: {name: at}\nmodel: {width: 128}\nseed: 0\n"
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """Two widths, two seeds, two conditions, and a baseline; widths differ by ten in return."""
+    runs = []
+    for number, (width, seed) in enumerate([(64, 0), (64, 1), (128, 0), (128, 1)]):
+        returns = np.array(RETURNS) + seed + (10 if width == 128 else 0)
+        table = pd.concat(
+            [
+                make_records(returns, seed=seed),
+                make_records(returns - 1, "no_context", seed=seed),
+            ]
+        )
+        config = f"agent: {{name: at}}\nmodel: {{width: {width}}}\nseed: {seed}\n"
+        runs.append(make_run(tmp_path / f"{number}", table, config))
+    baseline = "agent: {name: dt}\nseed: 0\n"
+    runs.append(make_run(tmp_path / "4", make_records(RETURNS, "dt", agent="dt"), baseline))
+    return runs
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are drawn, kept open."""
+    figures = []
+    monkeypatch.setattr(plt, "close", figures.append)
+    yield figures
+    monkeypatch.undo()
+    plt.close("all")
+
+
+def test_an_agent_has_one_colour_and_a_condition_one_panel(tmp_path, drawn):
+    agents = ["at a", "at b", "at c"]
+    parts = [
+        make_records(RETURNS, condition, agent=agent)
+        for agent in agents
+        for condition in ("own", "no_context", "foreign")
+    ]
+    parts.append(make_records(RETURNS, "dt", agent="dt"))
+    variants(summarize(pd.concat(parts)), 2, tmp_path / "figure.png")
+    (figure,) = drawn
+    panels = [axis for axis in figure.axes if axis.get_title()]
+    assert len(panels) == 3
+    colours = [
+        {
+            line.get_label(): to_hex(line.get_color())
+            for line in axis.lines
+            if len(line.get_xdata()) > 2
+        }
+        for axis in panels
+    ]
+    assert colours[0] == colours[1] == colours[2]
+    assert len(set(colours[0].values())) == len(agents) + 1
+    entries = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert sorted(entries) == sorted(colours[0])
+
+
+@pytest.mark.slow
+def test_conditions_and_formats_are_chosen(sweep, tmp_path, drawn):
+    out = tmp_path / "out"
+    present(sweep, out, conditions=["own"], formats=["pdf", "svg"])
+    assert set(pd.read_csv(out / "summary.csv")["condition"]) == {"own"}
+    assert set(pd.read_csv(out / "records.csv")["condition"]) == {"own", "no_context", "dt"}
+    assert (out / "return_vs_context.pdf").read_bytes().startswith(b"%PDF")
+    assert "<svg" in (out / "return_vs_context.svg").read_text()
+    assert not list(out.glob("*.png"))
+    present(sweep, out)
+    assert list(out.glob("*.png")) and not list(out.glob("*.pdf")) + list(out.glob("*.svg"))
+    with pytest.raises(ValueError, match=r"conditions=\[foreign\].*there are own, no_context, dt"):
+        present(sweep, out, conditions=["foreign"])
+
+
+def test_seeds_are_joined_with_their_intervals(sweep, tmp_path):
+    table = variants_table(sweep)
+    assert len(table) == 2 * 2 + 1
+    wide = table[(table["agent"] == "at model.width=128") & (table["condition"] == "own")].iloc[0]
+    last = [row[-1] + 10 + seed for seed in (0, 1) for row in RETURNS]
+    expected = interval(pd.Series(last), pd.Series([0, 0, 1, 1]))
+    assert (wide["seeds"], wide["units"], wide["trajectories"]) == (2, 4, 3)
+    assert tuple(wide[["mean", "low", "high"]]) == expected
+    assert wide["mean"] == np.mean(last)
+
+
+def test_the_same_table_is_written_in_every_format(sweep, tmp_path):
+    cells = in_cells(variants_table(sweep))
+    paths = save_tables(variants_table(sweep), tmp_path / "variants")
+    assert [path.name for path in paths] == ["variants.csv", "variants.md", "variants.tex"]
+    pd.testing.assert_frame_equal(pd.read_csv(paths[0]), variants_table(sweep))
+    rows = list(csv.reader(io.StringIO(paths[1].read_text()), delimiter="|"))
+    shown = [[cell.strip() for cell in row[1:-1]] for row in rows]
+    assert shown[0] == list(cells.columns) and shown[2:] == cells.astype(str).to_numpy().tolist()
+    body = re.findall(r"^(.*) \\\\$", paths[2].read_text(), re.M)
+    plain = [[cell.replace("\\_", "_") for cell in row.split(" & ")] for row in body]
+    assert plain == [list(cells.columns), *cells.astype(str).to_numpy().tolist()]
+
+
+def test_records_that_cannot_be_read_are_left_out(sweep, tmp_path):
+    (sweep[0] / "records.csv").write_text("a,b\n1,2\n")
+    (sweep[1] / "records.csv").unlink()
+    assert set(variants_table(sweep)["agent"]) == {"at", "dt"}
+    assert variants_table([tmp_path]).empty
