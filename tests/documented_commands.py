@@ -12,8 +12,15 @@ def fill_in(word, run):
     return word.replace("GIVEN", str(run)).replace("SWEEP", str(run.parent))
 
 
+def programs(page):
+    """Returns the Python programs of a page by their file, which their first line names."""
+    return dict(re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```", page.read_text(), re.S | re.M))
+
+
 def _parse(line):
-    """Returns the name and the words of a line that calls a command, else None."""
+    """Returns the name and the words of a line that calls a command or a program, else None."""
+    if program := re.fullmatch(r"python (\w+\.py)", line):
+        return (program[1],)
     found = re.search(r"python -m experiments\.(\w+)(.*)", line)
     if not found:
         return None
@@ -27,7 +34,7 @@ def _parse(line):
 SMALL = {
     "collect": ["data.episodes=40"],
     "train": [
-        "data.episodes=40",
+        "data.episodes=20",
         "data.horizon=8",
         "data.tasks=4",
         "agent.trajectories=2",
@@ -41,6 +48,7 @@ SMALL = {
 }
 # Commands of pages that are only checked, by a word of theirs, and what tests them.
 ONLY_CHECKED = {
+    "completion": "tests/cli/test_completion.py",
     "download": "tests/datasets/test_download.py, with a server of its own",
     "mesh.coordinator": "tests/multidevice/test_processes.py",
     "hydra/launcher": "tests/cli/test_sweeps.py",

@@ -55,11 +55,17 @@ def test_shell_blocks_run(page, tmp_path):
         words = ["task=walker_walk", "data.algo=random", "data.episodes=40", "data.length=20"]
         run(tmp_path, "-m", "experiments.collect", *words)
         (tmp_path / "data/walker/random").rename(tmp_path / "data/walker/rnd")
-    if "experiment=quickstart" in given and not any("collect" in command for command in commands):
+    collects = any("collect" in command for command in commands)
+    if "to=minari" in given or ("experiment=quickstart" in given and not collects):
         run(tmp_path, "-m", "experiments.collect", "data.episodes=40")
+    for name, program in documented_commands.programs(ROOT / page).items():
+        (tmp_path / name).write_text(program)
     newest = tmp_path
     for name, *words in commands:
         words = [documented_commands.fill_in(word, newest) for word in words]
+        if name.endswith(".py"):
+            run(tmp_path, name)
+            continue
         said = run(tmp_path, "-m", f"experiments.{name}", *words)
         newest = Path(next(iter(re.findall(r"run folder: (.*)", said)), newest))
 
@@ -75,7 +81,7 @@ def test_generated_pages_are_up_to_date(name):
 def test_the_site_builds_without_a_warning(tmp_path):
     words = ["-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     run(ROOT, *words)
-    for page in ("index.html", "docs/results.html", "experiments/results/README.html"):
+    for page in ("index.html", "docs/results.html", "experiments/results/index.html"):
         assert (tmp_path / "site" / page).exists(), page
 
 
