@@ -31,6 +31,7 @@ def _exactness(table: pd.DataFrame) -> plt.Figure:
     axes.set(xscale="log", xlabel="relative rms error against float64", ylabel="")
     axes.set_title(f"How exact? {table.tokens.iloc[0]:,} tokens, causal")
     axes.invert_yaxis()
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     figure.set_figheight(1.5 + 0.45 * len(table))
     return figure
 
