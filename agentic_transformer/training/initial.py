@@ -42,7 +42,7 @@ class InitialAgent:
             ValueError: it is of another kind or of another size.
         """
         there, here = _shape(self._spec), _shape(spec)
-        if different := [name for name in here if there[name] != here[name]]:
+        if different := [name for name in here if name in there and there[name] != here[name]]:
             said = "; ".join(
                 f"{name} is {there[name]} there and {here[name]} here" for name in different[:3]
             )

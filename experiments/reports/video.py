@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -81,7 +82,16 @@ def write_attempts(path: Path, rollouts: dict[str, np.ndarray], numbers: Sequenc
         speed = {"duration": round(1000 / FRAMES_PER_SECOND), "loop": 0}
         first.save(path, save_all=True, append_images=others, **speed)
     else:
-        imageio.imwrite(path, np.stack(frames), fps=FRAMES_PER_SECOND)
+        with _unwarned_forks():
+            imageio.imwrite(path, np.stack(frames), fps=FRAMES_PER_SECOND)
+
+
+@contextmanager
+def _unwarned_forks() -> Iterator[None]:
+    """Silences jax, which warns of any fork: the child becomes a program of its own at once."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)
+        yield
 
 
 def _frames(rollouts: dict[str, np.ndarray], numbers: Sequence[int]) -> Iterator[np.ndarray]:
@@ -140,9 +150,7 @@ def _rendered(rollouts: dict[str, np.ndarray]) -> tuple[Panel, int]:
 
     def draw(states: np.ndarray, task: int) -> Image.Image:
         name = str(rollouts["task_id"][task])
-        with warnings.catch_warnings():
-            # jax warns of any fork; the child that draws becomes a program of its own at once.
-            warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)
+        with _unwarned_forks():
             return Image.fromarray(envs.render(name, states[-1:], height=PANEL, width=width)[0])
 
     return draw, width

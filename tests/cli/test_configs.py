@@ -103,6 +103,7 @@ def test_every_option_holds_allowed_values(name, choice):
     check_command(made)
 
 
+@pytest.mark.slow
 def test_agents_are_what_they_are_called():
     said = {
         name: composed("train", f"agent={name}").agent

@@ -107,6 +107,7 @@ def test_missing_records_are_answered_by_a_command_that_makes_them(tmp_path):
     assert made.run == str(run)
 
 
+@pytest.mark.slow
 def test_an_unfinished_sweep_is_continued_by_the_words_that_it_prints(forked):
     failed = forked("train", "-m", "run='a [1], $x'", "seed=0,1", does={"1": "crash"})
     said = re.search(r"the same command with (.*) runs these alone", failed.stderr)[1]
@@ -114,6 +115,7 @@ def test_an_unfinished_sweep_is_continued_by_the_words_that_it_prints(forked):
     assert again.code == 0 and [call["config"]["seed"] for call in again.calls] == [1], again.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", WRITTEN, ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_that_are_written_somewhere_can_be_given(path):
     for name, words in commands(path.read_text()):

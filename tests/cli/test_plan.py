@@ -178,6 +178,7 @@ def test_a_report_says_what_its_estimate_is_not_of(tmp_path, monkeypatch, capsys
         assert ("it is as if model.dtype=bfloat16 model.remat=block." in report) == says
 
 
+@pytest.mark.slow
 def test_backbones_that_do_not_share_a_sequence_need_no_settings_of_a_ring(
     tmp_path, monkeypatch, capsys
 ):

@@ -30,6 +30,7 @@ def test_a_folder_is_called_what_was_typed(text, forked):
     assert again.code == 0 and again.calls[0]["run"] == text, again.stderr
 
 
+@pytest.mark.slow
 def test_text_in_lists_sweeps_and_functions(forked):
     listed = forked("plot", "runs=[1.10, 007,1e3,true,'a,b',\"it's\"]", "out=2.0")
     (call,) = listed.calls
@@ -76,6 +77,7 @@ def test_text_of_other_commands(name, word, key, text, forked):
         assert done.calls[0]["config"]["data"][key] == text, done.stderr
 
 
+@pytest.mark.slow
 def test_what_looks_like_an_interpolation_is_read_back_as_text(forked):
     word = "run='a\\${b}'"
     assert forked("train", word, does={"all": "crash"}).code == 1

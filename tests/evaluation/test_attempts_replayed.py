@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 import envs
 from agentic_transformer.agents.attempts import run_trajectory
@@ -9,6 +10,7 @@ from agentic_transformer.config import EvalConfig, ModelConfig
 from tests.small_agents import TASK, describe, labelled, untrained_agent
 
 
+@pytest.mark.slow
 def test_a_replay_takes_the_path_of_the_attempt(tmp_path):
     data = labelled(tmp_path, episodes=8)
     model = ModelConfig(width=16, layers=1, dtype="bfloat16")

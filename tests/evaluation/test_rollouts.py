@@ -51,6 +51,7 @@ def attempts(evaluation):
     }
 
 
+@pytest.mark.slow
 def test_every_condition_has_every_attempt_of_every_task(evaluation, attempts):
     assert list(attempts) == ["own", "no_context", "foreign", "dataset"]
     for condition, run in attempts.items():
@@ -64,6 +65,7 @@ def test_every_condition_has_every_attempt_of_every_task(evaluation, attempts):
             }
 
 
+@pytest.mark.slow
 def test_returns_are_raw_sums_of_rewards(evaluation, attempts, tasks):
     attempt = attempts["foreign"][1]
     expected = goal_reward(attempt.physics[:, 1:, :2], tasks).sum(axis=1)
@@ -72,6 +74,7 @@ def test_returns_are_raw_sums_of_rewards(evaluation, attempts, tasks):
     )
 
 
+@pytest.mark.slow
 def test_nth_attempts_start_alike_in_every_condition(attempts):
     for number in range(LONGEST):
         starts = [run[number].physics[:, 0] for run in attempts.values()]
@@ -80,6 +83,7 @@ def test_nth_attempts_start_alike_in_every_condition(attempts):
     assert np.abs(attempts["own"][0].physics[:, 0] - attempts["own"][1].physics[:, 0]).max() > 0
 
 
+@pytest.mark.slow
 def test_cost_of_encoding_counts_prompts_and_second_encodings(attempts):
     cost = {condition: [attempt.encoded for attempt in run] for condition, run in attempts.items()}
     assert (
@@ -95,6 +99,7 @@ def test_literal_targets_need_no_second_encoding(data, tasks):
     assert [attempt.encoded for attempt in run] == [STEPS] * 3
 
 
+@pytest.mark.slow
 def test_an_evaluation_is_repeatable(evaluation, attempts):
     for first, second in zip(attempts["foreign"], evaluation.attempts("foreign"), strict=True):
         np.testing.assert_array_equal(first.trajectory.action, second.trajectory.action)
@@ -286,6 +291,7 @@ def test_a_task_that_is_not_hidden_has_no_foreign_context():
         other_tasks([envs.task("walker_walk")] * 3, rng(0))
 
 
+@pytest.mark.slow
 def test_an_agent_on_another_task_than_it_was_trained_on_says_so(data, tasks, attempts):
     agent = untrained_agent(replace(describe(data), task="point_mass_elsewhere"))
     records = Evaluation(agent, tasks, CONFIG, task=TASK).records("own", attempts["own"][0])

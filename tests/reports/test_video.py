@@ -22,6 +22,7 @@ def rollouts(tasks, attempts, steps):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("steps", "frames"), [(5, 6), (100, 48)])
 def test_each_attempt_that_is_asked_for_is_drawn_and_ends_with_a_pause(tmp_path, steps, frames):
     path = tmp_path / "attempts.gif"
