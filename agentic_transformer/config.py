@@ -757,7 +757,7 @@ class WatchCommand:
     seed: int = setting(
         0, "Seed of the tasks, starts and actions.", minimum=0, maximum=MAXIMUM_SEED
     )
-    out: str = setting("attempts.gif", "The picture, a .gif or an .mp4.")
+    out: str = setting("runs/attempts.gif", "The picture, a .gif or an .mp4.")
 
 
 @dataclass

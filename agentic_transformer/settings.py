@@ -57,8 +57,10 @@ class Setting:
             self._check_element(value)
             return
         if not isinstance(value, list) or (self.filled and not value):
-            problem = "an empty list" if value == [] else "not a list"
-            raise_config_error(f"{text}: {problem}", self.allowed)
+            if value == []:
+                raise_config_error(f"{text}: an empty list", self.allowed)
+            one = f"{self.key}=[{format_value(value)}]"
+            raise_config_error(f"{text}: not a list", self.allowed, one)
         for element in value:
             self._check_element(element)
             if value.count(element) > 1:

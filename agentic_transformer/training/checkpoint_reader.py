@@ -40,6 +40,11 @@ class CheckpointReader:
         """
         step = self._find_newest()
         if step is None:
+            run = self.folder.parent
+            if (run / "0").is_dir():
+                raise ValueError(
+                    f"{run} is the folder of a sweep; allowed: a job of it, {run / '0'}"
+                )
             raise ValueError(
                 f"no checkpoint in {self.folder}; train the run first: python -m experiments.train"
             )

@@ -18,6 +18,7 @@ from agentic_transformer.run_files import PROVENANCE, read_json
 from agentic_transformer.settings import format_value
 from experiments.reports.agent_names import flat, settings_in
 from experiments.reports.presentation import present
+from experiments.reports.return_table import ENOUGH_UNITS, too_few
 from experiments.reports.variants_table import at_longest, in_cells
 
 _STYLE = """
@@ -113,7 +114,11 @@ def _table(table: pd.DataFrame) -> str:
 
 def _results(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
     """Returns the last returns, and the own context against its controls."""
-    text = "<p>Return of the last trajectory: mean and 95% bootstrap interval.</p>"
+    text = (
+        "<p>Return of the last trajectory: mean and 95% bootstrap interval. The conditions are "
+        "explained in docs/evaluation.md; <i>own</i> is the agent with its own earlier attempts in "
+        "the context, <i>no_context</i> the same agent with an empty one.</p>"
+    )
     text += _table(in_cells(at_longest(summary)))
     last = comparisons[comparisons["trajectories"] == comparisons["trajectories"].max()]
     if len(last):
@@ -126,6 +131,9 @@ def _results(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
                 "difference": [
                     f"{d:+.2f} [{low:+.2f}, {high:+.2f}]"
                     for d, low, high in last[["difference", "low", "high"]].to_numpy()
+                ],
+                "contexts": [
+                    too_few(units) if units < ENOUGH_UNITS else units for units in last["units"]
                 ],
             }
         )

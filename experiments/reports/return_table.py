@@ -7,11 +7,19 @@ import pandas as pd
 ENOUGH_UNITS = 20
 """Contexts from which on an interval is said to exclude 0; the bootstrap's are too narrow below."""
 
+NOTHING = 0.01
+"""Share of the last return below which the first is as good as 0: a ratio would say nothing."""
+
 
 def reported(trajectories: pd.Series) -> list[int]:
     """Returns the numbers of trajectories to show: powers of two, and the largest."""
     present = sorted(int(n) for n in trajectories.unique())
     return [n for n in present if n & (n - 1) == 0 or n == present[-1]]
+
+
+def too_few(units: int) -> str:
+    """Says that nothing is concluded from this many contexts."""
+    return f"{units} contexts, too few to conclude from"
 
 
 def table_text(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
@@ -21,8 +29,8 @@ def table_text(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
         summary: result of `agentic_transformer.evaluation.statistics.summarize`.
         comparisons: result of `agentic_transformer.evaluation.statistics.compare`.
 
-    No ratio is formed where the interval of the first return reaches 0, and nothing is concluded
-    from fewer than `ENOUGH_UNITS` contexts.
+    Nothing is concluded from fewer than `ENOUGH_UNITS` contexts. No ratio is formed where the
+    interval of the first return reaches down to 0, or to less than `NOTHING` of the last return.
     """
     blocks = []
     for task, rows in summary.groupby("task", sort=False):
@@ -48,7 +56,9 @@ def table_text(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
         own = rows[rows["condition"] == "own"]
         for agent, curve in own.groupby("agent", sort=False):
             first, last = curve.iloc[0], curve.iloc[-1]
-            if first["low"] > 0 and first["trajectories"] < last["trajectories"]:
+            reaches_nothing = first["low"] <= max(0.0, NOTHING * last["mean"])
+            enough = first["units"] >= ENOUGH_UNITS and not reaches_nothing
+            if enough and first["trajectories"] < last["trajectories"]:
                 blocks.append(
                     f"{agent}: own at n={last['trajectories']} is "
                     f"{last['mean'] / first['mean']:.1f} times own at n={first['trajectories']}"
@@ -58,7 +68,7 @@ def table_text(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
     ].itertuples():
         verdict = "above 0" if row.low > 0 else "below 0" if row.high < 0 else "0 not excluded"
         if row.units < ENOUGH_UNITS:
-            verdict = f"{row.units} contexts, too few to conclude from"
+            verdict = too_few(row.units)
         said = f"{row.difference:+.2f} [{row.low:.2f}, {row.high:.2f}], {verdict}"
         blocks.append(
             f"{row.task}, {row.agent}, n={row.trajectories}: own - {row.against} = {said}"

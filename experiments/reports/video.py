@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 import envs
 from agentic_transformer.config import EvaluateCommand
 from agentic_transformer.evaluation.results_folder import ROLLOUTS, VIDEO
+from envs.gymnasium_tasks import is_gymnasium
 from experiments.reports.pictures import picture
 from experiments.reports.return_table import reported
 
@@ -49,14 +50,28 @@ def save_video(config: EvaluateCommand, run: Path, folder: Path) -> None:
         run: folder of the trained run.
         folder: folder of the results; without stored rollouts there is nothing to draw.
     """
+    if not (config.eval.video and (folder / ROLLOUTS).exists()):
+        return
+    with np.load(folder / ROLLOUTS, allow_pickle=False) as stored:
+        rollouts = dict(stored)
+    if why_not_drawn(str(rollouts["task_id"][0])):
+        return  # it is so for every run of the task, and its attempts are drawn as returns
 
     def draw(path: Path) -> None:
-        with np.load(folder / ROLLOUTS, allow_pickle=False) as stored:
-            write_attempts(path, dict(stored), config.eval.trajectories)
+        write_attempts(path, rollouts, config.eval.trajectories)
 
-    wanted = config.eval.video and (folder / ROLLOUTS).exists()
-    if wanted and picture(folder / VIDEO, draw):
+    if picture(folder / VIDEO, draw):
         print(folder / VIDEO, flush=True)
+
+
+def why_not_drawn(task: str) -> str:
+    """Returns why attempts at a task cannot be drawn afterwards; empty if they can."""
+    if not is_gymnasium(envs.task(task).name):
+        return ""
+    return (
+        f"{task}: an environment of gymnasium keeps no states to draw from; "
+        "python -m experiments.evaluate draws the returns of its attempts"
+    )
 
 
 def write_attempts(path: Path, rollouts: dict[str, np.ndarray], numbers: Sequence[int]) -> None:

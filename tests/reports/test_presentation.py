@@ -109,7 +109,7 @@ def test_agents_of_a_sweep_are_told_apart_by_what_differs(tmp_path, capsys):
         "at model.width=64",
         "at model.width=128",
     }
-    assert "at model.width=128: own at n=3 is 2.3 times own at n=1" in capsys.readouterr().out
+    assert "at model.width=128 own" in capsys.readouterr().out
     assert (tmp_path / "out" / "agents.png").exists()
 
 
@@ -188,10 +188,10 @@ def test_seeds_of_one_agent_are_one_curve(tmp_path):
 
 
 def test_nothing_is_concluded_from_little():
-    """No ratio where the first interval reaches 0, no verdict from few contexts, both otherwise."""
+    """No ratio where the first interval nearly reaches 0, and no word on few contexts."""
 
-    def said(first, contexts):
-        returns = [[first * (i % 2), 5.0] for i in range(contexts)]
+    def said(first, contexts, least=0.0):
+        returns = [[max(first * (i % 2), least), 5.0] for i in range(contexts)]
         records = pd.concat(
             [
                 make_records(returns),
@@ -200,8 +200,9 @@ def test_nothing_is_concluded_from_little():
         )
         return table_text(summarize(records), compare(records))
 
-    few, many = said(1.0, 4), said(1.0, 40)
+    few, many = said(1.0, 4, least=0.5), said(1.0, 40)
     assert "times own" not in few and "4 contexts, too few to conclude from" in few
+    assert "times own" not in said(1e-3, 40, least=1e-4)
     assert "own at n=2 is 10.0 times own at n=1" in many and "above 0" in many
 
 
