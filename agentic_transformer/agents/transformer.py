@@ -103,8 +103,7 @@ class TransformerAgent(Plays):
         new_tokens = _check_room(context, timesteps)
         packed = pack_tokens(features, timesteps, context.position, temperature, noise)
         drawn, cache = self._programs.act(self._leaves, context.cache, self._put(packed), key)
-        drawn.copy_to_host_async()  # queued behind the program: the host waits once
-        action, entropy = np.split(np.asarray(drawn), [self.spec.action_size], axis=1)
+        action, entropy = np.split(jax.device_get(drawn), [self.spec.action_size], axis=1)
         return action, replace(
             context,
             cache=cache,
