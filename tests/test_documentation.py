@@ -34,9 +34,13 @@ def test_python_examples_run(block, monkeypatch, tmp_path):
 
 
 def run(folder, *words):
-    """Runs a program in a folder; returns what it prints."""
+    """Runs a program in a folder; returns what it prints.
+
+    The programs of a folder share what they compiled, as those of a user do.
+    """
+    shared = environment(JAX_COMPILATION_CACHE_DIR=str(folder / "compiled"))
     done = subprocess.run(
-        [sys.executable, *words], cwd=folder, env=environment(), capture_output=True, text=True
+        [sys.executable, *words], cwd=folder, env=shared, capture_output=True, text=True
     )
     assert done.returncode == 0, (words, done.stderr)
     return done.stdout
