@@ -31,7 +31,7 @@ img, video { max-width: 100%; height: auto; }
 table { border-collapse: collapse; font-size: 0.87em; }
 th, td { text-align: left; padding: 0.25em 0.8em; border-bottom: 1px solid #e3e3e3;
          vertical-align: top; }
-th { background: #f5f5f3; } td { font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+th { background: #f5f5f3; } td { font-variant-numeric: tabular-nums; overflow-wrap: break-word; }
 details { margin: 0.4em 0; } summary { cursor: pointer; }
 """
 
