@@ -41,6 +41,7 @@ def act(agent, context, key, steps):
     return context
 
 
+@pytest.mark.slow
 def test_a_step_is_one_program_one_array_in_and_one_out(agent, monkeypatch):
     key = jax.random.key(0)
     context = act(agent, agent.new_context(BATCH, 2), key, range(2))  # compiles

@@ -93,6 +93,7 @@ def test_cost_of_encoding_counts_prompts_and_second_encodings(attempts):
     assert cost["dataset"] == [STEPS, 2 * STEPS, 3 * STEPS]
 
 
+@pytest.mark.slow
 def test_literal_targets_need_no_second_encoding(data, tasks):
     policy = untrained_agent(describe(data, AgentConfig(trajectories=4, target="chain_max")))
     run = list(Evaluation(policy, tasks, CONFIG).attempts("own"))

@@ -122,6 +122,7 @@ def test_where_attention_is_computed():
     refuses("multiple of 2 \\* ring_size = 6; 12 would fit", dense_attention, X, X, X, ring_size=3)
 
 
+@pytest.mark.slow
 def test_what_is_allowed():
     """Other integers, flags and numbers of numpy and of JAX mean what Python's mean."""
     expected = attention(X, X, X, segment_ids=IDS, length=5, window=3)
