@@ -9,9 +9,10 @@ On device i of N, step s brings the keys of device j = (i - s) mod N. Both block
 
 At step 0 the order within a block is monotone in position, so one CAUSAL call has both halves. In
 zigzag order every device has the same work at every step. Which of two calls it is depends on the
-device and the step, so the program branches. Two calls on halves would need no branch; on an H200
-their copies and second launches cost more than it. A kernel that supports DYNAMIC masks is called
-on whole blocks without a branch: it skips what is hidden by itself.
+device and the step, so the program branches. Two calls on halves would need no branch, but copy
+their halves and launch twice. Forward and backward together they were no faster on H200s, and
+took more memory (`experiments/results/README.md`, "GPUs"). A kernel that supports DYNAMIC masks is
+called on whole blocks without a branch: it skips what is hidden by itself.
 """
 
 from __future__ import annotations
