@@ -17,6 +17,7 @@ from agentic_transformer.evaluation.results_folder import VIDEO, read_command
 from agentic_transformer.run_files import PROVENANCE, read_json
 from agentic_transformer.settings import format_value
 from experiments.reports.agent_names import flat, settings_in
+from experiments.reports.condition_names import NAMES
 from experiments.reports.presentation import present
 from experiments.reports.return_table import ENOUGH_UNITS, too_few
 from experiments.reports.variants_table import at_longest, in_cells
@@ -37,7 +38,7 @@ details { margin: 0.4em 0; } summary { cursor: pointer; }
 
 _CAPTIONS = {
     "return_vs_context.png": "Return against the number of trajectories in the context.",
-    "agents.png": "The last trajectory's return of each agent.",
+    "agents.png": "The last attempt's return of each agent.",
     "return_vs_tokens.png": "Return against the tokens in the context.",
     "return_vs_window.png": "Return against the window of the context.",
     "retrieval.png": "Return by the distance of the one informative trajectory.",
@@ -115,9 +116,8 @@ def _table(table: pd.DataFrame) -> str:
 def _results(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
     """Returns the last returns, and the own context against its controls."""
     text = (
-        "<p>Return of the last trajectory: mean and 95% bootstrap interval. The conditions are "
-        "explained in docs/evaluation.md; <i>own</i> is the agent with its own earlier attempts in "
-        "the context, <i>no_context</i> the same agent with an empty one.</p>"
+        "<p>Return of the last attempt: mean and 95% bootstrap interval. A column says what stood "
+        "in the context; docs/evaluation.md explains each.</p>"
     )
     text += _table(in_cells(at_longest(summary)))
     last = comparisons[comparisons["trajectories"] == comparisons["trajectories"].max()]
@@ -127,7 +127,7 @@ def _results(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
                 "agent": last["agent"],
                 "task": last["task"],
                 "n": last["trajectories"],
-                "own context minus": last["against"],
+                f"{NAMES['own']} minus": last["against"].map(NAMES),
                 "difference": [
                     f"{d:+.2f} [{low:+.2f}, {high:+.2f}]"
                     for d, low, high in last[["difference", "low", "high"]].to_numpy()
@@ -137,7 +137,8 @@ def _results(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
                 ],
             }
         )
-        text += "<p>Own context against each control, paired by task.</p>" + _table(differences)
+        text += "<p>The same against each control and baseline, paired by task.</p>"
+        text += _table(differences)
     return text
 
 

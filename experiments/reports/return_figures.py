@@ -9,29 +9,30 @@ import pandas as pd
 
 from agentic_transformer.evaluation.records import BASELINES
 from experiments.reports.anchors import anchor_label
+from experiments.reports.condition_names import NAMES
 from experiments.reports.pyplot import plt
 
 STYLES = {
-    "own": ("own trajectories in context", "#0b5fa5", "o", "-"),
-    "dataset": ("dataset trajectories in context", "#6a9f2a", "^", "-"),
-    "no_context": ("control: empty context", "#d1495b", "s", "--"),
-    "foreign": ("control: context of another task", "#e09f3e", "v", "--"),
-    "zero_rewards": ("control: own, rewards 0", "#9c6644", "x", "--"),
-    "other_rewards": ("control: own, another attempt's rewards", "#5f0f40", "+", "--"),
-    "shuffled": ("control: own, order shuffled", "#4ea8de", "<", "--"),
-    "distractors": ("control: poor dataset trajectories", "#a5a58d", ">", "--"),
-    "dt": ("baseline: Decision Transformer (n = 1)", "#777777", "D", ":"),
-    "bc": ("baseline: behaviour cloning", "#8d6a9f", "P", ":"),
-    "bc10": ("baseline: behaviour cloning of the best", "#5b3a75", "X", ":"),
-    "td3": ("baseline: TD3", "#a23b72", "h", ":"),
-    "td3_bc": ("baseline: TD3+BC", "#1b998b", "*", ":"),
-    "bc_told": ("told the task: behaviour cloning of the best", "#5b3a75", "X", "--"),
-    "td3_told": ("told the task: TD3", "#a23b72", "h", "--"),
-    "td3_bc_told": ("told the task: TD3+BC", "#1b998b", "*", "--"),
-    "bayes_greedy": ("ceiling: Bayes-greedy search", "#222222", "", "-."),
-    "posterior_sampling": ("ceiling: posterior sampling", "#222222", "", ":"),
+    "own": ("#0b5fa5", "o", "-"),
+    "dataset": ("#6a9f2a", "^", "-"),
+    "no_context": ("#d1495b", "s", "--"),
+    "foreign": ("#e09f3e", "v", "--"),
+    "zero_rewards": ("#9c6644", "x", "--"),
+    "other_rewards": ("#5f0f40", "+", "--"),
+    "shuffled": ("#4ea8de", "<", "--"),
+    "distractors": ("#a5a58d", ">", "--"),
+    "dt": ("#777777", "D", ":"),
+    "bc": ("#8d6a9f", "P", ":"),
+    "bc10": ("#5b3a75", "X", ":"),
+    "td3": ("#a23b72", "h", ":"),
+    "td3_bc": ("#1b998b", "*", ":"),
+    "bc_told": ("#5b3a75", "X", "--"),
+    "td3_told": ("#a23b72", "h", "--"),
+    "td3_bc_told": ("#1b998b", "*", "--"),
+    "bayes_greedy": ("#222222", "", "-."),
+    "posterior_sampling": ("#222222", "", ":"),
 }
-"""Label, colour, marker and line of each condition."""
+"""Colour, marker and line of each condition."""
 
 COLUMNS = 2
 """Panels beside each other: at 900 pixels of width their words are still legible."""
@@ -45,7 +46,7 @@ def return_vs_context(
 ) -> None:
     """Draws return against the number of trajectories, two panels in a row, task by task.
 
-    The first panel shows the n-th trajectory's return, which is what a context is worth. The second
+    The first panel shows the n-th attempt's return, which is what a context is worth. The second
     shows the best of n attempts, which rises for any policy that varies, so controls stand beside
     it. If they are known, further panels show the share of units that have found their goal, and
     the repeat miss rate. A dotted line is the best trajectory in the data, a ceiling for agents
@@ -77,7 +78,7 @@ def return_vs_context(
             axis.set_xticks(powers, [str(n) for n in powers])
             named = title if len(tasks) == 1 else f"{task}: {title}"
             axis.set_title(named, fontsize=10)
-            axis.set(xlabel="n, the n-th trajectory", ylabel=label)
+            axis.set(xlabel="n, the n-th attempt", ylabel=label)
             if label.startswith("share"):
                 axis.set_ylim(-0.03, 1.03)
         for axis in axes[:2]:
@@ -131,10 +132,10 @@ def _panels(summary: pd.DataFrame) -> list[tuple[str, str, str]]:
     The columns of the two ends of an interval are found by `_interval_columns`.
     """
     panels = [
-        ("mean", "return of the n-th trajectory", "return (sum of rewards)"),
+        ("mean", "return of the n-th attempt", "return (sum of rewards)"),
         ("best_mean", "best of n attempts (paper protocol)", "return (sum of rewards)"),
         ("found", "found (half of the best return)", "share of contexts"),
-        ("repeat_miss_rate", "tried, and missed before", "share of what is tried"),
+        ("repeat_miss_rate", "repeat miss rate", "share of what is tried"),
     ]
     return [panel for panel in panels if summary[panel[0]].notna().any()]
 
@@ -149,7 +150,7 @@ def _interval_columns(column: str) -> tuple[str, str, str]:
 def agents(summary: pd.DataFrame, path: Path) -> None:
     """Draws agents side by side, one panel per task, one line per agent.
 
-    The figure shows the last trajectory's return at the largest number of trajectories.
+    The figure shows the return of the last attempt, at the largest number of trajectories.
 
     Args:
         summary: result of `agentic_transformer.evaluation.statistics.summarize`.
@@ -166,7 +167,7 @@ def agents(summary: pd.DataFrame, path: Path) -> None:
         rows = rows[rows["trajectories"] == rows["trajectories"].max()]
         conditions = list(rows["condition"].unique())
         for index, (condition, points) in enumerate(rows.groupby("condition", sort=False)):
-            label, colour, marker, _ = STYLES[condition]
+            colour, marker, _ = STYLES[condition]
             # The intervals of one agent are drawn below each other, not over each other.
             offset = 0.5 * (index - (len(conditions) - 1) / 2) / len(conditions)
             heights = [names.index(agent) + offset for agent in points["agent"]]
@@ -178,10 +179,10 @@ def agents(summary: pd.DataFrame, path: Path) -> None:
                 fmt=marker or "|",
                 color=colour,
                 markersize=5,
-                label=label,
+                label=NAMES[condition],
             )
         axis.set(
-            title=f"{task}: trajectory {rows['trajectories'].max()}",
+            title=f"{task}: attempt {rows['trajectories'].max()}",
             xlabel="return, mean and 95% bootstrap interval",
         )
         axis.grid(axis="x", alpha=0.25)
@@ -193,7 +194,7 @@ def agents(summary: pd.DataFrame, path: Path) -> None:
 
 
 def return_vs_tokens(summary: pd.DataFrame, trained: int, path: Path) -> None:
-    """Draws the last trajectory's return against the tokens in its context, one panel per task.
+    """Draws the n-th attempt's return against the tokens in its context, one panel per task.
 
     Agents whose tokens differ share the axis. Hollow points lie beyond the training length.
 
@@ -217,8 +218,8 @@ def return_vs_tokens(summary: pd.DataFrame, trained: int, path: Path) -> None:
         axis.set_xscale("symlog", linthresh=first)
         axis.set(
             title=task,
-            xlabel="tokens in the context of the n-th trajectory",
-            ylabel="return of the n-th trajectory",
+            xlabel="tokens in the context of the n-th attempt",
+            ylabel="return of the n-th attempt",
         )
         drawn |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=2, fontsize=8)
@@ -232,7 +233,7 @@ def return_vs_tokens(summary: pd.DataFrame, trained: int, path: Path) -> None:
 
 
 def _steps_axis(axis: plt.Axes, rows: pd.DataFrame) -> None:
-    """Adds a scale on top: steps in the context of the n-th trajectory, if contexts grow."""
+    """Adds a scale on top: steps in the context of the n-th attempt, if contexts grow."""
     grown = rows[rows["context_steps"] > 0]
     if grown.empty:
         return
@@ -263,7 +264,7 @@ def _curves(
     middle, low, high = columns
     agents = list(rows.loc[~rows["condition"].isin(BASELINES), "agent"].unique())
     for (agent, condition), curve in rows.groupby(["agent", "condition"], sort=False):
-        label, colour, marker, line = STYLES[condition]
+        label, (colour, marker, line) = NAMES[condition], STYLES[condition]
         if len(agents) > 1 and condition not in BASELINES:
             label, marker = f"{agent}: {label}", MARKERS[agents.index(agent) % len(MARKERS)]
         curve = curve.sort_values("trajectories")
