@@ -10,7 +10,9 @@ import pandas as pd
 from agentic_transformer.evaluation.records import BASELINES
 from experiments.reports.anchors import anchor_label
 from experiments.reports.condition_names import NAMES
+from experiments.reports.legends import legend_below
 from experiments.reports.pyplot import plt
+from experiments.reports.return_table import ENOUGH_UNITS
 
 STYLES = {
     "own": ("#0b5fa5", "o", "-"),
@@ -48,9 +50,9 @@ def return_vs_context(
 
     The first panel shows the n-th attempt's return, which is what a context is worth. The second
     shows the best of n attempts, which rises for any policy that varies, so controls stand beside
-    it. If they are known, further panels show the share of units that have found their goal, and
-    the repeat miss rate. A dotted line is the best trajectory in the data, a ceiling for agents
-    that imitate it.
+    it. A task with goals has two more: the share of units that have found their goal, and the
+    repeat miss rate, without points of fewer than `ENOUGH_UNITS` contexts. A dotted line is the
+    best trajectory in the data, an upper line for agents that imitate it.
 
     Args:
         summary: result of `agentic_transformer.evaluation.statistics.summarize`.
@@ -59,20 +61,22 @@ def return_vs_context(
         anchors: published returns, see `experiments.reports.anchors`; dashed in the first panels.
     """
     tasks = list(dict.fromkeys(summary["task"]))
-    panels = _panels(summary)
-    lines = -(-len(panels) // COLUMNS)  # of each task
-    size = (4.7 * COLUMNS, 3.7 * lines * len(tasks) + 1.2)
+    panels_of = {task: _panels(summary[summary["task"] == task]) for task in tasks}
+    lines = {task: -(-len(panels) // COLUMNS) for task, panels in panels_of.items()}
+    size = (4.7 * COLUMNS, 3.7 * sum(lines.values()) + 1.2)
     drawn = {}  # curves by label; tasks may have different ones
     figure, grid = plt.subplots(
-        lines * len(tasks), COLUMNS, figsize=size, squeeze=False, layout="constrained"
+        sum(lines.values()), COLUMNS, figsize=size, squeeze=False, layout="constrained"
     )
-    for all_axes, task in zip(grid.reshape(len(tasks), -1), tasks, strict=True):
+    free = iter(grid.flat)
+    for task, panels in panels_of.items():
+        all_axes = [next(free) for _ in range(lines[task] * COLUMNS)]
         axes, unused = all_axes[: len(panels)], all_axes[len(panels) :]
         for axis in unused:
             axis.set_visible(False)
         rows = summary[summary["task"] == task]
         for axis, (column, title, label) in zip(axes, panels, strict=True):
-            _curves(axis, rows, "trajectories", _interval_columns(column))
+            _curves(axis, _shown(rows, column), "trajectories", _interval_columns(column))
             axis.set_xscale("log", base=2)
             powers = 2 ** np.arange(int(np.log2(rows["trajectories"].max())) + 1)
             axis.set_xticks(powers, [str(n) for n in powers])
@@ -135,9 +139,21 @@ def _panels(summary: pd.DataFrame) -> list[tuple[str, str, str]]:
         ("mean", "return of the n-th attempt", "return (sum of rewards)"),
         ("best_mean", "best of n attempts (paper protocol)", "return (sum of rewards)"),
         ("found", "found (half of the best return)", "share of contexts"),
-        ("repeat_miss_rate", "repeat miss rate", "share of what is tried"),
+        (
+            "repeat_miss_rate",
+            f"repeat miss rate (points of {ENOUGH_UNITS} contexts or more)",
+            "share of what is tried",
+        ),
     ]
-    return [panel for panel in panels if summary[panel[0]].notna().any()]
+    return [panel for panel in panels if _shown(summary, panel[0])[panel[0]].notna().any()]
+
+
+def _shown(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Returns the rows of a summary whose figure comes from enough contexts to be drawn.
+
+    Contexts that have not missed before have no repeat miss rate: later attempts have few with one.
+    """
+    return rows[rows["repeat_miss_units"] >= ENOUGH_UNITS] if column == "repeat_miss_rate" else rows
 
 
 def _interval_columns(column: str) -> tuple[str, str, str]:
@@ -159,6 +175,7 @@ def agents(summary: pd.DataFrame, path: Path) -> None:
     names = list(summary["agent"].unique())
     tasks = list(summary["task"].unique())
     size = (5.5 * len(tasks) + 1.5, 0.42 * len(names) + 1.8)
+    drawn = {}  # marks by label; tasks may have different ones
     figure, axes = plt.subplots(
         1, len(tasks), figsize=size, squeeze=False, sharey=True, layout="constrained"
     )
@@ -168,8 +185,8 @@ def agents(summary: pd.DataFrame, path: Path) -> None:
         conditions = list(rows["condition"].unique())
         for index, (condition, points) in enumerate(rows.groupby("condition", sort=False)):
             colour, marker, _ = STYLES[condition]
-            # The intervals of one agent are drawn below each other, not over each other.
-            offset = 0.5 * (index - (len(conditions) - 1) / 2) / len(conditions)
+            # The intervals of one agent lie below each other within its band, not over each other.
+            offset = 0.6 * (index - (len(conditions) - 1) / 2) / len(conditions)
             heights = [names.index(agent) + offset for agent in points["agent"]]
             error = np.abs(points[["low", "high"]].to_numpy().T - points["mean"].to_numpy())
             axis.errorbar(
@@ -186,9 +203,13 @@ def agents(summary: pd.DataFrame, path: Path) -> None:
             xlabel="return, mean and 95% bootstrap interval",
         )
         axis.grid(axis="x", alpha=0.25)
+        for index in range(0, len(names), 2):
+            axis.axhspan(index - 0.5, index + 0.5, color="#000000", alpha=0.05, linewidth=0)
+        axis.tick_params(axis="y", length=0)  # a name belongs to its band, not to a height
+        drawn |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     axes[0, 0].set_yticks(range(len(names)), names)
-    axes[0, 0].invert_yaxis()
-    axes[0, -1].legend(fontsize=8, loc="best")
+    axes[0, 0].set_ylim(len(names) - 0.5, -0.5)  # the first agent on top
+    legend_below(figure, drawn)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
