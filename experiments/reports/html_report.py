@@ -33,6 +33,7 @@ table { border-collapse: collapse; font-size: 0.87em; }
 th, td { text-align: left; padding: 0.25em 0.8em; border-bottom: 1px solid #e3e3e3;
          vertical-align: top; }
 th { background: #f5f5f3; } td { font-variant-numeric: tabular-nums; overflow-wrap: break-word; }
+.whole td { white-space: nowrap; }
 details { margin: 0.4em 0; } summary { cursor: pointer; }
 """
 
@@ -103,14 +104,14 @@ def _section(title: str, content: str) -> str:
     return f"<h2>{title}</h2>\n{content}\n" if content else ""
 
 
-def _table(table: pd.DataFrame) -> str:
-    """Returns a table of text."""
+def _table(table: pd.DataFrame, kind: str = "wide") -> str:
+    """Returns a table of text; in one of kind "wide whole" no cell breaks its line."""
     head = "".join(f"<th>{html.escape(str(name))}</th>" for name in table.columns)
     rows = (
         "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>\n"
         for row in table.to_numpy()
     )
-    return f'<div class="wide"><table><tr>{head}</tr>\n{"".join(rows)}</table></div>'
+    return f'<div class="{kind}"><table><tr>{head}</tr>\n{"".join(rows)}</table></div>'
 
 
 def _results(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
@@ -119,7 +120,7 @@ def _results(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
         "<p>Return of the last attempt: mean and 95% bootstrap interval. A column says what stood "
         "in the context; docs/evaluation.md explains each.</p>"
     )
-    text += _table(in_cells(at_longest(summary)))
+    text += _table(in_cells(at_longest(summary)), "wide whole")
     last = comparisons[comparisons["trajectories"] == comparisons["trajectories"].max()]
     if len(last):
         differences = pd.DataFrame(
@@ -138,7 +139,7 @@ def _results(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
             }
         )
         text += "<p>The same against each control and baseline, paired by task.</p>"
-        text += _table(differences)
+        text += _table(differences, "wide whole")
     return text
 
 
