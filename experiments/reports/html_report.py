@@ -138,7 +138,7 @@ def _results(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
                 ],
             }
         )
-        text += "<p>The same against each control and baseline, paired by task.</p>"
+        text += "<p>Its difference from each other condition, paired by task.</p>"
         text += _table(differences, "wide whole")
     return text
 

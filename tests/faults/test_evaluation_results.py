@@ -290,7 +290,7 @@ def test_figures_that_find_no_place_for_temporary_files(asked, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert (run / "records.csv").exists() and (run / "summary.csv").exists()
-    assert "no_context" in done.stdout and "Traceback" not in done.stderr
+    assert "empty context" in done.stdout and "Traceback" not in done.stderr
 
 
 # Data that have moved.
