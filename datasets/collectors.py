@@ -144,5 +144,6 @@ def collector_class(name: str, task: str | Task) -> type[Collector]:
     """
     available = collectors(task)
     if name not in available:
-        raise unknown(f"task {envs.task(task).id!r}: collector", name, tuple(available))
+        problem = unknown("collector", name, tuple(available))
+        raise ValueError(f"data.algo={name} for task {envs.task(task).id!r}: {problem}")
     return available[name]

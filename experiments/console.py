@@ -23,7 +23,7 @@ def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("--help", "-h"):
         print(f"{_NAME} <command> [key=value ...]\n  commands: {listing(commands)}")
-        print(f"  {_NAME} <command> --help shows every setting with its meaning")
+        print(f"  {_NAME} <command> --help shows its settings with their meanings")
         return
     if name not in commands:
         close = nearest(name, commands)

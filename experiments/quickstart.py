@@ -87,7 +87,7 @@ def _ending(run: Path, trained: TrainCommand) -> str:
         learned = f"attempt {longest} of a context earns {own:.1f}, attempt 1 earned {first:.1f}"
     if ("own", longest) in means and ("no_context", longest) in means:
         alone = means["no_context", longest]
-        learned += f"; without a context attempt {longest} earns {alone:.1f}"
+        learned += f"; with an empty context attempt {longest} earns {alone:.1f}"
     words = shell_words({"load": trained.run, "out": str(run / "attempts.gif")})
     return (
         f"what was learned: {learned}\n"

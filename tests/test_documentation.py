@@ -13,6 +13,7 @@ from tests.processes import environment
 from tests.test_architecture import ROOT
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("experiments/**/*.md")])
+LINES_OF_README, NUMBERS_OF_README = 130, 35
 EXAMPLES = [
     pytest.param(
         block,
@@ -72,6 +73,15 @@ def test_shell_blocks_run(page, tmp_path):
             continue
         said = run(tmp_path, "-m", f"experiments.{name}", *words)
         newest = Path(next(iter(re.findall(r"run folder: (.*)", said)), newest))
+
+
+def test_readme_is_short():
+    """Its lines, and its numbers outside blocks of code and targets of links, are few."""
+    text = (ROOT / "README.md").read_text()
+    prose = re.sub(r"```.*?```|\]\([^)]*\)", "", text, flags=re.S)
+    numbers = re.findall(r"\d{1,3}(?:,\d{3})+(?!\d)|\d+(?:\.\d+)?", prose)
+    assert len(text.splitlines()) <= LINES_OF_README
+    assert len(numbers) <= NUMBERS_OF_README, numbers
 
 
 @pytest.mark.parametrize("name", reference_pages.PAGES)

@@ -81,7 +81,7 @@ def test_quickstart_leaves_everything_that_is_promised(quickstart):
         "computes on 2 x",  # the quickstart trains on a ring of two, and acts on one device
         "computes on 1 x",
     ] * 2
-    assert "own - no_context = " in said
+    assert "own trajectories in context minus empty context: " in said
     kinds = ("return_vs_context", "return_vs_tokens", "entropy", "training", "attempts")
     figures = [f"{kind}.png" for kind in kinds]
     lines = said.rstrip().splitlines()

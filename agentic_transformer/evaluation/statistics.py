@@ -25,7 +25,7 @@ SUMMARY_COLUMNS = [
     *("iqm", "iqm_low", "iqm_high"),
     *("best_mean", "best_low", "best_high"),
     *("found", "found_low", "found_high"),
-    *("repeat_miss_rate", "repeat_miss_rate_low", "repeat_miss_rate_high"),
+    *("repeat_miss_rate", "repeat_miss_rate_low", "repeat_miss_rate_high", "repeat_miss_units"),
     *("action_entropy", "action_entropy_low", "action_entropy_high"),
     *("first_action_entropy", "first_action_entropy_low", "first_action_entropy_high"),
     "best_return",
@@ -112,7 +112,8 @@ def summarize(records: pd.DataFrame) -> pd.DataFrame:
         found, the share of units whose first n attempts earned `FOUND_SHARE` of the best return in
         the data of their task (NaN if `best_return` is not known);
         repeat_miss_rate, the share of what the n-th attempts tried that had been missed before
-        (`agentic_transformer.evaluation.search_metrics`; NaN if it is not known);
+        (`agentic_transformer.evaluation.search_metrics`; NaN if it is not known), and
+        repeat_miss_units, the units in which it is known: those that have missed before;
         action_entropy and first_action_entropy, of the n-th attempt and of its first action;
         best_return, the mean of the best returns in the data (NaN if one is not known).
         Condition `retrieval` is left out: its returns depend on the distance too.
@@ -142,6 +143,7 @@ def summarize(records: pd.DataFrame) -> pd.DataFrame:
                 *interval(table["best"], seeds),
                 *_interval_of_known(found, seeds),
                 *_interval_of_known(table["repeat_miss_rate"], seeds),
+                table["repeat_miss_rate"].notna().sum(),
                 *_interval_of_known(table["action_entropy"], seeds),
                 *_interval_of_known(table["first_action_entropy"], seeds),
                 table["best_return"].mean(skipna=False),

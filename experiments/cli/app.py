@@ -68,7 +68,7 @@ def _run(line: CommandLine, job: Job, takes_all: bool) -> None:
     """Shows what the flags ask for, or checks every job's settings and then runs them."""
     if line.help:
         with _until_reader_ends():
-            print(help.help_text(job.name, line))
+            print({"all": help.help_text, "short": help.short_help_text}[line.help](job.name, line))
         return
     if line.flags:
         words = line.job_overrides[0]

@@ -31,7 +31,9 @@ FORMER_GROUPS = ("train", "eval", "td3_bc")
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         words = "overrides such as train.steps=100"
-        raise_config_error(message, f"{words}, and Hydra's flags: -m, --help, --cfg job, --info")
+        raise_config_error(
+            message, f"{words}, and the flags -m, --help, --help-all, --cfg job, --info"
+        )
 
 
 def _parse_flags(argv: list[str]) -> argparse.Namespace:
@@ -43,7 +45,13 @@ def _parse_flags(argv: list[str]) -> argparse.Namespace:
         modes.add_argument(*names, action="store_true")
     modes.add_argument("--cfg", "-c", choices=("job", "hydra", "all"))
     modes.add_argument("--info", "-i", nargs="?", const="all")
-    for names in (("--help", "-h"), ("--hydra-help",), ("--version",), ("--resolve",)):
+    for names in (
+        ("--help", "-h"),
+        ("--help-all",),
+        ("--hydra-help",),
+        ("--version",),
+        ("--resolve",),
+    ):
         parser.add_argument(*names, action="store_true")
     for name, short in (("path", "-cp"), ("name", "-cn"), ("dir", "-cd")):
         parser.add_argument(f"--config-{name}", short)
@@ -63,7 +71,8 @@ class CommandLine:
     multirun: bool
     takes_all: bool
     """Whether the command takes all values of a sweep at once."""
-    help: bool
+    help: str
+    """"short", "all", or empty if no help is asked for."""
     groups: dict[str, list[str]]
     """Options of each config group of the command."""
     flags: list[str] = field(default_factory=list)
@@ -163,7 +172,7 @@ def read(name: str, command: type, argv: list[str], takes_all: bool = False) -> 
         search=_search_path(given),
         multirun=given.multirun,
         takes_all=takes_all,
-        help=given.help,
+        help="all" if given.help_all else "short" if given.help else "",
         groups=groups,
         flags=_hydra_flags(given),
         assignments=overrides.read(given.overrides, command, groups, several) if checked else [],

@@ -1,11 +1,13 @@
-"""Prints the help of a command: every setting with its default, meaning and allowed values."""
+"""Prints the help of a command: the settings that most people change, or every one."""
 
 from __future__ import annotations
 
 import inspect
+import re
 import textwrap
 import typing
 from functools import reduce
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -13,6 +15,19 @@ from agentic_transformer.settings import Setting, format_value, settings_of
 from experiments.cli.command_line import CommandLine
 
 _WIDTH = 100
+FIRST = (
+    *("task", "run", "resume", "seed", "data.algo", "data.episodes", "train.steps", "model.width"),
+    *("eval.trajectories", "mesh.ring", "eval.tasks", "eval.conditions", "checkpoint", "out"),
+)
+"""Settings that most people change; short help shows the first ten that the command has."""
+
+_FEW = 15
+"""Settings of which a command shows all at once."""
+
+_SHORT_FOOTER = """
+--help-all shows all {count} settings, each with its meaning and what is allowed; --cfg job the
+settings that the words beside it make. Write key=value; {several}.
+"""
 _FOOTER = """
 Write key=value, a list as key=[1,2], a config group as group=option; {several}.
 Hydra's flags: --cfg job shows the composed settings, --info how they are composed,
@@ -20,13 +35,47 @@ Hydra's flags: --cfg job shows the composed settings, --info how they are compos
 """
 
 
+def short_help_text(name: str, line: CommandLine) -> str:
+    """Returns a line for each setting of `FIRST`, or the whole help of a command with few."""
+    known = settings_of(line.command)
+    if len(known) <= _FEW:
+        return help_text(name, line)
+    values, choices = _composed(line)
+    lines = [f"python -m experiments.{name} [key=value ...]", *_paragraphs(line.command, ""), ""]
+    for key in list(filter(known.get, FIRST))[:10]:
+        meaning = re.split(r"[.;](?: |$)", known[key].meaning)[0]
+        entry = f"  {_assignment(key, values):<32}  {meaning}"
+        lines.append(entry if len(entry) <= _WIDTH else f"{entry[: _WIDTH - 4]} ...")
+    for group in ("experiment", "agent", "model"):
+        if group in choices:
+            several = ", ".join(line.groups[group])
+            chosen = f"  {group}={format_value(choices[group])} ({several})"
+            lines += textwrap.wrap(chosen, _WIDTH, subsequent_indent="      ")
+    footer = _SHORT_FOOTER.format(several=_several(line), count=len(known))
+    return "\n".join(lines) + "\n" + footer
+
+
+def _composed(line: CommandLine) -> tuple[dict[str, Any], dict[str, str]]:
+    """Returns the values that the overrides make, and the option of each config group."""
+    config = line.compose(line.job_overrides[0], with_hydra=True)
+    chosen = config.hydra.runtime.choices.items()
+    return OmegaConf.to_container(config), {key: one for key, one in chosen if "/" not in key}
+
+
+def _several(line: CommandLine) -> str:
+    """Says how a command takes several values of a setting."""
+    return "key=1,2 plans for both" if line.takes_all else "-m key=1,2 makes a sweep"
+
+
+def _assignment(key: str, values: dict[str, Any]) -> str:
+    """Returns a setting with its value."""
+    value = reduce(dict.get, key.split("."), values)
+    return f"{key}=<required>" if value == "???" else f"{key}={format_value(value)}"
+
+
 def help_text(name: str, line: CommandLine) -> str:
     """Returns the help of a command; the values shown are those that its overrides make."""
-    config = line.compose(line.job_overrides[0], with_hydra=True)
-    choices = {
-        key: option for key, option in config.hydra.runtime.choices.items() if "/" not in key
-    }
-    values = OmegaConf.to_container(config)
+    values, choices = _composed(line)
     kinds, options = typing.get_type_hints(line.command), line.groups
     lines = [f"python -m experiments.{name} [key=value ...]", *_paragraphs(line.command, "")]
     place = ""
@@ -40,24 +89,22 @@ def help_text(name: str, line: CommandLine) -> str:
                     several = ", ".join(options[chosen.partition("@")[0]])
                     choice = f"  {chosen}={option} ({several})"
                     lines += textwrap.wrap(choice, _WIDTH, subsequent_indent="      ")
-        lines += _entry(setting, reduce(dict.get, key.split("."), values))
+        lines += _entry(setting, values)
     for group in ("experiment", "window"):
         if group in choices:
             several = ", ".join(options[group])
             chosen = f"{group}={format_value(choices[group])} ({several})"
             lines += ["", *textwrap.wrap(chosen, _WIDTH)]
             lines += ["    A file that sets several of the above at once."]
-    several = "key=1,2 plans for both" if line.takes_all else "-m key=1,2 makes a sweep"
-    return "\n".join(lines) + "\n" + _FOOTER.format(several=several)
+    return "\n".join(lines) + "\n" + _FOOTER.format(several=_several(line))
 
 
-def _entry(setting: Setting, value: object) -> list[str]:
+def _entry(setting: Setting, values: dict[str, Any]) -> list[str]:
     """Returns the lines of a setting."""
     facts = f"{setting.meaning} Allowed: {setting.allowed}."
     if setting.example:
         facts += f" Example: {setting.key}={setting.example}"
-    shown = "<required>" if value == "???" else format_value(value)
-    return [f"  {setting.key}={shown}", *textwrap.wrap(facts, _WIDTH, **_INDENTED)]
+    return [f"  {_assignment(setting.key, values)}", *textwrap.wrap(facts, _WIDTH, **_INDENTED)]
 
 
 def _paragraphs(described: type, indent: str) -> list[str]:

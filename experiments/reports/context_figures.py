@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from experiments.reports.condition_names import NAMES
 from experiments.reports.pyplot import plt
 from experiments.reports.return_figures import STYLES
 from experiments.reports.return_table import reported
@@ -88,7 +89,7 @@ def entropy(summary: pd.DataFrame, path: Path) -> None:
     figure, axes = _panels(len(panels))
     for axis, ((agent, task), rows, what) in zip(axes, panels, strict=True):
         for condition, curve in rows.groupby("condition", sort=False):
-            label, colour, marker, line = STYLES[condition]
+            label, (colour, marker, line) = NAMES[condition], STYLES[condition]
             columns = dict(
                 zip([what, f"{what}_low", f"{what}_high"], ["mean", "low", "high"], strict=True)
             )
@@ -96,7 +97,7 @@ def entropy(summary: pd.DataFrame, path: Path) -> None:
             _line(axis, means, "trajectories", colour, label, marker, line)
         axis.set(
             title=f"{task}: {agent}, {whats[what]}",
-            xlabel="n, the n-th trajectory",
+            xlabel="n, the n-th attempt",
             ylabel="entropy of the action, nats",
         )
         _doubling(axis, rows["trajectories"])

@@ -17,6 +17,7 @@ from agentic_transformer.evaluation.results_folder import VIDEO, read_command
 from agentic_transformer.run_files import PROVENANCE, read_json
 from agentic_transformer.settings import format_value
 from experiments.reports.agent_names import flat, settings_in
+from experiments.reports.condition_names import NAMES
 from experiments.reports.presentation import present
 from experiments.reports.return_table import ENOUGH_UNITS, too_few
 from experiments.reports.variants_table import at_longest, in_cells
@@ -32,12 +33,13 @@ table { border-collapse: collapse; font-size: 0.87em; }
 th, td { text-align: left; padding: 0.25em 0.8em; border-bottom: 1px solid #e3e3e3;
          vertical-align: top; }
 th { background: #f5f5f3; } td { font-variant-numeric: tabular-nums; overflow-wrap: break-word; }
+.whole td { white-space: nowrap; }
 details { margin: 0.4em 0; } summary { cursor: pointer; }
 """
 
 _CAPTIONS = {
     "return_vs_context.png": "Return against the number of trajectories in the context.",
-    "agents.png": "The last trajectory's return of each agent.",
+    "agents.png": "The last attempt's return of each agent.",
     "return_vs_tokens.png": "Return against the tokens in the context.",
     "return_vs_window.png": "Return against the window of the context.",
     "retrieval.png": "Return by the distance of the one informative trajectory.",
@@ -102,24 +104,23 @@ def _section(title: str, content: str) -> str:
     return f"<h2>{title}</h2>\n{content}\n" if content else ""
 
 
-def _table(table: pd.DataFrame) -> str:
-    """Returns a table of text."""
+def _table(table: pd.DataFrame, kind: str = "wide") -> str:
+    """Returns a table of text; in one of kind "wide whole" no cell breaks its line."""
     head = "".join(f"<th>{html.escape(str(name))}</th>" for name in table.columns)
     rows = (
         "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>\n"
         for row in table.to_numpy()
     )
-    return f'<div class="wide"><table><tr>{head}</tr>\n{"".join(rows)}</table></div>'
+    return f'<div class="{kind}"><table><tr>{head}</tr>\n{"".join(rows)}</table></div>'
 
 
 def _results(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
     """Returns the last returns, and the own context against its controls."""
     text = (
-        "<p>Return of the last trajectory: mean and 95% bootstrap interval. The conditions are "
-        "explained in docs/evaluation.md; <i>own</i> is the agent with its own earlier attempts in "
-        "the context, <i>no_context</i> the same agent with an empty one.</p>"
+        "<p>Return of the last attempt: mean and 95% bootstrap interval. A column says what stood "
+        "in the context; docs/evaluation.md explains each.</p>"
     )
-    text += _table(in_cells(at_longest(summary)))
+    text += _table(in_cells(at_longest(summary)), "wide whole")
     last = comparisons[comparisons["trajectories"] == comparisons["trajectories"].max()]
     if len(last):
         differences = pd.DataFrame(
@@ -127,7 +128,7 @@ def _results(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
                 "agent": last["agent"],
                 "task": last["task"],
                 "n": last["trajectories"],
-                "own context minus": last["against"],
+                f"{NAMES['own']} minus": last["against"].map(NAMES),
                 "difference": [
                     f"{d:+.2f} [{low:+.2f}, {high:+.2f}]"
                     for d, low, high in last[["difference", "low", "high"]].to_numpy()
@@ -137,7 +138,8 @@ def _results(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
                 ],
             }
         )
-        text += "<p>Own context against each control, paired by task.</p>" + _table(differences)
+        text += "<p>Its difference from each other condition, paired by task.</p>"
+        text += _table(differences, "wide whole")
     return text
 
 

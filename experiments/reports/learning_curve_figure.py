@@ -10,11 +10,15 @@ import pandas as pd
 from experiments.reports.legends import legend_below
 from experiments.reports.pyplot import plt
 
+_PAIRS = plt.colormaps["tab20"].colors
+"""Ten colours, each followed by a light one of its kind."""
+
 
 def learning_curves(logs: Sequence[tuple[str, str, pd.DataFrame]], path: Path) -> None:
-    """Draws return by training step: a panel per task, a colour per agent, a line style per n.
+    """Draws return by training step: a panel per task, a colour per agent, a light one for n = 1.
 
-    Runs of one agent, which are its seeds, are thin lines below their mean.
+    Each curve has its band in its own colour. Runs of one agent, which are its seeds, are thin
+    lines below their mean.
 
     Args:
         logs: agent's name, task and `learning_curve.csv` of each run.
@@ -31,15 +35,21 @@ def learning_curves(logs: Sequence[tuple[str, str, pd.DataFrame]], path: Path) -
     for axis, task in zip(grid[0], tasks, strict=True):
         rows = table[table["task"] == task]
         for (agent, number), curves in rows.groupby(["agent", "trajectories"], sort=False):
-            colour = f"C{agents.index(agent) % 10}"
-            line = ":" if number == 1 and rows["trajectories"].max() > 1 else "-"
+            first = number == 1 and rows["trajectories"].max() > 1
+            line = "--" if first else "-"
+            colour = _PAIRS[2 * (agents.index(agent) % 10) + first]  # dark, light, dark, ...
             runs = [curve for _, curve in curves.groupby("run")]
             for curve in runs:
                 if len(runs) > 1:
                     axis.plot(curve["step"], curve["return"], line, color=colour, alpha=0.4, lw=0.7)
                 else:
                     axis.fill_between(
-                        curve["step"], curve["low"], curve["high"], color=colour, alpha=0.15, lw=0
+                        curve["step"],
+                        curve["low"],
+                        curve["high"],
+                        color=colour,
+                        alpha=0.3 if first else 0.15,
+                        lw=0,
                     )
             mean = curves.groupby("step")["return"].mean()
             seeds = f", {len(runs)} seeds" if len(runs) > 1 else ""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
+from experiments.reports.condition_names import NAMES
+
 SOURCE = "arXiv 2310.01889, table 5"
 
 CAVEAT = (
@@ -84,10 +86,10 @@ def paper_text(table: pd.DataFrame) -> str:
     cells = pd.DataFrame(
         {
             "task": table["task"],
-            "": table["agent"] + " " + table["condition"],
+            "": table["agent"] + ": " + table["condition"].map(NAMES),
             "n": table["trajectories"],
             "steps": table["episode_steps"],
-            "last trajectory": [
+            "last attempt": [
                 f"{m:.1f} [{low:.1f}, {high:.1f}]"
                 for m, low, high in table[["last", "last_low", "last_high"]].values
             ],

@@ -25,9 +25,10 @@ COMMANDS = {
 _CONFIGURATION = """# Configuration
 
 Every setting of every command. This page is generated from `agentic_transformer/config.py`. A
-setting is written `group.name=value` on the command line. `python -m experiments.<command> --help`
-prints the same, with the values that the command line makes. Files of [conf](../conf) set several
-at once; the [experiments](experiments.md) set whole runs.
+setting is written `group.name=value` on the command line.
+`python -m experiments.<command> --help-all` prints the same, with the values that the command line
+makes. Files of [conf](../conf) set several at once; the [experiments](experiments.md) set whole
+runs.
 """
 _EXPERIMENTS = """# Experiments
 

@@ -9,29 +9,32 @@ import pandas as pd
 
 from agentic_transformer.evaluation.records import BASELINES
 from experiments.reports.anchors import anchor_label
+from experiments.reports.condition_names import NAMES
+from experiments.reports.legends import legend_below
 from experiments.reports.pyplot import plt
+from experiments.reports.return_table import ENOUGH_UNITS
 
 STYLES = {
-    "own": ("own trajectories in context", "#0b5fa5", "o", "-"),
-    "dataset": ("dataset trajectories in context", "#6a9f2a", "^", "-"),
-    "no_context": ("control: empty context", "#d1495b", "s", "--"),
-    "foreign": ("control: context of another task", "#e09f3e", "v", "--"),
-    "zero_rewards": ("control: own, rewards 0", "#9c6644", "x", "--"),
-    "other_rewards": ("control: own, another attempt's rewards", "#5f0f40", "+", "--"),
-    "shuffled": ("control: own, order shuffled", "#4ea8de", "<", "--"),
-    "distractors": ("control: poor dataset trajectories", "#a5a58d", ">", "--"),
-    "dt": ("baseline: Decision Transformer (n = 1)", "#777777", "D", ":"),
-    "bc": ("baseline: behaviour cloning", "#8d6a9f", "P", ":"),
-    "bc10": ("baseline: behaviour cloning of the best", "#5b3a75", "X", ":"),
-    "td3": ("baseline: TD3", "#a23b72", "h", ":"),
-    "td3_bc": ("baseline: TD3+BC", "#1b998b", "*", ":"),
-    "bc_told": ("told the task: behaviour cloning of the best", "#5b3a75", "X", "--"),
-    "td3_told": ("told the task: TD3", "#a23b72", "h", "--"),
-    "td3_bc_told": ("told the task: TD3+BC", "#1b998b", "*", "--"),
-    "bayes_greedy": ("ceiling: Bayes-greedy search", "#222222", "", "-."),
-    "posterior_sampling": ("ceiling: posterior sampling", "#222222", "", ":"),
+    "own": ("#0b5fa5", "o", "-"),
+    "dataset": ("#6a9f2a", "^", "-"),
+    "no_context": ("#d1495b", "s", "--"),
+    "foreign": ("#e09f3e", "v", "--"),
+    "zero_rewards": ("#9c6644", "x", "--"),
+    "other_rewards": ("#5f0f40", "+", "--"),
+    "shuffled": ("#4ea8de", "<", "--"),
+    "distractors": ("#a5a58d", ">", "--"),
+    "dt": ("#777777", "D", ":"),
+    "bc": ("#8d6a9f", "P", ":"),
+    "bc10": ("#5b3a75", "X", ":"),
+    "td3": ("#a23b72", "h", ":"),
+    "td3_bc": ("#1b998b", "*", ":"),
+    "bc_told": ("#5b3a75", "X", "--"),
+    "td3_told": ("#a23b72", "h", "--"),
+    "td3_bc_told": ("#1b998b", "*", "--"),
+    "bayes_greedy": ("#222222", "", "-."),
+    "posterior_sampling": ("#222222", "", ":"),
 }
-"""Label, colour, marker and line of each condition."""
+"""Colour, marker and line of each condition."""
 
 COLUMNS = 2
 """Panels beside each other: at 900 pixels of width their words are still legible."""
@@ -45,11 +48,11 @@ def return_vs_context(
 ) -> None:
     """Draws return against the number of trajectories, two panels in a row, task by task.
 
-    The first panel shows the n-th trajectory's return, which is what a context is worth. The second
+    The first panel shows the n-th attempt's return, which is what a context is worth. The second
     shows the best of n attempts, which rises for any policy that varies, so controls stand beside
-    it. If they are known, further panels show the share of units that have found their goal, and
-    the repeat miss rate. A dotted line is the best trajectory in the data, a ceiling for agents
-    that imitate it.
+    it. A task with goals has two more: the share of units that have found their goal, and the
+    repeat miss rate, without points of fewer than `ENOUGH_UNITS` contexts. A dotted line is the
+    best trajectory in the data, an upper line for agents that imitate it.
 
     Args:
         summary: result of `agentic_transformer.evaluation.statistics.summarize`.
@@ -58,26 +61,28 @@ def return_vs_context(
         anchors: published returns, see `experiments.reports.anchors`; dashed in the first panels.
     """
     tasks = list(dict.fromkeys(summary["task"]))
-    panels = _panels(summary)
-    lines = -(-len(panels) // COLUMNS)  # of each task
-    size = (4.7 * COLUMNS, 3.7 * lines * len(tasks) + 1.2)
+    panels_of = {task: _panels(summary[summary["task"] == task]) for task in tasks}
+    lines = {task: -(-len(panels) // COLUMNS) for task, panels in panels_of.items()}
+    size = (4.7 * COLUMNS, 3.7 * sum(lines.values()) + 1.2)
     drawn = {}  # curves by label; tasks may have different ones
     figure, grid = plt.subplots(
-        lines * len(tasks), COLUMNS, figsize=size, squeeze=False, layout="constrained"
+        sum(lines.values()), COLUMNS, figsize=size, squeeze=False, layout="constrained"
     )
-    for all_axes, task in zip(grid.reshape(len(tasks), -1), tasks, strict=True):
+    free = iter(grid.flat)
+    for task, panels in panels_of.items():
+        all_axes = [next(free) for _ in range(lines[task] * COLUMNS)]
         axes, unused = all_axes[: len(panels)], all_axes[len(panels) :]
         for axis in unused:
             axis.set_visible(False)
         rows = summary[summary["task"] == task]
         for axis, (column, title, label) in zip(axes, panels, strict=True):
-            _curves(axis, rows, "trajectories", _interval_columns(column))
+            _curves(axis, _shown(rows, column), "trajectories", _interval_columns(column))
             axis.set_xscale("log", base=2)
             powers = 2 ** np.arange(int(np.log2(rows["trajectories"].max())) + 1)
             axis.set_xticks(powers, [str(n) for n in powers])
             named = title if len(tasks) == 1 else f"{task}: {title}"
             axis.set_title(named, fontsize=10)
-            axis.set(xlabel="n, the n-th trajectory", ylabel=label)
+            axis.set(xlabel="n, the n-th attempt", ylabel=label)
             if label.startswith("share"):
                 axis.set_ylim(-0.03, 1.03)
         for axis in axes[:2]:
@@ -131,12 +136,24 @@ def _panels(summary: pd.DataFrame) -> list[tuple[str, str, str]]:
     The columns of the two ends of an interval are found by `_interval_columns`.
     """
     panels = [
-        ("mean", "return of the n-th trajectory", "return (sum of rewards)"),
+        ("mean", "return of the n-th attempt", "return (sum of rewards)"),
         ("best_mean", "best of n attempts (paper protocol)", "return (sum of rewards)"),
         ("found", "found (half of the best return)", "share of contexts"),
-        ("repeat_miss_rate", "tried, and missed before", "share of what is tried"),
+        (
+            "repeat_miss_rate",
+            f"repeat miss rate (points of {ENOUGH_UNITS} contexts or more)",
+            "share of what is tried",
+        ),
     ]
-    return [panel for panel in panels if summary[panel[0]].notna().any()]
+    return [panel for panel in panels if _shown(summary, panel[0])[panel[0]].notna().any()]
+
+
+def _shown(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Returns the rows of a summary whose figure comes from enough contexts to be drawn.
+
+    Contexts that have not missed before have no repeat miss rate: later attempts have few with one.
+    """
+    return rows[rows["repeat_miss_units"] >= ENOUGH_UNITS] if column == "repeat_miss_rate" else rows
 
 
 def _interval_columns(column: str) -> tuple[str, str, str]:
@@ -149,7 +166,7 @@ def _interval_columns(column: str) -> tuple[str, str, str]:
 def agents(summary: pd.DataFrame, path: Path) -> None:
     """Draws agents side by side, one panel per task, one line per agent.
 
-    The figure shows the last trajectory's return at the largest number of trajectories.
+    The figure shows the return of the last attempt, at the largest number of trajectories.
 
     Args:
         summary: result of `agentic_transformer.evaluation.statistics.summarize`.
@@ -158,6 +175,7 @@ def agents(summary: pd.DataFrame, path: Path) -> None:
     names = list(summary["agent"].unique())
     tasks = list(summary["task"].unique())
     size = (5.5 * len(tasks) + 1.5, 0.42 * len(names) + 1.8)
+    drawn = {}  # marks by label; tasks may have different ones
     figure, axes = plt.subplots(
         1, len(tasks), figsize=size, squeeze=False, sharey=True, layout="constrained"
     )
@@ -166,9 +184,9 @@ def agents(summary: pd.DataFrame, path: Path) -> None:
         rows = rows[rows["trajectories"] == rows["trajectories"].max()]
         conditions = list(rows["condition"].unique())
         for index, (condition, points) in enumerate(rows.groupby("condition", sort=False)):
-            label, colour, marker, _ = STYLES[condition]
-            # The intervals of one agent are drawn below each other, not over each other.
-            offset = 0.5 * (index - (len(conditions) - 1) / 2) / len(conditions)
+            colour, marker, _ = STYLES[condition]
+            # The intervals of one agent lie below each other within its band, not over each other.
+            offset = 0.6 * (index - (len(conditions) - 1) / 2) / len(conditions)
             heights = [names.index(agent) + offset for agent in points["agent"]]
             error = np.abs(points[["low", "high"]].to_numpy().T - points["mean"].to_numpy())
             axis.errorbar(
@@ -178,22 +196,26 @@ def agents(summary: pd.DataFrame, path: Path) -> None:
                 fmt=marker or "|",
                 color=colour,
                 markersize=5,
-                label=label,
+                label=NAMES[condition],
             )
         axis.set(
-            title=f"{task}: trajectory {rows['trajectories'].max()}",
+            title=f"{task}: attempt {rows['trajectories'].max()}",
             xlabel="return, mean and 95% bootstrap interval",
         )
         axis.grid(axis="x", alpha=0.25)
+        for index in range(0, len(names), 2):
+            axis.axhspan(index - 0.5, index + 0.5, color="#000000", alpha=0.05, linewidth=0)
+        axis.tick_params(axis="y", length=0)  # a name belongs to its band, not to a height
+        drawn |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     axes[0, 0].set_yticks(range(len(names)), names)
-    axes[0, 0].invert_yaxis()
-    axes[0, -1].legend(fontsize=8, loc="best")
+    axes[0, 0].set_ylim(len(names) - 0.5, -0.5)  # the first agent on top
+    legend_below(figure, drawn)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
 
 def return_vs_tokens(summary: pd.DataFrame, trained: int, path: Path) -> None:
-    """Draws the last trajectory's return against the tokens in its context, one panel per task.
+    """Draws the n-th attempt's return against the tokens in its context, one panel per task.
 
     Agents whose tokens differ share the axis. Hollow points lie beyond the training length.
 
@@ -217,8 +239,8 @@ def return_vs_tokens(summary: pd.DataFrame, trained: int, path: Path) -> None:
         axis.set_xscale("symlog", linthresh=first)
         axis.set(
             title=task,
-            xlabel="tokens in the context of the n-th trajectory",
-            ylabel="return of the n-th trajectory",
+            xlabel="tokens in the context of the n-th attempt",
+            ylabel="return of the n-th attempt",
         )
         drawn |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=2, fontsize=8)
@@ -232,7 +254,7 @@ def return_vs_tokens(summary: pd.DataFrame, trained: int, path: Path) -> None:
 
 
 def _steps_axis(axis: plt.Axes, rows: pd.DataFrame) -> None:
-    """Adds a scale on top: steps in the context of the n-th trajectory, if contexts grow."""
+    """Adds a scale on top: steps in the context of the n-th attempt, if contexts grow."""
     grown = rows[rows["context_steps"] > 0]
     if grown.empty:
         return
@@ -263,7 +285,7 @@ def _curves(
     middle, low, high = columns
     agents = list(rows.loc[~rows["condition"].isin(BASELINES), "agent"].unique())
     for (agent, condition), curve in rows.groupby(["agent", "condition"], sort=False):
-        label, colour, marker, line = STYLES[condition]
+        label, (colour, marker, line) = NAMES[condition], STYLES[condition]
         if len(agents) > 1 and condition not in BASELINES:
             label, marker = f"{agent}: {label}", MARKERS[agents.index(agent) % len(MARKERS)]
         curve = curve.sort_values("trajectories")

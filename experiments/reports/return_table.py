@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
+from experiments.reports.condition_names import NAMES
+
 ENOUGH_UNITS = 20
 """Contexts from which on an interval is said to exclude 0; the bootstrap's are too narrow below."""
 
@@ -43,7 +45,7 @@ def table_text(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
         ]
         rows = rows.assign(
             cell=cells,
-            who=rows["agent"] + " " + rows["condition"],
+            who=rows["agent"] + ": " + rows["condition"].map(NAMES),
             n=[f"n={n}" for n in rows["trajectories"]],
         )
         table = rows.pivot(index="who", columns="n", values="cell").fillna("")
@@ -51,7 +53,7 @@ def table_text(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
             index=None, columns=None
         )
         blocks.append(
-            f"{task}: return of the n-th trajectory, mean [95% interval]\n{table.to_string()}"
+            f"{task}: return of the n-th attempt, mean [95% interval]\n{table.to_string()}"
         )
         own = rows[rows["condition"] == "own"]
         for agent, curve in own.groupby("agent", sort=False):
@@ -60,8 +62,8 @@ def table_text(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
             enough = first["units"] >= ENOUGH_UNITS and not reaches_nothing
             if enough and first["trajectories"] < last["trajectories"]:
                 blocks.append(
-                    f"{agent}: own at n={last['trajectories']} is "
-                    f"{last['mean'] / first['mean']:.1f} times own at n={first['trajectories']}"
+                    f"{agent}, {NAMES['own']}: n={last['trajectories']} earns "
+                    f"{last['mean'] / first['mean']:.1f} times what n={first['trajectories']} earns"
                 )
     for row in comparisons[
         comparisons["trajectories"] == comparisons["trajectories"].max()
@@ -71,6 +73,7 @@ def table_text(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
             verdict = too_few(row.units)
         said = f"{row.difference:+.2f} [{row.low:.2f}, {row.high:.2f}], {verdict}"
         blocks.append(
-            f"{row.task}, {row.agent}, n={row.trajectories}: own - {row.against} = {said}"
+            f"{row.task}, {row.agent}, n={row.trajectories}: "
+            f"{NAMES['own']} minus {NAMES[row.against]}: {said}"
         )
     return "\n".join(blocks)

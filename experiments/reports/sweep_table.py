@@ -11,7 +11,9 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from agentic_transformer.errors import raise_config_error
 from agentic_transformer.evaluation.results_folder import find_records
+from agentic_transformer.run_files import CONFIG
 from experiments.cli import sweeps
 from experiments.cli.overrides import values_by_key
 from experiments.cli.run_folder import OVERRIDES, read_overrides
@@ -22,14 +24,22 @@ def sweep_table(sweep: Path) -> pd.DataFrame:
     """Returns a row for each job: its overrides, its state, its last metrics and its returns.
 
     Raises:
-        ValueError: the folder holds no jobs.
+        UserError: the folder is not that of a sweep, or no job of it has begun.
     """
-    jobs = sweeps.jobs(sweep)
-    if not jobs:
-        raise ValueError(
-            f"sweep={sweep}: no jobs are there; give the folder of a sweep, which -m makes"
+    if not _is_sweep(sweep):
+        within = [path for path in sorted(sweep.glob("*/")) if _is_sweep(path)]
+        raise_config_error(
+            f"sweep={sweep}: no jobs of a sweep are there",
+            "the folder of a sweep, which -m makes",
+            f"sweep={within[0]}" if within else None,
         )
-    return pd.DataFrame(map(_row, jobs))
+    return pd.DataFrame(map(_row, sweeps.jobs(sweep)))
+
+
+def _is_sweep(folder: Path) -> bool:
+    """Returns whether a folder is a sweep's, not a run's or one that holds several runs."""
+    is_sweep = (folder / OVERRIDES).exists() and not (folder / CONFIG).exists()
+    return is_sweep and bool(sweeps.jobs(folder))
 
 
 def job_results(sweep: Path) -> list[Path]:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from agentic_transformer.evaluation.records import BASELINES
+from experiments.reports.condition_names import NAMES
 from experiments.reports.legends import legend_below
 from experiments.reports.pyplot import plt
 from experiments.reports.return_figures import MARKERS, STYLES, draw_anchors
@@ -18,7 +19,7 @@ _LINES = ("-", "--", "-.", ":")
 def variants(
     summary: pd.DataFrame, trained: int, path: Path, anchors: pd.DataFrame | None = None
 ) -> None:
-    """Draws the return of the n-th trajectory against n, a row of panels per task.
+    """Draws the return of the n-th attempt against n, a row of panels per task.
 
     An agent has the same colour and marker in every panel. Baselines, which have no context, are
     dotted lines in all of them.
@@ -77,7 +78,7 @@ def _draw(
                 _curve(axis, curve, over, agent, style)
             others = rows[rows["condition"].isin(BASELINES)]
             for (agent, kind), curve in others.groupby(["agent", "condition"], sort=False):
-                label, colour, _, _ = STYLES[kind]
+                label, (colour, _, _) = NAMES[kind], STYLES[kind]
                 label = label if others["agent"].nunique() == 1 else f"{label}: {agent}"
                 _curve(axis, curve, over, label, {"color": colour, "linestyle": ":"})
             if over == "trajectories":
@@ -85,11 +86,11 @@ def _draw(
             else:
                 first = rows.loc[rows[over] > 0, over].min()
                 axis.set_xscale("symlog", base=2, linthresh=first)
-                axis.set_xlabel("tokens in the context of the n-th trajectory")
-            axis.set_title(f"{task}\n{STYLES[condition][0]}", fontsize=9)
+                axis.set_xlabel("tokens in the context of the n-th attempt")
+            axis.set_title(f"{task}\n{NAMES[condition]}", fontsize=9)
             axis.grid(alpha=0.25)
             drawn |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-        axes[0].set_ylabel("return of the n-th trajectory")
+        axes[0].set_ylabel("return of the n-th attempt")
         if anchors is not None:
             draw_anchors(axes[0], anchors[anchors["task"] == task])
     legend_below(figure, drawn)
@@ -109,7 +110,7 @@ def _count_trajectories(axis: plt.Axes, rows: pd.DataFrame, trained: int) -> Non
     axis.set_xticks(powers, [str(n) for n in powers])
     if rows["trajectories"].max() > trained:
         axis.axvline(trained, color="#999999", linewidth=0.8)
-    axis.set_xlabel("n, the n-th trajectory")
+    axis.set_xlabel("n, the n-th attempt")
 
 
 def _curve(

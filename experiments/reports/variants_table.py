@@ -12,6 +12,7 @@ from agentic_transformer.evaluation.records import join, read_records
 from agentic_transformer.evaluation.results_folder import find_records
 from agentic_transformer.evaluation.statistics import summarize
 from experiments.reports.agent_names import agent_names, with_name
+from experiments.reports.condition_names import NAMES
 
 COLUMNS = ["agent", "task", "condition", "trajectories", "seeds", "units", "mean", "low", "high"]
 
@@ -83,7 +84,7 @@ def in_cells(table: pd.DataFrame) -> pd.DataFrame:
             for m, low, high in table[["mean", "low", "high"]].to_numpy()
         ],
         column=[
-            f"{condition} (n = {n})"
+            f"{NAMES[condition]}, n = {n}"
             for condition, n in zip(table["condition"], table["trajectories"], strict=True)
         ],
     )

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from agentic_transformer.settings import settings_of
 from experiments.cli import command_line
-from experiments.cli.help import help_text
+from experiments.cli.help import FIRST, help_text, short_help_text
 from tests.cli.conftest import ROOT
 from tests.cli.test_configs import COMMANDS
 
@@ -45,6 +45,15 @@ def test_help_shows_every_setting_of_the_command_and_no_other(name):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
+def test_short_help_begins_with_what_most_people_change(name):
+    command = COMMANDS[name]
+    line = command_line.read(name, command, ["--help"])
+    text, known = short_help_text(name, line), settings_of(command)
+    assert all(f"\n  {key}=" in text for key in [k for k in FIRST if k in known][:10])
+    assert text == help_text(name, line) or f"--help-all shows all {len(known)} settings" in text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_example_is_a_value_that_is_allowed(name):
     """A value has an example where its default shows none."""
     known = settings_of(COMMANDS[name])
@@ -58,7 +67,10 @@ def test_every_example_is_a_value_that_is_allowed(name):
 
 
 def test_help_shows_what_the_words_beside_it_make(forked):
-    shown = forked("train", "model=paper", "train.steps=7", "--help")
+    short = forked("train", "model=paper", "train.steps=7", "--help")
+    assert short.code == 0 and len(short.stdout.splitlines()) <= 30
+    assert "\n  train.steps=7 " in short.stdout and "--help-all" in short.stdout
+    shown = forked("train", "model=paper", "train.steps=7", "--help-all")
     assert shown.code == 0 and not shown.calls
     assert "\n  model.width=128\n" in shown.stdout and "\n  train.steps=7\n" in shown.stdout
     assert "model=paper (at_350m" in shown.stdout

@@ -83,6 +83,7 @@ def test_bad_settings_of_hydra_leave_nothing(forked):
         ["evaluate", "run=nowhere"],
         ["verify", "path=nowhere"],
         ["table", "sweep=nowhere"],
+        ["table", "sweep=."],
         ["export", "run=nowhere", "out=new/copy"],
         ["benchmark", "suite=nothing"],
     ],

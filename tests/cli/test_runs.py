@@ -13,6 +13,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from agentic_transformer import run_files
+from agentic_transformer.errors import UserError
+from experiments.reports.sweep_table import sweep_table
 from tests.processes import environment
 
 pytestmark = pytest.mark.slow
@@ -414,6 +416,10 @@ if config.seed:
         "seconds",
         "return own [4]",
     ]
+    with pytest.raises(UserError, match=r"(?s)no jobs of a sweep.*nearest: sweep=.*sweep$"):
+        sweep_table(command.folder)
+    with pytest.raises(UserError, match="no jobs of a sweep"):
+        sweep_table(command.folder / "sweep" / "0")
     assert table.fillna(-1).to_numpy().tolist() == [
         [0, "finished", 0, 2, 0, 5, 7.0],
         [1, "failed", 1, 2, 1, 5, -1],

@@ -266,7 +266,7 @@ def test_nothing_that_cannot_be_drawn_keeps_results_back(pictured, capsys, monke
     assert not {path.suffix for path in run.iterdir()} & {".png", ".mp4"}
     refused = [line for line in said.splitlines() if line.startswith("no ")]
     assert len(refused) == 5 and all("No space left on device" in line for line in refused), said
-    assert "at_prefix own" in said  # the table of returns
+    assert "at_prefix: own trajectories in context" in said  # the table of returns
 
 
 def test_figures_that_find_no_place_for_temporary_files(asked, tmp_path):
@@ -290,7 +290,7 @@ def test_figures_that_find_no_place_for_temporary_files(asked, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert (run / "records.csv").exists() and (run / "summary.csv").exists()
-    assert "no_context" in done.stdout and "Traceback" not in done.stderr
+    assert "empty context" in done.stdout and "Traceback" not in done.stderr
 
 
 # Data that have moved.

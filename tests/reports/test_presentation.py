@@ -6,11 +6,14 @@ import sys
 import pandas as pd
 import pytest
 
+from agentic_transformer.config import RECORD_CONDITIONS
 from agentic_transformer.evaluation.statistics import compare, summarize
+from experiments.reports.condition_names import NAMES
 from experiments.reports.paper import beside_paper
 from experiments.reports.presentation import present, runs_within
 from experiments.reports.return_table import reported, table_text
 from tests.evaluation.test_statistics import make_records
+from tests.test_architecture import ROOT
 
 RETURNS = [[1.0, 3.0, 2.0], [2.0, 0.0, 5.0]]
 
@@ -109,7 +112,7 @@ def test_agents_of_a_sweep_are_told_apart_by_what_differs(tmp_path, capsys):
         "at model.width=64",
         "at model.width=128",
     }
-    assert "at model.width=128 own" in capsys.readouterr().out
+    assert "at model.width=128: own trajectories in context" in capsys.readouterr().out
     assert (tmp_path / "out" / "agents.png").exists()
 
 
@@ -201,9 +204,9 @@ def test_nothing_is_concluded_from_little():
         return table_text(summarize(records), compare(records))
 
     few, many = said(1.0, 4, least=0.5), said(1.0, 40)
-    assert "times own" not in few and "4 contexts, too few to conclude from" in few
-    assert "times own" not in said(1e-3, 40, least=1e-4)
-    assert "own at n=2 is 10.0 times own at n=1" in many and "above 0" in many
+    assert "times what" not in few and "4 contexts, too few to conclude from" in few
+    assert "times what" not in said(1e-3, 40, least=1e-4)
+    assert "n=2 earns 10.0 times what n=1 earns" in many and "above 0" in many
 
 
 def test_nothing_is_written_over_records_or_before_all_is_read(tmp_path):
@@ -225,3 +228,11 @@ def test_nothing_is_written_over_records_or_before_all_is_read(tmp_path):
 def test_reported_numbers_are_powers_of_two_and_the_largest():
     assert reported(pd.Series([3, 1, 2, 4, 5, 6, 6])) == [1, 2, 4, 6]
     assert reported(pd.Series([3])) == [3]
+
+
+def test_a_condition_has_one_name_in_code_and_docs():
+    assert set(NAMES) == set(RECORD_CONDITIONS)
+    assert len(set(NAMES.values())) == len(NAMES)
+    page = (ROOT / "docs/evaluation.md").read_text()
+    missing = [value for value, name in NAMES.items() if f"| `{value}` | {name} |" not in page]
+    assert missing == []

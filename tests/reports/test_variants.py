@@ -10,8 +10,10 @@ import pytest
 from matplotlib.colors import to_hex
 
 from agentic_transformer.evaluation.statistics import interval, summarize
+from experiments.reports.learning_curve_figure import learning_curves
 from experiments.reports.presentation import present
 from experiments.reports.pyplot import plt
+from experiments.reports.return_figures import return_vs_context
 from experiments.reports.variants_figure import variants
 from experiments.reports.variants_table import in_cells, save_tables, variants_table
 from tests.evaluation.test_statistics import make_records
@@ -119,3 +121,33 @@ def test_records_that_cannot_be_read_are_left_out(sweep, tmp_path):
     (sweep[1] / "records.csv").unlink()
     assert set(variants_table(sweep)["agent"]) == {"at", "dt"}
     assert variants_table([tmp_path]).empty
+
+
+def test_a_task_shows_the_panels_that_it_has_contexts_for(tmp_path, drawn):
+    """Of two tasks one has goals; only enough contexts with an earlier miss make a point."""
+    contexts = 24
+    records = make_records(np.tile([1.0, 6.0, 8.0], (contexts, 1)))
+    missed = np.tile([np.nan, 0.5, 0.5], contexts)
+    missed[2::3][:10] = np.nan  # of attempt 3, 14 contexts are left
+    records = records.sort_values(["task_id", "trajectories"], kind="stable")
+    goals = records.assign(best_return=10.0, repeat_miss_rate=missed)
+    summary = summarize(pd.concat([goals, records.assign(task="walker_walk")]))
+    return_vs_context(summary, 8, tmp_path / "figure.png")
+    (figure,) = drawn
+    panels = {axis.get_title(): axis for axis in figure.axes if axis.get_visible()}
+    titles = [title for title in panels if title]
+    assert len([title for title in titles if title.startswith("walker_walk")]) == 2
+    assert len(titles) == 6
+    (rate,) = [panels[title] for title in titles if "repeat miss rate" in title]
+    assert list(rate.lines[0].get_xdata()) == [2]
+
+
+def test_a_curve_while_training_has_its_band_in_its_own_colour(tmp_path, drawn):
+    log = pd.DataFrame(
+        {"step": [0, 1] * 2, "trajectories": [1, 1, 8, 8], "return": 1.0, "low": 0.0, "high": 2.0}
+    )
+    learning_curves([("a", "task", log), ("b", "task", log)], tmp_path / "figure.png")
+    (axis,) = drawn[0].axes
+    lines = [to_hex(line.get_color()) for line in axis.lines]
+    bands = [to_hex(band.get_facecolor()[0]) for band in axis.collections]
+    assert lines == bands and len(set(lines)) == 4
