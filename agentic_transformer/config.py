@@ -198,7 +198,7 @@ class AgentConfig:
         "taken",
         "Actions that are predicted. taken: those of the trajectory; demonstrator: those that its "
         "demonstrator would have taken, where noise was added (data that keep them: td3, "
-        "mppi_annealed, or mppi of a family).",
+        "mppi_annealed, mppi of a family, or pd of jaco).",
         choices=("taken", "demonstrator"),
     )
     good: float = setting(
