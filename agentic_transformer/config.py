@@ -80,7 +80,7 @@ class DataConfig:
     root: str = setting("data", "Folder of all data: episodes are <root>/<domain>/<algo>/buffer.")
     algo: str = setting(
         "pd",
-        "How the episodes were collected. pd: noisy PD control to random waypoints (point masses), "
+        "How the episodes were collected. pd: noisy control to places (point masses, jaco), "
         "mppi: planning, mppi_annealed: planning under noise that fades, td3: a learner that is "
         "told the parameters of a family's task, random and noise: every domain; the "
         "exploration of ExoRL's data: "
@@ -198,7 +198,7 @@ class AgentConfig:
         "taken",
         "Actions that are predicted. taken: those of the trajectory; demonstrator: those that its "
         "demonstrator would have taken, where noise was added (data that keep them: td3, "
-        "mppi_annealed, or mppi of a family).",
+        "mppi_annealed, mppi of a family, or pd of jaco).",
         choices=("taken", "demonstrator"),
     )
     good: float = setting(

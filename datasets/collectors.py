@@ -129,9 +129,11 @@ def collectors(task: str | Task) -> dict[str, type[Collector]]:
     if is_gymnasium(task.name):
         return _STEPPED_SINGLY
     # Loads MuJoCo, which a check of a command line does not wait for.
+    from datasets.jaco_collector import HandCollector
     from datasets.mppi_collector import AnnealedMPPICollector, MPPICollector, has_recipe
 
-    pd = {"pd": _PD[task.domain]} if task.domain in _PD else {}
+    controllers = _PD | {"jaco": HandCollector}
+    pd = {"pd": controllers[task.domain]} if task.domain in controllers else {}
     planned = {"mppi": MPPICollector, "mppi_annealed": AnnealedMPPICollector}
     return _NOISE | pd | (planned if has_recipe(task) else {})
 

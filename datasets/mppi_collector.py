@@ -62,6 +62,10 @@ RECIPES = {
         MPPIConfig(samples=32, knots=8, hold=5, noise=0.7, temperature=0.3, timestep_scale=5),
         **_OF_A_FAMILY,
     ),
+    "jaco_goal": Recipe(
+        MPPIConfig(samples=12, knots=2, hold=5, noise=0.7, temperature=0.3, timestep_scale=5),
+        **_OF_A_FAMILY,
+    ),
 }
 
 

@@ -15,18 +15,18 @@ from dm_control.utils.rewards import tolerance
 from envs.domain import Domain, FamilyReward, Reading, Readings
 from envs.headless import mujoco
 
-_ARM_JOINTS = 6  # the hand's joints follow
+ARM_JOINTS = 6  # the hand's joints follow
 _RADIUS = 0.05  # metres around the target that earn the full reward
 _TIME_LIMIT = 10  # seconds
 _OFFSET = 0.09  # metres of a corner from the table's axes
 _HEIGHT = 0.001  # metres of the target above the table
-_CORNERS = {
+CORNERS = {
     "reach_top_left": (-_OFFSET, _OFFSET),
     "reach_top_right": (_OFFSET, _OFFSET),
     "reach_bottom_left": (-_OFFSET, -_OFFSET),
     "reach_bottom_right": (_OFFSET, -_OFFSET),
 }
-_PINCH = "jaco_arm/jaco_hand/pinchsite"
+PINCH = "jaco_arm/jaco_hand/pinchsite"
 
 
 def _build(behaviour: str) -> composer.Environment:
@@ -41,10 +41,10 @@ def _symlog(value: np.ndarray) -> np.ndarray:
 
 
 def _observe(readings: Readings) -> np.ndarray:
-    arm, hand = np.split(readings["qpos"], [_ARM_JOINTS], axis=1)
+    arm, hand = np.split(readings["qpos"], [ARM_JOINTS], axis=1)
     angles = np.stack([np.sin(arm), np.cos(arm)], axis=2).reshape(len(arm), -1)
     torque = readings["torque"][:, 2::3]  # the joints turn about their z axes
-    arm_velocity, hand_velocity = np.split(readings["qvel"], [_ARM_JOINTS], axis=1)
+    arm_velocity, hand_velocity = np.split(readings["qvel"], [ARM_JOINTS], axis=1)
     pinch = (readings["pinch"], readings["pinch_frame"])
     parts = [angles, _symlog(torque), arm_velocity, hand, hand_velocity, *pinch]
     return np.concatenate(parts, axis=1)
@@ -71,14 +71,14 @@ DOMAIN = Domain(
     observe=_observe,
     rewards={
         name: lambda readings, goal=goal: _reach(readings["pinch"], goal)
-        for name, goal in _CORNERS.items()
+        for name, goal in CORNERS.items()
     },
-    shaped_rewards={name: partial(_approach, goal=goal) for name, goal in _CORNERS.items()},
+    shaped_rewards={name: partial(_approach, goal=goal) for name, goal in CORNERS.items()},
     families={"goal": FamilyReward(lambda readings: readings["pinch"], _reach, _approach)},
     readings={
         "torque": Reading("sensordata"),
-        "pinch": Reading("site_xpos", _PINCH),
-        "pinch_frame": Reading("site_xmat", _PINCH),
+        "pinch": Reading("site_xpos", PINCH),
+        "pinch_frame": Reading("site_xmat", PINCH),
     },
     reward_readings=("pinch",),
     use_threads=True,

@@ -111,13 +111,18 @@ def _ceiling(axis: plt.Axes, rows: pd.DataFrame) -> None:
         axis.axhline(
             best, color="#222222", linewidth=1, linestyle=(0, (1, 2)), label="best of the data"
         )
-        low, high = axis.get_ylim()
-        axis.set_ylim(top=max(high, best + 0.05 * (best - low)))
+        _make_room(axis, best)
+
+
+def _make_room(axis: plt.Axes, value: float) -> None:
+    low, high = axis.get_ylim()
+    axis.set_ylim(top=max(high, value + 0.05 * (value - low)))
 
 
 def draw_anchors(axis: plt.Axes, anchors: pd.DataFrame) -> None:
-    """Draws published returns of one task as dashed lines with their labels."""
+    """Draws published returns of one task as dashed lines with their labels, with room above."""
     for _, anchor in anchors.iterrows():
+        _make_room(axis, anchor["return"])
         axis.axhline(anchor["return"], color="#555555", linewidth=0.8, dashes=(6, 3))
         axis.text(
             0.01,
