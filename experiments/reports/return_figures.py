@@ -150,7 +150,19 @@ def _panels(summary: pd.DataFrame) -> list[tuple[str, str, str]]:
             "share of what is tried",
         ),
     ]
-    return [panel for panel in panels if _shown(summary, panel[0])[panel[0]].notna().any()]
+    return [panel for panel in panels if _has_curve(summary, panel[0])]
+
+
+def _has_curve(summary: pd.DataFrame, column: str) -> bool:
+    """Returns whether a panel of this column would show something.
+
+    A repeat miss rate is shown where the attempts in their own context have more than one point.
+    """
+    shown = _shown(summary, column).dropna(subset=column)
+    if column != "repeat_miss_rate":
+        return not shown.empty
+    own = shown[shown["condition"] == "own"]
+    return own.groupby("agent")["trajectories"].nunique().max() > 1
 
 
 def _shown(rows: pd.DataFrame, column: str) -> pd.DataFrame:

@@ -123,13 +123,17 @@ def test_records_that_cannot_be_read_are_left_out(sweep, tmp_path):
     assert variants_table([tmp_path]).empty
 
 
-def test_a_task_shows_the_panels_that_it_has_contexts_for(tmp_path, drawn):
+@pytest.mark.parametrize(("with_enough", "panels_of_goals"), [([2, 3], 4), ([2], 3)])
+def test_a_task_shows_the_panels_that_it_has_contexts_for(
+    with_enough, panels_of_goals, tmp_path, drawn
+):
     """Of two tasks one has goals; only enough contexts with an earlier miss make a point."""
     contexts = 24
-    records = make_records(np.tile([1.0, 6.0, 8.0], (contexts, 1)))
-    missed = np.tile([np.nan, 0.5, 0.5], contexts)
-    missed[2::3][:10] = np.nan  # of attempt 3, 14 contexts are left
+    records = make_records(np.tile([1.0, 6.0, 8.0, 8.0], (contexts, 1)))
     records = records.sort_values(["task_id", "trajectories"], kind="stable")
+    missed = np.tile([np.nan, 0.5, 0.5, 0.5], contexts)
+    for attempt in {2, 3, 4} - set(with_enough):
+        missed[attempt - 1 :: 4][:10] = np.nan  # 14 contexts are left
     goals = records.assign(best_return=10.0, repeat_miss_rate=missed)
     summary = summarize(pd.concat([goals, records.assign(task="walker_walk")]))
     return_vs_context(summary, 8, tmp_path / "figure.png")
@@ -137,9 +141,11 @@ def test_a_task_shows_the_panels_that_it_has_contexts_for(tmp_path, drawn):
     panels = {axis.get_title(): axis for axis in figure.axes if axis.get_visible()}
     titles = [title for title in panels if title]
     assert len([title for title in titles if title.startswith("walker_walk")]) == 2
-    assert len(titles) == 6
-    (rate,) = [panels[title] for title in titles if "repeat miss rate" in title]
-    assert list(rate.lines[0].get_xdata()) == [2]
+    assert len(titles) == 2 + panels_of_goals
+    rates = [panels[title] for title in titles if "repeat miss rate" in title]
+    # A curve has more than one point.
+    assert [list(axis.lines[0].get_xdata()) for axis in rates] == [with_enough][: len(rates)]
+    assert len(rates) == (len(with_enough) > 1)
 
 
 def test_a_curve_while_training_has_its_band_in_its_own_colour(tmp_path, drawn):
