@@ -43,8 +43,8 @@ class Programs(NamedTuple):
     """Returns the cache with the new tokens."""
     act: Callable
     """Takes a random key too. Returns actions (batch, A), behind each of them the outputs of the
-    model that it was drawn from if they are a mixture (batch, A + head_size), and the cache with the
-    new tokens."""
+    model that it was drawn from if they are a mixture (batch, A + head_size), and the cache with
+    the new tokens."""
 
 
 def pack_tokens(
