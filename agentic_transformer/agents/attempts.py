@@ -17,6 +17,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 from agentic_transformer.agents.base import Agent, Context, Trajectory
+from agentic_transformer.agents.entropies import action_entropies
 from agentic_transformer.config import EvalConfig
 from agentic_transformer.contexts.tokens import PreviousStep
 from agentic_transformer.models.spec import AgentSpec
@@ -87,7 +88,7 @@ def run_trajectory(
     """
     observation, info = env.reset(seed=start)
     return_to_go = target.astype(np.float64)
-    steps, physics, entropy = [], [info["physics"]], []
+    steps, physics, outputs = [], [info["physics"]], []
     for step in range(agent.spec.steps):
         action, context = agent.act(
             context,
@@ -100,7 +101,7 @@ def run_trajectory(
         )
         next_observation, reward, _, _, info = env.step(action)
         steps.append((observation, action, reward))
-        entropy.append(np.broadcast_to(context.entropy, len(reward)))
+        outputs.append(context.outputs)
         physics.append(info["physics"])
         return_to_go = return_to_go - reward
         context = context.observe(PreviousStep(action, reward, np.zeros(len(reward))))
@@ -111,7 +112,8 @@ def run_trajectory(
     # Whether the target was reached is known only now, after the last step.
     done = agent.layout.completion(target, rewards)[:, -1]
     context = context.observe(context.previous._replace(done=done))
-    trajectory = Trajectory(observations, actions, rewards, target, np.stack(entropy, axis=1))
+    entropy = np.nan if outputs[0] is None else action_entropies(agent.spec.model, outputs, key)
+    trajectory = Trajectory(observations, actions, rewards, target, entropy)
     return trajectory, np.stack(physics, axis=1), context
 
 

@@ -54,8 +54,9 @@ class Context:
     """(batch, ...) outcome of the last step, which the next token carries."""
     encoded: int
     """Tokens per environment that went through the model so far, repeated ones included."""
-    entropy: np.ndarray | float = np.nan
-    """(batch,) of the distribution that the last action was drawn from, see `Trajectory`."""
+    outputs: np.ndarray | None = None
+    """(batch, head_size) of the model where the last action was drawn from a mixture, see
+    `agentic_transformer.models.heads`; None where it was not."""
 
     def copy(self) -> Context:
         """Returns an independent context with a cache of its own."""

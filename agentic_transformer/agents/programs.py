@@ -19,11 +19,11 @@ from jax.sharding import Mesh
 from agentic_transformer.agents.base import LayerCache
 from agentic_transformer.agents.cache import cached_attention
 from agentic_transformer.config import ModelConfig
-from agentic_transformer.models.heads import action_entropy, draw_action
+from agentic_transformer.models.heads import draw_action
 from agentic_transformer.models.precision import matmul_precision
+from agentic_transformer.models.transformer import AgenticTransformer
 
 _SCALARS = 3  # position, temperature and noise
-_ENTROPY = 2  # of the key of a step; `draw_action` splits that key in two, numbered 0 and 1
 
 
 class NewTokens(NamedTuple):
@@ -42,9 +42,9 @@ class Programs(NamedTuple):
     extend: Callable
     """Returns the cache with the new tokens."""
     act: Callable
-    """Takes a random key too. Returns actions (batch, A), behind each of them the entropy of the
-    mixture that it was drawn from if the head is one (batch, A + 1), and the cache with the new
-    tokens."""
+    """Takes a random key too. Returns actions (batch, A), behind each of them the outputs of the
+    model that it was drawn from if they are a mixture (batch, A + head_size), and the cache with
+    the new tokens."""
 
 
 def pack_tokens(
@@ -88,6 +88,18 @@ def _unpack_tokens(packed: jax.Array, batch: int, feature_size: int) -> NewToken
     )
 
 
+def _fewer_kernels(model: AgenticTransformer) -> AgenticTransformer:
+    """Returns a model that computes the same with fewer kernels on an accelerator.
+
+    XLA makes one kernel of a norm whose variance is E[(x - E x)^2], and two of E[x^2] - (E x)^2.
+    """
+    if jax.default_backend() != "cpu":
+        for _, module in nnx.iter_modules(model):
+            if isinstance(module, nnx.LayerNorm):
+                module.use_fast_variance = False
+    return model
+
+
 @lru_cache(maxsize=64)
 def compiled_programs(
     graph: nnx.GraphDef,
@@ -122,7 +134,7 @@ def compiled_programs(
             return output
 
         with matmul_precision(model.precision):
-            whole = nnx.merge(graph, jax.tree.unflatten(structure, params))
+            whole = _fewer_kernels(nnx.merge(graph, jax.tree.unflatten(structure, params)))
             outputs = whole(tokens.features, tokens.timestep, attend)
         return outputs, tuple(extended)
 
@@ -141,9 +153,7 @@ def compiled_programs(
         key = jax.random.fold_in(key, tokens.timestep[0, -1])
         drawn = draw_action(model, outputs[:, -1], key, tokens.temperature, tokens.noise)
         if model.head == "mixture":
-            entropy = action_entropy(model, outputs[:, -1], jax.random.fold_in(key, _ENTROPY))
-            # One array for the host, as small as it is.
-            drawn = jnp.concatenate([drawn, entropy[:, None]], axis=1)
+            drawn = jnp.concatenate([drawn, outputs[:, -1]], axis=1)  # one array for the host
         return drawn, cache
 
     return Programs(extend, act)

@@ -102,14 +102,14 @@ class TransformerAgent(Plays):
         )
         new_tokens = _check_room(context, timesteps)
         packed = pack_tokens(features, timesteps, context.position, temperature, noise)
-        drawn, cache = self._programs.act(self._leaves, context.cache, self._put(packed), key)
-        action, entropy = np.split(jax.device_get(drawn), [self.spec.action_size], axis=1)
+        drawn, cache = self._programs.act(self._leaves, context.cache, packed, key)
+        action, outputs = np.split(jax.device_get(drawn), [self.spec.action_size], axis=1)
         return action, replace(
             context,
             cache=cache,
             position=context.position + new_tokens,
             encoded=context.encoded + new_tokens,
-            entropy=entropy[:, 0] if self.spec.model.head == "mixture" else np.nan,
+            outputs=outputs if self.spec.model.head == "mixture" else None,
         )
 
     def append(self, context: Context, trajectory: Trajectory) -> Context:
@@ -125,13 +125,9 @@ class TransformerAgent(Plays):
         for start in range(0, new_tokens, chunk):
             part = slice(start, start + chunk)
             packed = pack_tokens(features[:, part], timesteps[:, part], context.position + start)
-            cache = self._programs.extend(self._leaves, cache, self._put(packed))
+            cache = self._programs.extend(self._leaves, cache, packed)
         last = PreviousStep(*(x[:, -1] for x in outcome))
         return Context(cache, context.position + new_tokens, last, context.encoded + new_tokens)
-
-    def _put(self, packed: np.ndarray) -> jax.Array:
-        """Puts numbers of the host beside the parameters."""
-        return jax.device_put(packed, self._leaves[0].sharding)
 
     def _outcomes(self, trajectory: Trajectory) -> PreviousStep:
         """Returns the outcome of every step of the trajectories, (batch, T, ...)."""

@@ -175,7 +175,10 @@ def _backward(config: RingConfig, query, key, value, segment, length, out, lse, 
         dblock = [zero, zero] if kernel.supports_dynamic else None
         carried = _all_steps_but_last(config, ring_step, (block, dquery, dblock))
         dquery, dblock = add_step(carried, config.ring_size - 1)
-        dblock = _rotate(config, dblock)  # home again
+        # Home again, all at once: where one sum may leave before the other has come, XLA sends it
+        # together with that one, after the step's computation and not beside it.
+        dblock = lax.optimization_barrier([total.astype(key.dtype) for total in dblock])
+        dblock = _rotate(config, dblock)
     gradients = kernel.finish_backward(dquery, query), *dblock
     return [kernel.unpack(gradient, tokens) for gradient in gradients]
 

@@ -45,20 +45,22 @@ def act(agent, context, key, steps):
 def test_a_step_is_one_program_one_array_in_and_one_out(agent, monkeypatch):
     key = jax.random.key(0)
     context = act(agent, agent.new_context(BATCH, 2), key, range(2))  # compiles
-    put, get, moved = jax.device_put, jax.device_get, Counter()
+    get, started, moved = jax.device_get, agent._programs, Counter()
 
-    def count(name, move):
-        def counted(tree, *rest):
-            moved[name] += len(jax.tree.leaves(tree))
-            return move(tree, *rest)
+    def fetch(tree):
+        moved["out"] += len(jax.tree.leaves(tree))
+        return get(tree)
 
-        return counted
+    def start(*arguments):
+        moved["in"] += sum(isinstance(x, np.ndarray) for x in jax.tree.leaves(arguments))
+        return started.act(*arguments)
 
-    monkeypatch.setattr(jax, "device_put", count("in", put))
-    monkeypatch.setattr(jax, "device_get", count("out", get))
+    monkeypatch.setattr(jax, "device_get", fetch)
+    monkeypatch.setattr(agent, "_programs", started._replace(act=start))
 
     def three_steps():
-        with jax.transfer_guard("disallow"):  # what is not asked for by name
+        # What is not asked for by name, apart from the arguments of programs.
+        with jax.transfer_guard("disallow"), jax.transfer_guard_host_to_device("allow"):
             act(agent, context, key, range(2, 5))
 
     assert set(programs_started(three_steps)) == {"PjitFunction(act)"}

@@ -215,3 +215,17 @@ def test_products_have_the_precision_that_was_asked_for(backbone):
     with jax.default_matmul_precision("tensorfloat32"):
         assert "HIGHEST" not in products()
         assert products(precision="highest") == {"HIGHEST"}
+
+
+@pytest.mark.parametrize("kernel", ["fused, tokens first", "xla in chunks", "cpu in chunks"])
+def test_scores_beyond_the_range_of_float16(kernel):
+    """Scores reach a million, and float16 ends at 65,504: they are float32 in all kernels."""
+    if not has_float16():
+        pytest.skip("XLA has no float16 on this CPU")
+    query, key, value, weights = draw(3, (4, 2), "float16")
+    arrays = [2**8 * query, 2**8 * key, value, weights]
+    scores = np.einsum("bqd,bkd->bqk", *(np.float64(x)[:, :, 0] for x in arrays[:2])) / 4
+    assert np.abs(scores).max() > np.finfo(np.float16).max
+    found = on_ring(KERNELS[kernel], 3, "zigzag")(arrays)
+    exact, bounds = attention_and_bounds(*map(np.asarray, arrays), products="float16")
+    assert_attention(found, exact, bounds, "float16")
