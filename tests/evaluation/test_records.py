@@ -7,6 +7,7 @@ import pytest
 
 from agentic_transformer.config import PlotCommand, TableCommand
 from experiments import plot, table
+from experiments.cli.run_folder import OVERRIDES
 from experiments.cli.run_status import STATUS
 from experiments.reports import figures
 from experiments.reports.presentation import runs_within
@@ -29,6 +30,7 @@ BROKEN = {
 def run(tmp_path):
     run = make_run(tmp_path / "run", make_records(RETURNS))
     (run / STATUS).write_text(json.dumps({"state": "finished"}))
+    (tmp_path / OVERRIDES).write_text("- seed=0\n")  # the folder is that of a sweep
     return run
 
 
