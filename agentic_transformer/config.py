@@ -129,8 +129,8 @@ class DataConfig:
     )
     horizon: int | None = setting(
         None,
-        "Steps of a trajectory, each of action_repeat environment steps, from its start on; null: "
-        "whole episodes.",
+        "Number of first steps of an episode that are used, each of action_repeat environment "
+        "steps; null: whole episodes.",
         minimum=1,
         maximum=1_000_000,
         example="50",
@@ -203,15 +203,15 @@ class AgentConfig:
     )
     good: float = setting(
         0.6,
-        "A trajectory is good from this share of the task's best return on (where none is "
-        "positive: of the way from the worst to the best), for selection stratified and search; a "
-        "search attempts good ones alone.",
+        "A trajectory is good if it earns at least this share of the task's best return (where "
+        "none is positive: of the way from the worst to the best), for selection stratified and "
+        "search; a search attempts good ones alone.",
         minimum=0.0,
         maximum=1.0,
     )
     loss_threshold: float = setting(
         0.5,
-        "Share of the task's best return from which on loss=good imitates.",
+        "Smallest share of the task's best return at which loss=good imitates a trajectory.",
         minimum=0.0,
         maximum=1.0,
     )
@@ -315,7 +315,7 @@ class ModelConfig:
     )
     scan_layers: bool = setting(
         False,
-        "Whether layers are one scan over stacked parameters: a program of one layer's size, for "
+        "Whether one layer is compiled and looped over stacked parameters: a small program, for "
         "many layers.",
     )
     blockwise_feedforward: bool = setting(
@@ -494,8 +494,8 @@ class EvalConfig:
     )
     held_out: str = setting(
         "between",
-        "Hidden tasks that are drawn, never one of training. between: from where those of training "
-        "come from; beyond: outside of it, such as higher speeds.",
+        "Hidden tasks that are drawn, never one of training. between: from the range of the "
+        "training tasks; beyond: from outside of it, such as higher speeds.",
         choices=("between", "beyond"),
     )
     target: float = setting(0.95, "Target return, as a share of the best in the data.", minimum=0.0)

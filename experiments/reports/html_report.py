@@ -6,6 +6,7 @@ import base64
 import contextlib
 import html
 import io
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,13 +28,14 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1100px; mar
        padding: 0 1em; }
 h1 { font-size: 1.6em; } h2 { font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #ddd; }
 figure { margin: 1em 0; } figcaption { color: #555; font-size: 0.9em; }
-img, video { max-width: 100%; height: auto; }
+img, video { max-width: 100%; height: auto; } video { width: 480px; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 0.87em; }
 th, td { text-align: left; padding: 0.25em 0.8em; border-bottom: 1px solid #e3e3e3;
          vertical-align: top; }
 th { background: #f5f5f3; } td { font-variant-numeric: tabular-nums; overflow-wrap: break-word; }
-.whole td { white-space: nowrap; }
+.whole td, td:first-child { white-space: nowrap; }
+.wide:not(.whole) td:not(:first-child) { overflow-wrap: anywhere; }
 details { margin: 0.4em 0; } summary { cursor: pointer; }
 """
 
@@ -48,6 +50,9 @@ _CAPTIONS = {
     "training.png": "Loss while training.",
     "attempts.png": "What the first agent did in its attempts.",
 }
+
+_BESIDE = 4
+"""Runs that get a column each; more get a row each, which a page has room for."""
 
 _FACTS = ("started", "command", "commit", "dirty", "python", "platform", "device_kind", "devices")
 """Provenance that is shown for each run."""
@@ -80,10 +85,10 @@ def write_report(runs: Sequence[Path], path: Path, conditions: Sequence[str] = (
     parts = [
         _section("Results", _results(summary, comparisons)),
         _section("Figures", "".join(figures)),
-        _section("Attempts", "".join(map(_video, runs))),
+        _section("Videos", "".join(map(_video, runs, _names(runs)))),
         _section("Settings that differ", _differences(runs)),
         _section("Provenance", _provenance(runs)),
-        _section("All settings", "".join(map(_settings, runs))),
+        _section("All settings", "".join(map(_settings, runs, _names(runs)))),
     ]
     tasks, agents = (", ".join(summary[name].unique()) for name in ("task", "agent"))
     text = (
@@ -117,8 +122,8 @@ def _table(table: pd.DataFrame, kind: str = "wide") -> str:
 def _results(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
     """Returns the last returns, and the own context against its controls."""
     text = (
-        "<p>Return of the last attempt: mean and 95% bootstrap interval. A column says what stood "
-        "in the context; docs/evaluation.md explains each.</p>"
+        "<p>Return of the last attempt: mean and 95% bootstrap interval. Each column is a "
+        "condition: what stood in the context, or which baseline acted (docs/evaluation.md).</p>"
     )
     text += _table(in_cells(at_longest(summary)), "wide whole")
     last = comparisons[comparisons["trajectories"] == comparisons["trajectories"].max()]
@@ -138,7 +143,10 @@ def _results(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
                 ],
             }
         )
-        text += "<p>Its difference from each other condition, paired by task.</p>"
+        text += (
+            f"<p>Difference of <i>{NAMES['own']}</i> from each other condition, paired by task: "
+            "mean and 95% bootstrap interval.</p>"
+        )
         text += _table(differences, "wide whole")
     return text
 
@@ -151,13 +159,36 @@ def _figure(path: Path, caption: str) -> str:
     )
 
 
-def _video(run: Path) -> str:
+def _names(runs: Sequence[Path]) -> list[str]:
+    """Returns the runs' folders within the folder that they share."""
+    if len(runs) == 1:
+        return [str(runs[0])]
+    shared = os.path.commonpath([run.absolute().parent for run in runs])
+    return [os.path.relpath(run.absolute(), shared) for run in runs]
+
+
+def _by_run(head: str, rows: dict[str, Sequence[str]], runs: Sequence[Path]) -> str:
+    """Returns a table of values of runs: a column for each run, or a row if they are many.
+
+    Args:
+        head: what the rows are.
+        rows: a value for each run, by name.
+        runs: the runs.
+    """
+    names = _names(runs)
+    if len(runs) > _BESIDE:
+        return _table(pd.DataFrame({"run": names, **rows}), "wide whole")
+    columns = dict(zip(names, zip(*rows.values(), strict=True), strict=True))
+    return _table(pd.DataFrame({head: list(rows), **columns}))
+
+
+def _video(run: Path, name: str) -> str:
     """Returns the video of a run's attempts as part of the page, if there is one."""
     if not (run / VIDEO).exists():
         return ""
     return (
         f'<figure><video controls muted src="{_data(run / VIDEO, "video/mp4")}"></video>'
-        f"<figcaption>{html.escape(str(run))}</figcaption></figure>\n"
+        f"<figcaption>{html.escape(name)}</figcaption></figure>\n"
     )
 
 
@@ -167,24 +198,19 @@ def _data(path: Path, kind: str) -> str:
 
 
 def _differences(runs: Sequence[Path]) -> str:
-    """Returns the settings in which the runs differ, a column for each run."""
+    """Returns the settings in which the runs differ, but for their folders."""
     settings = [_shown(run) for run in runs]
     keys = [
         key
         for key in sorted({key for one in settings for key in one})
-        if len({one.get(key, "") for one in settings}) > 1
+        if key != "run" and len({one.get(key, "") for one in settings}) > 1
     ]
-    if not keys:
-        return ""
-    columns = {"setting": keys} | {
-        str(run): [one.get(key, "") for key in keys]
-        for run, one in zip(runs, settings, strict=True)
-    }
-    return _table(pd.DataFrame(columns))
+    rows = {key: [one.get(key, "") for one in settings] for key in keys}
+    return _by_run("setting", rows, runs) if rows else ""
 
 
 def _provenance(runs: Sequence[Path]) -> str:
-    """Returns what the runs were made with: what they share, then a column for each run."""
+    """Returns what the runs were made with: what differs, then what they share."""
     found = [read_json(run / PROVENANCE) for run in runs]
     facts = [
         {name: one[name] for name in _FACTS if one.get(name) is not None}
@@ -199,8 +225,7 @@ def _provenance(runs: Sequence[Path]) -> str:
     own = {name: values for name, values in shown.items() if name not in shared}
     text = _table(pd.DataFrame({"all runs": list(shared), "": list(shared.values())}))
     if own:
-        columns = dict(zip(map(str, runs), zip(*own.values(), strict=True), strict=True))
-        text = _table(pd.DataFrame({"": list(own), **columns})) + "<br>" + text
+        text = _by_run("", own, runs) + "<br>" + text
     return text if shown else ""
 
 
@@ -210,13 +235,13 @@ def _versions(packages: Any) -> dict[str, str]:
     return {name: version for name, version in known.items() if version}
 
 
-def _settings(run: Path) -> str:
+def _settings(run: Path, name: str) -> str:
     """Returns all settings of a run, folded up."""
     settings = _shown(run)
     if not settings:
         return ""
     table = _table(pd.DataFrame({"setting": list(settings), "value": list(settings.values())}))
-    return f"<details><summary>{html.escape(str(run))}</summary>{table}</details>\n"
+    return f"<details><summary>{html.escape(name)}</summary>{table}</details>\n"
 
 
 def _shown(run: Path) -> dict[str, str]:

@@ -208,7 +208,8 @@ def runs_within(folder: Path) -> list[Path]:
     All jobs of a sweep must have been evaluated. Records that were joined in the sweep's own folder
     before do not count.
     """
-    jobs = sorted(path.parent for path in folder.glob(f"*/{STATUS}"))
+    found = [path.parent for path in folder.glob(f"*/{STATUS}")]
+    jobs = sorted(found, key=lambda job: (len(job.name), job.name))  # 2 before 10
     is_sweep = jobs and not (folder / CONFIG).exists()
     if find_records(folder) and not is_sweep:
         return [folder]

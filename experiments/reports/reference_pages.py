@@ -126,7 +126,7 @@ def _header(name: str) -> tuple[str, str, str]:
             time = line.removeprefix(_TIME).strip()
         else:
             (commands if line.startswith("#   ") else text).append(line.lstrip("#").strip())
-    return textwrap.fill(" ".join(text).strip(), 100), "\n".join(commands), time
+    return textwrap.fill(" ".join(filter(None, text)), 100), "\n".join(commands), time
 
 
 def _table(columns: list[str], rows: Iterable[list[str]]) -> str:

@@ -14,24 +14,30 @@ from experiments.reports.pyplot import plt
 def training_curves(logs: Sequence[tuple[str, str, pd.DataFrame]], path: Path) -> None:
     """Draws the loss by training step, one panel per agent and task, one line per run.
 
-    The panel below shows the loss at step 0 of the trajectories, by their place in a row.
+    The panel below shows the loss at step 0 of the trajectories, by their place in a row, where it
+    was logged.
 
     Args:
         logs: agent's name, task and `metrics.csv` of each run.
         path: path of the PNG.
     """
     agents, tasks = (list(dict.fromkeys(names)) for names in list(zip(*logs, strict=True))[:2])
-    size = (4.5 * len(agents), 5.5 * len(tasks))
+    deep = 2 if any("first_step_loss" in column for *_, log in logs for column in log) else 1
+    size = (4.5 * len(agents), 2.75 * deep * len(tasks))
     figure, grid = plt.subplots(
-        2 * len(tasks), len(agents), figsize=size, squeeze=False, layout="constrained"
+        deep * len(tasks), len(agents), figsize=size, squeeze=False, layout="constrained"
     )
     for axis in grid.flat:
         axis.grid(alpha=0.25)
     for agent, task, log in logs:
-        above, below = grid[2 * tasks.index(task) :, agents.index(agent)][:2]
+        above, *others = grid[deep * tasks.index(task) :, agents.index(agent)][:deep]
         above.plot(log["step"], log["loss"], color="#0b5fa5", linewidth=1)
         above.set(title=f"{task}: {agent}", ylabel="loss")
         places = [column for column in log if column.startswith("first_step_loss")]
+        if not places:
+            above.set_xlabel("training step")
+            continue
+        below = others[0]
         seen = below.get_legend_handles_labels()[1]
         for column, shade in zip(places, np.linspace(0.9, 0.2, len(places)), strict=True):
             place = column.removeprefix("first_step_loss").lstrip("_")
@@ -41,9 +47,8 @@ def training_curves(logs: Sequence[tuple[str, str, pd.DataFrame]], path: Path) -
             below.plot(
                 log["step"], log[column], color=plt.cm.viridis(shade), linewidth=1, label=label
             )
-        if places:
-            below.legend(fontsize=7)
-            below.set(xlabel="training step", ylabel="loss of first steps")
+        below.legend(fontsize=7)
+        below.set(xlabel="training step", ylabel="loss of first steps")
     for axis in grid.flat:
         if not axis.lines:
             axis.axis("off")

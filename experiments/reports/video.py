@@ -125,7 +125,8 @@ def _frames(rollouts: dict[str, np.ndarray], numbers: Sequence[int]) -> Iterator
                 so_far = physics[task, number - 1, : step + 1]
                 frame.paste(panel(so_far, task), (task * width, HEADER))
                 earned = reward[task, number - 1, :step].sum()
-                words = f"attempt {number}: return {earned:.3g}"
+                shown = f"{earned:.3g}" if abs(earned) >= 0.01 else "0"
+                words = f"attempt {number}: return {shown}"
                 draw.text((task * width + 8, 7), words, _INK, font)
             for _ in range(PAUSE if step == last else 1):
                 yield np.asarray(frame)

@@ -70,9 +70,19 @@ def test_nothing_is_fetched(page, runs):
 
 def test_settings_that_differ_stand_beside_each_other(page, runs):
     tables = [row for row in page.rows if row[0] in ("setting", "model.width", "seed")]
-    names = [str(run) for run in runs]
+    names = [run.name for run in runs]
     assert tables[:3] == [["setting", *names], ["model.width", "64", "128"], ["seed", "0", "1"]]
     assert "Settings that differ" in page.text
+
+
+def test_many_runs_have_a_row_each(tmp_path):
+    names = [str(seed) for seed in range(5)]
+    for seed in range(5):
+        make_run(tmp_path / names[seed], make_records(RETURNS, seed=seed), f"seed: {seed}\n")
+    write_report([tmp_path / name for name in names], tmp_path / "report.html")
+    rows = Page((tmp_path / "report.html").read_text()).rows
+    start = rows.index(["run", "seed"])
+    assert rows[start + 1 : start + 6] == [[name, name] for name in names]
 
 
 def test_names_and_provenance_are_shown_as_they_are(page):
