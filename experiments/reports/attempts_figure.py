@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.reports.pyplot import plt
+from experiments.reports.return_table import return_text
 
 
 def attempts(rollouts: Path, numbers: list[int], path: Path) -> None:
@@ -41,9 +42,8 @@ def attempts(rollouts: Path, numbers: list[int], path: Path) -> None:
                 _path(axis, physics[row, number - 1], plane, row)
             else:
                 axis.plot(reward[row, number - 1], color="#0b5fa5", linewidth=1)
-            earned = reward[row, number - 1].sum()
-            shown = f"{earned:.3g}" if abs(earned) >= 0.01 else "0"  # 1e-7 says no more
-            axis.set_title(f"attempt {number}: {shown}", fontsize=10)
+            earned = return_text(reward[row, number - 1].sum())
+            axis.set_title(f"attempt {number}: {earned}", fontsize=10)
             axis.tick_params(labelsize=8)
         task = str(ids[row]).split("(")[-1].rstrip(")")
         # Six decimals of a parameter say no more to a reader than two.

@@ -77,3 +77,8 @@ def table_text(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
             f"{NAMES['own']} minus {NAMES[row.against]}: {said}"
         )
     return "\n".join(blocks)
+
+
+def return_text(earned: float) -> str:
+    """Returns a return in three digits; less than a hundredth is 0, since 1e-7 says no more."""
+    return f"{earned:.3g}" if abs(earned) >= 0.01 else "0"

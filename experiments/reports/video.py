@@ -22,7 +22,7 @@ from agentic_transformer.config import EvaluateCommand
 from agentic_transformer.evaluation.results_folder import ROLLOUTS, VIDEO
 from envs.gymnasium_tasks import is_gymnasium
 from experiments.reports.pictures import picture
-from experiments.reports.return_table import reported
+from experiments.reports.return_table import reported, return_text
 
 FRAMES_PER_SECOND = 10
 PAUSE = 10
@@ -124,9 +124,8 @@ def _frames(rollouts: dict[str, np.ndarray], numbers: Sequence[int]) -> Iterator
             for task in tasks:
                 so_far = physics[task, number - 1, : step + 1]
                 frame.paste(panel(so_far, task), (task * width, HEADER))
-                earned = reward[task, number - 1, :step].sum()
-                shown = f"{earned:.3g}" if abs(earned) >= 0.01 else "0"
-                words = f"attempt {number}: return {shown}"
+                earned = return_text(reward[task, number - 1, :step].sum())
+                words = f"attempt {number}: return {earned}"
                 draw.text((task * width + 8, 7), words, _INK, font)
             for _ in range(PAUSE if step == last else 1):
                 yield np.asarray(frame)
