@@ -39,7 +39,7 @@ def run(folder: Path) -> None:
     lines = []
     with tempfile.TemporaryDirectory() as name:
         buffer = datasets.buffer_folder(Path(name), "walker_speed", "made_up")
-        make_buffer(buffer)
+        make_buffer(buffer, _EPISODES, _LENGTH)
         for start in ("first", "second"):
             for line in _measure_start(Path(name), start):
                 print(line.text(), flush=True)
@@ -54,7 +54,7 @@ def run(folder: Path) -> None:
         writer.writerows(lines)
 
 
-def make_buffer(buffer: Path, episodes: int = _EPISODES, length: int = _LENGTH) -> None:
+def make_buffer(buffer: Path, episodes: int, length: int) -> None:
     """Writes the cache of made-up walker episodes, and an empty file for each.
 
     The cache describes the empty files, so that it counts as up to date.
@@ -103,7 +103,8 @@ def _measure_start(root: Path, start: str) -> list[Line]:
         f"data.episodes={_EPISODES}",
         f"data.tasks={_TASKS}",
         "data.length=null",
-        "data.horizon=null",  # all 1,000 steps of every episode
+        "data.horizon=null",  # all steps of every episode
+        "agent.imitate=taken",  # nobody demonstrated the made-up actions
         "train.steps=2",
     ]
     began = time.monotonic()
