@@ -100,6 +100,17 @@ def _fewer_kernels(model: AgenticTransformer) -> AgenticTransformer:
     return model
 
 
+def _to_host(array: jax.Array) -> jax.Array:
+    """Returns an array that an accelerator's program leaves in the host's memory.
+
+    For the host to fetch it after the program takes longer: the host then asks for the copy only
+    when it sees that the program has ended.
+    """
+    if jax.default_backend() == "cpu":
+        return array
+    return jax.device_put(array, jax.memory.Space.Host)
+
+
 @lru_cache(maxsize=64)
 def compiled_programs(
     graph: nnx.GraphDef,
@@ -154,6 +165,6 @@ def compiled_programs(
         drawn = draw_action(model, outputs[:, -1], key, tokens.temperature, tokens.noise)
         if model.head == "mixture":
             drawn = jnp.concatenate([drawn, outputs[:, -1]], axis=1)  # one array for the host
-        return drawn, cache
+        return _to_host(drawn), cache
 
     return Programs(extend, act)

@@ -15,7 +15,12 @@ from agentic_transformer.ring import baselines
 from agentic_transformer.ring.config import RingConfig
 from agentic_transformer.ring.kernels import Kernel, Selection
 from agentic_transformer.ring.layout import check_layout
-from agentic_transformer.ring.mesh import check_devices, map_over_devices, map_without_mesh
+from agentic_transformer.ring.mesh import (
+    check_devices,
+    map_over_devices,
+    map_without_mesh,
+    platform_of,
+)
 from agentic_transformer.ring.options import KernelOptions, MeshOptions, check_options
 from agentic_transformer.ring.precision import resolve_precision
 from agentic_transformer.ring.shard import attend_shard, selection_for
@@ -118,7 +123,7 @@ def attention(
     check_shards(*query.shape[:2], mesh, axis, batch_axis)
     check_devices(mesh, query=query, key=key, value=value, segment_ids=segment_ids, length=length)
     config = _ring_config(backbone, mesh, axis, causal, layout, window)
-    kernel = selection_for(kernel, config, _platform(mesh), query, segment_ids, length).kernel
+    kernel = selection_for(kernel, config, platform_of(mesh), query, segment_ids, length).kernel
     config = config._replace(
         kernel=kernel, all_gather=False, precision=resolve_precision(precision)
     )
@@ -161,7 +166,7 @@ def select_kernel(
     if backbone in _WITHOUT_KERNEL:
         return None
     config = _ring_config(backbone, mesh, axis, causal, "zigzag", window)
-    return selection_for(kernel, config, _platform(mesh), query, segment_ids, length)
+    return selection_for(kernel, config, platform_of(mesh), query, segment_ids, length)
 
 
 def ring_attention(
@@ -226,10 +231,6 @@ def _ring_config(backbone, mesh, axis, causal, layout, window) -> RingConfig:
     axis_name = axis if ring_size > 1 else None
     gathers = backbone == "all_gather"
     return RingConfig(axis_name, ring_size, None, bool(causal), layout, window, gathers)
-
-
-def _platform(mesh: Mesh | AbstractMesh | None) -> str:
-    return mesh.devices.flat[0].platform if isinstance(mesh, Mesh) else jax.default_backend()
 
 
 @lru_cache(maxsize=256)

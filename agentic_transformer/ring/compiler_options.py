@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from agentic_transformer.ring.mesh import GPUS
+
 
 def compiler_options(platform: str) -> dict[str, int]:
     """Returns options for the outermost `jax.jit` around a ring.
@@ -15,6 +17,6 @@ def compiler_options(platform: str) -> dict[str, int]:
     Args:
         platform: of the devices, such as "cpu", "gpu" or "tpu".
     """
-    if platform not in ("gpu", "cuda"):
+    if platform not in GPUS:
         return {}
     return {"xla_gpu_collective_permute_combine_threshold_bytes": 2**62}

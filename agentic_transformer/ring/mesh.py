@@ -12,6 +12,14 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
+GPUS = ("gpu", "cuda")
+"""Names of the platform of NVIDIA's GPUs: of devices, and of topologies without devices."""
+
+
+def platform_of(mesh: Mesh | AbstractMesh | None) -> str:
+    """Returns the platform of the devices, such as "cpu"; the default one if they are not known."""
+    return mesh.devices.flat[0].platform if isinstance(mesh, Mesh) else jax.default_backend()
+
 
 def map_over_devices(
     function: Callable[..., Any],

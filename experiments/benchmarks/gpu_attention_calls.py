@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +59,22 @@ def directed(attend: Callable, direction: str) -> Callable:
         return output, *pull(cotangent)
 
     return forward if direction == "forward" else both
+
+
+def repeated(function: Callable, repeats: int) -> Callable:
+    """Returns a function that calls another several times with the same arrays, one by one.
+
+    Each call waits for the one before it, whose results it does not use.
+    """
+
+    def repeat(*arrays: jax.Array) -> Any:
+        def again(result: Any, _: None) -> tuple[Any, None]:
+            # Tied to the result before: or XLA would compute it once.
+            return function(*jax.lax.optimization_barrier((arrays, result))[0]), None
+
+        return jax.lax.scan(again, function(*arrays), length=repeats - 1)[0]
+
+    return repeat
 
 
 class PlainAttention:

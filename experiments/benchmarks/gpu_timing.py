@@ -37,6 +37,10 @@ class Timings(NamedTuple):
         milliseconds = [1e3 * value for value in self.seconds[name]]
         return {"ms": median(milliseconds), "low": min(milliseconds), "high": max(milliseconds)}
 
+    def divided_by(self, count: int) -> Timings:
+        """Returns seconds of one of `count` equal parts of each call."""
+        return Timings({name: [x / count for x in xs] for name, xs in self.seconds.items()})
+
     def median(self, name: str) -> float:
         """Returns the median of the seconds of a call."""
         return median(self.seconds[name])

@@ -15,10 +15,11 @@ from agentic_transformer.contexts.transitions import Transitions
 from agentic_transformer.models.actor_critic import Actor, Shape, init_networks
 from agentic_transformer.models.precision import matmul_precision
 from agentic_transformer.models.spec import AgentSpec
-from agentic_transformer.ring import blockwise_attention
+from agentic_transformer.ring import blockwise_attention, feedforward
 from agentic_transformer.ring.kernels import NAMES
 from agentic_transformer.ring.precision import PRECISIONS
 from agentic_transformer.training.td3_bc import init_td3_bc_state, make_td3_bc_step
+from experiments.benchmarks import agent_models
 
 CHOICES = {field.name: field.metadata["choices"] for field in dataclasses.fields(ModelConfig)}
 
@@ -61,6 +62,20 @@ def test_attention_of_a_model_has_the_model_s_precision(setting):
 
     lowered = jax.jit(attend).lower(jnp.ones((1, 4, 1, 8))).as_text()
     assert products(lowered) == {setting.upper()}
+
+
+@pytest.mark.parametrize("remat", CHOICES["remat"])
+@pytest.mark.parametrize("setting", PRECISIONS)
+def test_a_transformer_trains_in_the_precision_of_its_setting(setting, remat, monkeypatch):
+    """The products of gradients too, which JAX traces after the model has been called."""
+    monkeypatch.setattr(feedforward, "MIN_CHUNK", 4)
+    model = ModelConfig(
+        width=8, layers=2, heads=1, remat=remat, blockwise_feedforward=True, precision=setting
+    )
+    step, state, batch = agent_models.train_step(
+        agent_models.describe(2, 8, 3, 2, model), rows=1, devices=1
+    )
+    assert products(step.lower(state, batch).as_text()) == {setting.upper()}
 
 
 def td3_bc(precision):

@@ -46,6 +46,10 @@ KERNELS = {
     "cpu in chunks": CPUKernel(SMALL, min_tokens_per_head_pass=0),
 }
 
+# cuDNN takes 16-bit arrays alone.
+ON_GPU = {"cudnn": cudnn.CUDNN_KERNEL} if jax.default_backend() == "gpu" else {}
+ALL = KERNELS | ON_GPU
+
 SEQUENCE = 66
 SEGMENTS = np.sort(rng(9).integers(0, 3, (2, SEQUENCE)), axis=1).astype(np.int32)
 
@@ -111,9 +115,11 @@ def draw(seed, heads, dtype="float32"):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", ALL)
 def test_attention_and_gradients_equal_float64(kernel, case):
-    (ring, layout, heads, dtype, mask), kernel = CASES[case], KERNELS[kernel]
+    ring, layout, heads, dtype, mask = CASES[case]
+    dtype = "bfloat16" if kernel in ON_GPU and dtype == "float32" else dtype
+    kernel = ALL[kernel]
     if dtype == "float16" and not has_float16():
         pytest.skip("XLA has no float16 on this CPU")
     arrays = draw(0, heads, dtype)
@@ -144,18 +150,44 @@ def test_rows_have_a_length_each(kernel, layout):
         assert_attention([x[row : row + 1] for x in found], exact, bounds)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_a_nan_reaches_what_sees_it_and_nothing_else(kernel):
-    arrays, at = draw(1, (4, 2)), 40  # within a block and a chunk
-    found = on_ring(KERNELS[kernel], 3, "zigzag")
+@pytest.mark.parametrize("entry", [(), (0, 3)], ids=["a token", "an entry of a head"])
+@pytest.mark.parametrize("kernel", ALL)
+def test_a_nan_reaches_what_sees_it_and_nothing_else(kernel, entry):
+    dtype = "bfloat16" if kernel in ON_GPU else "float32"
+    arrays, at = draw(1, (4, 2), dtype), 40  # within a block and a chunk
+    found = on_ring(ALL[kernel], 3, "zigzag")
     clean = found(arrays)
     for which in range(4):
         spoilt = list(arrays)
-        spoilt[which] = arrays[which].at[:, at].set(jnp.nan)
+        spoilt[which] = arrays[which].at[:, at, *entry].set(jnp.nan)
         output, dquery, *_ = found(spoilt)
-        assert np.isnan(output[:, at]).all() == (which < 3) and np.isnan(dquery[:, at]).all()
-        np.testing.assert_array_equal(output[:, :at], clean[0][:, :at])
-        np.testing.assert_array_equal(dquery[:, :at], clean[1][:, :at])
+        head = entry[:1]
+        for array, sees_it in ((output, which < 3), (dquery, True)):
+            assert np.isnan(array[:, at, *head]).all() == sees_it
+        for array, same in zip((output, dquery), clean, strict=False):
+            np.testing.assert_array_equal(array[:, :at], same[:, :at])
+            if entry:  # the last head shares no key with the first
+                np.testing.assert_array_equal(array[:, :, -1], same[:, :, -1])
+
+
+class StrangeFused(ReferenceFused):
+    """Fused attention that gives rows of NaN a log-sum-exp of infinity, as some do."""
+
+    def forward(self, *arrays, causal):
+        out, lse = super().forward(*arrays, causal=causal)
+        return out, jnp.where(jnp.isnan(lse), jnp.inf, lse)
+
+
+@pytest.mark.parametrize("ring", [1, 3])
+def test_a_log_sum_exp_of_infinity_hides_no_nan(ring):
+    arrays = draw(1, (2, 2))
+    arrays[1] = arrays[1].at[:, 40].set(jnp.nan)
+    found, expected = (
+        on_ring(FusedKernel(fused), ring, "zigzag")(arrays)
+        for fused in (StrangeFused(), ReferenceFused())
+    )
+    for array, same in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(np.isnan(array), np.isnan(same))
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
@@ -217,7 +249,9 @@ def test_products_have_the_precision_that_was_asked_for(backbone):
         assert products(precision="highest") == {"HIGHEST"}
 
 
-@pytest.mark.parametrize("kernel", ["fused, tokens first", "xla in chunks", "cpu in chunks"])
+@pytest.mark.parametrize(
+    "kernel", ["fused, tokens first", "xla in chunks", "cpu in chunks", *ON_GPU]
+)
 def test_scores_beyond_the_range_of_float16(kernel):
     """Scores reach a million, and float16 ends at 65,504: they are float32 in all kernels."""
     if not has_float16():
@@ -226,6 +260,6 @@ def test_scores_beyond_the_range_of_float16(kernel):
     arrays = [2**8 * query, 2**8 * key, value, weights]
     scores = np.einsum("bqd,bkd->bqk", *(np.float64(x)[:, :, 0] for x in arrays[:2])) / 4
     assert np.abs(scores).max() > np.finfo(np.float16).max
-    found = on_ring(KERNELS[kernel], 3, "zigzag")(arrays)
+    found = on_ring(ALL[kernel], 3, "zigzag")(arrays)
     exact, bounds = attention_and_bounds(*map(np.asarray, arrays), products="float16")
     assert_attention(found, exact, bounds, "float16")

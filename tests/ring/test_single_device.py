@@ -16,6 +16,7 @@ from agentic_transformer.ring import (
     blockwise_attention,
     blockwise_feedforward,
 )
+from agentic_transformer.ring.feedforward import default_chunk
 from tests.attention_float64 import assert_attention, attention_and_bounds
 from tests.seeds import rng
 from tests.tolerances import SIGMAS, assert_close, rounding
@@ -128,6 +129,14 @@ def test_blockwise_feedforward_is_the_feedforward():
             jax.grad(partial(loss, chunk), argnums=(0, 1, 2))(x, up, down), whole, strict=True
         ):
             assert_close(gradient, expected, operations)
+
+
+@pytest.mark.parametrize(
+    ("platform", "tokens", "chunk"),
+    [("cpu", 100, 256), ("tpu", 16_000, 1000), ("gpu", 4096, 4096), ("cuda", 64_000, 16_000)],
+)
+def test_chunks_of_a_feedforward_by_platform(platform, tokens, chunk):
+    assert default_chunk(tokens, platform) == chunk
 
 
 def test_unknown_backbone_is_named():

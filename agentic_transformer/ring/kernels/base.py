@@ -39,7 +39,7 @@ class Kernel(ABC):
 
     Kernels are hashable and compare by value (frozen dataclasses): programs are cached by them.
 
-    Arrays may hold NaN and infinities, and a key is NaN where its value is not finite. None of it
+    Arrays may hold NaN and infinities, and a key has NaN where its value is not finite. None of it
     may reach a query that does not see it, nor the gradient of a key that is not seen.
 
     Attributes:

@@ -21,6 +21,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
 from agentic_transformer.ring.kernels.fused import FusedKernel
+from agentic_transformer.ring.mesh import GPUS
 
 MIN_VERSION = 91002
 """cuDNN 9.10.2; earlier ones have bugs in fused attention."""
@@ -163,7 +164,7 @@ def why_not(platform: str, dtype: Any, head_dim: int) -> str:
         head_dim: of query, key and value.
     """
     name = jnp.dtype(dtype).name
-    if platform not in ("gpu", "cuda"):
+    if platform not in GPUS:
         return f"it needs an NVIDIA GPU, and the devices are {platform}"
     if name not in DTYPES:
         return f"it needs {' or '.join(DTYPES)}, not {name}"

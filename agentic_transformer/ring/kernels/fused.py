@@ -22,7 +22,7 @@ from jax import lax
 
 from agentic_transformer.ring.kernels.base import Kernel
 from agentic_transformer.ring.masks import Mask, MaskKind
-from agentic_transformer.ring.nonfinite import finite_tokens, zero_nonfinite
+from agentic_transformer.ring.nonfinite import zero_nonfinite
 
 
 class FusedAttention(Protocol):
@@ -90,7 +90,8 @@ class FusedKernel(Kernel):
 
     def finish(self, carry: PartialOutput, query: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns (out, lse)."""
-        return carry
+        # A fused kernel may return another log-sum-exp than NaN for a row of NaN.
+        return carry.out, jnp.where(jnp.isnan(carry.out[..., 0]), jnp.nan, carry.lse)
 
     def prepare_backward(self, key, out, lse, cotangent) -> tuple[jax.Array, ...]:
         """Returns (out, lse, cotangent): fused attention computes delta itself."""
@@ -122,19 +123,11 @@ def _full_backward(fused: FusedAttention, query, key, value, out, lse, cotangent
 def _causal_forward(fused: FusedAttention, query, key, value) -> tuple[jax.Array, jax.Array]:
     """Attends causally; a key that is not finite reaches the queries that see it, and no other.
 
-    Within a tile a fused kernel multiplies hidden weights, which are 0, with values: NaN would
-    reach every query of the tile. So it is given finite keys and values, and NaN is put in after.
+    The mask chooses -inf in place of a hidden score, so a NaN in a key stays hidden. But within a
+    tile a fused kernel multiplies hidden weights, which are 0, with values: NaN would reach every
+    query of the tile. So it is given finite values. A key is marked where its value is bad.
     """
-    bad_key = ~finite_tokens(key)  # as key without its last axis; so marked where the value is bad
-    key, value = zero_nonfinite(key), zero_nonfinite(value)
-    out, lse = fused.forward(query, key, value, causal=True)
-    axis, head_axis = fused.token_axis, 3 - fused.token_axis
-    index = lax.broadcasted_iota(jnp.int32, bad_key.shape, axis)
-    # A query sees the keys up to its own. The first bad one says it all, without a running maximum.
-    first = jnp.where(bad_key, index, bad_key.shape[axis]).min(axis, keepdims=True)
-    seen = index >= first
-    bad_query = jnp.repeat(seen, query.shape[head_axis] // key.shape[head_axis], axis=head_axis)
-    return jnp.where(bad_query[..., None], jnp.nan, out), jnp.where(bad_query, jnp.nan, lse)
+    return fused.forward(query, key, zero_nonfinite(value), causal=True)
 
 
 def _causal_backward(fused: FusedAttention, query, key, value, out, lse, cotangent):
