@@ -1,13 +1,15 @@
 """Runs the suite `gpu` on one accelerator, in at most eight minutes: how exact, how fast.
 
-Each part is a process of its own: one that dies takes no other with it, and the peak of memory is
-that of the part. A row that cannot be measured says why in its note. On a CPU the sizes are tiny:
-there the suite only shows that it works.
+Programs are compiled first, side by side. Then each part is a process of its own: one that dies
+takes no other with it, and the peak of memory is that of the part. A row that cannot be measured
+says why in its note. On a CPU the sizes are tiny: there the suite only shows that it works.
 """
 
 from __future__ import annotations
 
+import tempfile
 import time
+from collections.abc import Callable
 from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,11 +19,14 @@ import pandas as pd
 
 from experiments.benchmarks import tables
 
+_COMPILED = 100
+"""Seconds from the start after which the parts begin, whether all programs are compiled or not."""
+
 _PARTS = {
-    "exactness": 80,
-    "attention": 180,
-    "ring": 280,
-    "training": 380,
+    "exactness": 140,
+    "attention": 230,
+    "ring": 310,
+    "training": 390,
     "acting": 420,
     "quickstart": 465,
 }
@@ -43,25 +48,22 @@ def run(folder: Path, seconds: float = _SECONDS) -> None:
         seconds: that all of it may take; a slow CPU needs more.
     """
     start, scale = time.monotonic(), seconds / _SECONDS
-    for name, ends in _PARTS.items():
-        path = folder / f"{name}.csv"
-        path.unlink(missing_ok=True)
-        # Spawned: a process that jax has started in cannot be forked.
-        part = get_context("spawn").Process(
-            target=_measure, args=(name, path, start + scale * ends)
-        )
-        part.start()
-        deadline = start + scale * min(ends + _OVERRUN, _SECONDS)
-        part.join(max(0.0, deadline - time.monotonic()))
-        if part.exitcode is None:
-            part.kill()
-            part.join()
-        table = pd.read_csv(path, dtype=str) if path.exists() else pd.DataFrame()
-        if part.exitcode:
-            note = {"note": f"ended by code {part.exitcode} after {len(table)} rows"}
-            table = pd.concat([table, pd.DataFrame([note])])
-            table.to_csv(path, index=False)
-        print(f"\n{name}\n{table.to_string(index=False, na_rep='')}", flush=True)
+    with tempfile.TemporaryDirectory() as programs:
+        _run_process(_compile, (programs,), start + scale * _COMPILED)
+        for name, ends in _PARTS.items():
+            path = folder / f"{name}.csv"
+            path.unlink(missing_ok=True)
+            code = _run_process(
+                _measure,
+                (name, path, programs, start + scale * ends),
+                start + scale * min(ends + _OVERRUN, _SECONDS),
+            )
+            table = pd.read_csv(path, dtype=str) if path.exists() else pd.DataFrame()
+            if code:
+                note = {"note": f"ended by code {code} after {len(table)} rows"}
+                table = pd.concat([table, pd.DataFrame([note])])
+                table.to_csv(path, index=False)
+            print(f"\n{name}\n{table.to_string(index=False, na_rep='')}", flush=True)
     # Imported here: a part must have the accelerator's memory to itself, and now they are done.
     from experiments.benchmarks.gpu_figures import plot
 
@@ -69,11 +71,37 @@ def run(folder: Path, seconds: float = _SECONDS) -> None:
     _show_devices()
 
 
-def _measure(name: str, path: Path, ends: float) -> None:
-    """Measures a part in a process of its own, and keeps each row as it comes."""
+def _run_process(target: Callable, arguments: tuple, deadline: float) -> int:
+    """Runs a function in a process of its own, until a time by the monotonic clock at most.
+
+    Returns:
+        The exit code of the process, which is negative if it was ended by force.
+    """
+    # Spawned: a process that jax has started in cannot be forked.
+    process = get_context("spawn").Process(target=target, args=arguments)
+    process.start()
+    process.join(max(0.0, deadline - time.monotonic()))
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+    return process.exitcode
+
+
+def _compile(programs: str) -> None:
+    """Compiles what the parts run, in a process of its own."""
     # Imported here: it starts jax.
+    from experiments.benchmarks.gpu_programs import compile_programs
+
+    compile_programs(programs)
+
+
+def _measure(name: str, path: Path, programs: str, ends: float) -> None:
+    """Measures a part in a process of its own, and keeps each row as it comes."""
+    # Imported here: they start jax.
+    from experiments.benchmarks.gpu_programs import keep_programs
     from experiments.benchmarks.gpu_timing import Clock
 
+    keep_programs(programs)
     rows: list[dict[str, Any]] = []
     for row in import_module(f"experiments.benchmarks.gpu_{name}").rows(Clock(ends)):
         rows.append(row)

@@ -23,6 +23,11 @@ def useful_flops(tokens: int, heads: int, head_dim: int, direction: str) -> floa
     return DIRECTIONS[direction] * heads * head_dim * tokens * (tokens + 1) / 2
 
 
+def array_structs(shape: tuple[int, ...], dtype: jnp.dtype) -> list[jax.ShapeDtypeStruct]:
+    """Returns shapes and types of query, key, value and a cotangent."""
+    return [jax.ShapeDtypeStruct(shape, dtype)] * 4
+
+
 def random_arrays(shape: tuple[int, ...], dtype: jnp.dtype, seed: int = 0) -> list[jax.Array]:
     """Returns query, key, value and a cotangent."""
     keys = jax.random.split(jax.random.key(seed), 4)

@@ -21,7 +21,7 @@ from experiments.benchmarks.gpu_timing import (
 )
 from experiments.cli import command_line
 
-_ROW_SECONDS = {2: 5, 4: 25, 16: 35, 32: 80}
+_ROW_SECONDS = {2: 5, 4: 10, 16: 20, 32: 55}
 """Seconds that a row may take, by trajectories; it is left out if the part has less."""
 
 _GIB = 2**30
@@ -33,26 +33,32 @@ def rows(clock: Clock) -> Iterator[dict[str, Any]]:
     The walker's sizes, trajectories of 1,000 steps of four tokens. Sequences grow, so that the
     device's peak of memory is that of the row.
     """
+    for spec in _specs():
+        row = {"tokens": models.context_tokens(spec)}
+        seconds = _ROW_SECONDS[spec.agent.trajectories]
+        yield measure_row(clock, seconds, row, partial(_measure, spec))
+
+
+def programs() -> Iterator[jax.stages.Lowered]:
+    """Yields the programs of all rows."""
+    for spec in _specs():
+        step, *arguments = models.train_step(spec, rows=1, devices=1)
+        yield step.lower(*arguments)
+
+
+def _specs() -> Iterator[AgentSpec]:
+    """Yields the agents that are trained."""
     if is_small():
         model = ModelConfig(width=16, layers=1, tokens="separate", head="mse", dtype="bfloat16")
-        yield from _rows(clock, model, steps=4, trajectories=(2,))
+        yield models.describe(2, 4, 24, 6, model)
     else:
-        yield from _rows(clock, at_350m(), steps=1000, trajectories=(4, 16, 32))
+        yield from (models.describe(count, 1000, 24, 6, at_350m()) for count in (4, 16, 32))
 
 
 def at_350m() -> ModelConfig:
     """Returns the settings of `model=at_350m`, as a command line gets them."""
     line = command_line.read("train", TrainCommand, ["model=at_350m"], False)
     return line.make_settings(line.job_overrides[0]).model
-
-
-def _rows(
-    clock: Clock, model: ModelConfig, steps: int, trajectories: tuple[int, ...]
-) -> Iterator[dict[str, Any]]:
-    for count in trajectories:
-        spec = models.describe(count, steps, 24, 6, model)
-        row = {"tokens": models.context_tokens(spec)}
-        yield measure_row(clock, _ROW_SECONDS[count], row, partial(_measure, spec))
 
 
 def _measure(spec: AgentSpec) -> dict[str, Any]:
