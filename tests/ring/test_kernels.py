@@ -221,6 +221,19 @@ def test_the_private_primitives_of_cudnn_are_as_they_are_called():
     assert cudnn.signature_problem(primitives) == ""
 
 
+@pytest.mark.parametrize(
+    ("flags", "asked"),
+    [
+        ("", False),
+        ("--xla_gpu_autotune_level=0 --xla_gpu_exclude_nondeterministic_ops=true", True),
+        ("--xla_gpu_deterministic_ops", True),
+        ("--xla_gpu_deterministic_ops=false", False),
+    ],
+)
+def test_flags_that_ask_for_determinism(flags, asked):
+    assert cudnn.asks_for_determinism(flags) == asked
+
+
 def test_other_primitives_are_told():
     class Changed:
         MaskType = AttentionLayout = _dot_product_attention_bwd_p_wrapper = None

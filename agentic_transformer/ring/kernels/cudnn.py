@@ -9,9 +9,11 @@ jax. `why_not` finds out whether this jax, this cuDNN and these arrays have what
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from itertools import count
 from types import ModuleType
 from typing import Any
 
@@ -31,6 +33,8 @@ MIN_CAPABILITY = 8.0
 
 MAX_HEAD_DIM = 128
 DTYPES = ("bfloat16", "float16")
+
+_DETERMINISM = ("xla_gpu_exclude_nondeterministic_ops", "xla_gpu_deterministic_ops")
 
 _FORWARD = {"query", "key", "value", "scale", "mask_type", "qkv_layout", "return_residual"}
 _BACKWARD = [
@@ -73,7 +77,7 @@ class CuDNNAttention:
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns the gradients, see `FusedAttention.backward`."""
         arrays = query, key, value, out, lse, cotangent
-        return tuple(_call(_BACKWARD_CALL, *arrays, causal=causal))
+        return tuple(_call(_BACKWARD_CALL, *arrays, causal=causal, seed=_seed()))
 
 
 def _forward(query, key, value, *, causal: bool) -> tuple[jax.Array, jax.Array]:
@@ -90,12 +94,14 @@ def _forward(query, key, value, *, causal: bool) -> tuple[jax.Array, jax.Array]:
     return out, lse.swapaxes(1, 2)  # from (batch, heads, tokens)
 
 
-def _backward(query, key, value, out, lse, cotangent, *, causal: bool) -> list[jax.Array]:
+def _backward(
+    query, key, value, out, lse, cotangent, *, causal: bool, seed: int
+) -> list[jax.Array]:
     cudnn = _primitives()
     unused = [jnp.zeros(0, query.dtype)] * 7  # bias, lengths, offsets, page tables
     settings = {
         "scale": query.shape[-1] ** -0.5,
-        "seed": 42,  # of dropout, which there is none of
+        "seed": seed,
         "dropout_rate": 0.0,
         "variadic_args": (False, False),
         "mask_type": _mask_type(causal),
@@ -121,19 +127,19 @@ def _as_primitive(name: str, function: Callable) -> Primitive:
     primitive.def_impl(function)
 
     @primitive.def_abstract_eval
-    def shapes(*arrays: Any, causal: bool) -> list:
+    def shapes(*arrays: Any, **settings: Any) -> list:
         structs = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays]
-        found = jax.eval_shape(lambda *x: function(*x, causal=causal), *structs)
+        found = jax.eval_shape(partial(function, **settings), *structs)
         return [arrays[0].update(shape=x.shape, dtype=x.dtype) for x in found]
 
-    def batched(arrays: Any, axes: Any, *, causal: bool) -> tuple:
+    def batched(arrays: Any, axes: Any, **settings: Any) -> tuple:
         """Folds the axis of a `jax.vmap` into the batch."""
         size = next(x.shape[i] for x, i in zip(arrays, axes, strict=True) if i is not None)
         arrays = (
             jnp.broadcast_to(x, (size, *x.shape)) if i is None else jnp.moveaxis(x, i, 0)
             for x, i in zip(arrays, axes, strict=True)
         )
-        results = primitive.bind(*(x.reshape(-1, *x.shape[2:]) for x in arrays), causal=causal)
+        results = primitive.bind(*(x.reshape(-1, *x.shape[2:]) for x in arrays), **settings)
         return [x.reshape(size, -1, *x.shape[1:]) for x in results], [0] * len(results)
 
     batching.primitive_batchers[primitive] = batched
@@ -145,11 +151,30 @@ _FORWARD_CALL = _as_primitive("cudnn_attention", _forward)
 _BACKWARD_CALL = _as_primitive("cudnn_attention_backward", _backward)
 
 
-def _call(primitive: Primitive, *arrays: jax.Array, causal: bool) -> Any:
+def _call(primitive: Primitive, *arrays: jax.Array, **settings: Any) -> Any:
     """Calls cuDNN; outside of a `jax.shard_map` so that the compiler can shard the call."""
     mesh = jax.sharding.get_abstract_mesh()
     inside = bool(mesh.axis_names) and set(mesh.axis_names) == set(mesh.manual_axes)
-    return (primitive.bind if inside else primitive.impl)(*arrays, causal=causal)
+    return (primitive.bind if inside else primitive.impl)(*arrays, **settings)
+
+
+_CALLS = count()
+
+
+def _seed() -> int:
+    """Returns the seed of a call's dropout, which there is none of: it tells calls apart.
+
+    If XLA is asked for determinism, it notes this in the first of several equal backward calls
+    alone (`cudnn_custom_call_compiler.cc`). Then it fails to find the others: "IndexError:
+    raw_hash_map::at". So no two calls may be equal.
+    """
+    return next(_CALLS) if asks_for_determinism(os.environ.get("XLA_FLAGS", "")) else 42
+
+
+def asks_for_determinism(flags: str) -> bool:
+    """Returns whether flags of XLA, as in the variable XLA_FLAGS, ask for deterministic results."""
+    asked = dict(flag.lstrip("-").partition("=")[::2] for flag in flags.split())
+    return any(asked.get(name, "false").lower() in ("", "1", "true") for name in _DETERMINISM)
 
 
 CUDNN_KERNEL = FusedKernel(CuDNNAttention())
