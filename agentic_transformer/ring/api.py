@@ -124,6 +124,8 @@ def attention(
     check_devices(mesh, query=query, key=key, value=value, segment_ids=segment_ids, length=length)
     config = _ring_config(backbone, mesh, axis, causal, layout, window)
     kernel = selection_for(kernel, config, platform_of(mesh), query, segment_ids, length).kernel
+    if kernel is not None and isinstance(query, jax.core.Tracer):
+        kernel = kernel.for_call()
     config = config._replace(
         kernel=kernel, all_gather=False, precision=resolve_precision(precision)
     )

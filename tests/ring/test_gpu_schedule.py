@@ -12,7 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from agentic_transformer.capacity.compiler import describe_devices
 from agentic_transformer.capacity.hlo_permutes import read_permutes
-from agentic_transformer.ring import compiler_options, ring_attention_shard
+from agentic_transformer.ring import compiler_options, ring_attention, ring_attention_shard
 from agentic_transformer.ring.kernels.cudnn import CUDNN_KERNEL
 
 pytestmark = [
@@ -55,20 +55,22 @@ def test_all_that_a_step_sends_goes_beside_fused_attention():
 
 
 def test_no_two_backward_calls_are_equal_where_xla_must_be_deterministic(monkeypatch):
-    """XLA would compile the first alone, and fail."""
+    """XLA would compile the first alone, and fail. Two layers, which are traced alike."""
     monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_exclude_nondeterministic_ops=true")
     mesh = Mesh(np.array(describe_devices("h100:4")), ("ring",), axis_types=(AxisType.Auto,))
-    cut = PartitionSpec(None, "ring")
-    attend = jax.shard_map(
-        partial(ring_attention_shard, kernel=CUDNN_KERNEL),
-        mesh=mesh,
-        in_specs=(cut,) * 3,
-        out_specs=cut,
-        check_vma=False,
-    )
-    x = jax.ShapeDtypeStruct((1, 512, 2, 64), jnp.bfloat16, sharding=NamedSharding(mesh, cut))
-    step = jax.jit(lambda q, k, v, g: jax.vjp(attend, q, k, v)[1](g)).lower(x, x, x, x)
-    calls = re.findall(r"fmhaSoftmaxBackward.*", step.compile().as_text())
+    attend = partial(ring_attention, mesh=mesh, kernel="cudnn")
+    cut = NamedSharding(mesh, PartitionSpec(None, "ring"))
+    x = jax.ShapeDtypeStruct((1, 512, 2, 64), jnp.bfloat16, sharding=cut)
+
+    def layers(query, key, value):
+        return attend(attend(query, key, value), key, value)
+
+    @jax.jit
+    def differentiate(*arrays):
+        return jax.vjp(layers, *arrays[:3])[1](arrays[3])
+
+    program = differentiate.lower(x, x, x, x).compile().as_text()
+    calls = re.findall(r"fmhaSoftmaxBackward.*", program)
     seeds = [re.search(r'"seed": ?"?(\d+)', call)[1] for call in calls]
-    # Step 0, and two in the loop and two behind it, of which each device makes one.
-    assert len(set(seeds)) == len(seeds) == 5
+    # In each layer: step 0, and two in the loop and two behind it, of which a device makes one.
+    assert len(set(seeds)) == len(seeds) == 2 * 5

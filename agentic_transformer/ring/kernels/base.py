@@ -59,6 +59,14 @@ class Kernel(ABC):
     supports_segments: bool = True
     supports_windows: bool = False
 
+    def for_call(self) -> Kernel:
+        """Returns the kernel for one call of attention within a program that JAX traces.
+
+        Calls with equal kernels share what was traced. A kernel whose calls must differ returns
+        another one each time.
+        """
+        return self
+
     def pack(self, array: jax.Array) -> jax.Array:
         """Returns an array in the form that a pass works on.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import count
 from types import ModuleType
@@ -168,7 +168,12 @@ def _seed() -> int:
     alone (`cudnn_custom_call_compiler.cc`). Then it fails to find the others: "IndexError:
     raw_hash_map::at". So no two calls may be equal.
     """
-    return next(_CALLS) if asks_for_determinism(os.environ.get("XLA_FLAGS", "")) else 42
+    return next(_CALLS) if _must_differ() else 42
+
+
+def _must_differ() -> bool:
+    """Returns whether no two backward calls of a program may be equal."""
+    return asks_for_determinism(os.environ.get("XLA_FLAGS", ""))
 
 
 def asks_for_determinism(flags: str) -> bool:
@@ -177,7 +182,25 @@ def asks_for_determinism(flags: str) -> bool:
     return any(asked.get(name, "false").lower() in ("", "1", "true") for name in _DETERMINISM)
 
 
-CUDNN_KERNEL = FusedKernel(CuDNNAttention())
+@dataclass(frozen=True)
+class CuDNNKernel(FusedKernel):
+    """Attends by cuDNN.
+
+    Attributes:
+        call: tells this kernel from those of other calls, see `for_call`.
+    """
+
+    call: int | None = None
+
+    def for_call(self) -> CuDNNKernel:
+        """Returns the kernel; another one each time where no two calls may be equal.
+
+        See `_seed`: calls that shared what was traced would have equal seeds.
+        """
+        return replace(self, call=next(_CALLS)) if _must_differ() else self
+
+
+CUDNN_KERNEL = CuDNNKernel(CuDNNAttention())
 
 
 def why_not(platform: str, dtype: Any, head_dim: int) -> str:
