@@ -5,6 +5,7 @@ python -m experiments.plan topology=v5e:4x4 model=at_350m trajectories=128
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from agentic_transformer.config import PlanCommand
@@ -13,6 +14,8 @@ from experiments.cli import app as cli
 
 def main(commands: list[PlanCommand]) -> None:
     """Makes a plan for each combination of settings, then reports on all of them together."""
+    # Nothing is computed: accelerators stay free, and their compilers need none.
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
     # Imported here: a command line is checked before jax is loaded.
     from agentic_transformer.capacity.compile_cache import CompileCache
     from agentic_transformer.capacity.plan import make_plan

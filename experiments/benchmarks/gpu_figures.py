@@ -85,6 +85,7 @@ def _training(table: pd.DataFrame) -> plt.Figure:
     labels = table.tokens.map("{:,}".format)
     speed.bar(labels, table.of_product_rate)
     speed.bar_label(speed.containers[0], [f"{ms / 1e3:.2f} s" for ms in table.ms])
+    speed.margins(y=0.12)  # room for the labels
     speed.set(xlabel="tokens", ylabel="model FLOP/s / product rate", title="How fast is a step?")
     memory.bar(labels, table.arguments_gib, label="state and batch")
     memory.bar(labels, table.temporary_gib, bottom=table.arguments_gib, label="temporary")
