@@ -100,13 +100,13 @@ def _fewer_kernels(model: AgenticTransformer) -> AgenticTransformer:
     return model
 
 
-def _to_host(array: jax.Array) -> jax.Array:
-    """Returns an array that an accelerator's program leaves in the host's memory.
+def _to_host(array: jax.Array, mesh: Mesh | None) -> jax.Array:
+    """Returns an array that a program for one accelerator leaves in the host's memory.
 
     For the host to fetch it after the program takes longer: the host then asks for the copy only
     when it sees that the program has ended.
     """
-    if jax.default_backend() == "cpu":
+    if jax.default_backend() == "cpu" or mesh is not None:
         return array
     return jax.device_put(array, jax.memory.Space.Host)
 
@@ -165,6 +165,6 @@ def compiled_programs(
         drawn = draw_action(model, outputs[:, -1], key, tokens.temperature, tokens.noise)
         if model.head == "mixture":
             drawn = jnp.concatenate([drawn, outputs[:, -1]], axis=1)  # one array for the host
-        return _to_host(drawn), cache
+        return _to_host(drawn, mesh), cache
 
     return Programs(extend, act)

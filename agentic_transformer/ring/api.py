@@ -77,8 +77,9 @@ def attention(
 
     What a query does not see does not reach it, whatever it holds: padding, later tokens, other
     segments and tokens outside of the window, NaN among them, change no bit of its output or of its
-    gradient. A token that is not finite makes NaN of the outputs that see it. The gradients of
-    "dense" and "memory_efficient", which are JAX's own, keep this of padding only.
+    gradient. A key or value that is not finite, and a query of NaN, makes NaN of the outputs that
+    see it. The gradients of "dense" and "memory_efficient", which are JAX's own, keep this of
+    padding only.
 
     Values of Python numbers and numpy arrays are checked. Those of JAX arrays are not, for they may
     be traced: a length outside 0..sequence then acts as the nearest of these.
@@ -124,7 +125,7 @@ def attention(
     check_devices(mesh, query=query, key=key, value=value, segment_ids=segment_ids, length=length)
     config = _ring_config(backbone, mesh, axis, causal, layout, window)
     kernel = selection_for(kernel, config, platform_of(mesh), query, segment_ids, length).kernel
-    if kernel is not None and isinstance(query, jax.core.Tracer):
+    if kernel is not None and any(isinstance(x, jax.core.Tracer) for x in (query, key, value)):
         kernel = kernel.for_call()
     config = config._replace(
         kernel=kernel, all_gather=False, precision=resolve_precision(precision)

@@ -141,7 +141,10 @@ def _map_chunks(function: Function, precision: str | None, params, chunks) -> ja
         params: of the function.
         chunks: see above.
     """
-    return lax.map(partial(_apply_checked, function, params), chunks)
+    # Where `jax.jit` or `jax.checkpoint` are around this, JAX traces it, and the gradient, outside
+    # of the context in which the caller chose a precision.
+    with jax.default_matmul_precision(precision):
+        return lax.map(partial(_apply_checked, function, params), chunks)
 
 
 def _map_chunks_forward(function: Function, precision: str | None, params, chunks):
@@ -160,7 +163,6 @@ def _map_chunks_backward(function: Function, precision: str | None, saved, cotan
     zeros = jax.tree.map(
         lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), params
     )
-    # JAX traces this outside of the context in which the caller chose a precision.
     with jax.default_matmul_precision(precision):
         dparams, dchunks = lax.scan(step, zeros, (chunks, cotangents))
     return jax.tree.map(lambda total, x: total.astype(x.dtype), dparams, params), dchunks

@@ -49,7 +49,8 @@ def run(folder: Path, seconds: float = _SECONDS) -> None:
     """
     start, scale = time.monotonic(), seconds / _SECONDS
     with tempfile.TemporaryDirectory() as programs:
-        _run_process(_compile, (programs,), start + scale * _COMPILED)
+        if code := _run_process(_compile, (programs,), start + scale * _COMPILED):
+            print(f"compiling ended by code {code}: the parts compile the rest", flush=True)
         for name, ends in _PARTS.items():
             path = folder / f"{name}.csv"
             path.unlink(missing_ok=True)
@@ -98,8 +99,7 @@ def _compile(programs: str) -> None:
 def _measure(name: str, path: Path, programs: str, ends: float) -> None:
     """Measures a part in a process of its own, and keeps each row as it comes."""
     # Imported here: they start jax.
-    from experiments.benchmarks.gpu_programs import keep_programs
-    from experiments.benchmarks.gpu_timing import Clock
+    from experiments.benchmarks.gpu_timing import Clock, keep_programs
 
     keep_programs(programs)
     rows: list[dict[str, Any]] = []

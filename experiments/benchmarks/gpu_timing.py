@@ -109,6 +109,13 @@ def compiled(function: Callable, *arrays: Any, donate: tuple[int, ...] = ()) -> 
     return lambda: program(*arrays)
 
 
+def keep_programs(folder: str) -> None:
+    """Keeps all programs that this process compiles; in a folder that the user chose, if any."""
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
 def is_small() -> bool:
     """Returns whether this is a CPU, where the suite only shows that it works."""
     return jax.default_backend() == "cpu"

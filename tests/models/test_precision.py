@@ -64,6 +64,21 @@ def test_attention_of_a_model_has_the_model_s_precision(setting):
     assert products(lowered) == {setting.upper()}
 
 
+@pytest.mark.parametrize("wrap", [lambda call: call, jax.jit, jax.checkpoint])
+def test_a_feedforward_in_chunks_keeps_the_precision_in_which_it_was_called(wrap):
+    """Forward and backward, also where JAX traces them after the call."""
+
+    def call(params, x):
+        with jax.default_matmul_precision("highest"):
+            return feedforward.blockwise_feedforward(
+                lambda params, x: x @ params, params, x, chunk=4
+            ).sum()
+
+    arguments = jnp.ones((8, 8)), jnp.ones((1, 16, 8))
+    lowered = jax.jit(jax.value_and_grad(wrap(call), argnums=(0, 1))).lower(*arguments)
+    assert products(lowered.as_text()) == {"HIGHEST"}
+
+
 @pytest.mark.parametrize("remat", CHOICES["remat"])
 @pytest.mark.parametrize("setting", PRECISIONS)
 def test_a_transformer_trains_in_the_precision_of_its_setting(setting, remat, monkeypatch):

@@ -4,8 +4,10 @@ A new kernel is added to KERNELS, and gets the whole test. The ring needs no dev
 a named axis runs the collectives of `shard_map` on one.
 """
 
+import dataclasses
 import re
 from functools import cache, partial
+from itertools import count
 
 import jax
 import jax.numpy as jnp
@@ -219,6 +221,33 @@ def test_the_private_primitives_of_cudnn_are_as_they_are_called():
     """A new jax may change them; then cuDNN is not used, and this test says so."""
     primitives = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
     assert cudnn.signature_problem(primitives) == ""
+
+
+@dataclasses.dataclass(frozen=True)
+class NumberedKernel(ReferenceKernel):
+    """A kernel that is another one in each traced call."""
+
+    number: int = 0
+    calls = count(1)
+
+    def for_call(self):
+        return dataclasses.replace(self, number=next(self.calls))
+
+
+@pytest.mark.parametrize("traced", range(3))
+def test_each_traced_call_of_attention_may_have_a_kernel_of_its_own(traced):
+    arrays = [jnp.ones((1, 4, 1, 8))] * 3
+    kernel = NumberedKernel()
+
+    def calls(array):
+        mixed = [*arrays[:traced], array, *arrays[traced + 1 :]]
+        return sum(blockwise_attention(*mixed, kernel=kernel).sum() for _ in range(3))
+
+    before = next(NumberedKernel.calls)
+    jax.jit(calls)(arrays[0])
+    assert next(NumberedKernel.calls) - before == 1 + 3
+    blockwise_attention(*arrays, kernel=kernel)
+    assert next(NumberedKernel.calls) - before == 1 + 3 + 1
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ class Kernel(ABC):
         """Returns the kernel for one call of attention within a program that JAX traces.
 
         Calls with equal kernels share what was traced. A kernel whose calls must differ returns
-        another one each time.
+        another one each time; then every gradient outside of a `jax.jit` compiles anew.
         """
         return self
 

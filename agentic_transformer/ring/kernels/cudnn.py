@@ -162,7 +162,7 @@ _CALLS = count()
 
 
 def _seed() -> int:
-    """Returns the seed of a call's dropout, which there is none of: it tells calls apart.
+    """Returns a number that tells calls apart: the seed of a dropout that is not used.
 
     If XLA is asked for determinism, it notes this in the first of several equal backward calls
     alone (`cudnn_custom_call_compiler.cc`). Then it fails to find the others: "IndexError:

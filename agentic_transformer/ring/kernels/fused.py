@@ -38,7 +38,10 @@ class FusedAttention(Protocol):
     def forward(
         self, query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool
     ) -> tuple[jax.Array, jax.Array]:
-        """Returns out as query, and lse float32, natural, in its shape without the last axis."""
+        """Returns out as query, and lse float32, natural, in its shape without the last axis.
+
+        Keys may hold NaN: a causal mask must choose -inf in place of a hidden score, not add it.
+        """
 
     def backward(
         self,
