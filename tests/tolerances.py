@@ -15,6 +15,9 @@ import numpy as np
 CERTAINTY = 6.0
 """One result in thirty million exceeds the bound if every error is as large as it can be."""
 
+TINY = float(np.finfo(np.float32).tiny)
+"""The smallest normal number of float32: what is smaller may be 0 there."""
+
 SIGMAS = 5.0
 """Standard deviations between a statistic and its expectation: one in two million has more."""
 

@@ -6,7 +6,7 @@ import pytest
 import datasets
 import envs
 from datasets.collection import start_seed
-from tests.tolerances import rounding, unit
+from tests.tolerances import TINY, rounding, unit
 
 TASK = envs.task("point_mass_goal", goal=(0.1, 0.1))
 EPISODES = 6
@@ -61,6 +61,7 @@ def test_actions_that_varied_are_averaged(tmp_path):
                 view.rewards(TASK, [1, 4])[row, step],
                 store.rewards(TASK, [1, 4])[row, 5 * step : 5 * step + 5].sum(),
                 rtol=rounding(6),
+                atol=5 * TINY,
             )
 
 
