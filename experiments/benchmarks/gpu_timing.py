@@ -103,9 +103,9 @@ def measure_row(
         return row | {"note": f"{type(error).__name__}: {lines[0][:200]}"}
 
 
-def compiled(function: Callable, *arrays: Any, donate: tuple[int, ...] = ()) -> Callable[[], Any]:
+def compiled(function: Callable, *arrays: Any) -> Callable[[], Any]:
     """Returns a call of a function, compiled for these arrays."""
-    program = jax.jit(function, donate_argnums=donate).lower(*arrays).compile()
+    program = jax.jit(function).lower(*arrays).compile()
     return lambda: program(*arrays)
 
 
