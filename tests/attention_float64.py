@@ -55,7 +55,8 @@ def attention_and_bounds(
 
     In 16 bits, sums are still float32's, but weights and gradients of scores are rounded to 16 bits
     before they are multiplied with values, keys, queries and cotangents, and so is the output from
-    which delta = rowsum(O dO) is computed.
+    which delta = rowsum(O dO) is computed. A fused kernel also rounds what one head and one block
+    of keys contribute to a result, before contributions are added.
 
     Args:
         query: (batch, queries, heads, head_dim); as many queries as keys if causal.
@@ -121,7 +122,7 @@ def attention_and_bounds(
             output
         )  # an output is a mean of values, whatever the weights
         of_output = np.minimum(beyond, within) + of_row * (share @ v_ + np.abs(output))
-        of_output += of_factor * (share @ v_)
+        of_output += 2 * of_factor * (share @ v_)  # of weights, and of contributions
         # The gradient divides by the sum of weights as it was computed, whose error all weights of
         # a query share.
         of_weight += (
@@ -139,7 +140,8 @@ def attention_and_bounds(
         of_scores += of_factor * (np.abs(dscores) + of_scores)
         of_weight += of_factor
         bounds.output[b, rows, h] = of_output
-        bounds.query[b, rows, h] = of_scores @ k_ + of_row * (np.abs(dscores) @ k_)
-        bounds.key[b, :, g] += of_scores.T @ q_ + of_sum * (np.abs(dscores).T @ q_)
-        bounds.value[b, :, g] += (share * of_weight).T @ w_ + of_sum * (share.T @ w_)
+        dscores_, of_key_sum = np.abs(dscores), of_sum + of_factor
+        bounds.query[b, rows, h] = of_scores @ k_ + (of_row + of_factor) * (dscores_ @ k_)
+        bounds.key[b, :, g] += of_scores.T @ q_ + of_key_sum * (dscores_.T @ q_)
+        bounds.value[b, :, g] += (share * of_weight).T @ w_ + of_key_sum * (share.T @ w_)
     return exact, bounds

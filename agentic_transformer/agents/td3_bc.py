@@ -48,7 +48,7 @@ class TD3BCAgent(Plays):
         """Returns actions for one step of every environment, see `Agent.act`; deterministic."""
         normalized = self.layout.normalizer.normalize(observation).astype(np.float32)
         with matmul_precision(self.spec.model.precision):
-            action = jax.device_get(self._actor(jax.device_put(normalized)))
+            action = jax.device_get(self._actor(normalized))
         return action, replace(context, encoded=context.encoded + 1)
 
     def append(self, context: Context, trajectory: Trajectory) -> Context:

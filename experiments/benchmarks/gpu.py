@@ -23,10 +23,10 @@ _COMPILED = 100
 """Seconds from the start after which the parts begin, whether all programs are compiled or not."""
 
 _PARTS = {
-    "exactness": 140,
-    "attention": 230,
-    "ring": 310,
-    "training": 390,
+    "exactness": 130,
+    "attention": 220,
+    "ring": 295,
+    "training": 395,
     "acting": 420,
     "quickstart": 465,
 }

@@ -21,7 +21,7 @@ from experiments.benchmarks.gpu_timing import (
 )
 from experiments.cli import command_line
 
-_ROW_SECONDS = {2: 5, 4: 10, 16: 20, 32: 55}
+_ROW_SECONDS = {2: 5, 4: 10, 16: 20, 32: 45}
 """Seconds that a row may take, by trajectories; it is left out if the part has less."""
 
 _GIB = 2**30
