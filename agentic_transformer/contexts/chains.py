@@ -12,6 +12,7 @@ a row apart.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -36,18 +37,29 @@ class Chains(NamedTuple):
     """1 where the trajectory's actions are learned, else 0."""
 
 
-def chain_targets(returns: np.ndarray, target: str) -> np.ndarray:
-    """Returns the target return of every trajectory of one chain.
+class _Chain(NamedTuple):
+    """Holds what is drawn of a chain; all else follows from it."""
+
+    number: int  # of the chain within its row
+    task: int
+    episode: np.ndarray  # (trajectories,)
+
+
+def chain_targets(returns: np.ndarray, lengths: np.ndarray, target: str) -> np.ndarray:
+    """Returns the target return of every trajectory of some chains.
 
     Args:
-        returns: (trajectories,) returns of the chain.
+        returns: (trajectories,) returns, one chain after another.
+        lengths: (chains,) trajectories of each chain.
         target: "chain_max" asks each trajectory for the chain's best return (the paper). "own" asks
             it for the return that it got (ours).
 
     Returns:
         (trajectories,) target returns.
     """
-    return np.full_like(returns, returns.max()) if target == "chain_max" else returns
+    if target == "own":
+        return returns
+    return np.repeat(np.maximum.reduceat(returns, lengths.cumsum() - lengths), lengths)
 
 
 def share_of_best(share: float, best: np.ndarray, worst: np.ndarray) -> np.ndarray:
@@ -65,16 +77,21 @@ def share_of_best(share: float, best: np.ndarray, worst: np.ndarray) -> np.ndarr
 
 
 def loss_weights(
-    returns: np.ndarray, best: float, config: AgentConfig, worst: float = 0.0
+    returns: np.ndarray,
+    lengths: np.ndarray,
+    best: np.ndarray,
+    worst: np.ndarray,
+    config: AgentConfig,
 ) -> np.ndarray:
-    """Returns which trajectories of one chain the agent imitates.
+    """Returns which trajectories of some chains the agent imitates.
 
     Args:
-        returns: (trajectories,) returns of the chain.
-        best: the best return of the task in the data.
+        returns: (trajectories,) returns, one chain after another.
+        lengths: (chains,) trajectories of each chain.
+        best: (trajectories,) the best return of each one's task in the data.
+        worst: (trajectories,) the worst return, likewise.
         config: `loss` is "all", "last" (of the chain), or "good" (at least `loss_threshold` of
             `best`).
-        worst: the worst return of the task in the data.
 
     Returns:
         (trajectories,) float32: 1 where the actions are learned, else 0.
@@ -82,7 +99,8 @@ def loss_weights(
     if config.loss == "all":
         learned = np.ones(len(returns), bool)
     elif config.loss == "last":
-        learned = np.arange(len(returns)) == len(returns) - 1
+        learned = np.zeros(len(returns), bool)
+        learned[lengths.cumsum() - 1] = True
     else:
         learned = returns >= share_of_best(config.loss_threshold, best, worst)
     return learned.astype(np.float32)
@@ -143,36 +161,33 @@ class ChainSampler:
             Chains of shape (rows, config.trajectories).
         """
         rng = stream("chains", self.seed, step)
-        drawn = [self._draw_row(rng) for _ in range(rows)]
-        return Chains(*(np.stack(columns) for columns in zip(*drawn, strict=True)))
+        drawn = [chain for _ in range(rows) for chain in self._draw_row(rng)]
+        lengths = np.array([len(chain.episode) for chain in drawn])
+        task = np.repeat([chain.task for chain in drawn], lengths)
+        episode = np.concatenate([chain.episode for chain in drawn])
+        returns = self.returns[task, episode]
+        best, worst = self.best_per_task[task], self._worst_per_task[task]
+        columns = Chains(
+            task=task.astype(np.int32),
+            episode=episode.astype(np.int32),
+            chain=np.repeat([chain.number for chain in drawn], lengths).astype(np.int32),
+            target=chain_targets(returns, lengths, self.config.target),
+            weight=loss_weights(returns, lengths, best, worst, self.config),
+        )
+        return Chains(*(column.reshape(rows, -1) for column in columns))
 
-    def _draw_row(self, rng: np.random.Generator) -> Chains:
-        """Fills a row with chains, each array of shape (slots,)."""
-        chains = []
-        free = self.config.trajectories
+    def _draw_row(self, rng: np.random.Generator) -> Iterator[_Chain]:
+        """Yields chains that fill a row."""
+        free, number = self.config.trajectories, 0
         while free:
             count = free if self.config.length == "full" else int(rng.integers(1, free + 1))
-            chains.append(self._draw_chain(rng, len(chains), count))
-            free -= count
-        return Chains(*(np.concatenate(columns) for columns in zip(*chains, strict=True)))
-
-    def _draw_chain(self, rng: np.random.Generator, chain: int, count: int) -> Chains:
-        """Draws the chain of that number within its row, each array of shape (count,)."""
-        if self.config.selection == "search":
-            task, episode = self._draw_search(rng, count)
-        else:
-            task = int(rng.integers(len(self.returns)))
-            episode = self.draw_trajectories(rng, task, count)
-        returns = self.returns[task, episode]
-        return Chains(
-            task=np.full(count, task, np.int32),
-            episode=episode.astype(np.int32),
-            chain=np.full(count, chain, np.int32),
-            target=chain_targets(returns, self.config.target),
-            weight=loss_weights(
-                returns, self.best_per_task[task], self.config, self._worst_per_task[task]
-            ),
-        )
+            if self.config.selection == "search":
+                task, episode = self._draw_search(rng, count)
+            else:
+                task = int(rng.integers(len(self.returns)))
+                episode = self.draw_trajectories(rng, task, count)
+            yield _Chain(number, task, episode)
+            free, number = free - count, number + 1
 
     def draw_trajectories(self, rng: np.random.Generator, task: int, count: int) -> np.ndarray:
         """Draws distinct trajectories of one chain, in ascending order of return.
@@ -202,7 +217,8 @@ class ChainSampler:
         else:
             poor = int(self.first_good[task])
             # A binomial count whose probability is uniform on 0..1 is itself uniform on 0..count.
-            good = int(np.clip(rng.binomial(count, rng.uniform()), count - poor, episodes - poor))
+            good = rng.binomial(count, rng.uniform())
+            good = min(max(good, count - poor), episodes - poor)
             poor_ranks = rng.choice(poor, count - good, replace=False)
             good_ranks = poor + rng.choice(episodes - poor, good, replace=False)
             ranks = np.concatenate([poor_ranks, good_ranks])

@@ -16,6 +16,7 @@ import numpy as np
 
 from agentic_transformer.ring import from_layout, ring_attention_shard, to_layout
 from experiments.benchmarks.gpu_attention_calls import (
+    array_structs,
     directed,
     fused_kernel,
     one_fused_call,
@@ -33,24 +34,44 @@ def rows(clock: Clock) -> Iterator[dict[str, Any]]:
 
     By dtype and precision, of one fused call and of rings of 1, 2 and 8 devices.
     """
-    tokens = 64 if is_small() else 4096
-    cases = [("bfloat16", "highest"), ("float32", "highest")]
-    if not is_small():  # a CPU has one precision, and products of float16 are slow there
-        cases += [("float16", "highest"), ("float32", "default")]
-    for dtype, precision in cases:
-        arrays = random_arrays((1, tokens, _HEADS, _HEAD_DIM), jnp.dtype(dtype))
+    for dtype, precision in _cases():
+        arrays = random_arrays(_shape(), jnp.dtype(dtype))
         expected = exact_attention(*arrays)
-        ways: dict[str, Callable] = {"one fused call": directed(one_fused_call, "both")}
-        if dtype == "float32":  # no library has fused attention for it
-            ways = {}
-        for size in (2,) if is_small() else (1, 2, 8):
-            ways[f"ring of {size}"] = partial(_on_ring, size, precision)
         errors: dict[str, list[float]] = {}
-        for way, attend in ways.items():
-            row = {"dtype": dtype, "precision": precision, "way": way, "tokens": tokens}
+        for way, attend in _ways(dtype, precision).items():
+            row = {"dtype": dtype, "precision": precision, "way": way, "tokens": _shape()[1]}
             yield measure_row(
                 clock, _ROW_SECONDS, row, partial(_measure, errors, way, attend, arrays, expected)
             )
+
+
+def programs() -> Iterator[jax.stages.Lowered]:
+    """Yields the programs of all rows."""
+    for dtype, precision in _cases():
+        for attend in _ways(dtype, precision).values():
+            yield jax.jit(attend).lower(*array_structs(_shape(), jnp.dtype(dtype)))
+
+
+def _shape() -> tuple[int, ...]:
+    return 1, 64 if is_small() else 4096, _HEADS, _HEAD_DIM
+
+
+def _cases() -> list[tuple[str, str]]:
+    """Returns the dtypes and precisions to measure, those that tell most first."""
+    cases = [("bfloat16", "highest"), ("float32", "highest")]
+    if not is_small():  # a CPU has one precision, and products of float16 are slow there
+        cases += [("float16", "highest"), ("float32", "default")]
+    return cases
+
+
+def _ways(dtype: str, precision: str) -> dict[str, Callable]:
+    """Returns functions of query, key, value and the output's cotangent, by name."""
+    ways: dict[str, Callable] = {"one fused call": directed(one_fused_call, "both")}
+    if dtype == "float32":  # no library has fused attention for it
+        ways = {}
+    for size in (2,) if is_small() else (1, 2, 8):
+        ways[f"ring of {size}"] = partial(_on_ring, size, precision)
+    return ways
 
 
 def _measure(

@@ -13,7 +13,7 @@ from itertools import chain
 
 import jax
 
-from experiments.benchmarks import gpu_attention, gpu_ring, gpu_training
+from experiments.benchmarks import gpu_attention, gpu_exactness, gpu_ring, gpu_training
 from experiments.benchmarks.gpu_timing import keep_programs
 
 
@@ -24,7 +24,7 @@ def compile_programs(folder: str) -> None:
         folder: of JAX's cache of compiled programs.
     """
     keep_programs(folder)
-    parts = (gpu_training, gpu_ring, gpu_attention)
+    parts = (gpu_exactness, gpu_training, gpu_ring, gpu_attention)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for lowered in chain.from_iterable(_lowered(part.programs()) for part in parts):
             pool.submit(lowered.compile)
