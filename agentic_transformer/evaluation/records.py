@@ -26,7 +26,7 @@ from agentic_transformer.config import RECORD_CONDITIONS
 UNIT = ["seed", "task_id", "rollout"]
 """Columns of a unit: one hidden task of one seed (and which of its repetitions).
 
-The bootstrap resamples units, and conditions are compared unit by unit.
+Conditions are compared unit by unit.
 """
 
 KEY = ["agent", "task", "condition", *UNIT, "trajectories", "distance"]

@@ -13,7 +13,7 @@ from experiments.reports.pyplot import plt
 from experiments.reports.return_figures import STYLES
 from experiments.reports.return_table import reported
 
-_NOTE = "mean and 95% bootstrap interval"
+_NOTE = "mean and 95% interval"
 
 
 def return_vs_window(windows: pd.DataFrame, path: Path) -> None:

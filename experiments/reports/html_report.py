@@ -122,7 +122,7 @@ def _table(table: pd.DataFrame, kind: str = "wide") -> str:
 def _results(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
     """Returns the last returns, and the own context against its controls."""
     text = (
-        "<p>Return of the last attempt: mean and 95% bootstrap interval. Each column is a "
+        "<p>Return of the last attempt: mean and 95% interval. Each column is a "
         "condition: what stood in the context, or which baseline acted (docs/evaluation.md).</p>"
     )
     text += _table(in_cells(at_longest(summary)), "wide whole")
@@ -145,7 +145,7 @@ def _results(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
         )
         text += (
             f"<p>Difference of <i>{NAMES['own']}</i> from each other condition, paired by task: "
-            "mean and 95% bootstrap interval.</p>"
+            "mean and 95% interval.</p>"
         )
         text += _table(differences, "wide whole")
     return text

@@ -62,7 +62,7 @@ def learning_curves(logs: Sequence[tuple[str, str, pd.DataFrame]], path: Path) -
         drawn |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     legend_below(figure, drawn)
     one_seed = len(logs) == len({(agent, task) for agent, task, _ in logs})
-    shown = "mean and 95% bootstrap interval over tasks" if one_seed else "mean; thin: each seed"
+    shown = "mean and 95% interval over tasks" if one_seed else "mean; thin: each seed"
     figure.suptitle(f"return while training: {shown}", fontsize=9, color="#555555")
     figure.savefig(path, dpi=130)
     plt.close(figure)

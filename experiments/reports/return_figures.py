@@ -99,7 +99,7 @@ def return_vs_context(
     over = f"{units} contexts" + (f" of {seeds} seeds" if seeds > 1 else ", one seed")
     figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=COLUMNS, fontsize=9)
     named = f"{tasks[0]}: " if len(tasks) == 1 else ""
-    figure.suptitle(f"{named}mean and 95% bootstrap interval over {over}", fontsize=10)
+    figure.suptitle(f"{named}mean and 95% interval over {over}", fontsize=10)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
@@ -217,7 +217,7 @@ def agents(summary: pd.DataFrame, path: Path) -> None:
             )
         axis.set(
             title=f"{task}: attempt {rows['trajectories'].max()}",
-            xlabel="return, mean and 95% bootstrap interval",
+            xlabel="return, mean and 95% interval",
         )
         axis.grid(axis="x", alpha=0.25)
         for index in range(0, len(names), 2):
@@ -262,7 +262,7 @@ def return_vs_tokens(summary: pd.DataFrame, trained: int, path: Path) -> None:
         drawn |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=2, fontsize=8)
     figure.suptitle(
-        "mean and 95% bootstrap interval; hollow: beyond the training length",
+        "mean and 95% interval; hollow: beyond the training length",
         fontsize=9,
         color="#555555",
     )

@@ -7,7 +7,7 @@ import pandas as pd
 from experiments.reports.condition_names import NAMES
 
 ENOUGH_UNITS = 20
-"""Contexts from which on an interval is said to exclude 0; the bootstrap's are too narrow below."""
+"""Contexts from which on an interval is said to exclude 0; that of one seed is too narrow below."""
 
 NOTHING = 0.01
 """Share of the last return below which the first is as good as 0: a ratio would say nothing."""

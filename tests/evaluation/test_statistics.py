@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import ttest_1samp
 
 from agentic_transformer.evaluation import statistics
 from tests.seeds import rng
@@ -41,16 +42,28 @@ def test_interval_of_one_seed_is_near_the_normal_one():
     assert (low, high) == (pytest.approx(mean - half, abs=off), pytest.approx(mean + half, abs=off))
 
 
-def test_interval_of_many_seeds_is_that_of_their_means():
-    """Units of a seed share its level: a thousand of them say no more of it than its mean does."""
-    data = rng(0)
-    level = data.normal(0, 1, (40, 1))
-    values, seeds = level + data.normal(0, 0.5, (40, 25)), np.tile(np.arange(40)[:, None], (1, 25))
-    mean, low, high = interval(values, seeds)
-    half = 1.96 * values.mean(axis=1).std() / np.sqrt(40)
-    assert mean == pytest.approx(values.mean())
-    # Both ends vary; the units of a seed are resampled too, which adds a hundredth to the variance.
-    assert high - low == pytest.approx(2 * half, rel=SIGMAS * OF_AN_END / np.sqrt(2) + 0.01)
+@pytest.mark.parametrize("seeds", [2, 3, 10])
+def test_interval_of_several_seeds_is_students_over_their_means(seeds):
+    means = rng(0).normal(0, 1, seeds)
+    # The units of a seed may differ in number and size: only their mean tells.
+    values = np.concatenate([m + np.array([-3.0, 3.0] * (i + 1)) for i, m in enumerate(means)])
+    of_units = np.repeat(np.arange(seeds), 2 * np.arange(1, seeds + 1))
+    expected = ttest_1samp(means, 0).confidence_interval(0.95)
+    assert interval(values, of_units) == pytest.approx((means.mean(), *expected))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("of_seeds", [0.0, 0.5, 2.0])
+def test_intervals_cover_the_mean_in_95_percent(of_seeds):
+    """Three seeds of 40 units each, whose levels differ not at all, somewhat and greatly."""
+    data, runs = rng(1), 2000
+    seeds = np.repeat(np.arange(3), 40)
+    covered = 0
+    for _ in range(runs):
+        values = data.normal(0, of_seeds, 3)[seeds] + data.normal(0, 1, 120)
+        _, low, high = interval(values, seeds)
+        covered += low <= 0 <= high
+    assert covered / runs == pytest.approx(0.95, abs=SIGMAS * np.sqrt(0.05 * 0.95 / runs))
 
 
 def test_a_constant_has_an_interval_without_width():
@@ -85,9 +98,10 @@ def test_comparison_is_paired():
     assert set(compared["units"]) == {100}
     assert compared.loc["no_context", "low"] > 0.9
     assert compared.loc["no_context", "high"] < 1.1
-    assert (
-        compared.loc["dt", "low"] < -1
-    )  # the baseline's returns belong to other tasks: nothing cancels
+    # The baseline's returns belong to other tasks: nothing cancels.
+    one_seed = statistics.compare(records[records["seed"] == 0]).set_index("against")
+    assert one_seed.loc["no_context", "low"] > 0.9
+    assert one_seed.loc["dt", "low"] < -1
 
 
 def test_two_baselines_are_two_comparisons():
@@ -108,7 +122,9 @@ def test_interquartile_mean_is_the_mean_of_the_middle_half():
         pd.Series(values), pd.Series(np.repeat([0, 1], 4)), iqm=True
     )
     assert estimate == np.mean([2.0, 3.0, 4.0, 5.0])
-    assert low <= estimate <= high
+    # Without a seed, the middle half of the other's four units; Student's t of one degree is 12.7.
+    half = 12.706204736 * abs(np.mean([1.0, 2.0]) - np.mean([5.0, 6.0])) / 2
+    assert (low, high) == pytest.approx((estimate - half, estimate + half))
 
 
 def test_probability_of_improvement_counts_ties_half():
@@ -125,6 +141,18 @@ def test_probability_of_improvement_counts_ties_half():
         <= compared["improvement_high"]
         <= 1
     )
+
+
+def test_shares_end_at_0_and_1():
+    tables = [
+        make_records([[won], [1.0]], condition, seed=seed)
+        for seed, won in ((0, 1.0), (1, 3.0), (2, 3.0))
+        for condition in ("own", "no_context")
+    ]
+    tables[0]["return"] = 0.0
+    compared = statistics.compare(pd.concat(tables)).iloc[0]
+    assert compared["improvement_low"] == 0 < compared["improvement"] < compared["improvement_high"]
+    assert compared["improvement_high"] <= 1 and compared["high"] > 0.5
 
 
 def test_a_goal_is_found_by_the_first_attempt_that_earns_half_of_the_best():
