@@ -494,8 +494,9 @@ class EvalConfig:
     )
     held_out: str = setting(
         "between",
-        "Hidden tasks that are drawn, never one of training. between: from the range of the "
-        "training tasks; beyond: from outside of it, such as higher speeds.",
+        "Members of a family with parameters that are drawn, none of them one of training. "
+        "between: from the range of the training tasks; beyond: from outside of it, such as "
+        "higher speeds. Families without parameters have the same few tasks as in training.",
         choices=("between", "beyond"),
     )
     target: float = setting(0.95, "Target return, as a share of the best in the data.", minimum=0.0)

@@ -10,8 +10,8 @@ Conditions (the column `condition` of records; n is the column `trajectories`):
                 order of return.
     zero_rewards, other_rewards, shuffled
                 One trajectory after the agent's own trajectories 1..n-1, those of condition `own`,
-                whose rewards are 0, or those of the same attempt at another task, or which stand
-                in another order. Nothing else differs.
+                whose rewards are 0, or those that the same attempt of another context was paid at
+                another task (for other states), or which stand in another order.
     retrieval, distractors
                 One trajectory after n-1 trajectories of the data that show nothing of the task; in
                 `retrieval` one of them is replaced by a good one, `distance` places before the
@@ -28,8 +28,9 @@ Conditions (the column `condition` of records; n is the column `trajectories`):
 A context holds at most `eval.window` trajectories, the one that is acted included: the last of
 those above.
 
-The n-th attempts of all conditions on a task start from the same state. The return is the raw sum
-of rewards. Whoever reads the records computes the best of n attempts.
+The n-th attempts of all conditions on a task start from the same state, but for those of oracles,
+which are trajectories of the data. The return is the raw sum of rewards. Whoever reads the records
+computes the best of n attempts.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def return_vs_context(
     shows the best of n attempts, which rises for any policy that varies, so controls stand beside
     it. A task with goals has two more: the share of units that have found their goal, and the
     repeat miss rate, without points of fewer than `ENOUGH_UNITS` contexts. A dotted line is the
-    best trajectory in the data, an upper line for agents that imitate it.
+    best trajectory in the data.
 
     Args:
         summary: result of `agentic_transformer.evaluation.statistics.summarize`.
@@ -86,7 +86,7 @@ def return_vs_context(
             if label.startswith("share"):
                 axis.set_ylim(-0.03, 1.03)
         for axis in axes[:2]:
-            _ceiling(axis, rows)
+            _best_of_the_data(axis, rows)
         if anchors is not None:
             draw_anchors(axes[0], anchors[anchors["task"] == task])
         axes[1].set_ylim(axes[0].get_ylim()[0], max(axis.get_ylim()[1] for axis in axes[:2]))
@@ -104,7 +104,7 @@ def return_vs_context(
     plt.close(figure)
 
 
-def _ceiling(axis: plt.Axes, rows: pd.DataFrame) -> None:
+def _best_of_the_data(axis: plt.Axes, rows: pd.DataFrame) -> None:
     """Draws the mean of the best returns in the data, if it is known, with room above it."""
     best = rows["best_return"].mean()
     if np.isfinite(best):
