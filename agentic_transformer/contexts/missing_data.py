@@ -32,6 +32,8 @@ def ways_to_get(task: str, config: DataConfig) -> list[str]:
         algo = config.algo if config.algo in names else first
         ways.append(f"  make them with `{_collect_command(task, config, algo)}`")
         ways[-1] += _change_of_algo(algo, config)
+        if algo == "mppi" and config.episodes == DataConfig().episodes:
+            ways[-1] += "; planning so many episodes can take hours: data.episodes=240 takes fewer"
     if domain in download.DOMAINS:
         algo = config.algo if downloadable else "rnd"
         root = {"root": config.root} if config.root != DataConfig().root else {}

@@ -95,13 +95,18 @@ def return_vs_context(
             _beyond_training(axis, rows, trained)
         _steps_axis(axes[0], rows)
         drawn |= dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
-    units, seeds = summary["units"].max(), summary["seeds"].max()
-    over = f"{units} contexts" + (f" of {seeds} seeds" if seeds > 1 else ", one seed")
+    contexts, seeds = (_from_to(summary[column]) for column in ("units", "seeds"))
+    over = f"{contexts} contexts" + (", one seed" if seeds == "1" else f" of {seeds} seeds")
     figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=COLUMNS, fontsize=9)
     named = f"{tasks[0]}: " if len(tasks) == 1 else ""
     figure.suptitle(f"{named}mean and 95% interval over {over}", fontsize=10)
     figure.savefig(path, dpi=130)
     plt.close(figure)
+
+
+def _from_to(counts: pd.Series) -> str:
+    low, high = counts.min(), counts.max()
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def _best_of_the_data(axis: plt.Axes, rows: pd.DataFrame) -> None:

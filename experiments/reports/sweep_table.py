@@ -85,7 +85,7 @@ def _last_returns(results: Path) -> dict[str, float]:
     longest = records.groupby("condition")["trajectories"].transform("max")
     last = records[records["trajectories"] == longest]
     means = last.groupby(["condition", "trajectories"])["return"].mean()
-    return {f"return {condition} [{number}]": mean for (condition, number), mean in means.items()}
+    return {f"return {condition} n={number}": mean for (condition, number), mean in means.items()}
 
 
 def _read(path: Path, numbers: list[str], *texts: str) -> pd.DataFrame | None:

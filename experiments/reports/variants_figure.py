@@ -96,9 +96,7 @@ def _draw(
     legend_below(figure, drawn)
     seeds = sorted(summary["seeds"].unique())
     counted = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
-    figure.suptitle(
-        f"mean and 95% interval over tasks; seeds: {counted}", fontsize=9, color="#555555"
-    )
+    figure.suptitle(f"mean and 95% interval; seeds: {counted}", fontsize=9, color="#555555")
     figure.savefig(path, dpi=130)
     plt.close(figure)
 

@@ -55,7 +55,7 @@ def test_a_broken_job_is_one_line_of_a_table_of_the_others(run, name, text, caps
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and str(run / name) in said
     made = pd.read_csv(run.parent / "table.csv")
-    assert made["job"].tolist() == ["run", "whole"] and made["return own [3]"].iloc[1] == 3.5
+    assert made["job"].tolist() == ["run", "whole"] and made["return own n=3"].iloc[1] == 3.5
 
 
 @pytest.mark.parametrize(
