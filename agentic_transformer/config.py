@@ -499,7 +499,11 @@ class EvalConfig:
         "higher speeds. Families without parameters have the same few tasks as in training.",
         choices=("between", "beyond"),
     )
-    target: float = setting(0.95, "Target return, as a share of the best in the data.", minimum=0.0)
+    target: float = setting(
+        0.95,
+        "Target return, as a share of the best in the data; 0.95 of -100 is -105.",
+        minimum=0.0,
+    )
     temperature: float = setting(
         1.0, "Temperature of the choice among the mixture's components.", minimum=0.0
     )

@@ -19,6 +19,7 @@ from gymnasium.vector import VectorEnv
 from agentic_transformer.agents.base import Agent, Context, Trajectory
 from agentic_transformer.agents.entropies import action_entropies
 from agentic_transformer.config import EvalConfig
+from agentic_transformer.contexts.chains import near_best
 from agentic_transformer.contexts.tokens import PreviousStep
 from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.random_streams import stream
@@ -194,9 +195,10 @@ class Player:
     def target(self) -> np.ndarray:
         """Returns the target return at the start of every attempt, (batch,).
 
-        It is a fraction of the best return of the training data.
+        It is a share of the best return of the training data, see
+        `agentic_transformer.contexts.chains.near_best`.
         """
-        return np.full(self.batch, self.config.target * self.agent.spec.best_return)
+        return np.full(self.batch, near_best(self.config.target, self.agent.spec.best_return))
 
     def target_in_context(self, reward: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Returns the target that a finished trajectory carries in the context, (batch,).

@@ -76,6 +76,19 @@ def share_of_best(share: float, best: np.ndarray, worst: np.ndarray) -> np.ndarr
     return np.where(best > 0, share * best, worst + share * (best - worst))
 
 
+def near_best(share: float, best: np.ndarray | float) -> np.ndarray:
+    """Returns the return that is a share of a task's best return, where the worst is not known.
+
+    A best return that is not positive is missed by the same part of its size: 95% of a best return
+    of -100 is -105, as that of 100 is 95. So no share up to 1 asks for more than the best.
+
+    Args:
+        share: from 0 on; 1 is the best return itself.
+        best: (...) best returns.
+    """
+    return np.where(best > 0, share * best, best - (1 - share) * np.abs(best))
+
+
 def loss_weights(
     returns: np.ndarray,
     lengths: np.ndarray,

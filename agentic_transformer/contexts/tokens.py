@@ -148,9 +148,12 @@ class TokenLayout(ABC):
             (..., T) float32.
         """
         done = np.zeros(reward.shape, np.float32)
-        # The tolerance: both sides may be sums of the same float32 rewards in another order.
+        # The tolerance: both sides may be sums of the same float32 rewards in another order. It
+        # lowers a target of either sign.
         done[..., -1] = (
-            reward.sum(axis=-1, dtype=np.float64) >= target * (1 - 1e-5) if self.conditioned else 1
+            reward.sum(axis=-1, dtype=np.float64) >= target * (1 - 1e-5 * np.sign(target))
+            if self.conditioned
+            else 1
         )
         return done
 

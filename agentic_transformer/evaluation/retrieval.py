@@ -6,6 +6,7 @@ how the hidden task is solved, and the return tells whether the agent still find
 
     informative      a good trajectory of the task, in the sense of `agent.good`
     uninformative    one that earns at most `POOR_SHARE` of the task's best return in the data
+                     (of costs: that lies at most so far on the way from the worst to the best)
 
 What earns nothing still tells where the task is not. So `distractors`, a context of uninformative
 trajectories alone, is the line below. The two conditions of one n differ in one trajectory, and two
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from agentic_transformer.contexts.chains import ChainSampler
+from agentic_transformer.contexts.chains import ChainSampler, share_of_best
 
 RETRIEVAL = ("retrieval", "distractors")
 """Conditions whose contexts are made here."""
@@ -43,7 +44,8 @@ def uninformative(returns: np.ndarray) -> np.ndarray:
     Args:
         returns: (tasks, episodes) of the data.
     """
-    return returns <= POOR_SHARE * returns.max(axis=1, keepdims=True)
+    best, worst = returns.max(axis=1, keepdims=True), returns.min(axis=1, keepdims=True)
+    return returns <= share_of_best(POOR_SHARE, best, worst)
 
 
 def draw_prompts(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from agentic_transformer.contexts.chains import near_best
 from agentic_transformer.evaluation.statistics import FOUND_SHARE
 from datasets.relabelling import relabel_many
 from envs import Task
@@ -30,7 +31,7 @@ class RepeatMissRate:
         """
         first = {task: number for number, task in enumerate(tasks)}
         self._candidates, self._repeat = list(first), action_repeat
-        self._threshold = FOUND_SHARE * best_return  # (agents,)
+        self._threshold = near_best(FOUND_SHARE, best_return)  # (agents,)
         self._candidate_threshold = self._threshold[list(first.values())]  # (candidates,)
         self._missed = np.zeros((len(first), len(tasks)), bool)
         self._found = np.zeros(len(tasks), bool)

@@ -13,13 +13,15 @@ import pandas as pd
 from scipy.stats import t as student_t
 from scipy.stats import trim_mean
 
+from agentic_transformer.contexts.chains import near_best
 from agentic_transformer.evaluation.records import BASELINES, UNIT
 
 RESAMPLES = 2000
 """Bootstrap samples of an interval over the units of one seed."""
 
 FOUND_SHARE = 0.5
-"""An attempt has found the goal if it earns this share of the best return in its task's data."""
+"""An attempt has found the goal if it earns this share of the best return in its task's data, as
+`agentic_transformer.contexts.chains.near_best` counts it."""
 
 SUMMARY_COLUMNS = [
     *("agent", "task", "condition", "trajectories", "context_steps", "context_tokens"),
@@ -156,7 +158,7 @@ def summarize(records: pd.DataFrame) -> pd.DataFrame:
     ):
         seeds = table["seed"]
         # A comparison with NaN is False; where the best return is not known, nothing is known.
-        found = (table["best"] >= FOUND_SHARE * table["best_return"]).astype(float)
+        found = (table["best"] >= near_best(FOUND_SHARE, table["best_return"])).astype(float)
         if table["best_return"].isna().any():
             found[:] = np.nan
         rows.append(

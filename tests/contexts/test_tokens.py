@@ -120,6 +120,18 @@ def test_separate_tokens_match_a_rewrite_by_hand(batch):
                 to_go -= float(reward[index, step])
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_trajectory_reaches_its_own_return_whatever_its_sign(sign):
+    layout = PackedTokens(NORMALIZER, ACTION, 100, True)
+    reward = sign * rng(0).uniform(0.1, 16, (50, 100)).astype(np.float32)
+    own = np.array([sum(map(float, rewards[::-1])) for rewards in reward])  # another order
+    for target, reached in ((own, 1), (own - 0.01 * abs(own), 1), (own + 0.01 * abs(own), 0)):
+        done = layout.completion(target, reward)
+        np.testing.assert_array_equal(done[:, -1], reached)
+        assert not done[:, :-1].any()
+    assert layout.completion(np.zeros(1), np.zeros((1, 100)))[0, -1] == 1
+
+
 def test_a_normalizer_standardises_and_leaves_constants_alone():
     rows = rng(0).normal(3, 5, (1000, 2))
     rows[:, 1] = 7
