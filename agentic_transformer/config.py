@@ -777,7 +777,8 @@ RECORD_CONDITIONS = (
     *("own", "no_context", "foreign", "dataset"),
     *("zero_rewards", "other_rewards", "shuffled"),
     *("retrieval", "distractors"),
-    *("dt", "bc", "bc10", "td3", "td3_bc", "bc_told", "td3_told", "td3_bc_told"),
+    *("dt", "bc", "bc10", "single", "td3", "td3_bc"),
+    *("bc_told", "single_told", "td3_told", "td3_bc_told"),
     *("bayes_greedy", "posterior_sampling"),
 )
 """Values of the column `condition` of records, see `agentic_transformer.evaluation.rollouts`."""

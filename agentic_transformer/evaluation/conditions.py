@@ -23,17 +23,22 @@ NEED_DATA = ("dataset", *RETRIEVAL, *ORACLES)
 def baseline_condition(agent: AgentConfig) -> str | None:
     """Returns the condition of an agent that acts without a context, named after its kind.
 
-    None is returned for an agent that has a context.
+    A known baseline imitates every trajectory that it is trained on, each alike; else the agent is
+    a model of `single` trajectories. Which actions of these are predicted (`imitate`) is a matter
+    of the data. None is returned for an agent that has a context.
     """
-    if agent.told:
-        return "bc_told" if agent.learner == "transformer" else f"{agent.learner}_told"
     if agent.learner != "transformer":
-        return agent.learner
+        return f"{agent.learner}_told" if agent.told else agent.learner
     if agent.trajectories > 1:
         return None
-    if agent.return_conditioning == "return":
-        return "dt"
-    return "bc" if agent.top == 1 else "bc10"
+    # The last of one trajectory is all of it.
+    alike = agent.loss in ("all", "last") and agent.weighting == "none"
+    known = alike and agent.selection == "uniform"
+    conditioned = agent.return_conditioning == "return"
+    if agent.told:
+        return "bc_told" if known and not conditioned and agent.top == 0.1 else "single_told"
+    names = {(True, 1.0): "dt", (False, 1.0): "bc", (False, 0.1): "bc10"}
+    return names.get((conditioned, agent.top), "single") if known else "single"
 
 
 def conditions_of(agent: AgentConfig, config: EvalConfig, task: str) -> list[str]:

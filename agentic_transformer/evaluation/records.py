@@ -61,7 +61,10 @@ NUMERIC = [
 RENAMED = {"again": "repeat_miss_rate"}
 """Columns of the version before this one, and their names now."""
 
-BASELINES = ("dt", "bc", "bc10", "td3", "td3_bc", "bc_told", "td3_told", "td3_bc_told")
+BASELINES = (
+    *("dt", "bc", "bc10", "single", "td3", "td3_bc"),
+    *("bc_told", "single_told", "td3_told", "td3_bc_told"),
+)
 """Conditions of agents that act without a context.
 
 Each is another agent. It is compared with every agent that has a context. Those that end in `_told`

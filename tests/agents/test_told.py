@@ -22,7 +22,13 @@ from tests.small_agents import TASK, describe, labelled, untrained_agent
 from tests.tolerances import assert_close
 
 BC = AgentConfig(
-    name="bc_told", trajectories=1, return_conditioning="none", loss="all", told=True, top=0.5
+    name="bc_told",
+    trajectories=1,
+    selection="uniform",
+    return_conditioning="none",
+    loss="all",
+    told=True,
+    top=0.1,
 )
 TD3_BC = replace(BC, name="td3_bc_told", learner="td3_bc")
 SMALL = ModelConfig(width=16, layers=1, head="mse")

@@ -6,6 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from agentic_transformer import config
+from agentic_transformer.evaluation.conditions import baseline_condition
 from agentic_transformer.settings import value_at
 from agentic_transformer.validation import check_command
 from experiments.benchmark import BenchmarkCommand
@@ -135,7 +136,10 @@ def test_agents_are_what_they_are_called():
     for name, of in (("bc_told", "bc10"), ("td3_bc_told", "td3_bc")):
         told = composed("train", f"agent={name}").agent
         assert told == dataclasses.replace(said[of], name=name, told=True)
+        assert baseline_condition(told) == name
     assert composed("quickstart").baseline == said["dt"]
+    for name in ("dt", "bc", "bc10", "td3", "td3_bc"):
+        assert baseline_condition(said[name]) == name
 
 
 def test_public_keys():

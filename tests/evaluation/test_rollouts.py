@@ -11,6 +11,7 @@ from agentic_transformer.agents.transformer import TransformerAgent
 from agentic_transformer.config import AgentConfig, EvalConfig, EvaluateCommand, TrainCommand
 from agentic_transformer.contexts.relabelled import RelabelledDataset
 from agentic_transformer.evaluation.conditions import (
+    baseline_condition,
     conditions_of,
     evaluation_tasks,
     other_tasks,
@@ -245,16 +246,46 @@ def test_prompts_are_the_datas_trajectories_under_the_rows_task_ascending(watche
         )
 
 
+PLAIN = {"trajectories": 1, "selection": "uniform", "loss": "all"}
+CLONE = PLAIN | {"return_conditioning": "none"}
+
+
+@pytest.mark.parametrize(
+    ("condition", "settings"),
+    [
+        ("dt", PLAIN | {"loss": "last", "target": "chain_max"}),  # the same, of one trajectory
+        ("bc10", CLONE | {"top": 0.1, "imitate": "demonstrator"}),
+        ("bc_told", CLONE | {"top": 0.1, "told": True}),
+        ("td3", CLONE | {"learner": "td3", "loss": "good"}),  # chains are not used
+        ("td3_bc_told", CLONE | {"learner": "td3_bc", "told": True}),
+        ("single", {"trajectories": 1}),  # at_prefix with a window of 1
+        ("single", PLAIN | {"loss": "good"}),
+        ("single", PLAIN | {"selection": "stratified"}),
+        ("single", PLAIN | {"top": 0.1}),
+        ("single", CLONE | {"top": 0.5}),
+        ("single", CLONE | {"loss": "good"}),
+        ("single", CLONE | {"weighting": "advantage"}),
+        ("single_told", CLONE | {"told": True}),
+        ("single_told", CLONE | {"top": 0.1, "told": True, "selection": "search"}),
+        (None, PLAIN | {"trajectories": 2}),
+    ],
+)
+def test_a_baseline_has_a_name_of_the_literature_only_if_it_is_that_method(condition, settings):
+    assert baseline_condition(AgentConfig(**settings)) == condition
+
+
 @pytest.mark.parametrize(
     ("condition", "settings"),
     [
         ("dt", {}),
         ("bc", {"return_conditioning": "none"}),
         ("bc10", {"return_conditioning": "none", "top": 0.1}),
+        ("single", {"loss": "good"}),
     ],
 )
 def test_a_model_of_single_trajectories_is_a_baseline(data, tasks, condition, settings):
-    policy = untrained_agent(describe(data, AgentConfig(name="mine", trajectories=1, **settings)))
+    agent = AgentConfig(**{"name": "mine"} | PLAIN | settings)
+    policy = untrained_agent(describe(data, agent))
     evaluation = Evaluation(policy, tasks, CONFIG)
     assert evaluation.conditions() == [condition]
     (records, *_) = (
