@@ -54,6 +54,10 @@ class ActionRepeatView:
         observation = observation[:, :: self._repeat]
         return Trajectories(observation, self._held(action))
 
+    def last_observation(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Returns the observation after the last longer step; see `Store.last_observation`."""
+        return self._store.last_observation(indices, self.steps * self._repeat)
+
     def demonstrator(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Returns the demonstrator's actions of longer steps; see `Store.demonstrator`."""
         return self._held(self._store.demonstrator(indices, self.steps * self._repeat))

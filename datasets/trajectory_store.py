@@ -128,6 +128,15 @@ class Store:
             self._action.read(start + 1, start + length + 1, action[k])
         return Trajectories(observation, action)
 
+    def last_observation(
+        self, indices: Sequence[int] | np.ndarray, steps: int | None = None
+    ) -> np.ndarray:
+        """Returns the observation after the last step that `load` returns, (k, O) float32."""
+        indices = np.asarray(indices)
+        rows = self._first_rows[indices] + self._common_length(indices, steps)
+        kept = self._in_memory[0] if self._in_memory else self._observation
+        return self._gather(kept, rows, 1)[:, 0]
+
     def demonstrator(
         self, indices: Sequence[int] | np.ndarray, steps: int | None = None
     ) -> np.ndarray:

@@ -25,10 +25,7 @@ class Transitions(NamedTuple):
 
 
 class TransitionLoader:
-    """Draws transitions uniformly from all trajectories under all tasks, held in memory.
-
-    The last step of a trajectory makes no transition: its next observation is not stored.
-    """
+    """Draws transitions uniformly from all trajectories under all tasks, held in memory."""
 
     def __init__(self, data: RelabelledDataset, layout: TokenLayout, batch: int, seed: int) -> None:
         """Reads the trajectories.
@@ -38,34 +35,28 @@ class TransitionLoader:
             layout: its normalizer scales observations and rewards.
             batch: transitions per step.
             seed: seed of all draws.
-
-        Raises:
-            ValueError: trajectories of one step hold no transition.
         """
-        if layout.steps < 2:
-            settings = "data.horizon, data.action_repeat"
-            raise ValueError(f"td3 and td3_bc need trajectories of at least 2 steps ({settings})")
         self._data, self._normalizer, self._batch, self._seed = data, layout.normalizer, batch, seed
-        self._trajectories = data.store.load(np.arange(data.store.episodes))
+        every = np.arange(data.store.episodes)
+        observation, self._action = data.store.load(every)
+        last = data.store.last_observation(every)
+        # (E, T + 1, O): an episode ends by a time limit, so its last step has a successor too.
+        self._observation = np.concatenate([observation, last[:, None]], axis=1)
 
     def __call__(self, step: int) -> Transitions:
         """Returns the transitions of a training step, a function of the seed and the step alone."""
         rng = stream("transitions", self._seed, step)
-        tasks, (episodes, length) = len(self._data.returns), self._trajectories.action.shape[:2]
-        # (B,) each; `length - 1`: the last step has no next observation.
-        task, episode, time = (
-            rng.integers(count, size=self._batch) for count in (tasks, episodes, length - 1)
-        )
-        observation, action = self._trajectories
+        counts = (len(self._data.returns), *self._action.shape[:2])
+        task, episode, time = (rng.integers(count, size=self._batch) for count in counts)  # (B,)
         reward = self._data.rewards(task, episode, time)
 
         def observed(time: np.ndarray) -> np.ndarray:  # (B,) -> (B, O)
-            seen = self._data.tell(observation[episode, time], task)
+            seen = self._data.tell(self._observation[episode, time], task)
             return self._normalizer.normalize(seen).astype(np.float32)
 
         return Transitions(
             observation=observed(time),
-            action=action[episode, time],
+            action=self._action[episode, time],
             reward=self._normalizer.scale_reward(reward).astype(np.float32),
             next_observation=observed(time + 1),
         )

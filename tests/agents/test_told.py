@@ -98,14 +98,16 @@ def test_transitions_carry_the_parameters_that_their_rewards_belong_to(told):
     spec = spec_of(told, TD3_BC)
     batch = TransitionLoader(told, spec.layout(), 16, seed=SEED)(0)
     every = np.arange(told.store.episodes)
-    scaled = [  # (episodes, T, O + 2) of each task
-        spec.normalizer.normalize(told.load(np.full(len(every), index), every)[0].observation)
-        for index in range(3)
-    ]
+    scaled = []  # (episodes, T + 1, O + 2) of each task
+    for index in range(3):
+        task = np.full(len(every), index)
+        last = told.tell(told.store.last_observation(every), task)[:, None]
+        rows = np.concatenate([told.load(task, every)[0].observation, last], axis=1)
+        scaled.append(spec.normalizer.normalize(rows))
     for observation, reward, following in zip(
         batch.observation, batch.reward, batch.next_observation, strict=True
     ):
-        distance = np.abs(np.stack(scaled) - observation).max(axis=-1)
+        distance = np.abs(np.stack(scaled)[:, :, :-1] - observation).max(axis=-1)
         index, episode, step = np.unravel_index(distance.argmin(), distance.shape)
         assert_close(observation, scaled[index][episode, step], 3)
         assert_close(following, scaled[index][episode, step + 1], 3)

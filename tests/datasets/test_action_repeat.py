@@ -65,6 +65,22 @@ def test_actions_that_varied_are_averaged(tmp_path):
             )
 
 
+@pytest.mark.parametrize(("repeat", "horizon", "row"), [(1, None, 12), (5, None, 10), (4, 2, 8)])
+def test_the_observation_after_the_last_step_is_a_row_of_the_episode(
+    tmp_path, repeat, horizon, row
+):
+    """Also where the budget holds nothing in memory."""
+    store = collected(tmp_path, 1)
+    paths = sorted(tmp_path.rglob("buffer/*.npz"))
+    expected = np.stack([datasets.read_episode(path).observation[row] for path in paths])
+    cache = datasets.build_cache(paths[0].parent, progress=False)
+    for kept in (store, datasets.Store(cache, budget=0)):
+        view = datasets.ActionRepeatView(kept, repeat, horizon)
+        np.testing.assert_array_equal(view.last_observation([4, 1]), expected[[4, 1]])
+        if row == 12:
+            np.testing.assert_array_equal(kept.last_observation([4, 1]), expected[[4, 1]])
+
+
 def test_steps_as_they_are(tmp_path):
     store = collected(tmp_path, 1)
     view = datasets.ActionRepeatView(store)
