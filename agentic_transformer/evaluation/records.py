@@ -1,12 +1,12 @@
 """Reads and joins records: tables with one row per finished trajectory.
 
-The columns say which agent acted (agent, trained_trajectories), on what (task, seed, task_id,
-rollout), with which context (condition, trajectories, context_steps, context_tokens), over how many
-environment steps (episode_steps), at what cost (encoded_tokens), and what came of it (return,
-repeat_miss_rate; best_return is the best in the data of the task). `window` is the largest context
-that was allowed, `distance` the place of the informative trajectory in condition `retrieval`, and
-action_entropy and first_action_entropy say how certain the agent was, over the attempt and before
-its first action. The values of `condition` are explained in
+The columns say which agent acted (agent, trained_trajectories), on what (task, seed, eval_seed,
+task_id, rollout), with which context (condition, trajectories, context_steps, context_tokens), over
+how many environment steps (episode_steps), at what cost (encoded_tokens), and what came of it
+(return, repeat_miss_rate; best_return is the best in the data of the task). `window` is the largest
+context that was allowed, `distance` the place of the informative trajectory in condition
+`retrieval`, and action_entropy and first_action_entropy say how certain the agent was, over the
+attempt and before its first action. The values of `condition` are explained in
 `agentic_transformer.evaluation.rollouts`.
 
 This module knows nothing of environments or models.
@@ -23,10 +23,11 @@ import pandas as pd
 
 from agentic_transformer.config import RECORD_CONDITIONS
 
-UNIT = ["seed", "task_id", "rollout"]
+UNIT = ["seed", "eval_seed", "task_id", "rollout"]
 """Columns of a unit: one hidden task of one seed (and which of its repetitions).
 
-Conditions are compared unit by unit.
+Both seeds, that of the run and that of the evaluation, decide where its attempts start. Conditions
+are compared unit by unit.
 """
 
 KEY = ["agent", "task", "condition", *UNIT, "trajectories", "distance"]
@@ -39,6 +40,7 @@ REQUIRED = [
 """Columns that records must have."""
 
 OPTIONAL = {
+    "eval_seed": 0,
     "rollout": 0,
     "best_return": np.nan,
     "context_tokens": np.nan,
@@ -52,7 +54,8 @@ OPTIONAL = {
 """Columns that records may lack, each with the value that is assumed then."""
 
 NUMERIC = [
-    *("seed", "rollout", "trajectories", "context_steps", "context_tokens", "episode_steps"),
+    *("seed", "eval_seed", "rollout", "trajectories"),
+    *("context_steps", "context_tokens", "episode_steps"),
     *("trained_trajectories", "best_return", "repeat_miss_rate", "return"),
     *("window", "distance", "action_entropy", "first_action_entropy"),
 ]
@@ -113,7 +116,7 @@ def _with_new_names(records: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 def _check_values(records: pd.DataFrame, path: Path) -> None:
     """Raises a ValueError that names the first line of a file with a wrong value."""
-    incomplete = records[[*REQUIRED, "rollout"]].isna().any(axis=1)
+    incomplete = records[[*REQUIRED, "eval_seed", "rollout"]].isna().any(axis=1)
     if incomplete.any():
         raise ValueError(f"{path} lacks values in line {_line(incomplete)}: was it cut short?")
     for column in NUMERIC:

@@ -174,6 +174,7 @@ class Evaluation:
                 "task": self.task,
                 "condition": condition,
                 "seed": self.spec.seed,
+                "eval_seed": self.config.seed,
                 "task_id": [task.id for task in self.tasks],
                 "rollout": np.arange(len(self.tasks)),
                 "trajectories": attempt.number,

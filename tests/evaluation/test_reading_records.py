@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agentic_transformer.evaluation.records import join, read_records
+from agentic_transformer.config import EvalConfig
+from agentic_transformer.evaluation.records import UNIT, join, read_records
 from tests.evaluation.test_statistics import make_records
 
 RESULTS = Path(__file__).parents[2] / "experiments" / "results"
@@ -17,6 +18,7 @@ def test_the_same_run_twice_is_refused():
     with pytest.raises(ValueError, match="two of the runs hold the same records"):
         join([table, table])
     assert len(join([table, make_records([[1.0, 2.0]], seed=1)])) == 4
+    assert len(join([table, table.assign(eval_seed=1)])) == 4  # the same run, evaluated anew
 
 
 def test_bad_records_are_named(tmp_path):
@@ -54,8 +56,20 @@ def test_a_column_of_the_version_before_is_read_with_one_warning_line(tmp_path, 
     assert capsys.readouterr().err == ""
 
 
+def test_records_that_do_not_tell_the_seed_of_the_evaluation_are_of_the_default(tmp_path):
+    path, told = tmp_path / "records.csv", make_records([[1.0, 2.0]])
+    told.drop(columns=["eval_seed"]).to_csv(path, index=False)
+    assert read_records(path)["eval_seed"].tolist() == [EvalConfig().seed] * 2
+    told.assign(eval_seed=7).to_csv(path, index=False)
+    assert read_records(path)["eval_seed"].tolist() == [7, 7]
+    told.assign(eval_seed=[7, np.nan]).to_csv(path, index=False)
+    with pytest.raises(ValueError, match="records.csv lacks values in line 3"):
+        read_records(path)
+
+
 @pytest.mark.parametrize(
     "path", sorted(RESULTS.glob("*/records.csv.gz")), ids=lambda p: p.parent.name
 )
 def test_committed_records_are_read(path):
-    assert len(read_records(path))
+    records = read_records(path)
+    assert len(records) and not records[UNIT].isna().any(axis=None)

@@ -4,6 +4,7 @@ import itertools
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import envs
@@ -19,6 +20,7 @@ from agentic_transformer.evaluation.conditions import (
 from agentic_transformer.evaluation.evaluate import evaluated_task
 from agentic_transformer.evaluation.records import REQUIRED
 from agentic_transformer.evaluation.rollouts import Evaluation
+from agentic_transformer.evaluation.statistics import compare
 from tests.seeds import SEED, rng
 from tests.small_agents import TASK, describe, labelled, untrained_agent
 from tests.tolerances import TINY, rounding
@@ -82,6 +84,23 @@ def test_nth_attempts_start_alike_in_every_condition(attempts):
         for start in starts[1:]:
             np.testing.assert_array_equal(start, starts[0])
     assert np.abs(attempts["own"][0].physics[:, 0] - attempts["own"][1].physics[:, 0]).max() > 0
+
+
+def test_records_tell_the_seed_that_decides_where_attempts_start(data, tasks):
+    starts, tables = [], []
+    for seed in (0, 1):
+        config = replace(CONFIG, trajectories=[1], seed=seed)
+        evaluation = Evaluation(untrained_agent(describe(data)), tasks, config)
+        (attempt,) = evaluation.attempts("no_context")
+        starts.append(attempt.physics[:, 0])
+        tables.append(evaluation.records("no_context", attempt))
+    assert (starts[0] != starts[1]).any(axis=1).all()
+    assert [table["eval_seed"].tolist() for table in tables] == [[0] * TASKS, [1] * TASKS]
+    alone, other = (
+        table.assign(condition=c) for table, c in zip(tables, ("own", "dt"), strict=True)
+    )
+    assert compare(pd.concat([alone, other])).empty
+    assert len(compare(pd.concat([alone, other.assign(eval_seed=0)]))) == 1
 
 
 @pytest.mark.slow

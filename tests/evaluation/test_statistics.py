@@ -17,8 +17,8 @@ by the normal density there."""
 def make_records(returns, condition="own", agent="at", seed=0):
     """Records of a (units, attempts) table of returns."""
     rows = [
-        {"agent": agent, "task": "t", "condition": condition, "seed": seed, "task_id": f"g{unit}",
-         "rollout": 0,
+        {"agent": agent, "task": "t", "condition": condition, "seed": seed,
+         "eval_seed": 0, "task_id": f"g{unit}", "rollout": 0,
          "best_return": np.nan, "repeat_miss_rate": np.nan, "distance": np.nan,
          "action_entropy": np.nan, "first_action_entropy": np.nan, "trajectories": n + 1,
          "context_steps": 12 * n, "context_tokens": 48 * n, "trained_trajectories": 2,
@@ -102,6 +102,22 @@ def test_comparison_is_paired():
     one_seed = statistics.compare(records[records["seed"] == 0]).set_index("against")
     assert one_seed.loc["no_context", "low"] > 0.9
     assert one_seed.loc["dt", "low"] < -1
+
+
+def test_attempts_from_other_starts_are_no_pairs():
+    """One task that is not hidden: the seeds alone tell where an attempt started."""
+    own = make_records([[5.0], [6.0]])
+    for columns in ({"eval_seed": 1}, {"seed": 1}, {"rollout": 1}):
+        other = make_records([[1.0], [1.0]], "dt", agent="dt").assign(**columns)
+        assert statistics.compare(pd.concat([own, other])).empty
+        both = pd.concat([own, other, own.assign(**columns)])
+        assert statistics.compare(both)["difference"].tolist() == [4.5]
+
+
+def test_the_best_of_n_is_that_of_attempts_of_one_evaluation():
+    records = [make_records([[7.0, 1.0]]), make_records([[1.0, 2.0]]).assign(eval_seed=1)]
+    summary = statistics.summarize(pd.concat(records))
+    assert summary["best_mean"].tolist() == [4.0, 4.5] and summary["units"].tolist() == [2, 2]
 
 
 def test_two_baselines_are_two_comparisons():
