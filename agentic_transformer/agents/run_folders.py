@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 import yaml
@@ -12,6 +13,9 @@ from agentic_transformer.run_files import CONFIG
 
 RESULTS = Path(__file__).parents[2] / "experiments" / "results"
 """Folder of the committed evidence: the agent of a result is in `<result>/run`."""
+
+_SIMILAR = 0.6
+"""From this similarity on, between 0 and 1, a folder may be the one that was meant."""
 
 _ACTING = ("seed", "target", "temperature", "noise")
 
@@ -41,6 +45,30 @@ def find_run(run: Path | str) -> Path:
     return raise_config_error(
         f"load: {str(run)!r} is no folder and no agent", allowed, nearest(str(run), agents)
     )
+
+
+def nearest_run(missing: Path | str) -> str | None:
+    """Returns the run folder whose name is most like one that is not there; None if none is.
+
+    Args:
+        missing: the folder as it was typed. Looked for are the runs in its parent, in the folders
+            there, and in `runs`.
+    """
+    missing = Path(missing)
+    patterns = (f"*/{CONFIG}", f"*/*/{CONFIG}")
+    places = dict.fromkeys([missing.parent, Path("runs")])
+    found = {
+        path.parent for place in places for pattern in patterns for path in place.glob(pattern)
+    }
+
+    def similarity(run: Path) -> float:
+        # Of folders side by side, what they share says nothing.
+        beside = run.parent == missing.parent
+        pair = (run.name, missing.name) if beside else (str(run), str(missing))
+        return difflib.SequenceMatcher(None, *pair).ratio()
+
+    best = max(sorted(found - {missing}), key=similarity, default=None)
+    return str(best) if best and similarity(best) >= _SIMILAR else None
 
 
 def read_acting(run: Path) -> EvalConfig:

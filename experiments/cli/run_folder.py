@@ -14,6 +14,7 @@ A sweep has one such folder, with a folder for each job in it, see `sweeps`.
 
 from __future__ import annotations
 
+import re
 import secrets
 import shutil
 from contextlib import suppress
@@ -26,6 +27,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from agentic_transformer.agents.run_folders import nearest_run
 from agentic_transformer.config import rename_settings
 from agentic_transformer.errors import UserError, raise_config_error
 from agentic_transformer.run_files import CONFIG, LOCK, PROVENANCE, is_locked, read_json, write_json
@@ -218,6 +220,30 @@ def print_growth(folder: Path, settings: Any) -> None:
         )
 
 
+def check_resumed(settings: Any, overrides: list[str]) -> None:
+    """Raises a UserError if a run is to go on by its folder alone, and no run is there.
+
+    With a setting that says what to learn, or `experiment=...`, a run without a folder may start:
+    a job script says the same each time.
+
+    Args:
+        settings: an instance of the command's dataclass.
+        overrides: the overrides of the command line.
+    """
+    if not getattr(settings, "resume", False) or not settings.run:
+        return
+    folder = Path(settings.run)
+    keys = [word.lstrip("+~").partition("=")[0] for word in overrides]
+    alone = all(
+        lies_in(re.split("[./]", key)[0], "hydra") or lies_in(key, *MAY_CHANGE) for key in keys
+    )
+    # A sweep has overrides alone.
+    if alone and not any((folder / name).is_file() for name in (CONFIG, OVERRIDES)):
+        problem = f"run={folder} resume=true: no run is there ({CONFIG} is missing)"
+        allowed = "the folder of a run, or experiment=<name> or other settings to start one there"
+        raise_config_error(problem, allowed, nearest_run(folder))
+
+
 def resumed_settings(settings: Any, overrides: list[str]) -> Any:
     """Returns settings with those that no override gives as in the run that is resumed.
 
@@ -253,7 +279,7 @@ def read_config(folder: Path, command_type: type) -> Any:
     path = folder / CONFIG
     if not path.is_file():
         problem = f"run={folder}: no run is there ({CONFIG} is missing)"
-        raise_config_error(problem, "a run folder of experiments.train")
+        raise_config_error(problem, "a run folder of experiments.train", nearest_run(folder))
     if not path.stat().st_size:
         raise_config_error(f"{path} is empty", "a folder whose settings were written whole")
     try:

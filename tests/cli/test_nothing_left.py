@@ -33,7 +33,8 @@ def test_what_was_there_before_stays(does, sweep, forked):
         (forked.folder / place).mkdir(parents=True)
     (forked.folder / "mine/used/notes.txt").write_text("")
     before = tree(forked.folder)
-    for words in ([], ["run=mine/empty"], ["run=mine/used", "resume=true"], ["run=mine/new/one"]):
+    used = ["run=mine/used", "seed=1", "resume=true"]
+    for words in ([], ["run=mine/empty"], used, ["run=mine/new/one"]):
         assert forked("train", *sweep, *words, does={"all": does}).code in (1, 2)
         assert tree(forked.folder) == before
 

@@ -3,6 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
+from agentic_transformer.agents.run_folders import nearest_run
 from agentic_transformer.config import TrainCommand
 from agentic_transformer.errors import UserError
 from agentic_transformer.validation import check_init
@@ -26,6 +27,36 @@ def test_what_is_given_beside_the_folder_counts(forked):
     forked("train", *FIRST, does={"all": "crash"})
     (call,) = forked("train", "run=kept", "resume=true", "train.log_every=3").calls
     assert (call["config"]["train"]["log_every"], call["config"]["seed"]) == (3, 1)
+
+
+@pytest.mark.parametrize("more", [[], ["train.log_every=3"], ["-m"], ["-m", "mesh.ring=1,2"]])
+def test_a_folder_that_holds_no_run_starts_none_by_its_name_alone(more, forked):
+    """A misspelt name would train another agent than the one that was meant."""
+    forked("train", *FIRST, does={"all": "crash"})
+    before = sorted(forked.folder.rglob("*"))
+    misspelt = forked("train", "run=kpet", "resume=true", *more)
+    assert misspelt.code == 2 and not misspelt.calls
+    assert "run=kpet resume=true: no run is there" in misspelt.stderr
+    assert misspelt.stderr.endswith("nearest: kept\n") and misspelt.stderr.count("\n") == 3
+    assert sorted(forked.folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("words", ["experiment=quickstart", "seed=1", "train.steps=10"])
+def test_a_job_script_says_what_to_train_and_starts_at_step_0(words, forked):
+    first = forked("train", "run=new", "resume=true", words)
+    assert first.code == 0 and len(first.calls) == 1, first.stderr
+
+
+def test_the_nearest_run_is_of_a_like_name_or_not_given(forked, monkeypatch):
+    monkeypatch.chdir(forked.folder)
+    for folder in ("runs/mine", "runs/task/20260101-120000", "other"):
+        place = forked.folder / folder
+        place.mkdir(parents=True)
+        (place / "config.yaml").write_text("")
+    assert nearest_run("runs/mien") == "runs/mine"
+    assert nearest_run("run/mine") == "runs/mine"
+    assert nearest_run("runs/task/20260101-12000") == "runs/task/20260101-120000"
+    assert nearest_run("runs/abcd") is None  # what they share is `runs/` alone
 
 
 @pytest.mark.parametrize(

@@ -103,13 +103,13 @@ def test_a_stopped_run_tells_its_step_and_the_command_that_goes_on(command, numb
 def test_a_run_may_be_stopped_before_there_is_anything_to_save(command, number):
     """While data are relabelled or a model is compiled, say."""
     said = stop(
-        started := command("run=early", "resume=true", body=SLEEP, wait=False),
+        started := command("run=early", "seed=3", "resume=true", body=SLEEP, wait=False),
         command.folder,
         number,
     )
     assert started.returncode == SIGNALS[number] and "Traceback" not in said
     assert "early: stopped by " in said and "before its first checkpoint" in said
-    assert again(said) == ["run=early", "resume=true"]
+    assert again(said) == ["run=early", "seed=3", "resume=true"]
     told = status(command.folder / "early")
     assert told["state"] == "stopped" and "step" not in told
 
