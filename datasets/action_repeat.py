@@ -45,7 +45,7 @@ class ActionRepeatView:
         self.steps = steps
         self._store, self._repeat = store, action_repeat
         self.lengths = np.full_like(whole, self.steps)
-        self.episodes = store.episodes
+        self.episodes, self.cached = store.episodes, store.cached
         self.observation_size, self.action_size = store.observation_size, store.action_size
 
     def load(self, indices: Sequence[int] | np.ndarray) -> Trajectories:

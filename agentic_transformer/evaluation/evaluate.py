@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from agentic_transformer.evaluation.rollouts import Evaluation
 from agentic_transformer.evaluation.stored_rollouts import save_rollouts
 from agentic_transformer.run_files import lock
 from agentic_transformer.training.checkpoint_reader import CheckpointReader
+from agentic_transformer.training.learned_data import describe_change
 from agentic_transformer.training.sharding import DATA, make_mesh
 
 
@@ -114,6 +116,12 @@ def load_evaluation(
             cache=config.data.cache or trained.data.cache,
         )
         evaluation.data = evaluation_data(task, data, tasks)
+        if change := describe_change(run, evaluation.data.store):
+            print(
+                f"warning: {change}: what comes from the data is not what the run learned from",
+                file=sys.stderr,
+                flush=True,
+            )
         if set(ORACLES) & set(evaluation.conditions()):
             evaluation.hypotheses = training_data(task, data).returns
     evaluation.check()

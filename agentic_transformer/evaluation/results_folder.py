@@ -158,8 +158,16 @@ def _difference(base: Path, settings: dict[str, Any]) -> str:
     keys = sorted(
         key for key in there.keys() | settings.keys() if there.get(key) != settings.get(key)
     )
-    words = [
-        f"{key}={format_value(there.get(key))}, here {format_value(settings.get(key))}"
-        for key in keys[:3]
-    ]
+    words = [_in_words(key, there.get(key), settings.get(key)) for key in keys[:3]]
     return "; ".join([*words, *(["..."] if len(keys) > 3 else [])])
+
+
+def _in_words(key: str, there: Any, here: Any) -> str:
+    """Says how one setting differs; of digests, which nobody can read, what they are of."""
+    if key == "returns of the data":
+        return "its data were others" if there and here else "only one of them reads data"
+    if key == "checkpoint":
+        there, here = (str(value).partition(" ")[0] for value in (there, here))
+        if there == here:
+            return f"its checkpoint {there} held another agent"
+    return f"{key}={format_value(there)}, here {format_value(here)}"

@@ -103,10 +103,12 @@ class CheckpointReader:
         """
         path = self.folder / str(step)
         there, here = _flat(self.spec(step)), _flat(spec)
-        for key in sorted(there.keys() | here.keys()):
+        # What the data alone decide comes last: of another agent it differs too.
+        for key in sorted(there.keys() | here.keys(), key=lambda key: (_of_data(key), key)):
             if there.get(key) != here.get(key):
                 difference = f"{key} is {there.get(key)} there and {here.get(key)} here"
-                raise ValueError(f"{path} is another agent's: {difference}")
+                other = "was made with other data" if _of_data(key) else "is another agent's"
+                raise ValueError(f"{path} {other}: {difference}")
         if not (path / "optimizer").exists():
             raise ValueError(
                 f"{path} is without its optimizer: it can be evaluated, not trained further"
@@ -175,6 +177,11 @@ class CheckpointReader:
 
     def _steps(self) -> list[int]:
         return sorted(int(path.name) for path in self.folder.glob("*") if path.name.isdecimal())
+
+
+def _of_data(key: str) -> bool:
+    """Returns whether the training data alone decide a value of an agent's spec."""
+    return key.partition(".")[0] in ("best_return", "normalizer")
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

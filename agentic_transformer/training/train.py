@@ -18,6 +18,7 @@ from agentic_transformer.training import distributed
 from agentic_transformer.training.checkpoint import Checkpoints
 from agentic_transformer.training.computation import computation_line
 from agentic_transformer.training.initial import InitialAgent, with_scales_of
+from agentic_transformer.training.learned_data import count_episodes, describe_change
 from agentic_transformer.training.learner import Learner, TransformerLearner
 from agentic_transformer.training.literal_path import check_path
 from agentic_transformer.training.loop import evaluation_due, fit, prefetch, profiled
@@ -61,8 +62,8 @@ def train(
 
     Raises:
         ValueError: the settings do not fit the data or the devices, the folder holds checkpoints of
-            another agent, the parameters of `init` are another agent's, or `train.eval_every` is
-            set and there is no `evaluate`.
+            another agent or of other data, the parameters of `init` are another agent's, or
+            `train.eval_every` is set and there is no `evaluate`.
         FloatingPointError: the loss or another metric is not finite.
         OSError: a checkpoint cannot be written.
     """
@@ -77,12 +78,15 @@ def train(
     # Data: trajectories under the rewards of the training tasks. Process 0 builds the cache.
     with distributed.first_process_first():
         data = training_data(config.task, config.data, config.agent.told)
-    if distributed.is_first():
-        note(episodes=data.store.episodes)
 
     # The newest whole checkpoint of this run, or else the agent that it starts from.
     checkpoints = Checkpoints(run, config.train.keep, config.train.keep_best)
     newest = checkpoints.prepare()
+    if newest is not None and (change := describe_change(run, data.store)):
+        raise ValueError(
+            f"run={run} cannot be continued: {change}; allowed: the episodes that it was started "
+            "with, or a new run"
+        )
     initial = InitialAgent(config.init) if config.init and newest is None else None
     spec = describe_agent(config, data)
     if initial:
@@ -93,7 +97,7 @@ def train(
 
     learner: Learner = _LEARNERS[config.agent.learner](config, data, spec)
     if distributed.is_first():
-        note(computation=learner.computation)
+        note(computation=learner.computation, **count_episodes(data.store))
         print(computation_line(learner.computation), flush=True)
 
     if newest is None:

@@ -24,6 +24,8 @@ from agentic_transformer.evaluation.conditions import check_conditions, evaluati
 from experiments import evaluate, plot, quickstart
 from tests import processes
 from tests.faults.saved_agents import save
+from tests.seeds import SEED
+from tests.small_agents import TASK
 
 pytestmark = pytest.mark.slow
 
@@ -109,11 +111,16 @@ def test_records_that_do_not_say_what_made_them_stay(asked):
     assert place.parent == run / "evaluate" and (run / "records.csv").read_text() == "kept"
 
 
-def test_records_of_another_checkpoint_stay(whole, asked):
+def test_records_of_another_checkpoint_stay(whole, asked, capsys):
     run, first = asked
     assert evaluate.evaluate(first, run) == run
     save(run, whole[1], 2)
     assert evaluate.evaluate(first, run) != run
+    assert "(checkpoint=1, here 2)" in capsys.readouterr().out
+    shutil.rmtree(run / "checkpoints")
+    save(run, replace(whole[1], seed=7), 1)
+    evaluate.evaluate(first, run)
+    assert "(its checkpoint 1 held another agent)" in capsys.readouterr().out
 
 
 def test_results_go_where_they_are_asked_to_and_carry_what_made_them(asked, tmp_path):
@@ -206,14 +213,33 @@ def test_what_cannot_work_fails_before_the_agent_acts(
     assert not list(run.glob("evaluate/*"))
 
 
-def test_other_data_than_those_of_training_are_refused(asked, tmp_path, monkeypatch):
-    """Their horizon differs here; the sizes of a body are checked as data are cached."""
+def test_data_of_other_lengths_than_those_of_training_are_refused(asked, monkeypatch):
+    """The sizes of a body are checked as data are cached."""
     run, first = asked
     config = run / "config.yaml"
     config.write_text(config.read_text().replace("horizon: null", "horizon: 6"))
     monkeypatch.setattr(Player, "attempt", never)
     with pytest.raises(ValueError, match="trajectories have 6 steps, those of training had 12"):
         evaluate.evaluate(replace(first, eval=replace(first.eval, conditions=["dataset"])), run)
+
+
+def test_data_that_grew_are_told_before_the_agent_acts(whole, asked, tmp_path, capsys):
+    """They can be evaluated to the end; without data there is nothing to tell."""
+    run, first = asked
+    there = shutil.copytree(whole[0].parent / "data", tmp_path / "data")
+    (run / "provenance.json").write_text('{"episodes": 40, "episodes_there": 40}')
+    first = replace(first, data=DataPlace(str(there)))
+    with_data = replace(first, eval=replace(first.eval, conditions=["no_context", "dataset"]))
+    assert evaluate.evaluate(with_data, run) == run
+    assert "warning" not in capsys.readouterr().err
+    buffer = datasets.buffer_folder(there, TASK, "pd")
+    datasets.collect(TASK, buffer, episodes=44, seed=SEED, collector="pd", progress=False)
+    second = evaluate.evaluate(with_data, run)
+    said = capsys.readouterr()
+    assert "warning: the run learned from 40 of 40 episodes, now 40 of 44 would" in said.err
+    assert "(its data were others)" in said.out and second != run
+    evaluate.evaluate(first, run)
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_tasks_that_do_not_divide_over_the_devices_are_refused_in_words(asked, tmp_path):

@@ -1,6 +1,7 @@
 """Training from Python: from data to checkpoints, without a command line."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import numpy as np
@@ -16,7 +17,9 @@ from agentic_transformer.config import (
     TrainCommand,
     TrainConfig,
 )
+from agentic_transformer.run_files import PROVENANCE, read_json, write_json
 from agentic_transformer.training.checkpoint import Checkpoints
+from experiments.cli.provenance import add_provenance
 from tests.seeds import SEED
 from tests.small_agents import labelled
 
@@ -56,8 +59,8 @@ def config(settings, request):
 def test_a_run_is_trained_and_loaded_from_python(config, tmp_path):
     facts = {}
     state = train(config, tmp_path, note=facts.update)
-    assert int(state.step) == 4 and facts.keys() == {"episodes", "computation"}
-    assert facts["episodes"] == 8
+    assert int(state.step) == 4 and facts.keys() == {"episodes", "episodes_there", "computation"}
+    assert facts["episodes"] == facts["episodes_there"] == 8
     assert pd.read_csv(tmp_path / "metrics.csv")["step"].tolist() == [2, 4]
     assert Checkpoints(tmp_path).newest() == 4
     agent = load(str(tmp_path), checkpoint="2")
@@ -74,6 +77,33 @@ def test_a_run_that_was_told_to_stop_goes_on_to_the_same_state(config, tmp_path,
     state = train(config, tmp_path / "parts")
     assert "goes on from checkpoint 2" in capsys.readouterr().out
     jax.tree.map(np.testing.assert_array_equal, state, whole)
+
+
+@pytest.mark.parametrize(
+    ("known", "says"),
+    [
+        (True, "cannot be continued: the run learned from 8 of 8 episodes, now 9 of 9 would be"),
+        (False, "checkpoints/2 was made with other data: best_return is|normalizer"),
+    ],
+)
+def test_a_run_whose_data_grew_is_not_resumed(settings, known, says, tmp_path):
+    """It is the same agent, and is not called another one; its record stays as it was."""
+    labelled(tmp_path / "data", episodes=8, tasks=2)
+    data = replace(settings.data, root=str(tmp_path / "data"), episodes=20)
+    agent = replace(settings.agent, learner="transformer")
+    config, run = replace(settings, data=data, agent=agent), tmp_path / "run"
+    run.mkdir()
+    write_json(run / PROVENANCE, {"command": "train"})
+    asked = iter([False, False, True])
+    train(config, run, lambda: next(asked), partial(add_provenance, run))
+    before = read_json(run / PROVENANCE)
+    assert before["episodes"] == 8
+    if not known:  # as of a run from Python, which has no provenance
+        (run / PROVENANCE).unlink()
+    labelled(tmp_path / "data", episodes=9, tasks=2)
+    with pytest.raises(ValueError, match=says):
+        train(config, run, note=partial(add_provenance, run))
+    assert not known or read_json(run / PROVENANCE) == before
 
 
 def test_a_run_that_was_told_to_stop_before_its_first_step_saves_nothing(settings, tmp_path):
