@@ -131,10 +131,17 @@ def _open_named_folder(named: Path, resume: bool) -> Opened:
         opened.remove_made()
         raise_config_error(f"run={named}: {error.strerror}", _ALLOWED)
     if opened.before and not resume:
-        holds = "a run" if STATUS in opened.before else "files"
         allowed = "a new folder, or resume=true to continue what is there"
-        raise_config_error(f"run={named}: the folder holds {holds} already", allowed)
+        raise_config_error(f"run={named}: the folder holds {contents(named)} already", allowed)
     return opened
+
+
+def contents(folder: Path) -> str:
+    """Says what a folder holds: "a run", "a sweep" or "files"."""
+    status = read_status(folder)
+    if (folder / CONFIG).exists() or "command" in status:
+        return "a run"
+    return "a sweep" if status or (folder / OVERRIDES).exists() else "files"
 
 
 def _missing_folders(wanted: Path) -> list[Path]:

@@ -33,12 +33,15 @@ def find(parents: Iterable[Path], read: Read, line: CommandLine) -> tuple[Path |
     Raises:
         UserError: there is nothing to resume, or the folder holds another sweep.
     """
-    if named := line.value("run"):
-        folder = Path(named)
-        recorded = (folder / run_folder.OVERRIDES).exists()
-        return (folder, _in_order(folder, read, line)) if recorded else (None, line)
     if not line.value("resume", False):
         return None, line
+    if named := line.value("run"):
+        folder = Path(named)
+        if run_folder.contents(folder) == "a run":
+            problem = f"run={folder}: the folder holds a single run, and -m makes a sweep"
+            raise_config_error(problem, "a new folder, or one value for each setting, without -m")
+        recorded = (folder / run_folder.OVERRIDES).exists()
+        return (folder, _in_order(folder, read, line)) if recorded else (None, line)
     for parent in parents:
         for folder in run_folder.unfinished(parent, run_folder.OVERRIDES):
             if not (folder / CONFIG).exists():  # else it is a run
@@ -59,8 +62,8 @@ def recall(line: CommandLine) -> CommandLine:
     if not named or not line.value("resume", False) or line.defining_assignments:
         return line
     folder = Path(named)
-    recorded = (folder / run_folder.OVERRIDES).exists() and not (folder / CONFIG).exists()
-    if not recorded or "command" in run_status.read_status(folder):  # else it is a run
+    recorded = (folder / run_folder.OVERRIDES).exists()
+    if not recorded or run_folder.contents(folder) != "a sweep":
         return line
     earlier = line.check_overrides(run_folder.read_overrides(folder))
     return replace(line, multirun=True, assignments=[*earlier, *line.assignments])

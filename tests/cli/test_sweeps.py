@@ -84,6 +84,23 @@ def test_another_sweep_is_not_continued(values, says, forked):
     assert not other.calls and sorted(seeds(forked.folder / "sweep").values()) == [0, 2]
 
 
+@pytest.mark.parametrize("resume", [[], ["resume=true"]])
+def test_a_sweep_is_not_put_into_the_folder_of_a_run(resume, forked):
+    """What the run there was started with is not compared: nobody meant it."""
+    forked("train", "run=mine", "model.width=8", does={"all": "crash"})
+    bad = forked("train", "-m", "run=mine", "seed=0,1", *resume)
+    assert bad.code == 2 and not bad.calls
+    assert ("holds a single run" if resume else "holds a run already") in bad.stderr
+    assert "a new folder" in bad.stderr and "other overrides" not in bad.stderr
+
+
+def test_the_folder_of_a_sweep_is_not_used_without_being_asked_to_go_on(forked):
+    forked("train", "-m", "run=sweep", "seed=0,1,2", does={"1": "crash"})
+    for words in (["-m", "seed=5,6"], ["seed=5"]):
+        bad = forked("train", "run=sweep", *words)
+        assert bad.code == 2 and "holds a sweep already" in bad.stderr and not bad.calls
+
+
 def test_a_sweep_whose_order_was_not_recorded_is_not_continued(forked):
     """Earlier versions kept `shuffle(...)`, which is another order each time it is read."""
     forked("train", "-m", "run=sweep", "seed=2,1,0", does={"1": "crash"})
