@@ -161,7 +161,10 @@ def open_run(parent: Path, command_name: str, settings: Any) -> Opened:
         UserError: the named folder holds another run, or there is nothing to resume.
     """
     named = Path(settings.run) if settings.run else None
-    if named:
+    if named and settings.resume:
+        if contents(named) == "a sweep":
+            problem = f"run={named}: the folder holds a sweep, not a single run"
+            raise_config_error(problem, f"run={named} resume=true alone, or a new folder")
         check_same(named, settings)
     elif settings.resume:
         for folder in unfinished(parent, CONFIG):

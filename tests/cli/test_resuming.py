@@ -74,6 +74,22 @@ def test_other_settings_than_those_of_the_folder_are_refused(words, says, forked
     assert other.code == 2 and says in other.stderr and not other.calls
 
 
+def test_a_folder_that_is_named_again_holds_a_run_already(forked):
+    """Nobody has asked to continue, so its settings are not compared."""
+    forked("train", *FIRST, does={"all": "crash"})
+    again = forked("train", "run=kept", "experiment=quickstart", "seed=2")
+    assert again.code == 2 and not again.calls
+    assert "run=kept: the folder holds a run already\n  allowed: a new folder, or resume=true" in (
+        again.stderr
+    )
+
+
+def test_a_run_is_not_put_into_the_folder_of_a_sweep(forked):
+    forked("train", "-m", "run=s", "seed=0,1", does={"1": "crash"})
+    bad = forked("train", "run=s", "resume=true", "seed=1")
+    assert bad.code == 2 and "the folder holds a sweep" in bad.stderr and not bad.calls
+
+
 def test_a_finished_run_goes_on_if_it_is_given_more_steps(forked):
     forked("train", "run=kept", "train.steps=10")
     assert "finished already" in forked("train", "run=kept", "resume=true").stdout
