@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 
 import yaml
@@ -51,8 +52,8 @@ def nearest_run(missing: Path | str) -> str | None:
     """Returns the run folder whose name is most like one that is not there; None if none is.
 
     Args:
-        missing: the folder as it was typed. Looked for are the runs in its parent, in the folders
-            there, and in `runs`.
+        missing: the folder as it was typed. Looked for are the runs in it, in its parent, in the
+            folders there, and in `runs`.
     """
     missing = Path(missing)
     patterns = (f"*/{CONFIG}", f"*/*/{CONFIG}")
@@ -62,11 +63,13 @@ def nearest_run(missing: Path | str) -> str | None:
     }
 
     def similarity(run: Path) -> float:
-        # Of folders side by side, what they share says nothing.
-        beside = run.parent == missing.parent
-        pair = (run.name, missing.name) if beside else (str(run), str(missing))
+        # The folders that both lie in say nothing.
+        shared = os.path.commonpath([run.parent.absolute(), missing.parent.absolute()])
+        pair = (os.path.relpath(path, shared) for path in (run, missing))
         return difflib.SequenceMatcher(None, *pair).ratio()
 
+    if within := sorted(run for run in found if missing in run.parents):
+        return str(within[0])
     best = max(sorted(found - {missing}), key=similarity, default=None)
     return str(best) if best and similarity(best) >= _SIMILAR else None
 

@@ -11,7 +11,9 @@ from types import ModuleType
 
 import pandas as pd
 
+from agentic_transformer.agents.run_folders import nearest_run
 from agentic_transformer.config import FIGURE_FORMATS as FORMATS
+from agentic_transformer.errors import raise_config_error
 from agentic_transformer.evaluation import records as evaluation_records
 from agentic_transformer.evaluation.context_statistics import (
     summarize_retrieval,
@@ -219,8 +221,16 @@ def runs_within(folder: Path) -> list[Path]:
 
 
 def _records_of(run: Path) -> Path:
-    """Returns the path of a run's records, or raises a ValueError that says how to make them."""
+    """Returns the path of a run's records.
+
+    Raises:
+        ValueError: there are none; it says how to make them, or which folder may be meant.
+    """
     if path := find_records(run):
         return path
+    if not (run / CONFIG).exists():
+        problem = f"{run}: no run is there" if run.is_dir() else f"{run}: no such folder"
+        allowed = "a run that was evaluated, or a sweep of such runs"
+        raise_config_error(problem, allowed, nearest_run(run))
     command = f"python -m experiments.evaluate {shell_words({'run': str(run)})}"
     raise ValueError(f"no records in {run}; evaluate it first: {command}")

@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from agentic_transformer.errors import raise_config_error
+from agentic_transformer.errors import nearest, raise_config_error
 from agentic_transformer.evaluation.results_folder import find_records
 from agentic_transformer.run_files import CONFIG
 from experiments.cli import sweeps
@@ -26,6 +26,14 @@ def sweep_table(sweep: Path) -> pd.DataFrame:
     Raises:
         UserError: the folder is not that of a sweep, or no job of it has begun.
     """
+    if not sweep.is_dir():
+        beside = [path.name for path in sorted(sweep.parent.glob("*/")) if _is_sweep(path)]
+        meant = nearest(sweep.name, beside)
+        raise_config_error(
+            f"sweep={sweep}: no such folder",
+            "the folder of a sweep, which -m makes",
+            f"sweep={sweep.parent / meant}" if meant else None,
+        )
     if not _is_sweep(sweep):
         within = [path for path in sorted(sweep.glob("*/")) if _is_sweep(path)]
         raise_config_error(

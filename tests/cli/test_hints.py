@@ -99,6 +99,8 @@ def test_missing_records_are_answered_by_a_command_that_makes_them(tmp_path):
     from experiments.reports.presentation import _records_of
 
     run = tmp_path / "it's [1], a = b"
+    run.mkdir()
+    (run / "config.yaml").write_text("")
     (folder,) = runs_within(run)
     with pytest.raises(ValueError, match="evaluate it first: ") as missing:
         _records_of(folder)

@@ -6,12 +6,15 @@ import sys
 import pandas as pd
 import pytest
 
-from agentic_transformer.config import RECORD_CONDITIONS
+from agentic_transformer.config import RECORD_CONDITIONS, PlotCommand, ReportCommand
+from agentic_transformer.errors import UserError
 from agentic_transformer.evaluation.statistics import compare, summarize
+from experiments import plot, report
 from experiments.reports.condition_names import NAMES
 from experiments.reports.paper import beside_paper
 from experiments.reports.presentation import present, runs_within
 from experiments.reports.return_table import reported, table_text
+from experiments.reports.sweep_table import sweep_table
 from tests.evaluation.test_statistics import make_records
 from tests.test_architecture import ROOT
 
@@ -155,6 +158,33 @@ def test_one_agent_on_two_tasks_keeps_its_name(tmp_path):
     summary = pd.read_csv(tmp_path / "out" / "summary.csv")
     assert set(summary["agent"]) == {"at"}
     assert set(summary["task"]) == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ("runs/mien", r"runs/mien: no such folder\n.*\n  nearest: \S*runs/mine$"),
+        ("elsewhere", r"elsewhere: no such folder\n  allowed: [^\n]*$"),
+        ("runs", r"runs: no run is there\n.*\n  nearest: \S*runs/mine$"),
+    ],
+)
+def test_a_folder_without_a_run_is_answered_by_one_that_may_be_meant(asked, says, tmp_path):
+    """To evaluate it first would fail."""
+    (tmp_path / "runs").mkdir()
+    make_run(tmp_path / "runs" / "mine", make_records(RETURNS))
+    for command, main in ((PlotCommand, plot.main), (ReportCommand, report.main)):
+        with pytest.raises(UserError, match=says):
+            main(command(runs=[str(tmp_path / asked)]))
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def test_a_sweep_that_is_not_there_is_answered_by_one_that_may_be_meant(tmp_path):
+    for name in ("sweep", "run"):
+        (tmp_path / name / "0").mkdir(parents=True)
+        (tmp_path / name / "0" / "status.json").write_text("{}")
+    (tmp_path / "sweep" / "overrides.yaml").write_text("[]")
+    with pytest.raises(UserError, match=r"(?s)swep: no such folder.*nearest: sweep=.*/sweep$"):
+        sweep_table(tmp_path / "swep")
 
 
 def test_a_sweep_is_its_jobs_and_what_was_joined_is_read_as_it_is(tmp_path):
