@@ -131,9 +131,14 @@ def conclude(opened: run_folder.Opened, crashed: bool, resumable: bool) -> int:
         return 0
     if len(failed) == len(started) and not (crashed and started):
         opened.undo()
-        if failed and all(state.get("exit_code") == 2 for state in failed.values()):
-            raise UserError(_three_lines([state["error"] for state in failed.values()]))
-    print(f"{len(failed)} of {len(started)} jobs did not finish:", file=sys.stderr)
+    kept = any(job.exists() for job in failed)
+    count = f"{len(failed)} of {len(started)} jobs did not finish"
+    count += "" if kept or not failed else ", and nothing was kept"
+    user_errors = all(state.get("exit_code") == 2 for state in failed.values())
+    if failed and len(failed) == len(started) and not crashed and user_errors:
+        errors = {job.name: state["error"] for job, state in failed.items()}
+        raise UserError(_three_lines(count, errors))
+    print(f"{count}:", file=sys.stderr)
     for job, state in failed.items():
         problem = state.get("error") or state.get("signal", "interrupted")
         print(f"  {job}: {problem}", file=sys.stderr)
@@ -143,11 +148,15 @@ def conclude(opened: run_folder.Opened, crashed: bool, resumable: bool) -> int:
     return 1
 
 
-def _three_lines(errors: list[str]) -> str:
-    """Returns the errors of several jobs in at most three lines."""
-    different = list(dict.fromkeys(errors))
-    if len(different) == 1:
-        return different[0]
-    lines = [error.splitlines()[0] for error in different]
-    more = [f"and {len(lines) - 2} more of the like"]
-    return "\n".join(lines if len(lines) <= 3 else lines[:2] + more)
+def _three_lines(count: str, errors: dict[str, str]) -> str:
+    """Returns the errors of several jobs in at most three lines.
+
+    Args:
+        count: says how many jobs there are.
+        errors: by the names of the jobs.
+    """
+    if len(set(errors.values())) == 1:
+        return f"{count}: {next(iter(errors.values()))}"
+    lines = [f"  job {name}: {error.splitlines()[0]}" for name, error in errors.items()]
+    shown = lines if len(lines) == 2 else [lines[0], f"  and {len(lines) - 1} more of the like"]
+    return "\n".join([f"{count}:", *shown])

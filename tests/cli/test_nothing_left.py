@@ -1,6 +1,10 @@
 """A command that fails before it has done something leaves the folders as they were."""
 
+import re
+
 import pytest
+
+from experiments.cli.sweeps import _three_lines
 
 pytestmark = pytest.mark.slow
 
@@ -20,8 +24,13 @@ def test_nothing_is_left(does, code, words, forked):
     failed = forked("train", *words.split(), does={"all": does})
     assert failed.code == code and failed.calls
     assert tree(forked.folder) == []
+    count = "2 of 2 jobs did not finish, and nothing was kept:"
+    assert (count in failed.stderr) == words.startswith("-m")
     if code == 2:
-        assert failed.stderr == "experiments.train: no episodes\n  allowed: some\n"
+        told = failed.stderr.replace(f"{count} ", "")
+        assert told == "experiments.train: no episodes\n  allowed: some\n"
+    elif words.startswith("-m"):
+        assert re.search(r"kept:\n  \S+/0: .*no device\n  \S+/1: .*no device\n$", failed.stderr)
     assert "resume=true" not in failed.stderr
 
 
@@ -64,6 +73,23 @@ def test_jobs_that_miss_different_things_are_said_in_three_lines(forked):
         does={"all": "no data"},
     )
     assert failed.code == 2 and len(failed.stderr.splitlines()) <= 3 and tree(forked.folder) == []
+    assert "4 of 4 jobs did not finish, and nothing was kept: no episodes" in failed.stderr
+
+
+def test_each_job_that_misses_something_else_is_named():
+    count = "2 of 2 jobs did not finish"
+    two = _three_lines(count, {"0": "no data\n  allowed: data", "1": "no room"})
+    assert two == f"{count}:\n  job 0: no data\n  job 1: no room"
+    three = _three_lines(count, {"0": "no data", "1": "no room", "2": "no room"})
+    assert three == f"{count}:\n  job 0: no data\n  and 2 more of the like"
+
+
+def test_a_job_that_left_work_is_not_said_to_be_gone(command):
+    """The files of both stay."""
+    body = "from agentic_transformer.errors import UserError\nraise UserError('no data')"
+    failed = command("-m", "run=sweep", "seed=0,1", body=body)
+    assert failed.returncode == 2 and len(list(command.folder.rglob("seed.txt"))) == 2
+    assert "2 of 2 jobs did not finish: no data" in failed.stderr
 
 
 def test_bad_settings_of_hydra_leave_nothing(forked):
