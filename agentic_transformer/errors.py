@@ -10,6 +10,18 @@ from collections.abc import Iterable
 from typing import NoReturn
 
 LINE_WIDTH = 200  # characters of a line of an error
+_SIMILAR = 0.65  # of difflib's ratio: "best" is 0.6 like "latest", and is not meant
+MEANT = {
+    "latest": "newest",
+    "last": "newest",
+    "nothing": "none",
+    "empty": "no_context",
+    "another": "foreign",
+    "order": "shuffled",
+    "poor": "distractors",
+}
+"""Values that other words stand for, though they are spelt otherwise; conditions by the words that
+figures name them with."""
 
 
 class UserError(ValueError):
@@ -33,18 +45,38 @@ def raise_config_error(what: str, allowed: str = "", nearest: str | None = None)
 def _printable(line: str) -> str:
     """Returns a line without characters that would change how a terminal shows it."""
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-    return line if len(line) <= LINE_WIDTH else line[: LINE_WIDTH - 4] + " ..."
+    if len(line) <= LINE_WIDTH:
+        return line
+    cut = line[: LINE_WIDTH - 4]
+    # Between items of a list, else between words, unless that leaves too little.
+    for mark in (", ", " "):
+        if (end := cut.rfind(mark)) > len(cut) // 2:
+            return f"{cut[:end]}{mark.rstrip()} ..."
+    return f"{cut} ..."
 
 
 def nearest(word: str, words: Iterable[str]) -> str | None:
-    """Returns the one of `words` that is most like `word`, or ends in it.
+    """Returns the one of `words` that means the same as `word`, is most like it, or ends in it.
 
-    `steps` is near `train.steps`.
+    `latest` means `newest`, and `steps` is near `train.steps`. Nothing is better than a word that
+    misleads: what is hardly alike does not count, and `train.` says nothing of `train.lr`.
     """
     words = list(words)
-    ends = [name for name in words if name.rsplit(".", 1)[-1] == word.rsplit(".", 1)[-1]]
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    return next(iter([*close, *ends] if "." in word else [*ends, *close]), None)
+    if (meant := MEANT.get(word.lower())) in words:
+        return meant
+    group, _, name = word.rpartition(".")
+    ends = [known for known in words if known.rpartition(".")[2] == name]
+    inside = {
+        known.rpartition(".")[2]: known for known in words if known.rpartition(".")[0] == group
+    }
+    close = [inside[known] for known in _alike(name, inside)] if group else []
+    close += _alike(word, [known for known in words if not (group and known in inside.values())])
+    return next(iter([*close, *ends] if group else [*ends, *close]), None)
+
+
+def _alike(word: str, words: Iterable[str]) -> list[str]:
+    """Returns the one of `words` that is most like `word`, if it is enough like it."""
+    return difflib.get_close_matches(word, words, n=1, cutoff=_SIMILAR)
 
 
 def listing(words: Iterable[str]) -> str:

@@ -83,7 +83,7 @@ def check_task(name: str) -> None:
             f"task={name}: no such task",
             f"{len(names)} names in envs.tasks(), such as {listing(close or names[:5])}; "
             "gymnasium:<id>",
-            f"gymnasium:{name}" if re.search(r"-v\d+$", name) else next(iter(close), None),
+            f"gymnasium:{name}" if re.search(r"-v\d+$", name) else nearest(name, names),
         )
 
 

@@ -14,6 +14,7 @@ from hydra.errors import HydraException
 from agentic_transformer.config import RENAMED, warn_renamed
 from agentic_transformer.errors import listing, nearest, raise_config_error
 from agentic_transformer.settings import (
+    Setting,
     format_value,
     lies_in,
     quote_text,
@@ -21,6 +22,7 @@ from agentic_transformer.settings import (
     shell_words,
 )
 from agentic_transformer.validation import check_task
+from experiments.cli.packages import CONF
 
 # Settings of Hydra that decide where runs lie and which runs there are: `run_folder` decides that.
 RESERVED = (
@@ -170,10 +172,24 @@ class _Reader:
                 raise_config_error(f"{key}={text}: no such option", allowed, nearest(text, options))
             # An interpolation is checked once it is resolved.
             if setting is not None and not (isinstance(value, str) and "${" in value):
+                self._check_agents(setting, value)
                 setting.check(value)
                 if key == "task":
                     check_task(value)
         return singles
+
+    def _check_agents(self, setting: Setting, value: Any) -> None:
+        """Raises a UserError if conditions of an evaluation name an agent: it is trained apart."""
+        if setting.key != "eval.conditions" or not isinstance(value, list):
+            return
+        agents = {path.stem for path in (CONF / "agent").glob("*.yaml")}
+        for name in map(format_value, value):
+            if name in agents and name not in setting.choices:
+                problem = (
+                    f"{setting.key}={format_value(value)}: {name} is an agent: train it with "
+                    f"agent={name}, then experiments.plot runs=[<run>,<its run>] draws both"
+                )
+                raise_config_error(problem, setting.allowed)
 
     def _check_hydra(self, override: Override, key: str, word: str) -> None:
         """Raises a UserError unless an override of Hydra's own settings may stand here."""
@@ -188,6 +204,9 @@ class _Reader:
     def _raise_unknown(self, key: str, word: str) -> NoReturn:
         """Raises a UserError that names the settings beside an unknown one."""
         names = {*self.known, *self.groups}
+        if members := [name for name in self.known if name.startswith(f"{key}.")]:
+            problem = f"{word}: {key} is a group of settings; give {members[0]}=..."
+            raise_config_error(problem, listing(members))
         inside = {name for name in names if name.startswith(key.rpartition(".")[0] + ".")}
         allowed = listing(inside or {name.partition(".")[0] for name in names})
         raise_config_error(f"{word}: there is no setting {key}", allowed, nearest(key, names))

@@ -8,9 +8,17 @@ import pytest
 
 from agentic_transformer.config import DataConfig, EvaluateCommand, TrainCommand
 from agentic_transformer.contexts.training_data import open_store
-from agentic_transformer.errors import UserError
+from agentic_transformer.errors import (
+    LINE_WIDTH,
+    MEANT,
+    UserError,
+    nearest,
+    raise_config_error,
+)
+from agentic_transformer.settings import settings_of
 from agentic_transformer.validation import check_command
 from experiments.cli import app as cli
+from experiments.reports.condition_names import NAMES
 from tests.cli.conftest import ROOT
 from tests.cli.test_configs import COMMANDS
 
@@ -33,7 +41,10 @@ BAD = [
     ("agents=at", "nearest: agent"),
     ("agent=null", "at_prefix"),
     ("+experiment=quickstart", "allowed: experiment=quickstart"),
-    ("train={steps:3}", "no setting train"),
+    ("train={steps:3}", "train is a group of settings; give train.steps=..."),
+    ("train=3", "train=3: train is a group of settings; give train.steps=..."),
+    ("eval.conditions=[own,dt]", "dt is an agent: train it with agent=dt, then experiments.plot"),
+    ("eval.conditions=[empty]", "nearest: no_context"),
     ("eval.conditions=[own,foriegn]", "nearest: foreign"),
     ("seed=-1", "a whole number from 0"),
     ("seed=1.5", "whole number"),
@@ -132,11 +143,40 @@ def test_bad_input(words, says, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("which", "says"), [("bset", "nearest: best"), ("-1", "or a step"), ("1.5", "or a step")]
+    ("which", "says"),
+    [
+        ("bset", "nearest: best"),
+        ("latest", "nearest: newest"),
+        ("last", "nearest: newest"),
+        ("-1", "or a step"),
+        ("1.5", "or a step"),
+    ],
 )
 def test_a_checkpoint_is_named_by_its_step_or_a_word(which, says):
     with pytest.raises(UserError, match=says):
         check_command(EvaluateCommand(run="run", checkpoint=which))
+
+
+@pytest.mark.parametrize(
+    "word", ["experiment", "model.width", "agent", "data.episodes", "eval.lr", "mesh.depth"]
+)
+def test_no_word_is_given_that_misleads(word):
+    assert nearest(word, settings_of(EvaluateCommand)) is None
+
+
+def test_conditions_are_meant_by_words_that_figures_name_them_with():
+    meant = {word: value for word, value in MEANT.items() if value in NAMES}
+    assert meant and all(word in NAMES[value].split() for word, value in meant.items())
+
+
+@pytest.mark.parametrize("length", range(5, 9))
+def test_a_long_list_is_cut_between_its_items(length):
+    words = [f"{number:0{length}}" for number in range(60)]
+    with pytest.raises(UserError) as error:
+        raise_config_error("wrong", ", ".join(words))
+    line = str(error.value).splitlines()[1]
+    assert len(line) <= LINE_WIDTH and line.endswith(", ...")
+    assert set(line.removeprefix("  allowed: ").removesuffix(", ...").split(", ")) <= set(words)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
