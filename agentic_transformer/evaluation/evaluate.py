@@ -17,7 +17,12 @@ from tqdm import tqdm
 import envs
 from agentic_transformer.agents.load import build_agent
 from agentic_transformer.config import DataConfig, EvalConfig, EvaluateCommand, TrainCommand
-from agentic_transformer.contexts.training_data import evaluation_data, training_data
+from agentic_transformer.contexts.relabelled import RelabelledDataset
+from agentic_transformer.contexts.training_data import (
+    evaluation_data,
+    relabel_mode,
+    training_tasks,
+)
 from agentic_transformer.errors import listing, nearest, raise_config_error
 from agentic_transformer.evaluation import results_folder
 from agentic_transformer.evaluation.conditions import NEED_DATA, evaluation_tasks
@@ -123,7 +128,10 @@ def load_evaluation(
                 flush=True,
             )
         if set(ORACLES) & set(evaluation.conditions()):
-            evaluation.hypotheses = training_data(task, data).returns
+            # The store is open already; to open it again would print what it holds twice.
+            evaluation.hypotheses = RelabelledDataset(
+                evaluation.data.store, training_tasks(task, data), relabel_mode(task, data)
+            ).returns
     evaluation.check()
     return evaluation, f"{step} {digest}"
 

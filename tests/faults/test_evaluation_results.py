@@ -18,10 +18,14 @@ from agentic_transformer.config import (
     EvaluateCommand,
     PlotCommand,
     QuickstartCommand,
+    TrainCommand,
 )
+from agentic_transformer.contexts.training_data import training_data
 from agentic_transformer.evaluation import results_folder
 from agentic_transformer.evaluation.conditions import check_conditions, evaluation_tasks
+from agentic_transformer.evaluation.evaluate import load_evaluation
 from experiments import evaluate, plot, quickstart
+from experiments.cli import run_folder
 from tests import processes
 from tests.faults.saved_agents import save
 from tests.seeds import SEED
@@ -211,6 +215,16 @@ def test_what_cannot_work_fails_before_the_agent_acts(
     with pytest.raises(ValueError, match=says):
         evaluate.evaluate(replace(first, eval=replace(first.eval, **eval_change), **change), run)
     assert not list(run.glob("evaluate/*"))
+
+
+def test_an_oracle_takes_the_training_tasks_from_data_that_are_opened_once(whole, asked, capsys):
+    run, first = asked
+    trained = run_folder.read_config(run, TrainCommand)
+    first = replace(first, eval=replace(first.eval, conditions=["own", "bayes_greedy"]))
+    evaluation, _ = load_evaluation(first, run, trained)
+    assert capsys.readouterr().out.count("data: ") == 1
+    returns = training_data(trained.task, trained.data).returns
+    assert evaluation.hypotheses.tolist() == returns.tolist()
 
 
 def test_data_of_other_lengths_than_those_of_training_are_refused(asked, monkeypatch):

@@ -49,6 +49,7 @@ def runs(tmp_path_factory):
         config = f"agent: {{name: '<at>'}}\nmodel: {{width: {width}, layers: 2}}\nseed: {seed}\n"
         run = make_run(folder / f"{seed}", make_records(RETURNS, agent="<at>", seed=seed), config)
         facts = {"commit": f"commit-{seed}", "command": "train & more", "packages": {"jax": "1.2"}}
+        facts |= {"episodes": 30 + seed, "episodes_there": 40}
         (run / "provenance.json").write_text(json.dumps(facts))
         made.append(run)
     (made[0] / "attempts.mp4").write_bytes(b"a video")
@@ -88,6 +89,7 @@ def test_many_runs_have_a_row_each(tmp_path):
 def test_names_and_provenance_are_shown_as_they_are(page):
     assert any("<at> model.width=64" in cell for row in page.rows for cell in row)
     assert ["commit", "commit-0", "commit-1"] in page.rows
+    assert ["episodes", "30", "31"] in page.rows and ["episodes_there", "40"] in page.rows
     assert ["command", "train & more"] in page.rows  # the same for both
     assert ["jax", "1.2"] in page.rows
 
