@@ -32,14 +32,18 @@ def main(config: QuickstartCommand, run: Path) -> None:
         ValueError: the agents could not be evaluated, see `check_evaluation`.
     """
     # Imported here: a command line is checked before jax, pandas and MuJoCo are loaded.
+    from agentic_transformer.training.learner import check_devices
     from experiments.reports.presentation import present
     from experiments.reports.video import save_video
 
     check_evaluation(config)
     commands = trained_agents(config, run)
+    for command in commands:
+        check_devices(command)
     stages = _stages(2 * len(commands) + 2)
     next(stages)("collect trajectories of the task's domain")
     collect.main(CollectCommand(config.task, config.data))
+    print(f"run folder: {run}", flush=True)  # only now: without data there is none
     results = []
     for command in commands:
         folder, name = Path(command.run), command.agent.name

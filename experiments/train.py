@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 from agentic_transformer.config import TrainCommand
 from agentic_transformer.errors import raise_config_error
@@ -27,6 +27,13 @@ def main(config: TrainCommand, run: Path) -> None:
     logging.getLogger("agentic_transformer.ring.kernels").setLevel(logging.ERROR)
     distributed.initialize(config.mesh)
     check_processes_agree(config)
+
+    def note(**facts: Any) -> None:
+        # Only now: a run that fails before, for want of data, say, leaves no folder.
+        if "computation" in facts:
+            print(f"run folder: {run}", flush=True)
+        add_provenance(run, **facts)
+
     # A signal that comes before the loop first asks for one ends the process at once: building
     # caches may take minutes, and there is nothing to save yet.
     with Preemption() as preemption:
@@ -34,7 +41,7 @@ def main(config: TrainCommand, run: Path) -> None:
             config,
             run,
             preemption.requested_in_any_process,
-            partial(add_provenance, run),
+            note,
             preemption.check_requested,
         )
     if distributed.is_first():

@@ -46,6 +46,22 @@ class Learner(Protocol):
         """Returns the learning rate of a step."""
 
 
+def check_devices(config: TrainCommand) -> None:
+    """Checks, before data are read, that a transformer can be trained on the devices here.
+
+    Args:
+        config: all settings.
+
+    Raises:
+        ValueError: the ring does not divide the devices, the batch does not divide over them, or
+            the kernel cannot compute on them.
+    """
+    if config.agent.learner == "transformer":
+        mesh = make_mesh(config.mesh.ring)
+        local_rows(mesh, config.train.batch, config.train.grad_accum_steps)
+        describe_attention(config.model, mesh, config.agent.length == "full")
+
+
 class TransformerLearner:
     """Trains the transformer to predict the actions of chains, over the whole mesh."""
 

@@ -19,7 +19,7 @@ from agentic_transformer.training.checkpoint import Checkpoints
 from agentic_transformer.training.computation import computation_line
 from agentic_transformer.training.initial import InitialAgent, with_scales_of
 from agentic_transformer.training.learned_data import count_episodes, describe_change
-from agentic_transformer.training.learner import Learner, TransformerLearner
+from agentic_transformer.training.learner import Learner, TransformerLearner, check_devices
 from agentic_transformer.training.literal_path import check_path
 from agentic_transformer.training.loop import evaluation_due, fit, prefetch, profiled
 from agentic_transformer.training.metrics import MetricsLog
@@ -74,6 +74,8 @@ def train(
             f"train.eval_every={config.train.eval_every} needs a function that evaluates; "
             "agentic_transformer.train has one"
         )
+
+    check_devices(config)
 
     # Data: trajectories under the rewards of the training tasks. Process 0 builds the cache.
     with distributed.first_process_first():

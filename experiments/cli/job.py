@@ -131,7 +131,6 @@ class Job:
             print(f"{folder} is finished already")
             return
         with run_status.track_status(folder, self.name) as facts, preemption.as_stopped():
-            print(f"run folder: {folder}", flush=True)
             facts |= self._work(folder, command, overrides)
         print(f"run folder: {folder}", flush=True)
 

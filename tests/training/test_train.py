@@ -12,6 +12,7 @@ from agentic_transformer import load, train
 from agentic_transformer.config import (
     AgentConfig,
     DataConfig,
+    MeshConfig,
     ModelConfig,
     TD3BCConfig,
     TrainCommand,
@@ -20,6 +21,7 @@ from agentic_transformer.config import (
 from agentic_transformer.run_files import PROVENANCE, read_json, write_json
 from agentic_transformer.training.checkpoint import Checkpoints
 from experiments.cli.provenance import add_provenance
+from experiments.train import main
 from tests.seeds import SEED
 from tests.small_agents import labelled
 
@@ -77,6 +79,23 @@ def test_a_run_that_was_told_to_stop_goes_on_to_the_same_state(config, tmp_path,
     state = train(config, tmp_path / "parts")
     assert "goes on from checkpoint 2" in capsys.readouterr().out
     jax.tree.map(np.testing.assert_array_equal, state, whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"model": ModelConfig(kernel="splash")}, "^model.kernel=splash cannot .*needs a TPU"),
+        ({"mesh": MeshConfig(ring=64)}, "mesh.ring=64 must divide"),
+        ({"train": TrainConfig(batch=3, grad_accum_steps=2)}, "train.batch=3"),
+    ],
+)
+def test_devices_are_checked_before_data(settings, change, says, tmp_path, capsys):
+    """A run that cannot compute reads nothing, and names no folder that is about to go."""
+    nowhere = replace(settings.data, root=str(tmp_path / "nowhere"))
+    agent = replace(settings.agent, learner="transformer")
+    with pytest.raises(ValueError, match=says) as refused:
+        main(replace(settings, data=nowhere, agent=agent, **change), tmp_path)
+    assert "kernel='" not in str(refused.value) and "run folder" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

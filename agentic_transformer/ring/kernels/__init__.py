@@ -30,6 +30,7 @@ __all__ = [
     "NAMES",
     "choose",
     "select",
+    "why_not",
 ]
 
 
@@ -89,9 +90,21 @@ def choose(
         raise ValueError(
             f"kernel={shown(kernel)} must be a Kernel, such as CPUKernel(), one of {NAMES}, or None"
         )
-    if kernel in _WHY_NOT and (problem := _WHY_NOT[kernel](platform, dtype, head_dim)):
+    if problem := why_not(kernel, platform, dtype, head_dim):
         raise ValueError(f"kernel={kernel!r} cannot be used: {problem}; kernel='auto' chooses one")
     return Selection(NAMED[kernel], f"{kernel}: it was asked for.")
+
+
+def why_not(kernel: str, platform: str, dtype: Any, head_dim: int) -> str:
+    """Says why a named kernel cannot be called; an empty text if it can.
+
+    Args:
+        kernel: one of `NAMES`.
+        platform: of the devices, such as "cpu", "gpu" or "tpu".
+        dtype: of query, key and value.
+        head_dim: of query, key and value.
+    """
+    return _WHY_NOT[kernel](platform, dtype, head_dim) if kernel in _WHY_NOT else ""
 
 
 def select(
