@@ -35,6 +35,7 @@ from agentic_transformer.run_files import lock
 from agentic_transformer.training.checkpoint_reader import CheckpointReader
 from agentic_transformer.training.learned_data import describe_change
 from agentic_transformer.training.sharding import DATA, make_mesh
+from datasets.progress import progress_bar
 
 
 def evaluate(
@@ -200,11 +201,11 @@ def settings_of(
 def _evaluate_conditions(evaluation: Evaluation, parts: PartialResults) -> None:
     """Evaluates the conditions that are not finished yet, and keeps each of them."""
     conditions = evaluation.conditions()
-    with tqdm(
-        total=sum(map(evaluation.count, conditions)),
-        desc=f"evaluate {evaluation.spec.agent.name}",
+    with progress_bar(
+        f"evaluate {evaluation.spec.agent.name}",
         unit="attempt",
-        mininterval=1,
+        show=True,
+        total=sum(map(evaluation.count, conditions)),
     ) as bar:
         for condition in conditions:
             bar.set_postfix(condition=condition, refresh=False)

@@ -25,6 +25,7 @@ from agentic_transformer.training.loop import evaluation_due, fit, prefetch, pro
 from agentic_transformer.training.metrics import MetricsLog
 from agentic_transformer.training.state import TrainState
 from agentic_transformer.training.td3_bc import TD3BCLearner
+from datasets.progress import progress_bar
 
 _LEARNERS = {"transformer": TransformerLearner, "td3": TD3BCLearner, "td3_bc": TD3BCLearner}
 """Learners by the value of `agent.learner`."""
@@ -201,10 +202,11 @@ def _returns_line(step: int, returns: list[dict[str, float]]) -> str:
 
 def _with_progress(batches: Iterable[Any], config: TrainCommand, start: int) -> tqdm:
     """Returns the batches behind a progress bar, which process 0 shows."""
-    return tqdm(
-        batches,
+    return progress_bar(
         f"train {config.agent.name}",
-        config.train.steps,
+        batches,
+        unit="it",
+        show=distributed.is_first(),
+        total=config.train.steps,
         initial=start,
-        disable=not distributed.is_first(),
     )

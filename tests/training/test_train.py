@@ -58,9 +58,11 @@ def config(settings, request):
     return settings
 
 
-def test_a_run_is_trained_and_loaded_from_python(config, tmp_path):
+def test_a_run_is_trained_and_loaded_from_python(config, tmp_path, capsys):
     facts = {}
     state = train(config, tmp_path, note=facts.update)
+    said = capsys.readouterr().err
+    assert "100% 4/4 [" in said and "\r" not in said  # no bar where there is no terminal
     assert int(state.step) == 4 and facts.keys() == {"episodes", "episodes_there", "computation"}
     assert facts["episodes"] == facts["episodes_there"] == 8
     assert pd.read_csv(tmp_path / "metrics.csv")["step"].tolist() == [2, 4]
