@@ -78,6 +78,8 @@ def _run(line: CommandLine, job: Job, takes_all: bool) -> None:
             _start_hydra(line, [*words, *line.flags], lambda config: None)
         return
     settings_list = [line.make_settings(words) for words in line.job_overrides]
+    for settings, words in zip(settings_list, line.job_overrides, strict=True):
+        run_folder.check_resumed(settings, words)
     if takes_all:
         job.main(settings_list)
         return

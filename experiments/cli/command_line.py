@@ -139,7 +139,6 @@ class CommandLine:
         if not isinstance(made, self.command):
             problem = f"{self.config_name}.yaml does not start from the command's settings"
             raise_config_error(problem, "defaults: [schema, _self_]")
-        run_folder.check_resumed(made, words)
         made = run_folder.resumed_settings(made, words)
         check_command(made)
         return made
