@@ -7,6 +7,7 @@ import re
 import shlex
 import types
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any
@@ -138,7 +139,22 @@ def format_values(values: dict[str, Any], prefix: str = "") -> str:
 
 def shell_words(values: dict[str, Any]) -> str:
     """Returns settings in quotes, so that they can be pasted into a shell."""
-    return " ".join(shlex.quote(f"{key}={_in_grammar(value)}") for key, value in values.items())
+    return shell_join(f"{key}={_in_grammar(value)}" for key, value in values.items())
+
+
+def shell_join(words: Iterable[str]) -> str:
+    """Returns words as one would type them into a shell.
+
+    A word that holds single quotes is put into double ones, which shlex would never do:
+    "task='cheetah_speed(speed=1.5)'".
+    """
+    return " ".join(map(_quote_word, words))
+
+
+def _quote_word(word: str) -> str:
+    # Within double quotes a shell changes what these characters begin.
+    readable = "'" in word and not re.search(r'["$`\\!]', word)
+    return f'"{word}"' if readable else shlex.quote(word)
 
 
 def _in_grammar(value: Any) -> str:

@@ -122,9 +122,10 @@ def topology(name: str) -> Topology:
 
 
 def allowed(family: str) -> str:
-    """Lists the names of topologies: those of a family, or one of each family."""
+    """Lists the names of topologies: those of a family, or an example of each family."""
     if family not in FAMILIES:
-        return ", ".join(f"{name}:{_largest(kind)}" for name, kind in FAMILIES.items())
+        some = ", ".join(f"{name}:{_largest(kind)}" for name, kind in FAMILIES.items())
+        return f"of each kind several, for example {some}"
     machine = FAMILIES[family]
     if machine.layouts:
         return ", ".join(f"{family}:{layout}" for layout in machine.layouts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shlex
 import sys
 import traceback
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from agentic_transformer import run_files
 from agentic_transformer.config import TrainCommand
 from agentic_transformer.errors import raise_config_error
-from agentic_transformer.settings import settings_of, shell_words
+from agentic_transformer.settings import settings_of, shell_join, shell_words
 from agentic_transformer.training.distributed import process_info
 from experiments.cli import (
     allocator,
@@ -176,11 +175,11 @@ class Job:
             folder: folder of the run or the sweep.
         """
         if not self.makes_run:
-            return shlex.join(self.argv)
+            return shell_join(self.argv)
         words = [word for word in self.argv if word.lstrip("+").partition("=")[0] != "resume"]
         named = any(word.lstrip("+").startswith("run=") for word in words)
         run = {} if named else {"run": str(folder)}
-        return f"{shlex.join(words)} {shell_words(run | {'resume': True})}"
+        return f"{shell_join(words)} {shell_words(run | {'resume': True})}"
 
 
 def _inherit_evaluation(command: Any, overrides: list[str]) -> None:

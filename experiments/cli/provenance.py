@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from agentic_transformer.run_files import PROVENANCE, read_json, write_json
+from agentic_transformer.settings import shell_join
 from experiments.cli.packages import ROOT
 
 PACKAGES = (
@@ -39,7 +39,7 @@ def collect(command: list[str], seeds: dict[str, int]) -> dict[str, Any]:
     changed = _git("status", "--porcelain")
     return {
         "started": now(),
-        "command": shlex.join(command),
+        "command": shell_join(command),
         "commit": _git("rev-parse", "HEAD"),  # None, as is the next, for an installed copy
         "dirty": None if changed is None else bool(changed),
         "seeds": seeds,

@@ -4,12 +4,14 @@ import importlib.util
 import itertools
 import re
 import shlex
+import subprocess
 
 import pytest
 
 import envs
 from agentic_transformer.config import DataConfig
 from agentic_transformer.contexts.training_data import open_store
+from agentic_transformer.settings import shell_join, shell_words
 from datasets.collectors import collectors
 from datasets.download import ALGORITHMS, DOMAINS
 from experiments.cli import command_line
@@ -93,6 +95,16 @@ def test_missing_data_is_answered_by_commands_that_make_it(domain, algo, tmp_pat
             assert (
                 made.domain in DOMAINS and made.algo in ALGORITHMS and made.algo == (then or algo)
             )
+
+
+def test_words_for_a_shell_are_those_that_one_would_type():
+    task = "cheetah_speed(speed=1.5)"
+    assert shell_words({"task": task}) == f"\"task='{task}'\""
+    words = [f"a{first}b'{second}" for first in " '$`\\\"!~#*\n" for second in " '$`\\\"!&"]
+    said = shell_join(words)
+    assert shlex.split(said) == words
+    done = subprocess.run(["bash", "-c", f"printf '%s\\0' {said}"], capture_output=True, text=True)
+    assert done.stdout.split("\0")[:-1] == words
 
 
 def test_missing_records_are_answered_by_a_command_that_makes_them(tmp_path):

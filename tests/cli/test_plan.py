@@ -18,6 +18,7 @@ BAD = [
     ("topology=v5e:4x44", "nearest: v5e:4x4"),
     ("topology=v5e:4x5", "v5e:16x16"),
     ("topology=v5:4x4", "nearest: v5e:4x4"),
+    ("topology=v5:4x4", "allowed: of each kind several, for example a100:8, "),
     ("topology=v5e", "allowed: v5e:2x2, v5e:2x4"),
     ("topology=a100:0", "allowed: a100:1, a100:2"),
     ("topology=a100:16", "allowed: a100:1, a100:2"),
