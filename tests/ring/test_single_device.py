@@ -105,6 +105,21 @@ def test_queries_that_see_few_keys_are_as_exact_as_dense_attention_has_them():
     assert ours <= (1 + SIGMAS / np.sqrt(2048)) * dense
 
 
+@pytest.mark.parametrize("kernel", ["cpu", "xla"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_blocks_in_chunks_under_64_bits(kernel, dtype):
+    """More tokens than any kernel leaves whole, where JAX's own integers have 64 bits."""
+    data = rng(5)
+    arrays = [data.standard_normal((1, 600, h, 8), np.float32).astype(dtype) for h in (2, 1, 1, 2)]
+    *inputs, weights = arrays
+    with jax.enable_x64(True):
+        attend = partial(blockwise_attention, kernel=kernel, window=400, length=np.int64(590))
+        output, pull = jax.vjp(jax.jit(attend), *inputs)
+        found = output, *pull(jnp.asarray(weights))
+    assert all(x.dtype == dtype for x in found)
+    assert_attention(found, *attention_and_bounds(*arrays, window=400, length=590))
+
+
 def test_blockwise_feedforward_is_the_feedforward():
     data = rng(2)
     x, up, down = (

@@ -116,7 +116,9 @@ class BlockSlicer(NamedTuple):
         return type(fields)(*positions, segment)
 
     def _start(self, array: Array, group: Array, index: Array) -> tuple:
-        return group * self.rows, index * self.size, *[0] * (array.ndim - 2)
+        # Of one type: under jax_enable_x64 a Python integer would be int64 beside these.
+        start = group * self.rows, index * self.size, *[0] * (array.ndim - 2)
+        return tuple(map(jnp.int32, start))
 
 
 class BlockSchedule(NamedTuple):

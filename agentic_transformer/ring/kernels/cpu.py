@@ -262,7 +262,7 @@ def chunked_backward(
                 key_fields,
                 **how,
             )
-            start = (row_group * query_slicer.rows, 0, query_index * query_slicer.size)
+            start = (row_group * query_slicer.rows, jnp.int32(0), query_index * query_slicer.size)
             dquery_chunk = dquery_part + lax.dynamic_slice(dquery, start, dquery_part.shape)
             dquery = lax.dynamic_update_slice(dquery, dquery_chunk, start)
             return dquery, dkey_chunk + dkey_part, dvalue_chunk + dvalue_part
