@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from agentic_transformer.ring.mesh import map_without_mesh
 from agentic_transformer.ring.validation import check_one_of, check_whole
 
 LAYOUTS = ("contiguous", "zigzag")
@@ -102,7 +103,12 @@ def from_layout(
         return x
     keep = [slice(None)] * x.ndim
     keep[axis] = slice(0, length)
-    return x[tuple(keep)]
+
+    def cut(x: Any) -> Any:
+        return x[tuple(keep)]
+
+    # What is left may not divide over the devices.
+    return map_without_mesh(cut, whole_axis=axis)(x) if isinstance(x, jax.Array) else cut(x)
 
 
 def shard_blocks(
@@ -150,10 +156,13 @@ def _permute_blocks(x: Any, order: np.ndarray, axis: int) -> Any:
     if np.array_equal(order, np.arange(order.size)):
         return x
     axis = axis % x.ndim
-    blocks = x.reshape(
-        *x.shape[:axis], order.size, x.shape[axis] // order.size, *x.shape[axis + 1 :]
-    )
-    return blocks.take(order, axis=axis).reshape(x.shape)
+    shape = (*x.shape[:axis], order.size, x.shape[axis] // order.size, *x.shape[axis + 1 :])
+
+    def permute(x: Any) -> Any:
+        return x.reshape(shape).take(order, axis=axis).reshape(x.shape)
+
+    # The type of an array may say that its sequence is sharded; JAX takes from no such axis.
+    return map_without_mesh(permute)(x) if isinstance(x, jax.Array) else permute(x)
 
 
 def _size(x: Any, axis: int) -> int:

@@ -56,13 +56,24 @@ def _explicit(spec: PartitionSpec, mesh: Mesh | AbstractMesh) -> PartitionSpec:
     return PartitionSpec(*map(explicit_names, spec))
 
 
-def map_without_mesh(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """Lets the compiler shard a function; its result has the sharding of the first argument."""
+def map_without_mesh(
+    function: Callable[..., jax.Array], whole_axis: int | None = None
+) -> Callable[..., jax.Array]:
+    """Lets the compiler shard a function; its result has the sharding of the first argument.
+
+    Args:
+        function: of arrays, the first of as many axes as the result.
+        whole_axis: an axis of the result that explicit axes of the mesh do not shard.
+    """
 
     def auto_sharded(*arguments: Any) -> jax.Array:
         sharding = jax.typeof(arguments[0]).sharding
         if AxisType.Explicit not in sharding.mesh.axis_types:
             return function(*arguments)
+        if whole_axis is not None:
+            spec = [*sharding.spec, *[None] * (arguments[0].ndim - len(sharding.spec))]
+            spec[whole_axis] = None
+            sharding = NamedSharding(sharding.mesh, PartitionSpec(*spec))
         return jax.sharding.auto_axes(function, out_sharding=sharding)(*arguments)
 
     return auto_sharded

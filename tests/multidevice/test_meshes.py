@@ -14,11 +14,14 @@ from agentic_transformer.ring import (
     blockwise_feedforward,
     decode_attention,
     dense_attention,
+    from_layout,
     memory_efficient_attention,
     ring_attention,
     ring_attention_shard,
+    to_layout,
     write_cache,
 )
+from tests.attention_float64 import assert_attention, attention_and_bounds
 from tests.seeds import rng
 
 pytestmark = pytest.mark.slow
@@ -67,6 +70,30 @@ def test_what_jax_makes_by_default(backbone, expected):
     equal(with_gradients(attend, *ARRAYS), expected)
     equal(with_gradients(attend, *place(mesh, None, "ring")), expected)
     equal([attend(*place(mesh))], expected[:1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_layouts_of_arrays_that_lie_on_a_mesh(kind):
+    """There, through attention and back, of whole arrays and of sharded ones."""
+    mesh = make_mesh(kind, ("data", "ring"), (2, 4))
+
+    def attend(length, *arrays):
+        laid_out = (to_layout(x, 4, "zigzag") for x in arrays)
+        output = ring_attention(*laid_out, mesh=mesh, batch_axis="data")
+        return from_layout(output, 4, "zigzag", length=length)
+
+    exact = attention_and_bounds(*ARRAYS, WEIGHTS)
+    for axes in ((), ("data",), ("data", "ring")):
+        found = with_gradients(partial(attend, None), *place(mesh, *axes))
+        assert_attention(found, *exact)
+        assert_attention(
+            [attend(29, *place(mesh, *axes))], *([result.output[:, :29]] for result in exact)
+        )
+    order = np.arange(32, dtype=np.int32).reshape(1, 32)
+    sharded = jax.device_put(order, NamedSharding(mesh, PartitionSpec(None, "ring")))
+    laid_out = to_layout(sharded, 4, "zigzag")
+    assert np.asarray(laid_out)[0, :8].tolist() == [0, 1, 2, 3, 28, 29, 30, 31]
+    assert jax.typeof(laid_out).sharding == jax.typeof(sharded).sharding
 
 
 def test_heads_on_an_explicit_axis(expected):
