@@ -183,8 +183,12 @@ def _memory_efficient(query, key, value, queries: QueryIntervals, keys: KeyPosit
     def attend(chunk_of_queries: tuple[jax.Array, QueryIntervals]) -> jax.Array:
         query, queries = chunk_of_queries
         rows = (batch, *query.shape[2:4], chunk)  # (batch, key_heads, group, queries)
-        zero = jnp.zeros(rows, jnp.float32)
-        state = jnp.full_like(zero, MASK_VALUE), zero, jnp.zeros((*rows, head_dim), jnp.float32)
+        zero = jnp.zeros_like(query, jnp.float32, shape=rows)
+        state = (
+            jnp.full_like(zero, MASK_VALUE),
+            zero,
+            jnp.zeros_like(query, jnp.float32, shape=(*rows, head_dim)),
+        )
         step = jax.checkpoint(partial(_softmax_step, query, queries))
         (_, denominator, numerator), _ = lax.scan(step, state, key_chunks)
         return numerator / jnp.where(denominator > 0, denominator, 1)[..., None]

@@ -160,7 +160,7 @@ def backward_step(
 
     def nothing(dquery: Any) -> tuple[Any, Array, Array]:
         shapes = jax.eval_shape(partial(differentiate, call.pair), dquery)[1:]
-        return dquery, *(jnp.zeros(shape.shape, shape.dtype) for shape in shapes)
+        return dquery, *(jnp.zeros_like(key, shape.dtype, shape=shape.shape) for shape in shapes)
 
     return _branch(call, differentiate, nothing, dquery)
 

@@ -171,7 +171,7 @@ def _backward(config: RingConfig, query, key, value, segment, length, out, lse, 
             for total in dblock
         )
     else:
-        zero = jnp.zeros(key.shape, jnp.float32)
+        zero = jnp.zeros_like(key, jnp.float32)
         dblock = [zero, zero] if kernel.supports_dynamic else None
         carried = _all_steps_but_last(config, ring_step, (block, dquery, dblock))
         dquery, dblock = add_step(carried, config.ring_size - 1)

@@ -121,6 +121,7 @@ def attend_shard(
 ) -> jax.Array:
     """Computes one device's part of attention; arguments as `ring_attention_shard`, checked."""
     segment_ids = None if segment_ids is None else signed_ids(segment_ids)
+    query, key, value, segment_ids = _vary_alike(config, query, key, value, segment_ids)
     if length is not None and (jnp.ndim(length) or not config.kernel.supports_dynamic):
         device = 0 if config.axis is None else lax.axis_index(config.axis)
         position = shard_positions(device, query.shape[1], config.ring_size, config.layout)
@@ -134,6 +135,29 @@ def attend_shard(
             return attend_within_lengths(attend, arrays, segment_ids, position, length)
     length = None if length is None else jnp.asarray(length, jnp.int32)
     return _attend(config, query, key, value, segment_ids, length)
+
+
+def _vary_alike(config: RingConfig, *arrays: jax.Array | None) -> list[jax.Array | None]:
+    """Returns arrays whose types all say the same of the mesh axes along which devices differ.
+
+    Types say it inside of a `jax.shard_map` with check_vma=True. Loops carry these arrays and zeros
+    like them from one step to the next, and the types of what is carried must not change.
+    """
+
+    def varying(array: jax.Array) -> frozenset[str]:
+        return jax.typeof(array).manual_axis_type.varying
+
+    axes = frozenset().union(*(varying(x) for x in arrays if x is not None))
+    if config.axis is not None:
+        # What is seen depends on the device, even of arrays that are equal on all of them.
+        axes |= varying(lax.axis_index(config.axis))
+
+    def vary(array: jax.Array | None) -> jax.Array | None:
+        if array is None or axes == varying(array):
+            return array
+        return lax.pcast(array, tuple(axes - varying(array)), to="varying")
+
+    return list(map(vary, arrays))
 
 
 def _attend(config: RingConfig, query, key, value, segment_ids, length) -> jax.Array:

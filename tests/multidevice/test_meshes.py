@@ -9,6 +9,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from agentic_transformer.ring import (
     BACKBONES,
+    Chunks,
+    CPUKernel,
+    FusedKernel,
+    XLAKernel,
     attention,
     blockwise_attention,
     blockwise_feedforward,
@@ -23,6 +27,7 @@ from agentic_transformer.ring import (
 )
 from tests.attention_float64 import assert_attention, attention_and_bounds
 from tests.seeds import rng
+from tests.static_kernel import ReferenceFused
 
 pytestmark = pytest.mark.slow
 
@@ -31,6 +36,14 @@ QUERY, KEY, VALUE, WEIGHTS = (rng(n).standard_normal(SHAPE, np.float32) for n in
 ARRAYS = (QUERY, KEY, VALUE)
 POSITION = np.array([[20], [31]], np.int32)
 IDS = np.arange(32).repeat(2).reshape(2, 32).astype(np.int32) // 24
+CHUNKS = Chunks(4, 4, whole=4)
+SHARD_KERNELS = {
+    "cpu": CPUKernel(CHUNKS),
+    "cpu_rows": CPUKernel(CHUNKS, min_tokens_per_head_pass=0),
+    "xla": XLAKernel(CHUNKS),
+    "reference": "reference",
+    "fused": FusedKernel(ReferenceFused()),
+}
 KINDS = {kind.name.lower(): kind for kind in (AxisType.Auto, AxisType.Explicit)}
 
 
@@ -94,6 +107,36 @@ def test_layouts_of_arrays_that_lie_on_a_mesh(kind):
     laid_out = to_layout(sharded, 4, "zigzag")
     assert np.asarray(laid_out)[0, :8].tolist() == [0, 1, 2, 3, 28, 29, 30, 31]
     assert jax.typeof(laid_out).sharding == jax.typeof(sharded).sharding
+
+
+@pytest.mark.parametrize("kernel", [*SHARD_KERNELS, "all_gather"])
+def test_inside_a_shard_map_that_checks_what_varies(kernel):
+    """`jax.shard_map` does by default; the batch is sharded, or the same on every device of it."""
+    more = {"all_gather": True} if kernel == "all_gather" else {"kernel": SHARD_KERNELS[kernel]}
+    mesh = make_mesh("auto", ("data", "ring"), (2, 4))
+    rows, same = PartitionSpec("data", "ring"), PartitionSpec(None, "ring")
+    shard = partial(ring_attention_shard, layout="contiguous", **more)
+    mapped = partial(jax.shard_map, shard, mesh=mesh, out_specs=rows)
+    exact, bounds = attention_and_bounds(*ARRAYS, WEIGHTS)
+    found = with_gradients(mapped(in_specs=(rows, rows, rows)), *ARRAYS)
+    assert_attention(found, exact, bounds)
+    # One row of keys for both rows of queries: its gradient is the sum of theirs.
+    pair = [x[:1] for x in (KEY, VALUE)]
+    found = with_gradients(mapped(in_specs=(rows, same, same)), QUERY, *pair)
+    exact, bounds = (
+        [*results[:2], *(x.sum(axis=0, keepdims=True) for x in results[2:])]
+        for results in attention_and_bounds(QUERY, *(x.repeat(2, 0) for x in pair), WEIGHTS)
+    )
+    assert_attention(found, exact, bounds)
+
+
+@pytest.mark.parametrize("backbone", ["blockwise", "memory_efficient"])
+def test_one_device_attention_inside_a_shard_map_over_the_batch(backbone):
+    mesh, spec = make_mesh("auto", ("data",), (2,)), PartitionSpec("data")
+    more = {"kernel": SHARD_KERNELS["cpu"]} if backbone == "blockwise" else {}
+    attend = partial(attention, backbone=backbone, layout="contiguous", **more)
+    mapped = jax.shard_map(attend, mesh=mesh, in_specs=spec, out_specs=spec)
+    assert_attention(with_gradients(mapped, *ARRAYS), *attention_and_bounds(*ARRAYS, WEIGHTS))
 
 
 def test_heads_on_an_explicit_axis(expected):

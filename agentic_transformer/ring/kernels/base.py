@@ -115,7 +115,7 @@ class Kernel(ABC):
 
     def init_backward(self, query: jax.Array, key: jax.Array) -> Any:
         """Returns the running dquery of no blocks; only the shapes of the arrays are used."""
-        return jnp.zeros(query.shape, jnp.float32)
+        return jnp.zeros_like(query, jnp.float32)
 
     @abstractmethod
     def backward(

@@ -91,8 +91,8 @@ class CPUKernel(Kernel):
     def init(self, query: Array, key: Array) -> SoftmaxState:
         """Returns the softmax over no keys, in rows."""
         query = to_rows(query, key)
-        zero = jnp.zeros(query.shape[:-1], jnp.float32)
-        return SoftmaxState(zero + MASK_VALUE, zero, jnp.zeros(query.shape, jnp.float32))
+        zero = jnp.zeros_like(query[..., 0], jnp.float32)
+        return SoftmaxState(zero + MASK_VALUE, zero, jnp.zeros_like(query, jnp.float32))
 
     def forward(self, carry, query, key, value, mask: Mask) -> SoftmaxState:
         """Continues the softmax with a block of keys."""
@@ -115,7 +115,7 @@ class CPUKernel(Kernel):
 
     def init_backward(self, query: Array, key: Array) -> Array:
         """Returns zeros for dquery, transposed: (rows, head_dim, tokens)."""
-        return jnp.zeros(to_rows(query, key).mT.shape, jnp.float32)
+        return jnp.zeros_like(to_rows(query, key).mT, jnp.float32)
 
     def backward(self, residual, dquery: Array, query, key, value, mask: Mask) -> tuple:
         """Adds to dquery, and returns this block's dkey and dvalue."""
@@ -267,14 +267,14 @@ def chunked_backward(
             dquery = lax.dynamic_update_slice(dquery, dquery_chunk, start)
             return dquery, dkey_chunk + dkey_part, dvalue_chunk + dvalue_part
 
-        zero = jnp.zeros(key_chunk.shape, jnp.float32)
+        zero = jnp.zeros_like(key_chunk, jnp.float32)
         so_far = (dquery, zero, zero)
         so_far = schedule.run_full(partial(visit, masked=False, high_precision=False), so_far)
         dquery, dkey_chunk, dvalue_chunk = _run_partial(schedule, visit, so_far)
         dkey = key_slicer.put(dkey, dkey_chunk, row_group, index)
         return dquery, dkey, key_slicer.put(dvalue, dvalue_chunk, row_group, index)
 
-    zero = jnp.zeros(key.shape, jnp.float32)
+    zero = jnp.zeros_like(key, jnp.float32)
     slicers = (key_slicer, query_slicer)
     gradients = (dquery, zero, zero)
     return for_each_block(slicers, keys, queries, query.shape[0], backward_key_chunk, gradients)

@@ -34,8 +34,8 @@ class ReferenceKernel(Kernel):
 
     def init(self, query: jax.Array, key: jax.Array) -> SoftmaxState:
         """Returns m = -1e30, l = 0, O = 0."""
-        zero = jnp.zeros(query.shape[:-1], jnp.float32)
-        return SoftmaxState(zero + MASK_VALUE, zero, jnp.zeros(query.shape, jnp.float32))
+        zero = jnp.zeros_like(query[..., 0], jnp.float32)
+        return SoftmaxState(zero + MASK_VALUE, zero, jnp.zeros_like(query, jnp.float32))
 
     def forward(self, carry, query, key, value, mask: Mask) -> SoftmaxState:
         """Continues the softmax."""

@@ -138,7 +138,7 @@ def _chunked_backward(
             return query_slicer.put(dquery, more, group, query_index), *sums
 
         dquery, *totals = totals
-        zero = jnp.zeros(ours[0].shape, jnp.float32)
+        zero = jnp.zeros_like(ours[0], jnp.float32)
         so_far = schedule.run_full(partial(visit, masked=False), (dquery, zero, zero))
         dquery, *sums = schedule.run_partial(partial(visit, masked=True), so_far)
         return dquery, *(
@@ -146,6 +146,6 @@ def _chunked_backward(
             for total, part in zip(totals, sums, strict=True)
         )
 
-    start = tuple(jnp.zeros(array.shape, jnp.float32) for array in (query, key, value))
+    start = tuple(jnp.zeros_like(array, jnp.float32) for array in (query, key, value))
     slicers = (key_slicer, query_slicer)
     return for_each_block(slicers, keys, queries, query.shape[0], key_chunk, start)
