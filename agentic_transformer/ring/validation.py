@@ -221,7 +221,9 @@ def check_mesh(mesh: Mesh | AbstractMesh) -> None:
     if AxisType.Manual in (*around.axis_types, *mesh.axis_types):
         raise ValueError(
             "this takes whole arrays, and is inside a jax.shard_map, which gives each device its "
-            "part: for attention, call ring_attention_shard here, or ring_attention outside"
+            "part: for attention, call ring_attention outside, or ring_attention_shard here; if it "
+            "is over other axes than the ring's, within another: "
+            "jax.shard_map(ring_attention_shard, axis_names={axis}, ...)"
         )
     abstract = mesh if isinstance(mesh, AbstractMesh) else mesh.abstract_mesh
     if not around.empty and around != abstract:

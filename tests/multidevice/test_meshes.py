@@ -203,6 +203,19 @@ def refuses(named, function, *arguments, **setting):
     assert str(error.value).count("\n") < 3
 
 
+def test_inside_a_shard_map_over_other_axes_the_errors_say_what_works():
+    mesh, rows = make_mesh("auto", ("data", "ring"), (2, 4)), PartitionSpec("data")
+    within = partial(jax.shard_map, mesh=mesh, in_specs=rows, out_specs=rows, axis_names={"data"})
+    for attend in (ring_attention_shard, partial(ring_attention, mesh=mesh.abstract_mesh)):
+        refuses(
+            r"jax.shard_map\(ring_attention_shard, axis_names=", jax.jit(within(attend)), *ARRAYS
+        )
+    spec = PartitionSpec(None, "ring")
+    shard = partial(ring_attention_shard, layout="contiguous")
+    inner = jax.shard_map(shard, in_specs=spec, out_specs=spec, axis_names={"ring"})
+    assert_attention([jax.jit(within(inner))(*ARRAYS)], *attention_and_bounds(*ARRAYS))
+
+
 def test_an_abstract_mesh_of_arrays_that_lie_nowhere_is_one_line():
     mesh = jax.sharding.AbstractMesh((4,), ("ring",))
     with pytest.raises(ValueError, match="has no devices"):
