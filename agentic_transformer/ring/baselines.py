@@ -26,7 +26,7 @@ from agentic_transformer.ring.masks import (
 from agentic_transformer.ring.mesh import map_without_mesh
 from agentic_transformer.ring.nonfinite import mark_keys, zero_nonfinite
 from agentic_transformer.ring.options import DenseOptions, check_options
-from agentic_transformer.ring.padding import attend_within_lengths
+from agentic_transformer.ring.padding import attend_within_lengths, clipped
 from agentic_transformer.ring.precision import resolve_precision
 from agentic_transformer.ring.shard import attend_shard
 from agentic_transformer.ring.validation import check_attention
@@ -145,7 +145,7 @@ def _attend_within_lengths(
 
     if length is None:
         return attend(query, key, value, segment_ids)
-    length = jnp.broadcast_to(length, query.shape[0])
+    length = jnp.broadcast_to(clipped(length, 0, query.shape[1]), query.shape[0])
     return attend_within_lengths(attend, (query, key, value), segment_ids, position, length)
 
 

@@ -21,7 +21,7 @@ from agentic_transformer.ring.layout import check_layout, shard_blocks, shard_po
 from agentic_transformer.ring.masks import MASK_VALUE, PAD_POSITION
 from agentic_transformer.ring.mesh import check_devices, map_over_devices
 from agentic_transformer.ring.nonfinite import finite_tokens, zero_nonfinite
-from agentic_transformer.ring.padding import signed_ids
+from agentic_transformer.ring.padding import clipped
 from agentic_transformer.ring.precision import resolve_precision
 from agentic_transformer.ring.validation import (
     check_floats,
@@ -31,6 +31,9 @@ from agentic_transformer.ring.validation import (
     check_window,
     ring_size_of,
 )
+
+INT32 = -(2**31), 2**31 - 1
+"""The least and the most of the type in which positions are compared."""
 
 
 def decode_attention(
@@ -133,7 +136,7 @@ def _decode(mesh, axis, batch_axis, layout, window, precision):
     def local(query, key, value, position):
         batch, tokens, _, head_dim = query.shape
         key_position = shard_positions(lax.axis_index(axis), key.shape[1], ring_size, layout)
-        position = signed_ids(position)[..., None]
+        position = clipped(position, *INT32)[..., None]
         mask = key_position <= position  # (batch, tokens, keys)
         if window is not None:
             mask &= key_position > position - min(window, PAD_POSITION)
@@ -184,7 +187,7 @@ def _write(mesh, axis, batch_axis, layout):
     def local(cache, new, position):
         tokens = cache.shape[1]
         half = tokens // 2
-        position = signed_ids(position)
+        position = clipped(position, *INT32)
         block, within = position // half, position % half
         first, second = shard_blocks(lax.axis_index(axis), ring_size, layout)
         # Slot of each new token in this device's part; `tokens`, out of range, if elsewhere.

@@ -14,6 +14,14 @@ def signed_ids(segment_ids: jax.Array) -> jax.Array:
     return segment_ids.astype(jnp.int64 if segment_ids.dtype.itemsize == 8 else jnp.int32)
 
 
+def clipped(values: jax.Array | int, least: int, most: int) -> jax.Array:
+    """Returns integers as int32, the nearest of least..most."""
+    values = jnp.asarray(values)
+    # In their own type: converted first, those at its ends would wrap around.
+    known = jnp.iinfo(values.dtype)
+    return jnp.clip(values, max(least, known.min), min(most, known.max)).astype(jnp.int32)
+
+
 def attend_within_lengths(
     attend: Callable[..., jax.Array],
     arrays: tuple[jax.Array, jax.Array, jax.Array],
@@ -31,7 +39,7 @@ def attend_within_lengths(
         arrays: query, key and value, (batch, tokens, heads, head_dim).
         segment_ids: (batch, tokens), or None for one segment.
         position: (tokens,), natural positions.
-        length: (batch,); a length outside 0..sequence acts as the nearest of these.
+        length: (batch,).
 
     Returns:
         (batch, tokens, heads, head_dim).

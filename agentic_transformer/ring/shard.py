@@ -16,6 +16,7 @@ from agentic_transformer.ring.options import ShardOptions, check_options
 from agentic_transformer.ring.padding import (
     attend_before_padding,
     attend_within_lengths,
+    clipped,
     signed_ids,
 )
 from agentic_transformer.ring.pairs import needs_dynamic
@@ -121,6 +122,8 @@ def attend_shard(
 ) -> jax.Array:
     """Computes one device's part of attention; arguments as `ring_attention_shard`, checked."""
     segment_ids = None if segment_ids is None else signed_ids(segment_ids)
+    if length is not None:
+        length = clipped(length, 0, query.shape[1] * config.ring_size)
     query, key, value, segment_ids = _vary_alike(config, query, key, value, segment_ids)
     if length is not None and (jnp.ndim(length) or not config.kernel.supports_dynamic):
         device = 0 if config.axis is None else lax.axis_index(config.axis)
@@ -129,11 +132,10 @@ def attend_shard(
         if not config.kernel.supports_dynamic and config.causal:
             # A kernel of static masks: its causal mask hides the padding from all real queries.
             attend = partial(attend, segment_ids=segment_ids)
-            return attend_before_padding(attend, arrays, position, jnp.asarray(length, jnp.int32))
+            return attend_before_padding(attend, arrays, position, length)
         if jnp.ndim(length):
             # Lengths of rows become segments, and the ring needs to know none.
             return attend_within_lengths(attend, arrays, segment_ids, position, length)
-    length = None if length is None else jnp.asarray(length, jnp.int32)
     return _attend(config, query, key, value, segment_ids, length)
 
 

@@ -28,6 +28,7 @@ from agentic_transformer.ring import (
     write_cache,
 )
 from agentic_transformer.ring.kernels.cudnn import capability_problem
+from tests.attention_float64 import assert_attention, attention_and_bounds
 from tests.seeds import rng
 
 BATCH, SEQUENCE, HEADS, HEAD_DIM = 2, 8, 2, 4
@@ -145,6 +146,19 @@ def test_what_is_allowed():
     np.testing.assert_array_equal(attention(double, double, double), attention(X, X, X))
 
 
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_lengths_outside_of_the_sequence_act_as_the_nearest(backbone):
+    """Those at the ends of their types, too, of all rows and of each."""
+    exact, bounds = attention_and_bounds(X, X, X)
+    for dtype in ("uint8", "int8", "uint32", "int32"):
+        ends = jnp.iinfo(dtype)
+        for shape in ((), (BATCH,)):
+            attend = partial(attention, X, X, X, backbone=backbone)
+            found = attend(length=jnp.full(shape, ends.max, dtype))
+            assert_attention([found], exact, bounds)
+            assert not np.asarray(attend(length=jnp.full(shape, ends.min, dtype))).any()
+
+
 POSITION = np.full((BATCH, 1), 3, np.int32)
 
 
@@ -205,6 +219,18 @@ def test_positions_and_caches_of_other_dtypes():
     found = decode_attention(X[:, :1], half, half, POSITION, mesh=MESH)
     # Keys and values of 8 bits each: a part in 2^8 of values below 4, and as much of scores.
     assert found.dtype == np.float32 and np.abs(found - expected).max() < 4 * 4 * 2**-8
+
+
+def test_positions_at_the_ends_of_their_types():
+    last = np.full((BATCH, 1), SEQUENCE - 1)
+    everything = decode_attention(X[:, :1], X, X, last, mesh=MESH)
+    for dtype in ("uint32", "int32", "uint8"):
+        ends = jnp.iinfo(dtype)
+        far = jnp.full((BATCH, 1), ends.max, dtype)
+        np.testing.assert_array_equal(decode_attention(X[:, :1], X, X, far, mesh=MESH), everything)
+        np.testing.assert_array_equal(write_cache(X, X[:, :1] + 1, far, mesh=MESH), X)
+    before = jnp.full((BATCH, 1), -(2**31), jnp.int32)
+    assert not np.asarray(decode_attention(X[:, :1], X, X, before, mesh=MESH)).any()
 
 
 @pytest.mark.parametrize(
