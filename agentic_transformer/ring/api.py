@@ -9,6 +9,7 @@ from functools import lru_cache, partial
 from typing import Unpack
 
 import jax
+import numpy as np
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
 from agentic_transformer.ring import baselines
@@ -26,10 +27,13 @@ from agentic_transformer.ring.precision import resolve_precision
 from agentic_transformer.ring.shard import attend_shard, selection_for
 from agentic_transformer.ring.validation import (
     check_attention,
+    check_flag,
+    check_mesh,
     check_one_of,
     check_shards,
     check_window,
     ring_size_of,
+    shown,
 )
 
 _FUNCTIONS = {
@@ -166,6 +170,12 @@ def select_kernel(
         ValueError: there is no such backbone or kernel, or the kernel cannot compute this.
     """
     check_one_of("backbone", backbone, BACKBONES)
+    if not isinstance(query, jax.Array | np.ndarray | jax.ShapeDtypeStruct):
+        raise ValueError(f"query is {shown(query)}; it must be an array or a jax.ShapeDtypeStruct")
+    if mesh is not None:
+        check_mesh(mesh)
+    check_flag("causal", causal)
+    window = check_window(window, causal=causal)
     if backbone in _WITHOUT_KERNEL:
         return None
     config = _ring_config(backbone, mesh, axis, causal, "zigzag", window)

@@ -27,6 +27,7 @@ from agentic_transformer.ring.validation import (
     check_floats,
     check_heads,
     check_integers,
+    check_mesh,
     check_shards,
     check_window,
     ring_size_of,
@@ -77,6 +78,7 @@ def decode_attention(
         ValueError: for arguments other than these.
     """
     check_layout(layout)
+    check_mesh(mesh)
     check_heads(query, key, value)
     capacity = key.shape[1]
     tokens = query.shape[:2]
@@ -118,6 +120,7 @@ def write_cache(
         ValueError: for arguments other than these.
     """
     check_layout(layout)
+    check_mesh(mesh)
     check_floats(("batch", "sequence", "heads", "head_dim"), cache=cache, new=new)
     if (new.shape[0], *new.shape[2:]) != (cache.shape[0], *cache.shape[2:]):
         raise ValueError(
@@ -146,7 +149,9 @@ def _decode(mesh, axis, batch_axis, layout, window, precision):
         # (batch, key_heads, group, tokens, keys)
         scores = einsum("btghd,bkgd->bghtk", grouped, key) * head_dim**-0.5
         scores = jnp.where(mask, scores, -jnp.inf)
-        max_score = lax.pmax(jnp.maximum(scores.max(axis=-1), MASK_VALUE), axis)
+        # The output does not depend on what is subtracted, and JAX has no gradient of pmax.
+        max_score = lax.stop_gradient(jnp.maximum(scores.max(axis=-1), MASK_VALUE))
+        max_score = lax.pmax(max_score, axis)
         weights = jnp.exp(scores - max_score[..., None])
         numerator = _weighted_values(weights, mask, value)
         numerator, denominator = lax.psum((numerator, weights.sum(axis=-1)), axis)

@@ -171,6 +171,8 @@ def _size(x: Any, axis: int) -> int:
         raise ValueError(
             f"what is laid out is a {type(x).__name__}; it must be a numpy or JAX array"
         )
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        raise ValueError(f"what is laid out are PRNG keys, {x.dtype}; lay out their key data")
     return x.shape[check_whole("axis", axis, -x.ndim, x.ndim - 1)]
 
 

@@ -157,13 +157,19 @@ def check_heads(query: jax.Array, key: jax.Array, value: jax.Array) -> None:
         )
 
 
-def ring_size_of(mesh: Mesh | AbstractMesh, axis: str) -> int:
-    """Returns the number of devices on mesh axis `axis`; ValueError if there is no such axis."""
+def ring_size_of(mesh: Mesh | AbstractMesh, axis: str, name: str = "axis") -> int:
+    """Returns the number of devices on a mesh axis; ValueError if there is none of this name.
+
+    Args:
+        mesh: the devices.
+        axis: the mesh axis.
+        name: of the argument that names it.
+    """
     if not isinstance(axis, str) or axis not in mesh.shape:
         nearest = get_close_matches(str(axis), mesh.axis_names, n=1, cutoff=0.0)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
         found = dict(mesh.shape)
-        raise ValueError(f"axis={axis!r} is not an axis of the mesh, which has {found}{hint}")
+        raise ValueError(f"{name}={axis!r} is not an axis of the mesh, which has {found}{hint}")
     return mesh.shape[axis]
 
 
@@ -200,7 +206,7 @@ def check_shards(
     if mesh is None:
         return
     names = batch_axes(batch_axis)
-    shards = int(np.prod([ring_size_of(mesh, name) for name in names]))
+    shards = int(np.prod([ring_size_of(mesh, name, "batch_axis") for name in names]))
     if batch % shards:
         raise ValueError(
             f"batch of {batch} does not divide over batch_axis={batch_axis!r} of size {shards}; "

@@ -65,6 +65,18 @@ def test_rows_of_a_batch_stand_at_their_own_positions():
     assert not np.asarray(found[1]).any()
 
 
+def test_gradients_of_the_last_token_equal_float64():
+    data = rng(4)
+    mesh = mesh_of(4)
+    query, weights = (data.standard_normal((2, 1, 4, 8), np.float32) for _ in range(2))
+    key, value = (data.standard_normal((2, 32, 2, 8), np.float32) for _ in range(2))
+    position = np.full((2, 1), 31, np.int32)
+    decode = partial(decode_attention, position=position, mesh=mesh, layout="contiguous")
+    output, pull = jax.vjp(decode, query, key, value)
+    exact = attention_and_bounds(query, key, value, weights, causal=False)
+    assert_attention([output, *pull(weights)], *exact)
+
+
 def test_one_token_against_100_000_moves_no_keys():
     data = rng(2)
     mesh, capacity = mesh_of(8), 100_000

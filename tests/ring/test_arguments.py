@@ -24,6 +24,7 @@ from agentic_transformer.ring import (
     ring_attention,
     ring_attention_shard,
     select,
+    select_kernel,
     to_layout,
     write_cache,
 )
@@ -118,6 +119,7 @@ def test_where_attention_is_computed():
     refuses("needs a mesh", ring_attention, X, X, X, mesh=None)
     refuses("did you mean 'ring'", ring_attention, X, X, X, mesh=MESH, axis="rings")
     refuses("batch_axis=.*tuple", ring_attention, X, X, X, mesh=MESH, batch_axis=["ring"])
+    refuses("batch_axis='rong'.*'ring'", ring_attention, X, X, X, mesh=MESH, batch_axis="rong")
     refuses("both", ring_attention, X, X, X, mesh=MESH, batch_axis="ring")
     refuses("around this call", ring_attention_shard, X, X, X)
     refuses("multiple of 2 \\* ring_size = 6; 12 would fit", dense_attention, X, X, X, ring_size=3)
@@ -177,6 +179,7 @@ POSITION = np.full((BATCH, 1), 3, np.int32)
         (r"3 query heads .* \[1, 3\]", {"query": X[:, :1, [0, 0, 0]]}),
         ("window=1.5", {"window": 1.5}),
         ("did you mean 'zigzag'", {"layout": "zigzg"}),
+        ("mesh=None must be", {"mesh": None}),
     ],
 )
 def test_decoding(named, change):
@@ -201,6 +204,7 @@ def test_decoding(named, change):
         ("batch, heads and head_dim", {"new": X[:1, :1]}),
         (r"position .* = \(2, 2\)", {"new": X[:, :2]}),
         ("7.* multiple of 2", {"cache": X[:, :7]}),
+        ("mesh=None must be", {"mesh": None}),
     ],
 )
 def test_writing_a_cache(named, change):
@@ -246,6 +250,11 @@ def test_positions_at_the_ends_of_their_types():
         ("fill=nan .* int32", to_layout, (IDS[:, :7], 1, "zigzag", 1, np.nan)),
         ("fill=-1 .* uint8", to_layout, (IDS[:, :7].astype(np.uint8), 1, "zigzag", 1, -1)),
         ("fill=2 .* bool", to_layout, (IDS[:, :7] > 0, 1, "zigzag", 1, 2)),
+        ("PRNG keys", to_layout, (jax.random.split(jax.random.key(0), 8), 2, "zigzag", 0)),
+        ("query is None", select_kernel, (None,)),
+        ("mesh='ring' must be", partial(select_kernel, mesh="ring"), (X,)),
+        ("window=2 needs", partial(select_kernel, window=2, causal=False), (X,)),
+        ("causal='yes'", partial(select_kernel, causal="yes"), (X,)),
         ("list", from_layout, ([1, 2], 1, "zigzag")),
         ("length=2.5", from_layout, (IDS, 1, "zigzag", 1, 2.5)),
         ("length=-1 is outside 0..8", from_layout, (IDS, 1, "zigzag", 1, -1)),
