@@ -61,8 +61,8 @@ def blockwise_feedforward(
     Args:
         function: (params, (batch, tokens, width)) -> (batch, tokens, any width), the same for every
             token; it closes over no array.
-        params: a tree of arrays, whole on every device. Their gradients are added over chunks in
-            float32.
+        params: a tree of arrays and numbers, whole on every device. The gradients of its floats are
+            added over chunks in float32.
         x: (batch, sequence, width), its sequence sharded over `axis` if there is a mesh: every
             device goes through its own chunks.
         mesh: the devices, as in `ring_attention`, or None for one.
@@ -112,11 +112,19 @@ def _in_chunks(function: Function, chunk: int, params, x) -> jax.Array:
     batch, tokens, width = x.shape
     if tokens <= chunk:
         return _apply_checked(function, params, x)
-    count = next(count for count in range(-(-tokens // chunk), tokens + 1) if tokens % count == 0)
+    # As many chunks as are needed, of nearly one size: a prime number of tokens has no divisor.
+    # What is left is a shorter chunk, not padding, where the function might not be finite.
+    size = -(-tokens // -(-tokens // chunk))
+    rest = tokens % size
+    whole = x[:, : tokens - rest].reshape(batch, -1, size, width)
     precision = jax.config.jax_default_matmul_precision
-    chunks = jnp.moveaxis(x.reshape(batch, count, -1, width), 1, 0)
-    y = _map_chunks(function, precision, params, chunks)
-    return jnp.moveaxis(y, 0, 1).reshape(batch, tokens, y.shape[-1])
+    params = jax.tree.map(
+        lambda leaf: leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf), params
+    )
+    last = x[:, tokens - rest :] if rest else None
+    y, y_last = _map_chunks(function, precision, params, jnp.moveaxis(whole, 1, 0), last)
+    y = jnp.moveaxis(y, 0, 1).reshape(batch, tokens - rest, y.shape[-1])
+    return y if y_last is None else jnp.concatenate([y, y_last], axis=1)
 
 
 def _apply_checked(function: Function, params, x) -> jax.Array:
@@ -132,40 +140,58 @@ def _apply_checked(function: Function, params, x) -> jax.Array:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _map_chunks(function: Function, precision: str | None, params, chunks) -> jax.Array:
-    """Maps (chunks, batch, tokens, width) -> (chunks, batch, tokens, output width).
+def _map_chunks(
+    function: Function, precision: str | None, params, chunks, last
+) -> tuple[jax.Array, jax.Array | None]:
+    """Maps (chunks, batch, tokens, width) -> (chunks, batch, tokens, output width), and the last.
 
     Args:
         function: of (params, chunk).
         precision: in which products are computed, those of the gradients too.
         params: of the function.
         chunks: see above.
+        last: (batch, fewer tokens, width), or None.
     """
     # Where `jax.jit` or `jax.checkpoint` are around this, JAX traces it, and the gradient, outside
     # of the context in which the caller chose a precision.
     with jax.default_matmul_precision(precision):
-        return lax.map(partial(_apply_checked, function, params), chunks)
+        apply = partial(_apply_checked, function, params)
+        return lax.map(apply, chunks), None if last is None else apply(last)
 
 
-def _map_chunks_forward(function: Function, precision: str | None, params, chunks):
-    return _map_chunks(function, precision, params, chunks), (params, chunks)
+def _map_chunks_forward(function: Function, precision: str | None, params, chunks, last):
+    return _map_chunks(function, precision, params, chunks, last), (params, chunks, last)
 
 
 def _map_chunks_backward(function: Function, precision: str | None, saved, cotangents):
-    params, chunks = saved
+    params, chunks, last = saved
+    leaves, tree = jax.tree.flatten(params)
+    # Integers, flags and random keys among them have no gradient.
+    inexact = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
 
-    def step(dparams, pair):
+    def apply(floats, x):
+        of_floats = iter(floats)
+        pairs = zip(leaves, inexact, strict=True)
+        return function(
+            tree.unflatten([next(of_floats) if is_float else leaf for leaf, is_float in pairs]), x
+        )
+
+    def step(totals, pair):
         chunk, cotangent = pair
-        more, dchunk = jax.vjp(function, params, chunk)[1](cotangent)
-        dparams = jax.tree.map(lambda total, x: total + x.astype(total.dtype), dparams, more)
-        return dparams, dchunk
+        more, dchunk = jax.vjp(apply, floats, chunk)[1](cotangent)
+        totals = [total + x.astype(total.dtype) for total, x in zip(totals, more, strict=True)]
+        return totals, dchunk
 
-    zeros = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), params
-    )
+    floats = [leaf for leaf, is_float in zip(leaves, inexact, strict=True) if is_float]
+    totals = [jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)) for x in floats]
+    dlast = None
     with jax.default_matmul_precision(precision):
-        dparams, dchunks = lax.scan(step, zeros, (chunks, cotangents))
-    return jax.tree.map(lambda total, x: total.astype(x.dtype), dparams, params), dchunks
+        totals, dchunks = lax.scan(step, totals, (chunks, cotangents[0]))
+        if last is not None:
+            totals, dlast = step(totals, (last, cotangents[1]))
+    dfloats = iter([total.astype(x.dtype) for total, x in zip(totals, floats, strict=True)])
+    dparams = tree.unflatten([next(dfloats) if is_float else None for is_float in inexact])
+    return dparams, dchunks, dlast
 
 
 _map_chunks.defvjp(_map_chunks_forward, _map_chunks_backward)

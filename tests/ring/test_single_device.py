@@ -139,11 +139,49 @@ def test_blockwise_feedforward_is_the_feedforward():
     # Products over 8 and 32 numbers and back, gelu (ten operations), and at last a sum over 192
     # tokens.
     operations = 2 * (8 + 10 + 32) + 192
-    for chunk in (7, 32):
+    for chunk in (7, 32, 50, 95):
         for gradient, expected in zip(
             jax.grad(partial(loss, chunk), argnums=(0, 1, 2))(x, up, down), whole, strict=True
         ):
             assert_close(gradient, expected, operations)
+
+
+def test_chunks_of_a_feedforward_are_as_large_as_asked_for():
+    """Of any number of tokens, of which 2 times a prime has no divisor of that size."""
+    seen = []
+
+    def apply(params, x):
+        seen.append(x.shape[1])
+        return x * params
+
+    for tokens in (94, 96, 66):
+        seen.clear()
+        x = jnp.ones((1, tokens, 2))
+        np.testing.assert_array_equal(blockwise_feedforward(apply, 2.0, x, chunk=32), 2 * x)
+        assert all(20 <= size <= 32 for size in seen)
+
+
+@pytest.mark.parametrize("extra", [2.0, jnp.int32(3), np.ones(8, bool), jax.random.key(0)], ids=str)
+def test_parameters_of_a_feedforward_that_are_no_floats(extra):
+    def apply(params, x):
+        weight, extra = params
+        if isinstance(extra, jax.Array) and jnp.issubdtype(extra.dtype, jax.dtypes.prng_key):
+            extra = jax.random.uniform(extra)
+        return x @ weight * extra
+
+    weight, x = jnp.eye(8, dtype=jnp.bfloat16), jnp.ones((1, 40, 8), jnp.bfloat16)
+    found = [
+        jax.grad(
+            lambda weight, chunk: blockwise_feedforward(apply, (weight, extra), x, chunk=chunk).sum(
+                dtype=jnp.float32
+            )
+        )(weight, chunk)
+        for chunk in (40, 8, 9)
+    ]
+    for gradient in found[1:]:
+        # A sum over 40 tokens, rounded to 8 bits.
+        assert gradient.dtype == weight.dtype
+        assert_close(gradient, found[0], 40, dtype=jnp.bfloat16)
 
 
 @pytest.mark.parametrize(
