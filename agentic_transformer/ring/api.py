@@ -76,8 +76,8 @@ def attention(
     "blockwise" are what one device can do alone: on a mesh with a ring every device of it does the
     whole of them. Without a mesh all five run on one device.
 
-    Differentiable, inside or outside `jax.jit`. All arrays are in layout order (`to_layout`),
-    positions those of the natural order.
+    Differentiable in reverse mode, inside or outside `jax.jit`. All arrays are in layout order
+    (`to_layout`), positions those of the natural order.
 
     What a query does not see does not reach it, whatever it holds: padding, later tokens, other
     segments and tokens outside of the window, NaN among them, change no bit of its output or of its
@@ -107,8 +107,9 @@ def attention(
         length: tokens at natural positions from here on are padding, never attended to; their
             outputs and gradients are 0. An integer, or (batch,) integers, one for each row.
         kernel: the attention of a device's queries to one block of keys after another: a kernel,
-            or the name of one (`kernels.NAMES`). None or "auto": the fastest for the platform.
-
+            or the name of one (`kernels.NAMES`). None or "auto": the fastest for the platform,
+            which is `jax.default_backend()` unless a `Mesh` says which devices there are. On
+            other devices name a kernel.
         precision: of float32 matrix products, "highest" or "default" (`ring/precision.py`); None:
             that of `jax.default_matmul_precision` if one is set, else "highest".
 

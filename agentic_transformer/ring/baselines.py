@@ -43,7 +43,7 @@ def dense_attention(
     In float32, or in query's dtype if that is wider.
 
     Args:
-        query: (batch, sequence, heads, head_dim).
+        query: (batch, sequence, heads, head_dim); sequence a multiple of `2 * ring_size`, so even.
         key: (batch, sequence, key_heads, head_dim).
         value: as key.
         **options: causal, segment_ids, window, length and precision, as in `attention`; layout
@@ -68,7 +68,7 @@ def memory_efficient_attention(
     pair of chunks is computed and masked.
 
     Args:
-        query: (batch, sequence, heads, head_dim).
+        query: (batch, sequence, heads, head_dim); sequence a multiple of `2 * ring_size`, so even.
         key: (batch, sequence, key_heads, head_dim).
         value: as key.
         **options: as in `dense_attention`.

@@ -46,7 +46,8 @@ def ring_attention_shard(
         axis: the mesh axis of the ring; None for a single device.
         segment_ids: (batch, tokens) integers; attention only within equal ids.
         length: natural positions from here on are padding; an integer, or (batch,) integers.
-        kernel: as in `attention`.
+        kernel: as in `attention`; None: the fastest for `jax.default_backend()`. Name one if the
+            devices are others.
         precision: as in `attention`.
         **options: causal, layout and window, as in `attention`; and all_gather: collect all keys
             and values on every device first, the alternative a ring is compared with.
