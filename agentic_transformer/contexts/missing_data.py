@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
-import shlex
-
 import envs
 from agentic_transformer.config import DataConfig
+from agentic_transformer.settings import shell_words
 from datasets import download
 from datasets.collectors import collectors
 from envs.registry import has_parameters
@@ -59,14 +57,4 @@ def _collect_command(task: str, config: DataConfig, algo: str) -> str:
 
 def _words(values: dict[str, str | int]) -> str:
     """Writes settings as the words of a shell's command line."""
-    return " ".join(shlex.quote(f"{key}={_value(str(value))}") for key, value in values.items())
-
-
-def _value(text: str) -> str:
-    """Quotes a value as Hydra's grammar wants it, if it holds more than a plain name does."""
-    if re.fullmatch(r"[\w./:@+-]+", text) and text.lower() != "null":
-        return text
-    # Backslashes are doubled before what they would escape: "${", a quote, and the end.
-    text = re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", text)
-    text = re.sub(r"(\\*)('|\Z)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
-    return f"'{text}'"
+    return shell_words({key: str(value) for key, value in values.items()})

@@ -90,8 +90,10 @@ def _summary(
     store: datasets.Store, view: datasets.ActionRepeatView, buffer: Path, config: DataConfig
 ) -> str:
     """Says how many episodes are used, and how many of their steps."""
-    fewer = store.episodes < config.episodes
-    short = f", fewer than data.episodes={config.episodes}" if fewer else ""
+    used = f"{store.episodes} of the {store.cached} episodes in {buffer}"
+    if store.episodes < config.episodes:
+        there = f"only {store.episodes} episodes are there (data.episodes={config.episodes})"
+        used = f"{there}: all are used, from {buffer}"
     steps, longest = view.steps * config.action_repeat, store.lengths.max()
     cut = f"; of each the first {steps} steps, of up to {longest}" if steps < longest else ""
-    return f"data: {store.episodes} of the {store.cached} episodes in {buffer}{short}{cut}"
+    return f"data: {used}{cut}"

@@ -8,7 +8,11 @@ from agentic_transformer.contexts.training_data import open_store
 
 
 @pytest.mark.parametrize(
-    ("asked", "says"), [(4, "data: 4 of the 6 episodes in "), (9, ", fewer than data.episodes=9\n")]
+    ("asked", "says"),
+    [
+        (4, "data: 4 of the 6 episodes in "),
+        (9, "data: only 6 episodes are there (data.episodes=9): all are used, from "),
+    ],
 )
 def test_how_many_episodes_are_used_is_said(asked, says, tmp_path, capsys):
     """A collection that was cut short, or a data set of which only a part is drawn."""
