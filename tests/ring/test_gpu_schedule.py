@@ -74,3 +74,22 @@ def test_no_two_backward_calls_are_equal_where_xla_must_be_deterministic(monkeyp
     seeds = [re.search(r'"seed": ?"?(\d+)', call)[1] for call in calls]
     # In each layer: step 0, and two in the loop and two behind it, of which a device makes one.
     assert len(set(seeds)) == len(seeds) == 2 * 5
+
+
+def test_a_shard_map_over_some_axes_only_may_call_cudnn():
+    """Forward and backward, where the batch is left to the compiler."""
+    devices = np.array(describe_devices("h100:4")).reshape(2, 2)
+    mesh = Mesh(devices, ("data", "ring"), axis_types=(AxisType.Auto,) * 2)
+    cut = PartitionSpec(None, "ring")
+    attend = jax.shard_map(
+        partial(ring_attention_shard, kernel=CUDNN_KERNEL),
+        mesh=mesh,
+        in_specs=cut,
+        out_specs=cut,
+        axis_names={"ring"},
+        check_vma=False,
+    )
+    sharding = NamedSharding(mesh, PartitionSpec("data", "ring"))
+    x = jax.ShapeDtypeStruct((2, 512, 2, 64), jnp.bfloat16, sharding=sharding)
+    step = jax.jit(lambda q, k, v, g: jax.vjp(attend, q, k, v)[1](g)).lower(x, x, x, x)
+    assert "fmhaSoftmaxBackward" in step.compile().as_text()

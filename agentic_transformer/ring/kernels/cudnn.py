@@ -154,8 +154,17 @@ _BACKWARD_CALL = _as_primitive("cudnn_attention_backward", _backward)
 def _call(primitive: Primitive, *arrays: jax.Array, **settings: Any) -> Any:
     """Calls cuDNN; outside of a `jax.shard_map` so that the compiler can shard the call."""
     mesh = jax.sharding.get_abstract_mesh()
-    inside = bool(mesh.axis_names) and set(mesh.axis_names) == set(mesh.manual_axes)
-    return (primitive.bind if inside else primitive.impl)(*arrays, **settings)
+    if not mesh.manual_axes:
+        return primitive.impl(*arrays, **settings)
+    bind = partial(primitive.bind, **settings)
+    others = set(mesh.axis_names) - set(mesh.manual_axes)
+    if others:
+        # The compiler cannot shard the call over some axes of a mesh only: there it is whole.
+        whole = jax.sharding.PartitionSpec()
+        bind = jax.shard_map(
+            bind, in_specs=whole, out_specs=whole, axis_names=others, check_vma=False
+        )
+    return bind(*arrays)
 
 
 _CALLS = count()
