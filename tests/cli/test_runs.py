@@ -414,7 +414,7 @@ if config.seed:
         "step",
         "loss",
         "seconds",
-        "return own [4]",
+        "return own n=4",
     ]
     with pytest.raises(UserError, match=r"(?s)no jobs of a sweep.*nearest: sweep=.*sweep$"):
         sweep_table(command.folder)
