@@ -161,7 +161,7 @@ def test_a_sweep_of_evaluations_keeps_all_and_is_drawn_as_one(asked, tmp_path):
     assert pd.read_csv(tmp_path / "both" / "summary.csv")["agent"].nunique() == 2
     assert run_command(tmp_path, "table", f"sweep={sweep}").returncode == 0
     columns = pd.read_csv(sweep / "table.csv")
-    assert columns["return no_context [3]"].notna().all()
+    assert columns["return no_context n=3"].notna().all()
 
 
 def test_all_runs_of_a_sweep_are_evaluated(asked, tmp_path):
