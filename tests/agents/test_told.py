@@ -71,10 +71,14 @@ def test_parameters_stand_behind_the_observations(plain, told, goals):
             row[:, -2:] - np.float32(goals[goal].params["goal"]), np.zeros((len(row), 2))
         )
     np.testing.assert_array_equal(reward, same)
-    # Scaled, the parameters of the training tasks span -1 to 1: two subtractions, one division.
+    # Scaled, the parameters of the training tasks span -1 to 1: by their middle, half of their
+    # range, a subtraction and a division. The middle is rounded at the size of the parameters, which
+    # counts for more the closer they lie together.
+    parameters = seen.observation[..., -2:]
     scaled = told.normalizer(1.0).normalize(seen.observation)[..., -2:]
-    assert_close(scaled.min(axis=(0, 1)), -np.ones(2), 3)
-    assert_close(scaled.max(axis=(0, 1)), np.ones(2), 3)
+    size = 1 + 2 * np.abs(parameters).max(axis=(0, 1)) / np.ptp(parameters, axis=(0, 1))
+    assert_close(scaled.min(axis=(0, 1)), -np.ones(2), 4, size)
+    assert_close(scaled.max(axis=(0, 1)), np.ones(2), 4, size)
 
 
 def test_tokens_show_the_parameters_to_told_agents_alone(plain, told):
