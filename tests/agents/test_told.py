@@ -72,8 +72,8 @@ def test_parameters_stand_behind_the_observations(plain, told, goals):
         )
     np.testing.assert_array_equal(reward, same)
     # Scaled, the parameters of the training tasks span -1 to 1: by their middle, half of their
-    # range, a subtraction and a division. The middle is rounded at the size of the parameters, which
-    # counts for more the closer they lie together.
+    # range, a subtraction and a division. The middle is rounded at the size of the parameters,
+    # which counts for more the closer they lie together.
     parameters = seen.observation[..., -2:]
     scaled = told.normalizer(1.0).normalize(seen.observation)[..., -2:]
     size = 1 + 2 * np.abs(parameters).max(axis=(0, 1)) / np.ptp(parameters, axis=(0, 1))
