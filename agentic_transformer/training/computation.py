@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from agentic_transformer.config import ModelConfig
-from agentic_transformer.errors import raise_config_error
 from agentic_transformer.models.precision import precision_in_use
 from agentic_transformer.ring import select_kernel
 from agentic_transformer.ring.kernels import why_not
@@ -45,9 +44,9 @@ def describe_attention(config: ModelConfig, mesh: Mesh, one_chain_per_row: bool)
     """
     head_dim, platform = config.width // config.heads, mesh.devices.flat[0].platform
     if problem := why_not(config.kernel, platform, config.dtype, head_dim):
-        raise_config_error(
-            f"model.kernel={config.kernel} cannot be used: {problem}",
-            "model.kernel=auto, which chooses one that can",
+        raise ValueError(
+            f"model.kernel={config.kernel} cannot be used: {problem}; "
+            "allowed: model.kernel=auto, which chooses one that can"
         )
     shape = (1, 2 * mesh.shape[RING], config.heads, head_dim)
     segments = None if one_chain_per_row else jax.ShapeDtypeStruct(shape[:2], jnp.int32)
