@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-_SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_BETWEEN_LINES = 5.0
 
 
 def progress_bar(
@@ -17,7 +17,7 @@ def progress_bar(
 ) -> tqdm:
     """Makes a bar that is redrawn twice a second.
 
-    In a file it would be one line of many kilobytes: without a terminal there is a line every 10
+    In a file it would be one line of many kilobytes: without a terminal there is a line every 5
     seconds and one at the end.
 
     Args:
