@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Iterable
 from typing import NoReturn
 
-LINE_WIDTH = 200  # characters of a line of an error
+LINE_WIDTH = 200  # characters of a line of an error, without the paths in it
 _SIMILAR = 0.65  # of difflib's ratio: "best" is 0.6 like "latest", and is not meant
 MEANT = {
     "latest": "newest",
@@ -44,10 +44,21 @@ def raise_config_error(what: str, allowed: str = "", nearest: str | None = None)
 
 def _printable(line: str) -> str:
     """Returns a line without characters that would change how a terminal shows it."""
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-    if len(line) <= LINE_WIDTH:
+    return shorten(
+        "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    )
+
+
+def shorten(line: str) -> str:
+    """Returns a line of at most `LINE_WIDTH` characters.
+
+    Absolute paths do not count: users have long ones, and what is wrong is often said behind them.
+    """
+    paths = [word for word in line.split() if word.lstrip("\"'(").startswith("/")]
+    width = LINE_WIDTH + sum(map(len, paths))
+    if len(line) <= width:
         return line
-    cut = line[: LINE_WIDTH - 4]
+    cut = line[: width - 4]
     # Between items of a list, else between words, unless that leaves too little.
     for mark in (", ", " "):
         if (end := cut.rfind(mark)) > len(cut) // 2:

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from agentic_transformer.errors import LINE_WIDTH
+from agentic_transformer.errors import shorten
 from agentic_transformer.evaluation.results_folder import read_command
 from agentic_transformer.run_files import CONFIG
 
@@ -90,9 +90,8 @@ def settings_in(folder: Path) -> dict[str, Any]:
     try:
         settings = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else {}
     except (OSError, OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path} cannot be read: {' '.join(str(error).split())}"[:LINE_WIDTH]
-        ) from None
+        words = " ".join(str(error).split())
+        raise ValueError(shorten(f"{path} cannot be read: {words}")) from None
     if not isinstance(settings, dict) or not isinstance(settings.get("eval", {}), dict):
         raise ValueError(f"{path} does not hold settings")
     return settings

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from agentic_transformer.errors import LINE_WIDTH
+from agentic_transformer.errors import shorten
 
 
 def picture(path: Path, draw: Callable[[Path], object]) -> bool:
@@ -28,6 +28,6 @@ def picture(path: Path, draw: Callable[[Path], object]) -> bool:
         with suppress(OSError):
             path.unlink(missing_ok=True)
         words = " ".join(str(error).split())
-        print(f"no {path}: {type(error).__name__}: {words}"[:LINE_WIDTH], flush=True)
+        print(shorten(f"no {path}: {type(error).__name__}: {words}"), flush=True)
         return False
     return True

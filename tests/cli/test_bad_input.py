@@ -179,6 +179,14 @@ def test_a_long_list_is_cut_between_its_items(length):
     assert set(line.removeprefix("  allowed: ").removesuffix(", ...").split(", ")) <= set(words)
 
 
+@pytest.mark.parametrize("quote", ["", "'", "("])
+def test_what_is_said_behind_a_long_path_stays(quote):
+    line = f"{quote}/home{'/of/a/student' * 40}: what is wrong"
+    with pytest.raises(UserError) as error:
+        raise_config_error(line)
+    assert str(error.value) == line
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_nothing_slow_is_imported(name, tmp_path):
     """Neither jax nor MuJoCo, nor what takes as long; commands are started elsewhere."""
