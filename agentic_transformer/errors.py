@@ -6,10 +6,12 @@ They have at most three lines: what is wrong, what is allowed, and the nearest r
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import NoReturn
 
 LINE_WIDTH = 200  # characters of a line of an error, without the paths in it
+_PATHS = re.compile(r"""(?<!\S)["'(]*(?:[\w.]+=)?/\S+""")  # absolute, such as run=/home/me/run
 _SIMILAR = 0.65  # of difflib's ratio: "best" is 0.6 like "latest", and is not meant
 MEANT = {
     "latest": "newest",
@@ -54,8 +56,7 @@ def shorten(line: str) -> str:
 
     Absolute paths do not count: users have long ones, and what is wrong is often said behind them.
     """
-    paths = [word for word in line.split() if word.lstrip("\"'(").startswith("/")]
-    width = LINE_WIDTH + sum(map(len, paths))
+    width = LINE_WIDTH + sum(map(len, _PATHS.findall(line)))
     if len(line) <= width:
         return line
     cut = line[: width - 4]

@@ -179,9 +179,9 @@ def test_a_long_list_is_cut_between_its_items(length):
     assert set(line.removeprefix("  allowed: ").removesuffix(", ...").split(", ")) <= set(words)
 
 
-@pytest.mark.parametrize("quote", ["", "'", "("])
-def test_what_is_said_behind_a_long_path_stays(quote):
-    line = f"{quote}/home{'/of/a/student' * 40}: what is wrong"
+@pytest.mark.parametrize("start", ["", "'", "(", "run=", "nearest: data.root="])
+def test_what_is_said_behind_a_long_path_stays(start):
+    line = f"{start}/home{'/of/a/student' * 40}: what is wrong"
     with pytest.raises(UserError) as error:
         raise_config_error(line)
     assert str(error.value) == line
