@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from agentic_transformer.capacity import flops
+from agentic_transformer.capacity import flops, memory
 from agentic_transformer.capacity.workload import Workload
 from agentic_transformer.config import ModelConfig
 from agentic_transformer.ring.overlap import Chip, minimal_block
@@ -16,8 +16,8 @@ from agentic_transformer.ring.overlap import Chip, minimal_block
 ASSUMPTIONS = (
     "matrix products run at the chip's peak in bfloat16; norms, softmax and the optimiser take no "
     "time",
-    "a layer is computed forward, forward again and backward; half of all scores are masked, "
-    "evenly over the ring",
+    "a layer is computed forward and backward, and in between again as far as model.remat does not "
+    "keep it; half of all scores are masked, evenly over the ring",
     "keys, values and their gradients travel over one link in one direction, their own, beside the "
     "attention of their step",
     "weights are gathered in bfloat16, forward and backward, and their gradients scattered (the "
@@ -96,26 +96,43 @@ def step_time(workload: Workload) -> StepTime:
     """Returns the least time of a train step under `ASSUMPTIONS`."""
     model, chip, tokens = workload.model, chip_of(workload), workload.tokens
     products = flops.layer_products(model, tokens) / chip.flops
+    products_backward = (products_again(model) + flops.BACKWARD) * products
     forward, backward = (ring_step(workload, backward=backward) for backward in (False, True))
-    # Rematerialised: every step of the ring runs forward twice and backward once.
-    attention = workload.ring * (2 * forward.compute + backward.compute)
+    runs = 1 if keeps_attention(model) else 2
+    attention = workload.ring * (runs * forward.compute + backward.compute)
     hops = workload.ring - 1
     waiting = hops * sum(
         times * max(0, step.transfer - step.compute)
-        for times, step in ((2, forward), (1, backward))
+        for times, step in ((runs, forward), (1, backward))
     )
-    if hops:  # the gradients' last hop home has no computation beside it
-        waiting += 2 * FLOAT32 * model.width * tokens / chip.link
+    if hops:  # the gradients' last hop home, in bfloat16, has no computation beside it
+        waiting += 2 * BF16 * model.width * tokens / chip.link
     devices = workload.topology.devices
     sent_share = (devices - 1) / devices / workload.topology.link(devices)
     whole = BF16 * parameters_of_layer(model) * sent_share
     reduced = BF16 * 2 * model.feedforward * model.width**2 * sent_share
     # Weights are gathered forward, and again backward while gradients are scattered.
-    late = max(0, whole - products) + max(0, 2 * whole + reduced - (1 + flops.BACKWARD) * products)
-    compute = model.layers * ((2 + flops.BACKWARD) * products + attention)
+    late = max(0, whole - products) + max(0, 2 * whole + reduced - products_backward)
+    compute = model.layers * (products + products_backward + attention)
     ring, weights = model.layers * waiting, model.layers * late
     useful = flops.model_flops(model, workload.context) / workload.ring / chip.flops
     return StepTime(compute, ring, weights, useful / (compute + ring + weights))
+
+
+def products_again(model: ModelConfig) -> float:
+    """Returns the share of a layer's forward products that the backward pass computes again.
+
+    A rematerialised layer computes all of them but its last product, `down_proj` with f h^2 of its
+    (4 + 2 f) h^2 weights: no gradient within the layer needs the result.
+    """
+    if model.remat in ("none", "dots"):
+        return 0.0
+    return 1 - model.feedforward / (4 + 2 * model.feedforward)
+
+
+def keeps_attention(model: ModelConfig) -> bool:
+    """Returns whether attention is kept for the backward pass, which computes it again if not."""
+    return model.remat == "none" or (model.remat != "full" and model.attention in memory.KERNELED)
 
 
 def parameters_of_layer(model: ModelConfig) -> int:

@@ -1,14 +1,20 @@
 """What is estimated without a compiler, against closed forms."""
 
 import dataclasses
+import math
 
+import jax
+import jax.numpy as jnp
 import pandas as pd
 import pytest
+from flax import nnx
 
 from agentic_transformer.capacity import estimate_settings, flops, memory, roofline
 from agentic_transformer.capacity.hardware import FAMILIES, GIB, topology
 from agentic_transformer.capacity.workload import Workload
 from agentic_transformer.config import ModelConfig, PlanCommand
+from agentic_transformer.models.transformer import AgenticTransformer
+from agentic_transformer.ring import blockwise_attention
 from agentic_transformer.ring.overlap import hidden, minimal_block
 from experiments.benchmarks import plan as suite
 from experiments.cli.packages import ROOT
@@ -153,25 +159,59 @@ def test_the_ring_hides_from_the_overlap_condition_on(family, backward):
         ).hidden == hidden(chip, tokens, causal=True, backward=backward)
 
 
-def test_a_step_takes_what_its_flops_take_where_all_is_hidden():
-    """A long sequence takes four forward passes' worth of FLOPs, of which three are of use."""
-    found = roofline.step_time(workload("v5p:4x4x4", tokens=2**17))
-    of_use = (
-        flops.model_flops(MODEL, 64 * 2**17) / 64 / roofline.chip_of(workload("v5p:2x2x1")).flops
-    )
+@pytest.mark.parametrize(("remat", "attentions"), [("block", 1 + 2.5), ("full", 2 + 2.5)])
+def test_a_step_takes_what_its_flops_take_where_all_is_hidden(remat, attentions):
+    """The backward pass computes the scores once more, and products twice as forward."""
+    model = dataclasses.replace(MODEL, remat=remat)
+    found = roofline.step_time(workload("v5p:4x4x4", tokens=2**17, model=model))
+    peak = 64 * roofline.chip_of(workload("v5p:2x2x1")).flops
     products, attention = (
-        3 * MODEL.layers * of_layer / 64 / roofline.chip_of(workload("v5p:2x2x1")).flops
+        model.layers * of_layer / peak
         for of_layer in (
-            flops.layer_products(MODEL, 2**23),
-            flops.layer_attention(MODEL, 2**23, 2**23),
+            flops.layer_products(model, 2**23),
+            flops.layer_attention(model, 2**23, 2**23),
         )
     )
-    assert products + attention == pytest.approx(of_use)
-    # Attention is computed 2 + 2.5 times: its backward pass computes the scores once more.
-    assert found.compute == pytest.approx(products * 4 / 3 + attention * 4.5 / 3)
+    of_use = flops.model_flops(model, 2**23) / peak
+    assert 3 * (products + attention) == pytest.approx(of_use)
+    # Of 12 h^2 weights all are used forward, 8 h^2 again, and each has two products backward.
+    assert found.compute == pytest.approx((1 + 8 / 12 + 2) * products + attentions * attention)
     assert found.weights == 0
-    assert found.ring == pytest.approx(MODEL.layers * 8 * MODEL.width * 2**17 / 100e9)
+    # Two sums in bfloat16 go home.
+    assert found.ring == pytest.approx(model.layers * 2 * 2 * model.width * 2**17 / 100e9)
     assert found.utilisation == pytest.approx(of_use / found.total)
+
+
+@pytest.mark.parametrize("remat", ["none", "dots", "block", "full"])
+def test_products_that_are_computed_again_are_those_of_the_gradient(remat):
+    """Counted in the gradient of a model's layers, whose other products are small beside them."""
+    width, tokens, layers = 512, 64, 2
+    model = ModelConfig(width=width, layers=layers, heads=4, remat=remat)
+    graph, params = nnx.split(AgenticTransformer(model, 8, 3, tokens, nnx.Rngs(0)))
+
+    def loss(params, features):
+        timestep = jnp.zeros((1, tokens), jnp.int32)
+        attend = lambda layer, *qkv: blockwise_attention(*qkv, causal=True)  # noqa: E731
+        return nnx.merge(graph, params).encode(features, timestep, attend).sum()
+
+    gradient = jax.make_jaxpr(jax.grad(loss))(params, jnp.ones((1, tokens, 8)))
+    counted = _product_flops(gradient.jaxpr) / layers / flops.layer_products(model, tokens)
+    # The embedding of 8 features adds at most 3 * 8 / (12 * 512 * 2) = 0.002.
+    assert counted == pytest.approx(3 + roofline.products_again(model), rel=0.002)
+
+
+def _product_flops(jaxpr) -> float:
+    """Returns the FLOPs of a program's products with a weight, or whose result is its gradient."""
+    total = 0
+    for equation in jaxpr.eqns:
+        arrays = [variable.aval for variable in (*equation.invars, *equation.outvars)]
+        if equation.primitive.name == "dot_general" and 2 in [array.ndim for array in arrays]:
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            total += 2 * math.prod(arrays[0].shape[axis] for axis in contracted) * arrays[-1].size
+        for value in equation.params.values():
+            if hasattr(inner := getattr(value, "jaxpr", value), "eqns"):
+                total += _product_flops(inner)
+    return total
 
 
 def test_a_model_without_a_ring_waits_for_nothing_of_it():
