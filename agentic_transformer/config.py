@@ -191,21 +191,21 @@ class AgentConfig:
     loss: str = setting(
         "good",
         "Actions that are imitated. good: of trajectories from loss_threshold on (ours); all; "
-        "last: of the chain's last trajectory (all and last are readings of the paper).",
+        "last: of the chain's last trajectory (the paper may mean all or last).",
         choices=("all", "last", "good"),
     )
     imitate: str = setting(
         "taken",
         "Actions that are predicted. taken: those of the trajectory; demonstrator: those that its "
         "demonstrator would have taken, where noise was added (data that keep them: td3, "
-        "mppi_annealed, mppi of a family, or pd of jaco).",
+        "mppi_annealed, pd of jaco, and mppi of cheetah_speed, walker_speed and jaco_goal).",
         choices=("taken", "demonstrator"),
     )
     good: float = setting(
         0.6,
-        "A trajectory is good if it earns at least this share of the task's best return (where "
-        "none is positive: of the way from the worst to the best), for selection stratified and "
-        "search; a search attempts good ones alone.",
+        "A trajectory is good if it earns at least this share of the task's best return (if no "
+        "return is positive: this share of the way from the worst to the best). "
+        "selection=stratified balances good and poor ones; selection=search has good ones alone.",
         minimum=0.0,
         maximum=1.0,
     )
@@ -221,7 +221,7 @@ class AgentConfig:
     told: bool = setting(
         False,
         "Whether observations hold the hidden parameters of the task, such as its speed: a "
-        "reference for agents that must find them out. For agents without a context.",
+        "reference for agents that must find them out. Only agents without a context may have it.",
     )
     weighting: str = setting(
         "none",
@@ -232,8 +232,8 @@ class AgentConfig:
     )
     advantage_temperature: float = setting(
         0.2,
-        "Advantage at which an action counts e times as much, as a share of the best return in the "
-        "data, for weighting=advantage.",
+        "Advantage at which an action counts e times as much, as a share of the largest absolute "
+        "return in the data, for weighting=advantage.",
         minimum=1e-3,
     )
     expectile: float = setting(
@@ -458,7 +458,7 @@ class EvalConfig:
     conditions: list[str] = setting(
         ["own", "no_context", "foreign", "dataset"],
         "own: earlier attempts are in the context; no_context, foreign and dataset are its "
-        "controls; zero_rewards, other_rewards and shuffled change one thing about it; retrieval "
+        "controls; zero_rewards, other_rewards and shuffled change its rewards or order; retrieval "
         "hides one good trajectory of the data among poor ones, distractors leaves it out. "
         "bayes_greedy and posterior_sampling are oracles of search, for hidden tasks.",
         choices=(
@@ -513,7 +513,7 @@ class EvalConfig:
 
 @dataclass
 class MeshConfig:
-    """Describes the devices: a mesh of (data, ring); the data axis has what the ring leaves."""
+    """Describes the devices: a mesh of (data, ring). The batch is cut over data."""
 
     ring: int = setting(1, "Devices that share one sequence.", minimum=1, maximum=100_000)
     virtual_devices: int = setting(
@@ -529,7 +529,7 @@ class MeshConfig:
     )
     processes: int = setting(
         1,
-        "Processes of one run, which share a mesh. Slurm's are found by themselves; by hand, start "
+        "Processes of one run, which share a mesh. On Slurm they find each other; by hand, start "
         "the same command for each.",
         minimum=1,
     )
@@ -642,7 +642,7 @@ class TrainCommand:
 
 @dataclass
 class PlanCommand:
-    """Computes whether a training step fits machines that are not there, and how long it takes.
+    """Computes whether a training step fits machines that you lack, and how long it takes.
 
     Several values a,b of a setting are planned together.
     """

@@ -22,8 +22,8 @@ MEANT = {
     "order": "shuffled",
     "poor": "distractors",
 }
-"""Values that other words stand for, though they are spelt otherwise; conditions by the words that
-figures name them with."""
+"""Values by words of the same meaning that are spelt otherwise. For conditions these are words of
+their names in figures."""
 
 
 class UserError(ValueError):
@@ -68,10 +68,11 @@ def shorten(line: str) -> str:
 
 
 def nearest(word: str, words: Iterable[str]) -> str | None:
-    """Returns the one of `words` that means the same as `word`, is most like it, or ends in it.
+    """Returns the one of `words` that means the same as `word`, is spelt alike, or ends in it.
 
-    `latest` means `newest`, and `steps` is near `train.steps`. Nothing is better than a word that
-    misleads: what is hardly alike does not count, and `train.` says nothing of `train.lr`.
+    `latest` means `newest`, and `steps` is the end of `train.steps`. None is returned if no word is
+    similar enough, since a wrong hint misleads. A group that two settings share does not count:
+    `train.lr` is compared with the settings of `train` by `lr` alone.
     """
     words = list(words)
     if (meant := MEANT.get(word.lower())) in words:

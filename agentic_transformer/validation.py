@@ -1,4 +1,4 @@
-"""Checks of a command's settings beside each other, before jax or MuJoCo is imported.
+"""Checks the settings of a command together, before jax or MuJoCo is imported.
 
 Each check raises a UserError. Ranges and choices of single settings stand in
 `agentic_transformer.config`.
@@ -133,7 +133,7 @@ def check_held_out(task: str, config: EvalConfig) -> None:
 
 
 def check_window(config: EvalConfig) -> None:
-    """Raises a UserError if no context of the evaluation is longer than its window."""
+    """Raises a UserError if the window is longer than every context of the evaluation."""
     longest = max(config.trajectories, default=1)
     if config.window is not None and config.window > longest:
         raise_config_error(
@@ -345,7 +345,7 @@ def check_logger(logger: str) -> None:
 
 
 def check_baseline(command: Any) -> None:
-    """Raises a UserError unless the quickstart's baseline has a name and a batch of its own."""
+    """Raises a UserError unless the quickstart can train this baseline beside its agent."""
     baseline, seen = command.baseline, command.train.batch * command.agent.trajectories
     if command.init is not None:
         raise_config_error(

@@ -77,7 +77,7 @@ class ActionRepeatView:
         indices: Sequence[int] | np.ndarray | None = None,
         mode: str = "exorl",
     ) -> np.ndarray:
-        """Returns what `rewards` does, of each task: (tasks, k, T) float32."""
+        """Returns the result of `rewards` for each task, (tasks, k, T) float32."""
         steps = self.steps * self._repeat
         return self._summed(self._store.reward_table(tasks, indices, mode, steps))
 

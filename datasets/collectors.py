@@ -25,8 +25,8 @@ class Collector(Protocol):
     Attributes:
         batch: episodes that run together. A seed means other episodes with another batch.
         one_task: whether the episodes of a batch pursue one and the same task of a family.
-        demonstrator: (episodes, action size), the actions that it would rather have taken at the
-            last call of `act`, which noise made worse; None where it keeps none.
+        demonstrator: (episodes, action size), the actions of the last call of `act` before noise
+            was added; None if the collector keeps none.
     """
 
     batch: ClassVar[int]

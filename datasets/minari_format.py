@@ -7,9 +7,9 @@ Minari (Farama) keeps a dataset in a folder:
                           actions (T, A), rewards (T,), terminations (T,), truncations (T,), and
                           `infos`, here with physics and the demonstrator's actions (T + 1, size)
 
-It is read and written here with h5py, which is at hand, and not with the package `minari`: the
-format is these few arrays, and the package would bring a command-line library and pictures.
-Actions are those of the environment's own range there, and within [-1, 1] in a buffer.
+This module reads and writes the format with h5py. The package `minari` is not needed for these few
+arrays, and would bring a command-line library and pictures. Actions have the environment's own
+range in a Minari dataset, and lie within [-1, 1] in a buffer.
 
 Source of the format: minari 0.5.4, which reads what is written here (tests/datasets/test_minari).
 """

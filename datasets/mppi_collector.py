@@ -42,8 +42,8 @@ _OF_A_FAMILY = {
     "give_up_share": 0.0,
     "keeps_demonstrator": True,
 }
-# By domain, or by family where its data differ from the domain's. Found by trying a handful of
-# values each; experiments/results/data holds the returns that the domains' reach.
+# By domain, or by family where a family needs other data. Each was found by trying a handful of
+# values; experiments/results/data holds the returns that the recipes of the domains reach.
 RECIPES = {
     "cartpole": Recipe(MPPIConfig(samples=32, knots=12, hold=10, noise=0.8, timestep_scale=2)),
     "cheetah": Recipe(MPPIConfig(samples=64, knots=8, hold=6, noise=1.0, timestep_scale=2)),
@@ -130,9 +130,10 @@ class MPPICollector:
 
 
 class AnnealedMPPICollector(MPPICollector):
-    """Plans the episodes of a batch for one task, the first one all noise and the last one none.
+    """Plans the episodes of a batch for one task, with noise that fades from episode to episode.
 
-    So the episodes of a task improve as those of a learner do, and nothing is learned:
+    The first episode is noise alone, the last one has none. So the episodes improve as those of a
+    learner do, though nothing is learned:
 
         a = (1 - e) p + e u,  e = 1, ..., 0 over the episodes,
 

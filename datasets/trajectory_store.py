@@ -325,7 +325,7 @@ def _name_of(task: Task) -> Task:
 
 
 def _by_name(tasks: Sequence[Task]) -> Iterator[tuple[list[Task], list[int]]]:
-    """Yields the tasks that share what is kept, and their places among `tasks`."""
+    """Groups tasks by name, since these share stored rewards; yields each group and its places."""
     places: dict[str, list[int]] = {}
     for place, task in enumerate(tasks):
         places.setdefault(task.name, []).append(place)

@@ -1,8 +1,9 @@
 """Runs attempts at hidden tasks in a growing context: what an evaluation does, and `Agent.play`.
 
-The natural loop, which steps an environment and remembers what it acted on, earns less: while an
-attempt runs, its tokens carry the return that was asked for, and in training data they carry the
-return that it had. So a finished attempt is encoded once more, with its own return as the target.
+A plain loop, which steps an environment and keeps its tokens as the context, earns less. While an
+attempt runs, its tokens carry the return that was asked for. In training data with
+`agent.target=own` they carry the return that the trajectory had. So a finished attempt is encoded
+once more, with its own return as the target.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Attempt(NamedTuple):
     """(batch,) of `agentic_transformer.evaluation.search_metrics`, if attempts follow each other on
     hidden tasks and the data are at hand."""
     distance: float = np.nan
-    """Of the informative trajectory, in condition `retrieval`: 1 if it is the last one before."""
+    """Distance of the informative trajectory in condition `retrieval`; 1: just before it."""
 
     @property
     def returns(self) -> np.ndarray:
@@ -54,7 +55,7 @@ class Attempt(NamedTuple):
 
     @property
     def actions(self) -> np.ndarray:
-        """Returns what it did, (batch, T, A)."""
+        """Returns the agent's actions, (batch, T, A)."""
         return self.trajectory.action
 
     @property
@@ -149,15 +150,15 @@ class Player:
     def attempt(
         self, env: VectorEnv, before: Context, number: int, condition: str, keep: bool = True
     ) -> tuple[Attempt, Context]:
-        """Runs one trajectory and returns it with the context behind it.
+        """Runs one trajectory, and returns it with the context after it.
 
         Args:
             env: see `grow`.
-            before: the context; consumed.
-            number: which attempt it is.
-            condition: names the draws of its actions.
-            keep: whether the context will be used: then it carries the trajectory as training data
-                would.
+            before: the context before the attempt; consumed.
+            number: number of the attempt, counted from 1.
+            condition: name of the condition, which seeds the draws of actions.
+            keep: whether the returned context will be used. If so, the trajectory is encoded again
+                where training data would carry another target, see `target_in_context`.
         """
         # The start is the same in every condition's n-th attempt, the random key is not.
         start = int(self.stream("starts", number).integers(2**31))
@@ -230,12 +231,13 @@ class GrowingContext:
         self._context: Context | None = player.new_context(self._room)
         self._encoded = 0  # tokens until the end of the last attempt
         self.trajectories: list[Trajectory] = []
-        """What the context holds."""
+        """Trajectories in the context, the oldest first."""
 
     def context(self) -> Context:
         """Returns the context before the next attempt."""
         if self._context is None:
-            # What the cache holds of later trajectories depends on those that are forgotten.
+            # Cached keys and values of later trajectories depend on the forgotten one, so all of
+            # them are computed again.
             context = self._player.prompted(self.trajectories, self._room)
             self._context = replace(context, encoded=self._encoded + context.encoded)
         return self._context
@@ -260,7 +262,7 @@ class Plays:
 
     spec: AgentSpec
     acting: EvalConfig = EvalConfig()
-    """How `play` draws actions where it is not told: as the evaluation of the agent's run."""
+    """Defaults of `play` (seed, target, temperature, noise): those of the run's evaluation."""
 
     def play(
         self,
@@ -282,9 +284,10 @@ class Plays:
 
 
 class TrainedSteps:
-    """Steps environments of `envs` as an agent was trained: it holds actions, and keeps the tasks.
+    """Steps environments of `envs` with the action repeat that an agent was trained with.
 
-    The tasks that the first reset draws stay. A single environment becomes a batch of one.
+    The tasks that the first reset draws stay the same in later resets. A single environment becomes
+    a batch of one.
     """
 
     def __init__(self, env: gymnasium.Env | VectorEnv, spec: AgentSpec) -> None:
@@ -295,7 +298,8 @@ class TrainedSteps:
             spec: of the agent.
 
         Raises:
-            ValueError: they are other environments, of another body, or of other steps.
+            ValueError: they are not of `envs`, their sizes, action repeat or horizon do not fit, or
+                the agent observes parameters that no environment shows.
         """
         self._env, self._single = env, not isinstance(env, VectorEnv)
         self._options: dict[str, Any] | None = None

@@ -32,7 +32,7 @@ class Trajectory(NamedTuple):
     reward: np.ndarray
     """(batch, T) raw."""
     target: np.ndarray
-    """(batch,) target return (relabelled afterwards if target=own)."""
+    """(batch,) target return that the trajectory's tokens carry."""
     entropy: np.ndarray | float = np.nan
     """(batch, T) in nats, of the distribution that each action was drawn from, see
     `agentic_transformer.models.heads.action_entropy`; NaN if it is not known."""
@@ -55,15 +55,15 @@ class Context:
     encoded: int
     """Tokens per environment that went through the model so far, repeated ones included."""
     outputs: np.ndarray | None = None
-    """(batch, head_size) of the model where the last action was drawn from a mixture, see
-    `agentic_transformer.models.heads`; None where it was not."""
+    """(batch, head_size) outputs of the model for the last action, if it was drawn from a mixture,
+    see `agentic_transformer.models.heads`; else None."""
 
     def copy(self) -> Context:
         """Returns an independent context with a cache of its own."""
         return replace(self, cache=jax.tree.map(jnp.copy, self.cache))
 
     def rewind(self, earlier: Context) -> Context:
-        """Returns this context at an earlier position: what was cached since will be overwritten.
+        """Returns this context at an earlier position; new tokens overwrite the ones cached since.
 
         Args:
             earlier: a context from which this one came.
@@ -91,7 +91,7 @@ class Agent(Protocol):
     layout: TokenLayout
     """How the steps of the agent become tokens."""
     acting: EvalConfig
-    """How `play` draws actions where it is not told: as the evaluation of the agent's run."""
+    """Defaults of `play` (seed, target, temperature, noise): those of the run's evaluation."""
 
     def play(
         self,

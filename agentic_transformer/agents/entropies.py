@@ -1,6 +1,7 @@
 """Computes how uncertain an agent was, for all actions of an attempt in one program.
 
-In the program of each step it would start six more kernels on a GPU, which waits for the host.
+Computed in the program of each step, the entropy would start six more kernels on a GPU, which waits
+for the host as it is.
 """
 
 from __future__ import annotations

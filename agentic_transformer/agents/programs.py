@@ -1,7 +1,8 @@
-"""Compiles what the transformer's agent runs: one program a call, and one array from the host.
+"""Compiles the programs of the transformer's agent: one program and one host array for each call.
 
 An accelerator encodes a token of a small model faster than a host starts programs and copies
-arrays. So a call brings all of its numbers in one array, and draws its action in the same program.
+arrays. So each call packs all of its numbers into one array, and `act` draws the action in the
+program that encodes the tokens.
 """
 
 from __future__ import annotations
@@ -42,9 +43,8 @@ class Programs(NamedTuple):
     extend: Callable
     """Returns the cache with the new tokens."""
     act: Callable
-    """Takes a random key too. Returns actions (batch, A), behind each of them the outputs of the
-    model that it was drawn from if they are a mixture (batch, A + head_size), and the cache with
-    the new tokens."""
+    """Takes a random key too. Returns actions (batch, A), and the cache with the new tokens. If the
+    head is a mixture, the model's outputs follow each action: (batch, A + head_size)."""
 
 
 def pack_tokens(
@@ -101,9 +101,9 @@ def _fewer_kernels(model: AgenticTransformer) -> AgenticTransformer:
 
 
 def _to_host(array: jax.Array, mesh: Mesh | None) -> jax.Array:
-    """Returns an array that a program for one accelerator leaves in the host's memory.
+    """Moves an array to the host's memory within a program for one accelerator.
 
-    For the host to fetch it after the program takes longer: the host then asks for the copy only
+    It takes longer to fetch the array after the program, because the host asks for that copy only
     when it sees that the program has ended.
     """
     if jax.default_backend() == "cpu" or mesh is not None:

@@ -16,7 +16,7 @@ RESULTS = Path(__file__).parents[2] / "experiments" / "results"
 """Folder of the committed evidence: the agent of a result is in `<result>/run`."""
 
 _SIMILAR = 0.6
-"""From this similarity on, between 0 and 1, a folder may be the one that was meant."""
+"""Smallest similarity, from 0 to 1, at which a folder is suggested."""
 
 _ACTING = ("seed", "target", "temperature", "noise")
 
@@ -49,11 +49,13 @@ def find_run(run: Path | str) -> Path:
 
 
 def nearest_run(missing: Path | str) -> str | None:
-    """Returns the run folder whose name is most like one that is not there; None if none is.
+    """Returns the run folder that is most like a missing one; None if none is like it.
+
+    A run inside of the missing folder comes first.
 
     Args:
-        missing: the folder as it was typed. Looked for are the runs in it, in its parent, in the
-            folders there, and in `runs`.
+        missing: the folder as it was typed. Runs are looked for one and two levels below its parent
+            and below `runs`.
     """
     missing = Path(missing)
     patterns = (f"*/{CONFIG}", f"*/*/{CONFIG}")
@@ -63,7 +65,7 @@ def nearest_run(missing: Path | str) -> str | None:
     }
 
     def similarity(run: Path) -> float:
-        # The folders that both lie in say nothing.
+        # The part that both paths share is left out of the comparison.
         shared = os.path.commonpath([run.parent.absolute(), missing.parent.absolute()])
         pair = (os.path.relpath(path, shared) for path in (run, missing))
         return difflib.SequenceMatcher(None, *pair).ratio()

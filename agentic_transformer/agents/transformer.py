@@ -1,7 +1,8 @@
 """Acts with the transformer: a key/value cache remembers the context.
 
-Every token is encoded once, when it happens. Acting reads the cached keys and values of all earlier
-tokens and equals the uncached forward pass over the whole context.
+A token is encoded when its step happens. Acting reads the cached keys and values of all earlier
+tokens and equals the uncached forward pass over the whole context. Finished trajectories are
+encoded again if their target changes or a window forgets one, see `agents.attempts`.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class TransformerAgent(Plays):
         self._graph = graph
         whole = None if mesh is None else NamedSharding(mesh, PartitionSpec())
         self._params = jax.device_put(params, whole)
-        # A list of arrays is taken apart at each call much faster than a model's state.
+        # Each call flattens its arguments, and a list of arrays much faster than a model's state.
         self._leaves, structure = jax.tree.flatten(self._params)
         self._programs = compiled_programs(
             graph, structure, spec.model, self.layout.feature_size, mesh
@@ -77,7 +78,8 @@ class TransformerAgent(Plays):
     def new_context(self, batch: int, trajectories: int) -> Context:
         """Returns empty contexts that can hold `trajectories` trajectories each."""
         capacity = trajectories * self.spec.steps * self.layout.tokens_per_step
-        # Beside the parameters, as every later cache is: else each program would compile twice.
+        # With the sharding of the parameters, as every later cache has it: with another sharding
+        # each program would compile twice.
         cache = empty_cache(self.spec.model, batch, capacity, self._mesh, self._leaves[0].sharding)
         return Context(cache, 0, PreviousStep.zeros(batch, self.spec.action_size), 0)
 

@@ -85,7 +85,7 @@ def count_fused_calls(program: str) -> int:
 
 
 def count_conditionals(program: str) -> int:
-    """Returns the number of branches in the text of a program."""
+    """Returns the number of conditionals in the text of a program."""
     return len(_CONDITIONAL.findall(program))
 
 

@@ -38,7 +38,7 @@ class Bracket(NamedTuple):
 
 
 def estimated_tokens(workload: Workload) -> int:
-    """Returns the most tokens a device whose estimated peak fits; 0 if nothing fits."""
+    """Returns the largest number of tokens per device that fits by the estimate; 0 if none does."""
     low, high = 0, 1
     while memory.estimate(workload.with_tokens(high)).peak <= workload.topology.memory:
         low, high = high, 2 * high

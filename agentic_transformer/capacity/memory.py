@@ -26,7 +26,7 @@ KERNELED = ("ring", "all_gather", "blockwise")
 
 
 class LayerCoefficients(NamedTuple):
-    """Holds the fitted multiples of what the backward pass of one layer holds at its fullest.
+    """Holds fitted coefficients of the peak memory of the backward pass of one layer.
 
     Attributes:
         weights: bytes for each entry of a width x width matrix: the layer's 12 gathered matrices,

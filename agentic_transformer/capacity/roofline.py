@@ -67,7 +67,7 @@ def ring_step(workload: Workload, *, backward: bool) -> RingStep:
 
 
 def least_tokens(workload: Workload, *, backward: bool) -> float:
-    """Returns the least tokens a device whose transfers hide, see `ring.overlap`."""
+    """Returns the least tokens per device at which transfers hide, see `ring.overlap`."""
     return minimal_block(chip_of(workload), causal=True, backward=backward)
 
 

@@ -40,8 +40,8 @@ def encode_chains(
         trajectories: the B * n trajectories of the slots, row by row: observation (B * n, T, O),
             action (B * n, T, A).
         reward: (B * n, T) rewards of those trajectories under their slot's task.
-        imitated: (B * n, T, A) actions to predict, where they are not those that were taken.
-        with_rest_return: whether the tokens hold what a value learns.
+        imitated: (B * n, T, A) actions to predict; None for the actions that were taken.
+        with_rest_return: whether the tokens hold the target of the value head.
 
     Returns:
         Tokens with S = n * T * layout.tokens_per_step.
@@ -74,7 +74,7 @@ def encode_chains(
     )
     rest_return = None
     if with_rest_return:
-        # What a trajectory earned in all, minus what it earned before the step.
+        # The return of the whole trajectory minus the rewards before the step.
         rest = returns_to_go(reward.sum(axis=-1, dtype=np.float64), reward)
         scaled = layout.normalizer.scale_return(rest).astype(np.float32)
         rest_return = at_action_tokens(to_rows(scaled))

@@ -65,7 +65,7 @@ def chain_targets(returns: np.ndarray, lengths: np.ndarray, target: str) -> np.n
 def share_of_best(share: float, best: np.ndarray, worst: np.ndarray) -> np.ndarray:
     """Returns the return that is a share of a task's best return.
 
-    Where no return is positive, as with costs for rewards, it lies that share of the way from the
+    Where no return is positive (rewards are costs), the result lies that share of the way from the
     worst return to the best.
 
     Args:
@@ -79,8 +79,9 @@ def share_of_best(share: float, best: np.ndarray, worst: np.ndarray) -> np.ndarr
 def near_best(share: float, best: np.ndarray | float) -> np.ndarray:
     """Returns the return that is a share of a task's best return, where the worst is not known.
 
-    A best return that is not positive is missed by the same part of its size: 95% of a best return
-    of -100 is -105, as that of 100 is 95. So no share up to 1 asks for more than the best.
+    The result lies below the best return by (1 - share) of the best return's size: a share of 0.95
+    is 95 for a best return of 100, and -105 for one of -100. So a share of at most 1 never asks for
+    more than the best return.
 
     Args:
         share: from 0 on; 1 is the best return itself.
@@ -130,7 +131,7 @@ def available_episodes(episodes: int, top: float) -> int:
 
 
 class ChainSampler:
-    """Draws chains. The seed and the step alone decide what is drawn, so a resumed run goes on."""
+    """Draws chains; a draw depends on the seed and the step alone, so resuming changes no draw."""
 
     def __init__(self, returns: np.ndarray, config: AgentConfig, seed: int) -> None:
         """Ranks the trajectories of each task by return.
@@ -238,13 +239,14 @@ class ChainSampler:
         return self.ranking[task, np.sort(ranks)]
 
     def _draw_search(self, rng: np.random.Generator, count: int) -> tuple[int, np.ndarray]:
-        """Draws a search by posterior sampling: its task, and (count,) episodes in its order.
+        """Draws a search by posterior sampling: its task, and its (count,) episodes in order.
 
-        An attempt is a good trajectory of a task drawn from the posterior, which knows the returns
-        of the attempts before it. The first attempts earn nothing; their number is uniform on
-        0..count-1. Then the task that is searched for is drawn from the posterior too. So every
-        attempt is a good answer to the attempts before it, and long searches are seen as often as
-        short ones.
+        Each attempt is a good trajectory of a task that is drawn from the posterior, given the
+        returns of the attempts before it. The first attempts are misses: the posterior is told that
+        they earned the worst return of the data. Their number is uniform on 0..count-1, so that
+        long searches are as frequent as short ones. Then the hidden task is drawn from the
+        posterior, and later attempts have their returns under this task. So every attempt is what
+        posterior sampling would try after the attempts before it.
         """
         log_posterior = np.zeros(len(self.returns))
 

@@ -32,7 +32,7 @@ class Normalizer:
 
         Args:
             observation: (rows, O) raw observations.
-            largest_return: the largest size of a return in the data, by which returns are divided.
+            largest_return: the largest absolute return in the data, by which returns are divided.
             reward_scale: the factor of rewards.
         """
         rows = observation.astype(np.float64)
@@ -56,11 +56,11 @@ class Normalizer:
         )
 
     def with_ranges(self, low: np.ndarray, high: np.ndarray) -> Normalizer:
-        """Returns a normalizer for further entries at the ends of observations.
+        """Returns a normalizer for observations with further entries at their end.
 
         Args:
-            low: (P,) what is scaled to -1.
-            high: (P,) what is scaled to 1; where it equals `low`, values are only centred.
+            low: (P,) values that are scaled to -1.
+            high: (P,) values that are scaled to 1; an entry with equal `low` is only centred.
         """
         middle, half = (high + low) / 2.0, (high - low) / 2.0
         half = np.where(half > 0, half, 1.0)
@@ -80,5 +80,5 @@ class Normalizer:
         return reward * self.reward_scale
 
     def scale_return(self, return_to_go: np.ndarray) -> np.ndarray:
-        """Returns returns-to-go (...) as a share of the largest return."""
+        """Returns returns-to-go (...) divided by the largest absolute return in the data."""
         return return_to_go / self.return_scale

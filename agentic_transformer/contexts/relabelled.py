@@ -40,8 +40,8 @@ class RelabelledDataset:
             told: whether observations hold the parameters of the task, see `tell`.
 
         Raises:
-            ValueError: rewards cannot be had, see `Store.relabel`; every stored one is 0; or
-                parameters are to be told of a task that has none.
+            ValueError: rewards cannot be computed or read, see `Store.relabel`; all stored rewards
+                are 0; or `told` is set and a task has no parameters.
         """
         # An evaluation may repeat one task many times. Its returns are computed once.
         row_of = {task: row for row, task in enumerate(dict.fromkeys(tasks))}
@@ -72,12 +72,12 @@ class RelabelledDataset:
 
     @property
     def observation_size(self) -> int:
-        """Returns the numbers of an observation, with those that are told."""
+        """Returns the size O of an observation, with the task's parameters if `told` is set."""
         told = 0 if self._parameters is None else self._parameters.shape[1]
         return self.store.observation_size + told
 
     def tell(self, observation: np.ndarray, task: np.ndarray) -> np.ndarray:
-        """Returns observations behind which the parameters of their tasks stand, if they are told.
+        """Appends to observations the parameters of their tasks, if `told` is set.
 
         Args:
             observation: (k, ..., O) observations of the store.
@@ -127,7 +127,7 @@ class RelabelledDataset:
         chosen = np.random.default_rng(0).permutation(self.store.episodes)[:sample]
         observation = self.store.load(np.sort(chosen)).observation
         rows = observation.reshape(-1, observation.shape[-1])
-        # Rewards of our own tasks are never negative: then this is the best return.
+        # The largest absolute return. Rewards of our own tasks are never negative: it is the best.
         measured = Normalizer.measure(rows, np.abs(self.returns).max(), reward_scale)
         if self._parameters is None:
             return measured
@@ -137,7 +137,7 @@ class RelabelledDataset:
 def append_parameters(observation: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """Returns observations (k, ..., O) with numbers (k, P) at their ends, (k, ..., O + P).
 
-    Training and acting share it, so that an agent that is told the task sees it in one place.
+    Training and acting both call this function, so that parameters have the same place in both.
     """
     middle = observation.shape[1:-1]
     numbers = numbers.reshape(len(numbers), *(1 for _ in middle), -1)

@@ -13,8 +13,9 @@ Separate layout (arXiv 2310.01889, section 5.3): a step is four tokens, in this 
 
     [return-to-go], [observation], [action], [reward, completion]
 
-Each ends in the one-hot of its kind, so that the model's single linear embedding has weights of its
-own for every kind. The output at the observation's token is the distribution of the step's action.
+Each token ends in the one-hot of its kind, so that the single linear embedding of the model has
+separate weights for each kind. The output at the observation's token is the distribution of the
+step's action.
 """
 
 from __future__ import annotations

@@ -39,8 +39,8 @@ class Tokens(NamedTuple):
     weight: np.ndarray
     """(B, S) float32, weight of the token's loss."""
     rest_return: np.ndarray | None = None
-    """(B, S) float32, the return of the rest of the trajectory as a share of the best return, from
-    the token's step on; 0 at tokens that predict no action. None where no value is learned."""
+    """(B, S) float32, the sum of rewards from the token's step on, divided by the largest absolute
+    return in the data; 0 at tokens that predict no action. None where no value is learned."""
 
 
 class Steps(NamedTuple):
@@ -61,7 +61,7 @@ class Steps(NamedTuple):
 
 
 class PreviousStep(NamedTuple):
-    """Holds the outcome of the step before: the part of it that later tokens carry.
+    """Holds the outcome of the step before (action, reward, completion), which later tokens carry.
 
     The leading shape is (batch,) for one step and (batch, steps) for several.
     """
@@ -148,8 +148,8 @@ class TokenLayout(ABC):
             (..., T) float32.
         """
         done = np.zeros(reward.shape, np.float32)
-        # The tolerance: both sides may be sums of the same float32 rewards in another order. It
-        # lowers a target of either sign.
+        # Both sides may be sums of the same float32 rewards in another order. So the target is
+        # lowered by 1e-5 of its size, whatever its sign.
         done[..., -1] = (
             reward.sum(axis=-1, dtype=np.float64) >= target * (1 - 1e-5 * np.sign(target))
             if self.conditioned

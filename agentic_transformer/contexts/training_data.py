@@ -53,7 +53,7 @@ def evaluation_data(task: str, config: DataConfig, tasks: list[envs.Task]) -> Re
 
 
 def relabel_mode(task: str, config: DataConfig) -> str:
-    """Returns where rewards come from: gymnasium's environments have stored ones alone."""
+    """Returns the mode of relabelling; for gymnasium's environments it is always `stored`."""
     return STORED if is_gymnasium(task) else config.relabel
 
 

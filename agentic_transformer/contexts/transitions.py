@@ -12,7 +12,7 @@ from agentic_transformer.random_streams import stream
 
 
 class Transitions(NamedTuple):
-    """Holds a batch of B transitions, normalized."""
+    """Holds a batch of B transitions; observations are normalized and rewards scaled."""
 
     observation: np.ndarray
     """(B, O)."""

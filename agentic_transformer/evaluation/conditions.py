@@ -23,9 +23,9 @@ NEED_DATA = ("dataset", *RETRIEVAL, *ORACLES)
 def baseline_condition(agent: AgentConfig) -> str | None:
     """Returns the condition of an agent that acts without a context, named after its kind.
 
-    A known baseline imitates every trajectory that it is trained on, each alike; else the agent is
-    a model of `single` trajectories. Which actions of these are predicted (`imitate`) is a matter
-    of the data. None is returned for an agent that has a context.
+    The known baselines (dt, bc, bc10, bc_told) draw trajectories uniformly, imitate all that they
+    draw, and weight them alike. Other agents of single trajectories are `single` or `single_told`.
+    The setting `imitate` changes no name. None is returned for an agent that has a context.
     """
     if agent.learner != "transformer":
         return f"{agent.learner}_told" if agent.told else agent.learner
@@ -127,7 +127,7 @@ def check_conditions(
 
 
 def check_retrieval(tasks: Sequence[envs.Task], config: EvalConfig, returns: np.ndarray) -> None:
-    """Raises a ValueError unless the data have uninformative trajectories enough.
+    """Raises a ValueError unless the data have enough uninformative trajectories.
 
     Args:
         tasks: the tasks to evaluate on.
@@ -135,8 +135,15 @@ def check_retrieval(tasks: Sequence[envs.Task], config: EvalConfig, returns: np.
         returns: (tasks, episodes) of the data.
 
     Raises:
-        ValueError: the data lack some, or no context is long enough to hide anything in.
+        ValueError: the data lack some, no context is long enough to hide anything in, or a window
+            would cut contexts off.
     """
+    if config.window is not None:
+        raise ValueError(
+            f"condition 'retrieval' with eval.window={config.window}: a window forgets the "
+            "trajectory that is to be retrieved; allowed: eval.window=null, and "
+            "eval.trajectories as small as the contexts shall be"
+        )
     longest = max(config.trajectories) - 1
     if not longest:
         raise ValueError(

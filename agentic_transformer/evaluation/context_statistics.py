@@ -1,4 +1,4 @@
-"""Summarizes what a long context is worth: returns by window, and by distance of what it holds.
+"""Summarizes returns by the window of the context, and by the place of an informative trajectory.
 
 This module knows nothing of environments or models.
 """
@@ -21,7 +21,8 @@ _FIGURES = ["seeds", "units", "mean", "low", "high"]
 def summarize_windows(records: pd.DataFrame) -> pd.DataFrame:
     """Summarizes the return of the n-th attempt by the window of the context.
 
-    An agent that was trained with single trajectories has no context, and a window of 1.
+    Records without a window are left out. An agent of single trajectories has no context and is
+    evaluated with `eval.window=1`, as `window=w1` sets it.
 
     Args:
         records: of evaluations with several values of `eval.window`.

@@ -175,14 +175,14 @@ def settings_of(
         config: settings of the evaluation.
         data: settings of the training data.
         checkpoint: identifies the agent.
-        evaluation: its data count by a digest of their returns.
+        evaluation: its data enter by a digest of their returns.
 
     Returns:
         Values for JSON, by setting.
     """
     asked = {f"eval.{key}": value for key, value in vars(config).items() if key != "video"}
     if config.held_out == EvalConfig().held_out:
-        del asked["eval.held_out"]  # evaluations from before there was a choice are these
+        del asked["eval.held_out"]  # so records from before this setting still match
     if config.window is None:
         del asked["eval.window"]  # likewise
     elsewhere = ("root", "cache", "length")  # where the data lie, how they were collected

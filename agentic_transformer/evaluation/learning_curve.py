@@ -36,9 +36,9 @@ def train(
         run: the run's folder.
         should_stop: see `agentic_transformer.training.train.train`.
         note: see there.
-        stopped: asked before each action of an evaluation, which then ends without a result. It
-            speaks for this process alone, while all processes call `should_stop` together. None:
-            `should_stop`, of a single process.
+        stopped: asked before each action of an evaluation; once it is true, the evaluation ends
+            without a result. It is about this process alone, while all processes call `should_stop`
+            together. None: `should_stop`, for a run of one process.
 
     Returns:
         The trained state. It does not depend on whether the agent was evaluated.
@@ -73,7 +73,7 @@ class SmallEvaluation:
         self._stopped = stopped
 
     def __call__(self, spec: AgentSpec, params: Any) -> list[dict[str, float]]:
-        """Returns a row for n = 1 and one for the last n of `eval.trajectories`.
+        """Returns a row for n = 1 and one for the largest n of `eval.trajectories`.
 
         Args:
             spec: the agent.

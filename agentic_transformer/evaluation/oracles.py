@@ -1,9 +1,9 @@
 """Computes oracles for search: ideal searchers that play the data's own trajectories.
 
-An oracle knows the rewards of every trajectory of the data under every task that the true one may
-be. It keeps a posterior over these tasks, and pays for its attempts as the agent does. It learns
+An oracle knows the return of every trajectory of the data under every task that may be the true
+one. It keeps a posterior over these tasks, and its attempts count as the agent's do. It learns only
 from the return of a whole trajectory, so an agent that reads rewards within an attempt may earn
-more, at its first attempts above all.
+more, above all in its first attempts.
 """
 
 from __future__ import annotations

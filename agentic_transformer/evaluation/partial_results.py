@@ -1,6 +1,6 @@
 """Keeps the finished parts of long work until all of it is finished.
 
-After a kill, the same command goes on behind the parts that are there. An evaluation keeps them in
+After a kill, the same command continues after the finished parts. An evaluation keeps them in
 
     <run>/evaluate/<digest>/unfinished/
         settings.json     everything that the parts depend on; other settings drop the parts

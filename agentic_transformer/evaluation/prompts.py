@@ -1,7 +1,7 @@
 """Changes one thing about the earlier attempts that a context holds: their rewards, or their order.
 
 A prompt is a list of trajectories of a batch of environments, in the order of the context. The
-attempt behind it sees its own rewards in every condition.
+attempt after the prompt sees its own rewards in every condition.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def change(
 ) -> list[Trajectory]:
     """Returns a prompt changed as a condition says.
 
-    Targets stay. Whoever conditions on returns has to rewrite those that follow from rewards.
+    Targets are not changed; `Player.prompted` rewrites targets that depend on rewards.
 
     Args:
         condition: one of `CHANGED`.

@@ -5,12 +5,12 @@ The Ring Attention paper asks a language model for one line of a long text (arXi
 how the hidden task is solved, and the return tells whether the agent still finds it:
 
     informative      a good trajectory of the task, in the sense of `agent.good`
-    uninformative    one that earns at most `POOR_SHARE` of the task's best return in the data
-                     (of costs: that lies at most so far on the way from the worst to the best)
+    uninformative    one that earns at most `POOR_SHARE` of the task's best return in the data; if
+                     rewards are costs, at most that share of the way from the worst to the best
 
-What earns nothing still tells where the task is not. So `distractors`, a context of uninformative
-trajectories alone, is the line below. The two conditions of one n differ in one trajectory, and two
-distances of one n in its place.
+An uninformative trajectory still shows what does not solve the task. So `distractors`, a context of
+uninformative trajectories alone, is the control. For one n, the two conditions differ in one
+trajectory, and two distances differ in the place of that trajectory.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ POOR_SHARE = 0.1
 
 
 def distances(trajectories: int) -> list[int]:
-    """Returns where the informative trajectory stands in the context of the n-th one.
+    """Returns the distances at which the informative trajectory is placed before the n-th one.
 
-    A distance of 1 is right before it. Powers of two, and the far end.
+    They are the powers of two and n - 1, the start of the context. At a distance of 1 it stands
+    right before the n-th trajectory.
 
     Args:
         trajectories: n.

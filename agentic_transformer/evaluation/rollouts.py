@@ -4,14 +4,14 @@ Conditions (the column `condition` of records; n is the column `trajectories`):
 
     own         The n-th trajectory of one context. Trajectories 1..n-1 are the agent's own.
     no_context  The n-th attempt of the same model, with an empty context each time.
-    foreign     One trajectory on this task after n-1 own trajectories on another task (any other:
-                its goal may lie near).
+    foreign     One trajectory on this task after n-1 own trajectories on another task of the
+                evaluation, which may have a goal nearby.
     dataset     One trajectory after n-1 trajectories of the data, relabelled for this task, in
                 order of return.
     zero_rewards, other_rewards, shuffled
-                One trajectory after the agent's own trajectories 1..n-1, those of condition `own`,
-                whose rewards are 0, or those that the same attempt of another context was paid at
-                another task (for other states), or which stand in another order.
+                One trajectory after the trajectories 1..n-1 of condition `own`, changed in one
+                thing: their rewards are 0; or their rewards are those of the same attempt in
+                another context, of another task if there is one; or their order is shuffled.
     retrieval, distractors
                 One trajectory after n-1 trajectories of the data that show nothing of the task; in
                 `retrieval` one of them is replaced by a good one, `distance` places before the
@@ -28,9 +28,9 @@ Conditions (the column `condition` of records; n is the column `trajectories`):
 A context holds at most `eval.window` trajectories, the one that is acted included: the last of
 those above.
 
-The n-th attempts of all conditions on a task start from the same state, but for those of oracles,
-which are trajectories of the data. The return is the raw sum of rewards. Whoever reads the records
-computes the best of n attempts.
+The n-th attempts of all conditions on a task start from the same state, except those of oracles,
+which are trajectories of the data. The return is the raw sum of rewards. The best of n attempts is
+computed from the records, see `evaluation.statistics.with_best`.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class Evaluation:
             agent: the agent.
             tasks: one per environment of the batch.
             config: how many trajectories, and how actions are drawn.
-            data: trajectories labelled for `tasks`, in their order; needed for the condition
-                "dataset" and the oracles.
+            data: trajectories relabelled for `tasks`, in their order; needed for the conditions of
+                `conditions.NEED_DATA`, and for the repeat miss rate.
             hypotheses: (training tasks, episodes) returns of these trajectories under the training
                 tasks; needed for the oracles.
             task: the task or family that `tasks` are of; None: the one that the agent was trained
@@ -110,7 +110,7 @@ class Evaluation:
             conditions: which to check; None checks all.
 
         Raises:
-            ValueError: see `check_conditions` and `check_sizes`.
+            ValueError: see `check_conditions`, `check_sizes` and `check_retrieval`.
         """
         conditions = self.conditions() if conditions is None else conditions
         episodes = None if self.data is None else self.data.returns.shape[1]
@@ -127,7 +127,7 @@ class Evaluation:
         return sum(len(self._places(condition, n)) for n in set(self.config.trajectories))
 
     def attempts(self, condition: str) -> Iterator[Attempt]:
-        """Yields the attempts 1 to the longest of one condition, or those that `count` counts.
+        """Yields the attempts of one condition, as many as `count` says.
 
         Raises:
             ValueError: the condition lacks what it needs, see `check`.
@@ -258,7 +258,7 @@ class Evaluation:
                     yield attempt._replace(distance=distance)
 
     def _places(self, condition: str, number: int) -> list[float]:
-        """Returns the distances of the informative trajectory before the n-th; NaN: it is out."""
+        """Returns the distances of the informative trajectory; NaN if the context holds none."""
         return distances(number) if condition == "retrieval" else [np.nan]
 
     def _prompted_attempt(

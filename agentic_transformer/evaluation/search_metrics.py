@@ -15,9 +15,9 @@ from envs import Task
 class RepeatMissRate:
     """Follows a batch of agents through their successive attempts at hidden tasks.
 
-    An attempt *tries* the tasks under which its path would have found the goal. What it tries in
-    vain is *missed*. The repeat miss rate of a later attempt is the share of the tried tasks that
-    had been missed before: 0 if the agent uses its misses.
+    An attempt *tries* the tasks under which its path would have found the goal. Tasks that it tries
+    are *missed* if it does not find its own goal. The repeat miss rate of a later attempt is the
+    share of its tried tasks that were missed before: 0 if the agent never repeats a miss.
     """
 
     def __init__(self, tasks: Sequence[Task], best_return: np.ndarray, action_repeat: int) -> None:

@@ -69,7 +69,7 @@ def interval(
         seeds: the seed of each unit.
         iqm: whether to take the interquartile mean of all units instead, which a few extreme units
             do not move (arXiv 2108.13264).
-        bounds: the least and the greatest mean that there can be: the interval ends there.
+        bounds: the smallest and the largest possible mean; the interval is clipped to them.
 
     Returns:
         Mean, lower end and upper end.
@@ -140,8 +140,8 @@ def summarize(records: pd.DataFrame) -> pd.DataFrame:
         The columns of `SUMMARY_COLUMNS`, each figure with the ends of its interval:
         mean and iqm (interquartile mean) of the n-th trajectory's return;
         best_mean, of the best return among the attempts 1..n;
-        found, the share of units whose first n attempts earned `FOUND_SHARE` of the best return in
-        the data of their task (NaN if `best_return` is not known);
+        found, the share of units of which one of the first n attempts earned at least `FOUND_SHARE`
+        of the best return in the data of their task (NaN if the best return of a unit is unknown);
         repeat_miss_rate, the share of what the n-th attempts tried that had been missed before
         (`agentic_transformer.evaluation.search_metrics`; NaN if it is not known), and
         repeat_miss_units, the units in which it is known: those that have missed before;

@@ -1,7 +1,7 @@
 """Defines action heads: what the outputs mean, the loss of an action, and how one is drawn.
 
-`mse` is the paper's head: squared error and a deterministic action. `mixture` is ours: a mixture of
-Gaussians can hold several ways to search, where squared error averages them into none.
+`mse` is the paper's head: squared error and a deterministic action. `mixture` is ours. A mixture of
+Gaussians can represent several ways to search; squared error would average them into one action.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def _mixture(config: ModelConfig, outputs: jax.Array) -> tuple[jax.Array, jax.Ar
     """Splits outputs (..., K * (1 + 2A)) into logits (..., K), means and log stds (..., K, A)."""
     logits, rest = outputs[..., : config.components], outputs[..., config.components :]
     means, log_stds = jnp.split(rest.reshape(*rest.shape[:-1], config.components, -1), 2, axis=-1)
-    # A lower bound: a Gaussian that grew ever narrower would spend the loss on the last digits of
-    # noise-free actions, and its gradients would drown those of the others.
+    # The deviation has a lower bound: on actions without noise a Gaussian would become ever
+    # narrower, and its gradients would outweigh those of all other actions.
     return logits, means, jnp.clip(log_stds, config.log_std_min, _LOG_STD_MAX)
 
 
@@ -68,8 +68,8 @@ def action_entropy(config: ModelConfig, outputs: jax.Array, key: jax.Array) -> j
 
         H = -sum_k w_k E_k[log p(a)]  ~  -sum_k w_k log p(a_k),  a_k ~ N(mu_k, sigma_k)
 
-    It is that of the model's own mixture: before a temperature or less noise narrows it, and before
-    actions are clipped.
+    The mixture is the model's own, before `draw_action` changes it by temperature and noise and
+    clips the action.
 
     Args:
         config: which head; it must be `mixture`.

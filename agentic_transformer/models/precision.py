@@ -18,7 +18,7 @@ def matmul_precision(precision: str) -> AbstractContextManager:
     """
     if jax.config.jax_default_matmul_precision is not None:
         return nullcontext()
-    # Also "default" is set: attention, which takes "highest" where nothing is set, then sees it.
+    # "default" is set too, because attention uses "highest" where nothing is set.
     return jax.default_matmul_precision(precision)
 
 

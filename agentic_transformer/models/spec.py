@@ -14,8 +14,8 @@ from agentic_transformer.contexts.tokens import TokenLayout
 from agentic_transformer.models.transformer import AgenticTransformer
 
 ACTING = {"dtype": "float32", "remat": "none", "scan_layers": False, "blockwise_feedforward": False}
-"""Settings of `model` with which every agent acts, however it was trained. They save memory or time
-where gradients are computed over long sequences, and acting computes no gradients."""
+"""Settings of `model` with which every agent acts, however it was trained. Their other values save
+memory or time in training on long sequences, and acting computes no gradients."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class AgentSpec:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> AgentSpec:
-        """Returns the spec that `to_dict` gave the values of.
+        """Rebuilds a spec from the values that `to_dict` returned.
 
         Raises:
             ValueError: the values are not those of an agent of this version.

@@ -1,12 +1,12 @@
-"""Defines the transformer: tokens in, parameters of action distributions out, and maybe a value.
+"""Defines the transformer, which maps tokens to action distributions and, if asked for, a value.
 
 The caller passes attention as a function, so that one model serves training (exact attention over a
 sequence sharded on the ring) and acting (attention to a key/value cache). A token knows its step
 within its trajectory, but not its position in the sequence. Nothing in the model depends on how
 many trajectories come before a token, so a context may grow beyond the training length.
 
-Parameters are float32. With `compute` bfloat16 the blocks calculate in bfloat16. Norms and softmax
-accumulate in float32 all the same, and the head is float32.
+Parameters are float32. With `model.dtype=bfloat16` the blocks compute in bfloat16. Even then norms
+and softmax accumulate in float32, and the heads compute in float32.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Block(nnx.Module):
         attend: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
         feedforward: Feedforward,
     ) -> jax.Array:
-        """Computes x + attention(norm(x)), and to that adds the feedforward network of its norm.
+        """Computes y = x + attention(norm(x)), then y + feedforward(norm(y)).
 
         Args:
             x: (batch, sequence, width).
@@ -90,8 +90,8 @@ class Block(nnx.Module):
 class AgenticTransformer(nnx.Module):
     """Maps tokens to the parameters of action distributions: embedding, blocks, action head.
 
-    With a value it has a second head, on what the blocks return: the value of the token's state in
-    its context, see `agentic_transformer.models.value_head`. Acting does not use it.
+    If `with_value` is set, a second head maps the output of the blocks to the value of the token's
+    state in its context, see `agentic_transformer.models.value_head`. Acting does not use it.
     """
 
     def __init__(
@@ -225,9 +225,9 @@ def unrolled(params: nnx.State) -> nnx.State:
 def _rematerialised(function: Callable[..., jax.Array], remat: str) -> Callable[..., jax.Array]:
     """Sets which activations of a function are kept for its gradient.
 
-    "none" keeps all of them, "full" none but the function's inputs. "block" keeps the output and
-    the log-sum-exp of attention too, so that the backward pass computes everything again but
-    attention; "dots" keeps the results of all products with parameters besides.
+    "none" keeps all of them, "full" only the function's inputs. "block" also keeps the output and
+    the log-sum-exp of attention, so that the backward pass recomputes everything but attention.
+    "dots" keeps what "block" keeps, and the results of all products with parameters.
     """
     if remat == "none":
         return function

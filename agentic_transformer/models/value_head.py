@@ -1,14 +1,14 @@
 """Defines the value that is learned in context: its loss, and how it weights imitated actions.
 
-A hidden task is known from the context alone. So is the value V(h_t) of a state: the model reads it
-from the same tokens h_t as the action, those up to the observation of step t. It learns an
-expectile of G_t, the return of the rest of the trajectory as a share of the best return in the
-data. The difference G_t - V(h_t) is the advantage: by how much the trajectory went on better than
-trajectories do from there, as far as the context tells. Actions are imitated in proportion to its
-exponential (Peng et al. 2019, arXiv 1910.00177; Nair et al. 2020, arXiv 2006.09359).
+A hidden task is known only from the context, and so is the value V(h_t) of a state. The model reads
+the value from the same tokens h_t as the action: those up to the observation of step t. The value
+learns an expectile of G_t, the sum of rewards from step t on, divided by the largest absolute
+return in the data. The advantage G_t - V(h_t) is how much more the trajectory earned from step t on
+than the context lets expect. The weight of an imitated action grows exponentially with the
+advantage (Peng et al. 2019, arXiv 1910.00177; Nair et al. 2020, arXiv 2006.09359).
 
-Returns are not bootstrapped. They are short and their physics deterministic, and a token's loss
-then needs nothing of another token: it is the same in any order of the sequence on the ring.
+Returns are not bootstrapped, since trajectories are short and physics is deterministic. So the loss
+of a token depends on no other token, and is the same in any order of the sequence on the ring.
 """
 
 from __future__ import annotations
@@ -54,6 +54,6 @@ def advantage_weight(advantage: jax.Array, temperature: float) -> jax.Array:
     Returns:
         (...) of the same type.
     """
-    # The least of the exponents: a large one would overflow.
+    # The exponent is clipped, not the weight: the exponential of a large exponent would overflow.
     exponent = jnp.minimum(advantage / temperature, math.log(_LARGEST_WEIGHT))
     return jax.lax.stop_gradient(jnp.exp(exponent))

@@ -67,8 +67,8 @@ def collect_td3(
 
     Beside ExoRL's arrays, an episode has `demonstrator`, the actor's own actions without noise;
     `parameters`; and `noise`, the standard deviation of the noise that was added. `learner.npz` and
-    `returns.csv` lie beside the buffer. A buffer comes out the same on the same machine and
-    versions alone, as a learner magnifies differences of rounding.
+    `returns.csv` lie beside the buffer. Only the same machine with the same versions reproduces a
+    buffer, as a learner magnifies differences of rounding.
 
     Args:
         task: a family with parameters.
@@ -133,7 +133,7 @@ class _Rounds:
         self._learner = TD3Learner(seen, spec.action, config, seed)
 
     def resume(self) -> int:
-        """Brings the learner and its replay to where they were.
+        """Restores the learner and its replay.
 
         Returns:
             the number of finished rounds, whose episodes stay; later ones are deleted.
@@ -216,7 +216,7 @@ class _Rounds:
         ]
 
     def _remember(self, number: int) -> None:
-        """Adds a round to the replay, as its files have it: that is what a resumed one sees."""
+        """Adds a round to the replay, read from its files, as a resumed collection reads it."""
         indices = self._indices(number)
         tasks = episode_tasks(self._task, [start_seed(self._seed, index) for index in indices])
         self._noises.append(self._noise(number))

@@ -25,7 +25,7 @@ from agentic_transformer.training.td3_bc import init_td3_bc_state, make_td3_upda
 
 _ROUND = "round"
 _PRECISION = "highest"
-"""Of float32 products: accelerators would round their factors."""
+"""Precision of float32 products; by default accelerators would round the factors."""
 
 
 class TD3Learner:

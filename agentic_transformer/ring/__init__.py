@@ -1,6 +1,6 @@
 """Computes exact attention over a sequence sharded on a ring of devices.
 
-Arrays in, arrays out: the ring knows nothing of what they mean.
+The functions take and return arrays. They know nothing of observations, actions or agents.
 
 Example:
     >>> mesh = jax.make_mesh((8,), ("ring",), axis_types=(jax.sharding.AxisType.Auto,))

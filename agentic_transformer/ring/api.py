@@ -73,20 +73,20 @@ def attention(
     """Computes exact attention by any of `BACKBONES`.
 
     "ring" and "all_gather" share the work among the ring's devices. "dense", "memory_efficient" and
-    "blockwise" are what one device can do alone: on a mesh with a ring every device of it does the
-    whole of them. Without a mesh all five run on one device.
+    "blockwise" share none: on a mesh, every device of the ring computes the whole sequence. Without
+    a mesh all five run on one device.
 
-    Differentiable in reverse mode, inside or outside `jax.jit`. All arrays are in layout order
-    (`to_layout`), positions those of the natural order.
+    The function can be differentiated in reverse mode, inside or outside `jax.jit`. All arrays are
+    in layout order (see `to_layout`); positions count in natural order.
 
-    What a query does not see does not reach it, whatever it holds: padding, later tokens, other
-    segments and tokens outside of the window, NaN among them, change no bit of its output or of its
-    gradient. A key or value that is not finite, and a query of NaN, makes NaN of the outputs that
-    see it. The gradients of "dense" and "memory_efficient", which are JAX's own, keep this of
-    padding only.
+    Tokens that a query does not see (padding, later tokens, other segments, tokens outside of the
+    window) change no bit of its output or of its gradient, even if they hold NaN. A key or value
+    that is not finite makes the output of every query that sees it NaN. A query that holds NaN
+    makes its own output NaN. The gradients of "dense" and "memory_efficient" are JAX's own: they
+    are independent of padding, but not of other unseen tokens that hold NaN.
 
-    Values of Python numbers and numpy arrays are checked. Those of JAX arrays are not, for they may
-    be traced: a length outside 0..sequence then acts as the nearest of these.
+    Python numbers and the values of numpy arrays are checked. Values of JAX arrays may be traced
+    and are not checked: a length outside 0..sequence is clipped to this range.
 
     Args:
         query: (batch, sequence, heads, head_dim); sequence a multiple of `2 * ring size`; bfloat16,
@@ -106,10 +106,10 @@ def attention(
         window: query i sees keys j with `0 <= i - j < window`; causal only.
         length: tokens at natural positions from here on are padding, never attended to; their
             outputs and gradients are 0. An integer, or (batch,) integers, one for each row.
-        kernel: the attention of a device's queries to one block of keys after another: a kernel,
-            or the name of one (`kernels.NAMES`). None or "auto": the fastest for the platform,
-            which is `jax.default_backend()` unless a `Mesh` says which devices there are. On
-            other devices name a kernel.
+        kernel: the `Kernel` that computes attention to one block of keys at a time, or its name
+            (one of `kernels.NAMES`). None or "auto": the fastest for the platform. The platform is
+            that of `mesh` if `mesh` is a `Mesh`, else `jax.default_backend()`; for other devices,
+            name a kernel.
         precision: of float32 matrix products, "highest" or "default" (`ring/precision.py`); None:
             that of `jax.default_matmul_precision` if one is set, else "highest".
 
@@ -125,7 +125,7 @@ def attention(
     check_one_of("backbone", backbone, BACKBONES)
     check_layout(layout)
     check_attention(query, key, value, segment_ids, causal=causal, window=window, length=length)
-    window = check_window(window, causal=causal)  # compiled functions are kept by it
+    window = check_window(window, causal=causal)  # a Python integer: in the key of `_compiled`
     check_shards(*query.shape[:2], mesh, axis, batch_axis)
     check_devices(mesh, query=query, key=key, value=value, segment_ids=segment_ids, length=length)
     config = _ring_config(backbone, mesh, axis, causal, layout, window)
@@ -155,14 +155,14 @@ def select_kernel(
 
     Args:
         query: as in `attention`, or its shape and type.
-        backbone: as in `attention`, as all that follow.
+        backbone: this and all further arguments as in `attention`.
         mesh: the devices.
         axis: the mesh axis of the sequence.
         causal: whether a query sees only keys up to its own position.
-        segment_ids: or their shape and type.
-        window: how many keys a query sees.
-        length: where padding begins.
-        kernel: what was asked for.
+        segment_ids: the ids, or their shape and type.
+        window: number of keys that a query sees.
+        length: position from which on tokens are padding.
+        kernel: a kernel, its name, or None.
 
     Returns:
         The kernel and a sentence; None for a backbone that uses none.

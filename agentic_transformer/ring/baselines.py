@@ -1,6 +1,6 @@
-"""Defines what a ring is compared with: dense, memory efficient, blockwise and all-gather.
+"""Defines the baselines of the ring: dense, memory efficient, blockwise and all-gather attention.
 
-Dense and memory efficient attention differentiate by JAX's own means. All take arrays in the layout
+JAX differentiates dense and memory efficient attention. All functions take arrays in the layout
 order of a ring of any size.
 """
 
@@ -40,7 +40,7 @@ def dense_attention(
 ) -> jax.Array:
     """Computes attention by the whole matrix of scores, in memory quadratic in the sequence.
 
-    In float32, or in query's dtype if that is wider.
+    Scores and sums are float32, or of query's dtype if that is wider.
 
     Args:
         query: (batch, sequence, heads, head_dim); sequence a multiple of `2 * ring_size`, so even.
@@ -202,7 +202,7 @@ def _softmax_step(query, queries: QueryIntervals, state, key_chunk) -> tuple[tup
     """Continues an online softmax (m, l, O) with a chunk of keys: see `kernels/reference.py`."""
     (old_max, denominator, numerator), (key, value, keys) = state, key_chunk
     einsum = partial(jnp.einsum, preferred_element_type=jnp.float32)
-    # Here, so that copies of one chunk are held.
+    # Not before the scan: so the marked copies of only one chunk are held at a time.
     key, value = mark_keys(key, value), zero_nonfinite(value)
     mask = visible(queries, keys)[:, None, None]
     scores = einsum("bqghd,bkgd->bghqk", query, key) * query.shape[-1] ** -0.5

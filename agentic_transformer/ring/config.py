@@ -17,7 +17,7 @@ class RingConfig(NamedTuple):
             backbones that need none.
         causal: whether a query sees only keys up to its own position.
         layout: order of the sequence, "contiguous" or "zigzag".
-        window: a query sees so many keys; None: all.
+        window: number of keys that a query sees; None: no limit.
         all_gather: every device collects all keys and values first, instead of passing them on.
         precision: of float32 matrix products, see `ring/precision.py`.
     """

@@ -34,7 +34,7 @@ from agentic_transformer.ring.validation import (
 )
 
 INT32 = -(2**31), 2**31 - 1
-"""The least and the most of the type in which positions are compared."""
+"""Smallest and largest int32, the type in which positions are compared."""
 
 
 def decode_attention(
@@ -52,17 +52,17 @@ def decode_attention(
 ) -> jax.Array:
     """Attends from a few new tokens to a sharded cache that holds their own keys and values.
 
-    What a token does not see does not reach it, whatever it holds: NaN in empty slots changes no
-    bit of its output.
+    Slots of the cache that a token does not see change no bit of its output, even if they hold NaN.
 
     Args:
         query: (batch, tokens, heads, head_dim), one or a few tokens, not sharded over the ring.
         key: (batch, capacity, key_heads, head_dim), the cache, in the layout order of a sequence of
             `capacity`; its dtype may be another than query's.
         value: as key.
-        position: (batch, tokens) integers, natural position of each new token: it sees the cache up
-            to and including it. Those of a numpy array are less than capacity; others may be more,
-            and then see the whole cache.
+        position: (batch, tokens) integers, natural position of each new token. A token sees the
+            cache up to its own position, included. Values of a numpy array must be less than
+            capacity. Values of a JAX array are not checked: a token at a larger position sees the
+            whole cache, as far as `window` allows.
         mesh: the devices, as in `ring_attention`.
         axis: the mesh axis over which the cache is sharded.
         batch_axis: the mesh axis over which the batch is sharded.
@@ -167,12 +167,13 @@ def _decode(mesh, axis, batch_axis, layout, window, precision):
 
 
 def _weighted_values(weights, mask, value):
-    """Returns sums of values (batch, keys, key_heads, head_dim), weighted.
+    """Returns weighted sums of values, (batch, key_heads, group, tokens, head_dim).
 
-    Weights and mask are (batch, key_heads, group, tokens, keys).
+    Weights and mask are (batch, key_heads, group, tokens, keys), values (batch, keys, key_heads,
+    head_dim).
 
-    A hidden value that is not finite makes NaN of the product, which is then computed again without
-    it. To look for such values first would read the cache twice for every token.
+    A hidden value that is not finite makes the product NaN. Then the product is computed again
+    without such values. To look for them first would read the cache twice for every token.
     """
     product = partial(jnp.einsum, "bghtk,bkgd->bghtd", preferred_element_type=jnp.float32)
     sums = product(weights.astype(value.dtype), value)

@@ -29,8 +29,8 @@ from agentic_transformer.ring.validation import (
 )
 
 CHUNKS = 16
-"""Chunks of a long sequence: a layer four times as wide then holds a quarter of the activations of
-one layer's width at a time."""
+"""Chunks of a long sequence. A hidden layer 4 times as wide as the model then has 4/16 as many
+activations at a time as a layer of the model's width has in all."""
 
 MIN_CHUNK = 256
 """Tokens in a chunk; smaller products would cost more than the memory they save."""
@@ -55,8 +55,8 @@ def blockwise_feedforward(
 ) -> jax.Array:
     """Applies a function of each token chunk by chunk, and again so in the backward pass.
 
-    No token is padding here: padding must be finite, since the gradients of the parameters add up
-    over all tokens, and 0 times NaN is NaN. An output depends on its own token alone.
+    Padding is treated as any other token. It must be finite: the gradients of the parameters sum
+    over all tokens, and 0 times NaN is NaN. Each output depends on its own token alone.
 
     Args:
         function: (params, (batch, tokens, width)) -> (batch, tokens, any width), the same for every
@@ -68,8 +68,9 @@ def blockwise_feedforward(
         mesh: the devices, as in `ring_attention`, or None for one.
         axis: the mesh axis of the sequence.
         batch_axis: the mesh axis, or axes, of the batch.
-        chunk: most tokens of a sequence that a device takes at a time; None: see `default_chunk`. A
-            device with no more than that takes them all, and keeps what the function keeps.
+        chunk: largest number of tokens of a sequence that a device takes at a time; None: see
+            `default_chunk`. A device with no more tokens applies the function once, and stores its
+            activations for the backward pass.
 
     Returns:
         (batch, sequence, width of the function's output).
@@ -113,7 +114,7 @@ def _in_chunks(function: Function, chunk: int, params, x) -> jax.Array:
     if tokens <= chunk:
         return _apply_checked(function, params, x)
     # As many chunks as are needed, of nearly one size: a prime number of tokens has no divisor.
-    # What is left is a shorter chunk, not padding, where the function might not be finite.
+    # The rest is a shorter chunk. It is not padded: on padding the function might not be finite.
     size = -(-tokens // -(-tokens // chunk))
     rest = tokens % size
     whole = x[:, : tokens - rest].reshape(batch, -1, size, width)
@@ -143,14 +144,17 @@ def _apply_checked(function: Function, params, x) -> jax.Array:
 def _map_chunks(
     function: Function, precision: str | None, params, chunks, last
 ) -> tuple[jax.Array, jax.Array | None]:
-    """Maps (chunks, batch, tokens, width) -> (chunks, batch, tokens, output width), and the last.
+    """Applies a function to equal chunks, and to a shorter last chunk.
 
     Args:
         function: of (params, chunk).
-        precision: in which products are computed, those of the gradients too.
+        precision: of products, in the forward and the backward pass.
         params: of the function.
-        chunks: see above.
+        chunks: (chunks, batch, tokens, width).
         last: (batch, fewer tokens, width), or None.
+
+    Returns:
+        (chunks, batch, tokens, output width), and the output of the last chunk or None.
     """
     # Where `jax.jit` or `jax.checkpoint` are around this, JAX traces it, and the gradient, outside
     # of the context in which the caller chose a precision.

@@ -57,8 +57,8 @@ def to_layout(x: Any, ring_size: int, layout: str, axis: int = 1, fill: Any = 0)
         The padding comes last in natural order.
 
     Raises:
-        ValueError: the array has no such axis, its dtype cannot hold `fill`, or the ring has no
-            size.
+        ValueError: the array has no such axis, its dtype cannot hold `fill`, or ring_size is less
+            than 1.
     """
     order = block_order(ring_size, layout)
     length = _size(x, axis)
@@ -107,7 +107,7 @@ def from_layout(
     def cut(x: Any) -> Any:
         return x[tuple(keep)]
 
-    # What is left may not divide over the devices.
+    # The tokens that are kept may not divide over the devices.
     return map_without_mesh(cut, whole_axis=axis)(x) if isinstance(x, jax.Array) else cut(x)
 
 
@@ -161,7 +161,7 @@ def _permute_blocks(x: Any, order: np.ndarray, axis: int) -> Any:
     def permute(x: Any) -> Any:
         return x.reshape(shape).take(order, axis=axis).reshape(x.shape)
 
-    # The type of an array may say that its sequence is sharded; JAX takes from no such axis.
+    # The sequence may be an explicitly sharded axis, along which JAX cannot `take`.
     return map_without_mesh(permute)(x) if isinstance(x, jax.Array) else permute(x)
 
 

@@ -1,4 +1,4 @@
-"""Masks: what a query sees, in one form for causal masks, windows, padding and packed sequences.
+"""Represents causal masks, windows, padding and packed sequences in one form.
 
 Each query sees the keys whose position lies in its interval `[low, high]` and whose segment equals
 its own. Padding is a query with an empty interval, or a key at a position outside every interval.
@@ -19,7 +19,8 @@ PAD_POSITION = 2**30
 """Position of a key that no query sees."""
 
 MASK_VALUE = -1e30
-"""Start of a running maximum, finite so that a query that sees nothing gives no NaN."""
+"""Start of a running maximum, and score of a hidden pair in the baselines. It is finite, so that a
+query that sees nothing gives no NaN."""
 
 HIGH_PRECISION_KEYS = 1024
 """A query that sees fewer keys needs high precision: one key may have most of its weight."""
@@ -41,7 +42,7 @@ class KeyPositions(NamedTuple):
 
 
 class MaskKind(enum.Enum):
-    """Lists what is known of the intervals when a mask is traced; segments come on top."""
+    """Lists the kinds of masks by what is known at trace time; segments may hide further keys."""
 
     EMPTY = "empty"  # no query sees a key
     FULL = "full"  # every query sees every key
@@ -53,8 +54,8 @@ class MaskKind(enum.Enum):
 class Mask:
     """Holds which queries see which keys.
 
-    The intervals are right for every kind. A kind other than DYNAMIC says the same statically, for
-    kernels that need no positions.
+    Masks of every kind hold the intervals. A kind other than DYNAMIC describes the same mask
+    statically, for kernels that do not read positions.
 
     Attributes:
         kind: what is known at trace time.
@@ -79,7 +80,8 @@ def query_intervals(
 ) -> QueryIntervals:
     """Returns the intervals of queries at natural positions `position` (queries,).
 
-    Query i sees the keys j with `i - window < j <= i` if causal, all if not; and `i, j < length`.
+    If causal, query i sees the keys j with `i - window < j <= i`, else all keys. Positions from
+    `length` on are padding: such queries see nothing, and such keys are not seen.
     """
     end = PAD_POSITION - 1 if length is None else length - 1
     high = jnp.minimum(position, end) if causal else jnp.full_like(position, end)

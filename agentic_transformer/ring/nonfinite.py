@@ -1,15 +1,15 @@
 """Keeps NaN and infinity in a token from every query that does not see the token.
 
-A hidden pair has a weight of exactly 0, but 0 times NaN is NaN: a product would carry a NaN, or an
-infinity, to queries that do not see it. Two rules keep this from happening.
+A hidden pair has a weight of exactly 0, but 0 times NaN is NaN: a product would carry NaN or
+infinity to queries that do not see the token. Two rules prevent this.
 
-- A NaN travels where a mask can hide it: a key has a NaN if it or its value is not finite
-  (`mark_keys`), which makes all of its scores NaN, and in the backward pass the log-sum-exp of a
-  query is NaN if its gradient must be.
-- The operands of products over pairs of which some are hidden hold 0 instead (`zero_nonfinite`).
+- Scores carry NaN, since a mask can hide a score. A key that is not finite, or whose value is not,
+  gets NaN entries (`mark_keys`), so all of its scores are NaN. In the backward pass the log-sum-exp
+  of a query is set to NaN if the query's gradient must be NaN.
+- In products over pairs of which some are hidden, 0 replaces NaN and infinity (`zero_nonfinite`).
 
-Fully visible pairs need nothing. The cost is one pass over keys and values, and in the backward
-pass one over queries and cotangents.
+Products over fully visible pairs need no replacement. The cost is one pass over keys and values,
+and in the backward pass one over queries and cotangents.
 """
 
 from __future__ import annotations

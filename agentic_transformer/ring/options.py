@@ -14,7 +14,7 @@ from agentic_transformer.ring.kernels import Kernel
 
 
 class MaskOptions(TypedDict, total=False):
-    """Holds what says which keys a query sees, and how exactly that is computed."""
+    """Holds the arguments that define a mask, and the precision of products."""
 
     causal: bool
     segment_ids: jax.Array | None
@@ -24,7 +24,7 @@ class MaskOptions(TypedDict, total=False):
 
 
 class KernelOptions(MaskOptions, total=False):
-    """Holds masks, and the kernel that computes them."""
+    """Holds the arguments of a mask, and the kernel."""
 
     kernel: Kernel | str | None
 

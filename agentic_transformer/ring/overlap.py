@@ -55,7 +55,7 @@ def minimal_block(
     element_bytes: int = 2,
     gradient_bytes: int = 4,
 ) -> float:
-    """Returns the tokens a device from which on transfers hide behind the compute of their step.
+    """Returns the least number of tokens per device at which transfers hide behind computation.
 
     The last transfer, which no step follows, is left out. The defaults are the assumptions of the
     paper's table 2, under which this is `F / B`.
@@ -65,7 +65,8 @@ def minimal_block(
         backward: the backward pass, with 5 matrix products a step instead of 2, in which the
             gradients of keys and values travel too.
         causal: half of the scores are computed at every step (zigzag order).
-        group: query heads for each key head; the products stay, the keys and values shrink.
+        group: query heads for each key head. A larger group leaves the products as they are, and
+            makes keys and values smaller.
         element_bytes: of keys and values.
         gradient_bytes: of the gradients of keys and values, which are summed in float32.
 
@@ -84,5 +85,5 @@ def hidden(chip: Chip, tokens: int, **setting: bool | int) -> bool:
 
 
 def paper_minimal_sequence(chip: Chip) -> float:
-    """Returns the paper's minimal sequence per device: six blocks, as many as a device holds."""
+    """Returns the paper's minimal sequence per device: six blocks, which a device holds at once."""
     return 6 * minimal_block(chip)

@@ -1,7 +1,8 @@
-"""Says what a kernel computes in one step of the ring, with masks as static as it needs them.
+"""Chooses the queries, keys and mask of the kernel's call in one step of the ring.
 
-On device i of N, step s brings the keys of device j = (i - s) mod N. Both blocks are two halves
-(low, high) of consecutive positions. For causal attention without window and length:
+A kernel that does not support DYNAMIC masks gets static ones. On device i of N, step s brings the
+keys of device j = (i - s) mod N. The blocks of queries and of keys are two halves each (low, high)
+of consecutive positions. For causal attention without window and length:
 
     layout       step 0    step s >= 1, j < i             step s >= 1, j > i
     zigzag       CAUSAL    all queries, low keys: FULL    high queries, all keys: FULL
@@ -65,7 +66,7 @@ def needs_dynamic(config: RingConfig, *, has_length: bool) -> bool:
 
 
 def has_static_window(config: RingConfig) -> bool:
-    """Returns whether the kernel is told of a window statically: one device, and it can be told."""
+    """Returns whether the kernel gets the window as a static number, as it may on one device."""
     kernel = config.kernel
     told = kernel is not None and not kernel.supports_dynamic and kernel.supports_windows
     return config.window is not None and config.ring_size == 1 and told
@@ -87,7 +88,7 @@ def step_call(
         device: index of this device.
         step: a Python integer where it is static.
         queries: what this device's queries see.
-        keys: where the keys are that are here at this step.
+        keys: positions and segments of the keys that this device holds at this step.
         has_length: whether positions from some length on are padding.
     """
 

@@ -1,8 +1,8 @@
 """Names the precision of float32 matrix products.
 
-A GPU multiplies float32 matrices in TF32 and a TPU in bfloat16, unless it is told otherwise. The
-errors of attention are then 1e-3 and not 1e-6. "highest" tells it otherwise; "default" leaves the
-platform its own way. Products of 16-bit inputs are the same in both.
+By default a GPU multiplies float32 matrices in TF32 and a TPU in bfloat16. The errors of attention
+are then 1e-3 instead of 1e-6. "highest" asks for float32 products; "default" leaves the choice to
+the platform. Products of 16-bit inputs are the same with both.
 """
 
 from __future__ import annotations

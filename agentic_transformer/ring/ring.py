@@ -90,7 +90,8 @@ def _attention_backward(config: RingConfig, saved, cotangent):
     query, key, value, segment, length, out, lse = saved
 
     def ring_pass(query, key, value, out, lse, cotangent, segment):
-        # +inf gives weights exp(S - lse) of 0, NaN a gradient of NaN. (lse is NaN if out is.)
+        # lse = +inf makes the weights exp(S - lse) of a query that sees nothing 0. lse = NaN makes
+        # the query's gradient NaN; lse is NaN already where out is.
         lse = jnp.where(lse == -jnp.inf, jnp.inf, lse)
         lse = jnp.where(finite_tokens(query, cotangent), lse, jnp.nan)
         key = mark_keys(key, value)
@@ -175,8 +176,9 @@ def _backward(config: RingConfig, query, key, value, segment, length, out, lse, 
         dblock = [zero, zero] if kernel.supports_dynamic else None
         carried = _all_steps_but_last(config, ring_step, (block, dquery, dblock))
         dquery, dblock = add_step(carried, config.ring_size - 1)
-        # Home again, all at once: where one sum may leave before the other has come, XLA sends it
-        # together with that one, after the step's computation and not beside it.
+        # Both sums return to their device together. Without the barrier XLA may merge the last
+        # permute of one sum with the permute before it of the other sum, which then waits for the
+        # step's computation instead of running beside it.
         dblock = lax.optimization_barrier([total.astype(key.dtype) for total in dblock])
         dblock = _rotate(config, dblock)
     gradients = kernel.finish_backward(dquery, query), *dblock
@@ -192,10 +194,10 @@ def _all_steps_but_last(config: RingConfig, ring_step: Callable, carried: Any) -
 
 
 def _ring_position(config: RingConfig, query, segment, length) -> tuple[RingPosition, Array]:
-    """Returns this device's position, and its queries.
+    """Returns this device's position on the ring, and its queries.
 
-    Barrier: otherwise XLA and partial evaluation hoist every mask out of the scan over layers,
-    where positions are constants, and store O(S^2) memory.
+    A barrier makes the position depend on the queries. Without it positions are constants: XLA and
+    partial evaluation would hoist every mask out of the scan over layers, and store O(S^2) memory.
     """
     device = jnp.int32(0) if config.axis is None else lax.axis_index(config.axis)
     device, query = lax.optimization_barrier((device, query))

@@ -93,7 +93,7 @@ def selection_for(
 ) -> Selection:
     """Returns the kernel that was asked for, or the fastest for a platform and these masks.
 
-    Of the arrays, shapes and types count alone.
+    Only the shapes and dtypes of the arrays matter.
 
     Raises:
         ValueError: see `kernels.choose`.
@@ -135,16 +135,16 @@ def attend_shard(
             attend = partial(attend, segment_ids=segment_ids)
             return attend_before_padding(attend, arrays, position, length)
         if jnp.ndim(length):
-            # Lengths of rows become segments, and the ring needs to know none.
+            # Lengths of rows become segments, so the ring gets no length.
             return attend_within_lengths(attend, arrays, segment_ids, position, length)
     return _attend(config, query, key, value, segment_ids, length)
 
 
 def _vary_alike(config: RingConfig, *arrays: jax.Array | None) -> list[jax.Array | None]:
-    """Returns arrays whose types all say the same of the mesh axes along which devices differ.
+    """Casts arrays so that the types of all of them vary over the same mesh axes.
 
-    Types say it inside of a `jax.shard_map` with check_vma=True. Loops carry these arrays and zeros
-    like them from one step to the next, and the types of what is carried must not change.
+    A type states these axes inside of a `jax.shard_map` with check_vma=True. Loops carry the
+    arrays, and zeros like them, from step to step, and the type of a carried array must not change.
     """
 
     def varying(array: jax.Array) -> frozenset[str]:
@@ -152,7 +152,7 @@ def _vary_alike(config: RingConfig, *arrays: jax.Array | None) -> list[jax.Array
 
     axes = frozenset().union(*(varying(x) for x in arrays if x is not None))
     if config.axis is not None:
-        # What is seen depends on the device, even of arrays that are equal on all of them.
+        # The mask depends on the device, even if the arrays are equal on all devices.
         axes |= varying(lax.axis_index(config.axis))
 
     def vary(array: jax.Array | None) -> jax.Array | None:

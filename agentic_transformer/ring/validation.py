@@ -1,4 +1,4 @@
-"""Checks of arguments: each raises one ValueError that says what is allowed.
+"""Checks arguments; each function raises one ValueError that says what is allowed.
 
 Settings, shapes and dtypes are checked, and the values of Python numbers and numpy arrays. Values
 of JAX arrays are not: they may be traced, and reading them would wait for the device.
@@ -94,7 +94,7 @@ def check_length(length: Any, batch: int, sequence: int) -> None:
 
 
 def check_window(window: Any, *, causal: bool) -> int | None:
-    """Returns the window as a Python integer; ValueError unless attention can have it."""
+    """Returns the window as a Python integer; ValueError if it is less than 1 or not causal."""
     if window is None:
         return None
     window = check_whole("window", window)
@@ -192,7 +192,10 @@ def check_shards(
     axis: str,
     batch_axis: str | tuple[str, ...] | None,
 ) -> None:
-    """Raises ValueError unless the sequence gives two blocks a device, and the batch its parts."""
+    """Raises ValueError unless sequence and batch divide over the mesh.
+
+    The sequence needs two equal blocks for each device of the ring.
+    """
     if mesh is not None:
         check_mesh(mesh)
     ring_size = 1 if mesh is None else ring_size_of(mesh, axis)
@@ -220,7 +223,7 @@ def check_shards(
 
 
 def check_mesh(mesh: Mesh | AbstractMesh) -> None:
-    """Raises ValueError unless the mesh can be computed on from here."""
+    """Raises ValueError unless functions of whole arrays can use the mesh in this context."""
     if not isinstance(mesh, Mesh | AbstractMesh):
         raise ValueError(f"mesh={shown(mesh)} must be a jax.sharding.Mesh or AbstractMesh")
     around = get_abstract_mesh()

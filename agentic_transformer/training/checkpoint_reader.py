@@ -103,7 +103,7 @@ class CheckpointReader:
         """
         path = self.folder / str(step)
         there, here = _flat(self.spec(step)), _flat(spec)
-        # What the data alone decide comes last: of another agent it differs too.
+        # Values that the data decide are compared last, since they differ for another agent too.
         for key in sorted(there.keys() | here.keys(), key=lambda key: (_of_data(key), key)):
             if there.get(key) != here.get(key):
                 difference = f"{key} is {there.get(key)} there and {here.get(key)} here"

@@ -45,7 +45,7 @@ class CsvLog:
 
     def _open(self, path: Path, columns: list[str]) -> None:
         self._file = path.open("w", newline="", buffering=1)
-        # Rows of an earlier version may have fewer columns.
+        # The first row decides the columns, and an earlier version may have written fewer.
         self._writer = csv.DictWriter(self._file, columns, extrasaction="ignore")
         self._writer.writeheader()
 

@@ -101,7 +101,7 @@ def any_process(flag: bool) -> bool:
 
 
 def on_host(tree: Any) -> Any:
-    """Returns a tree of arrays, sharded over any processes, as whole numpy arrays of its own.
+    """Copies a tree of arrays, which may be sharded over processes, to whole numpy arrays.
 
     Every process must call this.
     """

@@ -21,7 +21,7 @@ def describe_change(run: Path, store: datasets.ActionRepeatView) -> str | None:
         store: the trajectories now.
 
     Returns:
-        One clause with the numbers; None if the run's provenance says nothing else.
+        One clause with the numbers; None if they agree, or the provenance does not state them.
     """
     learned, now = read_json(run / PROVENANCE), count_episodes(store)
     if all(learned.get(key, count) == count for key, count in now.items()):

@@ -123,7 +123,7 @@ def fit(
 
 
 def evaluation_due(step: int, config: TrainConfig) -> bool:
-    """Returns whether the agent is evaluated after a step; 0 is the untrained agent's."""
+    """Returns whether the agent is evaluated after a step; at step 0 it is untrained."""
     every = config.eval_every
     return bool(every) and (step % every == 0 or step == config.steps)
 

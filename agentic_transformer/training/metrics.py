@@ -20,7 +20,7 @@ _MAX_QUEUE = 10_000  # events that may wait to be written
 
 
 class Events(Protocol):
-    """Describes where single numbers go that somebody may watch."""
+    """Describes a log of single numbers, such as TensorBoard's."""
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
         """Adds one number."""
@@ -112,11 +112,11 @@ class MetricsLog:
         self._last_step = from_step
 
     def write(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
-        """Adds one row of metrics.
+        """Adds one row: the metrics, rates, and the `seconds` that the run has taken so far.
 
         Returns:
-            The row: the metrics; `steps_per_second` and `tokens_per_second` since the last row,
-            evaluations left out; and the `seconds` of training so far.
+            The metrics with `steps_per_second` and, if tokens are counted, `tokens_per_second`
+            since the last row. Evaluations are left out of the rates, not of `seconds`.
         """
         now = time.perf_counter()
         rate = (step - self._last_step) / max(now - self._last_time, 1e-9)

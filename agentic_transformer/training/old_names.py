@@ -39,9 +39,9 @@ def current_spec(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_new_settings(spec: dict[str, Any]) -> dict[str, Any]:
-    """Returns an agent's spec with the settings that it was written too early to have.
+    """Adds to an agent's spec the settings that are newer than the spec.
 
-    The default of a new setting is what was done before there was the setting.
+    They get their defaults: the default of a new setting is the behaviour from before the setting.
     """
     groups = {"agent": AgentConfig, "model": ModelConfig}
     return spec | {

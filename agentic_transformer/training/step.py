@@ -211,7 +211,7 @@ def _make_attention(
     """Returns causal attention within segments (B, S), or whole rows, by the settings."""
 
     def attend(_layer: Any, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-        # Barrier: otherwise XLA hoists every mask out of the layer scan, O(S^2) memory.
+        # Without the barrier XLA hoists every mask out of the scan over layers: O(S^2) memory.
         query, segment_ids = jax.lax.optimization_barrier((query, segment))
         return attention(
             query,
@@ -231,7 +231,7 @@ def _make_attention(
 
 
 def accumulate_grads(grad_fn: Callable, steps: int, mesh: Mesh) -> Callable:
-    """Returns a function that accumulates gradients over micro-batches, in the memory of one.
+    """Returns a function that sums gradients over micro-batches, with one in memory at a time.
 
     Args:
         grad_fn: `jax.value_and_grad` of a loss function of `make_loss_fn`.

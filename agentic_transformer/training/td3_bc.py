@@ -111,8 +111,8 @@ def actor_loss(
 
         mean((pi(s) - a)^2) - lambda mean(Q_1(s, pi(s)))
 
-    lambda = alpha / max(mean|Q_1|, 1e-8), no gradient flows through it. It makes the loss
-    independent of the scale of values.
+    lambda = alpha / max(mean|Q_1|, 1e-8) makes the loss independent of the scale of values. No
+    gradient flows through lambda.
     """
     action = nnx.merge(graphs.actor, actor)(batch.observation)
     value = nnx.merge(graphs.critics, critics)(batch.observation, action)[0]

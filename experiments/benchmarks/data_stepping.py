@@ -27,7 +27,7 @@ _ROUNDS = 3  # at least
 
 
 class Rates(NamedTuple):
-    """Holds the states that advance by one step in a second of CPU time, by way of stepping.
+    """Holds the states stepped in a second of CPU time, for each way of stepping.
 
     `difference` is the largest between the positions and velocities that two ways come to.
     """

@@ -32,8 +32,9 @@ runs.
 """
 _EXPERIMENTS = """# Experiments
 
-Each is a file of [conf/experiment](../conf/experiment), used as `experiment=<name>`. This page is
-generated from them; times are of two CPU cores. What came out is on the [results](results.md) page.
+An experiment is a file of [conf/experiment](../conf/experiment), used as `experiment=<name>`. This
+page is generated from these files. Times are of two CPU cores. The outcomes are on the page of
+[results](results.md).
 """
 _TIME = "# Time on two CPU cores:"
 
@@ -101,11 +102,11 @@ def _experiment_row(name: str) -> list[str]:
     line = command_line.read("train", config.TrainCommand, [f"experiment={name}"])
     made = line.make_settings(line.job_overrides[0])
     data, agent, model, train, evaluation = made.data, made.agent, made.model, made.train, made.eval
-    horizon = "whole" if data.horizon is None else f"{data.horizon} steps"
+    horizon = "all steps" if data.horizon is None else f"{data.horizon} steps"
     return [
         f"[{name}](#{name})",
         made.task,
-        f"{data.algo}, {data.episodes} episodes, {horizon} of {data.action_repeat}",
+        f"{data.algo}, {data.episodes} episodes, {horizon}, action repeat {data.action_repeat}",
         f"{agent.name}, {agent.trajectories} trajectories",
         f"{model.layers} layers of {model.width}, {model.heads} heads, {model.attention}",
         f"{train.steps} steps of {train.batch} rows, rate {train.learning_rate:g}",

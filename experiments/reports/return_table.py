@@ -7,7 +7,8 @@ import pandas as pd
 from experiments.reports.condition_names import NAMES
 
 ENOUGH_UNITS = 20
-"""Contexts from which on an interval is said to exclude 0; that of one seed is too narrow below."""
+"""Fewest contexts from which a conclusion is drawn; of fewer, the interval of one seed is too
+narrow."""
 
 NOTHING = 0.01
 """Share of the last return below which the first is as good as 0: a ratio would say nothing."""
@@ -27,12 +28,12 @@ def too_few(units: int) -> str:
 def table_text(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
     """Formats the returns by number of trajectories, and the paired differences at the largest.
 
+    Nothing is concluded from fewer than `ENOUGH_UNITS` contexts. No ratio is formed if the interval
+    of the first return reaches down to 0, or to `NOTHING` of the last return.
+
     Args:
         summary: result of `agentic_transformer.evaluation.statistics.summarize`.
         comparisons: result of `agentic_transformer.evaluation.statistics.compare`.
-
-    Nothing is concluded from fewer than `ENOUGH_UNITS` contexts. No ratio is formed where the
-    interval of the first return reaches down to 0, or to less than `NOTHING` of the last return.
     """
     blocks = []
     for task, rows in summary.groupby("task", sort=False):

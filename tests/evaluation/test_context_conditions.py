@@ -182,6 +182,8 @@ def test_the_informative_trajectory_stands_at_its_place_among_poor_ones(make):
 
 
 def test_what_retrieval_cannot_have_is_said(make):
+    with pytest.raises(ValueError, match="eval.window=null"):
+        make(conditions=["distractors"], window=2).check()
     with pytest.raises(ValueError, match="needs 4999 trajectories that earn almost nothing; the"):
         make(conditions=["retrieval"], trajectories=[5000]).check()
     with pytest.raises(ValueError, match="needs a context; eval.trajectories=.1. asks"):

@@ -127,7 +127,7 @@ def select(
         window: whether there is a window on one device.
 
     Raises:
-        ValueError: the platform is no name.
+        ValueError: the platform is not a string.
     """
     if not isinstance(platform, str):
         raise ValueError(f"platform={platform!r} must be a name, such as 'cpu', 'gpu' or 'tpu'")

@@ -8,18 +8,19 @@ where `lse` is the log-sum-exp of a row of S over *all* blocks. In the forward p
 O is known before the last block, so a kernel continues an online softmax in a carry of its own
 form. In the backward pass both are known: each block's part of the gradient is exact by itself.
 
-Shapes and dtypes at this border, for a kernel whose `token_axis` is 2 (with 1, tokens stand before
-heads in all of them):
+Shapes and dtypes at this interface, for a kernel whose `token_axis` is 2 (with 1, tokens stand
+before heads in all arrays):
     query       (batch, heads, queries, head_dim), unscaled
     key, value  (batch, key_heads, keys, head_dim), key_heads a divisor of heads; query head h
                 attends to key head h // (heads // key_heads)
-    out         (batch, heads, queries, head_dim): float32 from a kernel; query's dtype to it
+    out         (batch, heads, queries, head_dim): float32 where the kernel returns it, query's
+                dtype where the kernel receives it
     lse         (batch, heads, queries) float32, natural logarithm
-    gradients   in the shape of what they are the gradient of: that of the query float32, those of
-                one block's keys and values float32 or of their own type (the ring sums in float32)
+    gradients   shaped as their arrays: that of the query is float32, those of one block's keys and
+                values are float32 or of the arrays' own dtype (the ring sums in float32)
 
-Everything else (units, transposes, padding, chunks) is private to a kernel. Tokens may be padded
-by the kernel's own `pack`; what a carry holds is known to the kernel alone.
+Everything else (units, transposes, padding, chunks) is private to a kernel. A kernel may pad tokens
+in `pack`, and only the kernel knows what its carry holds.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ class Kernel(ABC):
 
     Kernels are hashable and compare by value (frozen dataclasses): programs are cached by them.
 
-    Arrays may hold NaN and infinities, and a key has NaN where its value is not finite. None of it
-    may reach a query that does not see it, nor the gradient of a key that is not seen.
+    Arrays may hold NaN and infinity; a key holds NaN where its value is not finite. Neither may
+    reach the output of a query that does not see the key, nor the gradient of an unseen key.
 
     Attributes:
         token_axis: the axis of tokens in all arrays, the packed ones and those of carry and
@@ -82,7 +83,7 @@ class Kernel(ABC):
 
     @abstractmethod
     def init(self, query: jax.Array, key: jax.Array) -> Any:
-        """Returns the carry of queries that have met no key; only the shape of `key` is used."""
+        """Returns the carry before the first block of keys; only the shape of `key` is used."""
 
     @abstractmethod
     def forward(
@@ -102,8 +103,8 @@ class Kernel(ABC):
         Args:
             key: only the shape of `key` is used.
             out: the output over all blocks.
-            lse: that over all blocks; +inf where a query sees nothing, so that `exp(S - lse)` is
-                0; NaN where the gradient of a query must be NaN.
+            lse: the log-sum-exp over all blocks; +inf where a query sees nothing, so that
+                `exp(S - lse)` is 0; NaN where the gradient of a query must be NaN.
             cotangent: the cotangent of the output, in query's dtype.
 
         Returns:
@@ -145,7 +146,8 @@ class Kernel(ABC):
     ) -> Any:
         """Applies `ring_pass(*arrays, segment)`, a whole pass around the ring.
 
-        A kernel may go around once for every key head, in the memory of one for all that travels.
+        A kernel may make one pass for each key head. Then the keys and values of one head travel at
+        a time, which takes less memory.
 
         Args:
             ring_pass: returns a tree of arrays (batch, heads or key_heads, tokens, ...).

@@ -29,13 +29,15 @@ from agentic_transformer.ring.validation import check_whole
 
 
 class Chunks(NamedTuple):
-    """Holds what is computed at once; it bounds memory whatever the batch and the number of heads.
+    """Holds the sizes of a chunk, the part of a block that is computed at once.
+
+    They bound memory, whatever the batch and the number of heads.
 
     Attributes:
         queries: tokens in a chunk of queries.
         keys: tokens in a chunk of keys.
-        whole: a block of at most so many keys is not cut.
-        rows: (batch, key head) rows at once.
+        whole: largest number of keys of a block that is not cut into chunks.
+        rows: (batch, key head) rows in a chunk.
     """
 
     queries: int
@@ -127,9 +129,9 @@ class BlockSchedule(NamedTuple):
     Attributes:
         order: (chunks,), the inner chunks: full, partly visible, partly visible in high precision,
             empty.
-        full_end: where the full ones end in the order.
-        plain_end: where the partly visible ones end.
-        non_empty_end: where those in high precision end.
+        full_end: end of the full chunks in `order`.
+        plain_end: end of the partly visible chunks in normal precision.
+        non_empty_end: end of the partly visible chunks in high precision.
     """
 
     order: Array

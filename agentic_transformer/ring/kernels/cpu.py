@@ -139,9 +139,10 @@ class CPUKernel(Kernel):
     def map_heads(
         self, ring_pass: Callable, arrays: tuple[Array, ...], segment: Array | None
     ) -> Any:
-        """Runs `ring_pass` once for each (batch, key head), or once for all.
+        """Runs `ring_pass` once for each (batch, key head), or once for all of them.
 
-        The former if blocks are long and chunks have one row.
+        It runs once for each if blocks have at least `min_tokens_per_head_pass` tokens and chunks
+        have one row.
         """
         batch, key_heads, tokens = arrays[1].shape[:3]
         if self.chunks.rows > 1 or tokens < self.min_tokens_per_head_pass:
@@ -174,8 +175,9 @@ def chunked_forward(
 
     Arrays are rows, (rows, tokens, ...). Chunks of queries are the outer loop.
 
-    By Cauchy-Schwarz |q.k| <= |q||k|: where that is safe, no running maximum is needed. Only keys
-    of full chunks count: a hidden key must not change the rounding of an output.
+    By Cauchy-Schwarz |q.k| <= |q||k|. Where this bound is at most SAFE_EXPONENT, no running maximum
+    is needed. Only keys of full chunks enter the bound: a hidden key must not change the rounding
+    of an output.
     """
     chunks = chunks.fitted(*query.shape[:2], key.shape[1])
     query_slicer = BlockSlicer(chunks.rows, chunks.queries)

@@ -1,8 +1,8 @@
 """Computes attention of the CPU kernel within one block: its formulas and its arithmetic.
 
-XLA's CPU backend compiles what stands here to fast and exact code. The left operand of a product is
-never transposed; that would cost up to three quarters of the speed. So dquery is summed as
-(head_dim, tokens) and transposed once at the end.
+The formulas are written for XLA's CPU backend. The left operand of a product is never transposed,
+which would cost up to three quarters of the speed. So dquery is summed as (head_dim, tokens) and
+transposed once at the end.
 """
 
 from __future__ import annotations
@@ -110,9 +110,9 @@ def block_backward(
     `transposed_key` is K^T, `zero_nonfinite(key).mT`: a loop over queries computes it once. (XLA's
     CPU backend lacks bfloat16 products of a transpose in which NaN is replaced.)
 
-    In high precision a moderate lse divides the exponential of a score, instead of being subtracted
-    from the score: P then carries the very rounding errors of the forward pass, and what should
-    cancel in the gradient does.
+    In high precision, a moderate lse divides the exponential of a score instead of being subtracted
+    from the score. P then has the same rounding errors as in the forward pass, so that terms of the
+    gradient that should cancel do cancel.
     """
     (cotangent, lse, delta), scale = residual, query.shape[-1] ** -0.5
     # S^T in base 2, then P^T, (..., keys, queries)
@@ -145,11 +145,11 @@ def block_backward(
 def exp2(x: Array) -> Array:
     """Returns 2^x for x up to 126, more exactly than XLA, in half of its time; 0 below -127.
 
-    With n the integer nearest to x and f = x - n, 2^x = 2^n 2^f. The series for 2^f has the
-    smallest greatest relative error, 2e-9, of its degree among those that are 1 at 0. The bits of
-    2^-n are the last bits of a sum. Those of 2^128 are the bits of infinity, by which a hidden
-    score becomes 0. XLA takes a division by 2^-n for expensive and computes it once; a product
-    would be computed anew for each use.
+    With n the integer nearest to x and f = x - n, 2^x = 2^n 2^f. The polynomial for 2^f is the
+    minimax one of its degree among those that are 1 at 0; its relative error is at most 2e-9. The
+    exponent bits of 2^-n are the last bits of the sum 1.5 * 2^23 + 127 - n. A hidden score has
+    n = -128: the bits of 2^128 are those of infinity, so the result is 0. XLA considers the
+    division by 2^-n expensive and computes it once; it would compute a product anew for each use.
     """
     x = jnp.where(x < -128, -128, x)
     n = jnp.round(x)
@@ -191,8 +191,8 @@ def _contract(a: Array, b: Array, formula: str, axis: int, high_precision: bool)
     """Contracts the last axis of a with `axis` of b.
 
     Errors are largest for queries that see few keys. They come from rounding in the scores and in
-    sums of large weights. In high precision, in float32, four quarters of the sum are added
-    pairwise, which leaves the error that exact scores would.
+    sums of large weights. In high precision, a float32 sum is computed in four quarters that are
+    added pairwise; its error is then no larger than with exact scores.
     """
     product = partial(jnp.einsum, formula, preferred_element_type=jnp.float32)
     if not high_precision or a.dtype != jnp.float32 or a.shape[-1] % 4:

@@ -54,7 +54,7 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class CuDNNAttention:
-    """Computes `FusedAttention` by cuDNN, tokens first: its layout BTNH."""
+    """Computes `FusedAttention` by cuDNN, in its layout BTNH: tokens before heads."""
 
     token_axis = 1
 
@@ -116,11 +116,11 @@ def _backward(
 
 
 def _as_primitive(name: str, function: Callable) -> Primitive:
-    """Returns a function as a primitive: what it consists of is seen when it is lowered.
+    """Wraps a function as a primitive, which hides its operations until it is lowered.
 
-    A program with jax's primitives of cuDNN, which can be sharded by the compiler, may have one
-    mesh only. A training step with sharded parameters has two (`training/fsdp.py`). Inside of a
-    `jax.shard_map` nothing is left to be sharded: there this primitive stands for them.
+    JAX's own primitives of cuDNN can be sharded by the compiler, but allow one mesh in a program. A
+    training step with sharded parameters has two meshes (`training/fsdp.py`). Inside of a
+    `jax.shard_map` nothing is left to be sharded, so this primitive takes their place.
     """
     primitive = Primitive(name)
     primitive.multiple_results = True
@@ -159,7 +159,7 @@ def _call(primitive: Primitive, *arrays: jax.Array, **settings: Any) -> Any:
     bind = partial(primitive.bind, **settings)
     others = set(mesh.axis_names) - set(mesh.manual_axes)
     if others:
-        # The compiler cannot shard the call over some axes of a mesh only: there it is whole.
+        # The compiler cannot shard the call over only some axes of a mesh: there, compute it whole.
         whole = jax.sharding.PartitionSpec()
         bind = jax.shard_map(
             bind, in_specs=whole, out_specs=whole, axis_names=others, check_vma=False

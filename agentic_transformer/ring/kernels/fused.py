@@ -78,7 +78,7 @@ class FusedKernel(Kernel):
 
     @property
     def token_axis(self) -> int:
-        """Returns that of the fused attention."""
+        """Returns the token axis of the fused attention."""
         return self.fused.token_axis
 
     def init(self, query: jax.Array, key: jax.Array) -> None:
@@ -126,15 +126,20 @@ def _full_backward(fused: FusedAttention, query, key, value, out, lse, cotangent
 def _causal_forward(fused: FusedAttention, query, key, value) -> tuple[jax.Array, jax.Array]:
     """Attends causally; a key that is not finite reaches the queries that see it, and no other.
 
-    The mask chooses -inf in place of a hidden score, so a NaN in a key stays hidden. But within a
-    tile a fused kernel multiplies hidden weights, which are 0, with values: NaN would reach every
-    query of the tile. So it is given finite values. A key is marked where its value is bad.
+    The mask replaces a hidden score by -inf, so NaN in a hidden key stays hidden. But within a tile
+    a fused kernel multiplies hidden weights, which are 0, with values: NaN would reach every query
+    of the tile. So the kernel gets finite values; the key of a value that is not finite holds NaN
+    (`mark_keys`).
     """
     return fused.forward(query, key, zero_nonfinite(value), causal=True)
 
 
 def _causal_backward(fused: FusedAttention, query, key, value, out, lse, cotangent):
-    """Differentiates causal attention; NaN goes where `_causal_forward` would take it, and back."""
+    """Differentiates causal attention.
+
+    The gradient of a query whose lse is NaN is NaN, and so are those of the keys and values that
+    the query sees.
+    """
     bad_query = jnp.isnan(lse)
     arrays = (zero_nonfinite(x) for x in (query, key, value, out))
     lse = jnp.where(bad_query, jnp.inf, lse)  # weights exp(S - lse) of 0

@@ -1,9 +1,9 @@
 """Calls splash attention, jax's fused attention for TPUs.
 
-The forward pass returns its log-sum-exp. The public gradient drops the cotangent of that: a ring
-that is differentiated through it is silently wrong. The two calls below it take the log-sum-exp
-over all blocks, but they are private to jax. `why_not` finds out whether this jax and these arrays
-have what is called here.
+The forward pass returns its log-sum-exp, but the public gradient drops the cotangent of the
+log-sum-exp: the gradient of a ring would be silently wrong. This module calls the two functions
+behind the public gradient. They take the log-sum-exp over all blocks, but they are private to jax.
+`why_not` finds out whether this jax has them, and whether they take these arrays.
 
 Splash attention hides a pair by a score of `_MASK_VALUE`, after the product of query and key, and
 this decides how NaN travels. A NaN key makes NaN of the scores that are seen and of no other, so
@@ -125,8 +125,8 @@ SPLASH_KERNEL = SplashKernel()
 class _Call:
     """Describes one call: the sizes of arrays padded to blocks, and the mask.
 
-    A block is a multiple of 128 tokens. Causal masks hide what pads the keys from all queries but
-    those that pad; else the padding is a segment of its own.
+    A block is a multiple of 128 tokens. A causal mask hides the padding of keys from all queries
+    that are not padding; with another mask the padding is a segment of its own.
     """
 
     batch: int
@@ -286,7 +286,7 @@ def _splash() -> ModuleType:
 
 
 def _precision(dtype: Any) -> AbstractContextManager:
-    """Returns the precision of products in a call: "default" or "highest", all that it knows.
+    """Returns the precision of products in a call; splash knows only "default" and "highest".
 
     Products of 16-bit numbers know no other than the default. Those of float32 are "highest" if
     any precision but the default is asked for.
@@ -302,7 +302,7 @@ def _scaled(query: jax.Array) -> jax.Array:
 
 
 def _padded(tokens: int) -> int:
-    """Returns tokens in whole blocks: the largest that pad an eighth at most, or the smallest."""
+    """Rounds tokens up to whole blocks, of the largest size that adds an eighth at most, or 128."""
     sizes = (tokens + -tokens % block for block in _BLOCKS)
     return next((size for size in sizes if size - tokens <= tokens // 8), tokens + -tokens % 128)
 
