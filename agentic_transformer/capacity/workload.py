@@ -87,5 +87,12 @@ def _description(
 
 @lru_cache
 def _parameter_shapes(model: ModelConfig, *sizes: int) -> tuple[tuple[int, ...], ...]:
-    params = nnx.split(nnx.eval_shape(lambda: _description(model, *sizes).build(0)), nnx.Param)[1]
-    return tuple(x.shape for x in jax.tree.leaves(params))
+    """Returns the shapes of all arrays, from a model of one layer: to build 60 takes seconds."""
+    one = _description(replace(model, layers=1), *sizes)
+    params = dict(nnx.split(nnx.eval_shape(lambda: one.build(0)), nnx.Param)[1])
+    layer = [x.shape for x in jax.tree.leaves(params.pop("blocks"))]
+    if model.scan_layers:  # the layers are stacked, (layers, ...)
+        layers = [(model.layers, *shape[1:]) for shape in layer]
+    else:
+        layers = layer * model.layers
+    return (*layers, *(x.shape for x in jax.tree.leaves(params)))

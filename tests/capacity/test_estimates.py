@@ -35,7 +35,15 @@ def test_the_number_of_parameters():
     assert workload().parameters == of_layers + around
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_shapes_are_those_of_the_whole_model(scan_layers):
+    model = dataclasses.replace(MODEL, width=64, heads=2, layers=3, scan_layers=scan_layers)
+    planned = workload(model=model)
+    whole = nnx.split(nnx.eval_shape(lambda: planned.description.build(0)), nnx.Param)[1]
+    shapes = [x.shape for x in jax.tree.leaves(whole)]
+    assert sorted(planned.parameter_shapes) == sorted(shapes)
+
+
 @pytest.mark.parametrize(
     ("width", "layers", "billions"),
     [(3200, 26, 3.2), (4096, 32, 6.5), (5120, 40, 12.6), (6656, 60, 31.9)],
@@ -69,7 +77,6 @@ def test_arrays_are_padded_to_tiles():
     assert 1.05 * exact < memory.estimate(workload("v5e:16x16", wide)).state < 32 / 25 * exact
 
 
-@pytest.mark.slow
 def test_kinds_grow_as_they_should():
     one, two, deeper = (
         memory.estimate(x)
@@ -100,7 +107,6 @@ def test_kinds_grow_as_they_should():
     assert dense[1] == pytest.approx(4 * dense[0], rel=0.01)
 
 
-@pytest.mark.slow
 def test_the_estimate_is_within_a_tenth_of_every_peak_that_was_compiled():
     """The committed figures are of many sizes, backbones and machines."""
     compiled = pd.read_csv(ROOT / "experiments/results/plan/accuracy.csv")
