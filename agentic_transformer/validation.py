@@ -30,6 +30,9 @@ from agentic_transformer.settings import format_value, format_values, settings_o
 from agentic_transformer.training import distributed
 from envs.gymnasium_tasks import is_gymnasium
 
+SINGLE = ("dt", "bc", "bc10", "bc_told")
+"""Names of agents of single trajectories: with a context, figures would show them as baselines."""
+
 
 def check_command(command: Any) -> None:
     """Raises a UserError if a value of a command's dataclass is wrong, alone or beside others."""
@@ -292,6 +295,12 @@ def check_agent(group: str, agent: AgentConfig, command: TrainCommand) -> None:
         raise_config_error(
             f"{group}.name={agent.name}: names a folder",
             "letters, digits, _ - and . behind the first",
+        )
+    if agent.name in SINGLE and agent.trajectories > 1:
+        raise_config_error(
+            f"{group}.trajectories={agent.trajectories} with {group}.name={agent.name}, a baseline "
+            "without a context (an experiment's settings take precedence over those of an agent)",
+            f"{group}.trajectories=1, or another {group}.name",
         )
     if agent.learner != "transformer" and distributed.process_info(command.mesh)[1] > 1:
         raise_config_error(

@@ -76,6 +76,7 @@ BAD = [
     ("agent.top=0", "from 1e-06 to 1"),
     ("agent=bc_told task=walker_any", "task=walker_any has no hidden parameters"),
     ("agent=bc_told agent.trajectories=4", "allowed: agent.trajectories=1"),
+    ("experiment=jaco_goal agent=dt", "agent.trajectories=4 with agent.name=dt"),
     ("agent.return_conditioning=nothing", "nearest: none"),
     ("agent=at_value agent.return_conditioning=return", "allowed: agent.return_conditioning=none"),
     ("agent=td3_bc agent.weighting=advantage", "a head of the transformer"),
