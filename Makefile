@@ -37,18 +37,19 @@ format: install
 	$(python) -m ruff check --fix .
 	$(python) -m ruff format .
 
-# A file's tests stay in one process; most of their time is compilation, which uses one core. tests/conftest.py orders the files.
+# A file's tests stay in one process; most of their time is compilation, which uses one core. tests/conftest.py orders the files of the first part; in the
+# second part those with most tests come first.
 dist = --dist loadfile --no-loadscope-reorder
 
 # The second part has eight devices, whose number XLA fixes for a whole process: its conftest.py adds it to what XLA_FLAGS holds.
 test: lint
-	.ci/alive pytest $(python) -m pytest tests --ignore tests/multidevice -n 2 $(dist) --durations 10
-	.ci/alive pytest $(python) -m pytest tests/multidevice -n 2 $(dist) --durations 10
+	.ci/alive pytest $(python) -m pytest tests --ignore tests/multidevice -n 2 --dist loadfile --durations 10
+	.ci/alive pytest $(python) -m pytest tests/multidevice -n 2 --dist loadfile --durations 10
 
 # Tests that start processes or compile much carry the mark `slow` (pyproject.toml).
 test-fast: lint
-	$(python) -m pytest tests --ignore tests/multidevice -m "not slow" -n 2 $(dist) -q --durations 10
-	$(python) -m pytest tests/multidevice -m "not slow" -n 2 $(dist) -q --durations 10
+	$(python) -m pytest tests --ignore tests/multidevice -m "not slow" -n 2 --dist loadfile -q --durations 10
+	$(python) -m pytest tests/multidevice -m "not slow" -n 2 --dist loadfile -q --durations 10
 
 # tests/conftest.py says which.
 test-gpu: install
