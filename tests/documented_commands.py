@@ -3,6 +3,8 @@
 import re
 import shlex
 
+from agentic_transformer.validation import SINGLE
+
 # What a reader fills in, and what `fill_in` takes for it.
 _PLACEHOLDERS = {r"\[<[^\]]*\]": "[GIVEN]", r"<sweep[^>]*>": "SWEEP", r"<[^>]*>": "GIVEN"}
 
@@ -67,6 +69,8 @@ def small_commands(page):
 def _small(name, *words):
     """Returns a command with settings that make it small, and at most two devices and seeds."""
     more = list(SMALL.get(name, []))
+    if {f"agent={baseline}" for baseline in SINGLE} & set(words):  # they have no context
+        more = [re.sub("^agent.trajectories=2$", "agent.trajectories=1", word) for word in more]
     if any(word.startswith("mesh.ring=") for word in words):
         more += ["mesh.ring=2", "mesh.virtual_devices=2"]
     keys = {word.partition("=")[0] for word in more}
