@@ -30,7 +30,7 @@ from agentic_transformer.settings import format_value, format_values, settings_o
 from agentic_transformer.training import distributed
 from envs.gymnasium_tasks import is_gymnasium
 
-SINGLE = ("dt", "bc", "bc10", "bc_told")
+WITHOUT_CONTEXT = ("dt", "bc", "bc10", "bc_told")
 """Names of agents of single trajectories: with a context, figures would show them as baselines."""
 
 
@@ -296,7 +296,7 @@ def check_agent(group: str, agent: AgentConfig, command: TrainCommand) -> None:
             f"{group}.name={agent.name}: names a folder",
             "letters, digits, _ - and . behind the first",
         )
-    if agent.name in SINGLE and agent.trajectories > 1:
+    if agent.name in WITHOUT_CONTEXT and agent.trajectories > 1:
         raise_config_error(
             f"{group}.trajectories={agent.trajectories} with {group}.name={agent.name}, a baseline "
             "without a context (an experiment's settings take precedence over those of an agent)",

@@ -3,7 +3,7 @@
 import re
 import shlex
 
-from agentic_transformer.validation import SINGLE
+from agentic_transformer.validation import WITHOUT_CONTEXT
 
 # What a reader fills in, and what `fill_in` takes for it.
 _PLACEHOLDERS = {r"\[<[^\]]*\]": "[GIVEN]", r"<sweep[^>]*>": "SWEEP", r"<[^>]*>": "GIVEN"}
@@ -69,7 +69,7 @@ def small_commands(page):
 def _small(name, *words):
     """Returns a command with settings that make it small, and at most two devices and seeds."""
     more = list(SMALL.get(name, []))
-    if {f"agent={baseline}" for baseline in SINGLE} & set(words):  # they have no context
+    if {f"agent={baseline}" for baseline in WITHOUT_CONTEXT} & set(words):  # they have no context
         more = [re.sub("^agent.trajectories=2$", "agent.trajectories=1", word) for word in more]
     if any(word.startswith("mesh.ring=") for word in words):
         more += ["mesh.ring=2", "mesh.virtual_devices=2"]
