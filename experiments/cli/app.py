@@ -93,8 +93,7 @@ def _run(line: CommandLine, job: Job, takes_all: bool) -> None:
         elif code := _run_sweep(line, job):
             sys.exit(code)
     except preemption.Stopped as stopped:
-        folder = job.opened.path if job.opened else Path()
-        said = f"stopped by {stopped.signal}; to go on: {job.resume_command(folder)}"
+        said = f"stopped by {stopped.signal}; to go on: {job.command_after_stop()}"
         print(said, file=sys.stderr, flush=True)
         raise
 

@@ -168,17 +168,19 @@ class Job:
         run_folder.write_description(results / self.name, command, overrides, described)
         return {"results": str(results.resolve())}
 
-    def resume_command(self, folder: Path) -> str:
+    def command_after_stop(self) -> str:
         """Returns the command line that goes on with what was stopped.
 
-        Args:
-            folder: folder of the run or the sweep.
+        A folder that does not say yet what was to run is removed: the same command starts anew.
         """
         if not self.makes_run:
             return shell_join(self.argv)
+        if self.opened and not run_folder.is_described(self.opened.path):
+            self.opened.undo()
+            return shell_join(self.argv)
         words = [word for word in self.argv if word.lstrip("+").partition("=")[0] != "resume"]
         named = any(word.lstrip("+").startswith("run=") for word in words)
-        run = {} if named else {"run": str(folder)}
+        run = {"run": str(self.opened.path)} if self.opened and not named else {}
         return f"{shell_join(words)} {shell_words(run | {'resume': True})}"
 
 

@@ -144,6 +144,11 @@ def contents(folder: Path) -> str:
     return "a sweep" if status or (folder / OVERRIDES).exists() else "files"
 
 
+def is_described(folder: Path) -> bool:
+    """Returns whether a folder has the settings of a run, or the overrides of a sweep."""
+    return any((folder / name).is_file() for name in (CONFIG, OVERRIDES))
+
+
 def _missing_folders(wanted: Path) -> list[Path]:
     """Returns the folders that must be made for a wanted one, the innermost first."""
     return [folder for folder in (wanted, *wanted.parents) if not folder.exists()]
@@ -247,8 +252,7 @@ def check_resumed(settings: Any, overrides: list[str]) -> None:
     alone = all(
         lies_in(re.split("[./]", key)[0], "hydra") or lies_in(key, *MAY_CHANGE) for key in keys
     )
-    # A sweep has overrides alone.
-    if alone and not any((folder / name).is_file() for name in (CONFIG, OVERRIDES)):
+    if alone and not is_described(folder):
         problem = f"run={folder} resume=true: no run is there ({CONFIG} is missing)"
         allowed = "the folder of a run, or experiment=<name> or other settings to start one there"
         raise_config_error(problem, allowed, nearest_run(folder))
@@ -320,14 +324,16 @@ def write_description(
         overrides: the overrides of the command line.
         facts: what `collect_provenance` returns.
     """
-    if getattr(settings, "resume", False) and (earlier := read_json(folder / PROVENANCE)):
+    earlier = read_json(folder / PROVENANCE) if getattr(settings, "resume", False) else {}
+    if earlier:
         facts = earlier | {"resumed": [*earlier.get("resumed", []), facts]}
-    else:
-        folder.mkdir(exist_ok=True)
-        write_overrides(folder, overrides)
+    folder.mkdir(exist_ok=True)
+    # The settings come first: a folder with overrides alone is a sweep's.
     partial = folder / f".{CONFIG}.partial"
     OmegaConf.save(OmegaConf.create(_escaped(asdict(settings))), partial)
     partial.replace(folder / CONFIG)
+    if not earlier:
+        write_overrides(folder, overrides)
     write_json(folder / PROVENANCE, facts)
 
 

@@ -13,7 +13,7 @@ STUB = """
 import os, sys
 from agentic_transformer.config import TrainCommand
 from experiments.cli import app as cli
-
+{before}
 def main(config, run):
     print("seed", config.seed, "jax" in sys.modules, os.environ.get("XLA_FLAGS"))
     (run / "seed.txt").write_text(str(config.seed)) if "quiet" not in str(run) else None
@@ -26,14 +26,15 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def command(tmp_path):
-    """Runs a stand-in for experiments.train, whose main ends with `body`, in an empty folder."""
+    """Runs a stand-in for experiments.train in an empty folder; its main ends with `body`, and
+    `before` runs before it."""
     work = tmp_path / "work"
     work.mkdir()
 
-    def run(*words, body="", wait=True, start_new_session=False, **environment):
+    def run(*words, body="", before="", wait=True, start_new_session=False, **environment):
         script, text = (
             tmp_path / "train.py",
-            STUB.format(body="    " + body.replace("\n", "\n    ")),
+            STUB.format(body="    " + body.replace("\n", "\n    "), before=before),
         )
         if not script.exists() or script.read_text() != text:  # another process may be reading it
             script.write_text(text)

@@ -44,6 +44,15 @@ except SystemExit:
 # Compiled code that gives Python no chance to run a handler before it returns.
 BUSY = READY + "import hashlib\nhashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)"
 
+HANG = """
+import pathlib, time
+from agentic_transformer import run_files
+from experiments.cli import run_folder
+def hang(*_):
+    pathlib.Path("ready").touch()
+    time.sleep(60)
+"""
+
 
 @pytest.fixture(autouse=True)
 def in_the_foreground():
@@ -112,6 +121,19 @@ def test_a_run_may_be_stopped_before_there_is_anything_to_save(command, number):
     assert again(said) == ["run=early", "seed=3", "resume=true"]
     told = status(command.folder / "early")
     assert told["state"] == "stopped" and "step" not in told
+
+
+@pytest.mark.parametrize("words", [[], ["run=early"], ["run=early", "resume=true", "seed=3"]])
+@pytest.mark.parametrize("where", ["run_folder.collect_provenance", "run_files.lock"])
+def test_a_run_may_be_stopped_before_its_settings_are_written(command, words, where):
+    """It leaves no folder, and the command that is printed starts it anew."""
+    started = command(*words, before=f"{HANG}{where} = hang", wait=False)
+    said = stop(started, command.folder, signal.SIGTERM)
+    assert started.returncode == 75 and "Traceback" not in said
+    assert again(said) == words
+    (command.folder / "ready").unlink()
+    assert not list(command.folder.rglob("*"))
+    assert command(*again(said)).returncode == 0
 
 
 @pytest.mark.parametrize("body", [BUSY, WAIT.replace("requested():", "requested() or True:")])
