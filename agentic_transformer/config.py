@@ -445,6 +445,10 @@ class TD3Config:
     )
 
 
+ANOTHER_TASK = ("foreign", "other_rewards")
+"""Conditions whose context comes from another task, or has the rewards of another."""
+
+
 @dataclass
 class EvalConfig:
     """Describes rollouts with a growing context."""

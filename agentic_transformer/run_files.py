@@ -1,20 +1,32 @@
-"""Names the files that every run's folder holds, reads and writes JSON, and locks a folder."""
+"""Names the files of a run's folder, writes its settings, reads and writes JSON, and locks it."""
 
 from __future__ import annotations
 
 import fcntl
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import yaml
+
+from agentic_transformer.settings import escape_interpolation
 
 CONFIG = "config.yaml"
 """Every setting of the run."""
 
 PROVENANCE = "provenance.json"
 """The commit, versions, command, seeds and machine of the run."""
+
+METRICS = "metrics.csv"
+"""The losses of training."""
+
+LEARNING_CURVE = "learning_curve.csv"
+"""The returns that were measured while training."""
 
 LOCK = "lock"
 """Locked (flock) by the process that works in the folder."""
@@ -25,6 +37,29 @@ def write_json(path: Path, facts: dict[str, Any]) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(json.dumps(facts, indent=2) + "\n")
     partial.replace(path)
+
+
+def write_config(folder: Path, settings: Any) -> None:
+    """Writes the settings of a run's command, an instance of its dataclass, whole or not at all."""
+    partial = folder / f".{CONFIG}.partial"
+    partial.write_text(
+        yaml.dump(asdict(settings), Dumper=_Dumper, sort_keys=False, allow_unicode=True),
+        encoding="utf-8",
+    )
+    partial.replace(folder / CONFIG)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes YAML in which OmegaConf, whose grammar is larger, finds the same texts."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    """Escapes interpolations, which are resolved already, and quotes what looks like a number."""
+    style = '"' if re.fullmatch(r"[-+.:_\deE]+", text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", escape_interpolation(text), style)
+
+
+_Dumper.add_representer(str, _represent_text)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 import envs
 from agentic_transformer.capacity import estimate_settings, hardware
 from agentic_transformer.config import (
+    ANOTHER_TASK,
     AgentConfig,
     DataConfig,
     EvalConfig,
@@ -50,6 +51,8 @@ def check_command(command: Any) -> None:
         check_domain(command.domain)
     if hasattr(command, "eval"):
         check_window(command.eval)
+        if task is not None:
+            check_conditions(task, command.eval)
     if hasattr(command, "td3") and command.data.algo == "td3":
         data = command.data
         check_rounds(task, data.episodes, command.td3.episodes, data.length, data.action_repeat)
@@ -143,6 +146,16 @@ def check_window(config: EvalConfig) -> None:
             f"eval.window={config.window}: no context is as long, with "
             f"eval.trajectories={format_value(config.trajectories)}",
             f"at most {longest}, or null",
+        )
+
+
+def check_conditions(task: str, config: EvalConfig) -> None:
+    """Raises a UserError if all conditions need another task, and there is none."""
+    if not envs.task(task).hidden and set(config.conditions) <= set(ANOTHER_TASK):
+        raise_config_error(
+            f"eval.conditions={format_value(config.conditions)} with task={task}, which is not "
+            "hidden: there is no other task to take a context from",
+            "other conditions, such as [own,no_context]",
         )
 
 

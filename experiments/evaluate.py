@@ -5,6 +5,7 @@ python -m experiments.evaluate run=<run folder>
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from agentic_transformer.config import EvaluateCommand, TrainCommand
@@ -52,7 +53,8 @@ def evaluate(config: EvaluateCommand, run: Path, again: bool = True) -> Path:
     if again or "acting" not in read_json(folder / PROVENANCE):  # else it was finished before
         provenance.add_provenance(folder, acting=acting)
         if folder.resolve().is_relative_to(run.resolve()):  # else the run stays as it is
-            save_hyperparameters(trained, run, folder)
+            task = config.task or trained.task
+            save_hyperparameters(replace(trained, task=task, eval=config.eval), run, folder)
     return folder
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 import envs
-from agentic_transformer.config import AgentConfig, DataConfig, EvalConfig
+from agentic_transformer.config import ANOTHER_TASK, AgentConfig, DataConfig, EvalConfig
 from agentic_transformer.contexts.chains import available_episodes
 from agentic_transformer.contexts.relabelled import RelabelledDataset
 from agentic_transformer.contexts.training_data import training_tasks
@@ -15,6 +15,7 @@ from agentic_transformer.evaluation.oracles import ORACLES
 from agentic_transformer.evaluation.retrieval import RETRIEVAL, uninformative
 from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.random_streams import stream
+from agentic_transformer.settings import format_value
 
 NEED_DATA = ("dataset", *RETRIEVAL, *ORACLES)
 """Conditions that need the trajectories of the training data."""
@@ -44,13 +45,13 @@ def baseline_condition(agent: AgentConfig) -> str | None:
 def conditions_of(agent: AgentConfig, config: EvalConfig, task: str) -> list[str]:
     """Returns the conditions to evaluate; an agent without a context has one, its baseline.
 
-    A task that is not hidden has no foreign context: nothing has to be found out.
+    A task that is not hidden has no conditions of `ANOTHER_TASK`: there is no other task.
     """
     baseline = baseline_condition(agent)
     if baseline:
         return [baseline]
-    hidden = envs.task(task).hidden
-    return [condition for condition in config.conditions if hidden or condition != "foreign"]
+    without = () if envs.task(task).hidden else ANOTHER_TASK
+    return [condition for condition in config.conditions if condition not in without]
 
 
 def evaluation_tasks(
@@ -114,8 +115,14 @@ def check_conditions(
         episodes: number of trajectories in the data, or None if there are no data.
 
     Raises:
-        ValueError: a condition lacks a second task, the data, or enough trajectories in the data.
+        ValueError: there is no condition, or one lacks a second task, the data, or enough
+            trajectories in the data.
     """
+    if not conditions:
+        raise ValueError(
+            f"eval.conditions={format_value(config.conditions)} leaves nothing to evaluate: task "
+            f"{tasks[0].id} is not hidden, so there is no other task; allowed: another condition"
+        )
     needing = [condition for condition in conditions if condition in NEED_DATA]
     if needing and episodes is None:
         raise ValueError(f"condition {needing[0]!r} needs the training data")

@@ -5,15 +5,16 @@ This module knows nothing of environments or models.
 
 from __future__ import annotations
 
-import re
-
 import pandas as pd
 
-from agentic_transformer.evaluation.records import BASELINES
+from agentic_transformer.evaluation.records import BASELINES, UNIT
 from agentic_transformer.evaluation.statistics import interval
 
-_OF_WINDOWS = r" (agent\.trajectories|train\.batch|eval\.window)=\S+"
+_OF_WINDOWS = r" (agent\.trajectories|eval\.window)=\S+"
 """Settings in a name that tell agents of several windows apart."""
+
+_OF_EQUAL_TOKENS = r" train\.batch=\S+"
+"""Another one: `window=w2` and its kin set the batch so that a step sees as many tokens."""
 
 _FIGURES = ["seeds", "units", "mean", "low", "high"]
 
@@ -34,11 +35,14 @@ def summarize_windows(records: pd.DataFrame) -> pd.DataFrame:
         with one window have no rows.
     """
     rows = records[records["condition"].isin(["own", *BASELINES]) & records["window"].notna()]
+    names = rows["agent"].str.replace(_OF_WINDOWS, "", regex=True)
     rows = rows.assign(
-        agent=[re.sub(_OF_WINDOWS, "", name) for name in rows["agent"]],
+        agent=names.str.replace(_OF_EQUAL_TOKENS, "", regex=True),
         window=rows["window"].astype(int),
         training=rows["trained_trajectories"].astype(int).astype(str),
     )
+    if rows.duplicated(["agent", "task", "training", "window", "trajectories", *UNIT]).any():
+        rows = rows.assign(agent=names)  # agents of several batches, each with several windows
     as_trained = rows[rows["window"] == rows["trained_trajectories"]].assign(training="window")
     both = pd.concat([as_trained, rows], ignore_index=True)
     by_window = ["agent", "task", "training"]

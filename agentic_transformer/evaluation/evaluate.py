@@ -36,6 +36,7 @@ from agentic_transformer.training.checkpoint_reader import CheckpointReader
 from agentic_transformer.training.learned_data import describe_change
 from agentic_transformer.training.sharding import DATA, make_mesh
 from datasets.progress import progress_bar
+from datasets.relabelling import STORED
 
 
 def evaluate(
@@ -81,8 +82,9 @@ def evaluate(
     with lock(work):
         parts = PartialResults(work / "unfinished", settings | (code or {}))
         _evaluate_conditions(evaluation, parts)
+        _join_records(evaluation.conditions(), parts)
         folder = results_folder.claim(base, settings, asdict(config), run)
-        _move_results(evaluation.conditions(), parts, folder)
+        _move_results(parts, folder)
     if folder != work:
         shutil.rmtree(work)
     return folder
@@ -115,11 +117,13 @@ def load_evaluation(
     tasks = evaluation_tasks(task, config.eval, trained.seed, trained.data)
     evaluation = Evaluation(agent, tasks, config.eval, task=task)
     if set(NEED_DATA) & set(evaluation.conditions()):
-        # The data may have moved since training.
+        # The data may have moved since training. Rewards that the episodes hold are of one task.
+        elsewhere = task != trained.task and trained.data.relabel == STORED
         data = replace(
             trained.data,
             root=config.data.root or trained.data.root,
             cache=config.data.cache or trained.data.cache,
+            relabel="exorl" if elsewhere else trained.data.relabel,
         )
         evaluation.data = evaluation_data(task, data, tasks)
         if change := describe_change(run, evaluation.data.store):
@@ -241,14 +245,18 @@ def _is_pictured(condition: str) -> bool:
     return condition in ("own", *BASELINES)
 
 
-def _move_results(conditions: Sequence[str], parts: PartialResults, folder: Path) -> None:
-    """Joins the records of all conditions and moves the results to their final folder."""
+def _join_records(conditions: Sequence[str], parts: PartialResults) -> None:
+    """Adds the part `records.csv`, with the records of all conditions."""
     # Read as text, so that nothing is rounded a second time.
     records = [
         pd.read_csv(parts.folder / f"{condition}.csv", dtype=str, keep_default_na=False)
         for condition in conditions
     ]
     parts.put("records.csv", lambda path: pd.concat(records).to_csv(path, index=False))
+
+
+def _move_results(parts: PartialResults, folder: Path) -> None:
+    """Moves the results to their final folder."""
     results_folder.remove_derived(folder)
     if parts.has(results_folder.ROLLOUTS):
         parts.take(results_folder.ROLLOUTS, folder / results_folder.ROLLOUTS)

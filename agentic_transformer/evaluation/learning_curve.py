@@ -18,8 +18,11 @@ from agentic_transformer.evaluation.conditions import baseline_condition, evalua
 from agentic_transformer.evaluation.rollouts import Evaluation
 from agentic_transformer.evaluation.statistics import interval
 from agentic_transformer.models.spec import AgentSpec
+from agentic_transformer.run_files import CONFIG, write_config
+from agentic_transformer.training import distributed
 from agentic_transformer.training import train as training
 from agentic_transformer.training.state import TrainState
+from agentic_transformer.validation import check_command
 
 
 def train(
@@ -33,7 +36,7 @@ def train(
 
     Args:
         config: all settings, see `agentic_transformer.config`.
-        run: the run's folder.
+        run: the run's folder. It gets a `config.yaml`, so that every command takes it for a run.
         should_stop: see `agentic_transformer.training.train.train`.
         note: see there.
         stopped: asked before each action of an evaluation; once it is true, the evaluation ends
@@ -44,10 +47,24 @@ def train(
         The trained state. It does not depend on whether the agent was evaluated.
 
     Raises:
+        UserError: settings are wrong, alone or beside others.
         ValueError, FloatingPointError, OSError: see there.
     """
+    check_command(config)
+    run = Path(run)
+
+    def describe(**facts: Any) -> None:
+        """Writes the settings of a new run once its data are there; process 0 calls this."""
+        if not (run / CONFIG).exists():
+            run.mkdir(parents=True, exist_ok=True)
+            write_config(run, config)
+        note(**facts)
+
     evaluate = SmallEvaluation(config, stopped or should_stop)
-    return training.train(config, Path(run), should_stop, note, evaluate)
+    state = training.train(config, run, should_stop, describe, evaluate)
+    if distributed.is_first():
+        write_config(run, config)  # a run that went on may have more steps now
+    return state
 
 
 class SmallEvaluation:

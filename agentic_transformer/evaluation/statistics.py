@@ -125,12 +125,13 @@ def _interval_of_known(
 def with_best(records: pd.DataFrame) -> pd.DataFrame:
     """Adds the column `best`: the largest return among the attempts 1..n of a unit.
 
-    This is the protocol of arXiv 2305.16554.
+    This is the protocol of arXiv 2305.16554. Where an attempt before the n-th was not made, as in
+    condition `distractors`, `best` is NaN: the best of fewer attempts would stand beside it.
     """
     ordered = records.sort_values("trajectories", kind="stable")
-    return ordered.assign(
-        best=ordered.groupby(["agent", "task", "condition", *UNIT])["return"].cummax()
-    )
+    units = ordered.groupby(["agent", "task", "condition", *UNIT])
+    complete = units.cumcount() + 1 == ordered["trajectories"]
+    return ordered.assign(best=units["return"].cummax().where(complete))
 
 
 def summarize(records: pd.DataFrame) -> pd.DataFrame:
@@ -141,7 +142,8 @@ def summarize(records: pd.DataFrame) -> pd.DataFrame:
         mean and iqm (interquartile mean) of the n-th trajectory's return;
         best_mean, of the best return among the attempts 1..n;
         found, the share of units of which one of the first n attempts earned at least `FOUND_SHARE`
-        of the best return in the data of their task (NaN if the best return of a unit is unknown);
+        of the best return in the data of their task (NaN if the best return of a unit is unknown,
+        or 0: then nothing was ever earned, and all would have found it);
         repeat_miss_rate, the share of what the n-th attempts tried that had been missed before
         (`agentic_transformer.evaluation.search_metrics`; NaN if it is not known), and
         repeat_miss_units, the units in which it is known: those that have missed before;
@@ -150,16 +152,19 @@ def summarize(records: pd.DataFrame) -> pd.DataFrame:
         Condition `retrieval` is left out: its returns depend on the distance too.
     """
     records = records[records["condition"] != "retrieval"]
-    # The records of a baseline may lack the best return of a task that other records tell.
-    best_return = records.groupby(["task", "task_id"])["best_return"].transform("max")
+    # The records of a baseline may lack the best return of a task that other records tell. Known
+    # ones stay: agents that were trained on other data have their own.
+    told = records.groupby(["task", "task_id"])["best_return"].transform("max")
+    best_return = records["best_return"].fillna(told)
     rows = []
     for group, table in with_best(records.assign(best_return=best_return)).groupby(
         ["agent", "task", "condition", "trajectories"], sort=False
     ):
         seeds = table["seed"]
-        # A comparison with NaN is False; where the best return is not known, nothing is known.
         found = (table["best"] >= near_best(FOUND_SHARE, table["best_return"])).astype(float)
-        if table["best_return"].isna().any():
+        # A comparison with NaN is False; where a unit's best return is not known, nothing is.
+        unknown = table[["best_return", "best"]].isna().any(axis=None)
+        if unknown or (table["best_return"] == 0).any():
             found[:] = np.nan
         rows.append(
             (
@@ -171,7 +176,7 @@ def summarize(records: pd.DataFrame) -> pd.DataFrame:
                 len(table),
                 *interval(table["return"], seeds),
                 *interval(table["return"], seeds, iqm=True),
-                *interval(table["best"], seeds),
+                *_interval_of_known(table["best"], seeds),
                 *_interval_of_share(found, seeds),
                 *_interval_of_share(table["repeat_miss_rate"], seeds),
                 table["repeat_miss_rate"].notna().sum(),

@@ -12,10 +12,9 @@ from typing import Any, Protocol
 
 from tensorboardX import SummaryWriter
 
+from agentic_transformer.run_files import LEARNING_CURVE, METRICS
 from agentic_transformer.training.csv_log import CsvLog
 
-METRICS = "metrics.csv"
-LEARNING_CURVE = "learning_curve.csv"
 _MAX_QUEUE = 10_000  # events that may wait to be written
 
 

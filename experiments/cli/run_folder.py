@@ -18,7 +18,7 @@ import re
 import secrets
 import shutil
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,17 @@ from yaml import YAMLError
 from agentic_transformer.agents.run_folders import nearest_run
 from agentic_transformer.config import rename_settings
 from agentic_transformer.errors import UserError, raise_config_error
-from agentic_transformer.run_files import CONFIG, LOCK, PROVENANCE, is_locked, read_json, write_json
+from agentic_transformer.run_files import (
+    CONFIG,
+    LEARNING_CURVE,
+    LOCK,
+    PROVENANCE,
+    is_locked,
+    read_json,
+    write_config,
+    write_json,
+)
 from agentic_transformer.settings import (
-    escape_interpolation,
     format_value,
     lies_in,
     settings_of,
@@ -53,6 +61,11 @@ MAY_CHANGE = (
     "train.keep", "train.keep_best", "train.profile", "train.eval_every", "train.eval_tasks",
     "logger",
 )  # fmt: skip
+# Those of them that decide what learning_curve.csv measures.
+MEASURED = (
+    *("eval.seed", "eval.held_out", "eval.target", "eval.temperature", "eval.noise", "eval.window"),
+    "train.eval_tasks",
+)
 _ALLOWED = "a place where a folder can be made"
 # Tries to make a new folder while other processes take its name or remove its empty parent.
 _ATTEMPTS = 100
@@ -206,6 +219,20 @@ def check_same(folder: Path, settings: Any) -> None:
             difference = f"{key} is {format_value(there)} there and {format_value(here)} here"
             problem = f"run={folder} cannot be continued: {difference}"
             raise_config_error(problem, "the settings it was started with; train.steps may grow")
+        if there != here and lies_in(key, *MEASURED) and _curve_goes_on(folder, settings):
+            difference = f"{key}={format_value(there)} there and {format_value(here)} here"
+            raise_config_error(
+                f"run={folder}: {LEARNING_CURVE} would mix {difference}",
+                f"{key}={format_value(there)}, or train.eval_every=0; experiments.evaluate takes "
+                "any",
+            )
+
+
+def _curve_goes_on(folder: Path, settings: Any) -> bool:
+    """Returns whether a resumed run adds to a learning curve that has begun."""
+    curve = folder / LEARNING_CURVE
+    begun = curve.is_file() and curve.stat().st_size > 0
+    return begun and hasattr(settings, "train") and settings.train.eval_every > 0
 
 
 def _may_grow(settings: Any) -> bool:
@@ -329,9 +356,7 @@ def write_description(
         facts = earlier | {"resumed": [*earlier.get("resumed", []), facts]}
     folder.mkdir(exist_ok=True)
     # The settings come first: a folder with overrides alone is a sweep's.
-    partial = folder / f".{CONFIG}.partial"
-    OmegaConf.save(OmegaConf.create(_escaped(asdict(settings))), partial)
-    partial.replace(folder / CONFIG)
+    write_config(folder, settings)
     if not earlier:
         write_overrides(folder, overrides)
     write_json(folder / PROVENANCE, facts)
@@ -349,12 +374,3 @@ def read_overrides(folder: Path) -> list[str]:
         return []
     # Not resolved: what looks like an interpolation is part of an override.
     return list(map(str, OmegaConf.to_container(OmegaConf.load(path))))
-
-
-def _escaped(value: Any) -> Any:
-    """Returns settings in which OmegaConf finds no interpolations: they are resolved already."""
-    if isinstance(value, dict):
-        return {key: _escaped(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return list(map(_escaped, value))
-    return escape_interpolation(value) if isinstance(value, str) else value

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from agentic_transformer.config import TrainCommand
+from agentic_transformer.run_files import LEARNING_CURVE
 from experiments.reports.hyperparameters import save_hyperparameters
 from experiments.reports.pictures import picture
 
@@ -25,7 +26,7 @@ def show_training(config: TrainCommand, run: Path) -> None:
 
         learning_curves([(config.agent.name, config.task, pd.read_csv(curve))], path)
 
-    curve = run / "learning_curve.csv"
+    curve = run / LEARNING_CURVE
     if curve.exists() and picture(curve.with_suffix(".png"), draw):
         print(curve.with_suffix(".png"), flush=True)
     save_hyperparameters(config, run)

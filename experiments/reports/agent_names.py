@@ -24,7 +24,7 @@ LOGGING = (
 )
 """More of them: they say what is logged and kept, not what is learned."""
 
-ACTING = ("target", "temperature", "noise", "window")
+ACTING = ("target", "temperature", "noise", "window", "held_out")
 """Evaluation settings in which runs of one agent may not differ: the target return, how actions are
 drawn, and how long a context may be."""
 

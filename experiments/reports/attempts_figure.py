@@ -11,12 +11,14 @@ from experiments.reports.pyplot import plt
 from experiments.reports.return_table import return_text
 
 
-def attempts(rollouts: Path, numbers: list[int], path: Path) -> None:
+def attempts(rollouts: Path, agent: str, grows: bool, numbers: list[int], path: Path) -> None:
     """Draws the agent's paths in the plane, or the reward of each step if there is no plane.
 
     Args:
         rollouts: path of a `rollouts.npz`; `agentic_transformer.evaluation.stored_rollouts`
             describes its arrays.
+        agent: the agent's name, if there are others beside it; else empty.
+        grows: whether the attempts of a row share one growing context. Those of a baseline do not.
         numbers: which attempts to show, counted from 1.
         path: path of the PNG.
     """
@@ -56,8 +58,10 @@ def attempts(rollouts: Path, numbers: list[int], path: Path) -> None:
         ticks = (-0.2, 0, 0.2)
         grid[0, 0].set(xlim=(-limit, limit), ylim=(-limit, limit))  # all panels share them
         grid[0, 0].set(xticks=ticks, yticks=ticks)
+    row_holds = "attempts of one growing context" if grows else "attempts without a context"
     figure.suptitle(
-        "attempts of one growing context a row, each with its return"
+        f"{agent}: " * bool(agent)
+        + f"{row_holds} a row, each with its return"
         + ("\ndisc: full reward; dashed: a tenth of it is left" if "tenth" in plane else ""),
         fontsize=10,
     )

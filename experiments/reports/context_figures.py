@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from experiments.reports.condition_names import NAMES
+from experiments.reports.legends import legend_below
 from experiments.reports.pyplot import plt
 from experiments.reports.return_figures import STYLES
 from experiments.reports.return_table import reported
@@ -39,7 +39,7 @@ def return_vs_window(windows: pd.DataFrame, path: Path) -> None:
             ylabel="return of the n-th attempt",
         )
         _doubling(axis, rows["window"])
-    _finish(figure, axes, path)
+    _finish(figure, path)
 
 
 def retrieval(table: pd.DataFrame, path: Path) -> None:
@@ -71,7 +71,7 @@ def retrieval(table: pd.DataFrame, path: Path) -> None:
         if (rows["condition"] == "distractors").any():
             ticks, labels = axis.get_xticks(), [text.get_text() for text in axis.get_xticklabels()]
             axis.set_xticks([*ticks, absent], [*labels, "none"])
-    _finish(figure, axes, path)
+    _finish(figure, path)
 
 
 def entropy(summary: pd.DataFrame, path: Path) -> None:
@@ -101,7 +101,7 @@ def entropy(summary: pd.DataFrame, path: Path) -> None:
             ylabel="entropy of the action, nats",
         )
         _doubling(axis, rows["trajectories"])
-    _finish(figure, axes, path)
+    _finish(figure, path)
 
 
 def _panels(count: int) -> tuple[plt.Figure, np.ndarray]:
@@ -161,12 +161,9 @@ def _doubling(axis: plt.Axes, values: pd.Series) -> None:
     axis.minorticks_off()
 
 
-def _finish(figure: plt.Figure, axes: Iterable[plt.Axes], path: Path) -> None:
+def _finish(figure: plt.Figure, path: Path) -> None:
     """Adds a legend of all panels and a note above them, and writes the PNG."""
-    drawn = {}  # lines by label; panels may have different ones
-    for axis in axes:
-        drawn |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=4, fontsize=8)
+    legend_below(figure)
     figure.suptitle(_NOTE, fontsize=9, color="#555555")
     figure.savefig(path, dpi=130)
     plt.close(figure)

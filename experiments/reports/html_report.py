@@ -20,7 +20,7 @@ from agentic_transformer.settings import format_value
 from experiments.reports.agent_names import flat, settings_in
 from experiments.reports.condition_names import NAMES
 from experiments.reports.presentation import present
-from experiments.reports.return_table import ENOUGH_UNITS, too_few
+from experiments.reports.return_table import ENOUGH_UNITS, last_comparisons, too_few
 from experiments.reports.variants_table import at_longest, in_cells
 
 _STYLE = """
@@ -130,14 +130,14 @@ def _results(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
         "condition: what stood in the context, or which baseline acted (docs/evaluation.md).</p>"
     )
     text += _table(in_cells(at_longest(summary)), "wide whole")
-    last = comparisons[comparisons["trajectories"] == comparisons["trajectories"].max()]
+    last = last_comparisons(comparisons)
     if len(last):
         differences = pd.DataFrame(
             {
                 "agent": last["agent"],
                 "task": last["task"],
                 "n": last["trajectories"],
-                f"{NAMES['own']} minus": last["against"].map(NAMES),
+                f"{NAMES['own']} minus": last["other"],
                 "difference": [
                     f"{d:+.2f} [{low:+.2f}, {high:+.2f}]"
                     for d, low, high in last[["difference", "low", "high"]].to_numpy()

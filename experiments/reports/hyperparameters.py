@@ -11,6 +11,7 @@ import pandas as pd
 from tensorboardX import SummaryWriter
 
 from agentic_transformer.evaluation.results_folder import find_records
+from agentic_transformer.run_files import LEARNING_CURVE, METRICS
 from agentic_transformer.settings import format_value
 from experiments.reports.agent_names import flat
 from experiments.reports.pictures import picture
@@ -49,9 +50,9 @@ def save_hyperparameters(settings: Any, run: Path, results: Path | None = None) 
 def last_metrics(run: Path) -> dict[str, float]:
     """Returns the last loss of a run and the last returns of its learning curve."""
     found = {}
-    if (rows := _rows(run / "metrics.csv")) is not None:
+    if (rows := _rows(run / METRICS)) is not None:
         found["final/loss"] = float(rows["loss"].iloc[-1])
-    if (rows := _rows(run / "learning_curve.csv")) is not None:
+    if (rows := _rows(run / LEARNING_CURVE)) is not None:
         last = rows[rows["step"] == rows["step"].max()]
         for number, value in zip(last["trajectories"], last["return"], strict=True):
             found[f"final/while_training_{number}"] = float(value)

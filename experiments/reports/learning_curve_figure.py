@@ -57,10 +57,7 @@ def learning_curves(logs: Sequence[tuple[str, str, pd.DataFrame]], path: Path) -
             axis.plot(mean.index, mean, line, color=colour, label=label)
         axis.set(title=task, xlabel="training step", ylabel="return")
         axis.grid(alpha=0.25)
-    drawn = {}  # curves by label
-    for axis in grid[0]:
-        drawn |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    legend_below(figure, drawn)
+    legend_below(figure)
     one_seed = len(logs) == len({(agent, task) for agent, task, _ in logs})
     shown = "mean and 95% interval over tasks" if one_seed else "mean; thin: each seed"
     figure.suptitle(f"return while training: {shown}", fontsize=9, color="#555555")

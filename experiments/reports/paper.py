@@ -74,7 +74,7 @@ def beside_paper(summary: pd.DataFrame) -> pd.DataFrame:
 def _reported(task: str, agent: str, condition: str) -> float:
     """Returns what the paper reports of an agent, or NaN."""
     column = (
-        next((name for name in ("blockwise", "ring") if name in agent), None)
+        next((name for name in ("blockwise", "ring") if f"model.attention={name}" in agent), None)
         if condition == "own"
         else condition
     )

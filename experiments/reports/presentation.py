@@ -26,11 +26,13 @@ from agentic_transformer.evaluation.results_folder import (
     ROLLOUTS,
     TABLES,
     find_records,
+    read_command,
+    read_settings,
 )
 from agentic_transformer.evaluation.statistics import compare, summarize
-from agentic_transformer.run_files import CONFIG
+from agentic_transformer.run_files import CONFIG, LEARNING_CURVE, METRICS
 from agentic_transformer.settings import shell_words
-from experiments.cli.run_status import STATUS, read_status
+from experiments.cli.run_status import STATUS, read_status, saved_step
 from experiments.reports.agent_names import agent_names, with_name
 from experiments.reports.anchors import choose_anchors, read_anchors
 from experiments.reports.paper import beside_paper, paper_text
@@ -71,6 +73,8 @@ def present(
             "name another"
         )
     tables = [evaluation_records.read_records(_records_of(run)) for run in runs]
+    for run in runs:
+        _warn_of_older_step(run)
     names = agent_names(runs, tables)
     records = evaluation_records.join(
         [with_name(table, name) for table, name in zip(tables, names, strict=True)]
@@ -99,13 +103,25 @@ def present(
     published, unfit = choose_anchors(summary, read_anchors()) if anchors else (None, [])
     for line in unfit:
         print(line, flush=True)
-    tasks = [table["task"].iloc[0] for table in tables]
-    shown_tables = written | {"records": shown}
-    drawn = _draw(runs, names, tasks, shown_tables, published, out, formats)
+    drawn = _draw(runs, names, tables, written | {"records": shown}, published, out, formats)
     print(
         "\n".join(str(out / name) for name in [*(f"{name}.csv" for name in written), *drawn]),
         flush=True,
     )
+
+
+def _warn_of_older_step(run: Path) -> None:
+    """Says so if a run's records are of its newest checkpoint, and training has gone on since."""
+    evaluated, _, _ = str(read_settings(run).get("checkpoint", "")).partition(" ")
+    newest = saved_step(run)
+    known = evaluated and newest is not None
+    if known and read_command(run).get("checkpoint") == "newest" and evaluated != str(newest):
+        print(
+            f"{run}: its records are of step {evaluated}, training has reached step {newest}. "
+            f"python -m experiments.evaluate {shell_words({'run': str(run)})} makes new ones in a "
+            "folder that it names",
+            flush=True,
+        )
 
 
 def _chosen(records: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
@@ -120,21 +136,25 @@ def _chosen(records: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
 def _draw(
     runs: Sequence[Path],
     names: Sequence[str],
-    tasks: Sequence[str],
+    records_of: Sequence[pd.DataFrame],
     tables: dict[str, pd.DataFrame],
     published: pd.DataFrame | None,
     out: Path,
     formats: Sequence[str],
 ) -> list[str]:
-    """Draws the figures that have something to show, and returns their names."""
+    """Draws the figures that have something to show, and returns their names.
+
+    `names` and `records_of` are of the runs, one each; `tables` are of all runs together.
+    """
+    tasks = [table["task"].iloc[0] for table in records_of]
     records, summary = tables["records"], tables["summary"]
     trained = int(records["trained_trajectories"].max())
     several = summary.loc[~summary["condition"].isin(BASELINES), "agent"].nunique() > 1
     logged, measured = (
         [i for i, run in enumerate(runs) if (run / name).exists()]
-        for name in ("metrics.csv", "learning_curve.csv")
+        for name in (METRICS, LEARNING_CURVE)
     )
-    rollouts = next((run / ROLLOUTS for run in runs if (run / ROLLOUTS).exists()), None)
+    pictured = next((i for i, run in enumerate(runs) if (run / ROLLOUTS).exists()), None)
 
     wanted = {
         "return_vs_context.png": (
@@ -169,22 +189,25 @@ def _draw(
         "training.png": (
             logged,
             lambda path: _figures().training_curves(
-                [(names[i], tasks[i], pd.read_csv(runs[i] / "metrics.csv")) for i in logged], path
+                [(names[i], tasks[i], pd.read_csv(runs[i] / METRICS)) for i in logged], path
             ),
         ),
         "learning_curve.png": (
             measured,
             lambda path: _figures().learning_curves(
-                [
-                    (names[i], tasks[i], pd.read_csv(runs[i] / "learning_curve.csv"))
-                    for i in measured
-                ],
+                [(names[i], tasks[i], pd.read_csv(runs[i] / LEARNING_CURVE)) for i in measured],
                 path,
             ),
         ),
         "attempts.png": (
-            rollouts,
-            lambda path: _figures().attempts(rollouts, reported(summary["trajectories"]), path),
+            pictured is not None,
+            lambda path: _figures().attempts(
+                runs[pictured] / ROLLOUTS,
+                names[pictured] if len(set(names)) > 1 else "",
+                "own" in set(records_of[pictured]["condition"]),
+                reported(summary["trajectories"]),
+                path,
+            ),
         ),
     }
     files = [

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from agentic_transformer.evaluation.records import BASELINES
 from experiments.reports.anchors import anchor_label
 from experiments.reports.condition_names import NAMES
 from experiments.reports.legends import legend_below
@@ -45,6 +44,20 @@ MARKERS = "osv^Dxp*"
 """Markers of agents, if a figure shows several."""
 
 
+def is_beyond_training(rows: pd.DataFrame, trained: float) -> pd.Series:
+    """Returns for which rows of a summary the context is longer than it ever was in training.
+
+    A training context of `trained` trajectories holds `trained - 1` before the last one. A window
+    (`eval.window`) may keep a context as short, however large n is.
+
+    Args:
+        rows: of a summary.
+        trained: trajectories in the training context.
+    """
+    one = (rows["context_steps"] / (rows["trajectories"] - 1)).groupby(rows["agent"])
+    return rows["context_steps"] > (trained - 1) * one.transform("max")
+
+
 def return_vs_context(
     summary: pd.DataFrame, trained: int, path: Path, anchors: pd.DataFrame | None = None
 ) -> None:
@@ -58,7 +71,8 @@ def return_vs_context(
 
     Args:
         summary: result of `agentic_transformer.evaluation.statistics.summarize`.
-        trained: trajectories in the training context; beyond it the background is shaded.
+        trained: trajectories in the training context; where contexts are longer, the background is
+            shaded.
         path: path of the PNG.
         anchors: published returns, see `experiments.reports.anchors`; dashed in the first panels.
     """
@@ -66,7 +80,6 @@ def return_vs_context(
     panels_of = {task: _panels(summary[summary["task"] == task]) for task in tasks}
     lines = {task: -(-len(panels) // COLUMNS) for task, panels in panels_of.items()}
     size = (4.7 * COLUMNS, 3.7 * sum(lines.values()) + 1.2)
-    drawn = {}  # curves by label; tasks may have different ones
     figure, grid = plt.subplots(
         sum(lines.values()), COLUMNS, figsize=size, squeeze=False, layout="constrained"
     )
@@ -96,10 +109,9 @@ def return_vs_context(
         for axis in axes:
             _beyond_training(axis, rows, trained)
         _steps_axis(axes[0], rows)
-        drawn |= dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
     contexts, seeds = (_from_to(summary[column]) for column in ("units", "seeds"))
     over = f"{contexts} contexts" + (", one seed" if seeds == "1" else f" of {seeds} seeds")
-    figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=COLUMNS, fontsize=9)
+    legend_below(figure)
     named = f"{tasks[0]}: " if len(tasks) == 1 else ""
     figure.suptitle(f"{named}mean and 95% interval over {over}", fontsize=10)
     figure.savefig(path, dpi=130)
@@ -190,7 +202,7 @@ def _interval_columns(column: str) -> tuple[str, str, str]:
 def agents(summary: pd.DataFrame, path: Path) -> None:
     """Draws agents side by side, one panel per task, one line per agent.
 
-    The figure shows the return of the last attempt, at the largest number of trajectories.
+    The figure shows the return of each one's last attempt, at its largest number of trajectories.
 
     Args:
         summary: result of `agentic_transformer.evaluation.statistics.summarize`.
@@ -199,13 +211,13 @@ def agents(summary: pd.DataFrame, path: Path) -> None:
     names = list(summary["agent"].unique())
     tasks = list(summary["task"].unique())
     size = (5.5 * len(tasks) + 1.5, 0.42 * len(names) + 1.8)
-    drawn = {}  # marks by label; tasks may have different ones
     figure, axes = plt.subplots(
         1, len(tasks), figsize=size, squeeze=False, sharey=True, layout="constrained"
     )
     for axis, task in zip(axes[0], tasks, strict=True):
         rows = summary[summary["task"] == task]
-        rows = rows[rows["trajectories"] == rows["trajectories"].max()]
+        longest = rows.groupby(["agent", "condition"])["trajectories"].transform("max")
+        rows = rows[rows["trajectories"] == longest]
         conditions = list(rows["condition"].unique())
         for index, (condition, points) in enumerate(rows.groupby("condition", sort=False)):
             colour, marker, _ = STYLES[condition]
@@ -223,17 +235,16 @@ def agents(summary: pd.DataFrame, path: Path) -> None:
                 label=NAMES[condition],
             )
         axis.set(
-            title=f"{task}: attempt {rows['trajectories'].max()}",
+            title=f"{task}: attempt {_from_to(rows['trajectories'])}",
             xlabel="return, mean and 95% interval",
         )
         axis.grid(axis="x", alpha=0.25)
         for index in range(0, len(names), 2):
             axis.axhspan(index - 0.5, index + 0.5, color="#000000", alpha=0.05, linewidth=0)
         axis.tick_params(axis="y", length=0)  # a name belongs to its band, not to a height
-        drawn |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     axes[0, 0].set_yticks(range(len(names)), names)
     axes[0, 0].set_ylim(len(names) - 0.5, -0.5)  # the first agent on top
-    legend_below(figure, drawn)
+    legend_below(figure)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
@@ -252,7 +263,6 @@ def return_vs_tokens(summary: pd.DataFrame, trained: int, path: Path) -> None:
     longest = summary.groupby(["agent", "task", "condition"])["context_tokens"].transform("max")
     grown = summary[longest > 0]
     tasks = list(dict.fromkeys(grown["task"]))
-    drawn = {}  # curves by label
     figure, grid = plt.subplots(
         1, len(tasks), figsize=(5.5 * len(tasks), 4.4), squeeze=False, layout="constrained"
     )
@@ -266,8 +276,7 @@ def return_vs_tokens(summary: pd.DataFrame, trained: int, path: Path) -> None:
             xlabel="tokens in the context of the n-th attempt",
             ylabel="return of the n-th attempt",
         )
-        drawn |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=2, fontsize=8)
+    legend_below(figure)
     figure.suptitle(
         "mean and 95% interval; hollow: beyond the training length",
         fontsize=9,
@@ -282,11 +291,12 @@ def _steps_axis(axis: plt.Axes, rows: pd.DataFrame) -> None:
     grown = rows[rows["context_steps"] > 0]
     if grown.empty:
         return
-    steps = int((grown["context_steps"] / (grown["trajectories"] - 1)).iloc[0])
+    one = (grown["context_steps"] / (grown["trajectories"] - 1)).max()
+    longest = grown["context_steps"].max()  # a window may keep contexts short
     above = axis.twiny()
     above.set(xscale=axis.get_xscale(), xlim=axis.get_xlim(), xlabel="steps in the context")
     ticks = axis.get_xticks()
-    above.set_xticks(ticks, [f"{(int(n) - 1) * steps:,}" for n in ticks], fontsize=7)
+    above.set_xticks(ticks, [f"{min((n - 1) * one, longest):,.0f}" for n in ticks], fontsize=7)
     above.minorticks_off()
 
 
@@ -304,16 +314,18 @@ def _curves(
         rows: of a summary.
         over: column of the horizontal axis.
         columns: columns of the curve and the two ends of the band.
-        trained: points with more trajectories are hollow.
+        trained: points whose context is longer than that of training are hollow.
     """
     middle, low, high = columns
-    agents = list(rows.loc[~rows["condition"].isin(BASELINES), "agent"].unique())
+    agents_of = rows.groupby("condition")["agent"].unique()
+    beyond_training = is_beyond_training(rows, trained)
     for (agent, condition), curve in rows.groupby(["agent", "condition"], sort=False):
         label, (colour, marker, line) = NAMES[condition], STYLES[condition]
-        if len(agents) > 1 and condition not in BASELINES:
-            label, marker = f"{agent}: {label}", MARKERS[agents.index(agent) % len(MARKERS)]
+        agents = list(agents_of[condition])
+        if len(agents) > 1:  # baselines of one kind
+            label, marker = f"{label}: {agent}", MARKERS[agents.index(agent) % len(MARKERS)]
         curve = curve.sort_values("trajectories")
-        x, beyond = curve[over], curve["trajectories"] > trained
+        x, beyond = curve[over], beyond_training[curve.index]
         axis.plot(
             x, curve[middle], color=colour, marker=marker, linestyle=line, markersize=4, label=label
         )
@@ -330,11 +342,11 @@ def _curves(
 
 
 def _beyond_training(axis: plt.Axes, rows: pd.DataFrame, trained: int) -> None:
-    """Shades what lies beyond the training length."""
-    longest = rows["trajectories"].max()
-    if longest > trained:
-        right = longest * 1.1
-        axis.axvspan(trained + 0.5, right, color="#000000", alpha=0.05, linewidth=0)
+    """Shades the attempts whose context is longer than it ever was in training."""
+    beyond = rows.loc[is_beyond_training(rows, trained), "trajectories"]
+    if len(beyond):
+        right = rows["trajectories"].max() * 1.1
+        axis.axvspan(beyond.min() - 0.5, right, color="#000000", alpha=0.05, linewidth=0)
         axis.text(
             right,
             axis.get_ylim()[0],

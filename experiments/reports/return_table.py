@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from agentic_transformer.evaluation.records import BASELINES
 from experiments.reports.condition_names import NAMES
 
 ENOUGH_UNITS = 20
@@ -66,18 +67,36 @@ def table_text(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
                     f"{agent}, {NAMES['own']}: n={last['trajectories']} earns "
                     f"{last['mean'] / first['mean']:.1f} times what n={first['trajectories']} earns"
                 )
-    for row in comparisons[
-        comparisons["trajectories"] == comparisons["trajectories"].max()
-    ].itertuples():
+    for row in last_comparisons(comparisons).itertuples():
         verdict = "above 0" if row.low > 0 else "below 0" if row.high < 0 else "0 not excluded"
         if row.units < ENOUGH_UNITS:
             verdict = too_few(row.units)
         said = f"{row.difference:+.2f} [{row.low:.2f}, {row.high:.2f}], {verdict}"
         blocks.append(
             f"{row.task}, {row.agent}, n={row.trajectories}: "
-            f"{NAMES['own']} minus {NAMES[row.against]}: {said}"
+            f"{NAMES['own']} minus {row.other}: {said}"
         )
     return "\n".join(blocks)
+
+
+def last_comparisons(comparisons: pd.DataFrame) -> pd.DataFrame:
+    """Returns the comparisons at the largest n of each two that are compared.
+
+    Args:
+        comparisons: result of `agentic_transformer.evaluation.statistics.compare`.
+
+    Returns:
+        Its columns, and `other`: what own contexts are compared with, in words. Several baselines
+        of one kind are told apart by their agents' names.
+    """
+    pairs = comparisons.groupby(["agent", "task", "against", "baseline"])["trajectories"]
+    last = comparisons[comparisons["trajectories"] == pairs.transform("max")]
+    baselines = last[last["against"].isin(BASELINES)].groupby("against")["baseline"].nunique()
+    other = [
+        f"{NAMES[against]}: {baseline}" if baselines.get(against, 1) > 1 else NAMES[against]
+        for against, baseline in zip(last["against"], last["baseline"], strict=True)
+    ]
+    return last.assign(other=other)
 
 
 def return_text(earned: float) -> str:

@@ -13,7 +13,7 @@ from yaml import YAMLError
 
 from agentic_transformer.errors import nearest, raise_config_error
 from agentic_transformer.evaluation.results_folder import find_records
-from agentic_transformer.run_files import CONFIG
+from agentic_transformer.run_files import CONFIG, METRICS
 from experiments.cli import sweeps
 from experiments.cli.overrides import values_by_key
 from experiments.cli.run_folder import OVERRIDES, read_overrides
@@ -61,7 +61,7 @@ def _row(job: Path) -> dict[str, Any]:
     state = read_status(job)
     row = {"job": job.name, "state": state.get("state")}
     row |= {key: value for key, value in _overrides(job).items() if key not in ("run", "resume")}
-    for path in sorted(job.rglob("metrics.csv")):
+    for path in sorted(job.rglob(METRICS)):
         prefix = "" if path.parent == job else f"{path.parent.name} "
         row |= {f"{prefix}{name}": value for name, value in _last_metrics(path).items()}
     # An evaluation's job tells where the results are.

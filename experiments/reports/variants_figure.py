@@ -11,7 +11,7 @@ from agentic_transformer.evaluation.records import BASELINES
 from experiments.reports.condition_names import NAMES
 from experiments.reports.legends import legend_below
 from experiments.reports.pyplot import plt
-from experiments.reports.return_figures import MARKERS, STYLES, draw_anchors
+from experiments.reports.return_figures import MARKERS, STYLES, draw_anchors, is_beyond_training
 
 _LINES = ("-", "--", "-.", ":")
 
@@ -64,7 +64,6 @@ def _draw(
         sharey="row",
         layout="constrained",
     )
-    drawn = {}  # curves by label
     for axes, task in zip(grid, tasks, strict=True):
         for axis, condition in zip(axes, conditions, strict=True):
             rows = summary[summary["task"] == task]
@@ -89,11 +88,10 @@ def _draw(
                 axis.set_xlabel("tokens in the context of the n-th attempt")
             axis.set_title(f"{task}\n{NAMES[condition]}", fontsize=9)
             axis.grid(alpha=0.25)
-            drawn |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
         axes[0].set_ylabel("return of the n-th attempt")
         if anchors is not None:
             draw_anchors(axes[0], anchors[anchors["task"] == task])
-    legend_below(figure, drawn)
+    legend_below(figure)
     seeds = sorted(summary["seeds"].unique())
     counted = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
     figure.suptitle(f"mean and 95% interval; seeds: {counted}", fontsize=9, color="#555555")
@@ -106,7 +104,7 @@ def _count_trajectories(axis: plt.Axes, rows: pd.DataFrame, trained: int) -> Non
     axis.set_xscale("log", base=2)
     powers = 2 ** np.arange(int(np.log2(rows["trajectories"].max())) + 1)
     axis.set_xticks(powers, [str(n) for n in powers])
-    if rows["trajectories"].max() > trained:
+    if is_beyond_training(rows, trained).any():
         axis.axvline(trained, color="#999999", linewidth=0.8)
     axis.set_xlabel("n, the n-th attempt")
 

@@ -1,11 +1,14 @@
 """`Agent.play` is an evaluation's condition "own", return for return."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import agentic_transformer
 import envs
 from agentic_transformer.config import EvalConfig
+from agentic_transformer.contexts.normalizer import Normalizer
 from agentic_transformer.evaluation.conditions import evaluation_tasks
 from agentic_transformer.evaluation.rollouts import Evaluation
 from tests.seeds import SEED
@@ -92,3 +95,15 @@ def test_fewer_than_one_attempt_is_refused(agent):
 def test_an_unknown_agent_is_named_with_those_there_are():
     with pytest.raises(ValueError, match=r"(?s)no folder and no agent.*cheetah_speed.*: maze"):
         agentic_transformer.load("mase")
+
+
+def test_a_single_environment_of_gymnasium_is_played_too(agent):
+    """It has one task, so that its `reset` is given no tasks."""
+    task, spec = "gymnasium:Pendulum-v1", agent.spec
+    scales = Normalizer((0.0,) * 3, (1.0,) * 3, return_scale=1.0, reward_scale=1.0)
+    sizes = {"observation_size": 3, "action_size": 1, "steps": 5}
+    pendulum = untrained_agent(replace(spec, task=task, normalizer=scales, **sizes))
+    alone = pendulum.play(envs.make(task), 2, seed=3)
+    vector = pendulum.play(envs.make_vec(task, 1), 2, seed=3)
+    for one, other in zip(alone, vector, strict=True):
+        np.testing.assert_array_equal(one.rewards, other.rewards)

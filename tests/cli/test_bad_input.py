@@ -99,6 +99,7 @@ BAD = [
     ("train.steps=${agent.name}", "train.steps"),
     ("seed=0,1", "-m"),
     ("eval.trajectories=1,2", "[a,b]"),
+    ("task=walker_walk eval.conditions=[foreign,other_rewards]", "there is no other task"),
     ("-m seed=0,x", "seed=x"),
     ("-m model.width=64,-128", "model.width=-128"),
     ("-m model.width=range(0,3)", "model.width=0"),

@@ -126,3 +126,14 @@ def test_a_run_to_start_from_is_looked_for_before_anything_else(tmp_path):
     with pytest.raises(UserError, match="no checkpoints are there"):
         main(TrainCommand(init=str(tmp_path)), tmp_path / "run")
     check_init(TrainCommand(init=str(tmp_path), resume=True))  # it has started already
+
+
+def test_a_learning_curve_is_of_one_evaluation(forked):
+    """Its rows tell no settings, and are drawn as one line."""
+    forked("train", *FIRST, "train.eval_every=5", does={"all": "crash"})
+    (forked.folder / "kept" / "learning_curve.csv").write_text("step,trajectories,return\n0,1,2\n")
+    mixed = forked("train", "run=kept", "resume=true", "eval.noise=0")
+    assert mixed.code == 2 and not mixed.calls
+    assert "learning_curve.csv would mix eval.noise=1.0 there and 0.0 here" in mixed.stderr
+    for words in (["eval.noise=0", "train.eval_every=0"], ["eval.noise=1"]):
+        assert forked("train", "run=kept", "resume=true", *words).code == 0

@@ -9,9 +9,19 @@ from fabricated import make_buffer, make_episode
 
 import datasets
 import envs
-from agentic_transformer.config import DataConfig, TrainCommand
+from agentic_transformer import train
+from agentic_transformer.config import (
+    AgentConfig,
+    DataConfig,
+    EvalConfig,
+    EvaluateCommand,
+    ModelConfig,
+    TrainCommand,
+    TrainConfig,
+)
 from agentic_transformer.contexts.training_data import open_store, training_data
 from agentic_transformer.errors import UserError
+from agentic_transformer.evaluation.evaluate import load_evaluation
 from agentic_transformer.validation import check_command
 from tests.test_architecture import ROOT
 from tests.tolerances import assert_close
@@ -178,3 +188,28 @@ def test_values_beyond_float32_are_found_before_they_become_infinite(key, tmp_pa
     assert problem == f"{key} reaches 1e+39, beyond float32, as which it is kept"
     with pytest.raises(ValueError, match=re.escape(problem)):
         datasets.build_cache(buffer, progress=False)
+
+
+@pytest.mark.slow
+def test_rewards_of_another_task_are_computed_for_its_evaluation(tmp_path):
+    """Stored rewards are of the task of training."""
+    buffer = datasets.buffer_folder(tmp_path, "cartpole", "random")
+    datasets.collect(
+        "cartpole_balance", buffer, episodes=3, seed=0, collector="random", length=6, progress=False
+    )
+    trained = TrainCommand(
+        task="cartpole_balance",
+        data=DataConfig(root=str(tmp_path), algo="random", episodes=3, relabel="stored"),
+        agent=AgentConfig(trajectories=2),
+        model=ModelConfig(width=8, layers=1),
+        train=TrainConfig(steps=1, batch=2),
+    )
+    train(trained, tmp_path / "run")
+    asked = EvaluateCommand(
+        run=str(tmp_path / "run"),
+        task="cartpole_swingup",
+        eval=EvalConfig(tasks=2, trajectories=[1, 2], conditions=["own", "dataset"]),
+    )
+    evaluation, _ = load_evaluation(asked, tmp_path / "run", trained)
+    expected = training_data("cartpole_swingup", replace(trained.data, relabel="exorl", tasks=1))
+    np.testing.assert_array_equal(evaluation.data.returns[0], expected.returns[0])

@@ -66,3 +66,21 @@ def test_retrieval_has_a_mean_for_each_distance_and_none_in_the_curves():
     assert own["action_entropy"].tolist() == [0.5, 0.25]
     assert statistics.compare(records).empty  # no condition has an n of own
     assert summarize_retrieval(records[records["condition"] != "retrieval"]).empty
+
+
+def test_agents_of_several_batches_have_a_curve_each():
+    agents = [
+        of_window(window, window, [[0.0, float(window * batch)]]).assign(
+            agent=f"at agent.trajectories={window} eval.window={window} train.batch={batch}"
+        )
+        for window in (2, 4)
+        for batch in (8, 32)
+    ]
+    windows = summarize_windows(pd.concat(agents))
+    last = windows[windows["trajectories"] == 2].set_index(["agent", "window"])["mean"]
+    assert last.to_dict() == {
+        ("at train.batch=8", 2): 16.0,
+        ("at train.batch=8", 4): 32.0,
+        ("at train.batch=32", 2): 64.0,
+        ("at train.batch=32", 4): 128.0,
+    }

@@ -14,15 +14,19 @@ from agentic_transformer.config import (
     AgentConfig,
     DataConfig,
     EvalConfig,
+    EvaluateCommand,
     ModelConfig,
     TD3BCConfig,
     TrainCommand,
     TrainConfig,
 )
+from agentic_transformer.errors import UserError
 from agentic_transformer.evaluation.conditions import evaluation_tasks
 from agentic_transformer.evaluation.rollouts import Evaluation
 from agentic_transformer.training.loop import evaluation_due
 from agentic_transformer.training.train import train as train_alone
+from experiments.cli.run_folder import read_config
+from experiments.evaluate import evaluate
 from tests.seeds import SEED
 from tests.small_agents import labelled
 
@@ -101,3 +105,19 @@ def test_the_untrained_agent_and_the_last_step_are_evaluated_too():
     config = TrainConfig(steps=10, eval_every=4)
     assert [step for step in range(11) if evaluation_due(step, config)] == [0, 4, 8, 10]
     assert not any(evaluation_due(step, TrainConfig(steps=10)) for step in range(11))
+
+
+def test_what_python_trains_is_a_run_that_commands_evaluate(config, tmp_path):
+    config = replace(config, train=replace(config.train, steps=1, eval_every=0))
+    train(config, tmp_path / "run")
+    assert read_config(tmp_path / "run", TrainCommand) == config
+    evaluation = replace(config.eval, tasks=2, conditions=["own"], video=False)
+    evaluate(EvaluateCommand(run=str(tmp_path / "run"), eval=evaluation), tmp_path / "run")
+    assert len(pd.read_csv(tmp_path / "run" / "records.csv")) == 2 * 3
+
+
+def test_python_is_refused_what_a_command_line_is(config, tmp_path):
+    told = replace(config.agent, told=True)
+    with pytest.raises(UserError, match="told=true with agent.trajectories=2"):
+        train(replace(config, agent=told), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -175,3 +175,31 @@ def test_a_goal_is_found_by_the_first_attempt_that_earns_half_of_the_best():
     records = make_records([[1.0, 6.0, 0.0], [4.0, 4.9, 2.0]]).assign(best_return=10.0)
     assert statistics.summarize(records)["found"].tolist() == [0.0, 0.5, 0.5]
     assert statistics.summarize(records.assign(best_return=np.nan))["found"].isna().all()
+
+
+def test_the_best_of_n_is_of_n_attempts_or_unknown():
+    """`distractors` are evaluated at some n alone: the best of these few is no best of n."""
+    attempts = [[4.0, 1.0, 9.0, 2.0]]
+    some = make_records(attempts, "distractors")
+    records = pd.concat([make_records(attempts), some[some["trajectories"].isin([1, 4])]])
+    summary = statistics.summarize(records.assign(best_return=8.0))
+    best = summary.set_index(["condition", "trajectories"])["best_mean"]
+    assert list(best["own"]) == [4.0, 4.0, 9.0, 9.0]
+    assert best["distractors", 1] == 4.0 and np.isnan(best["distractors", 4])
+    found = summary.set_index(["condition", "trajectories"])["found"]
+    assert found["own", 4] == 1.0 and np.isnan(found["distractors", 4])
+
+
+def test_whether_a_goal_is_found_depends_on_no_other_agent():
+    """Agents that were trained on other data have another best return."""
+    alone = make_records([[40.0]], agent="few").assign(best_return=60.0)
+    beside = make_records([[80.0]], agent="many").assign(best_return=100.0)
+    unknown = make_records([[40.0]], "dt", agent="dt")
+    found = statistics.summarize(pd.concat([alone, beside, unknown])).set_index("agent")["found"]
+    # The baseline does not know the best return: the largest that is known decides.
+    assert found.to_dict() == {"few": 1.0, "many": 1.0, "dt": 0.0}
+
+
+def test_where_nothing_was_ever_earned_nobody_has_found_it():
+    summary = statistics.summarize(make_records([[0.0, 0.0]]).assign(best_return=0.0))
+    assert summary["found"].isna().all()

@@ -1,8 +1,10 @@
 """Tables and figures from records alone."""
 
+import json
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -13,7 +15,8 @@ from experiments import plot, report
 from experiments.reports.condition_names import NAMES
 from experiments.reports.paper import beside_paper
 from experiments.reports.presentation import present, runs_within
-from experiments.reports.return_table import reported, table_text
+from experiments.reports.pyplot import plt
+from experiments.reports.return_table import last_comparisons, reported, table_text
 from experiments.reports.sweep_table import sweep_table
 from tests.evaluation.test_statistics import make_records
 from tests.test_architecture import ROOT
@@ -266,3 +269,58 @@ def test_a_condition_has_one_name_in_code_and_docs():
     page = (ROOT / "docs/evaluation.md").read_text()
     missing = [value for value, name in NAMES.items() if f"| `{value}` | {name} |" not in page]
     assert missing == []
+
+
+def test_every_agent_is_compared_at_its_own_last_attempt():
+    tables = []
+    for agent, attempts in (("short", 2), ("long", 3)):
+        earned = [[float(n) for n in range(attempts)]] * 2
+        tables += [make_records(earned, agent=agent)]
+        tables += [make_records(np.zeros((2, attempts)), "no_context", agent=agent)]
+    last = last_comparisons(compare(pd.concat(tables)))
+    assert last.set_index("agent")["difference"].to_dict() == {"short": 1.0, "long": 2.0}
+
+
+def test_baselines_of_one_kind_are_compared_by_name():
+    tables = [make_records(RETURNS), *(make_records(RETURNS, "dt", name) for name in ("a", "b"))]
+    last = last_comparisons(compare(pd.concat(tables)))
+    assert list(last["other"]) == ["Decision Transformer: a", "Decision Transformer: b"]
+
+
+def test_tasks_beyond_the_training_range_are_no_more_seeds_of_the_others(tmp_path):
+    runs = []
+    for held_out in ("between", "beyond"):
+        run = make_run(tmp_path / held_out, make_records(RETURNS).assign(eval_seed=len(runs)))
+        command = {"command": {"eval": {"held_out": held_out}}}
+        (run / "evaluation.json").write_text(json.dumps(command))
+        runs.append(run)
+    present(runs, tmp_path / "both")
+    agents = pd.read_csv(tmp_path / "both" / "summary.csv")["agent"].unique()
+    assert set(agents) == {"at eval.held_out=between", "at eval.held_out=beyond"}
+
+
+def test_records_from_before_more_training_are_said_to_be(tmp_path, capsys):
+    run = make_run(tmp_path / "run", make_records(RETURNS))
+    facts = {"settings": {"checkpoint": "20 abc"}, "command": {"checkpoint": "newest"}}
+    (run / "evaluation.json").write_text(json.dumps(facts))
+    for steps, told in (([20], False), ([20, 30], True)):
+        for step in steps:
+            (run / "checkpoints" / f"{step}").mkdir(parents=True, exist_ok=True)
+        present([run], run)
+        said = capsys.readouterr().out
+        assert ("its records are of step 20, training has reached step 30" in said) == told
+
+
+def test_whose_attempts_are_drawn_is_said(tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr(plt, "close", lambda figure: titles.append(figure.get_suptitle()))
+    steps = {"physics": np.zeros((1, 3, 5, 0)), "reward": np.ones((1, 3, 4)), "task_id": ["t"]}
+    for condition in ("own", "dt"):
+        run = make_run(tmp_path / condition, make_records(RETURNS, condition))
+        np.savez(run / "rollouts.npz", **steps)
+        present([run], run)
+    said = [title for title in titles if "attempts of" in title or "attempts without" in title]
+    assert said == [
+        "attempts of one growing context a row, each with its return",
+        "attempts without a context a row, each with its return",
+    ]

@@ -157,3 +157,35 @@ def test_a_curve_while_training_has_its_band_in_its_own_colour(tmp_path, drawn):
     lines = [to_hex(line.get_color()) for line in axis.lines]
     bands = [to_hex(band.get_facecolor()[0]) for band in axis.collections]
     assert lines == bands and len(set(lines)) == 4
+
+
+def test_a_window_keeps_contexts_within_the_training_length(tmp_path, drawn):
+    """Records of `eval.window=2`: from the second attempt on, the context holds one trajectory."""
+    table = make_records([[1.0, 2.0, 3.0, 4.0]])
+    short = table.assign(context_steps=table["context_steps"].clip(upper=12))
+    for records in (table, short):
+        return_vs_context(summarize(records), 2, tmp_path / "figure.png")
+    said = [[text.get_text() for axis in figure.axes for text in axis.texts] for figure in drawn]
+    assert "beyond the training length " in said[0] and said[1] == []
+    above = [
+        [label.get_text() for label in axis.get_xticklabels()]
+        for figure in drawn
+        for axis in figure.axes
+        if axis.get_xlabel() == "steps in the context"
+    ]
+    assert above == [["0", "12", "36"], ["0", "12", "12"]]
+
+
+def test_baselines_of_one_kind_are_told_apart(tmp_path, drawn):
+    runs = [make_run(tmp_path / "own", make_records(RETURNS))]
+    for width in (64, 128):
+        config = f"agent: {{name: dt}}\nmodel: {{width: {width}}}\nseed: 0\n"
+        runs.append(make_run(tmp_path / f"{width}", make_records(RETURNS, "dt", "dt"), config))
+    present(runs, tmp_path / "both")
+    (labels,) = [
+        [text.get_text() for text in figure.legends[0].get_texts()]
+        for figure in drawn
+        if any(axis.get_xlabel() == "n, the n-th attempt" for axis in figure.axes)
+    ]
+    for width in (64, 128):
+        assert f"Decision Transformer: dt model.width={width}" in labels
