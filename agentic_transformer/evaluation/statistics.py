@@ -188,6 +188,17 @@ def summarize(records: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=SUMMARY_COLUMNS)
 
 
+def last_returns(records: pd.DataFrame) -> dict[tuple[str, int], float]:
+    """Returns the mean return of each condition's last attempt, by condition and n.
+
+    Args:
+        records: of one run; the columns condition, trajectories and return are enough.
+    """
+    longest = records.groupby("condition")["trajectories"].transform("max")
+    last = records[records["trajectories"] == longest]
+    return last.groupby(["condition", "trajectories"])["return"].mean().to_dict()
+
+
 def compare(records: pd.DataFrame) -> pd.DataFrame:
     """Compares the return with the own context to that of each other condition, unit by unit.
 

@@ -11,6 +11,7 @@ import pandas as pd
 from tensorboardX import SummaryWriter
 
 from agentic_transformer.evaluation.results_folder import find_records
+from agentic_transformer.evaluation.statistics import last_returns
 from agentic_transformer.run_files import LEARNING_CURVE, METRICS
 from agentic_transformer.settings import format_value
 from experiments.reports.agent_names import flat
@@ -32,7 +33,7 @@ def save_hyperparameters(settings: Any, run: Path, results: Path | None = None) 
     """
 
     def write(folder: Path) -> None:
-        found = last_metrics(run) | (last_returns(results) if results else {})
+        found = last_metrics(run) | (_final_returns(results) if results else {})
         given = {
             key: value if isinstance(value, int | float | str) else format_value(value)
             for key, value in flat(asdict(settings)).items()
@@ -59,17 +60,12 @@ def last_metrics(run: Path) -> dict[str, float]:
     return found
 
 
-def last_returns(results: Path) -> dict[str, float]:
+def _final_returns(results: Path) -> dict[str, float]:
     """Returns the mean return of each condition at its largest number of trajectories."""
     if (path := find_records(results)) is None:
         return {}
-    records = pd.read_csv(path)
-    longest = records.groupby("condition")["trajectories"].transform("max")
-    means = records[records["trajectories"] == longest].groupby(["condition", "trajectories"])
-    return {
-        f"final/{condition}_{number}": float(mean)
-        for (condition, number), mean in means["return"].mean().items()
-    }
+    means = last_returns(pd.read_csv(path))
+    return {f"final/{condition}_{n}": mean for (condition, n), mean in means.items()}
 
 
 def _rows(path: Path) -> pd.DataFrame | None:

@@ -13,6 +13,7 @@ from yaml import YAMLError
 
 from agentic_transformer.errors import nearest, raise_config_error
 from agentic_transformer.evaluation.results_folder import find_records
+from agentic_transformer.evaluation.statistics import last_returns
 from agentic_transformer.run_files import CONFIG, METRICS
 from experiments.cli import sweeps
 from experiments.cli.overrides import values_by_key
@@ -90,10 +91,8 @@ def _last_returns(results: Path) -> dict[str, float]:
     path = find_records(results)
     if path is None or (records := _read(path, ["trajectories", "return"], "condition")) is None:
         return {}
-    longest = records.groupby("condition")["trajectories"].transform("max")
-    last = records[records["trajectories"] == longest]
-    means = last.groupby(["condition", "trajectories"])["return"].mean()
-    return {f"return {condition} n={number}": mean for (condition, number), mean in means.items()}
+    means = last_returns(records)
+    return {f"return {condition} n={n}": mean for (condition, n), mean in means.items()}
 
 
 def _read(path: Path, numbers: list[str], *texts: str) -> pd.DataFrame | None:
