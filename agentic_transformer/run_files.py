@@ -34,7 +34,8 @@ LOCK = "lock"
 
 def write_json(path: Path, facts: dict[str, Any]) -> None:
     """Writes facts as JSON: after a kill the file is whole, or it is as it was before."""
-    partial = path.with_name(f".{path.name}.partial")
+    # Each process has its own: several may write one path, such as that of a shared cache.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.write_text(json.dumps(facts, indent=2) + "\n")
     partial.replace(path)
 

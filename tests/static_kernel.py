@@ -28,7 +28,6 @@ def of_kind(mask, query, key):
     high = {
         MaskKind.CAUSAL: index,
         MaskKind.FULL: jnp.full_like(index, keys.size),
-        MaskKind.EMPTY: jnp.full_like(index, -1),
     }[mask.kind]
     queries = QueryIntervals(jnp.zeros_like(index), high, mask.queries.segment)
     return dataclasses.replace(mask, queries=queries, keys=KeyPositions(keys, mask.keys.segment))

@@ -21,7 +21,7 @@ TILE = (8, 128)
 tiles, in the order of axes that the compiler chooses."""
 
 
-KERNELED = ("ring", "all_gather", "blockwise")
+KERNELED = ("ring", "blockwise")
 """Backbones that call a kernel for each block of keys."""
 
 

@@ -10,7 +10,7 @@ from agentic_transformer.capacity.compile_cache import CompileCache
 from agentic_transformer.capacity.hardware import GIB, topology
 from agentic_transformer.capacity.hlo_permutes import Permute
 from agentic_transformer.capacity.outcome import Accepted, Refused
-from agentic_transformer.capacity.workload import SHARED, Workload
+from agentic_transformer.capacity.workload import Workload
 from agentic_transformer.config import PlanCommand
 from agentic_transformer.ring.kernels import choose
 
@@ -123,7 +123,8 @@ class Plan:
 def workload_of(command: PlanCommand) -> Workload:
     """Returns the workload of a command; a context that does not divide over a ring is padded."""
     machine = topology(command.topology)
-    ring = command.ring or (machine.devices if command.model.attention in SHARED else 1)
+    # With another backbone each device takes sequences of its own.
+    ring = command.ring or (machine.devices if command.model.attention == "ring" else 1)
     workload = Workload(
         machine, command.model, 2, command.observation, command.action, command.steps, ring
     )

@@ -14,10 +14,6 @@ from agentic_transformer.config import AgentConfig, ModelConfig
 from agentic_transformer.contexts.normalizer import Normalizer
 from agentic_transformer.models.spec import AgentSpec
 
-SHARED = ("ring", "all_gather")
-"""Backbones that share a sequence among devices. With the others, each device takes sequences of
-its own."""
-
 
 @dataclass(frozen=True)
 class Workload:

@@ -129,7 +129,8 @@ def attention(
     check_shards(*query.shape[:2], mesh, axis, batch_axis)
     check_devices(mesh, query=query, key=key, value=value, segment_ids=segment_ids, length=length)
     config = _ring_config(backbone, mesh, axis, causal, layout, window)
-    kernel = selection_for(kernel, config, platform_of(mesh), query, segment_ids, length).kernel
+    selection = _select(backbone, config, mesh, query, segment_ids, length, kernel)
+    kernel = selection and selection.kernel
     if kernel is not None and any(isinstance(x, jax.core.Tracer) for x in (query, key, value)):
         kernel = kernel.for_call()
     config = config._replace(
@@ -177,10 +178,8 @@ def select_kernel(
         check_mesh(mesh)
     check_flag("causal", causal)
     window = check_window(window, causal=causal)
-    if backbone in _WITHOUT_KERNEL:
-        return None
     config = _ring_config(backbone, mesh, axis, causal, "zigzag", window)
-    return selection_for(kernel, config, platform_of(mesh), query, segment_ids, length)
+    return _select(backbone, config, mesh, query, segment_ids, length, kernel)
 
 
 def ring_attention(
@@ -245,6 +244,17 @@ def _ring_config(backbone, mesh, axis, causal, layout, window) -> RingConfig:
     axis_name = axis if ring_size > 1 else None
     gathers = backbone == "all_gather"
     return RingConfig(axis_name, ring_size, None, bool(causal), layout, window, gathers)
+
+
+def _select(
+    backbone, config: RingConfig, mesh, query, segment_ids, length, kernel
+) -> Selection | None:
+    """Returns the kernel of a backbone; None for one that uses none."""
+    if backbone in _WITHOUT_KERNEL:
+        return None
+    if backbone == "blockwise":  # each device has whole sequences
+        config = config._replace(axis=None, ring_size=1)
+    return selection_for(kernel, config, platform_of(mesh), query, segment_ids, length)
 
 
 @lru_cache(maxsize=256)

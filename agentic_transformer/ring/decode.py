@@ -53,6 +53,7 @@ def decode_attention(
     """Attends from a few new tokens to a sharded cache that holds their own keys and values.
 
     Slots of the cache that a token does not see change no bit of its output, even if they hold NaN.
+    The query's gradient has no such guard: a NaN in a hidden key makes it NaN.
 
     Args:
         query: (batch, tokens, heads, head_dim), one or a few tokens, not sharded over the ring.
@@ -83,7 +84,7 @@ def decode_attention(
     capacity = key.shape[1]
     tokens = query.shape[:2]
     check_integers("position", position, ("batch", "tokens"), tokens, most=capacity - 1)
-    check_window(window, causal=True)
+    window = check_window(window, causal=True)  # a Python integer: in the key of `_decode`
     check_shards(*key.shape[:2], mesh, axis, batch_axis)
     check_devices(mesh, query=query, key=key, value=value, position=position)
     precision = resolve_precision(precision)

@@ -14,13 +14,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 PAD_POSITION = 2**30
 """Position of a key that no query sees."""
 
-MASK_VALUE = -1e30
+MASK_VALUE = float(np.finfo(np.float32).min)
 """Start of a running maximum, and score of a hidden pair in the baselines. It is finite, so that a
-query that sees nothing gives no NaN."""
+query that sees nothing gives no NaN, and no finite float32 score lies below it."""
 
 HIGH_PRECISION_KEYS = 1024
 """A query that sees fewer keys needs high precision: one key may have most of its weight."""
@@ -44,7 +45,6 @@ class KeyPositions(NamedTuple):
 class MaskKind(enum.Enum):
     """Lists the kinds of masks by what is known at trace time; segments may hide further keys."""
 
-    EMPTY = "empty"  # no query sees a key
     FULL = "full"  # every query sees every key
     CAUSAL = "causal"  # query i sees the keys 0..i, counted within the arrays
     DYNAMIC = "dynamic"  # only the traced intervals tell

@@ -22,7 +22,7 @@ from agentic_transformer.ring.padding import (
 from agentic_transformer.ring.pairs import needs_dynamic
 from agentic_transformer.ring.precision import resolve_precision
 from agentic_transformer.ring.ring import attention_shard
-from agentic_transformer.ring.validation import check_attention
+from agentic_transformer.ring.validation import check_attention, check_flag
 
 
 def ring_attention_shard(
@@ -64,6 +64,7 @@ def ring_attention_shard(
     axis = axis if ring_size > 1 else None
     config = RingConfig(axis, ring_size, None, precision=precision, **options)
     check_layout(config.layout)
+    check_flag("all_gather", config.all_gather)
     check_attention(
         query,
         key,
@@ -96,13 +97,14 @@ def selection_for(
     Only the shapes and dtypes of the arrays matter.
 
     Raises:
-        ValueError: see `kernels.choose`.
+        ValueError: see `kernels.choose`; or the kernel that was asked for does not support the
+            masks.
     """
     # Padding at the end needs no mask of its own under a causal one.
     has_length = length is not None and not config.causal
     window = config.window is not None and config.ring_size == 1
     others = config._replace(window=None) if window else config
-    return choose(
+    selection = choose(
         kernel,
         platform,
         query.dtype,
@@ -111,6 +113,13 @@ def selection_for(
         segments=segment_ids is not None,
         window=window,
     )
+    rows = has_length and jnp.ndim(length) > 0  # lengths of rows become segments
+    _check_mask(
+        config._replace(kernel=selection.kernel),
+        has_segments=segment_ids is not None or rows,
+        has_length=has_length and not rows,
+    )
+    return selection
 
 
 def attend_shard(
@@ -125,7 +134,9 @@ def attend_shard(
     segment_ids = None if segment_ids is None else signed_ids(segment_ids)
     if length is not None:
         length = clipped(length, 0, query.shape[1] * config.ring_size)
-    query, key, value, segment_ids = _vary_alike(config, query, key, value, segment_ids)
+    query, key, value, segment_ids, length = _vary_alike(
+        config, query, key, value, segment_ids, length
+    )
     if length is not None and (jnp.ndim(length) or not config.kernel.supports_dynamic):
         device = 0 if config.axis is None else lax.axis_index(config.axis)
         position = shard_positions(device, query.shape[1], config.ring_size, config.layout)
@@ -165,7 +176,6 @@ def _vary_alike(config: RingConfig, *arrays: jax.Array | None) -> list[jax.Array
 
 def _attend(config: RingConfig, query, key, value, segment_ids, length) -> jax.Array:
     """Attends in the axis order of the kernel."""
-    _check_mask(config, has_segments=segment_ids is not None, has_length=length is not None)
     arrays, axis = (query, key, value), config.kernel.token_axis
     query, key, value = (jnp.moveaxis(array, 1, axis) for array in arrays)
     return jnp.moveaxis(attention_shard(config, query, key, value, segment_ids, length), axis, 1)

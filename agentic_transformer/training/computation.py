@@ -50,14 +50,19 @@ def describe_attention(config: ModelConfig, mesh: Mesh, one_chain_per_row: bool)
         )
     shape = (1, 2 * mesh.shape[RING], config.heads, head_dim)
     segments = None if one_chain_per_row else jax.ShapeDtypeStruct(shape[:2], jnp.int32)
-    selection = select_kernel(
-        jax.ShapeDtypeStruct(shape, config.dtype),
-        backbone=config.attention,
-        mesh=mesh,
-        axis=RING,
-        segment_ids=segments,
-        kernel=config.kernel,
-    )
+    try:
+        selection = select_kernel(
+            jax.ShapeDtypeStruct(shape, config.dtype),
+            backbone=config.attention,
+            mesh=mesh,
+            axis=RING,
+            segment_ids=segments,
+            kernel=config.kernel,
+        )
+    except ValueError as error:  # masks that it does not know, such as those of several chains
+        raise ValueError(
+            f"model.kernel={config.kernel}: {error}; allowed: model.kernel=auto"
+        ) from None
     kernel = "none" if selection is None else selection.reason.rstrip(".")
     return {"attention": config.attention, "kernel": kernel}
 

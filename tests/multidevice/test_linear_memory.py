@@ -9,9 +9,10 @@ import pytest
 
 from agentic_transformer.capacity.compiler import abstract_step
 from agentic_transformer.capacity.hardware import Topology
-from agentic_transformer.capacity.workload import SHARED, Workload
+from agentic_transformer.capacity.workload import Workload
 from agentic_transformer.config import PlanCommand
 from agentic_transformer.ring import BACKBONES
+from agentic_transformer.ring.api import SHARED
 
 pytestmark = pytest.mark.slow
 

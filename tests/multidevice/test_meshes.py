@@ -130,6 +130,23 @@ def test_inside_a_shard_map_that_checks_what_varies(kernel):
     assert_attention(found, exact, bounds)
 
 
+def test_a_length_may_vary_over_another_axis_than_the_ring():
+    """Each row of devices has a length of its own, of arrays that are the same in both."""
+    mesh, whole = make_mesh("auto", ("data", "ring"), (2, 4)), PartitionSpec(None, "ring")
+
+    def shard(lengths, *arrays):
+        return ring_attention_shard(*arrays, layout="contiguous", length=lengths[0])
+
+    lengths, specs = np.array([20, 27], np.int32), (PartitionSpec("data"), whole, whole, whole)
+    mapped = jax.shard_map(
+        shard, mesh=mesh, in_specs=specs, out_specs=PartitionSpec("data", "ring")
+    )
+    found = jax.jit(mapped)(lengths, *ARRAYS).reshape(2, *SHAPE)
+    for length, output in zip(lengths, found, strict=True):
+        exact, bounds = attention_and_bounds(*ARRAYS, length=int(length))
+        assert_attention([output], exact, bounds)
+
+
 @pytest.mark.parametrize("backbone", ["blockwise", "memory_efficient"])
 def test_one_device_attention_inside_a_shard_map_over_the_batch(backbone):
     mesh, spec = make_mesh("auto", ("data",), (2,)), PartitionSpec("data")

@@ -122,6 +122,7 @@ def test_where_attention_is_computed():
     refuses("batch_axis='rong'.*'ring'", ring_attention, X, X, X, mesh=MESH, batch_axis="rong")
     refuses("both", ring_attention, X, X, X, mesh=MESH, batch_axis="ring")
     refuses("around this call", ring_attention_shard, X, X, X)
+    refuses("all_gather='no'", ring_attention_shard, X, X, X, axis=None, all_gather="no")
     refuses("multiple of 2 \\* ring_size = 6; 12 would fit", dense_attention, X, X, X, ring_size=3)
 
 
@@ -223,6 +224,13 @@ def test_positions_and_caches_of_other_dtypes():
     found = decode_attention(X[:, :1], half, half, POSITION, mesh=MESH)
     # Keys and values of 8 bits each: a part in 2^8 of values below 4, and as much of scores.
     assert found.dtype == np.float32 and np.abs(found - expected).max() < 4 * 4 * 2**-8
+
+
+@pytest.mark.parametrize("window", [np.int64(3), np.array(3), jnp.array(3)])
+def test_a_window_may_be_a_number_of_numpy_or_jax(window):
+    expected = decode_attention(X[:, :1], X, X, POSITION, mesh=MESH, window=3)
+    found = decode_attention(X[:, :1], X, X, POSITION, mesh=MESH, window=window)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_positions_at_the_ends_of_their_types():

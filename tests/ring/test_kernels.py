@@ -26,6 +26,7 @@ from agentic_transformer.ring import (
     from_layout,
     ring_attention_shard,
     select,
+    select_kernel,
     to_layout,
 )
 from agentic_transformer.ring.kernels import NAMED, SplashKernel, cudnn
@@ -215,6 +216,27 @@ def test_a_kernel_that_cannot_be_used_is_refused(kernel, said):
         said = "needs bfloat16 or float16, not float32"
     with pytest.raises(ValueError, match=said):
         blockwise_attention(x, x, x, kernel=kernel)
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [
+        {"window": 3},
+        {"causal": False, "length": 3},
+        {"causal": False, "length": np.array([3])},
+        {"segment_ids": np.zeros((1, 4), np.int32)},
+    ],
+)
+def test_a_kernel_of_other_masks_is_refused_before_anything_is_computed(masks):
+    """A training run asks before it reads its data. Backbones without a kernel ask for none."""
+    x, kernel = jnp.ones((1, 4, 1, 8)), FusedKernel(ReferenceFused())
+    for backbone in ("ring", "blockwise"):
+        mesh = jax.make_mesh((1,), ("ring",), devices=jax.devices()[:1])
+        with pytest.raises(ValueError, match="supports"):
+            select_kernel(x, backbone=backbone, mesh=mesh, kernel=kernel, **masks)
+    for name in (kernel, "cudnn"):
+        assert select_kernel(x, backbone="dense", kernel=name, **masks) is None
+        assert attention(x, x, x, backbone="dense", kernel=name, **masks).shape == x.shape
 
 
 def test_the_private_primitives_of_cudnn_are_as_they_are_called():

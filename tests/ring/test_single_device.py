@@ -67,6 +67,14 @@ def test_scores_of_any_size_do_not_overflow(kernel):
     assert all(np.isfinite(gradient).all() for gradient in pull(found))
 
 
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_low_score_is_no_hidden_one(backbone):
+    """Of scores near -2e30 a query sees its keys as well: where values are 2, so is the output."""
+    query, key = (np.full((1, 4, 1, 4), sign * 1e15, np.float32) for sign in (1, -1))
+    value = np.full_like(query, 2)
+    np.testing.assert_array_equal(attention(query, key, value, backbone=backbone), value)
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_query_may_be_of_any_length_beside_others(kernel, sign):
