@@ -594,7 +594,7 @@ class DownloadCommand:
     sha256: str | None = setting(
         None,
         "SHA-256 of the archive, where you know it (the release has none).",
-        example="9f86d081",
+        example="9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     )
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
+import re
 import shutil
 import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from datasets.locks import flock
 from datasets.progress import progress_bar
 from datasets.resumable_transfer import check_space, fetch
 from envs.registry import unknown
@@ -38,7 +41,7 @@ def download(
     server that cannot be reached in the first place ends the call at once. An archive that was
     brought to `<root>/<domain>/<algorithm>.zip` by hand is taken. The archive's own checksums are
     always verified; its SHA-256 is kept in `.complete`, and compared where given (the release
-    publishes none).
+    publishes none). Of several processes that call this at once, one unpacks.
 
     Args:
         domain: of `DOMAINS`.
@@ -53,14 +56,17 @@ def download(
         the buffer's folder.
 
     Raises:
-        ValueError: unknown names, a folder with episodes of another origin, no such file on the
-            server, a wrong checksum, or a damaged archive (which is removed).
-        OSError: not enough disk space, no connection, or one that broke off too often.
+        ValueError: unknown names, a SHA-256 that can be none, a folder with episodes of another
+            origin, no such file on the server, a wrong checksum, or a damaged archive.
+        OSError: not enough disk space, no connection, one that broke off too often, or another
+            process fetches the archive.
     """
     if domain not in DOMAINS:
         raise unknown("domain", domain, DOMAINS)
     if algorithm not in ALGORITHMS:
         raise unknown("algorithm", algorithm, ALGORITHMS)
+    if sha256 and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+        raise ValueError(f"sha256={sha256}: is no SHA-256; allowed: 64 hexadecimal digits")
     folder = Path(root) / domain / algorithm
     done = folder / _DONE
     if done.exists():
@@ -97,21 +103,27 @@ def _check_ours(folder: Path) -> None:
 
 
 def _unpack_whole(archive: Path, folder: Path, sha256: str | None, progress: bool) -> Path:
-    """Checks and unpacks a whole archive, and removes it."""
+    """Checks and unpacks a whole archive, and removes it, unless another process has done so."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / _STARTED).touch()
-    digest = _digest(archive, progress)
-    if sha256 and digest != sha256.lower():
-        archive.unlink()
-        raise ValueError(
-            f"{archive}: SHA-256 is {digest}, expected {sha256}; "
-            "the file was removed, download it again"
-        )
-    _unpack(archive, folder, progress)
-    (folder / _DONE).write_text(digest + "\n")
-    archive.unlink()
-    (folder / _STARTED).unlink()
+    started, done = folder / _STARTED, folder / _DONE
+    with started.open("w") as stream:
+        flock(stream, fcntl.LOCK_EX)
+        if done.exists():
+            _check_same_archive(folder, done.read_text().strip(), sha256)
+        else:
+            digest = _digest(archive, progress)
+            if sha256 and digest != sha256.lower():
+                raise _unusable(archive, f"SHA-256 is {digest}, expected {sha256}")
+            _unpack(archive, folder, progress)
+            done.write_text(digest + "\n")
+        archive.unlink(missing_ok=True)
+        started.unlink(missing_ok=True)
     return folder / "buffer"
+
+
+def _unusable(archive: Path, reason: str) -> ValueError:
+    # It stays: somebody may have brought it by hand.
+    return ValueError(f"{archive}: {reason}; it was kept, remove it to download it again")
 
 
 def _digest(archive: Path, progress: bool) -> str:
@@ -146,7 +158,4 @@ def _unpack(archive: Path, folder: Path, progress: bool) -> None:
                     shutil.copyfileobj(packed, out, _BLOCK_BYTES)
                 partial.replace(path)
     except (zipfile.BadZipFile, EOFError) as error:
-        archive.unlink()
-        raise ValueError(
-            f"{archive}: damaged ({error}); the file was removed, download it again"
-        ) from error
+        raise _unusable(archive, f"damaged ({error})") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import ssl
 import urllib.error
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
+from datasets.locks import flock
 from datasets.progress import progress_bar
 
 _BLOCK_BYTES = 1 << 20
@@ -39,7 +41,7 @@ def fetch(url: str, target: Path, progress: bool, pause: Callable[[float], None]
     Raises:
         ValueError: the server has no such file, or does not say how long it is.
         ConnectionError: the server cannot be reached, or the connection broke off too often.
-        OSError: not enough disk space.
+        OSError: not enough disk space, or another process fetches the same file.
     """
     if target.exists():
         return
@@ -57,6 +59,9 @@ def fetch(url: str, target: Path, progress: bool, pause: Callable[[float], None]
             problem, reached = "the connection closed early", True
         except _Refused as error:
             raise ValueError(f"{url}: {error}; {by_hand}") from None
+        except BlockingIOError:
+            busy = "another process writes it now; run this again when that has ended"
+            raise OSError(f"{part}: {busy}") from None
         except urllib.error.HTTPError as error:
             problem, reached = f"the server answers {error.code} {error.reason}", True
             if error.code < 500 and error.code not in _TRY_LATER:
@@ -119,7 +124,11 @@ def _transfer(url: str, part: Path, progress: bool) -> bool:
 
 
 def _receive(answer: HTTPResponse, part: Path, have: int, progress: bool) -> bool:
-    """Writes an answer to `part`, behind the `have` bytes that the server leaves out."""
+    """Writes an answer to `part`, behind the `have` bytes that the server leaves out.
+
+    Raises:
+        BlockingIOError: another process writes there.
+    """
     if not (answer.headers["Content-Length"] or "").isdigit():
         kind = answer.headers.get_content_type()
         raise _Refused(f"the server does not say how long the file is ({kind})")
@@ -129,9 +138,15 @@ def _receive(answer: HTTPResponse, part: Path, have: int, progress: bool) -> boo
     check_space(part.parent, remaining + size * _UNPACKED)
     label = part.name.removesuffix(".part")
     with (
-        part.open("ab" if have else "wb") as stream,
+        part.open("ab") as stream,
         progress_bar(label, total=size, initial=have, unit="B", show=progress) as bar,
     ):
+        flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        there = _size(part)
+        if there < have:  # another process has finished it since the request
+            return False
+        if there > have:  # what comes now begins within it
+            stream.truncate(have)
         while block := answer.read1(_BLOCK_BYTES):
             stream.write(block)
             bar.update(len(block))

@@ -2,8 +2,11 @@
 
 import hashlib
 import io
+import shutil
 import threading
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -33,7 +36,8 @@ ARCHIVE = archive()
 class Server:
     """Serves ARCHIVE at any path.
 
-    `faults` has one fault for each request; later requests are served well.
+    `faults` has one fault for each request; later requests are served well. One that is an Event
+    holds the second half back until it is set.
     """
 
     def __init__(self, faults, content=ARCHIVE):
@@ -62,6 +66,10 @@ class Server:
                 self.send_header("Content-Length", str(len(content) - start))
                 self.end_headers()
                 rest = content[start:]
+                if isinstance(fault, threading.Event):
+                    self.wfile.write(rest[: len(rest) // 2])
+                    fault.wait(10)
+                    rest = rest[len(rest) // 2 :]
                 self.wfile.write(rest[: len(rest) // 3] if fault == "drops" else rest)
 
             def log_message(self, *arguments):
@@ -71,7 +79,7 @@ class Server:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self):
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
         return self
 
     def __exit__(self, *error):
@@ -129,13 +137,67 @@ def test_a_later_call_goes_on(tmp_path):
 def test_wrong_content(tmp_path):
     """A wrong SHA-256, a flipped bit, and a page instead of an archive are refused."""
     with Server([]) as server, pytest.raises(ValueError, match="SHA-256 is"):
-        fetch(server, tmp_path, sha256="0" * 64)
+        fetch(server, tmp_path / "other", sha256="0" * 64)
     damaged = bytearray(ARCHIVE)
     damaged[len(damaged) // 2] ^= 1
+    archive = tmp_path / "walker" / "rnd.zip"
     for content in (bytes(damaged), b"<html>gone</html>"):
         with Server([], content) as server, pytest.raises(ValueError, match=r"rnd\.zip: damaged"):
             fetch(server, tmp_path)
-        assert not (tmp_path / "walker" / "rnd.zip").exists()
+        archive.unlink()
+    with Server([]) as server:
+        assert len(episode_files(fetch(server, tmp_path))) == 3
+
+
+def test_an_archive_of_another_content_is_kept(tmp_path):
+    """Somebody may have brought it by hand; with the right SHA-256 it is unpacked."""
+    archive = tmp_path / "walker" / "rnd.zip"
+    archive.parent.mkdir()
+    archive.write_bytes(ARCHIVE)
+    digest = hashlib.sha256(ARCHIVE).hexdigest()
+    with Server([]) as server:
+        for wrong, says in ((digest[:8], "allowed: 64 hexadecimal digits"), ("0" * 64, "was kept")):
+            with pytest.raises(ValueError, match=says):
+                fetch(server, tmp_path, sha256=wrong)
+            assert archive.read_bytes() == ARCHIVE
+        fetch(server, tmp_path, sha256=digest)
+        assert server.requests == []
+
+
+def test_a_second_download_of_what_is_being_fetched_is_refused(tmp_path):
+    """It writes nothing into the archive of the first, which arrives whole."""
+    rest, part = threading.Event(), tmp_path / "walker" / "rnd.zip.part"
+    with Server([rest]) as server, ThreadPoolExecutor(1) as other:
+        first = other.submit(fetch, server, tmp_path)
+        while not (part.exists() and part.stat().st_size):
+            assert not first.done()
+        with pytest.raises(OSError, match=r"rnd\.zip\.part: another process writes it now"):
+            fetch(server, tmp_path)
+        rest.set()
+        assert len(episode_files(first.result())) == 3
+
+
+def test_of_two_downloads_at_once_one_unpacks(tmp_path, monkeypatch):
+    """The other waits: while a file is copied, no other process copies one."""
+    archive = tmp_path / "walker" / "rnd.zip"
+    archive.parent.mkdir()
+    archive.write_bytes(ARCHIVE)
+    copies, copy, begun = [], shutil.copyfileobj, threading.Event()
+
+    def slow_copy(packed, out, size):
+        copies.append(packed.name)
+        if not begun.is_set():
+            begun.set()
+            time.sleep(0.2)  # time enough for the other to interfere
+        copy(packed, out, size)
+
+    monkeypatch.setattr(download_module.shutil, "copyfileobj", slow_copy)
+    with Server([]) as server, ThreadPoolExecutor(1) as other:
+        first = other.submit(fetch, server, tmp_path)
+        begun.wait()
+        assert fetch(server, tmp_path) == first.result()
+    assert len(copies) == len(episode_files(first.result())) == 3
+    assert [path.name for path in (tmp_path / "walker").rglob(".*")] == [".complete"]
 
 
 @pytest.mark.parametrize(
