@@ -29,6 +29,7 @@ import numpy as np
 from datasets.collection_metadata import read_versions, write_metadata
 from datasets.consistency import check_consistent, domain_of
 from datasets.episode import DEMONSTRATOR, Episode, episode_files, read_episode, write_episode
+from datasets.new_folder import new_folder
 from datasets.progress import progress_bar
 from envs.gymnasium_tasks import bounds, environment_json, is_gymnasium
 from envs.registry import domain_spec
@@ -63,18 +64,7 @@ def export_minari(
     if folder.exists():
         raise ValueError(f"{folder}: is there already; allowed: a new folder")
     files, low, high = episode_files(buffer), *_action_range(domain)
-    data = folder / _DATA
-    data.mkdir(parents=True)
-    steps = 0
-    with h5py.File(data / _ARRAYS, "w", track_order=True) as file:
-        for index, path in enumerate(
-            progress_bar("converting episodes", files, unit="episode", show=progress)
-        ):
-            episode = read_episode(path)
-            check_consistent(path, episode, domain)
-            _write_group(file.create_group(f"episode_{index}"), index, episode, low, high)
-            steps += episode.length
-        first = read_episode(files[0])
+    first = read_episode(files[0])
     limits = bounds(domain)[:2] if is_gymnasium(domain) else _unbounded(first.observation.shape[1])
     metadata = {
         "dataset_id": identifier,
@@ -82,7 +72,6 @@ def export_minari(
         "data_format": "hdf5",
         "jpeg_encoding": False,
         "total_episodes": len(files),
-        "total_steps": steps,
         "observation_space": _box(*limits, "float32"),
         "action_space": _box(low, high, "float32"),
         "author": [],
@@ -92,7 +81,11 @@ def export_minari(
     }
     if is_gymnasium(domain) and (described := environment_json(domain)):
         metadata["env_spec"] = described
-    (data / _METADATA).write_text(json.dumps(metadata))
+    with new_folder(folder) as partial:
+        data = partial / _DATA
+        data.mkdir()
+        metadata["total_steps"] = _write_arrays(data / _ARRAYS, files, domain, progress)
+        (data / _METADATA).write_text(json.dumps(metadata))
     return len(files)
 
 
@@ -121,16 +114,16 @@ def import_minari(
         raise ValueError(f"buffer {buffer}: is not empty; allowed: a new folder")
     metadata = _read_metadata(data)
     low, high = _given_range(data, metadata)
-    buffer.mkdir(parents=True, exist_ok=True)
     count = int(metadata["total_episodes"])
     episodes = _read_groups(data, count, low, high)
     bar = progress_bar("converting episodes", episodes, unit="episode", show=progress, total=count)
-    for index, episode in enumerate(bar):
-        check_consistent(data / f"episode_{index}", episode, domain)
-        write_episode(buffer, index, episode)
     kept = ("dataset_id", "minari_version", "requirements", "code_permalink", "algorithm_name")
     source = {key: metadata[key] for key in kept if key in metadata}
-    write_metadata(buffer, {"format": "ExoRL", "domain": domain, "minari": source})
+    with new_folder(buffer) as partial:
+        for index, episode in enumerate(bar):
+            check_consistent(data / f"episode_{index}", episode, domain)
+            write_episode(partial, index, episode)
+        write_metadata(partial, {"format": "ExoRL", "domain": domain, "minari": source})
     return count
 
 
@@ -181,6 +174,21 @@ def _box(low: np.ndarray, high: np.ndarray, dtype: str) -> str:
             "high": high.tolist(),
         }
     )
+
+
+def _write_arrays(target: Path, files: list[Path], domain: str, progress: bool) -> int:
+    """Writes the arrays of all episodes, and returns the number of their steps."""
+    low, high = _action_range(domain)
+    steps = 0
+    with h5py.File(target, "w", track_order=True) as file:
+        for index, path in enumerate(
+            progress_bar("converting episodes", files, unit="episode", show=progress)
+        ):
+            episode = read_episode(path)
+            check_consistent(path, episode, domain)
+            _write_group(file.create_group(f"episode_{index}"), index, episode, low, high)
+            steps += episode.length
+    return steps
 
 
 def _write_group(

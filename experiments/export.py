@@ -15,24 +15,32 @@ from agentic_transformer.run_files import CONFIG, PROVENANCE
 from experiments.cli import app as cli
 
 
-def main(config: ExportCommand, run: Path) -> None:
+def main(config: ExportCommand, run: Path) -> Path:
     """Copies the newest whole checkpoint, and the files that describe the run.
+
+    Returns:
+        the folder of the copy.
 
     Raises:
         ValueError: the folder for the copy exists.
     """
-    # Imported here: a command line is checked before jax is loaded.
+    # Imported here: a command line is checked before jax is loaded, and only then is it certain
+    # that `datasets` is this project's.
     from agentic_transformer.training.checkpoint_reader import CheckpointReader
+    from datasets.new_folder import new_folder
 
     out = Path(config.out)
     if out.exists():
         raise ValueError(f"out={out} is there already; name a new folder")
     checkpoints = CheckpointReader(run)
-    copy = checkpoints.export(checkpoints.newest(), out)
-    for name in (CONFIG, PROVENANCE):
-        shutil.copy(run / name, out / name)
-    size = sum(path.stat().st_size for path in copy.rglob("*") if path.is_file())
-    print(f"{copy}: {size / 1e3:.0f} kB", flush=True)
+    step = checkpoints.newest()
+    with new_folder(out) as partial:
+        checkpoints.export(step, partial)
+        for name in (CONFIG, PROVENANCE):
+            shutil.copy(run / name, partial / name)
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    print(f"{out}: step {step}, {size / 1e3:.0f} kB", flush=True)
+    return out
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 is installed (pip install minari; no extra of this project needs it)."""
 
 import json
+import os
 from dataclasses import replace
 
 import gymnasium
@@ -99,6 +100,12 @@ def change_metadata(folder, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+def set_termination(folder, episode, ended):
+    """Says that an episode ends by termination after 5 steps, or that it does not."""
+    with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
+        file[f"episode_{episode}/terminations"][4] = ended
+
+
 def test_what_cannot_be_converted_is_refused(walker, pendulum, tmp_path):
     there, back = tmp_path / "walker-v0", tmp_path / "walker" / "new" / "buffer"
     with pytest.raises(ValueError, match="is no name of a Minari dataset; allowed: .*-v<number>"):
@@ -114,8 +121,7 @@ def test_what_cannot_be_converted_is_refused(walker, pendulum, tmp_path):
         datasets.import_minari(there, walker, progress=False)
     with pytest.raises(ValueError, match="episode_0: not cheetah's.*nearest match: walker"):
         datasets.import_minari(there, tmp_path / "x", "cheetah", progress=False)
-    with h5py.File(there / "data" / "main_data.hdf5", "a") as file:
-        file["episode_1/terminations"][4] = True
+    set_termination(there, 1, True)
     with pytest.raises(ValueError, match="episode 1 ends by termination after 5 steps; allowed: "):
         datasets.import_minari(there, back, progress=False)
     for changes, says in (
@@ -131,6 +137,43 @@ def test_what_cannot_be_converted_is_refused(walker, pendulum, tmp_path):
     change_metadata(other, action_space='{"type": "Box", "shape": [1], "low": [-2], "high": [2]}')
     with pytest.raises(ValueError, match="main_data.hdf5: cannot be read"):
         datasets.import_minari(other, tmp_path / "z", PENDULUM, progress=False)
+
+
+def test_a_conversion_that_stops_midway_leaves_nothing(walker, tmp_path):
+    """The same command works when the fault is mended."""
+    there, back = tmp_path / "minari" / "walker-v0", tmp_path / "walker" / "back" / "buffer"
+    last = sorted(walker.iterdir())[-1]
+    good = last.read_bytes()
+    last.write_bytes(good[:100])
+    with pytest.raises(ValueError, match=last.name):
+        datasets.export_minari(walker, there, progress=False)
+    assert list(there.parent.iterdir()) == []
+    last.write_bytes(good)
+    datasets.export_minari(walker, there, progress=False)
+    set_termination(there, 2, True)
+    with pytest.raises(ValueError, match="episode 2 ends by termination"):
+        datasets.import_minari(there, back, progress=False)
+    assert list(back.parent.iterdir()) == []
+    set_termination(there, 2, False)
+    assert datasets.import_minari(there, back, progress=False) == 3
+
+
+def test_a_killed_conversion_is_done_again(walker, tmp_path, monkeypatch):
+    """An empty folder is taken, also where it is a link to another disk."""
+    there, back = tmp_path / "walker-v0", tmp_path / "walker" / "back" / "buffer"
+    datasets.export_minari(walker, there, progress=False)
+    disk = tmp_path / "disk" / "buffer"
+    disk.mkdir(parents=True)
+    back.parent.mkdir()
+    back.symlink_to(disk)
+    if not os.fork():
+        monkeypatch.setattr("datasets.minari_format.write_metadata", lambda *_: os._exit(0))
+        datasets.import_minari(there, back, progress=False)
+    os.wait()
+    assert list(back.iterdir()) == []
+    assert datasets.import_minari(there, back, progress=False) == 3
+    assert back.is_symlink() and list(disk.parent.iterdir()) == [disk]
+    assert arrays(back).keys() == arrays(walker).keys()
 
 
 def test_minari_itself_reads_and_writes_the_same(walker, pendulum, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """What may happen to checkpoints on disk, and while they are written."""
 
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +9,13 @@ import numpy as np
 import pytest
 
 from agentic_transformer.agents.load import load
-from agentic_transformer.config import AgentConfig, ModelConfig, TrainConfig
+from agentic_transformer.config import AgentConfig, ExportCommand, ModelConfig, TrainConfig
+from agentic_transformer.run_files import CONFIG, PROVENANCE
 from agentic_transformer.training import checksums
 from agentic_transformer.training.checkpoint import Checkpoints
 from agentic_transformer.training.sharding import make_mesh
 from agentic_transformer.training.state import init_state, make_optimizer
+from experiments import export
 from tests.small_agents import describe, labelled
 
 pytestmark = pytest.mark.slow
@@ -155,6 +158,21 @@ def test_an_exported_checkpoint_acts_as_its_original_but_is_not_trained_further(
     ]
     with pytest.raises(ValueError, match="without its optimizer"):
         copy.state(2, fresh(saved[1]), saved[1].to_dict())
+
+
+def test_an_export_is_there_whole_or_not_at_all(run, tmp_path):
+    command = ExportCommand(run=str(run), out=str(tmp_path / "copies" / "one"))
+    (run / CONFIG).touch()
+    before = files(run)
+    with pytest.raises(FileNotFoundError, match=PROVENANCE):
+        export.main(command, run)
+    assert files(run) == before and files(tmp_path / "copies") == []
+    (run / PROVENANCE).touch()
+    copy = export.main(command, run)
+    assert copy == Path(command.out) and {path.name for path in copy.iterdir()} == {
+        *(CONFIG, PROVENANCE),
+        "checkpoints",
+    }
 
 
 def first_step(agent):
