@@ -20,18 +20,19 @@ _RENAMED_SETTINGS = {"coarse": "timestep_scale"}  # old -> new, read for one ver
 def read_metadata(folder: Path) -> dict[str, Any]:
     """Reads the record of a buffer; empty where nothing was collected yet.
 
+    A collection that stopped before its first episode leaves a record, which counts for nothing.
+
     Raises:
         ValueError: the folder holds episodes of unknown origin, or the file is not what `collect`
             wrote.
     """
     path = folder / METADATA
-    if not path.exists():
-        if any(folder.glob("*.npz")):
-            raise ValueError(
-                f"buffer {folder}: holds episodes that were not collected here; "
-                "choose another folder"
-            )
+    if not any(folder.glob("*.npz")):
         return {}
+    if not path.exists():
+        raise ValueError(
+            f"buffer {folder}: holds episodes that were not collected here; choose another folder"
+        )
     advice = "restore it, or choose another folder"
     try:
         metadata = json.loads(path.read_bytes())

@@ -38,9 +38,20 @@ def test_broken_metadata(content, tmp_path):
 
 
 def test_metadata_that_is_no_file(tmp_path):
+    datasets.collect("point_mass_goal", tmp_path, episodes=1, **WAY)
+    (tmp_path / "metadata.json").unlink()
     (tmp_path / "metadata.json").mkdir()
     with pytest.raises(ValueError, match="cannot be read .*; restore it"):
-        datasets.collect("point_mass_goal", tmp_path, episodes=1, **WAY)
+        datasets.collect("point_mass_goal", tmp_path, episodes=2, **WAY)
+
+
+def test_a_collection_that_stopped_before_its_first_episode_may_be_changed(tmp_path):
+    """Noise reaches the hill of MountainCarContinuous, which ends an episode, within 999 steps."""
+    way = WAY | {"collector": "noise", "episodes": 1}
+    with pytest.raises(ValueError, match="an episode terminated after"):
+        datasets.collect("gymnasium:MountainCarContinuous-v0", tmp_path, **way)
+    datasets.collect("gymnasium:MountainCarContinuous-v0", tmp_path, length=50, **way)
+    assert json.loads((tmp_path / "metadata.json").read_text())["length"] == 50
 
 
 def test_a_buffer_of_an_earlier_version_goes_on_with_a_warning(tmp_path, capsys):
@@ -60,6 +71,7 @@ def test_a_setting_is_read_under_its_earlier_name(tmp_path, capsys):
     made = {"task": "cartpole_swingup", "seed": 0, "action_repeat": 1, "settings": settings}
     earlier = {key: value for key, value in settings.items() if key != "timestep_scale"}
     earlier["coarse"] = settings["timestep_scale"]
+    (tmp_path / "episode_000000_1000.npz").touch()
     (tmp_path / "metadata.json").write_text(
         json.dumps({**made, "episodes": 2, "settings": earlier})
     )
