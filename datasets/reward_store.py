@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from datasets.checksummed_rows import Rows, RowWriter
 from datasets.hdf5_files import new_hdf5, open_hdf5, reserve, unwritable
+from datasets.locks import write_lock
 from datasets.progress import progress_bar
 from datasets.relabelling import MODES, check_code, made_by, measure_many
 from envs import Task
@@ -59,11 +60,27 @@ class RewardStore:
         """
         if mode not in MODES:
             raise unknown("relabel mode", mode, MODES)
-        kept = {task: self._kept(task, mode) for task in dict.fromkeys(tasks)}
-        missing = [task for task, (rows, _) in kept.items() if rows < self._total_rows]
-        self._print_reasons({task: reason for task, (_, reason) in kept.items() if reason})
-        for first in range(0, len(missing), _TASKS_AT_ONCE):
-            self._compute(missing[first : first + _TASKS_AT_ONCE], mode, progress)
+        tasks = list(dict.fromkeys(tasks))
+        if not self._missing(tasks, mode):
+            return
+        if "physics" not in self._rows:
+            raise ValueError(
+                f"{self._cache}: its episodes have no physics, "
+                "so rewards of other tasks cannot be computed; "
+                "data.relabel=stored takes those in the episodes"
+            )
+        check_code(tasks[0].domain)
+        folder = self._folder(mode)
+        try:
+            with write_lock(folder.with_name(f"{folder.name}.lock")) as held:
+                folder.mkdir(exist_ok=True)
+                reasons = self._missing(tasks, mode)  # what no other process computed meanwhile
+                self._print_reasons({task: reason for task, reason in reasons.items() if reason})
+                missing = list(reasons)
+                for first in range(0, len(missing), _TASKS_AT_ONCE):
+                    self._compute(missing[first : first + _TASKS_AT_ONCE], mode, held, progress)
+        except OSError as error:
+            raise unwritable(self._cache, error) from error
 
     def rows(self, task: Task, mode: str) -> Rows:
         """Returns what `measure_many` computes of all rows, computed where it is missing.
@@ -86,7 +103,15 @@ class RewardStore:
         return rows
 
     def _path(self, task: Task, mode: str) -> Path:
-        return self._cache.with_name(f"{self._cache.stem}.rewards_{mode}") / f"{task.id}.h5"
+        return self._folder(mode) / f"{task.id}.h5"
+
+    def _folder(self, mode: str) -> Path:
+        return self._cache.with_name(f"{self._cache.stem}.rewards_{mode}")
+
+    def _missing(self, tasks: Sequence[Task], mode: str) -> dict[Task, str]:
+        """Returns the tasks that lack rewards of some rows, each with what `_kept` says of it."""
+        kept = {task: self._kept(task, mode) for task in tasks}
+        return {task: reason for task, (rows, reason) in kept.items() if rows < self._total_rows}
 
     def _kept(self, task: Task, mode: str) -> tuple[int, str]:
         """Returns how many rows have valid rewards; and, if rewards are not valid, the reason."""
@@ -113,34 +138,23 @@ class RewardStore:
             what = f"{count} tasks" if count > 1 else first
             tqdm.write(f"{self._cache}: rewards of {what} {reason}: computed again")
 
-    def _compute(self, tasks: Sequence[Task], mode: str, progress: bool) -> None:
+    def _compute(self, tasks: Sequence[Task], mode: str, held: bool, progress: bool) -> None:
         """Writes the tasks' files with the rows that they lack.
 
         A file is replaced as a whole, so that nobody reads half of one.
         """
-        if "physics" not in self._rows:
-            raise ValueError(
-                f"{self._cache}: its episodes have no physics, "
-                "so rewards of other tasks cannot be computed; "
-                "data.relabel=stored takes those in the episodes"
-            )
-        check_code(tasks[0].domain)
         # Episodes that were appended to the cache stand behind the rows that have rewards.
         done = min(self._kept(task, mode)[0] for task in tasks)
-        try:
-            self._path(tasks[0], mode).parent.mkdir(exist_ok=True)
-            with ExitStack() as stack:
-                samples = self._measure(0, min(1, self._total_rows), tasks, mode)
-                writers = [
-                    self._writer(task, mode, done, sample, stack)
-                    for task, sample in zip(tasks, samples, strict=True)
-                ]
-                self._write(writers, tasks, mode, done, progress)
-        except OSError as error:
-            raise unwritable(self._cache, error) from error
+        with ExitStack() as stack:
+            samples = self._measure(0, min(1, self._total_rows), tasks, mode)
+            writers = [
+                self._writer(task, mode, done, sample, held, stack)
+                for task, sample in zip(tasks, samples, strict=True)
+            ]
+            self._write(writers, tasks, mode, done, progress)
 
     def _writer(
-        self, task: Task, mode: str, done: int, sample: np.ndarray, stack: ExitStack
+        self, task: Task, mode: str, done: int, sample: np.ndarray, held: bool, stack: ExitStack
     ) -> RowWriter:
         """Starts a task's new file with the rewards that are known, and closes it with `stack`.
 
@@ -149,10 +163,14 @@ class RewardStore:
             mode: of relabelling.
             done: rows that are known.
             sample: (1, ...), what one row takes.
+            held: whether no other process writes here.
             stack: closes the file.
         """
         path = self._path(task, mode)
-        file = stack.enter_context(new_hdf5(path, path.with_suffix(f".part{os.getpid()}")))
+        # Without locks each process writes a file of its own; with them, what a killed process
+        # left is written over.
+        partial = path.with_suffix(".part" if held else f".part{os.getpid()}")
+        file = stack.enter_context(new_hdf5(path, partial))
         reserve(file, self._total_rows * sample.nbytes)
         file.attrs["cache"], file.attrs["made_by"] = self._identity, json.dumps(made_by(task))
         shape = (self._total_rows, *sample.shape[1:])

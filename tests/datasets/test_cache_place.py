@@ -1,6 +1,7 @@
 """The cache lies beside the episodes or where data.cache says, and is whole or absent."""
 
 import errno
+import os
 import resource
 import subprocess
 import sys
@@ -48,6 +49,7 @@ def test_nothing_is_written_beside_the_episodes(tmp_path):
         "buffer.h5",
         "buffer.lock",
         "buffer.rewards_exorl",
+        "buffer.rewards_exorl.lock",
         "buffer.rewards_exorl/walker_run.h5",
     }
 
@@ -124,10 +126,23 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path):
     before = tree(tmp_path)
     done = run(1 << 10)  # room for no rewards
     assert (done.returncode, done.stderr) == (2, "")
-    assert tree(tmp_path) == before | {"buffer.rewards_exorl"}
+    assert tree(tmp_path) == before | {"buffer.rewards_exorl", "buffer.rewards_exorl.lock"}
     assert datasets.Store(datasets.build_cache(buffer, progress=False)).returns(
         "walker_run"
     ).shape == (40,)
+
+
+def test_a_killed_relabelling_leaves_nothing_that_the_next_does_not_take(buffer, monkeypatch):
+    store = datasets.Store(datasets.build_cache(buffer, progress=False))
+    kept = buffer.parent / "buffer.rewards_exorl"
+    for _ in range(2):
+        if not os.fork():
+            monkeypatch.setattr("datasets.reward_store.progress_bar", lambda *_, **__: os._exit(0))
+            store.relabel(["walker_run"], progress=False)
+        os.wait()
+        assert not (kept / "walker_run.h5").exists() and len(tree(kept)) == 1
+    store.relabel(["walker_run"], progress=False)
+    assert tree(kept) == {"walker_run.h5"}
 
 
 def test_a_disk_that_becomes_full_spoils_no_cache(tmp_path):

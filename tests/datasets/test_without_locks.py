@@ -41,6 +41,7 @@ def test_a_buffer_is_cached_grown_and_relabelled(no_locks, buffer, capsys):
         "buffer.h5",
         "buffer.lock",
         "buffer.rewards_exorl",
+        "buffer.rewards_exorl.lock",
     }
 
 
