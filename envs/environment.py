@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 from envs import registry
-from envs.gymnasium_environment import FixedLength, FixedLengthVector
+from envs.gymnasium_environment import FixedLengthVector
 from envs.gymnasium_tasks import is_gymnasium
 from envs.registry import Task
 from envs.vector_environment import RENDER_MODES, VectorEnvironment
@@ -29,9 +29,6 @@ def make(task: str | Task, seed: int | None = 0, render_mode: str | None = None)
     Raises:
         ValueError: an unknown task or render_mode, or a wrong seed.
     """
-    task = registry.task(task)
-    if is_gymnasium(task.name):
-        return FixedLength(task, seed, render_mode)
     return Environment(task, seed, render_mode)
 
 
@@ -92,7 +89,8 @@ class Environment(gymnasium.Env):
         render_mode: str | None = None,
     ) -> None:
         """Builds the environment; see `make` for the arguments."""
-        self._vector = VectorEnvironment([registry.task(task)], seed, render_mode=render_mode)
+        self._vector = make_vec(task, 1, seed, render_mode=render_mode)
+        self.metadata = self._vector.metadata
         self.observation_space = self._vector.single_observation_space
         self.action_space = self._vector.single_action_space
         self.render_mode = render_mode

@@ -6,20 +6,20 @@ environments one after another.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from gymnasium.wrappers import RescaleAction, TransformObservation
+from gymnasium.wrappers import TransformAction, TransformObservation
 
-from envs import registry
+from envs.calls import check_action, check_open, horizon_of
 from envs.gymnasium_tasks import make_environment
 from envs.registry import Task
 from envs.reset_options import SEEDS, chosen_members, seeds_of, split_reset_mask
-
-_NO_PHYSICS = np.empty(0)
 
 
 class FixedLength(gymnasium.Wrapper):
@@ -28,52 +28,29 @@ class FixedLength(gymnasium.Wrapper):
     Attributes:
         task: names the environment.
         action_repeat: environment steps for which each action is held.
-        horizon: T, steps of an episode.
     """
 
     def __init__(
-        self,
-        task: Task,
-        seed: int | None = 0,
-        render_mode: str | None = None,
-        action_repeat: int = 1,
-        horizon: int | None = None,
+        self, task: Task, action_repeat: int, horizon: int, render_mode: str | None
     ) -> None:
-        """Makes the environment; see `envs.make` and `envs.make_vec` for the arguments."""
-        whole = registry.spec(task).length
+        """Makes the environment; see `envs.make_vec` for the arguments."""
+        super().__init__(_in_float32(_in_unit_range(make_environment(task.name, render_mode))))
         self.task, self.action_repeat = task, action_repeat
-        self.horizon = horizon or whole // action_repeat
-        if not 1 <= self.horizon * action_repeat <= whole:
-            raise ValueError(
-                f"action_repeat={action_repeat} with horizon={horizon} does not fit the {whole} "
-                f"steps of an episode of {task.id}"
-            )
-        environment = make_environment(task.name, render_mode)
-        # Actions of [-1, 1] are spread over the environment's own range.
-        unit = np.ones_like(environment.action_space.low)
-        super().__init__(_in_float32(RescaleAction(environment, -unit, unit)))
-        self._first_seed, self._needed, self._elapsed = seed, self.horizon * action_repeat, 0
+        self._needed, self._elapsed = horizon * action_repeat, 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Starts an episode; the first one without a seed starts from the constructor's."""
-        seed = self._first_seed if seed is None else seed
-        self._first_seed, self._elapsed = None, 0
-        observation, _ = self.env.reset(seed=seed, options=options)
-        return observation, {"physics": _NO_PHYSICS}
+        """Starts an episode."""
+        self._elapsed = 0
+        return self.env.reset(seed=seed, options=options)[0], {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Holds an action in [-1, 1] for `action_repeat` steps, whose rewards are summed.
 
         Raises:
             ValueError: the environment ended the episode before its time.
-            gymnasium.error.ResetNeeded: the episode is over.
         """
-        if self._elapsed >= self._needed:
-            raise gymnasium.error.ResetNeeded(
-                f"an episode lasts {self.horizon} steps: call reset before this step"
-            )
         total = 0.0
         for _ in range(self.action_repeat):
             observation, reward, terminated, truncated, _ = self.env.step(action)
@@ -81,8 +58,7 @@ class FixedLength(gymnasium.Wrapper):
             self._elapsed += 1
             if (terminated or truncated) and self._elapsed < self._needed:
                 self._raise_ended("terminated" if terminated else "was truncated")
-        over = self._elapsed == self._needed
-        return observation, total, False, over, {"physics": _NO_PHYSICS}
+        return observation, total, False, self._elapsed == self._needed, {}
 
     def _raise_ended(self, how: str) -> None:
         raise ValueError(
@@ -92,13 +68,32 @@ class FixedLength(gymnasium.Wrapper):
         )
 
 
+def _in_unit_range(environment: gymnasium.Env) -> gymnasium.Env:
+    """Spreads actions of [-1, 1] over the environment's own range.
+
+    Gymnasium's own wrapper does so too, but cannot be pickled.
+    """
+    space = environment.action_space
+    middle, half = (space.high + space.low) / 2, (space.high - space.low) / 2
+    unit = gymnasium.spaces.Box(-1, 1, space.shape, space.dtype)
+    return TransformAction(environment, partial(_spread, middle, half), unit)
+
+
+def _spread(middle: np.ndarray, half: np.ndarray, action: np.ndarray) -> np.ndarray:
+    return middle + half * action
+
+
 def _in_float32(environment: gymnasium.Env) -> gymnasium.Env:
     """Rounds observations; gymnasium's own wrapper warns that it rounds their bounds."""
     space = environment.observation_space
     with np.errstate(over="ignore"):  # a bound beyond float32 is none
         low, high = space.low.astype(np.float32), space.high.astype(np.float32)
     rounded = gymnasium.spaces.Box(low, high, dtype=np.float32)
-    return TransformObservation(environment, lambda x: np.asarray(x, np.float32), rounded)
+    return TransformObservation(environment, _rounded, rounded)
+
+
+def _rounded(observation: np.ndarray) -> np.ndarray:  # a lambda could not be pickled
+    return np.asarray(observation, np.float32)
 
 
 class FixedLengthVector(SyncVectorEnv):
@@ -119,17 +114,19 @@ class FixedLengthVector(SyncVectorEnv):
         render_mode: str | None = None,
     ) -> None:
         """Makes the environments; see `envs.make_vec` for the arguments."""
-
-        def make() -> FixedLength:
-            return FixedLength(tasks[0], None, render_mode, action_repeat, horizon)
-
+        self.horizon = horizon_of(tasks[0], action_repeat, horizon)
+        make = partial(FixedLength, tasks[0], action_repeat, self.horizon, render_mode)
         super().__init__([make] * len(tasks), autoreset_mode=AutoresetMode.DISABLED)
-        self.tasks = list(tasks)
-        self.action_repeat, self.horizon = action_repeat, self.envs[0].horizon
+        self.tasks, self.action_repeat = list(tasks), action_repeat
         if seed is None:
             seed = int(np.random.default_rng().integers(SEEDS - len(tasks)))
-        self._first_seeds = seeds_of(seed, len(tasks))
+        # Of the first reset; None once it was.
+        self._first_seeds: list[int | None] | None = seeds_of(seed, len(tasks))
         self._over = np.zeros(len(tasks), bool)  # whose episode has ended
+
+    def __copy__(self) -> FixedLengthVector:
+        """Copies deeply; see `VectorEnvironment.__copy__`."""
+        return copy.deepcopy(self)
 
     def reset(
         self,
@@ -141,13 +138,19 @@ class FixedLengthVector(SyncVectorEnv):
 
         Raises:
             ValueError: options that do not fit the task, a wrong mask or seed.
+            gymnasium.error.ResetNeeded: a mask in the first reset leaves some out.
             gymnasium.error.ClosedEnvironmentError: `close` was called.
         """
-        self._check_open()
+        check_open(self.closed)
         mask, options = split_reset_mask(options, self.num_envs)
         chosen_members(self.tasks, mask, options)
-        seeds = self._first_seeds if seed is None else seeds_of(seed, self.num_envs)
-        self._first_seeds = [None] * self.num_envs
+        seeds = seeds_of(seed, self.num_envs)
+        if self._first_seeds:
+            if not mask.all():
+                raise gymnasium.error.ResetNeeded("the first reset must be of all environments")
+            pairs = zip(seeds, self._first_seeds, strict=True)
+            seeds = [first if given is None else given for given, first in pairs]
+            self._first_seeds = None
         observation, _ = super().reset(seed=seeds, options={"reset_mask": mask})
         self._over &= ~mask
         return observation, self._info(mask)
@@ -166,13 +169,9 @@ class FixedLengthVector(SyncVectorEnv):
             gymnasium.error.ResetNeeded: an episode is over.
             gymnasium.error.ClosedEnvironmentError: `close` was called.
         """
-        self._check_open()
-        expected = self.action_space.shape
+        check_open(self.closed)
         actions = np.asarray(actions)
-        if actions.shape != expected or not np.isfinite(actions).all():
-            raise ValueError(
-                f"action must be finite and of shape {expected}, got shape {actions.shape}"
-            )
+        check_action(actions, self.action_space.shape)
         if self._over.any():
             raise gymnasium.error.ResetNeeded(
                 f"an episode lasts {self.horizon} steps: call reset before this step"
@@ -183,9 +182,3 @@ class FixedLengthVector(SyncVectorEnv):
 
     def _info(self, mask: np.ndarray) -> dict[str, Any]:
         return {"physics": np.empty((self.num_envs, 0)), "_physics": mask}
-
-    def _check_open(self) -> None:
-        if self.closed:
-            raise gymnasium.error.ClosedEnvironmentError(
-                "this environment was closed: make another"
-            )

@@ -92,8 +92,10 @@ def bounds(name: str) -> Bounds:
         observation, action = environment.observation_space, environment.action_space
         _check_vector(name, "observations", observation)
         _check_vector(name, "actions", action)
-        if not (np.isfinite(action.low).all() and np.isfinite(action.high).all()):
-            raise ValueError(f"task {name!r}: actions have no bounds; allowed: finite low and high")
+        low, high = action.low, action.high
+        if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
+            allowed = "finite low and high, low below high"
+            raise ValueError(f"task {name!r}: actions have no range; allowed: {allowed}")
         length = environment.spec.max_episode_steps
         if length is None:
             raise ValueError(

@@ -16,6 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from envs import registry, rendering
 from envs.batch import Batch
+from envs.calls import check_action, check_open, horizon_of
 from envs.domain import load_domain
 from envs.registry import Task
 from envs.reset_options import SEEDS, chosen_members, random_streams, seeds_of, split_reset_mask
@@ -58,12 +59,7 @@ class VectorEnvironment(VectorEnv):
         self._given, self._domain = list(tasks), tasks[0].domain
         self._spec = registry.spec(tasks[0])
         self.action_repeat = action_repeat
-        self.horizon = horizon or self._spec.length // action_repeat
-        if not 1 <= self.horizon * action_repeat <= self._spec.length:
-            steps = f"the {self._spec.length} agent steps of an episode of {tasks[0].id}"
-            raise ValueError(
-                f"action_repeat={action_repeat} with horizon={horizon} does not fit {steps}"
-            )
+        self.horizon = horizon_of(tasks[0], action_repeat, horizon)
         self._set_spaces()
         if seed is None:
             seed = int(np.random.default_rng().integers(SEEDS - self.num_envs))
@@ -72,7 +68,7 @@ class VectorEnvironment(VectorEnv):
         self._starts, self._draws = map(list, zip(*streams, strict=True))
         # Until the first reset, any member stands for a family.
         rng = np.random.default_rng(seed)
-        self.tasks = draw_tasks(self._given[0], self.num_envs, rng)
+        self.tasks = [draw_tasks(one, 1, rng)[0] for one in self._given]
         self._observe = load_domain(self._domain).observe
         self._batch = Batch(self._domain, self._behaviours())
         self._elapsed: np.ndarray | None = None  # steps of each episode; None before the first
@@ -113,7 +109,7 @@ class VectorEnvironment(VectorEnv):
             gymnasium.error.ResetNeeded: a mask in the first reset leaves some out.
             gymnasium.error.ClosedEnvironmentError: `close` was called.
         """
-        self._check_open()
+        check_open(self.closed)
         mask, options = split_reset_mask(options, self.num_envs)
         seeds = seeds_of(seed, self.num_envs)
         if self._elapsed is None and not mask.all():
@@ -144,13 +140,9 @@ class VectorEnvironment(VectorEnv):
             gymnasium.error.ResetNeeded: an episode is over.
             gymnasium.error.ClosedEnvironmentError: `close` was called.
         """
-        self._check_open()
+        check_open(self.closed)
         action = np.asarray(action, dtype=np.float64)
-        expected = self.action_space.shape
-        if action.shape != expected or not np.isfinite(action).all():
-            raise ValueError(
-                f"action must be finite and of shape {expected}, got shape {action.shape}"
-            )
+        check_action(action, self.action_space.shape)
         if self._elapsed is None or (self._elapsed >= self.horizon).any():
             raise gymnasium.error.ResetNeeded(
                 f"an episode lasts {self.horizon} steps: call reset before this step, "
@@ -175,7 +167,7 @@ class VectorEnvironment(VectorEnv):
             gymnasium.error.ResetNeeded: there is no state before the first `reset`.
             gymnasium.error.ClosedEnvironmentError: `close` was called.
         """
-        self._check_open()
+        check_open(self.closed)
         if self.render_mode is None:
             gymnasium.logger.warn("render draws nothing without render_mode='rgb_array' in make")
             return None
@@ -188,12 +180,6 @@ class VectorEnvironment(VectorEnv):
         """Frees the simulations; `close` calls it."""
         self._batch.close()
         del self._batch
-
-    def _check_open(self) -> None:
-        if self.closed:
-            raise gymnasium.error.ClosedEnvironmentError(
-                "this environment was closed: make another"
-            )
 
     def _observations(self) -> np.ndarray:
         return self._observe(self._batch.readings).astype(np.float32)

@@ -220,6 +220,7 @@ def test_scattered_memory():
 def test_a_repeated_action_is_that_action_held_and_its_rewards_summed():
     tasks = ["walker_walk", "walker_run", "walker_flip"]
     plain, repeated = envs.make_vec(tasks), envs.make_vec(tasks, action_repeat=5, horizon=3)
+    assert [task.name for task in repeated.tasks] == tasks
     np.testing.assert_array_equal(plain.reset(seed=SEED + 3)[0], repeated.reset(seed=SEED + 3)[0])
     for action in rng(0).uniform(-1, 1, (3, 3, 6)):
         steps = [plain.step(action) for _ in range(5)]
@@ -233,5 +234,6 @@ def test_a_repeated_action_is_that_action_held_and_its_rewards_summed():
     with pytest.raises(gymnasium.error.ResetNeeded, match="lasts 3 steps"):
         repeated.step(action)
     assert envs.make_vec("walker_walk", 1, action_repeat=300).horizon == 3
-    with pytest.raises(ValueError, match="does not fit the 1000 agent steps"):
-        envs.make_vec("walker_walk", 1, action_repeat=300, horizon=4)
+    for repeat, horizon in ((300, 4), (0, None), (1, 0)):
+        with pytest.raises(ValueError, match="does not fit the 1000 steps"):
+            envs.make_vec("walker_walk", 1, action_repeat=repeat, horizon=horizon)

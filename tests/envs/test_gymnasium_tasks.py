@@ -1,10 +1,13 @@
 """Environments of gymnasium run as ours do: compared with a closed form, and with gymnasium."""
 
+import copy
+import pickle
 import warnings
 
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.utils.env_checker import check_env
 
 import datasets
 import envs
@@ -47,6 +50,10 @@ class Unbounded(Walk):
     action_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float64)
 
 
+class Constant(Walk):
+    action_space = gymnasium.spaces.Box(HIGH, HIGH, (1,), np.float64)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def registered():
     ids = {
@@ -59,6 +66,7 @@ def registered():
         "tests/Choice-v0": (Choice, {"max_episode_steps": LENGTH}),
         "tests/Picture-v0": (Picture, {"max_episode_steps": LENGTH}),
         "tests/Unbounded-v0": (Unbounded, {"max_episode_steps": LENGTH}),
+        "tests/Constant-v0": (Constant, {"max_episode_steps": LENGTH}),
         "tests/Endless-v0": (Walk, {}),
     }
     for name, (kind, settings) in ids.items():
@@ -69,6 +77,11 @@ def registered():
 
 
 TASK = "gymnasium:tests/Walk-v0"
+WAYS = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda given: pickle.loads(pickle.dumps(given)),
+}
 
 
 def test_a_task_has_the_sizes_of_its_environment():
@@ -115,6 +128,8 @@ def test_one_environment_is_one_of_a_vector():
     np.testing.assert_array_equal(single[0], batch[0][1])
     assert single[1] == batch[1][1] and one.task == many.tasks[0]
     assert one.horizon == many.horizon == LENGTH and one.action_repeat == many.action_repeat == 1
+    assert one.unwrapped is one  # an agent that plays looks there for the task and the horizon
+    check_env(one, skip_render_check=True)
 
 
 def test_some_environments_of_a_vector_start_again():
@@ -124,6 +139,24 @@ def test_some_environments_of_a_vector_start_again():
     mask = np.array([True, False])
     there = env.reset(seed=[7, None], options={"reset_mask": mask})[0]
     assert there[1] == moved[1] and there[0] != moved[0]
+
+
+def test_a_first_reset_of_some_environments_is_refused_and_changes_nothing():
+    env, afresh = (envs.make_vec(TASK, 2, seed=3) for _ in range(2))
+    with pytest.raises(gymnasium.error.ResetNeeded, match="of all environments"):
+        env.reset(options={"reset_mask": np.array([True, False])})
+    np.testing.assert_array_equal(env.reset()[0], afresh.reset()[0])
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("make", [envs.make, envs.make_vec])
+def test_a_copy_goes_on_as_the_original_would(way, make):
+    original = make(TASK)
+    original.reset()
+    twin = WAYS[way](original)
+    action = np.full(original.action_space.shape, 0.5, np.float32)
+    for _ in range(2):
+        np.testing.assert_array_equal(twin.step(action)[0], original.step(action)[0])
 
 
 @pytest.mark.parametrize(
@@ -136,6 +169,7 @@ def test_some_environments_of_a_vector_start_again():
         ("gymnasium:tests/Choice-v0", "actions are Discrete"),
         ("gymnasium:tests/Picture-v0", "FlattenObservation"),
         ("gymnasium:tests/Unbounded-v0", "finite low and high"),
+        ("gymnasium:tests/Constant-v0", "low below high"),
         ("gymnasium:tests/Endless-v0", "registered with max_episode_steps"),
     ],
 )
@@ -160,26 +194,35 @@ def test_an_episode_that_ends_early_is_an_error():
     assert [short.step(np.zeros((2, 1)))[3].all() for _ in range(5)] == [False] * 4 + [True]
 
 
-def test_wrong_calls_are_refused():
-    env = envs.make_vec(TASK, 2)
+def test_wrong_tasks_and_lengths_are_refused():
     with pytest.raises(ValueError, match="does not fit the 8 steps"):
         envs.make_vec(TASK, 2, action_repeat=3, horizon=3)
     with pytest.raises(ValueError, match="share a domain"):
         envs.make_vec([TASK, "walker_walk"])
     with pytest.raises(ValueError, match="takes no parameter 'speed'"):
         envs.task(TASK, speed=1)
-    env.reset()
-    with pytest.raises(ValueError, match="finite and of shape"):
-        env.step(np.zeros((2, 3)))
-    with pytest.raises(ValueError, match="finite and of shape"):
-        env.step(np.full((2, 1), np.nan))
-    with pytest.raises(ValueError, match="no member"):
-        env.reset(options={"tasks": ["walker_walk"] * 2})
+    with pytest.raises(ValueError, match="seed=-1 does not fit"):
+        envs.make(TASK, seed=-1)
     with pytest.raises(ValueError, match="cannot be drawn later"):
         envs.render(TASK, np.zeros((1, 0)))
+
+
+@pytest.mark.parametrize("make", [envs.make, envs.make_vec])
+def test_wrong_calls_are_refused(make):
+    env = make(TASK)
+    env.reset()
+    shape = env.action_space.shape
+    for action in (np.zeros((*shape[:-1], 3)), np.full(shape, np.nan)):
+        with pytest.raises(ValueError, match="finite and of shape"):
+            env.step(action)
+    with pytest.raises(ValueError, match="no member"):
+        env.reset(options={"tasks": ["walker_walk"]})
+    with pytest.raises(ValueError, match="options .* are unknown"):
+        env.reset(options={"task": TASK})
     env.close()
-    with pytest.raises(gymnasium.error.ClosedEnvironmentError):
-        env.reset()
+    for call in (env.reset, lambda: env.step(np.zeros(shape))):
+        with pytest.raises(gymnasium.error.ClosedEnvironmentError):
+            call()
 
 
 def test_collected_episodes_are_what_the_environment_did(tmp_path):

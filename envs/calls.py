@@ -1,0 +1,43 @@
+"""Checks what environments are made and called with."""
+
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+
+from envs import registry
+from envs.registry import Task
+
+
+def horizon_of(task: Task, action_repeat: int, horizon: int | None) -> int:
+    """Returns the steps of an episode.
+
+    Args:
+        task: of the environment.
+        action_repeat: the task's steps for which each action is held.
+        horizon: steps of an episode; None takes as many as the task's episodes last.
+
+    Raises:
+        ValueError: they do not fit the task's episodes.
+    """
+    whole = registry.spec(task).length
+    if action_repeat >= 1:
+        steps = whole // action_repeat if horizon is None else horizon
+        if 1 <= steps * action_repeat <= whole:
+            return steps
+    raise ValueError(
+        f"action_repeat={action_repeat} with horizon={horizon} does not fit the {whole} steps of "
+        f"an episode of {task.id}"
+    )
+
+
+def check_action(action: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Raises a ValueError unless an action is finite and of this shape."""
+    if action.shape != shape or not np.isfinite(action).all():
+        raise ValueError(f"action must be finite and of shape {shape}, got shape {action.shape}")
+
+
+def check_open(closed: bool) -> None:
+    """Raises a ClosedEnvironmentError if an environment was closed."""
+    if closed:
+        raise gymnasium.error.ClosedEnvironmentError("this environment was closed: make another")
