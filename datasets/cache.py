@@ -33,6 +33,8 @@ def cache_path(buffer: str | Path, place: str | Path | None = None) -> Path:
             no two collide; None puts it beside the episodes, as `<buffer>.h5`.
     """
     buffer = Path(buffer)
+    if buffer.name in ("", ".."):  # "." names no folder beside which the cache could lie
+        buffer = buffer.resolve()
     if place is not None:
         buffer = Path(place, *buffer.resolve().parts[1:])
     return buffer.with_name(f"{buffer.name}.h5")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +19,8 @@ _CHECKED_ROWS = 4  # of an episode, whose observations are computed from physics
 
 def domain_of(buffer: str | Path) -> str | None:
     """Returns the domain that a folder `<domain>/<algo>/buffer` names; None if it names none."""
-    parents = Path(buffer).absolute().parents
+    # Links keep their names, which `Path.resolve` would replace.
+    parents = Path(os.path.normpath(Path(buffer).absolute())).parents
     name = parents[1].name if len(parents) > 1 else ""
     return name if name in domains() else domain_in(name)
 

@@ -4,6 +4,7 @@ import pytest
 from fabricated import make_buffer
 
 import datasets
+from datasets.consistency import domain_of
 from datasets.episode import episode_files
 from datasets.verification import verify
 
@@ -59,3 +60,18 @@ def test_a_buffer_of_other_names_alone(tmp_path):
         ValueError, match="no episodes; 6 files or folders of another name left out"
     ):
         episode_files(folder)
+
+
+@pytest.mark.parametrize("path", [".", "", "../buffer", "../../rnd/buffer", "../buffer/../buffer"])
+def test_a_folder_is_the_same_however_it_is_named(buffer, path, monkeypatch):
+    """Its body is known, and its cache lies beside it."""
+    monkeypatch.chdir(buffer)
+    assert domain_of(path) == "walker"
+    assert datasets.build_cache(path, progress=False).resolve() == buffer.with_suffix(".h5")
+
+
+def test_the_name_of_a_link_counts(buffer, tmp_path):
+    link = tmp_path / "cheetah" / "mine" / "buffer"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(buffer)
+    assert domain_of(link) == "cheetah"
