@@ -105,16 +105,22 @@ def import_minari(
         the number of episodes.
 
     Raises:
-        ValueError: no such dataset; one that is not of vectors or not in HDF5; an episode that ends
-            by termination, or that the domain cannot have produced; or a buffer that is not empty.
+        ValueError: no such dataset; one without episodes, not of vectors or not in HDF5; an episode
+            that ends by termination, or that the domain cannot have produced; or a buffer that is
+            not empty.
     """
     domain, buffer = _known_domain(buffer, domain), Path(buffer)
     data = Path(folder) / _DATA
     if buffer.exists() and any(buffer.iterdir()):
         raise ValueError(f"buffer {buffer}: is not empty; allowed: a new folder")
-    metadata = _read_metadata(data)
-    low, high = _given_range(data, metadata)
-    count = int(metadata["total_episodes"])
+    try:
+        metadata = _read_metadata(data)
+        low, high = _given_range(data, metadata)
+        count = int(metadata["total_episodes"])
+    except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{data / _METADATA}: is not what Minari writes ({error!r})") from error
+    if count < 1:
+        raise ValueError(f"{data}: total_episodes is {count}; allowed: 1 or more")
     episodes = _read_groups(data, count, low, high)
     bar = progress_bar("converting episodes", episodes, unit="episode", show=progress, total=count)
     kept = ("dataset_id", "minari_version", "requirements", "code_permalink", "algorithm_name")
@@ -244,8 +250,9 @@ def _given_range(data: Path, metadata: dict[str, Any]) -> tuple[np.ndarray, np.n
             found = space.get("type", "nothing")
             raise ValueError(f"{data}: {key}_space is {found}; allowed: a Box of vectors")
     low, high = (np.array(spaces["action"][end], np.float64) for end in ("low", "high"))
-    if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        raise ValueError(f"{data}: actions have no bounds; allowed: finite low and high")
+    if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
+        allowed = "finite low and high, low below high"
+        raise ValueError(f"{data}: actions have no range; allowed: {allowed}")
     return low, high
 
 
@@ -255,7 +262,7 @@ def _read_groups(data: Path, count: int, low: np.ndarray, high: np.ndarray) -> I
         with h5py.File(data / _ARRAYS, "r") as file:
             for index in range(count):
                 yield _read_group(f"{data}: episode {index}", file[f"episode_{index}"], low, high)
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, TypeError) as error:  # one where a group stands for an array
         raise ValueError(f"{data / _ARRAYS}: cannot be read ({error})") from error
 
 
@@ -272,7 +279,7 @@ def _read_group(label: str, group: h5py.Group, low: np.ndarray, high: np.ndarray
     # Row 0 is the reset, whose action and reward are 0.
     rows = {key: np.concatenate([0 * array[:1], array]) for key, array in rows.items()}
     infos = group.get("infos", {})
-    extra = {key: infos[key][:] for key in _INFOS if key in infos}
+    extra = {key: infos[key][:] for key in _INFOS if _is_ours(infos.get(key), len(rows["reward"]))}
     return Episode(
         observation=group["observations"][:].astype(np.float32),
         discount=np.ones_like(rows["reward"]),
@@ -280,3 +287,8 @@ def _read_group(label: str, group: h5py.Group, low: np.ndarray, high: np.ndarray
         extra=extra,
         **rows,
     )
+
+
+def _is_ours(info: h5py.Dataset | h5py.Group | None, rows: int) -> bool:
+    """Tells whether an info has a row a step, as ours have: others give theirs the same names."""
+    return isinstance(info, h5py.Dataset) and info.ndim == 2 and len(info) == rows

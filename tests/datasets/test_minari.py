@@ -3,6 +3,7 @@ is installed (pip install minari; no extra of this project needs it)."""
 
 import json
 import os
+import shutil
 from dataclasses import replace
 
 import gymnasium
@@ -100,6 +101,28 @@ def change_metadata(folder, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+def box(low, high):
+    return json.dumps({"type": "Box", "shape": [1], "low": [low], "high": [high]})
+
+
+def test_infos_of_others_are_left_out(pendulum, tmp_path):
+    """Their names may be ours: a dictionary, a vector, or arrays without the last state."""
+    there, back = tmp_path / "theirs-v0", tmp_path / "back"
+    datasets.export_minari(pendulum, there, progress=False)
+    with h5py.File(there / "data" / "main_data.hdf5", "a") as file:
+        file["episode_0/infos/physics/place"] = np.ones((31, 1))
+        file["episode_1/infos/physics"] = np.ones(31)
+        file["episode_1/infos/demonstrator"] = np.ones((30, 1))
+    assert datasets.import_minari(there, back, PENDULUM, progress=False) == 2
+    for episode in arrays(back).values():
+        assert episode.keys() == {"observation", "action", "reward", "discount"}
+    with h5py.File(there / "data" / "main_data.hdf5", "a") as file:
+        del file["episode_1/observations"]
+        file["episode_1/observations/angle"] = np.ones((31, 1))
+    with pytest.raises(ValueError, match="main_data.hdf5: cannot be read"):
+        datasets.import_minari(there, tmp_path / "again", PENDULUM, progress=False)
+
+
 def set_termination(folder, episode, ended):
     """Says that an episode ends by termination after 5 steps, or that it does not."""
     with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
@@ -127,14 +150,20 @@ def test_what_cannot_be_converted_is_refused(walker, pendulum, tmp_path):
     for changes, says in (
         ({"data_format": "arrow"}, "in the format 'arrow'; allowed: hdf5"),
         ({"action_space": '{"type": "Discrete", "n": 2}'}, "action_space is Discrete; allowed"),
+        ({"action_space": box(2, 2)}, "actions have no range; allowed"),
+        ({"action_space": None}, "metadata.json: is not what Minari writes"),
+        ({"observation_space": {"type": "Box"}}, "metadata.json: is not what Minari writes"),
+        ({"observation_space": "Box"}, "metadata.json: is not what Minari writes"),
+        ({"total_episodes": 0}, "total_episodes is 0; allowed"),
     ):
-        other = tmp_path / f"{says[:3].strip()}-v0"
+        other = tmp_path / "pendulum-v0"
+        shutil.rmtree(other, ignore_errors=True)
         datasets.export_minari(pendulum, other, progress=False)
         change_metadata(other, **changes)
         with pytest.raises(ValueError, match=says):
             datasets.import_minari(other, tmp_path / "y", PENDULUM, progress=False)
     (other / "data" / "main_data.hdf5").write_bytes(b"damaged")
-    change_metadata(other, action_space='{"type": "Box", "shape": [1], "low": [-2], "high": [2]}')
+    change_metadata(other, total_episodes=2)
     with pytest.raises(ValueError, match="main_data.hdf5: cannot be read"):
         datasets.import_minari(other, tmp_path / "z", PENDULUM, progress=False)
 
