@@ -5,10 +5,7 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
@@ -16,12 +13,10 @@ from tqdm import tqdm
 from datasets.cache_writer import FORMAT, CacheWriter
 from datasets.checksummed_rows import DamagedRows
 from datasets.consistency import check_consistent, domain_of
-from datasets.episode import BadEpisode, Episode, episode_files, ignored_entries, read_episode
+from datasets.episode import episode_files, ignored_entries, read_episode
 from datasets.hdf5_files import new_hdf5, open_hdf5, unwritable
 from datasets.locks import read_lock, write_lock
 from datasets.progress import progress_bar
-
-_MAX_BAD_SHARE = 0.01
 
 
 def cache_path(buffer: str | Path, place: str | Path | None = None) -> Path:
@@ -46,7 +41,6 @@ def build_cache(
     *,
     place: str | Path | None = None,
     progress: bool = True,
-    skip_bad: bool = False,
 ) -> Path:
     """Brings the cache of a buffer up to date.
 
@@ -61,14 +55,13 @@ def build_cache(
             takes the one that `<domain>/<algo>/buffer` names, if any.
         place: a folder for caches; None is beside the episodes. See `cache_path`.
         progress: show a progress bar.
-        skip_bad: leave out bad episodes, up to 1% of the buffer, and print how many.
 
     Returns:
         the cache's path.
 
     Raises:
-        ValueError: no episodes, a bad one (more than 1% with `skip_bad`), one of another domain,
-            episodes of differing sizes, or a place that cannot be written.
+        ValueError: no episodes, a bad one, one of another domain, episodes of differing sizes, or a
+            place that cannot be written.
     """
     path = cache_path(buffer, place)
     files = episode_files(buffer)
@@ -78,79 +71,50 @@ def build_cache(
     with read_lock(path):
         if not _missing(path, files, domain)[0]:
             return path
-    reader = _EpisodeReader(domain, len(files), skip_bad, progress)
     try:
         with write_lock(path) as held:
-            _update(path, files, reader, held)
+            _update(path, files, domain, held, progress)
     except OSError as error:
         raise unwritable(path, error) from error
-    if bad := reader.bad:
-        tqdm.write(f"{buffer}: left out {len(bad)} bad of {len(files)} episodes, first: {bad[0]}")
     return path
 
 
-@dataclass
-class _EpisodeReader:
-    """Reads the good episodes of a buffer, and keeps the errors of bad ones."""
-
-    domain: str | None
-    total: int  # episodes of the buffer
-    skip_bad: bool
-    progress: bool
-    bad: list[BadEpisode] = field(default_factory=list)
-
-    def read(self, files: list[Path]) -> Iterator[tuple[str, tuple[int, int], Episode]]:
-        """Yields the name, the size and time of change, and the content of each good file."""
-        for file in progress_bar("caching episodes", files, unit="episode", show=self.progress):
-            try:
-                # The stamp is taken before the file is read, so that a later change shows.
-                stamp, episode = _stamp(file) or (-1, -1), read_episode(file)
-                check_consistent(file, episode, self.domain)
-            except BadEpisode as error:
-                self._count(error)
-            else:
-                yield file.name, stamp, episode
-
-    def _count(self, error: BadEpisode) -> None:
-        if not self.skip_bad:
-            raise error
-        self.bad.append(error)
-        if len(self.bad) > _MAX_BAD_SHARE * self.total:
-            share = f"{len(self.bad)} bad episodes are more than {_MAX_BAD_SHARE:.0%}"
-            raise ValueError(f"{share} of {self.total}; the last: {error}") from error
-
-
-def _update(path: Path, files: list[Path], reader: _EpisodeReader, held: bool) -> None:
+def _update(path: Path, files: list[Path], domain: str | None, held: bool, progress: bool) -> None:
     """Writes the cache anew with the episodes that it lacks, if it lacks any."""
-    missing, reason = _missing(path, files, reader.domain)
+    missing, reason = _missing(path, files, domain)
+    if not missing:
+        return
     if reason:
         tqdm.write(f"{path}: {reason}; built anew")
     if held and len(missing) < len(files):
         try:
-            _write(path, path.with_suffix(".part"), missing, reader, previous=path)
+            _write(path, path.with_suffix(".part"), missing, domain, progress, previous=path)
             return
         except DamagedRows as error:
             tqdm.write(f"{error}: built anew")
-            reader.bad.clear()
     # Without locks another process may be building, too. Each then writes a file of its own, from
     # the episodes alone and with an identity of its own.
     partial = path.with_suffix(".part" if held else f".part{os.getpid()}")
-    _write(path, partial, files, reader, previous=None)
+    _write(path, partial, files, domain, progress, previous=None)
 
 
 def _write(
-    path: Path, partial: Path, files: list[Path], reader: _EpisodeReader, previous: Path | None
+    path: Path,
+    partial: Path,
+    files: list[Path],
+    domain: str | None,
+    progress: bool,
+    previous: Path | None,
 ) -> None:
-    """Writes the episodes of an earlier cache and the good ones of `files`, if there are any."""
-    episodes = reader.read(files)
-    first = next(episodes, None)
-    if first is None:
-        return
-    with new_hdf5(path, partial) as file:
-        writer = CacheWriter(file, files, previous)
-        for name, stamp, episode in itertools.chain([first], episodes):
-            writer.append(name, stamp, episode)
-        writer.finish(reader.domain)
+    """Writes the episodes of an earlier cache, if there is one, and those of `files`."""
+    with new_hdf5(path, partial) as cache:
+        writer = CacheWriter(cache, files, previous)
+        for file in progress_bar("caching episodes", files, unit="episode", show=progress):
+            # The stamp is taken before the file is read, so that a later change shows.
+            stamp, episode = _stamp(file) or (-1, -1), read_episode(file)
+            check_consistent(file, episode, domain)
+            writer.append(file.name, stamp, episode)
+        writer.finish(domain)
 
 
 def _missing(path: Path, files: list[Path], domain: str | None) -> tuple[list[Path], str]:

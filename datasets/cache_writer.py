@@ -47,7 +47,7 @@ class CacheWriter:
 
         Args:
             file: the new cache, empty.
-            files: the episodes to come. Their names say how many rows they take; fewer may come.
+            files: the episodes to come. Their names say how many rows they take.
             previous: the earlier cache; None starts from nothing.
 
         Raises:

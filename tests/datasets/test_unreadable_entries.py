@@ -37,8 +37,8 @@ UNREADABLE = [to_nothing, to_itself, folder, pipe, forbidden]
 
 @pytest.fixture
 def unreadable(tmp_path, request, monkeypatch):
-    """101 good episodes and an entry that cannot be read."""
-    buffer = make_buffer(tmp_path / "buffer", 101, length=3)
+    """Three good episodes and an entry that cannot be read."""
+    buffer = make_buffer(tmp_path / "buffer", 3, length=3)
     request.param(buffer / NAME)
     if request.param is forbidden:  # the tests may run as root, who may read everything
         opened = datasets.episode.zipfile.ZipFile
@@ -53,14 +53,11 @@ def unreadable(tmp_path, request, monkeypatch):
 
 
 @pytest.mark.parametrize("unreadable", UNREADABLE, indirect=True, ids=lambda make: make.__name__)
-def test_an_unreadable_entry_is_named_and_counted(unreadable, capsys):
+def test_an_unreadable_entry_is_named(unreadable):
     with pytest.raises(BadEpisode, match=f"{NAME}: not a readable episode") as error:
         datasets.build_cache(unreadable, progress=False)
     assert "\n" not in str(error.value)
     assert list(verify(unreadable, progress=False).problems) == [NAME]
-    store = datasets.Store(datasets.build_cache(unreadable, progress=False, skip_bad=True))
-    assert store.episodes == 101
-    assert "left out 1 bad of 102 episodes" in capsys.readouterr().out
 
 
 def test_links_to_episodes_are_episodes(tmp_path):
