@@ -564,7 +564,7 @@ LOGGER = (
 
 @dataclass
 class CollectCommand:
-    """Makes reward-free episodes of a task's domain, in ExoRL's format."""
+    """Makes episodes of a task's domain, in ExoRL's format."""
 
     task: str = setting("point_mass_goal", TASK)
     data: DataConfig = field(default_factory=DataConfig)

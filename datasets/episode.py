@@ -156,7 +156,10 @@ def read_episode(path: str | Path) -> Episode:
         ) from error
     _check(path, arrays)
     extra = {DEMONSTRATOR: arrays.pop(DEMONSTRATOR)} if DEMONSTRATOR in arrays else {}
-    return Episode(**{**arrays, "physics": arrays.get("physics")}, extra=extra)
+    physics = arrays.pop("physics", None)
+    if physics is not None and not physics.size:  # as collectors have it where there are no states
+        physics = None
+    return Episode(**arrays, physics=physics, extra=extra)
 
 
 def _kind(path: Path) -> str:

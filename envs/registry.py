@@ -215,6 +215,8 @@ def _parse_id(identifier: str) -> tuple[str, dict[str, Any]]:
         name, items = found.groups()
         pairs = [item.split("=") for item in items.split(";")]
         values = {key: tuple(map(float, text.split(","))) for key, text in pairs}
+        if len(values) < len(pairs):
+            raise ValueError("a parameter is given twice")
         return name, {key: v[0] if len(v) == 1 else v for key, v in values.items()}
     except (AttributeError, ValueError):
         written = "'cheetah_speed(speed=1.5)' or 'point_mass_goal(goal=0.1,-0.1)'"

@@ -93,9 +93,11 @@ def write_video(path: str | Path, task: str | Task, physics: np.ndarray, *, fps:
         `path`.
 
     Raises:
-        ValueError: see `render`.
+        ValueError: see `render`; or an fps of 0 or less.
         RuntimeError: this machine cannot render.
     """
+    if not fps > 0:
+        raise ValueError(f"fps={fps} must be above 0")
     import imageio.v3 as imageio  # takes half a second, which only videos need
 
     path = Path(path)

@@ -1,4 +1,4 @@
-"""Makes a buffer of reward-free episodes.
+"""Makes a buffer of episodes.
 
 python -m experiments.collect task=point_mass_goal data.episodes=4000
 """

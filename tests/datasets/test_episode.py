@@ -51,6 +51,15 @@ def test_variants(tmp_path):
     )
 
 
+def test_states_without_numbers_are_no_states(tmp_path):
+    """They can be cached as those of a set without physics."""
+    arrays = parts(make_episode(25)) | {"physics": np.zeros((26, 0))}
+    buffer = make_buffer(tmp_path / "buffer", 0)
+    path = save(buffer / "episode_000000_25.npz", **arrays)
+    assert datasets.read_episode(path).physics is None
+    assert datasets.Store(datasets.build_cache(buffer, progress=False)).episodes == 1
+
+
 def test_order_of_files(tmp_path):
     """Files are ordered by number in either style of name; other files are ignored."""
     for name in (

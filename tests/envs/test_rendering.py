@@ -55,6 +55,12 @@ def test_no_size_of_a_picture(size):
         envs.render(GOAL, STATES, **size)
 
 
+@pytest.mark.parametrize("fps", [0, -1, float("nan")])
+def test_no_speed_of_a_video(fps, tmp_path):
+    with pytest.raises(ValueError, match="fps=.* must be above 0"):
+        envs.write_video(tmp_path / "film.gif", GOAL, STATES, fps=fps)
+
+
 def test_more_pixels_than_the_library_has_room_for(can_draw):
     """One line names the size; the next picture is drawn."""
     with pytest.raises(RuntimeError, match="8 x 1000000 pixels: .+") as raised:
