@@ -24,7 +24,6 @@ from agentic_transformer.contexts.chains import near_best
 from agentic_transformer.contexts.tokens import PreviousStep
 from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.random_streams import stream
-from envs.gymnasium_tasks import is_gymnasium
 
 
 class Attempt(NamedTuple):
@@ -305,20 +304,15 @@ class TrainedSteps:
         self._env, self._single = env, not isinstance(env, VectorEnv)
         self._options: dict[str, Any] | None = None
         self.batch = 1 if self._single else env.num_envs
-        try:
-            _attribute(env, "action_repeat")
-        except AttributeError:
-            raise ValueError(
-                f"play: {env} is no environment of envs.make or envs.make_vec"
-            ) from None
+        if not hasattr(env.unwrapped, "action_repeat"):
+            raise ValueError(f"play: {env} is no environment of envs.make or envs.make_vec")
         self._held = _held_steps(env, spec)
 
     def reset(self, *, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
         """Starts an attempt in every environment; see `envs.make_vec`."""
         observation, info = self._env.reset(seed=seed, options=self._options)
-        tasks = [_attribute(self._env, "task")] if self._single else list(self._env.unwrapped.tasks)
-        if not is_gymnasium(tasks[0].name):  # which has one task, and perhaps options of its own
-            self._options = {"tasks": tasks}
+        ours = self._env.unwrapped
+        self._options = {"tasks": [ours.task] if self._single else list(ours.tasks)}
         return self._batched(observation), {"physics": self._batched(info["physics"])}
 
     def step(
@@ -336,17 +330,6 @@ class TrainedSteps:
         return np.asarray(value)[None] if self._single else value
 
 
-def _attribute(env: gymnasium.Env | VectorEnv, name: str) -> Any:
-    """Returns an attribute of the environment of `envs` within a user's wrappers.
-
-    Raises:
-        AttributeError: there is none.
-    """
-    if isinstance(env, VectorEnv):
-        return getattr(env.unwrapped, name)
-    return env.get_wrapper_attr(name)  # `unwrapped` may be an environment that `envs` has wrapped
-
-
 def _held_steps(env: gymnasium.Env | VectorEnv, spec: AgentSpec) -> int:
     """Returns for how many steps of the environments an agent's action is held.
 
@@ -358,8 +341,7 @@ def _held_steps(env: gymnasium.Env | VectorEnv, spec: AgentSpec) -> int:
             "play: the agent is told the parameters of its task, which no environment shows; "
             "allowed: python -m experiments.evaluate run=<its run>"
         )
-    single = not isinstance(env, VectorEnv)
-    repeat, horizon = _attribute(env, "action_repeat"), _attribute(env, "horizon")
+    single, ours = not isinstance(env, VectorEnv), env.unwrapped
     spaces = (
         ("observations", env.observation_space if single else env.single_observation_space),
         ("actions", env.action_space if single else env.single_action_space),
@@ -371,11 +353,12 @@ def _held_steps(env: gymnasium.Env | VectorEnv, spec: AgentSpec) -> int:
                 f"play: the environment's {what} have {space.shape[0]} numbers, those of the agent "
                 f"{size}: it was trained on {spec.task}"
             )
-    held, rest = divmod(spec.action_repeat, repeat)
-    if rest or horizon < held * spec.steps:
+    held, rest = divmod(spec.action_repeat, ours.action_repeat)
+    if rest or ours.horizon < held * spec.steps:
         raise ValueError(
-            f"play: an environment with action_repeat={repeat} and horizon={horizon} does not fit "
-            f"an agent trained with action_repeat={spec.action_repeat} and {spec.steps} steps; "
+            f"play: an environment with action_repeat={ours.action_repeat} and "
+            f"horizon={ours.horizon} does not fit an agent trained with "
+            f"action_repeat={spec.action_repeat} and {spec.steps} steps; "
             "allowed: envs.make_vec without both"
         )
     return held
