@@ -1,8 +1,8 @@
 """Defines every setting of every command: its default, type, range and meaning, in one place.
 
 The command line checks a user's values against these classes before jax or MuJoCo is imported, so
-this module imports the standard library alone. `python -m experiments.<command> --help` prints the
-meanings; the files under `conf/` hold only values that differ from the defaults here.
+this module imports nothing slow. `python -m experiments.<command> --help` prints the meanings; the
+files under `conf/` hold only values that differ from the defaults here.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
+
+from agentic_transformer.learners import LEARNERS, learner_conditions
 
 MAXIMUM_SEED = 2**32 - 1
 
@@ -54,6 +56,7 @@ def setting(
     minimum: float | None = None,
     maximum: float | None = None,
     choices: tuple[str, ...] | None = None,
+    listed_in: str | None = None,
     example: str | None = None,
 ) -> Any:
     """Returns a dataclass field with its default, its meaning and its allowed values.
@@ -64,10 +67,11 @@ def setting(
         minimum: the smallest allowed value; of each element, for a list.
         maximum: the largest allowed value; of each element, for a list.
         choices: the allowed names; of each element, for a list.
+        listed_in: the file that a new choice is added to.
         example: a value for `--help`, where the default shows none.
     """
     facts = {"minimum": minimum, "maximum": maximum, "choices": choices}
-    facts |= {"meaning": meaning, "example": example}
+    facts |= {"listed_in": listed_in, "meaning": meaning, "example": example}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=facts)
     return field(default=default, metadata=facts)
@@ -147,9 +151,9 @@ class AgentConfig:
     name: str = setting("at_prefix", "Name of the agent in records and figures.")
     learner: str = setting(
         "transformer",
-        "transformer; or temporal differences, with the settings of td3_bc: td3, or td3_bc, which "
-        "also clones the data's actions.",
-        choices=("transformer", "td3", "td3_bc"),
+        "; ".join(f"{name}: {kind.meaning}" for name, kind in LEARNERS.items()) + ".",
+        choices=tuple(LEARNERS),
+        listed_in="agentic_transformer/learners.py",
     )
     return_conditioning: str = setting(
         "return",
@@ -781,8 +785,7 @@ RECORD_CONDITIONS = (
     *("own", "no_context", "foreign", "dataset"),
     *("zero_rewards", "other_rewards", "shuffled"),
     *("retrieval", "distractors"),
-    *("dt", "bc", "bc10", "single", "td3", "td3_bc"),
-    *("bc_told", "single_told", "td3_told", "td3_bc_told"),
+    *("dt", "bc", "bc10", "single", "bc_told", "single_told", *learner_conditions()),
     *("bayes_greedy", "posterior_sampling"),
 )
 """Values of the column `condition` of records, see `agentic_transformer.evaluation.rollouts`."""

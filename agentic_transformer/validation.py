@@ -26,6 +26,7 @@ from agentic_transformer.config import (
     TrainConfig,
 )
 from agentic_transformer.errors import listing, nearest, raise_config_error
+from agentic_transformer.learners import find_learner
 from agentic_transformer.online.checks import check_rounds
 from agentic_transformer.settings import format_value, format_values, settings_of, value_at
 from agentic_transformer.training import distributed
@@ -167,7 +168,7 @@ def check_told(group: str, agent: AgentConfig, task: str) -> None:
             f"{group}.told=true: task={task} has no hidden parameters",
             f"{group}.told=false, or a task such as {listing(families)}",
         )
-    with_context = agent.learner == "transformer" and (
+    with_context = find_learner(agent.learner).in_context and (
         agent.trajectories > 1 or agent.return_conditioning != "none"
     )
     if agent.told and with_context:
@@ -315,18 +316,19 @@ def check_agent(group: str, agent: AgentConfig, command: TrainCommand) -> None:
             "without a context (an experiment's settings take precedence over those of an agent)",
             f"{group}.trajectories=1, or another {group}.name",
         )
-    if agent.learner != "transformer" and distributed.process_info(command.mesh)[1] > 1:
+    in_context = find_learner(agent.learner).in_context
+    if not in_context and distributed.process_info(command.mesh)[1] > 1:
         raise_config_error(
             f"{group}.learner={agent.learner} in several processes",
             "one: a single device trains it",
         )
-    if agent.learner != "transformer" and agent.imitate != "taken":
+    if not in_context and agent.imitate != "taken":
         raise_config_error(
             f"{group}.imitate={agent.imitate} with {group}.learner={agent.learner}",
-            f"{group}.imitate=taken: values are those of the actions that were taken",
+            f"{group}.imitate=taken: transitions have the actions that were taken",
         )
     check_told(group, agent, command.task)
-    if agent.weighting == "advantage" and agent.learner != "transformer":
+    if agent.weighting == "advantage" and not in_context:
         raise_config_error(
             f"{group}.weighting=advantage with {group}.learner={agent.learner}",
             f"{group}.weighting=none: the value is a head of the transformer",

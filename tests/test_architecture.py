@@ -95,7 +95,9 @@ def test_every_package_of_the_library_has_its_place():
     assert packages == WITHIN.keys()
 
 
-@pytest.mark.parametrize("name", ["config", "errors", "random_streams", "run_files", "settings"])
+@pytest.mark.parametrize(
+    "name", ["config", "errors", "learners", "random_streams", "run_files", "settings"]
+)
 def test_what_every_package_may_import_imports_none_of_them(name):
     found = imports(ROOT / "agentic_transformer" / f"{name}.py")
     assert not {within(n) for n in found} & WITHIN.keys()

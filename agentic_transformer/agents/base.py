@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
 from gymnasium.vector import VectorEnv
+from jax.sharding import Mesh
 
 from agentic_transformer.config import EvalConfig
 from agentic_transformer.contexts.tokens import PreviousStep, TokenLayout
@@ -92,6 +93,24 @@ class Agent(Protocol):
     """How the steps of the agent become tokens."""
     acting: EvalConfig
     """Defaults of `play` (seed, target, temperature, noise): those of the run's evaluation."""
+
+    @staticmethod
+    def init_params(spec: AgentSpec) -> Any:
+        """Returns fresh parameters, as training keeps them; only their shapes and types are used.
+
+        Args:
+            spec: the agent.
+        """
+
+    @classmethod
+    def from_trained(cls, params: Any, spec: AgentSpec, mesh: Mesh | None = None) -> Agent:
+        """Returns the agent that training made.
+
+        Args:
+            params: its parameters, as training keeps them.
+            spec: the agent as it was trained.
+            mesh: devices over which the agent's caches are sharded; None: one device.
+        """
 
     def play(
         self,

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import jax
-from flax import nnx
 from jax.sharding import Mesh
 
 from agentic_transformer.agents.base import Agent
 from agentic_transformer.agents.run_folders import find_run, read_acting
-from agentic_transformer.agents.td3_bc import TD3BCAgent
-from agentic_transformer.agents.transformer import TransformerAgent
 from agentic_transformer.config import TrainCommand
-from agentic_transformer.models.actor_critic import Shape, init_networks
+from agentic_transformer.learners import find_learner
 from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.training.checkpoint_reader import CheckpointReader
 from agentic_transformer.training.computation import describe_computation
@@ -50,10 +48,7 @@ def build_agent(checkpoints: CheckpointReader, step: int, mesh: Mesh | None = No
         ValueError: the checkpoint is not one of this version, or its arrays are not the agent's.
     """
     spec = read_spec(checkpoints, step)
-    if spec.agent.learner != "transformer":
-        params = init_networks(Shape.of(spec), seed=0)[1]
-        return make_agent(spec, checkpoints.params(step, params))
-    params = nnx.state(nnx.eval_shape(lambda: spec.build(seed=0)), nnx.Param)
+    params = jax.eval_shape(lambda: _agent_class(spec).init_params(spec))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), params)
     return make_agent(spec, checkpoints.params(step, like), mesh)
@@ -67,9 +62,11 @@ def make_agent(spec: AgentSpec, params: Any, mesh: Mesh | None = None) -> Agent:
         params: its parameters, as training keeps them.
         mesh: devices over which the agent's caches are sharded; None: one device.
     """
-    if spec.agent.learner != "transformer":
-        return TD3BCAgent(init_networks(Shape.of(spec), seed=0)[0], params, spec)
-    return TransformerAgent.from_trained(params, spec, mesh)
+    return _agent_class(spec).from_trained(params, spec, mesh)
+
+
+def _agent_class(spec: AgentSpec) -> type[Agent]:
+    return resolve_name(find_learner(spec.agent.learner).acts)
 
 
 def describe_acting(config: TrainCommand, ring: int) -> dict[str, str]:
@@ -81,9 +78,9 @@ def describe_acting(config: TrainCommand, ring: int) -> dict[str, str]:
     """
     devices = jax.devices() if ring > 1 else jax.local_devices()[:1]
     facts = describe_computation(config.model.precision, devices)
-    if config.agent.learner != "transformer":
-        return facts
-    return facts | {"attention": "to the key/value cache", "kernel": "none, plain JAX"}
+    if find_learner(config.agent.learner).in_context:
+        facts |= {"attention": "to the key/value cache", "kernel": "none, plain JAX"}
+    return facts
 
 
 def read_spec(checkpoints: CheckpointReader, step: int) -> AgentSpec:

@@ -7,11 +7,12 @@ from dataclasses import replace
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from agentic_transformer.agents.attempts import Plays
 from agentic_transformer.agents.base import Context, Trajectory
 from agentic_transformer.contexts.tokens import PreviousStep
-from agentic_transformer.models.actor_critic import Graphs, Params
+from agentic_transformer.models.actor_critic import Graphs, Params, Shape, init_networks
 from agentic_transformer.models.precision import matmul_precision
 from agentic_transformer.models.spec import AgentSpec
 
@@ -30,6 +31,16 @@ class TD3BCAgent(Plays):
         self.spec = spec
         self.layout = spec.layout()
         self._actor = jax.jit(nnx.merge(graphs.actor, params["actor"]))
+
+    @staticmethod
+    def init_params(spec: AgentSpec) -> Params:
+        """Returns fresh parameters of the networks that are trained."""
+        return init_networks(Shape.of(spec), seed=0)[1]
+
+    @classmethod
+    def from_trained(cls, params: Params, spec: AgentSpec, mesh: Mesh | None = None) -> TD3BCAgent:
+        """Returns the agent that training made; it needs no mesh."""
+        return cls(init_networks(Shape.of(spec), seed=0)[0], params, spec)
 
     def new_context(self, batch: int, trajectories: int) -> Context:
         """Returns a context that remembers nothing."""

@@ -60,6 +60,11 @@ class TransformerAgent(Plays):
             graph, structure, spec.model, self.layout.feature_size, mesh
         )
 
+    @staticmethod
+    def init_params(spec: AgentSpec) -> nnx.State:
+        """Returns fresh parameters of the model, as training keeps them."""
+        return nnx.state(spec.build(seed=0), nnx.Param)
+
     @classmethod
     def from_trained(
         cls, params: nnx.State, spec: AgentSpec, mesh: Mesh | None = None

@@ -6,11 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from agentic_transformer.learners import find_learner
 from agentic_transformer.models.spec import AgentSpec
+from agentic_transformer.settings import value_at
 from agentic_transformer.training.checkpoint_reader import CheckpointReader
 
-_MODEL = ("tokens", "width", "layers", "heads", "feedforward", "head", "components", "scan_layers")
-"""Settings of `model` that decide what the parameters are."""
+_SAID = {
+    "observation_size": "the size of observations",
+    "action_size": "the size of actions",
+    "steps": "the number of steps",
+}
+"""What a spec holds besides settings, in words."""
 
 
 class InitialAgent:
@@ -75,15 +81,6 @@ def with_scales_of(spec: AgentSpec, checkpoints: CheckpointReader, step: int) ->
 
 def _shape(spec: AgentSpec) -> dict[str, Any]:
     """Returns what the parameters of an agent depend on, by setting."""
-    sizes = {
-        "agent.learner": spec.agent.learner,
-        "the size of observations": spec.observation_size,
-        "the size of actions": spec.action_size,
-    }
-    if spec.agent.learner != "transformer":
-        named = {"td3_bc.width": spec.td3_bc.width, "td3_bc.layers": spec.td3_bc.layers}
-    else:
-        named = {f"model.{name}": getattr(spec.model, name) for name in _MODEL}
-        named["the number of steps"] = spec.steps
-        named["agent.weighting"] = spec.agent.weighting  # advantage: the model has a value head
-    return sizes | named
+    shape = find_learner(spec.agent.learner).shape
+    keys = ("agent.learner", "observation_size", "action_size", *shape)
+    return {_SAID.get(key, key): value_at(spec, key) for key in keys}

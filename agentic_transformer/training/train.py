@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from tqdm import tqdm
@@ -13,23 +14,19 @@ from tqdm import tqdm
 from agentic_transformer.config import TrainCommand
 from agentic_transformer.contexts.relabelled import RelabelledDataset
 from agentic_transformer.contexts.training_data import training_data
+from agentic_transformer.learners import find_learner
 from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.training import distributed
 from agentic_transformer.training.checkpoint import Checkpoints
 from agentic_transformer.training.computation import computation_line
 from agentic_transformer.training.initial import InitialAgent, with_scales_of
 from agentic_transformer.training.learned_data import count_episodes, describe_change
-from agentic_transformer.training.learner import Learner, TransformerLearner, check_devices
+from agentic_transformer.training.learner import Learner, check_devices
 from agentic_transformer.training.literal_path import check_path
 from agentic_transformer.training.loop import evaluation_due, fit, prefetch, profiled
 from agentic_transformer.training.metrics import MetricsLog
 from agentic_transformer.training.state import TrainState
-from agentic_transformer.training.td3_bc import TD3BCLearner
 from datasets.progress import progress_bar
-
-_LEARNERS = {"transformer": TransformerLearner, "td3": TD3BCLearner, "td3_bc": TD3BCLearner}
-"""Learners by the value of `agent.learner`."""
-
 
 Evaluate = Callable[[AgentSpec, Any], list[dict[str, float]]]
 """Evaluates an agent, given its spec and its parameters on the host; returns the rows of
@@ -98,7 +95,8 @@ def train(
     elif config.init:
         spec = with_scales_of(spec, checkpoints, newest)
 
-    learner: Learner = _LEARNERS[config.agent.learner](config, data, spec)
+    kind = find_learner(config.agent.learner)
+    learner: Learner = resolve_name(kind.trains)(config, data, spec)
     if distributed.is_first():
         note(computation=learner.computation, **count_episodes(data.store))
         print(computation_line(learner.computation), flush=True)

@@ -6,6 +6,8 @@ Files of data (records.csv, summary.csv, ...) and settings use the short values 
 
 from __future__ import annotations
 
+from agentic_transformer.learners import learner_conditions
+
 NAMES = {
     "own": "own trajectories in context",
     "dataset": "dataset trajectories in context",
@@ -20,12 +22,9 @@ NAMES = {
     "bc": "behaviour cloning",
     "bc10": "behaviour cloning of the best tenth",
     "single": "model of single trajectories",
-    "td3": "TD3",
-    "td3_bc": "TD3+BC",
     "bc_told": "behaviour cloning of the best tenth, told the task",
     "single_told": "model of single trajectories, told the task",
-    "td3_told": "TD3, told the task",
-    "td3_bc_told": "TD3+BC, told the task",
+    **{condition: name for condition, (name, _) in learner_conditions().items()},
     "bayes_greedy": "oracle: Bayes-greedy search over the data",
     "posterior_sampling": "oracle: posterior sampling over the data",
 }

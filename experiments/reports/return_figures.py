@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from agentic_transformer.learners import learner_conditions
 from experiments.reports.anchors import anchor_label
 from experiments.reports.condition_names import NAMES
 from experiments.reports.legends import legend_below
@@ -26,12 +27,9 @@ STYLES = {
     "bc": ("#8d6a9f", "P", ":"),
     "bc10": ("#5b3a75", "X", ":"),
     "single": ("#7f5539", "p", ":"),
-    "td3": ("#a23b72", "h", ":"),
-    "td3_bc": ("#1b998b", "*", ":"),
     "bc_told": ("#5b3a75", "X", "--"),
     "single_told": ("#7f5539", "p", "--"),
-    "td3_told": ("#a23b72", "h", "--"),
-    "td3_bc_told": ("#1b998b", "*", "--"),
+    **{condition: style for condition, (_, style) in learner_conditions().items()},
     "bayes_greedy": ("#222222", "", "-."),
     "posterior_sampling": ("#222222", "", ":"),
 }
