@@ -56,7 +56,6 @@ def setting(
     minimum: float | None = None,
     maximum: float | None = None,
     choices: tuple[str, ...] | None = None,
-    listed_in: str | None = None,
     example: str | None = None,
 ) -> Any:
     """Returns a dataclass field with its default, its meaning and its allowed values.
@@ -67,11 +66,10 @@ def setting(
         minimum: the smallest allowed value; of each element, for a list.
         maximum: the largest allowed value; of each element, for a list.
         choices: the allowed names; of each element, for a list.
-        listed_in: the file that a new choice is added to.
         example: a value for `--help`, where the default shows none.
     """
     facts = {"minimum": minimum, "maximum": maximum, "choices": choices}
-    facts |= {"listed_in": listed_in, "meaning": meaning, "example": example}
+    facts |= {"meaning": meaning, "example": example}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=facts)
     return field(default=default, metadata=facts)
@@ -153,7 +151,6 @@ class AgentConfig:
         "transformer",
         "; ".join(f"{name}: {kind.meaning}" for name, kind in LEARNERS.items()) + ".",
         choices=tuple(LEARNERS),
-        listed_in="agentic_transformer/learners.py",
     )
     return_conditioning: str = setting(
         "return",

@@ -36,14 +36,11 @@ class Setting:
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str, ...] | None = None
-    listed_in: str | None = None
-    """The file that a new choice is added to."""
 
     @property
     def allowed(self) -> str:
         """Says which values are allowed."""
         words = listing(self.choices) if self.choices else _TYPES[self.kind]
-        words += f", or a new entry of {self.listed_in}" if self.listed_in else ""
         if self.minimum is not None and self.maximum is not None:
             words += f" from {self.minimum} to {self.maximum}"
         elif self.minimum is not None:
