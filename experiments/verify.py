@@ -27,7 +27,8 @@ def main(config: VerifyCommand) -> None:
         f"{report.episodes} episodes, {report.transitions} transitions, "
         f"{len(report.problems)} with problems"
     )
-    sys.exit(1 if report.problems else 0)
+    if report.problems:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

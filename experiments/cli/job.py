@@ -102,6 +102,11 @@ class Job:
                     devices.claim_accelerator()
                 command = run_folder.resumed_settings(OmegaConf.to_object(config), overrides)
                 self._run(folder, command, overrides)
+            except preemption.Stopped:
+                raise
+            except SystemExit:  # by its exit code, which the job's status has
+                if not self.multirun:
+                    raise
             except Exception as error:
                 self.error = error
                 if self.multirun and not is_user_error(error):

@@ -74,8 +74,10 @@ def status_after(error: BaseException) -> dict[str, Any]:
     if isinstance(error, SystemExit):
         if not error.code:
             return {"state": "finished"}
-        code = error.code if isinstance(error.code, int) else 1  # Python prints a text, exits by 1
-        return {"state": "failed", "error": f"exit code {error.code}", "exit_code": code}
+        if isinstance(error.code, int):
+            return {"state": "failed", "error": f"exit code {error.code}", "exit_code": error.code}
+        # Python prints a text, and exits by 1.
+        return {"state": "failed", "error": str(error.code), "exit_code": 1}
     if is_user_error(error):
         return {"state": "failed", "error": str(error), "exit_code": 2}
     return {"state": "failed", "error": f"{type(error).__name__}: {error}", "exit_code": 1}

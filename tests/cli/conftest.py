@@ -77,7 +77,7 @@ def forked(server, tmp_path):
     starts.
 
     `does` says by the seed, or for "all", what the stand-in does: "work" (writes a file), "no
-    data", "no device", "crash" and "kill" (after its work).
+    data", "no device", "exit", "crash" and "kill" (after its work).
     """
     folder = tmp_path / "work"
     folder.mkdir()

@@ -14,7 +14,7 @@ from experiments.cli.run_status import read_status, status_after, track_status
         (KeyboardInterrupt(), {"state": "stopped", "signal": "SIGINT"}),
         (SystemExit(0), {"state": "finished"}),
         (SystemExit(3), {"state": "failed", "error": "exit code 3", "exit_code": 3}),
-        (SystemExit("no"), {"state": "failed", "error": "exit code no", "exit_code": 1}),
+        (SystemExit("no"), {"state": "failed", "error": "no", "exit_code": 1}),
         (UserError("bad"), {"state": "failed", "error": "bad", "exit_code": 2}),
         (OSError("full"), {"state": "failed", "error": "OSError: full", "exit_code": 1}),
     ],

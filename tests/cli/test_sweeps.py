@@ -47,6 +47,14 @@ def test_a_resumed_sweep_does_each_job_once(first, second, named, forked):
     assert sorted(seeds(sweep).values()) == list(range(6))
 
 
+def test_a_job_that_exits_leaves_the_others_of_its_sweep(forked):
+    """As jobs of `verify` and `download` do."""
+    done = forked("train", "-m", "run=sweep", "seed=0,1,2", does={"1": "exit"})
+    assert done.code == 1 and called(done) == Counter(range(3)), done.stderr
+    assert "1 of 3 jobs did not finish:\n  sweep/1: no connection\n" in done.stderr
+    assert seeds(forked.folder / "sweep") == {"0": 0, "2": 2}
+
+
 def test_a_killed_shuffled_sweep_of_two_settings_goes_on(forked):
     """What was not begun is told from what was, though nothing but the sweep's order says so."""
     words = ["-m", "run=sweep", "seed=shuffle(range(0,3))", "model.width=shuffle(8,16)"]
