@@ -275,10 +275,7 @@ def check_resumed(settings: Any, overrides: list[str]) -> None:
     if not getattr(settings, "resume", False) or not settings.run:
         return
     folder = Path(settings.run)
-    keys = [word.lstrip("+~").partition("=")[0] for word in overrides]
-    alone = all(
-        lies_in(re.split("[./]", key)[0], "hydra") or lies_in(key, *MAY_CHANGE) for key in keys
-    )
+    alone = all(lies_in(key, *MAY_CHANGE) for key in _given_keys(overrides))
     if alone and not is_described(folder):
         problem = f"run={folder} resume=true: no run is there ({CONFIG} is missing)"
         allowed = "the folder of a run, or experiment=<name> or other settings to start one there"
@@ -288,7 +285,7 @@ def check_resumed(settings: Any, overrides: list[str]) -> None:
 def resumed_settings(settings: Any, overrides: list[str]) -> Any:
     """Returns settings with those that no override gives as in the run that is resumed.
 
-    With `experiment=...`, which may give any setting, all stay as they are.
+    With `experiment=...` or `window=...`, which give settings of any group, all stay as they are.
 
     Args:
         settings: an instance of the command's dataclass.
@@ -298,17 +295,24 @@ def resumed_settings(settings: Any, overrides: list[str]) -> Any:
         UserError: the run's settings cannot be read.
     """
     named = getattr(settings, "resume", False) and settings.run
-    keys = [word.lstrip("+~").partition("=")[0] for word in overrides]
-    if not named or not (Path(named) / CONFIG).is_file() or "experiment" in keys:
+    given, known = _given_keys(overrides), settings_of(type(settings))
+    gives_any = any(not any(lies_in(key, place) for key in known) for place in given)
+    if not named or not (Path(named) / CONFIG).is_file() or gives_any:
         return settings
-    given = [key.partition("@")[2] or key for key in keys]  # agent@baseline sets `baseline`
     earlier = read_config(Path(named), type(settings))
-    for key in settings_of(type(settings)):
+    for key in known:
         if not lies_in(key, *given, *FOLDER_SETTINGS):
             place, _, name = key.rpartition(".")
             owner = value_at(settings, place) if place else settings
             setattr(owner, name, value_at(earlier, key))
     return settings
+
+
+def _given_keys(overrides: list[str]) -> list[str]:
+    """Returns the settings and groups that overrides give, without Hydra's own."""
+    keys = [word.lstrip("+~").partition("=")[0] for word in overrides]
+    # agent@baseline sets `baseline`.
+    return [key.partition("@")[2] or key for key in keys if re.split("[./]", key)[0] != "hydra"]
 
 
 def read_config(folder: Path, command_type: type) -> Any:

@@ -65,12 +65,13 @@ def test_the_nearest_run_is_of_a_like_name_or_not_given(forked, monkeypatch):
         ("seed=2", "seed is 1 there and 2 here"),
         ("agent=at", "agent.name is dt there and at here"),
         ("experiment=quickstart", "seed is 1 there and 0 here"),
+        ("window=w8", "seed is 1 there and 0 here"),
         ("train.steps=1", "train.steps is 2000 there and 1 here"),
     ],
 )
 def test_other_settings_than_those_of_the_folder_are_refused(words, says, forked):
     forked("train", *FIRST, does={"all": "crash"})
-    other = forked("train", "run=kept", "resume=true", words)
+    other = forked("train", "run=kept", "resume=true", *words.split())
     assert other.code == 2 and says in other.stderr and not other.calls
 
 
