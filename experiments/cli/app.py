@@ -148,15 +148,29 @@ def _open_sweep(line: CommandLine, job: Job, settings_list: list[Any]) -> Comman
     """
     _check_devices(line, settings_list)
     parents = list(dict.fromkeys(map(job.parent, settings_list)))
-    found = named = None
+    folder, resume = None, line.value("resume", False)
     if job.makes_run:
-        named = Path(line.value("run")) if line.value("run") else None
-        found, line = sweeps.find(parents, line.check_overrides, line)
-        for number, words in enumerate(line.job_overrides if found else []):
-            run_folder.check_same(found / str(number), line.make_settings(words))
+        folder = _named_folder(settings_list)
+        if resume:
+            folder, line = sweeps.find(folder, parents, line)
+            for number, words in enumerate(line.job_overrides):
+                run_folder.check_same(folder / str(number), line.make_settings(words))
     devices.make_virtual_devices(settings_list[0])
-    job.opened = run_folder.open_folder(parents[0], found or named, line.value("resume", False))
+    job.opened = run_folder.open_folder(parents[0], folder, resume)
     return line
+
+
+def _named_folder(settings_list: list[Any]) -> Path | None:
+    """Returns the folder that the settings of all jobs name, if they do.
+
+    Raises:
+        UserError: they name several.
+    """
+    (named, *others) = dict.fromkeys(settings.run for settings in settings_list)
+    if others:
+        problem = f"run={named} in a job and run={others[0]} in another"
+        raise_config_error(problem, "one folder for a sweep, with a folder for each job in it")
+    return Path(named) if named else None
 
 
 def _run_sweep(line: CommandLine, job: Job) -> int:

@@ -7,7 +7,7 @@ whatever the order of its values is then: a shuffled sweep is drawn once.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,34 +19,31 @@ from experiments.cli import run_folder, run_status
 from experiments.cli.command_line import CommandLine
 from experiments.cli.overrides import Assignment
 
-Read = Callable[[list[str]], list[Assignment]]
 
-
-def find(parents: Iterable[Path], read: Read, line: CommandLine) -> tuple[Path | None, CommandLine]:
-    """Returns the folder of the sweep to resume, or None, and the command line in its order.
+def find(
+    named: Path | None, parents: Iterable[Path], line: CommandLine
+) -> tuple[Path, CommandLine]:
+    """Returns the folder of the sweep to resume, and the command line in its order.
 
     Args:
-        parents: where to look for it, if the line has no `run`.
-        read: reads recorded overrides; raises a UserError if there are no such settings now.
+        named: the folder that the settings name; it need not hold a sweep yet.
+        parents: where to look for it, if they name none.
         line: the command line.
 
     Raises:
         UserError: there is nothing to resume, or the folder holds another sweep.
     """
-    if not line.value("resume", False):
-        return None, line
-    if named := line.value("run"):
-        folder = Path(named)
-        if run_folder.contents(folder) == "a run":
-            problem = f"run={folder}: the folder holds a single run, and -m makes a sweep"
+    if named:
+        if run_folder.contents(named) == "a run":
+            problem = f"run={named}: the folder holds a single run, and -m makes a sweep"
             raise_config_error(problem, "a new folder, or one value for each setting, without -m")
-        recorded = (folder / run_folder.OVERRIDES).exists()
-        return (folder, _in_order(folder, read, line)) if recorded else (None, line)
+        recorded = (named / run_folder.OVERRIDES).exists()
+        return named, _in_order(named, line) if recorded else line
     for parent in parents:
         for folder in run_folder.unfinished(parent, run_folder.OVERRIDES):
             if not (folder / CONFIG).exists():  # else it is a run
                 with suppress(UserError):
-                    return folder, _in_order(folder, read, line)
+                    return folder, _in_order(folder, line)
     places = ", ".join(map(str, parents))
     problem = f"resume=true: no unfinished sweep with these values in {places}"
     return raise_config_error(problem, "run=<folder>")
@@ -58,10 +55,9 @@ def recall(line: CommandLine) -> CommandLine:
     Args:
         line: a command line; if it is not `run=<folder of a sweep> resume=true`, it is returned.
     """
-    named = line.value("run")
-    if not named or not line.value("resume", False) or line.defining_assignments:
+    if not line.value("resume", False) or not line.value("run") or line.defining_assignments:
         return line
-    folder = Path(named)
+    folder = Path(line.make_settings(line.job_overrides[0]).run)
     recorded = (folder / run_folder.OVERRIDES).exists()
     if not recorded or run_folder.contents(folder) != "a sweep":
         return line
@@ -69,9 +65,14 @@ def recall(line: CommandLine) -> CommandLine:
     return replace(line, multirun=True, assignments=[*earlier, *line.assignments])
 
 
-def _in_order(folder: Path, read: Read, line: CommandLine) -> CommandLine:
-    """Returns the command line in the order of the sweep in a folder, which has the same values."""
-    earlier = {one.key: one for one in read(run_folder.read_overrides(folder))}
+def _in_order(folder: Path, line: CommandLine) -> CommandLine:
+    """Returns the command line in the order of the sweep in a folder, which has the same values.
+
+    Raises:
+        UserError: the sweep had other values, or settings that are not known now.
+    """
+    recorded = line.check_overrides(run_folder.read_overrides(folder))
+    earlier = {one.key: one for one in recorded}
     here = {one.key: one for one in line.defining_assignments}
     for key in earlier | here:
         one, other = earlier.get(key), here.get(key)

@@ -47,6 +47,34 @@ def test_a_resumed_sweep_does_each_job_once(first, second, named, forked):
     assert sorted(seeds(sweep).values()) == list(range(6))
 
 
+@pytest.mark.parametrize(
+    "words", [["run=runs/${task}-x"], ["--config-dir", "cfg", "experiment=mine"]]
+)
+def test_a_sweep_lies_in_the_folder_that_its_settings_make(words, forked):
+    """As a single run does: not in one that is named like the reference to another setting."""
+    (forked.folder / "cfg" / "experiment").mkdir(parents=True)
+    (forked.folder / "cfg" / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\nrun: runs/${task}-x\n"
+    )
+    sweep = forked.folder / "runs" / "point_mass_goal-x"
+    failed = forked("train", "-m", "seed=0,1", *words, does={"1": "crash"})
+    assert failed.code == 1 and seeds(sweep) == {"0": 0}, failed.stderr
+    again = forked("train", "-m", "seed=1,0", *words, "resume=true")
+    assert again.code == 0 and seeds(sweep) == {"0": 0, "1": 1}, again.stderr
+
+
+def test_a_sweep_goes_on_by_a_folder_whose_name_refers_to_a_setting(forked):
+    forked("train", "-m", "seed=0,1", "run=runs/${task}-x", does={"1": "crash"})
+    again = forked("train", "run=runs/${task}-x", "resume=true")
+    assert again.code == 0 and called(again) == Counter([1]), again.stderr
+
+
+def test_a_sweep_whose_jobs_name_other_folders_is_refused(forked):
+    bad = forked("train", "-m", "seed=0,1", "run=runs/${seed}")
+    assert bad.code == 2 and not list(forked.folder.iterdir())
+    assert "run=runs/0 in a job and run=runs/1 in another" in bad.stderr
+
+
 def test_a_job_that_exits_leaves_the_others_of_its_sweep(forked):
     """As jobs of `verify` and `download` do."""
     done = forked("train", "-m", "run=sweep", "seed=0,1,2", does={"1": "exit"})
