@@ -367,14 +367,25 @@ def write_description(
 
 
 def write_overrides(folder: Path, overrides: list[str]) -> None:
-    """Writes the overrides of the command line into the folder of a run or a sweep."""
-    OmegaConf.save(OmegaConf.create(overrides), folder / OVERRIDES)
+    """Writes the overrides of a command line into the folder of a run or a sweep.
+
+    After a kill the file is whole, or it is as it was before.
+    """
+    partial = folder / f".{OVERRIDES}.partial"
+    OmegaConf.save(OmegaConf.create(overrides), partial)
+    partial.replace(folder / OVERRIDES)
 
 
 def read_overrides(folder: Path) -> list[str]:
-    """Returns the overrides of a run or a sweep; an empty list if none were written."""
+    """Returns the overrides of a run or a sweep; an empty list if none were written.
+
+    Raises:
+        UserError: the file is empty, as a full disk may have left it.
+    """
     path = folder / OVERRIDES
-    if not path.is_file() or not path.stat().st_size:
+    if not path.is_file():
         return []
+    if not path.stat().st_size:
+        raise_config_error(f"{path} is empty", "a folder whose overrides were written whole")
     # Not resolved: what looks like an interpolation is part of an override.
     return list(map(str, OmegaConf.to_container(OmegaConf.load(path))))

@@ -2,10 +2,13 @@
 on."""
 
 import json
+import resource
 from collections import Counter
 
 import pytest
 from omegaconf import OmegaConf
+
+from experiments.cli.run_folder import read_overrides, write_overrides
 
 pytestmark = pytest.mark.slow
 
@@ -73,6 +76,28 @@ def test_a_sweep_whose_jobs_name_other_folders_is_refused(forked):
     bad = forked("train", "-m", "seed=0,1", "run=runs/${seed}")
     assert bad.code == 2 and not list(forked.folder.iterdir())
     assert "run=runs/0 in a job and run=runs/1 in another" in bad.stderr
+
+
+def test_a_sweep_whose_overrides_are_lost_is_not_continued(forked):
+    """It would be another one, of a single job with the settings that are the default."""
+    forked("train", "-m", "seed=1,2", "run=sweep", does={"1": "crash"})
+    (forked.folder / "sweep" / "overrides.yaml").write_text("")
+    for words in ([], ["-m", "seed=1,2"]):
+        again = forked("train", "run=sweep", "resume=true", *words)
+        assert again.code == 2 and not again.calls
+        assert "sweep/overrides.yaml is empty" in again.stderr
+
+
+def test_overrides_are_written_whole_or_not_at_all(tmp_path):
+    write_overrides(tmp_path, ["seed=1,2"])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))  # as on a full disk
+    try:
+        with pytest.raises(OSError):
+            write_overrides(tmp_path, ["seed=1,2"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert read_overrides(tmp_path) == ["seed=1,2"]
 
 
 def test_a_job_that_exits_leaves_the_others_of_its_sweep(forked):
