@@ -96,11 +96,13 @@ def lock(folder: Path) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Returns whether a process works in a folder."""
+    """Returns whether a process works in a folder, or its lock cannot be opened."""
     try:
         handle = os.open(folder / LOCK, os.O_RDWR)
     except FileNotFoundError:
         return False
+    except OSError:  # another user's, say: nothing can go on there
+        return True
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return False

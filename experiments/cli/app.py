@@ -9,9 +9,10 @@ A command module holds a `main` that takes the command's settings, and ends with
 
 Exit codes: 0 done; 1 a failure, with its traceback, or failed jobs of a sweep; 2 bad input, in at
 most three lines. Bad input is what the checks before the start find, and any ValueError or
-FileNotFoundError that a `raise` in this project's code gives later (missing data, say);
-HYDRA_FULL_ERROR=1 shows where. After SIGTERM and SIGUSR2 the exit code is 75; after SIGINT the
-process ends by that signal. Both print the command that goes on, see `preemption`.
+FileNotFoundError that a `raise` in this project's code gives later (missing data, say). A place
+that the file system refuses is a failure in one line. HYDRA_FULL_ERROR=1 shows where each arose.
+After SIGTERM and SIGUSR2 the exit code is 75; after SIGINT the process ends by that signal. Both
+print the command that goes on, see `preemption`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from agentic_transformer.settings import quote_text
 from experiments.cli import command_line, devices, help, preemption, run_folder, run_status, sweeps
 from experiments.cli.command_line import CommandLine
 from experiments.cli.job import Job
-from experiments.cli.packages import check_packages, is_user_error
+from experiments.cli.packages import check_packages, is_user_error, refused_place
 
 
 def run(main: Callable[..., Path | None], command: type, takes_all: bool = False) -> None:
@@ -55,8 +56,9 @@ def run(main: Callable[..., Path | None], command: type, takes_all: bool = False
             _run(line, Job(name, main, command, argv, line.multirun), takes_all)
     except Exception as error:
         for_user = is_user_error(error)
-        if for_user and "HYDRA_FULL_ERROR" not in os.environ:
-            print(f"experiments.{name}: {error}", file=sys.stderr)
+        told = str(error) if for_user else refused_place(error)
+        if told and "HYDRA_FULL_ERROR" not in os.environ:
+            print(f"experiments.{name}: {told}", file=sys.stderr)
         else:
             traceback.print_exception(error)
         sys.exit(2 if for_user else 1)

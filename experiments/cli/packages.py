@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import traceback
 from pathlib import Path
@@ -13,6 +14,11 @@ ROOT = Path(__file__).resolve().parents[2]
 # An installed copy has the configs inside a package; the repository has them beside the packages.
 CONF = next(place for place in (ROOT / "experiments" / "conf", ROOT / "conf") if place.is_dir())
 PACKAGES = ("envs", "datasets", "agentic_transformer", "experiments")
+# What the file system says of a place that cannot be used as it is.
+_REFUSALS = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG,
+    errno.ENOTDIR, errno.EISDIR,
+)  # fmt: skip
 _OTHERS = tuple(name for name in PACKAGES if name != "datasets")  # `name_clash` has that one
 
 
@@ -41,3 +47,10 @@ def is_user_error(error: BaseException) -> bool:
     raised = traceback.extract_tb(error.__traceback__)[-1]
     ours = any((ROOT / name) in Path(raised.filename).resolve().parents for name in PACKAGES)
     return ours and (raised.line or "").startswith("raise ")
+
+
+def refused_place(error: BaseException) -> str | None:
+    """Returns a line on a place that the file system refuses; None for every other error."""
+    if isinstance(error, OSError) and error.filename and error.errno in _REFUSALS:
+        return f"{error.filename}: {error.strerror}"
+    return None

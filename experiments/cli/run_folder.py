@@ -202,7 +202,7 @@ def unfinished(parent: Path, file: str) -> list[Path]:
     """Returns unfinished and unlocked folders in `parent` that hold `file`, newest first."""
     found = [path.parent for path in parent.glob(f"*/{file}")]
     found = [
-        run for run in found if read_status(run).get("state") != "finished" and not is_locked(run)
+        run for run in found if not is_locked(run) and read_status(run).get("state") != "finished"
     ]
     return sorted(found, key=lambda run: read_status(run).get("started", ""), reverse=True)
 

@@ -1,5 +1,8 @@
 """A run or a sweep goes on by its folder alone, and may be given more steps."""
 
+import re
+import shutil
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -83,6 +86,30 @@ def test_a_folder_that_is_named_again_holds_a_run_already(forked):
     assert "run=kept: the folder holds a run already\n  allowed: a new folder, or resume=true" in (
         again.stderr
     )
+
+
+def test_a_run_whose_lock_cannot_be_opened_is_passed_over(forked):
+    """It may be another user's, in a folder of runs that both share."""
+    words = ["seed=1", "model.width=8"]
+    forked("train", *words, does={"all": "crash"})
+    (ours,) = (forked.folder / "runs" / "point_mass_goal").iterdir()
+    theirs = ours.with_name("theirs")
+    shutil.copytree(ours, theirs)
+    (theirs / "lock").unlink()
+    (theirs / "lock").mkdir()
+    status = (theirs / "status.json").read_text()
+    (theirs / "status.json").write_text(re.sub('"started": "20', '"started": "30', status))
+    again = forked("train", *words, "resume=true")
+    assert [call["run"] for call in again.calls] == [str(ours.relative_to(forked.folder))]
+
+
+def test_a_place_that_the_file_system_refuses_is_told_in_a_line(forked):
+    forked("train", *FIRST, does={"all": "crash"})
+    (forked.folder / "kept" / "lock").unlink()
+    (forked.folder / "kept" / "lock").mkdir()
+    refused = forked("train", "run=kept", "resume=true")
+    assert refused.code == 1 and not refused.calls
+    assert refused.stderr == "experiments.train: kept/lock: Is a directory\n"
 
 
 def test_a_run_is_not_put_into_the_folder_of_a_sweep(forked):
