@@ -119,6 +119,7 @@ def _start_hydra(line: CommandLine, words: list[str], task_function: Callable[[A
         "hydra/job_logging": "stdout",
         "hydra.job_logging.root.level": "WARNING",
         "hydra.job.name": line.config_name,
+        "hydra.job.chdir": "false",
         "hydra.output_subdir": "null",
         "hydra.run.dir": ".",
     }

@@ -209,6 +209,15 @@ def test_settings_of_hydra_that_only_look_like_those_of_folders(words, forked):
     assert done.code == 0 and seeds(forked.folder / "sweep") == {"0": 0, "1": 1}, done.stderr
 
 
+def test_a_file_that_moves_the_jobs_of_hydra_moves_none(forked):
+    (forked.folder / "cfg" / "experiment").mkdir(parents=True)
+    text = "# @package _global_\nhydra:\n  job:\n    chdir: true\n"
+    (forked.folder / "cfg" / "experiment" / "mine.yaml").write_text(text)
+    words = ["--config-dir", "cfg", "experiment=mine", "seed=0,1"]
+    done = forked("train", "-m", "run=sweep", *words)
+    assert done.code == 0 and seeds(forked.folder / "sweep") == {"0": 0, "1": 1}, done.stderr
+
+
 @pytest.mark.parametrize(
     "words",
     [
