@@ -44,7 +44,8 @@ def _parse_flags(argv: list[str]) -> argparse.Namespace:
     for names in (("--run", "-r"), ("--multirun", "-m"), ("--shell-completion", "-sc")):
         modes.add_argument(*names, action="store_true")
     modes.add_argument("--cfg", "-c", choices=("job", "hydra", "all"))
-    modes.add_argument("--info", "-i", nargs="?", const="all")
+    kinds = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+    modes.add_argument("--info", "-i", nargs="?", const="all", choices=kinds)
     for names in (
         ("--help", "-h"),
         ("--help-all",),
@@ -161,7 +162,10 @@ def read(name: str, command: type, argv: list[str], takes_all: bool = False) -> 
         problem = "-m: this command takes several values together"
         raise_config_error(problem, "the same words without -m")
     path = Path(given.config_path or CONF).absolute()
-    config_name = given.config_name or name
+    config_name = (given.config_name or name).removesuffix(".yaml")
+    if given.config_name and not (path / f"{config_name}.yaml").is_file():
+        problem = f"--config-name {config_name}: no primary config {config_name!r} is in {path}"
+        raise_config_error(problem, "a config of the folder that --config-path names")
     groups = groups_of(config_name, [path, Path(given.config_dir or CONF), CONF])
     several = given.multirun or takes_all
     checked = not given.shell_completion  # what is completed is not whole yet
@@ -183,7 +187,14 @@ def read(name: str, command: type, argv: list[str], takes_all: bool = False) -> 
 
 
 def _hydra_flags(given: argparse.Namespace) -> list[str]:
-    """Returns the flags that Hydra acts on itself."""
+    """Returns the flags that Hydra acts on itself.
+
+    Raises:
+        UserError: a flag stands without the one that it belongs to.
+    """
+    if (given.resolve or given.package) and not given.cfg:
+        flag = "--resolve" if given.resolve else f"--package {given.package}"
+        raise_config_error(f"{flag} shows nothing alone", f"--cfg job {flag}")
     # What is to be completed, or install=<shell>, stands beside the other words of Hydra.
     flags = given.overrides if given.shell_completion else []
     for flag in ("cfg", "info", "package", "resolve", "hydra_help", "version", "shell_completion"):
@@ -207,14 +218,21 @@ def groups_of(config_name: str, folders: list[Path]) -> dict[str, list[str]]:
 
     Args:
         config_name: name of the primary config.
-        folders: folders of configs; the first that holds the primary config counts.
+        folders: folders of configs; the first holds the primary config.
     """
-    primary = next((path for f in folders if (path := f / f"{config_name}.yaml").exists()), None)
-    defaults = OmegaConf.load(primary).get("defaults", []) if primary else []
+    primary = folders[0] / f"{config_name}.yaml"
+    defaults = OmegaConf.load(primary).get("defaults", []) if primary.exists() else []
     entries = [entry for entry in defaults if isinstance(entry, DictConfig)]
     names = {str(group).partition("@")[0] for entry in entries for group in entry}
-    found = {(path.parent.name, path.stem) for f in folders for path in f.glob("*/*.yaml")}
-    return {name: sorted(option for group, option in found if group == name) for name in names}
+    return {name: sorted(_options(name, folders)) for name in names}
+
+
+def _options(group: str, folders: list[Path]) -> set[str]:
+    """Returns the options of a config group; one in a folder of its own is `<folder>/<option>`."""
+    found = (
+        (folder / group, path) for folder in folders for path in (folder / group).rglob("*.yaml")
+    )
+    return {path.relative_to(place).with_suffix("").as_posix() for place, path in found}
 
 
 def _current_name(error: str) -> str:

@@ -48,9 +48,8 @@ def short_help_text(name: str, line: CommandLine) -> str:
         lines.append(entry if len(entry) <= _WIDTH else f"{entry[: _WIDTH - 4]} ...")
     for group in ("experiment", "agent", "model"):
         if group in choices:
-            several = ", ".join(line.groups[group])
-            chosen = f"  {group}={format_value(choices[group])} ({several})"
-            lines += textwrap.wrap(chosen, _WIDTH, subsequent_indent="      ")
+            choice = _choice(group, choices[group], line.groups[group])
+            lines += textwrap.wrap(f"  {choice}", _WIDTH, subsequent_indent="      ")
     footer = _SHORT_FOOTER.format(several=_several(line), count=len(known))
     return "\n".join(lines) + "\n" + footer
 
@@ -60,6 +59,13 @@ def _composed(line: CommandLine) -> tuple[dict[str, Any], dict[str, str]]:
     config = line.compose(line.job_overrides[0], with_hydra=True)
     chosen = config.hydra.runtime.choices.items()
     return OmegaConf.to_container(config), {key: one for key, one in chosen if "/" not in key}
+
+
+def _choice(group: str, chosen: str | None, options: list[str]) -> str:
+    """Returns a config group with the option that is chosen, if one is, and all options."""
+    return (
+        f"{group}={chosen} ({', '.join(options)})" if chosen else f"{group} ({', '.join(options)})"
+    )
 
 
 def _several(line: CommandLine) -> str:
@@ -86,15 +92,12 @@ def help_text(name: str, line: CommandLine) -> str:
             lines += ["", f"{group}:", *_paragraphs(kinds[group], "  ")]
             for chosen, option in choices.items():
                 if group == (chosen.partition("@")[2] or chosen):
-                    several = ", ".join(options[chosen.partition("@")[0]])
-                    choice = f"  {chosen}={option} ({several})"
-                    lines += textwrap.wrap(choice, _WIDTH, subsequent_indent="      ")
+                    choice = _choice(chosen, option, options[chosen.partition("@")[0]])
+                    lines += textwrap.wrap(f"  {choice}", _WIDTH, subsequent_indent="      ")
         lines += _entry(setting, values)
     for group in ("experiment", "window"):
         if group in choices:
-            several = ", ".join(options[group])
-            chosen = f"{group}={format_value(choices[group])} ({several})"
-            lines += ["", *textwrap.wrap(chosen, _WIDTH)]
+            lines += ["", *textwrap.wrap(_choice(group, choices[group], options[group]), _WIDTH)]
             lines += ["    A file that sets several of the above at once."]
     return "\n".join(lines) + "\n" + _FOOTER.format(several=_several(line))
 

@@ -56,6 +56,8 @@ class Assignment:
     @property
     def word(self) -> str:
         """Returns the override that sets the value, or sweeps over the values in their order."""
+        if self.overrides[0].is_delete():
+            return self.words[0]
         spelled = ",".join(single.get_value_string() for single in self.overrides)
         return f"{self.overrides[0].get_key_element()}={spelled}"
 
@@ -152,7 +154,10 @@ class _Reader:
             self._raise_unknown(key, word)
         allowed = setting.allowed if setting else listing(options)
         if override.is_delete():
-            raise_config_error(f"{word}: no setting can be removed", "key=value")
+            place = key.partition("@")[2] or key
+            if any(lies_in(name, place) for name in self.known):
+                raise_config_error(f"{word}: no setting can be removed", "key=value")
+            return [override]  # `~experiment` goes without the experiment that is the default
         if sweep and not self.multirun:
             hint = " (a list is written [a,b])" if setting and setting.many else ""
             problem = f"{word}: several values make a sweep, which needs -m{hint}"
@@ -196,6 +201,8 @@ class _Reader:
         if any(lies_in(key, name) or lies_in(name, key) for name in RESERVED):
             ours = "run=<folder> names the folder, -m makes a sweep, key=a,b gives its values"
             raise_config_error(f"{word}: run folders are not Hydra's here", ours)
+        if key == "hydra.searchpath":
+            raise_config_error(f"{word}: it is not searched for options", "--config-dir <folder>")
         adds = override.is_add() or override.is_force_add()
         if override.is_sweep_override() or (adds and not lies_in(key, "hydra.job.env_set")):
             problem = f"{word}: Hydra's own settings have one value each, and none can be added"

@@ -74,6 +74,7 @@ def test_help_shows_what_the_words_beside_it_make(forked):
     assert shown.code == 0 and not shown.calls
     assert "\n  model.width=128\n" in shown.stdout and "\n  train.steps=7\n" in shown.stdout
     assert "model=paper (at_350m" in shown.stdout
+    assert "\nexperiment (ascending, " in shown.stdout and "null (" not in shown.stdout
 
 
 @pytest.mark.parametrize(
@@ -112,6 +113,23 @@ def test_a_folder_of_configs_of_ones_own(forked):
     (mine / "untyped.yaml").write_text("seed: 3\n")
     bad = forked("train", "--config-path", str(mine), "--config-name", "untyped")
     assert bad.code == 2 and "defaults: [schema, _self_]" in bad.stderr
+
+
+def test_an_option_in_a_folder_of_its_group(forked):
+    place = forked.folder / "cfg" / "agent" / "mine"
+    place.mkdir(parents=True)
+    (place / "short.yaml").write_text("trajectories: 3\n")
+    done = forked("train", "--config-dir", "cfg", "agent=mine/short")
+    assert done.code == 0 and done.calls[0]["config"]["agent"]["trajectories"] == 3, done.stderr
+    bad = forked("train", "--config-dir", "cfg", "agent=mine/shor")
+    assert bad.code == 2 and "nearest: mine/short" in bad.stderr
+
+
+@pytest.mark.parametrize("more", [[], ["-m", "seed=0,1"]])
+def test_a_command_goes_without_the_experiment_that_is_its_default(more, forked):
+    done = forked("quickstart", "~experiment", *more)
+    assert done.code == 0 and done.calls, done.stderr
+    assert {call["config"]["train"]["steps"] for call in done.calls} == {2000}
 
 
 @pytest.mark.parametrize("old", OLD_NAMES)
