@@ -10,9 +10,11 @@ from importlib import import_module
 from pathlib import Path
 
 from agentic_transformer.config import setting
+from agentic_transformer.errors import raise_config_error
 from agentic_transformer.run_files import write_json
 from experiments.cli import app as cli
 from experiments.cli import provenance
+from experiments.cli.packages import ROOT
 
 SUITES = ("agent", "data", "data_scale", "faults", "gpu", "plan", "ring")
 
@@ -38,7 +40,13 @@ def main(config: BenchmarkCommand) -> None:
     """Runs a suite, whose `run(folder)` prints its tables and writes CSV and figures.
 
     Once they are whole, the provenance is written beside them.
+
+    Raises:
+        UserError: an installed copy lacks the tests that the suite runs.
     """
+    if config.suite == "faults" and not (ROOT / "tests").is_dir():
+        problem = f"suite=faults: the tests that it runs are not beside {ROOT / 'experiments'}"
+        raise_config_error(problem, "suite=faults in a clone of the repository")
     folder = Path(config.out or f"experiments/results/{config.suite}")
     folder.mkdir(parents=True, exist_ok=True)
     argv = ["python", "-m", "experiments.benchmark", f"suite={config.suite}"]

@@ -80,6 +80,8 @@ def test_an_installed_copy_collects_and_trains(wheel, tmp_path):
 
     assert "train.steps=2000" in run("train", "--help").stdout
     assert "nearest: train" in run("trian").stderr and run("trian").returncode == 2
+    refused = run("benchmark", "suite=faults")
+    assert refused.returncode == 2 and "in a clone of the repository" in refused.stderr
     made = run("collect", "data.episodes=8")
     assert made.returncode == 0, made.stderr
     small = [
