@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from typing import NoReturn
 
-LINE_WIDTH = 200  # characters of a line of an error, without the paths in it
+LINE_WIDTH = 240  # characters of a line of an error, without the paths in it: a group's settings
 _PATHS = re.compile(r"""(?<!\S)["'(]*(?:[\w.]+=)?/\S+""")  # absolute, such as run=/home/me/run
 _SIMILAR = 0.65  # of difflib's ratio: "best" is 0.6 like "latest", and is not meant
 MEANT = {
@@ -21,9 +21,24 @@ MEANT = {
     "another": "foreign",
     "order": "shuffled",
     "poor": "distractors",
+    **dict.fromkeys(("env", "env_id", "env_name", "environment"), "task"),
+    "dataset": "algo",
+    **dict.fromkeys(("lr", "step_size"), "learning_rate"),
+    **dict.fromkeys(("batch_size", "bs"), "batch"),
+    "wd": "weight_decay",
+    **dict.fromkeys(("grad_clip", "max_grad_norm"), "grad_clip_norm"),
+    **dict.fromkeys(("epochs", "num_epochs", "iterations", "max_iters"), "steps"),
+    **dict.fromkeys(("num_steps", "n_steps", "max_steps", "total_timesteps"), "steps"),
+    **dict.fromkeys(("num_layers", "n_layers", "n_layer"), "layers"),
+    **dict.fromkeys(("num_heads", "n_heads", "n_head"), "heads"),
+    **dict.fromkeys(("hidden_size", "hidden_dim", "d_model", "dim", "embed_dim"), "width"),
+    "gamma": "discount",
+    **dict.fromkeys(("eval.episodes", "eval_episodes", "n_eval_episodes"), "eval.tasks"),
+    **dict.fromkeys(("n_episodes", "num_episodes"), "episodes"),
 }
-"""Values by words of the same meaning that are spelt otherwise. For conditions these are words of
-their names in figures."""
+"""Values, and settings or the ends of their names, by words of the same meaning that are spelt
+otherwise. For conditions these are words of their names in figures; for settings, names that other
+codebases give them."""
 
 
 class UserError(ValueError):
@@ -72,19 +87,23 @@ def nearest(word: str, words: Iterable[str]) -> str | None:
 
     `latest` means `newest`, and `steps` is the end of `train.steps`. None is returned if no word is
     similar enough, since a wrong hint misleads. A group that two settings share does not count:
-    `train.lr` is compared with the settings of `train` by `lr` alone.
+    `train.stesp` is compared with the settings of `train` by `stesp` alone. Of several settings
+    with this end, the first is returned.
     """
     words = list(words)
     if (meant := MEANT.get(word.lower())) in words:
         return meant
     group, _, name = word.rpartition(".")
-    ends = [known for known in words if known.rpartition(".")[2] == name]
+    wanted = (name, MEANT.get(name.lower()))
+    ends = [known for known in words if known.rpartition(".")[2] in wanted]
+    beside = [known for known in ends if known.rpartition(".")[0] == group]
     inside = {
         known.rpartition(".")[2]: known for known in words if known.rpartition(".")[0] == group
     }
     close = [inside[known] for known in _alike(name, inside)] if group else []
-    close += _alike(word, [known for known in words if not (group and known in inside.values())])
-    return next(iter([*close, *ends] if group else [*ends, *close]), None)
+    others = [known for known in words if known != group and known not in inside.values()]
+    close += _alike(word, others if group else words)
+    return next(iter([*beside, *close, *ends] if group else [*ends, *close]), None)
 
 
 def _alike(word: str, words: Iterable[str]) -> list[str]:

@@ -16,10 +16,11 @@ from experiments.cli.command_line import CommandLine
 
 _WIDTH = 100
 FIRST = (
-    *("task", "run", "resume", "seed", "data.algo", "data.episodes", "train.steps", "model.width"),
-    *("eval.trajectories", "mesh.ring", "eval.tasks", "eval.conditions", "checkpoint", "out"),
+    *("task", "run", "resume", "seed", "data.algo", "data.episodes", "train.steps", "train.batch"),
+    *("train.learning_rate", "model.width", "eval.trajectories", "mesh.ring", "eval.tasks"),
+    *("eval.conditions", "checkpoint", "out"),
 )
-"""Settings that most people change; short help shows the first ten that the command has."""
+"""Settings that most people change; short help shows those that the command has."""
 
 _FEW = 15
 """Settings of which a command shows all at once."""
@@ -42,7 +43,7 @@ def short_help_text(name: str, line: CommandLine) -> str:
         return help_text(name, line)
     values, choices = _composed(line)
     lines = [f"python -m experiments.{name} [key=value ...]", *_paragraphs(line.command, ""), ""]
-    for key in list(filter(known.get, FIRST))[:10]:
+    for key in filter(known.get, FIRST):
         meaning = re.split(r"[.;](?: |$)", known[key].meaning)[0]
         entry = f"  {_assignment(key, values):<32}  {meaning}"
         lines.append(entry if len(entry) <= _WIDTH else f"{entry[: _WIDTH - 4]} ...")

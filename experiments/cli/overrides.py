@@ -210,13 +210,20 @@ class _Reader:
 
     def _raise_unknown(self, key: str, word: str) -> NoReturn:
         """Raises a UserError that names the settings beside an unknown one."""
-        names = {*self.known, *self.groups}
-        if members := [name for name in self.known if name.startswith(f"{key}.")]:
-            problem = f"{word}: {key} is a group of settings; give {members[0]}=..."
-            raise_config_error(problem, listing(members))
-        inside = {name for name in names if name.startswith(key.rpartition(".")[0] + ".")}
-        allowed = listing(inside or {name.partition(".")[0] for name in names})
+        names = [*self.known, *self.groups]
+        if members := self._members(key):
+            problem = f"{word}: {key} is a group of settings; give {key}.{members[0]}=..."
+            raise_config_error(problem, f"in {key}: {listing(members)}")
+        group = key.rpartition(".")[0]
+        allowed = listing({name.partition(".")[0] for name in names})
+        if members := self._members(group):
+            allowed = f"in {group}: {listing(members)}"
         raise_config_error(f"{word}: there is no setting {key}", allowed, nearest(key, names))
+
+    def _members(self, group: str) -> list[str]:
+        """Returns the settings of a group, without its name."""
+        start = f"{group}."
+        return [name.removeprefix(start) for name in self.known if name.startswith(start)]
 
     def _expand(self, override: Override, word: str, options: list[str] | None) -> list[Override]:
         """Returns an override for each value of a sweep."""

@@ -18,6 +18,7 @@ from agentic_transformer.errors import (
 from agentic_transformer.settings import settings_of
 from agentic_transformer.validation import check_command
 from experiments.cli import app as cli
+from experiments.cli import overrides
 from experiments.reports.condition_names import NAMES
 from tests.cli.conftest import ROOT
 from tests.cli.test_configs import COMMANDS
@@ -148,7 +149,8 @@ def test_bad_input(words, says, tmp_path, monkeypatch, capsys):
     error = capsys.readouterr().err.rstrip("\n")
     assert stopped.value.code == 2
     assert says in error
-    assert len(error.split("\n")) <= 3 and all(len(line) <= 220 for line in error.split("\n"))
+    lines = error.removeprefix("experiments.train: ").split("\n")
+    assert len(lines) <= 3 and all(len(line) <= LINE_WIDTH for line in lines)
     assert not list(tmp_path.iterdir())
 
 
@@ -172,6 +174,42 @@ def test_a_checkpoint_is_named_by_its_step_or_a_word(which, says):
 )
 def test_no_word_is_given_that_misleads(word):
     assert nearest(word, settings_of(EvaluateCommand)) is None
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("learning_rate", "train.learning_rate"),
+        ("lr", "train.learning_rate"),
+        ("train.lr", "train.learning_rate"),
+        ("td3_bc.lr", "td3_bc.learning_rate"),
+        ("agent.lr", "train.learning_rate"),
+        ("batch_size", "train.batch"),
+        ("train.wd", "train.weight_decay"),
+        ("model.num_layers", "model.layers"),
+        ("n_heads", "model.heads"),
+        ("d_model", "model.width"),
+        ("epochs", "train.steps"),
+        ("env", "task"),
+        ("dataset", "data.algo"),
+        ("eval.episodes", "eval.tasks"),
+        ("num_episodes", "data.episodes"),
+    ],
+)
+def test_settings_are_meant_by_the_names_that_others_give_them(word, meant, forked):
+    """Of several settings with one end, the first counts: that of `train` before `td3_bc`."""
+    refused = forked("train", f"{word}=1")
+    assert refused.code == 2 and refused.stderr.endswith(f"nearest: {meant}\n"), refused.stderr
+
+
+@pytest.mark.parametrize("command", [TrainCommand, EvaluateCommand])
+def test_a_list_of_the_settings_of_a_group_is_whole(command):
+    known = settings_of(command)
+    for group in {key.partition(".")[0] for key in known if "." in key}:
+        with pytest.raises(UserError) as error:
+            overrides.read([f"{group}.zzz=1"], command, {}, multirun=False)
+        names = sorted(key.partition(".")[2] for key in known if key.startswith(f"{group}."))
+        assert f"in {group}: {', '.join(names)}\n" in f"{error.value}\n"
 
 
 def test_conditions_are_meant_by_words_that_figures_name_them_with():
