@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from agentic_transformer.config import RENAMED
-from agentic_transformer.errors import raise_config_error
+from agentic_transformer.errors import nearest, raise_config_error
 from agentic_transformer.settings import quote_text, settings_of
 from agentic_transformer.validation import check_command
 from experiments.cli import overrides, run_folder
@@ -28,16 +28,18 @@ from experiments.cli.packages import CONF
 FORMER_GROUPS = ("train", "eval", "td3_bc")
 
 
+_ALLOWED = (
+    "overrides such as train.steps=100, and the flags -m, --help, --help-all, --cfg job, --info"
+)
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        words = "overrides such as train.steps=100"
-        raise_config_error(
-            message, f"{words}, and the flags -m, --help, --help-all, --cfg job, --info"
-        )
+        raise_config_error(message, _ALLOWED)
 
 
-def _parse_flags(argv: list[str]) -> argparse.Namespace:
-    """Returns Hydra's flags and the overrides."""
+def _parse_flags(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Returns Hydra's flags with the overrides, and the flags that are none of Hydra's."""
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("overrides", nargs="*")
     modes = parser.add_mutually_exclusive_group()
@@ -57,7 +59,21 @@ def _parse_flags(argv: list[str]) -> argparse.Namespace:
     for name, short in (("path", "-cp"), ("name", "-cn"), ("dir", "-cd")):
         parser.add_argument(f"--config-{name}", short)
     parser.add_argument("--package", "-p")
-    return parser.parse_intermixed_args(argv)
+    return parser.parse_known_intermixed_args(argv)
+
+
+def _refuse_flag(flag: str, argv: list[str], names: list[str]) -> NoReturn:
+    """Raises a UserError that names the setting which an unknown flag may mean.
+
+    Args:
+        flag: such as `--seed` or `--seed=3`.
+        argv: the command line; the word behind the flag may be its value.
+        names: of settings and config groups.
+    """
+    name, _, value = flag.lstrip("-").partition("=")
+    value = value or next((word for one, word in itertools.pairwise(argv) if one == flag), "...")
+    meant = nearest(name.replace("-", "_"), names)
+    raise_config_error(f"unrecognized arguments: {flag}", _ALLOWED, meant and f"{meant}={value}")
 
 
 @dataclass
@@ -157,7 +173,7 @@ def read(name: str, command: type, argv: list[str], takes_all: bool = False) -> 
     Raises:
         UserError: a flag or an override is wrong.
     """
-    given = _parse_flags(argv)
+    given, unknown = _parse_flags(argv)
     if takes_all and given.multirun:
         problem = "-m: this command takes several values together"
         raise_config_error(problem, "the same words without -m")
@@ -167,6 +183,8 @@ def read(name: str, command: type, argv: list[str], takes_all: bool = False) -> 
         problem = f"--config-name {config_name}: no primary config {config_name!r} is in {path}"
         raise_config_error(problem, "a config of the folder that --config-path names")
     groups = groups_of(config_name, [path, Path(given.config_dir or CONF), CONF])
+    if unknown:
+        _refuse_flag(unknown[0], argv, [*settings_of(command), *groups])
     several = given.multirun or takes_all
     checked = not given.shell_completion  # what is completed is not whole yet
     line = CommandLine(
