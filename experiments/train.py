@@ -72,4 +72,4 @@ def check_processes_agree(config: TrainCommand) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, TrainCommand)
+    cli.run(main, TrainCommand, then="evaluate")

@@ -30,14 +30,16 @@ import hydra
 
 from agentic_transformer import run_files
 from agentic_transformer.errors import raise_config_error
-from agentic_transformer.settings import quote_text
+from agentic_transformer.settings import quote_text, shell_words
 from experiments.cli import command_line, devices, help, preemption, run_folder, run_status, sweeps
 from experiments.cli.command_line import CommandLine
 from experiments.cli.job import Job
 from experiments.cli.packages import check_packages, is_user_error, refused_place
 
 
-def run(main: Callable[..., Path | None], command: type, takes_all: bool = False) -> None:
+def run(
+    main: Callable[..., Path | None], command: type, takes_all: bool = False, then: str = ""
+) -> None:
     """Runs a command from the command line; returns on success and exits otherwise.
 
     Args:
@@ -45,6 +47,7 @@ def run(main: Callable[..., Path | None], command: type, takes_all: bool = False
             run's folder: a new one if `run` is optional, else the one named.
         command: dataclass of settings, such as TrainCommand for experiments.train.
         takes_all: whether `main` takes a list, one instance for each combination of `a,b` values.
+        then: name of the command that goes on with the run, or with all runs of the sweep.
     """
     name = command.__name__.removesuffix("Command").lower()
     try:
@@ -53,7 +56,11 @@ def run(main: Callable[..., Path | None], command: type, takes_all: bool = False
             check_packages()
             line = sweeps.recall(command_line.read(name, command, sys.argv[1:], takes_all))
             argv = ["python", "-m", f"experiments.{name}", *sys.argv[1:]]
-            _run(line, Job(name, main, command, argv, line.multirun), takes_all)
+            job = Job(name, main, command, argv, line.multirun)
+            _run(line, job, takes_all)
+            if then and job.opened:
+                words = shell_words({"run": str(job.opened.path)})
+                print(f"next: python -m experiments.{then} {words}", flush=True)
     except Exception as error:
         for_user = is_user_error(error)
         told = str(error) if for_user else refused_place(error)

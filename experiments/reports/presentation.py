@@ -50,7 +50,8 @@ def present(
 ) -> None:
     """Writes the tables and figures of some runs together, and prints the table and their paths.
 
-    Tables come first. If a figure cannot be drawn, one line says why.
+    Tables are written first, and the main figure is named first. If a figure cannot be drawn, one
+    line says why.
 
     Args:
         runs: run folders, each with a `records.csv`.
@@ -105,7 +106,7 @@ def present(
         print(line, flush=True)
     drawn = _draw(runs, names, tables, written | {"records": shown}, published, out, formats)
     print(
-        "\n".join(str(out / name) for name in [*(f"{name}.csv" for name in written), *drawn]),
+        "\n".join(str(out / name) for name in [*drawn, *(f"{name}.csv" for name in written)]),
         flush=True,
     )
 

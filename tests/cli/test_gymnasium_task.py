@@ -39,10 +39,13 @@ def test_an_environment_of_ones_own_is_trained_on_and_evaluated(tmp_path):
     small = ["train.steps=4", "train.batch=2", "agent.trajectories=2", "model.width=8"]
     said = run("train", *data, *small, "model.layers=1", "run=r")
     assert "rewards: those in the episodes\n" in said
+    assert said.endswith("run folder: r\nnext: python -m experiments.evaluate run=r\n")
     conditions = "eval.conditions=[own,dataset]"
     said = run("evaluate", "run=r", "eval.tasks=2", "eval.trajectories=[1,2]", conditions)
     # There are no states to draw a video from, and no word of it.
-    assert "return_vs_context.png" in said and "attempts.mp4" not in said
+    assert "attempts.mp4" not in said
+    paths = [line for line in said.splitlines() if line.startswith("r/")]
+    assert paths[0] == "r/return_vs_context.png" and "r/summary.csv" in paths
     records = pd.read_csv(tmp_path / "r" / "records.csv")
     assert len(records) == 2 * 2 * 2
     # Ten steps from within 0.1 of 0, each of -0.1 to 0.3; the reward is minus the distance to 1.
