@@ -18,7 +18,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from agentic_transformer.config import RENAMED
 from agentic_transformer.errors import nearest, raise_config_error
-from agentic_transformer.settings import quote_text, settings_of
+from agentic_transformer.settings import quote_text, settings_of, shell_words
 from agentic_transformer.validation import check_command
 from experiments.cli import overrides, run_folder
 from experiments.cli.overrides import Assignment
@@ -150,7 +150,10 @@ class CommandLine:
             made = OmegaConf.to_object(self.compose(words))
         except MissingMandatoryValue as error:
             setting = settings_of(self.command)[error.full_key]
-            raise_config_error(f"{setting.key} is not given", f"{setting.key}=<{setting.allowed}>")
+            such = run_folder.newest(setting.key) or setting.example
+            words = shell_words({setting.key: str(such)})
+            allowed = f"{setting.key}=<{setting.allowed}>, such as {words}"
+            raise_config_error(f"{setting.key} is not given", allowed)
         except OmegaConfBaseException as error:
             raise_config_error(" ".join(str(error).split()))
         if not isinstance(made, self.command):

@@ -207,6 +207,16 @@ def unfinished(parent: Path, file: str) -> list[Path]:
     return sorted(found, key=lambda run: read_status(run).get("started", ""), reverse=True)
 
 
+def newest(key: str) -> Path | None:
+    """Returns the newest folder below `runs` that a setting may name: `run` or `sweep`."""
+    found = [path.parent for depth in ("*", "*/*") for path in RUNS.glob(f"{depth}/{STATUS}")]
+    fit = {
+        "run": [folder for folder in found if read_status(folder).get("command") == "train"],
+        "sweep": [folder for folder in found if contents(folder) == "a sweep"],
+    }
+    return max(fit.get(key, []), key=lambda one: read_status(one).get("started", ""), default=None)
+
+
 def check_same(folder: Path, settings: Any) -> None:
     """Raises a UserError if a folder holds a run whose settings make it learn something else."""
     if not (folder / CONFIG).is_file():

@@ -302,6 +302,23 @@ def test_a_group_of_another_command_is_refused(forked, name, words, said):
     assert done.code == 2 and said in done.stderr, done.stderr
 
 
+def test_a_setting_that_is_missing_is_shown_with_the_newest_folder_that_fits(forked):
+    words = ["task=walker_walk", "agent=dt"]
+    for name, said in (("evaluate", "run=runs/mine"), ("table", "sweep=runs/sweep")):
+        assert f"such as {said}\n" in forked(name).stderr  # the example, as there are no runs
+    forked("train", "run=runs/old", *words)
+    forked("train", "-m", "seed=0,1", *words)
+    (sweep,) = (forked.folder / "runs" / "walker_walk").iterdir()
+    assert f"such as sweep={sweep.relative_to(forked.folder)}\n" in forked("table").stderr
+    forked("train", "run=runs/new", *words)
+    status = forked.folder / "runs" / "old" / "status.json"
+    status.write_text(status.read_text().replace('"started": "20', '"started": "19'))
+    missing = forked("evaluate")
+    assert missing.code == 2 and missing.stderr.count("\n") == 2
+    assert "run is not given\n  allowed: run=<text>, such as run=runs/new\n" in missing.stderr
+    assert "such as path=data/walker/rnd/buffer\n" in forked("verify").stderr
+
+
 def test_an_earlier_name_in_a_config_of_ones_own_is_named(forked):
     folder = forked.folder / "mine" / "experiment"
     folder.mkdir(parents=True)
