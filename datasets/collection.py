@@ -94,6 +94,8 @@ def collect(
     paths = [episode_path(folder, index, length) for index in range(episodes)]
     missing = {index for index, path in enumerate(paths) if not path.exists()}
     if before and not missing:
+        if progress:
+            tqdm.write(f"{folder}: {len(list(folder.glob('*.npz')))} episodes are there already")
         return before
     metadata = record_collection(folder, before, made, episodes, len(missing))
     run = _episodes(task, policy, seed, missing, action_repeat, length, progress)

@@ -113,7 +113,8 @@ def check_same_collection(folder: Path, before: dict[str, Any], made: dict[str, 
         if old.get(key) != new.get(key):
             difference = f"{key}={old.get(key)!r}, not {new.get(key)!r}"
             raise ValueError(
-                f"buffer {folder}: was collected with {difference}; choose another folder"
+                f"buffer {folder}: was collected with {difference}; "
+                "choose another folder with data.root=<folder>"
             )
 
 

@@ -146,6 +146,6 @@ def collector_class(name: str, task: str | Task) -> type[Collector]:
     """
     available = collectors(task)
     if name not in available:
-        problem = unknown("collector", name, tuple(available))
-        raise ValueError(f"data.algo={name} for task {envs.task(task).id!r}: {problem}")
+        problem = unknown(f"collector for {envs.task(task).domain}", name, tuple(available))
+        raise ValueError(f"data.algo={name} makes no data for {envs.task(task).id}: {problem}")
     return available[name]

@@ -40,12 +40,15 @@ def test_an_interrupted_collection_goes_on_to_the_same_buffer(tmp_path):
     assert "mujoco" in metadata["versions"]
 
 
-def test_the_record_of_a_finished_buffer_is_not_rewritten(tmp_path, monkeypatch):
-    """Asking for no new episodes, under other libraries, leaves the record as it was."""
+def test_the_record_of_a_finished_buffer_is_not_rewritten(tmp_path, monkeypatch, capsys):
+    """Asking for no new episodes, under other libraries, leaves the record as it was, and says how
+    many there are."""
     before = collect("point_mass_goal", tmp_path, 6, "pd")
     monkeypatch.setattr("datasets.collection.version", lambda name: "another")
     for episodes in (6, 2):
         assert collect("point_mass_goal", tmp_path, episodes, "pd") == before
+    assert datasets.collect("point_mass_goal", tmp_path, episodes=2, collector="pd") == before
+    assert capsys.readouterr().out == f"{tmp_path}: 6 episodes are there already\n"
     (tmp_path / "episode_000001_12.npz").unlink()
     after = collect("point_mass_goal", tmp_path, 4, "pd")
     assert (after["episodes"], after["versions"]["mujoco"]) == (6, "another")
@@ -65,6 +68,8 @@ def test_a_buffer_is_made_in_one_way(tmp_path):
         collect("point_mass_goal", tmp_path / "a", 2, "pd")
     with pytest.raises(ValueError, match="nearest match: 'mppi'"):
         collect("walker_walk", tmp_path / "b", 2, "mpi")
+    with pytest.raises(ValueError, match="data.algo=pd makes no data for walker_walk: .* random,"):
+        collect("walker_walk", tmp_path / "b", 2, "pd")
 
 
 def test_a_buffer_goes_on_with_the_settings_of_its_first_episodes(tmp_path, monkeypatch, capsys):
@@ -77,7 +82,7 @@ def test_a_buffer_goes_on_with_the_settings_of_its_first_episodes(tmp_path, monk
         patched.setattr("datasets.pd_collectors._GAINS", (20.0, 9.0))
         with pytest.raises(
             ValueError,
-            match=r"settings.gains=\[20.0, 8.0\], not \[20.0, 9.0\]; choose another folder",
+            match=r"gains=\[20.0, 8.0\], not \[20.0, 9.0\]; choose another folder with data.root",
         ):
             collect("point_mass_goal", tmp_path / "a", 3, "pd")
     assert capsys.readouterr().out == ""
