@@ -26,8 +26,6 @@ from experiments.cli.packages import CONF
 
 # Groups of the last version, whose one option held the defaults.
 FORMER_GROUPS = ("train", "eval", "td3_bc")
-
-
 _ALLOWED = (
     "overrides such as train.steps=100, and the flags -m, --help, --help-all, --cfg job, --info"
 )

@@ -62,11 +62,10 @@ def _composed(line: CommandLine) -> tuple[dict[str, Any], dict[str, str]]:
     return OmegaConf.to_container(config), {key: one for key, one in chosen if "/" not in key}
 
 
-def _choice(group: str, chosen: str | None, options: list[str]) -> str:
+def _choice(group: str, option: str | None, options: list[str]) -> str:
     """Returns a config group with the option that is chosen, if one is, and all options."""
-    return (
-        f"{group}={chosen} ({', '.join(options)})" if chosen else f"{group} ({', '.join(options)})"
-    )
+    chosen = f"{group}={option}" if option else group
+    return f"{chosen} ({', '.join(options)})"
 
 
 def _several(line: CommandLine) -> str:

@@ -104,7 +104,7 @@ class Job:
                 self._run(folder, command, overrides)
             except preemption.Stopped:
                 raise
-            except SystemExit:  # by its exit code, which the job's status has
+            except SystemExit:  # the status of a sweep's job has its exit code
                 if not self.multirun:
                     raise
             except Exception as error:

@@ -54,6 +54,9 @@ def recall(line: CommandLine) -> CommandLine:
 
     Args:
         line: a command line; if it is not `run=<folder of a sweep> resume=true`, it is returned.
+
+    Raises:
+        UserError: a setting is wrong, or the sweep's overrides cannot be read.
     """
     if not line.value("resume", False) or not line.value("run") or line.defining_assignments:
         return line

@@ -185,7 +185,7 @@ def test_an_interrupt_lets_the_jobs_of_a_sweep_save(command, launcher, group):
     ("body", "state", "says"),
     [
         ("sys.exit(3)", "failed", "exit code 3"),
-        ("sys.exit('no more')", "failed", "exit code no more"),
+        ("sys.exit('no more')", "failed", "no more"),
         ("raise KeyError('x')", "failed", "KeyError: 'x'"),
         ("sys.exit(0)", "finished", None),
         ("raise KeyboardInterrupt", "stopped", None),
