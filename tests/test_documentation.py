@@ -113,6 +113,17 @@ def test_links_lead_somewhere(page):
     assert broken == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_rows_of_a_table_have_as_many_cells_as_its_head(page):
+    """A table whose lines are joined, or lack a cell, is shown as text."""
+    prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+    plain = re.sub(r"`[^`\n]*`", "", prose).replace("\\|", "")
+    heads = [line for line in plain.splitlines() if re.search(r"\|[ :]*-{3}", line)]
+    assert [line for line in heads if set(line) - set("|-: ")] == []
+    for table in re.findall(r"(?:^\|.*\n)+", plain, re.M):
+        assert len({row.count("|") for row in table.splitlines()}) == 1, table
+
+
 def anchors(page):
     """Returns the anchors that GitHub gives to a page's headings."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
