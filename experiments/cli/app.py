@@ -31,7 +31,16 @@ import hydra
 from agentic_transformer import run_files
 from agentic_transformer.errors import raise_config_error
 from agentic_transformer.settings import quote_text, shell_words
-from experiments.cli import command_line, devices, help, preemption, run_folder, run_status, sweeps
+from experiments.cli import (
+    command_line,
+    devices,
+    help,
+    preemption,
+    resuming,
+    run_folder,
+    run_status,
+    sweeps,
+)
 from experiments.cli.command_line import CommandLine
 from experiments.cli.job import Job
 from experiments.cli.packages import check_packages, is_user_error, refused_place
@@ -88,7 +97,7 @@ def _run(line: CommandLine, job: Job, takes_all: bool) -> None:
         return
     settings_list = [line.make_settings(words) for words in line.job_overrides]
     for settings, words in zip(settings_list, line.job_overrides, strict=True):
-        run_folder.check_resumed(settings, words)
+        resuming.check_resumed(settings, words)
     if takes_all:
         job.main(settings_list)
         return
@@ -164,7 +173,7 @@ def _open_sweep(line: CommandLine, job: Job, settings_list: list[Any]) -> Comman
         if resume:
             folder, line = sweeps.find(folder, parents, line)
             for number, words in enumerate(line.job_overrides):
-                run_folder.check_same(folder / str(number), line.make_settings(words))
+                resuming.check_same(folder / str(number), line.make_settings(words))
     devices.make_virtual_devices(settings_list[0])
     job.opened = run_folder.open_folder(parents[0], folder, resume)
     return line

@@ -20,7 +20,7 @@ from agentic_transformer.config import RENAMED
 from agentic_transformer.errors import nearest, raise_config_error
 from agentic_transformer.settings import quote_text, settings_of, shell_words
 from agentic_transformer.validation import check_command
-from experiments.cli import overrides, run_folder
+from experiments.cli import overrides, resuming, run_folder
 from experiments.cli.overrides import Assignment
 from experiments.cli.packages import CONF
 
@@ -157,7 +157,7 @@ class CommandLine:
         if not isinstance(made, self.command):
             problem = f"{self.config_name}.yaml does not start from the command's settings"
             raise_config_error(problem, "defaults: [schema, _self_]")
-        made = run_folder.resumed_settings(made, words)
+        made = resuming.resumed_settings(made, words)
         check_command(made)
         return made
 

@@ -25,6 +25,7 @@ from experiments.cli import (
     devices,
     preemption,
     provenance,
+    resuming,
     run_folder,
     run_status,
     sweeps,
@@ -80,7 +81,7 @@ class Job:
                 "several of experiments.train, with run=<folder> that all of them see",
             )
         if self.makes_run and number == 0:
-            self.opened = run_folder.open_run(self.parent(command), self.name, command)
+            self.opened = resuming.open_run(self.parent(command), self.name, command)
 
     def __call__(self, config: DictConfig) -> None:
         """Runs the command; keeps its error, except in a sweep, where the job's status has it."""
@@ -100,7 +101,7 @@ class Job:
             try:
                 if in_pool:
                     devices.claim_accelerator()
-                command = run_folder.resumed_settings(OmegaConf.to_object(config), overrides)
+                command = resuming.resumed_settings(OmegaConf.to_object(config), overrides)
                 self._run(folder, command, overrides)
             except preemption.Stopped:
                 raise
@@ -123,7 +124,7 @@ class Job:
                 self._work(folder, command, overrides)
         elif hasattr(command, "mesh") and process_info(command.mesh)[0] > 0:
             folder.mkdir(parents=True, exist_ok=True)  # perhaps before process 0 makes it
-            if not run_folder.is_done(folder, command):
+            if not resuming.is_done(folder, command):
                 self.main(command, folder)
         else:
             with run_files.lock(folder):
@@ -131,7 +132,7 @@ class Job:
 
     def _run_in_folder(self, folder: Path, command: Any, overrides: list[str]) -> None:
         """Runs the command in a folder that this process has locked, unless it is finished."""
-        if run_folder.is_done(folder, command):
+        if resuming.is_done(folder, command):
             print(f"{folder} is finished already")
             return
         with run_status.track_status(folder, self.name) as facts, preemption.as_stopped():
@@ -146,8 +147,8 @@ class Job:
         sys.argv = self.argv[2:]
         facts = run_folder.collect_provenance(command, self.argv)
         if self.makes_run:
-            run_folder.check_same(folder, command)
-            run_folder.print_growth(folder, command)
+            resuming.check_same(folder, command)
+            resuming.print_growth(folder, command)
             run_folder.write_description(folder, command, overrides, facts)
             self.main(command, folder)
             return {}

@@ -15,7 +15,7 @@ from pathlib import Path
 from agentic_transformer.errors import UserError, raise_config_error
 from agentic_transformer.run_files import CONFIG
 from agentic_transformer.settings import shell_words
-from experiments.cli import run_folder, run_status
+from experiments.cli import resuming, run_folder, run_status
 from experiments.cli.command_line import CommandLine
 from experiments.cli.overrides import Assignment
 
@@ -40,7 +40,7 @@ def find(
         recorded = (named / run_folder.OVERRIDES).exists()
         return named, _in_order(named, line) if recorded else line
     for parent in parents:
-        for folder in run_folder.unfinished(parent, run_folder.OVERRIDES):
+        for folder in resuming.unfinished(parent, run_folder.OVERRIDES):
             if not (folder / CONFIG).exists():  # else it is a run
                 with suppress(UserError):
                     return folder, _in_order(folder, line)

@@ -14,7 +14,7 @@ from fabricated import make_buffer, make_episode
 import datasets
 from agentic_transformer.config import DataConfig, TrainCommand
 from agentic_transformer.contexts.training_data import open_store
-from experiments.cli import run_folder
+from experiments.cli import resuming, run_folder
 
 ROOT = Path(__file__).parents[2]
 # A limit on the size of files stands for a disk that becomes full.
@@ -166,6 +166,6 @@ def test_a_disk_that_becomes_full_spoils_no_cache(tmp_path):
 def test_a_run_goes_on_with_its_cache_elsewhere(tmp_path):
     """The place of the cache changes nothing that is learned."""
     run_folder.write_description(tmp_path, TrainCommand(), [], {})
-    run_folder.check_same(tmp_path, TrainCommand(data=DataConfig(cache="elsewhere")))
+    resuming.check_same(tmp_path, TrainCommand(data=DataConfig(cache="elsewhere")))
     with pytest.raises(ValueError, match="data.root"):
-        run_folder.check_same(tmp_path, TrainCommand(data=DataConfig(root="elsewhere")))
+        resuming.check_same(tmp_path, TrainCommand(data=DataConfig(root="elsewhere")))
