@@ -8,6 +8,8 @@ MUJOCO_GL=disabled. Pictures are drawn by another process, which sees what the u
 
 from __future__ import annotations
 
+import logging
+
 from envs.drawing import without_drawing_library
 
 with without_drawing_library():
@@ -16,3 +18,8 @@ with without_drawing_library():
     import mujoco.rollout
 
 __all__ = ["dm_control", "mujoco"]
+
+# dm_control's cheetah has this attribute, and whoever runs it can do nothing about it.
+logging.getLogger("absl").addFilter(
+    lambda record: "'settotalmass' is deprecated" not in record.getMessage()
+)

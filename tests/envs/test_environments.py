@@ -1,6 +1,8 @@
 """Environments keep gymnasium's rules: seeds, families, options and errors."""
 
 import gc
+import subprocess
+import sys
 import weakref
 
 import gymnasium
@@ -11,6 +13,7 @@ from gymnasium.utils.env_checker import check_env
 
 import envs
 from envs.scattered_array import ScatteredArray
+from tests.processes import environment
 from tests.seeds import SEED, rng
 from tests.tolerances import assert_within, rounding, unit
 
@@ -237,3 +240,20 @@ def test_a_repeated_action_is_that_action_held_and_its_rewards_summed():
     for repeat, horizon in ((300, 4), (0, None), (1, 0)):
         with pytest.raises(ValueError, match="does not fit the 1000 steps"):
             envs.make_vec("walker_walk", 1, action_repeat=repeat, horizon=horizon)
+
+
+@pytest.mark.slow
+def test_a_cheetah_is_made_without_a_warning_that_nobody_can_act_on():
+    """Other warnings of the libraries are told."""
+    script = (
+        "import envs, logging; envs.make('cheetah_run').reset(seed=0); "
+        "logging.getLogger('absl').warning('another')"
+    )
+    made = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert made.stderr == "WARNING:absl:another\n"
