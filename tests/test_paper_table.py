@@ -103,8 +103,9 @@ def test_columns_train(root, tmp_path, column):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", TASKS[:-1])
+@pytest.mark.parametrize("task", ["walker_stand", "cheetah_run", "jaco_reach_top_left"])
 def test_rows_train(root, tmp_path, task):
+    """One of each body; the columns are trained on cartpole."""
     train.main(cell(task, COLUMNS[-1], *SMALL, *SHORT, f"data.root={root}"), tmp_path)
     assert np.isfinite(pd.read_csv(tmp_path / "metrics.csv")["loss"]).all()
 
