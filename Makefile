@@ -37,13 +37,11 @@ format: install
 	$(python) -m ruff check --fix .
 	$(python) -m ruff format .
 
-# A file's tests stay in one process; most of their time is compilation, which uses one core. tests/conftest.py orders the files of the first part; in the
-# second part those with most tests come first.
-dist = --dist loadfile --no-loadscope-reorder
-
+# A file's tests stay in one process; most of their time is compilation, which uses one core. In the first part tests/conftest.py orders the files, those
+# with slow tests first; in the second part xdist does, those with most tests first.
 # The second part has eight devices, whose number XLA fixes for a whole process: its conftest.py adds it to what XLA_FLAGS holds.
 test: lint
-	.ci/alive pytest $(python) -m pytest tests --ignore tests/multidevice -n 2 --dist loadfile --durations 10
+	.ci/alive pytest $(python) -m pytest tests --ignore tests/multidevice -n 2 --dist loadfile --no-loadscope-reorder --durations 10
 	.ci/alive pytest $(python) -m pytest tests/multidevice -n 2 --dist loadfile --durations 10
 
 # Tests that start processes or compile much carry the mark `slow` (pyproject.toml).
