@@ -247,7 +247,7 @@ def in_small(file):
     )
 
 
-@pytest.mark.parametrize(("file", "ring"), zip(FILES, itertools.cycle([2, 1])))
+@pytest.mark.parametrize(("file", "ring"), list(zip(FILES, itertools.cycle([2, 1]))))
 def test_every_model_of_conf_is_trained_and_evaluated(data, folder, file, ring):
     """By turns on a ring, to act on one device, and the other way round.
 
