@@ -14,7 +14,7 @@ _OF_WINDOWS = r" (agent\.trajectories|eval\.window)=\S+"
 """Settings in a name that tell agents of several windows apart."""
 
 _OF_EQUAL_TOKENS = r" train\.batch=\S+"
-"""Another one: `window=w2` and its kin set the batch so that a step sees as many tokens."""
+"""Another one: the group `window` sets the batch so that a step sees equally many tokens."""
 
 _FIGURES = ["seeds", "units", "mean", "low", "high"]
 

@@ -155,8 +155,8 @@ def summarize(records: pd.DataFrame) -> pd.DataFrame:
     records = records[records["condition"] != "retrieval"]
     # The records of a baseline may lack the best return of a task that other records tell. Known
     # ones stay: agents that were trained on other data have their own.
-    told = records.groupby(["task", "task_id"])["best_return"].transform("max")
-    best_return = records["best_return"].fillna(told)
+    largest = records.groupby(["task", "task_id"])["best_return"].transform("max")
+    best_return = records["best_return"].fillna(largest)
     rows = []
     for group, table in with_best(records.assign(best_return=best_return)).groupby(
         ["agent", "task", "condition", "trajectories"], sort=False
