@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import norm, trim_mean
 from scipy.stats import t as student_t
-from scipy.stats import trim_mean
 
 from agentic_transformer.contexts.chains import near_best
 from agentic_transformer.evaluation.records import BASELINES, UNIT
@@ -111,8 +111,28 @@ def _bootstrap(units: np.ndarray, *, iqm: bool) -> np.ndarray:
 
 
 def _interval_of_share(shares: pd.Series, seeds: pd.Series) -> tuple[float, float, float]:
-    """Returns the interval of numbers from 0 to 1, of those that are known; NaNs if none is."""
+    """Returns the interval of numbers from 0 to 1, of those that are known; NaNs if none is.
+
+    With one seed it is Wilson's. A bootstrap of units that are all 0, or all 1, would have an
+    interval of no width.
+    """
+    if seeds[shares.notna()].nunique() == 1:
+        return _wilson(shares.dropna().to_numpy(np.float64))
     return _interval_of_known(shares, seeds, bounds=(0.0, 1.0))
+
+
+def _wilson(shares: np.ndarray) -> tuple[float, float, float]:
+    """Returns the mean of n numbers from 0 to 1 and Wilson's 95% interval (Wilson 1927).
+
+    Its ends are the means q at which (p - q)^2 = z^2 q (1 - q) / n, where p is the mean of the
+    numbers and z is 1.96. A number from 0 to 1 with the mean q has at most the variance q (1 - q),
+    which 0 and 1 have. So the interval is too wide, never too narrow, for other numbers.
+    """
+    mean, spread = shares.mean(), norm.ppf(0.975) ** 2 / len(shares)  # p, z^2 / n
+    middle = mean + spread / 2
+    half = np.sqrt(spread * (mean * (1 - mean) + spread / 4))
+    low, high = np.clip([middle - half, middle + half] / (1 + spread), 0, 1)
+    return float(mean), float(low), float(high)
 
 
 def _interval_of_known(

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import ttest_1samp
+from scipy.stats import binomtest, ttest_1samp
 
 from agentic_transformer.evaluation import statistics
 from tests.seeds import rng
@@ -169,6 +169,16 @@ def test_shares_end_at_0_and_1():
     compared = statistics.compare(pd.concat(tables)).iloc[0]
     assert compared["improvement_low"] == 0 < compared["improvement"] < compared["improvement_high"]
     assert compared["improvement_high"] <= 1 and compared["high"] > 0.5
+
+
+@pytest.mark.parametrize("found", [0, 3, 8])
+def test_a_share_of_one_seed_has_wilsons_interval(found):
+    returns = np.repeat([[9.0], [1.0]], [found, 8 - found], axis=0)
+    row = statistics.summarize(make_records(returns).assign(best_return=10.0)).iloc[0]
+    expected = binomtest(found, 8).proportion_ci(method="wilson")
+    assert row["found"] == found / 8
+    assert (row["found_low"], row["found_high"]) == pytest.approx((expected.low, expected.high))
+    assert row["found_low"] < row["found_high"]
 
 
 def test_a_goal_is_found_by_the_first_attempt_that_earns_half_of_the_best():
