@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -48,6 +49,16 @@ def write_config(folder: Path, settings: Any) -> None:
         encoding="utf-8",
     )
     partial.replace(folder / CONFIG)
+
+
+def copy_description(run: Path, folder: Path) -> None:
+    """Copies a run's settings and its provenance.
+
+    Only the command line writes provenance: a run of `agentic_transformer.train` has none.
+    """
+    for name in (CONFIG, PROVENANCE):
+        if (run / name).exists():
+            shutil.copy(run / name, folder / name)
 
 
 class _Dumper(yaml.SafeDumper):

@@ -7,11 +7,10 @@ The copy is a run folder: `experiments.evaluate` evaluates it, `agentic_transfor
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from agentic_transformer.config import ExportCommand
-from agentic_transformer.run_files import CONFIG, PROVENANCE
+from agentic_transformer.run_files import copy_description
 from experiments.cli import app as cli
 
 
@@ -36,8 +35,7 @@ def main(config: ExportCommand, run: Path) -> Path:
     step = checkpoints.newest()
     with new_folder(out) as partial:
         checkpoints.export(step, partial)
-        for name in (CONFIG, PROVENANCE):
-            shutil.copy(run / name, partial / name)
+        copy_description(run, partial)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     print(f"{out}: step {step}, {size / 1e3:.0f} kB", flush=True)
     return out

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from agentic_transformer.run_files import CONFIG, PROVENANCE, read_json, write_json
+from agentic_transformer.run_files import copy_description, read_json, write_json
 from agentic_transformer.settings import format_value
 
 EVALUATION = "evaluation.json"
@@ -138,9 +137,7 @@ def claim(base: Path, settings: dict[str, Any], command: dict[str, Any], run: Pa
         )
     write_json(folder / EVALUATION, facts)
     if folder.resolve() != run.resolve():
-        for name in (CONFIG, PROVENANCE):
-            if (run / name).exists():
-                shutil.copy(run / name, folder / name)
+        copy_description(run, folder)
     return folder
 
 

@@ -43,7 +43,7 @@ from experiments.cli import (
 )
 from experiments.cli.command_line import CommandLine
 from experiments.cli.job import Job
-from experiments.cli.packages import check_packages, is_user_error, refused_place
+from experiments.cli.packages import check_packages, describe, is_user_error, needs_traceback
 
 
 def run(
@@ -71,13 +71,11 @@ def run(
                 words = shell_words({"run": str(job.opened.path)})
                 print(f"next: python -m experiments.{then} {words}", flush=True)
     except Exception as error:
-        for_user = is_user_error(error)
-        told = str(error) if for_user else refused_place(error)
-        if told and "HYDRA_FULL_ERROR" not in os.environ:
-            print(f"experiments.{name}: {told}", file=sys.stderr)
-        else:
+        if needs_traceback(error):
             traceback.print_exception(error)
-        sys.exit(2 if for_user else 1)
+        else:
+            print(f"experiments.{name}: {describe(error)}", file=sys.stderr)
+        sys.exit(2 if is_user_error(error) else 1)
     except preemption.Stopped as stopped:
         preemption.leave(stopped.number)
 

@@ -30,7 +30,7 @@ from experiments.cli import (
     run_status,
     sweeps,
 )
-from experiments.cli.packages import is_user_error
+from experiments.cli.packages import needs_traceback
 from experiments.cli.run_folder import Opened
 
 
@@ -110,7 +110,7 @@ class Job:
                     raise
             except Exception as error:
                 self.error = error
-                if self.multirun and not is_user_error(error):
+                if self.multirun and needs_traceback(error):
                     traceback.print_exception(error)
 
     def _run(self, folder: Path, command: Any, overrides: list[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import os
 import traceback
 from pathlib import Path
 
@@ -49,8 +50,18 @@ def is_user_error(error: BaseException) -> bool:
     return ours and (raised.line or "").startswith("raise ")
 
 
-def refused_place(error: BaseException) -> str | None:
-    """Returns a line on a place that the file system refuses; None for every other error."""
+def describe(error: BaseException) -> str | None:
+    """Returns what a user is told of an error instead of its traceback; None if nothing.
+
+    That is the text of an error for users, or one line on a place that the file system refuses.
+    """
+    if is_user_error(error):
+        return str(error)
     if isinstance(error, OSError) and error.filename and error.errno in _REFUSALS:
         return f"{error.filename}: {error.strerror}"
     return None
+
+
+def needs_traceback(error: BaseException) -> bool:
+    """Returns whether an error is shown with its traceback: a fault, or HYDRA_FULL_ERROR is set."""
+    return describe(error) is None or "HYDRA_FULL_ERROR" in os.environ

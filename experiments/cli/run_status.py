@@ -13,7 +13,7 @@ from typing import Any
 
 from agentic_transformer.run_files import read_json, write_json
 from experiments.cli import provenance
-from experiments.cli.packages import is_user_error
+from experiments.cli.packages import describe, is_user_error
 from experiments.cli.preemption import Stopped, acknowledge_signal
 
 STATUS = "status.json"
@@ -80,7 +80,8 @@ def status_after(error: BaseException) -> dict[str, Any]:
         return {"state": "failed", "error": str(error.code), "exit_code": 1}
     if is_user_error(error):
         return {"state": "failed", "error": str(error), "exit_code": 2}
-    return {"state": "failed", "error": f"{type(error).__name__}: {error}", "exit_code": 1}
+    text = describe(error) or f"{type(error).__name__}: {error}"
+    return {"state": "failed", "error": text, "exit_code": 1}
 
 
 def saved_step(folder: Path) -> int | None:

@@ -7,6 +7,7 @@ called with.
 """
 
 import dataclasses
+import errno
 import json
 import os
 import random
@@ -76,6 +77,8 @@ def stub(name, log, does, takes_run):
             raise UserError("no episodes\n  allowed: some")
         if what == "no device":
             raise RuntimeError("no device")
+        if what == "full disk":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/full/params")
         if what == "exit":
             sys.exit("no connection")
         if run is not None and run.is_dir():

@@ -1,7 +1,9 @@
 """A sweep's jobs are told from each other by their settings: none is lost or repeated when it goes
 on."""
 
+import errno
 import json
+import os
 import resource
 from collections import Counter
 
@@ -9,6 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from experiments.cli.run_folder import read_overrides, write_overrides
+from experiments.cli.run_status import read_status
 
 pytestmark = pytest.mark.slow
 
@@ -106,6 +109,15 @@ def test_a_job_that_exits_leaves_the_others_of_its_sweep(forked):
     assert done.code == 1 and called(done) == Counter(range(3)), done.stderr
     assert "1 of 3 jobs did not finish:\n  sweep/1: no connection\n" in done.stderr
     assert seeds(forked.folder / "sweep") == {"0": 0, "2": 2}
+
+
+def test_a_job_whose_place_is_refused_says_so_in_one_line(forked):
+    done = forked("train", "-m", "run=sweep", "seed=0,1", does={"1": "full disk"})
+    assert done.code == 1
+    lines = done.stderr.splitlines()
+    assert lines[0] == "1 of 2 jobs did not finish:", done.stderr
+    assert lines[1] == f"  sweep/1: /full/params: {os.strerror(errno.ENOSPC)}"
+    assert read_status(forked.folder / "sweep" / "1")["exit_code"] == 1
 
 
 def test_a_killed_shuffled_sweep_of_two_settings_goes_on(forked):

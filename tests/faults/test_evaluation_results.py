@@ -384,6 +384,7 @@ def test_an_evaluation_that_cannot_begin_leaves_no_folder(whole, asked, tmp_path
 def test_an_export_is_evaluated_and_plotted_without_the_places_of_training(whole, tmp_path):
     there = whole[0].parent / "data"
     moved = shutil.copytree(whole[0].parent / "copied", tmp_path / "moved")
+    (moved / "provenance.json").unlink()  # as in a run of `agentic_transformer.train`
     before = sorted(moved.rglob("*"))
     assert run_command(tmp_path, "export", f"run={moved}", "out=copy").returncode == 0
     assert sorted(moved.rglob("*")) == before
