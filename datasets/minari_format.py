@@ -272,8 +272,14 @@ def _read_group(label: str, group: h5py.Group, low: np.ndarray, high: np.ndarray
             f"{label} ends by termination after {ended[0] + 1} steps; allowed: episodes that only "
             "a time limit ends"
         )
+    actions = group["actions"][:]
+    if actions.ndim != 2 or actions.shape[1] != len(low):
+        raise ValueError(
+            f"{label}: actions have the shape {actions.shape}; allowed: (steps, {len(low)}), as "
+            "action_space says"
+        )
     rows = {
-        "action": _from_range(group["actions"][:], low, high),
+        "action": _from_range(actions, low, high),
         "reward": group["rewards"][:].reshape(-1, 1).astype(np.float32),
     }
     # Row 0 is the reset, whose action and reward are 0.

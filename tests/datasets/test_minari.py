@@ -123,6 +123,17 @@ def test_infos_of_others_are_left_out(pendulum, tmp_path):
         datasets.import_minari(there, tmp_path / "again", PENDULUM, progress=False)
 
 
+def test_actions_of_another_width_than_declared_are_refused(walker, tmp_path):
+    there = tmp_path / "minari" / "walker-v0"
+    datasets.export_minari(walker, there, progress=False)
+    with h5py.File(there / "data" / "main_data.hdf5", "a") as file:
+        actions = file["episode_1/actions"][:]
+        del file["episode_1/actions"]
+        file["episode_1/actions"] = actions[:, :1]  # numpy would stretch one column to six
+    with pytest.raises(ValueError, match=r"episode 1: actions have the shape .*, 6\), as action"):
+        datasets.import_minari(there, tmp_path / "back", "walker", progress=False)
+
+
 def set_termination(folder, episode, ended):
     """Says that an episode ends by termination after 5 steps, or that it does not."""
     with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
