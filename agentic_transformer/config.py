@@ -843,6 +843,9 @@ class ReportCommand:
 
 @dataclass
 class TableCommand:
-    """Prints the jobs of a sweep, a line each, from their files alone; also while they run."""
+    """Prints the jobs of a sweep, a line each, from their files alone; also while they run.
+
+    Joins the seeds of evaluated jobs, and draws the return against a number that the sweep varies.
+    """
 
     sweep: str = setting("???", "Folder of a sweep, which -m makes.", example="runs/sweep")

@@ -53,23 +53,27 @@ def _is_sweep(folder: Path) -> bool:
 
 def job_results(sweep: Path) -> list[Path]:
     """Returns the folders of a sweep's jobs, or of what they evaluated, each once."""
-    found = [Path(read_status(job).get("results", job)) for job in sweeps.jobs(sweep)]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(map(results_of, sweeps.jobs(sweep))))
+
+
+def results_of(job: Path) -> Path:
+    """Returns the folder of what a job evaluated; the job's own, if it evaluated no other run."""
+    return Path(read_status(job).get("results", job))
 
 
 def _row(job: Path) -> dict[str, Any]:
     """Returns what a job's files tell so far; a quickstart's job has several agents."""
     state = read_status(job)
     row = {"job": job.name, "state": state.get("state")}
-    row |= {key: value for key, value in _overrides(job).items() if key not in ("run", "resume")}
+    row |= {key: value for key, value in overrides_of(job).items() if key not in ("run", "resume")}
     for path in sorted(job.rglob(METRICS)):
         prefix = "" if path.parent == job else f"{path.parent.name} "
         row |= {f"{prefix}{name}": value for name, value in _last_metrics(path).items()}
     # An evaluation's job tells where the results are.
-    return row | _last_returns(Path(state.get("results", job)))
+    return row | _last_returns(results_of(job))
 
 
-def _overrides(job: Path) -> dict[str, str]:
+def overrides_of(job: Path) -> dict[str, str]:
     """Returns the overrides of a job by setting; says so in one line if they cannot be read."""
     try:
         return values_by_key(read_overrides(job))

@@ -11,8 +11,13 @@ import pandas as pd
 from agentic_transformer.evaluation.records import join, read_records
 from agentic_transformer.evaluation.results_folder import find_records
 from agentic_transformer.evaluation.statistics import summarize
+from experiments.cli import sweeps
 from experiments.reports.agent_names import agent_names, with_name
 from experiments.reports.condition_names import NAMES
+from experiments.reports.sweep_table import overrides_of, results_of
+
+JOINED = ("seed", "eval.seed", "run", "resume")
+"""Settings that no figure has on its horizontal axis: they tell repetitions apart."""
 
 COLUMNS = ["agent", "task", "condition", "trajectories", "seeds", "units", "mean", "low", "high"]
 
@@ -30,7 +35,7 @@ def variants_table(runs: Sequence[Path]) -> pd.DataFrame:
     Raises:
         ValueError: the records cannot be joined, or a run's settings cannot be read.
     """
-    tables = {run: table for run in runs if (table := _readable(run)) is not None}
+    tables = {run: table for run in runs if (table := readable_records(run)) is not None}
     if not tables:
         return pd.DataFrame(columns=COLUMNS)
     names = agent_names(list(tables), list(tables.values()))
@@ -40,7 +45,7 @@ def variants_table(runs: Sequence[Path]) -> pd.DataFrame:
     return at_longest(summarize(records))
 
 
-def _readable(run: Path) -> pd.DataFrame | None:
+def readable_records(run: Path) -> pd.DataFrame | None:
     """Returns a run's records, or None; the table of the jobs says what is wrong with a file."""
     try:
         path = find_records(run)
@@ -53,6 +58,45 @@ def at_longest(summary: pd.DataFrame) -> pd.DataFrame:
     """Returns the rows of a summary at each agent's largest number of trajectories."""
     longest = summary.groupby(["agent", "task", "condition"])["trajectories"].transform("max")
     return summary.loc[summary["trajectories"] == longest, COLUMNS].reset_index(drop=True)
+
+
+def returns_by_setting(sweep: Path) -> tuple[str, pd.DataFrame] | None:
+    """Returns a numeric setting that a sweep varies, and the returns at each of its values.
+
+    If there are several, it is the one with the most values. Seeds are joined.
+
+    Args:
+        sweep: folder of a sweep. Jobs that are not evaluated are left out.
+
+    Returns:
+        The setting, and a table with the columns of `COLUMNS` and `value`; None if no numeric
+        setting varies among the evaluated jobs.
+
+    Raises:
+        ValueError: see `variants_table`.
+    """
+    given = {
+        results: overrides_of(job)
+        for job in sweeps.jobs(sweep)
+        if readable_records(results := results_of(job)) is not None
+    }
+    keys = {key for words in given.values() for key in words} - set(JOINED)
+    values = {key: {words.get(key) for words in given.values()} for key in sorted(keys)}
+    numeric = [
+        key for key, found in values.items() if len(found) > 1 and all(map(_is_number, found))
+    ]
+    if not numeric:
+        return None
+    setting = max(numeric, key=lambda key: len(values[key]))
+    runs_of: dict[float, list[Path]] = {}
+    for results, words in given.items():
+        runs_of.setdefault(float(words[setting]), []).append(results)
+    points = [variants_table(runs_of[value]).assign(value=value) for value in sorted(runs_of)]
+    return setting, pd.concat(points, ignore_index=True)
+
+
+def _is_number(text: str | None) -> bool:
+    return text is not None and re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", text, re.I) is not None
 
 
 def save_tables(table: pd.DataFrame, path: Path) -> list[Path]:

@@ -9,13 +9,23 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
+from agentic_transformer.config import TableCommand
 from agentic_transformer.evaluation.statistics import interval, summarize
+from agentic_transformer.run_files import write_json
+from experiments import table
+from experiments.cli.run_folder import read_overrides, write_overrides
+from experiments.cli.run_status import STATUS
 from experiments.reports.learning_curve_figure import learning_curves
 from experiments.reports.presentation import present
 from experiments.reports.pyplot import plt
 from experiments.reports.return_figures import return_vs_context
 from experiments.reports.variants_figure import variants
-from experiments.reports.variants_table import in_cells, save_tables, variants_table
+from experiments.reports.variants_table import (
+    in_cells,
+    returns_by_setting,
+    save_tables,
+    variants_table,
+)
 from tests.evaluation.test_statistics import make_records
 from tests.reports.test_presentation import RETURNS, make_run
 
@@ -101,6 +111,48 @@ def test_seeds_are_joined_with_their_intervals(sweep, tmp_path):
     assert (wide["seeds"], wide["units"], wide["trajectories"]) == (2, 4, 3)
     assert tuple(wide[["mean", "low", "high"]]) == expected
     assert wide["mean"] == np.mean(last)
+
+
+@pytest.fixture
+def of_rates(tmp_path):
+    """A sweep of three learning rates and two heads with two seeds each."""
+    jobs = [
+        (r, head, seed) for r in (0.01, 1e-3, 0.1) for head in ("mse", "mixture") for seed in (0, 1)
+    ]
+    (tmp_path / "sweep").mkdir()
+    for number, (rate, head, seed) in enumerate(jobs):
+        returns = np.array(RETURNS) + 1000 * rate + (head == "mse") + seed
+        job = tmp_path / "sweep" / str(number)
+        model = f"{{learning_rate: {rate}}}\nmodel: {{head: {head}}}"
+        make_run(job, make_records(returns, seed=seed), f"agent: {{name: at}}\ntrain: {model}\n")
+        words = [f"train.learning_rate={rate}", f"model.head={head}", f"seed={seed}"]
+        write_overrides(job, words)
+        write_json(job / STATUS, {"state": "finished"})
+    write_overrides(tmp_path / "sweep", [])
+    return tmp_path / "sweep"
+
+
+def test_a_sweep_over_a_number_is_drawn_against_it(of_rates, drawn, capsys):
+    (of_rates / "3" / "records.csv").unlink()  # a job that is not evaluated yet
+    table.main(TableCommand(sweep=str(of_rates)))
+    assert capsys.readouterr().out.endswith(f"{of_rates / 'return_vs_setting.png'}\n")
+    assert (of_rates / "return_vs_setting.png").exists()
+    (figure,) = drawn
+    (axis,) = figure.axes
+    assert axis.get_xlabel() == "train.learning_rate" and axis.get_xscale() == "log"
+    curves = {line.get_label().split(":")[0]: line for line in axis.lines}
+    assert list(curves) == ["at model.head=mse", "at model.head=mixture"]
+    last = np.mean(RETURNS, axis=0)[-1] + np.array([1.0, 10.0, 100.0])
+    for name, more in (("mse", [1.5, 1.5, 1.5]), ("mixture", [0.5, 0.0, 0.5])):
+        curve = curves[f"at model.head={name}"]
+        np.testing.assert_allclose(curve.get_xdata(), [1e-3, 0.01, 0.1])
+        np.testing.assert_allclose(curve.get_ydata(), last + more)
+
+
+def test_a_sweep_over_names_alone_has_no_such_figure(of_rates):
+    for job in of_rates.glob("*/overrides.yaml"):
+        write_overrides(job.parent, read_overrides(job.parent)[1:])
+    assert returns_by_setting(of_rates) is None
 
 
 def test_the_same_table_is_written_in_every_format(sweep, tmp_path):

@@ -1,0 +1,64 @@
+"""Draws the returns of a sweep's agents against a numeric setting that the sweep varies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from agentic_transformer.evaluation.records import BASELINES
+from experiments.reports.condition_names import NAMES
+from experiments.reports.legends import legend_below
+from experiments.reports.pyplot import plt
+from experiments.reports.return_figures import STYLES
+
+_CONDITIONS = ("own", "no_context", *BASELINES)
+"""The conditions that are drawn: the agent, its control, and agents without a context."""
+
+_LINES = ("-", "--", ":", "-.")
+
+
+def return_vs_setting(setting: str, table: pd.DataFrame, path: Path) -> None:
+    """Draws the return of the last attempt against a setting: a panel per task, a colour per agent.
+
+    The own context is a solid line; the empty one and agents without a context have other lines.
+
+    Args:
+        setting: its name.
+        table: from `experiments.reports.variants_table.returns_by_setting`.
+        path: path of the picture.
+    """
+    table = table[table["condition"].isin(_CONDITIONS)]
+    agents, tasks = (list(dict.fromkeys(table[column])) for column in ("agent", "task"))
+    conditions = list(dict.fromkeys(table["condition"]))
+    figure, grid = plt.subplots(
+        1, len(tasks), figsize=(6 * len(tasks), 4.4), squeeze=False, layout="constrained"
+    )
+    for axis, task in zip(grid[0], tasks, strict=True):
+        rows = table[table["task"] == task]
+        for (agent, condition), curve in rows.groupby(["agent", "condition"], sort=False):
+            colour, marker, _ = STYLES[condition]
+            style = {
+                "color": f"C{agents.index(agent) % 10}" if len(agents) > 1 else colour,
+                "linestyle": _LINES[conditions.index(condition) % len(_LINES)],
+                "marker": marker,
+            }
+            label = f"{agent}: {NAMES[condition]}" if len(agents) > 1 else NAMES[condition]
+            axis.plot(curve["value"], curve["mean"], label=label, markersize=5, **style)
+            band = {"color": style["color"], "alpha": 0.15, "linewidth": 0}
+            axis.fill_between(curve["value"], curve["low"], curve["high"], **band)
+        values = sorted(rows["value"].unique())
+        if values[0] > 0 and values[-1] >= 8 * values[0]:
+            axis.set_xscale("log")
+        axis.set_xticks(values, [f"{value:g}" for value in values])
+        axis.minorticks_off()
+        attempts = sorted(rows["trajectories"].unique())
+        counted = f"{attempts[0]} to {attempts[-1]}" if len(attempts) > 1 else f"{attempts[0]}"
+        axis.set(title=task, xlabel=setting, ylabel=f"return of the last attempt, n = {counted}")
+        axis.grid(alpha=0.25)
+    legend_below(figure)
+    seeds = sorted(table["seeds"].unique())
+    counted = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
+    figure.suptitle(f"mean and 95% interval; seeds: {counted}", fontsize=9, color="#555555")
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
