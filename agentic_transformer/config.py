@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any
 
@@ -17,10 +17,15 @@ from agentic_transformer.learners import LEARNERS, learner_conditions
 
 MAXIMUM_SEED = 2**32 - 1
 
+_AGENT = {
+    "condition": "return_conditioning",
+    "good": "selection_threshold",
+    "length": "chain_length",
+}
 # Earlier names of settings by their group; they are read for one version.
 RENAMED = {
-    "agent": {"condition": "return_conditioning"},
-    "baseline": {"condition": "return_conditioning"},
+    "agent": _AGENT,
+    "baseline": _AGENT,
     "model": {"rolled": "scan_layers", "compute": "dtype"},
     "train": {"accumulate": "grad_accum_steps", "clip": "grad_clip_norm"},
 }
@@ -164,7 +169,7 @@ class AgentConfig:
         minimum=1,
         maximum=4096,
     )
-    length: str = setting(
+    chain_length: str = setting(
         "full",
         "full: one chain fills the row; uniform: chains of 1 to `trajectories`, laid end to end "
         "(paper: every length is drawn).",
@@ -202,17 +207,18 @@ class AgentConfig:
         "mppi_annealed, pd of jaco, and mppi of cheetah_speed, walker_speed and jaco_goal).",
         choices=("taken", "demonstrator"),
     )
-    good: float = setting(
+    selection_threshold: float = setting(
         0.6,
-        "A trajectory is good if it earns at least this share of the task's best return (if no "
-        "return is positive: this share of the way from the worst to the best). "
+        "Smallest share of the task's best return at which selection counts a trajectory as good "
+        "(if no return is positive: this share of the way from the worst to the best). "
         "selection=stratified balances good and poor ones; selection=search has good ones alone.",
         minimum=0.0,
         maximum=1.0,
     )
     loss_threshold: float = setting(
         0.5,
-        "Smallest share of the task's best return at which loss=good imitates a trajectory.",
+        "Smallest share of the task's best return at which loss=good imitates a trajectory. "
+        "selection_threshold has no say in it.",
         minimum=0.0,
         maximum=1.0,
     )
@@ -643,6 +649,32 @@ class TrainCommand:
     td3_bc: TD3BCConfig = field(default_factory=TD3BCConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
+
+
+_GROUPS = {
+    "data": DataConfig,
+    "agent": AgentConfig,
+    "model": ModelConfig,
+    "train": TrainConfig,
+    "td3_bc": TD3BCConfig,
+}
+"""Groups of settings that make an agent."""
+
+
+def with_defaults(values: dict[str, Any]) -> dict[str, Any]:
+    """Adds to settings that an earlier version wrote those that are newer than it.
+
+    They get their defaults: the default of a new setting is the behaviour from before the setting.
+
+    Args:
+        values: settings by group, such as `{"model": {"width": 64}}`; groups that are missing stay
+            so.
+    """
+    return values | {
+        name: asdict(group()) | values[name]
+        for name, group in _GROUPS.items()
+        if isinstance(values.get(name), dict)
+    }
 
 
 @dataclass

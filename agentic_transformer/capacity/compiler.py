@@ -114,6 +114,6 @@ def abstract_step(
         mesh,
         workload.context,
         fsdp=True,
-        one_chain_per_row=description.agent.length == "full",
+        one_chain_per_row=description.agent.chain_length == "full",
     )
     return step, state, tokens

@@ -161,7 +161,7 @@ class ChainSampler:
         self.ranking = np.argsort(returns, axis=1, kind="stable")[:, -episodes:]
         ranked = np.take_along_axis(returns, self.ranking, axis=1)
         # (tasks,) the lowest rank of a good trajectory; the best one is always good.
-        good = share_of_best(config.good, self.best_per_task, self._worst_per_task)
+        good = share_of_best(config.selection_threshold, self.best_per_task, self._worst_per_task)
         self.first_good = np.minimum((ranked < good[:, None]).sum(axis=1), episodes - 1)
 
     def draw(self, step: int, rows: int) -> Chains:
@@ -194,7 +194,7 @@ class ChainSampler:
         """Yields chains that fill a row."""
         free, number = self.config.trajectories, 0
         while free:
-            count = free if self.config.length == "full" else int(rng.integers(1, free + 1))
+            count = free if self.config.chain_length == "full" else int(rng.integers(1, free + 1))
             if self.config.selection == "search":
                 task, episode = self._draw_search(rng, count)
             else:
@@ -206,9 +206,9 @@ class ChainSampler:
     def draw_trajectories(self, rng: np.random.Generator, task: int, count: int) -> np.ndarray:
         """Draws distinct trajectories of one chain, in ascending order of return.
 
-        A trajectory is good if it earned at least `good` of the task's best return. Unless
-        `selection` is "uniform", the share of good ones in a chain is uniform on 0..1. With uniform
-        selection a good one would hardly ever be seen where most of the data is poor.
+        A trajectory is good if it earned at least `selection_threshold` of the task's best return.
+        Unless `selection` is "uniform", the share of good ones in a chain is uniform on 0..1. With
+        uniform selection a good one would hardly ever be seen where most of the data is poor.
 
         Args:
             rng: source of randomness.

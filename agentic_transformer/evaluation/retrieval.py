@@ -4,7 +4,7 @@ The Ring Attention paper asks a language model for one line of a long text (arXi
 3). Here the context of the n-th trajectory holds n-1 trajectories of the data. One of them shows
 how the hidden task is solved, and the return tells whether the agent still finds it:
 
-    informative      a good trajectory of the task, in the sense of `agent.good`
+    informative      a good trajectory of the task, in the sense of `agent.selection_threshold`
     uninformative    one that earns at most `POOR_SHARE` of the task's best return in the data; if
                      rewards are costs, at most that share of the way from the worst to the best
 

@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from agentic_transformer.config import with_defaults
 from agentic_transformer.training import checksums, distributed, old_names
 from agentic_transformer.training.arrays import read_arrays
 from agentic_transformer.training.state import TrainState
@@ -75,7 +76,7 @@ class CheckpointReader:
         current = old_names.current_spec(stored)
         if current != stored:
             old_names.warn(self.folder / str(step))
-        return old_names.with_new_settings(current)
+        return with_defaults(current)
 
     def params(self, step: int, like: Any) -> Any:
         """Returns a checkpoint's parameters, on however many devices.

@@ -60,7 +60,7 @@ def check_devices(config: TrainCommand) -> None:
     if find_learner(config.agent.learner).in_context:
         mesh = make_mesh(config.mesh.ring)
         local_rows(mesh, config.train.batch, config.train.grad_accum_steps)
-        describe_attention(config.model, mesh, config.agent.length == "full")
+        describe_attention(config.model, mesh, config.agent.chain_length == "full")
 
 
 class TransformerLearner:
@@ -87,7 +87,7 @@ class TransformerLearner:
         self.learning_rate = jax.jit(schedule)
         self._state_args = (partial(spec.build, config.seed), optimizer, self._mesh, fsdp)
         graph, self._abstract_state = abstract_state(*self._state_args)
-        one_chain_per_row = agent.length == "full"
+        one_chain_per_row = agent.chain_length == "full"
         row = agent.trajectories * spec.steps * spec.layout().tokens_per_step
         self.tokens_per_batch = train.batch * row
         self.computation = {

@@ -6,12 +6,11 @@ Names that have changed since are read for one version, with one warning line fo
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from agentic_transformer.config import RENAMED, AgentConfig, ModelConfig
+from agentic_transformer.config import RENAMED
 
 _SPEC_KEYS = {"scaling": "normalizer"} | {
     f"{group}.{old}": f"{group}.{new}"
@@ -36,19 +35,6 @@ def current_array(name: str) -> str:
 def current_spec(spec: dict[str, Any]) -> dict[str, Any]:
     """Returns an agent's spec with the current keys."""
     return _renamed(spec, "")
-
-
-def with_new_settings(spec: dict[str, Any]) -> dict[str, Any]:
-    """Adds to an agent's spec the settings that are newer than the spec.
-
-    They get their defaults: the default of a new setting is the behaviour from before the setting.
-    """
-    groups = {"agent": AgentConfig, "model": ModelConfig}
-    return spec | {
-        name: asdict(group()) | spec[name]
-        for name, group in groups.items()
-        if isinstance(spec.get(name), dict)
-    }
 
 
 def _renamed(values: dict[str, Any], prefix: str) -> dict[str, Any]:

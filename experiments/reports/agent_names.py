@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from agentic_transformer.config import rename_settings, with_defaults
 from agentic_transformer.errors import shorten
 from agentic_transformer.evaluation.results_folder import read_command
 from agentic_transformer.run_files import CONFIG
@@ -83,6 +84,9 @@ def _config_of(run: Path) -> dict[str, Any]:
 def settings_in(folder: Path) -> dict[str, Any]:
     """Returns the settings that a folder's `config.yaml` holds, or none without that file.
 
+    Those of an earlier version get their present names. Settings that are newer than the file have
+    their defaults, which are the behaviour from before.
+
     Raises:
         ValueError: the file holds something else.
     """
@@ -94,7 +98,8 @@ def settings_in(folder: Path) -> dict[str, Any]:
         raise ValueError(shorten(f"{path} cannot be read: {words}")) from None
     if not isinstance(settings, dict) or not isinstance(settings.get("eval", {}), dict):
         raise ValueError(f"{path} does not hold settings")
-    return settings
+    rename_settings(settings, str(path))
+    return with_defaults(settings)
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

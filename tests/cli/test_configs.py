@@ -114,7 +114,7 @@ def test_agents_are_what_they_are_called():
         )
     }
     assert all(agent.name == name for name, agent in said.items())
-    assert (said["at"].target, said["at"].loss, said["at"].length, said["at"].selection) == (
+    assert (said["at"].target, said["at"].loss, said["at"].chain_length, said["at"].selection) == (
         "chain_max",
         "all",
         "uniform",
@@ -122,7 +122,11 @@ def test_agents_are_what_they_are_called():
     )
     assert dataclasses.replace(said["at_last"], name="at", loss="all") == said["at"]
     searched = dataclasses.replace(
-        said["at"], name="at_search", length="full", selection="search", good=0.9
+        said["at"],
+        name="at_search",
+        chain_length="full",
+        selection="search",
+        selection_threshold=0.9,
     )
     assert said["at_search"] == searched
     valued = dataclasses.replace(said["at_value"], weighting="none", return_conditioning="return")

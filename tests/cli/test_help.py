@@ -14,6 +14,8 @@ from tests.cli.test_configs import COMMANDS
 
 OLD_NAMES = {
     "agent.condition": ("agent.return_conditioning", "none"),
+    "agent.good": ("agent.selection_threshold", 0.75),
+    "agent.length": ("agent.chain_length", "uniform"),
     "model.rolled": ("model.scan_layers", True),
     "model.compute": ("model.dtype", "bfloat16"),
     "train.accumulate": ("train.grad_accum_steps", 2),

@@ -10,10 +10,10 @@ from tests.tolerances import SIGMAS
 
 RETURNS = rng(0).gamma(1.0, 2.0, (5, 40))
 PAPER = AgentConfig(
-    trajectories=6, length="uniform", selection="uniform", target="chain_max", loss="all"
+    trajectories=6, chain_length="uniform", selection="uniform", target="chain_max", loss="all"
 )
 PREFIX = AgentConfig(
-    trajectories=6, length="full", selection="stratified", target="own", loss="good"
+    trajectories=6, chain_length="full", selection="stratified", target="own", loss="good"
 )
 
 
@@ -29,7 +29,7 @@ def chains_of(rows):
 
 
 @pytest.mark.parametrize(
-    "config", [PAPER, PREFIX, AgentConfig(trajectories=6, length="uniform", loss="last")]
+    "config", [PAPER, PREFIX, AgentConfig(trajectories=6, chain_length="uniform", loss="last")]
 )
 def test_chains_are_what_the_paper_describes(config):
     sampler = ChainSampler(RETURNS, config, seed=SEED)
@@ -65,7 +65,7 @@ def test_full_length_chains_fill_their_row():
 
 
 def test_stratified_share_of_good_trajectories_is_uniform():
-    config = AgentConfig(trajectories=8, selection="stratified", good=0.6)
+    config = AgentConfig(trajectories=8, selection="stratified", selection_threshold=0.6)
     returns = np.linspace(0, 1, 1000)[None]
     sampler = ChainSampler(returns, config, seed=SEED)
     counts = np.zeros(9)
@@ -113,7 +113,9 @@ def test_too_few_trajectories_are_refused():
         ChainSampler(RETURNS, PREFIX, seed=SEED).draw_trajectories(rng(0), 0, 41)
 
 
-SEARCH = AgentConfig(trajectories=5, selection="search", target="chain_max", loss="all", good=0.9)
+SEARCH = AgentConfig(
+    trajectories=5, selection="search", target="chain_max", loss="all", selection_threshold=0.9
+)
 
 
 def test_searches_rule_goals_out():
@@ -154,7 +156,9 @@ def test_every_attempt_of_a_search_is_learned_and_asked_for_its_best():
     np.testing.assert_array_equal(chains.weight, 1)
     best = RETURNS.max(axis=1)
     assert (
-        (RETURNS[:, chains.episode] >= SEARCH.good * best[:, None, None]).any(axis=0).all()
+        (RETURNS[:, chains.episode] >= SEARCH.selection_threshold * best[:, None, None])
+        .any(axis=0)
+        .all()
     )  # good for some task
 
 

@@ -33,7 +33,7 @@ def test_a_repeated_task_has_the_same_rewards_each_time(data):
 
 
 def test_loaded_rows_carry_the_rewards_of_the_task_that_was_drawn(data):
-    config = AgentConfig(trajectories=4, length="full", target="own")
+    config = AgentConfig(trajectories=4, chain_length="full", target="own")
     normalizer = data.normalizer(2.0)
     loader = ChainLoader(data, config, describe(data, config).layout(), seed=SEED, rows=6)
     tokens, chains = loader(3), loader.sampler.draw(3, 6)

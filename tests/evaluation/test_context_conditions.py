@@ -155,7 +155,7 @@ def test_distances_are_powers_of_two_and_the_far_end():
 
 def test_the_informative_trajectory_stands_at_its_place_among_poor_ones(make):
     evaluation = make(conditions=["retrieval", "distractors"])
-    returns, good = evaluation.data.returns, evaluation.spec.agent.good
+    returns, good = evaluation.data.returns, evaluation.spec.agent.selection_threshold
     held = {}
     for condition in evaluation.conditions():
         evaluation.agent.remembered.clear()

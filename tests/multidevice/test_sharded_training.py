@@ -47,7 +47,7 @@ def losses(
     model = ModelConfig(
         width=32, layers=2, heads=2, attention=attention, layout=layout, tokens=tokens, **settings
     )
-    spec = describe(data, AgentConfig(trajectories=4, length="uniform"), model)
+    spec = describe(data, AgentConfig(trajectories=4, chain_length="uniform"), model)
     loader = ChainLoader(data, spec.agent, spec.layout(), SEED, config.batch)
     optimizer, _ = make_optimizer(config)
     graph, state = init_state(lambda: spec.build(SEED), optimizer, mesh, fsdp)
@@ -68,7 +68,7 @@ def loss_and_gradients(data, params, attention, ring):
     rate = 1e6
     mesh = Mesh(np.array(jax.devices()[:ring]).reshape(1, ring), (sharding.DATA, sharding.RING))
     model = ModelConfig(width=32, layers=2, heads=2, attention=attention)
-    spec = describe(data, AgentConfig(trajectories=4, length="uniform"), model)
+    spec = describe(data, AgentConfig(trajectories=4, chain_length="uniform"), model)
     loader = ChainLoader(data, spec.agent, spec.layout(), SEED, ROWS)
     graph, state = init_state(lambda: spec.build(SEED), optax.sgd(rate), mesh)
     state = state._replace(
@@ -88,7 +88,7 @@ def trained_parameters(data):
     """Trains a few steps with dense attention."""
     mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), (sharding.DATA, sharding.RING))
     model = ModelConfig(width=32, layers=2, heads=2, attention="dense")
-    spec = describe(data, AgentConfig(trajectories=4, length="uniform"), model)
+    spec = describe(data, AgentConfig(trajectories=4, chain_length="uniform"), model)
     loader = ChainLoader(data, spec.agent, spec.layout(), SEED, ROWS)
     optimizer, _ = make_optimizer(TrainConfig(batch=ROWS, warmup=5))
     graph, state = init_state(lambda: spec.build(SEED), optimizer, mesh)

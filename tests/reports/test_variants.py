@@ -168,6 +168,18 @@ def test_the_same_table_is_written_in_every_format(sweep, tmp_path):
     assert plain == [list(cells.columns), *cells.astype(str).to_numpy().tolist()]
 
 
+def test_a_run_of_an_earlier_version_is_of_the_same_agent(tmp_path):
+    """Its settings have earlier names, and it lacks those that are newer."""
+    configs = ("agent: {name: at, good: 0.6}", "agent: {name: at, selection_threshold: 0.6}")
+    runs = [
+        make_run(
+            tmp_path / f"{seed}", make_records(RETURNS, seed=seed), f"{config}\nseed: {seed}\n"
+        )
+        for seed, config in enumerate((*configs, "agent: {name: at, loss: good}"))
+    ]
+    assert variants_table(runs)[["agent", "seeds"]].to_numpy().tolist() == [["at", 3]]
+
+
 def test_records_that_cannot_be_read_are_left_out(sweep, tmp_path):
     (sweep[0] / "records.csv").write_text("a,b\n1,2\n")
     (sweep[1] / "records.csv").unlink()

@@ -39,7 +39,9 @@ class Training:
 
     def __init__(self, data, model=None, agent=None, config=CONFIG):
         self.config = config
-        self.spec = describe(data, agent or AgentConfig(trajectories=4, length="uniform"), model)
+        self.spec = describe(
+            data, agent or AgentConfig(trajectories=4, chain_length="uniform"), model
+        )
         layout = self.spec.layout()
         self.loader = ChainLoader(data, self.spec.agent, layout, SEED, config.batch)
         self.mesh = sharding.make_mesh(1)
@@ -69,7 +71,7 @@ class Training:
 def test_loss_is_the_weighted_mean_over_learned_actions_under_a_segment_mask(data, head, tokens):
     """Against the dense backbone, row by row and chain by chain, with no masks at all."""
     model = ModelConfig(width=16, layers=1, heads=2, head=head, tokens=tokens)
-    run = Training(data, model, AgentConfig(trajectories=2, length="uniform", loss="last"))
+    run = Training(data, model, AgentConfig(trajectories=2, chain_length="uniform", loss="last"))
     tokens = run.loader(0)
     transformer = nnx.merge(run.graph, run.state.params)
     total = weights = 0.0
