@@ -34,7 +34,8 @@ def agent_names(runs: Sequence[Path], tables: Sequence[pd.DataFrame]) -> list[st
     """Returns a name for each run's agent.
 
     If agents of one name differ in settings on one task, as those of a sweep do, these settings are
-    added to their names.
+    added to their names. A run without settings, of which only the records are there, keeps the
+    name in its records: what it differs in is not known.
 
     Args:
         runs: run folders.
@@ -50,11 +51,13 @@ def agent_names(runs: Sequence[Path], tables: Sequence[pd.DataFrame]) -> list[st
     ]
     names = []
     for kind, own in zip(kinds, settings, strict=True):
-        alike = [other for other, same in zip(settings, kinds, strict=True) if same == kind]
+        alike = [
+            other for other, same in zip(settings, kinds, strict=True) if same == kind and other
+        ]
         differing = [
             f"{key}={own.get(key)}"
             for key in sorted({key for config in alike for key in config})
-            if len({str(config.get(key)) for config in alike}) > 1
+            if own and len({str(config.get(key)) for config in alike}) > 1
         ]
         names.append(" ".join([kind[0], *differing]))
     return names
@@ -74,6 +77,8 @@ def _config_of(run: Path) -> dict[str, Any]:
     They are empty if the run has no `config.yaml`, only records.
     """
     config = settings_in(run)
+    if not config:
+        return {}
     # Earlier versions wrote the settings of an evaluation to `evaluate/config.yaml`.
     evaluated = read_command(run) or settings_in(run / "evaluate") or config
     acted = {key: value for key, value in evaluated.get("eval", {}).items() if key in ACTING}

@@ -180,6 +180,17 @@ def test_a_run_of_an_earlier_version_is_of_the_same_agent(tmp_path):
     assert variants_table(runs)[["agent", "seeds"]].to_numpy().tolist() == [["at", 3]]
 
 
+def test_records_without_settings_keep_their_name(sweep, tmp_path):
+    """As those that another laboratory sends."""
+    alone = make_run(tmp_path / "alone", make_records(RETURNS, seed=2))
+    (alone / "config.yaml").unlink()
+    narrow = sweep[:2]  # two seeds of one width
+    both = variants_table([alone, *narrow]).query("condition == 'own'")
+    assert both[["agent", "seeds"]].to_numpy().tolist() == [["at", 3]]
+    apart = variants_table([alone, *sweep[:4]]).query("condition == 'own'")
+    assert list(apart["agent"]) == ["at", "at model.width=64", "at model.width=128"]
+
+
 def test_records_that_cannot_be_read_are_left_out(sweep, tmp_path):
     (sweep[0] / "records.csv").write_text("a,b\n1,2\n")
     (sweep[1] / "records.csv").unlink()
