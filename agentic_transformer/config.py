@@ -31,12 +31,12 @@ RENAMED = {
 }
 
 
-def rename_settings(values: MutableMapping[str, Any], source: str) -> None:
+def rename_settings(values: MutableMapping[str, Any], source: str | None = None) -> None:
     """Renames settings that were written under an earlier name, in place.
 
     Args:
         values: groups of settings by name, such as `{"model": {"rolled": True}}`.
-        source: where they were read, for the warning line.
+        source: where they were read, for the warning line; None prints none.
     """
     for group, names in RENAMED.items():
         found = values.get(group)
@@ -45,7 +45,8 @@ def rename_settings(values: MutableMapping[str, Any], source: str) -> None:
         for old in [old for old in names if old in found]:
             value, new = found.pop(old), names[old]
             found.setdefault(new, value)
-            warn_renamed(f"{group}.{old}", f"{group}.{new}", source)
+            if source:
+                warn_renamed(f"{group}.{old}", f"{group}.{new}", source)
 
 
 @cache  # one line for each name and source

@@ -103,7 +103,7 @@ def settings_in(folder: Path) -> dict[str, Any]:
         raise ValueError(shorten(f"{path} cannot be read: {words}")) from None
     if not isinstance(settings, dict) or not isinstance(settings.get("eval", {}), dict):
         raise ValueError(f"{path} does not hold settings")
-    rename_settings(settings, str(path))
+    rename_settings(settings)
     return with_defaults(settings)
 
 
