@@ -82,14 +82,13 @@ class Store:
             rng = np.random.default_rng(seed)
             chosen = np.sort(rng.choice(len(lengths), episodes, replace=False))
         self.lengths, self._first_rows = lengths[chosen], first_rows[chosen]
-        self._observation, self._action = rows["observation"], rows["action"]
         self._demonstrator, self._stored = rows.get("demonstrator"), rows["reward"]
         self._reward_store = RewardStore(path, identity, rows)
-        self._budget = budget - self._observation.nbytes - self._action.nbytes
-        self._in_memory = None
+        both = (rows["observation"], rows["action"])
+        self._budget = budget - sum(array.nbytes for array in both)
         if self._budget >= 0:
-            both = (self._observation, self._action)
-            self._in_memory = [array.read(0, len(array)) for array in both]
+            both = [array.read(0, len(array)) for array in both]
+        self._observation, self._action = both
         self._rewards: dict[tuple[Task, str], np.ndarray | Rows] = {}  # by single task or family
         self._returns: dict[tuple[Task, str], np.ndarray] = {}
 
@@ -115,18 +114,11 @@ class Store:
             ValueError: lengths differ, or one is below `steps`, or the cache is damaged.
         """
         indices = np.asarray(indices)
-        length = self._common_length(indices, steps)
-        first_rows = self._first_rows[indices]
-        if self._in_memory:
-            observation, action = self._in_memory
-            rows = first_rows[:, None] + np.arange(length)  # (k, T)
-            return Trajectories(observation[rows], action[rows + 1])
-        observation = np.empty((len(indices), length, self.observation_size), np.float32)
-        action = np.empty((len(indices), length, self.action_size), np.float32)
-        for k, start in enumerate(first_rows):
-            self._observation.read(start, start + length, observation[k])
-            self._action.read(start + 1, start + length + 1, action[k])
-        return Trajectories(observation, action)
+        length, starts = self._common_length(indices, steps), self._first_rows[indices]
+        return Trajectories(
+            self._gather(self._observation, starts, length),
+            self._gather(self._action, starts + 1, length),
+        )
 
     def last_observation(
         self, indices: Sequence[int] | np.ndarray, steps: int | None = None
@@ -134,8 +126,7 @@ class Store:
         """Returns the observation after the last step that `load` returns, (k, O) float32."""
         indices = np.asarray(indices)
         rows = self._first_rows[indices] + self._common_length(indices, steps)
-        kept = self._in_memory[0] if self._in_memory else self._observation
-        return self._gather(kept, rows, 1)[:, 0]
+        return self._gather(self._observation, rows, 1)[:, 0]
 
     def demonstrator(
         self, indices: Sequence[int] | np.ndarray, steps: int | None = None
