@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from tqdm import tqdm
@@ -88,26 +87,25 @@ def _update(path: Path, files: list[Path], domain: str | None, held: bool, progr
         tqdm.write(f"{path}: {reason}; built anew")
     if held and len(missing) < len(files):
         try:
-            _write(path, path.with_suffix(".part"), missing, domain, progress, previous=path)
+            _write(path, held, missing, domain, progress, previous=path)
             return
         except DamagedRows as error:
             tqdm.write(f"{error}: built anew")
-    # Without locks another process may be building, too. Each then writes a file of its own, from
-    # the episodes alone and with an identity of its own.
-    partial = path.with_suffix(".part" if held else f".part{os.getpid()}")
-    _write(path, partial, files, domain, progress, previous=None)
+    # Without locks another process may be building, too. Each then writes from the episodes alone,
+    # with an identity of its own.
+    _write(path, held, files, domain, progress, previous=None)
 
 
 def _write(
     path: Path,
-    partial: Path,
+    held: bool,
     files: list[Path],
     domain: str | None,
     progress: bool,
     previous: Path | None,
 ) -> None:
     """Writes the episodes of an earlier cache, if there is one, and those of `files`."""
-    with new_hdf5(path, partial) as cache:
+    with new_hdf5(path, alone=held) as cache:
         writer = CacheWriter(cache, files, previous)
         for file in progress_bar("caching episodes", files, unit="episode", show=progress):
             # The stamp is taken before the file is read, so that a later change shows.

@@ -24,14 +24,20 @@ def open_hdf5(path: Path, mode: str = "r") -> h5py.File:
 
 
 @contextmanager
-def new_hdf5(path: Path, partial: Path) -> Iterator[h5py.File]:
-    """Opens a new file `partial`, which replaces `path` at the end.
+def new_hdf5(path: Path, alone: bool) -> Iterator[h5py.File]:
+    """Opens a new file beside `path`, which takes its place at the end.
 
-    After an error `path` is as it was, and `partial` is gone.
+    After an error `path` is as it was, and the new file is gone.
+
+    Args:
+        path: of the file.
+        alone: whether no other process writes it now, so that what a killed one left is written
+            over. Otherwise each process writes a file of its own.
 
     Raises:
         OSError: it cannot be written.
     """
+    partial = path.with_suffix(".part" if alone else f".part{os.getpid()}")
     try:
         with partial.open("wb") as stream:
             _allocate(stream, 0, 0)

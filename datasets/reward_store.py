@@ -7,7 +7,6 @@ reward of any member follows (`envs.domain.FamilyReward`). So hundreds of member
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -167,10 +166,7 @@ class RewardStore:
             stack: closes the file.
         """
         path = self._path(task, mode)
-        # Without locks each process writes a file of its own; with them, what a killed process
-        # left is written over.
-        partial = path.with_suffix(".part" if held else f".part{os.getpid()}")
-        file = stack.enter_context(new_hdf5(path, partial))
+        file = stack.enter_context(new_hdf5(path, alone=held))
         reserve(file, self._total_rows * sample.nbytes)
         file.attrs["cache"], file.attrs["made_by"] = self._identity, json.dumps(made_by(task))
         shape = (self._total_rows, *sample.shape[1:])
