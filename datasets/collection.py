@@ -20,7 +20,7 @@ from datasets.collection_metadata import (
     write_metadata,
 )
 from datasets.collectors import Collector, collector_class
-from datasets.episode import DEMONSTRATOR, Episode, write_episode
+from datasets.episode import DEMONSTRATOR, Episode, episode_path, write_episode
 from datasets.fingerprint import fingerprint
 from datasets.progress import progress_bar
 from envs import Task
@@ -161,11 +161,6 @@ def record_collection(
 
 def _code(domain: str) -> str:
     return fingerprint("datasets.collection", "envs.environment", f"envs.domains.{domain}")
-
-
-def episode_path(folder: Path, index: int, length: int) -> Path:
-    """Returns where episode `index` of a collection lies."""
-    return folder / f"episode_{index:06d}_{length}.npz"
 
 
 def start_seed(seed: int, index: int) -> int:

@@ -88,6 +88,11 @@ def episode_files(folder: str | Path) -> list[Path]:
     return [folder / name for _, name in sorted(found)]
 
 
+def episode_path(folder: Path, index: int, length: int) -> Path:
+    """Returns the path of the episode with number `index` and `length` transitions, as in ExoRL."""
+    return folder / f"episode_{index:06d}_{length}.npz"
+
+
 def length_in_name(path: Path) -> int:
     """Returns the number of transitions that an episode's file name states."""
     return int(_NAME.fullmatch(path.name)[2])
@@ -233,7 +238,7 @@ def write_episode(folder: str | Path, index: int, episode: Episode) -> Path:
         `<folder>/episode_<index>_<length>.npz`.
     """
     folder = Path(folder)
-    path = folder / f"episode_{index:06d}_{episode.length}.npz"
+    path = episode_path(folder, index, episode.length)
     arrays = {key: np.asarray(getattr(episode, key), np.float32) for key in _REQUIRED}
     if episode.physics is not None and episode.physics.shape[1]:
         arrays["physics"] = np.asarray(episode.physics, np.float64)

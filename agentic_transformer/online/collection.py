@@ -25,13 +25,13 @@ from agentic_transformer.online.td3 import TD3Learner
 from agentic_transformer.random_streams import stream
 from datasets import Episode
 from datasets.collection import (
-    episode_path,
     episode_tasks,
     read_same_collection,
     record_collection,
     run_batch,
     start_seed,
 )
+from datasets.episode import episode_path
 from datasets.progress import progress_bar
 from envs import Task
 

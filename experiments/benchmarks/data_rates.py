@@ -14,7 +14,7 @@ import numpy as np
 import datasets
 import envs
 from datasets.cache_writer import CacheWriter
-from datasets.episode import episode_files
+from datasets.episode import episode_files, episode_path
 from envs.domain import load_domain
 from experiments.benchmarks import data_stepping
 from experiments.benchmarks.data_line import Line
@@ -211,7 +211,7 @@ def _memory() -> list[Line]:
     with tempfile.TemporaryDirectory() as name:
         path, rng = Path(name) / "buffer.h5", np.random.default_rng(0)
         episode = _fabricated(rng, rows)
-        files = [Path(f"episode_{index:06d}_{rows - 1}.npz") for index in range(episodes)]
+        files = [episode_path(Path(), index, rows - 1) for index in range(episodes)]
         with h5py.File(path, "w", libver="latest") as cache:
             writer = CacheWriter(cache, files)
             for file in files:

@@ -22,6 +22,7 @@ import numpy as np
 import datasets
 from datasets.cache import cache_path
 from datasets.cache_writer import CacheWriter
+from datasets.episode import episode_path
 from experiments.benchmarks.data_line import Line
 
 _EPISODES, _LENGTH, _TASKS = 10_000, 1000, 300
@@ -65,7 +66,7 @@ def make_buffer(buffer: Path, episodes: int, length: int) -> None:
         length: of each, in steps.
     """
     buffer.mkdir(parents=True)
-    files = [buffer / f"episode_{index:06d}_{length}.npz" for index in range(episodes)]
+    files = [episode_path(buffer, index, length) for index in range(episodes)]
     rng = np.random.default_rng(0)
     different = [_episode(rng, length + 1) for _ in range(min(episodes, _DIFFERENT))]
     with h5py.File(cache_path(buffer), "w", libver="latest") as cache:
