@@ -68,9 +68,7 @@ def download(
     if sha256 and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
         raise ValueError(f"sha256={sha256}: is no SHA-256; allowed: 64 hexadecimal digits")
     folder = Path(root) / domain / algorithm
-    done = folder / _DONE
-    if done.exists():
-        _check_same_archive(folder, done.read_text().strip(), sha256)
+    if _is_unpacked(folder, sha256):
         return folder / "buffer"
     _check_ours(folder)
     archive = folder.with_suffix(".zip")
@@ -84,13 +82,17 @@ def download(
         raise OSError(f"{root}: {error.strerror}; {advice}") from None
 
 
-def _check_same_archive(folder: Path, digest: str, sha256: str | None) -> None:
-    """Checks that an unpacked data set is of the archive that was asked for, if one was."""
+def _is_unpacked(folder: Path, sha256: str | None) -> bool:
+    """Tells whether a data set is unpacked, and refuses one of another archive than asked for."""
+    if not (folder / _DONE).exists():
+        return False
+    digest = (folder / _DONE).read_text().strip()
     if sha256 and digest != sha256.lower():
         raise ValueError(
             f"{folder}: is unpacked from an archive with SHA-256 {digest}, not {sha256}; "
             "remove it to start over"
         )
+    return True
 
 
 def _check_ours(folder: Path) -> None:
@@ -105,17 +107,15 @@ def _check_ours(folder: Path) -> None:
 def _unpack_whole(archive: Path, folder: Path, sha256: str | None, progress: bool) -> Path:
     """Checks and unpacks a whole archive, and removes it, unless another process has done so."""
     folder.mkdir(parents=True, exist_ok=True)
-    started, done = folder / _STARTED, folder / _DONE
+    started = folder / _STARTED
     with started.open("w") as stream:
         flock(stream, fcntl.LOCK_EX)
-        if done.exists():
-            _check_same_archive(folder, done.read_text().strip(), sha256)
-        else:
+        if not _is_unpacked(folder, sha256):
             digest = _digest(archive, progress)
             if sha256 and digest != sha256.lower():
                 raise _unusable(archive, f"SHA-256 is {digest}, expected {sha256}")
             _unpack(archive, folder, progress)
-            done.write_text(digest + "\n")
+            (folder / _DONE).write_text(digest + "\n")
         archive.unlink(missing_ok=True)
         started.unlink(missing_ok=True)
     return folder / "buffer"
