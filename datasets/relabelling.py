@@ -57,12 +57,13 @@ def relabel_many(
         ValueError: see `relabel`.
     """
     # Loads MuJoCo, which a check of a command line does not wait for.
-    from envs.rewards import Rewards
+    from envs.rewards import reward_function, stack_params
 
     for task in tasks:
         check_single(task)
-    readings, control = _readings(physics, tasks[0], mode, action)
-    return np.stack([Rewards([task])(readings, control) for task in tasks]).astype(np.float32)
+    readings = _readings(physics, tasks[0], mode, action)
+    rewards = [reward_function(task)(readings, **stack_params([task])) for task in tasks]
+    return np.stack(rewards).astype(np.float32)
 
 
 def measure_many(
@@ -89,16 +90,13 @@ def measure_many(
     # Loads MuJoCo, which a check of a command line does not wait for.
     from envs.rewards import family_reward, reward_function
 
-    readings, control = _readings(physics, tasks[0], mode, action)
-    given = {**readings, "ctrl": control}
-    kept = []
-    for task in tasks:
-        family = family_reward(task)
-        if family is None:
-            kept.append(reward_function(task)(given).astype(np.float32))
-        else:
-            kept.append(family.measure(given))
-    return kept
+    readings = _readings(physics, tasks[0], mode, action)
+    return [
+        family.measure(readings)
+        if (family := family_reward(task))
+        else reward_function(task)(readings).astype(np.float32)
+        for task in tasks
+    ]
 
 
 def rewards_from(tasks: Sequence[Task], measured: np.ndarray, axes: int) -> np.ndarray:
@@ -130,8 +128,8 @@ def check_single(task: Task) -> None:
 
 def _readings(
     physics: np.ndarray, task: Task, mode: str, action: np.ndarray | None
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Returns the readings of states of a task's domain, and their controls.
+) -> dict[str, np.ndarray]:
+    """Returns what the rewards of a task's domain read of states, their controls included.
 
     Raises:
         ValueError: see `relabel`.
@@ -145,7 +143,7 @@ def _readings(
             f"{domain}: physics must have shape (rows, {spec.physics}), got {physics.shape}"
         )
     control = _control(mode, action, (len(physics), spec.action))
-    return readings_of(domain, physics), control
+    return {**readings_of(domain, physics), "ctrl": control}
 
 
 def made_by(task: Task) -> dict[str, str]:

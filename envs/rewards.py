@@ -62,8 +62,7 @@ class Rewards:
         """Groups the tasks.
 
         Args:
-            tasks: of each state, all of one domain and none of them a family. A single task serves
-                any number of states.
+            tasks: of each state, all of one domain and none of them a family.
         """
         self._tasks, self._count = tuple(tasks), len(tasks)
         by_behaviour: dict[str, list[int]] = {}
@@ -72,8 +71,7 @@ class Rewards:
         self._groups = []
         for rows in by_behaviour.values():
             own = [tasks[row] for row in rows]
-            states = slice(None) if len(by_behaviour) == 1 else rows
-            self._groups.append((reward_function(own[0]), states, stack_params(own)))
+            self._groups.append((reward_function(own[0]), rows, stack_params(own)))
 
     def __reduce__(self) -> tuple:
         """Makes a copy look up the functions again: many are lambdas, which pickle cannot copy."""
