@@ -31,6 +31,7 @@ from agentic_transformer.online.checks import check_rounds
 from agentic_transformer.settings import format_value, format_values, settings_of, value_at
 from agentic_transformer.training import distributed
 from envs.gymnasium_tasks import is_gymnasium
+from envs.registry import families_with_parameters
 
 WITHOUT_CONTEXT = ("dt", "bc", "bc10", "bc_told")
 """Names of agents of single trajectories: with a context, figures would show them as baselines."""
@@ -131,7 +132,7 @@ def check_relabel(task: str, data: DataConfig) -> None:
 
 def check_held_out(task: str, config: EvalConfig) -> None:
     """Raises a UserError if tasks beyond those of training are asked for, and there are none."""
-    families = _families_with_parameters()
+    families = families_with_parameters()
     if config.held_out == "beyond" and task not in families:
         raise_config_error(
             f"eval.held_out=beyond: nothing lies beyond task={task}, which has no parameters",
@@ -162,7 +163,7 @@ def check_conditions(task: str, config: EvalConfig) -> None:
 
 def check_told(group: str, agent: AgentConfig, task: str) -> None:
     """Raises a UserError unless an agent that is told the task has parameters to be told."""
-    families = _families_with_parameters()
+    families = families_with_parameters()
     if agent.told and task not in families:
         raise_config_error(
             f"{group}.told=true: task={task} has no hidden parameters",
@@ -178,10 +179,6 @@ def check_told(group: str, agent: AgentConfig, task: str) -> None:
             f"{group}.trajectories=1 and {group}.return_conditioning=none: the task is known "
             "without a context or a target return",
         )
-
-
-def _families_with_parameters() -> list[str]:
-    return [name for name in envs.families() if envs.registry.has_parameters(envs.task(name))]
 
 
 def check_horizon(task: str, data: DataConfig) -> None:

@@ -25,6 +25,7 @@ from datasets.fingerprint import fingerprint
 from datasets.progress import progress_bar
 from envs import Task
 from envs.gymnasium_tasks import folder_of
+from envs.registry import parameters
 from envs.reset_options import random_streams
 
 if TYPE_CHECKING:
@@ -279,6 +280,7 @@ def run_batch(
 
 def _extra(task: Task, demonstrated: np.ndarray) -> dict[str, np.ndarray]:
     """Returns what readers of ExoRL's format ignore: demonstrator and parameters, (rows, size)."""
-    parameters = np.concatenate([np.atleast_1d(value) for value in task.params.values()] or [[]])
-    rows = np.tile(parameters, (len(demonstrated), 1))
-    return {DEMONSTRATOR: demonstrated} | ({"parameters": rows} if rows.size else {})
+    extra = {DEMONSTRATOR: demonstrated}
+    if task.params:
+        extra["parameters"] = np.tile(parameters([task]), (len(demonstrated), 1))
+    return extra

@@ -158,6 +158,11 @@ def families() -> tuple[str, ...]:
     return tuple(FAMILIES)
 
 
+def families_with_parameters() -> tuple[str, ...]:
+    """Returns the names of the families whose members differ by parameters."""
+    return tuple(name for name, family in FAMILIES.items() if family.parameters)
+
+
 def domains() -> tuple[str, ...]:
     """Returns the names of all domains."""
     return tuple(_SPECS)
@@ -254,7 +259,10 @@ def has_parameters(family: Task) -> bool:
 
 
 def parameters(tasks: Sequence[Task]) -> np.ndarray:
-    """Returns the parameters' numbers of members of a family, (tasks, numbers).
+    """Returns the parameters' numbers of members of a family, in the order of its table.
+
+    Returns:
+        (tasks, numbers), one parameter after another.
 
     Raises:
         ValueError: a task is no member of a family with parameters.
@@ -262,7 +270,8 @@ def parameters(tasks: Sequence[Task]) -> np.ndarray:
     for one in tasks:
         if not one.params:
             raise ValueError(f"task {one.id!r} has no parameters")
-    return np.array([np.hstack([*one.params.values()]) for one in tasks])
+    names = FAMILIES[tasks[0].name].parameters
+    return np.array([np.hstack([one.params[name] for name in names]) for one in tasks])
 
 
 def members(family: str | Task) -> list[Task]:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from envs.domain import FamilyReward, Readings, load_domain
-from envs.family_table import FAMILIES
 from envs.registry import Task
 
 
@@ -23,24 +22,6 @@ def stack_params(tasks: Sequence[Task]) -> dict[str, np.ndarray]:
         name -> (tasks,), or (tasks, numbers) for a parameter of several numbers.
     """
     return {key: np.array([task.params[key] for task in tasks]) for key in tasks[0].params}
-
-
-def name_params(family: Task, numbers: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns the parameters of many members of a family, of which only the numbers are given.
-
-    Args:
-        family: with parameters.
-        numbers: (..., numbers), one parameter after another; see `envs.task_draws`.
-
-    Returns:
-        name -> (...), or (..., numbers) for a parameter of several numbers.
-    """
-    parameters = FAMILIES[family.name].parameters
-    ends = np.cumsum([parameter.size for parameter in parameters.values()])[:-1]
-    return {
-        key: part[..., 0] if part.shape[-1] == 1 else part
-        for key, part in zip(parameters, np.split(numbers, ends, axis=-1), strict=True)
-    }
 
 
 def reward_function(task: Task) -> Callable[..., np.ndarray]:

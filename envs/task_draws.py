@@ -97,14 +97,26 @@ def collection_params(family: Task, count: int, rng: np.random.Generator) -> np.
     return (row.collection or row.training)(rng, count)
 
 
-def param_numbers(member: Task) -> np.ndarray:
-    """Returns the numbers of a member's parameters, one parameter after another, (numbers,)."""
-    names = FAMILIES[member.name].parameters
-    return np.concatenate([np.atleast_1d(member.params[name]) for name in names])
+def name_params(family: Task, numbers: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns the parameters of many members of a family, of which only the numbers are given.
+
+    Args:
+        family: with parameters.
+        numbers: (..., numbers), one parameter after another.
+
+    Returns:
+        name -> (...), or (..., numbers) for a parameter of several numbers.
+    """
+    parameters = FAMILIES[family.name].parameters
+    ends = np.cumsum([parameter.size for parameter in parameters.values()])[:-1]
+    return {
+        key: part[..., 0] if part.shape[-1] == 1 else part
+        for key, part in zip(parameters, np.split(numbers, ends, axis=-1), strict=True)
+    }
 
 
 def _drawn(family: Task, draw: Sampler, count: int, rng: np.random.Generator) -> list[Task]:
-    return [_member(family, numbers) for numbers in draw(rng, count)]
+    return [task(family.name, **name_params(family, row)) for row in draw(rng, count)]
 
 
 def _distinct(
@@ -116,10 +128,3 @@ def _distinct(
         drawn = _drawn(family, draw, count - len(found), rng)
         found.update(dict.fromkeys(one for one in drawn if one not in excluded))
     return list(found)
-
-
-def _member(family: Task, numbers: np.ndarray) -> Task:
-    """Returns the member whose parameters have these numbers, one parameter after another."""
-    parameters = FAMILIES[family.name].parameters
-    ends = np.cumsum([parameter.size for parameter in parameters.values()])[:-1]
-    return task(family.name, **dict(zip(parameters, np.split(numbers, ends), strict=True)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import envs
 from agentic_transformer.errors import listing, raise_config_error
-from envs.registry import has_parameters
+from envs.registry import families_with_parameters
 
 
 def check_rounds(
@@ -19,7 +19,7 @@ def check_rounds(
         length: steps of an episode; None for whole ones.
         action_repeat: steps for which an action is held.
     """
-    families = [name for name in envs.families() if has_parameters(envs.task(name))]
+    families = families_with_parameters()
     if task not in families:
         raise_config_error(
             f"data.algo=td3 with task={task}, which draws no parameters that a learner is told",

@@ -193,7 +193,7 @@ class _Rounds:
         """Plays the episodes of a round."""
         seeds = [start_seed(self._seed, index) for index in self._indices(number)]
         tasks, noise = episode_tasks(self._task, seeds), self._noise(number)
-        params = np.array([envs.task_draws.param_numbers(task) for task in tasks])
+        params = envs.registry.parameters(tasks)
         rng = stream("td3 exploration", self._seed, number)
         disturbance = rng.standard_normal(environments.action_space.shape)
 

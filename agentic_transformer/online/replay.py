@@ -12,8 +12,9 @@ from agentic_transformer.contexts.transitions import Transitions
 from datasets import Episode
 from datasets.relabelling import measure_many
 from envs import Task
-from envs.rewards import family_reward, name_params
-from envs.task_draws import collection_params, param_numbers
+from envs.registry import parameters
+from envs.rewards import family_reward
+from envs.task_draws import collection_params, name_params
 
 _RANGE_DRAWS = 1000  # draws of a parameter that show its range
 
@@ -71,7 +72,7 @@ class Replay:
                 shape = (self._capacity, *values.shape[1:])
                 self._arrays[key] = np.zeros(shape, values.dtype)
             self._arrays[key][first:last] = values
-        self.params[first:last] = [param_numbers(task) for task in tasks]
+        self.params[first:last] = parameters(tasks)
         named = self._named(self.params[first:last, None, None])
         paid = self._reward.reward(new["measured"], **named)
         self.returns[first:last] = paid.sum(axis=(1, 2))
