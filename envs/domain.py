@@ -19,15 +19,6 @@ from envs.headless import mujoco
 Readings = Mapping[str, np.ndarray]  # name -> (states, size)
 
 STATE_FIELDS = ("qpos", "qvel", "act")  # what a stored row of physics holds, in this order
-_OBJECT_TYPES = {  # of what the rows of a field of MjData belong to
-    "xpos": mujoco.mjtObj.mjOBJ_BODY,
-    "xipos": mujoco.mjtObj.mjOBJ_BODY,
-    "xmat": mujoco.mjtObj.mjOBJ_BODY,
-    "subtree_linvel": mujoco.mjtObj.mjOBJ_BODY,
-    "subtree_angmom": mujoco.mjtObj.mjOBJ_BODY,
-    "site_xpos": mujoco.mjtObj.mjOBJ_SITE,
-    "site_xmat": mujoco.mjtObj.mjOBJ_SITE,
-}
 
 
 class Reading(NamedTuple):
@@ -46,10 +37,11 @@ class Reading(NamedTuple):
         if self.element is None:
             return 0, getattr(data, self.field).size
         if self.field == "sensordata":
-            sensor = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_SENSOR, self.element)
-            start = int(model.sensor_adr[sensor])
-            return start, start + int(model.sensor_dim[sensor])
-        row = mujoco.mj_name2id(model, _OBJECT_TYPES[self.field], self.element)
+            sensor = model.sensor(self.element)
+            start = int(sensor.adr[0])
+            return start, start + int(sensor.dim[0])
+        owner = model.site if self.field.startswith("site_") else model.body
+        row = owner(self.element).id
         width = 9 if self.field.endswith("mat") else 3  # a rotation matrix or a vector
         return row * width, (row + 1) * width
 
