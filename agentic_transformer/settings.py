@@ -118,6 +118,16 @@ def value_at(command: Any, key: str) -> Any:
     return command
 
 
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested values by dotted key."""
+    found = {}
+    for key, value in values.items():
+        found |= (
+            flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
+    return found
+
+
 def lies_in(key: str, *places: str) -> bool:
     """Returns whether a dotted key is one of `places` or lies in one of them."""
     return any(key == place or key.startswith(place + ".") for place in places)

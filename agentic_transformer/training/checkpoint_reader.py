@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from agentic_transformer.config import with_defaults
+from agentic_transformer.settings import flat
 from agentic_transformer.training import checksums, distributed, old_names
 from agentic_transformer.training.arrays import read_arrays
 from agentic_transformer.training.state import TrainState
@@ -103,7 +104,8 @@ class CheckpointReader:
                 unknown, or has another shape or type than in `like`.
         """
         path = self.folder / str(step)
-        there, here = _flat(self.spec(step)), _flat(spec)
+        # Both as JSON gives them back: a tuple becomes a list.
+        there, here = (flat(json.loads(json.dumps(one))) for one in (self.spec(step), spec))
         # Values that the data decide are compared last, since they differ for another agent too.
         for key in sorted(there.keys() | here.keys(), key=lambda key: (_of_data(key), key)):
             if there.get(key) != here.get(key):
@@ -183,16 +185,6 @@ class CheckpointReader:
 def _of_data(key: str) -> bool:
     """Returns whether the training data alone decide a value of an agent's spec."""
     return key.partition(".")[0] in ("best_return", "normalizer")
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns nested values by dotted key, as JSON gives them back."""
-    flat = {}
-    for key, value in json.loads(json.dumps(values)).items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return flat
 
 
 def _read_json_item(item: Path) -> Any:

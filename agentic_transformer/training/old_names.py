@@ -32,16 +32,12 @@ def current_array(name: str) -> str:
     return ".".join(_MODULES.get(part, part) for part in name.split("."))
 
 
-def current_spec(spec: dict[str, Any]) -> dict[str, Any]:
-    """Returns an agent's spec with the current keys."""
-    return _renamed(spec, "")
-
-
-def _renamed(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+def current_spec(spec: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns an agent's spec with the current keys, or a part of it whose keys begin so."""
     renamed = {}
-    for key, value in values.items():
+    for key, value in spec.items():
         new = _SPEC_KEYS.get(prefix + key, prefix + key).removeprefix(prefix)
-        renamed[new] = _renamed(value, f"{prefix}{key}.") if isinstance(value, dict) else value
+        renamed[new] = current_spec(value, f"{prefix}{key}.") if isinstance(value, dict) else value
     return renamed
 
 

@@ -15,6 +15,7 @@ from agentic_transformer.config import rename_settings, with_defaults
 from agentic_transformer.errors import shorten
 from agentic_transformer.evaluation.results_folder import read_command
 from agentic_transformer.run_files import CONFIG
+from agentic_transformer.settings import flat
 
 SHARED = ("run", "resume", "seed", "eval", "mesh", "baseline", "logger")
 """Settings in which runs of one agent may differ."""
@@ -105,13 +106,3 @@ def settings_in(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path} does not hold settings")
     rename_settings(settings)
     return with_defaults(settings)
-
-
-def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns nested settings by dotted key."""
-    found = {}
-    for key, value in config.items():
-        found |= (
-            flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return found

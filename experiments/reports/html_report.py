@@ -16,8 +16,8 @@ import pandas as pd
 
 from agentic_transformer.evaluation.results_folder import VIDEO, read_command
 from agentic_transformer.run_files import PROVENANCE, read_json
-from agentic_transformer.settings import format_value
-from experiments.reports.agent_names import flat, settings_in
+from agentic_transformer.settings import flat, format_value
+from experiments.reports.agent_names import settings_in
 from experiments.reports.condition_names import NAMES
 from experiments.reports.presentation import present
 from experiments.reports.return_table import ENOUGH_UNITS, last_comparisons, too_few

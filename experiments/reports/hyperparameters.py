@@ -13,8 +13,7 @@ from tensorboardX import SummaryWriter
 from agentic_transformer.evaluation.results_folder import find_records
 from agentic_transformer.evaluation.statistics import last_returns
 from agentic_transformer.run_files import LEARNING_CURVE, METRICS
-from agentic_transformer.settings import format_value
-from experiments.reports.agent_names import flat
+from agentic_transformer.settings import flat, format_value
 from experiments.reports.pictures import picture
 
 _ELSEWHERE = ("run", "resume", "init", "logger", "data.root", "data.cache")
