@@ -10,7 +10,7 @@ import pandas as pd
 from experiments.reports.condition_names import NAMES
 from experiments.reports.legends import legend_below
 from experiments.reports.pyplot import plt
-from experiments.reports.return_figures import STYLES
+from experiments.reports.return_figures import STYLES, doubling_axis
 from experiments.reports.return_table import reported
 
 _NOTE = "mean and 95% interval"
@@ -38,7 +38,7 @@ def return_vs_window(windows: pd.DataFrame, path: Path) -> None:
             xlabel="window: trajectories in the context, the attempt included",
             ylabel="return of the n-th attempt",
         )
-        _doubling(axis, rows["window"])
+        doubling_axis(axis, rows["window"])
     _finish(figure, path)
 
 
@@ -67,7 +67,7 @@ def retrieval(table: pd.DataFrame, path: Path) -> None:
             xlabel="distance of the informative trajectory, in trajectories",
             ylabel="return of the next attempt",
         )
-        _doubling(axis, rows["distance"].dropna())
+        doubling_axis(axis, rows["distance"].dropna())
         if (rows["condition"] == "distractors").any():
             ticks, labels = axis.get_xticks(), [text.get_text() for text in axis.get_xticklabels()]
             axis.set_xticks([*ticks, absent], [*labels, "none"])
@@ -100,7 +100,7 @@ def entropy(summary: pd.DataFrame, path: Path) -> None:
             xlabel="n, the n-th attempt",
             ylabel="entropy of the action, nats",
         )
-        _doubling(axis, rows["trajectories"])
+        doubling_axis(axis, rows["trajectories"])
     _finish(figure, path)
 
 
@@ -151,14 +151,6 @@ def _line(
         elinewidth=0.8,
     )
     axis.grid(alpha=0.25)
-
-
-def _doubling(axis: plt.Axes, values: pd.Series) -> None:
-    """Makes the horizontal axis logarithmic, with ticks at powers of two."""
-    axis.set_xscale("log", base=2)
-    powers = 2 ** np.arange(int(np.log2(values.max())) + 1)
-    axis.set_xticks(powers, [str(power) for power in powers])
-    axis.minorticks_off()
 
 
 def _finish(figure: plt.Figure, path: Path) -> None:

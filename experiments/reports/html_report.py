@@ -20,8 +20,14 @@ from agentic_transformer.settings import flat, format_value
 from experiments.reports.agent_names import settings_in
 from experiments.reports.condition_names import NAMES
 from experiments.reports.presentation import present
-from experiments.reports.return_table import ENOUGH_UNITS, last_comparisons, too_few
-from experiments.reports.variants_table import at_longest, in_cells
+from experiments.reports.return_table import (
+    ENOUGH_UNITS,
+    at_longest,
+    last_comparisons,
+    too_few,
+    with_intervals,
+)
+from experiments.reports.variants_table import in_cells
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1100px; margin: 2em auto;
@@ -138,10 +144,7 @@ def _results(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
                 "task": last["task"],
                 "n": last["trajectories"],
                 f"{NAMES['own']} minus": last["other"],
-                "difference": [
-                    f"{d:+.2f} [{low:+.2f}, {high:+.2f}]"
-                    for d, low, high in last[["difference", "low", "high"]].to_numpy()
-                ],
+                "difference": with_intervals(last, ("difference", "low", "high"), "+.2f"),
                 "contexts": [
                     too_few(units) if units < ENOUGH_UNITS else units for units in last["units"]
                 ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from experiments.reports.condition_names import NAMES
+from experiments.reports.return_table import at_longest, with_intervals
 
 SOURCE = "arXiv 2310.01889, table 5"
 
@@ -46,27 +47,16 @@ def beside_paper(summary: pd.DataFrame) -> pd.DataFrame:
         column); no rows where no task is the paper's. Returns are raw, of episode_steps
         environment steps.
     """
-    ours = summary[summary["task"].isin(_REPORTED)]
-    longest = ours.groupby(["agent", "task", "condition"])["trajectories"].transform("max")
+    ours = at_longest(summary[summary["task"].isin(_REPORTED)])
     names = {"mean": "last", "low": "last_low", "high": "last_high", "best_mean": "best_of_n"}
-    table = (
-        ours[ours["trajectories"] == longest]
-        .rename(columns=names)
-        .sort_values("task", kind="stable")
-    )
+    table = ours.rename(columns=names).sort_values("task", kind="stable")
     reported = [
         _reported(*row) for row in table[["task", "agent", "condition"]].itertuples(index=False)
     ]
     columns = [
-        "task",
-        "agent",
-        "condition",
-        "trajectories",
-        "seeds",
-        "episode_steps",
+        *("task", "agent", "condition", "trajectories", "seeds", "episode_steps"),
         *names.values(),
-        "best_low",
-        "best_high",
+        *("best_low", "best_high"),
     ]
     return table[columns].assign(reported=reported)
 
@@ -89,14 +79,8 @@ def paper_text(table: pd.DataFrame) -> str:
             "": table["agent"] + ": " + table["condition"].map(NAMES),
             "n": table["trajectories"],
             "steps": table["episode_steps"],
-            "last attempt": [
-                f"{m:.1f} [{low:.1f}, {high:.1f}]"
-                for m, low, high in table[["last", "last_low", "last_high"]].values
-            ],
-            "best of n": [
-                f"{m:.1f} [{low:.1f}, {high:.1f}]"
-                for m, low, high in table[["best_of_n", "best_low", "best_high"]].values
-            ],
+            "last attempt": with_intervals(table, ("last", "last_low", "last_high"), ".1f"),
+            "best of n": with_intervals(table, ("best_of_n", "best_low", "best_high"), ".1f"),
             SOURCE: table["reported"],
         }
     )

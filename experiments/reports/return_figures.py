@@ -12,7 +12,7 @@ from experiments.reports.anchors import anchor_label
 from experiments.reports.condition_names import NAMES
 from experiments.reports.legends import legend_below
 from experiments.reports.pyplot import plt
-from experiments.reports.return_table import ENOUGH_UNITS
+from experiments.reports.return_table import ENOUGH_UNITS, at_longest
 
 STYLES = {
     "own": ("#0b5fa5", "o", "-"),
@@ -90,9 +90,7 @@ def return_vs_context(
         rows = summary[summary["task"] == task]
         for axis, (column, title, label) in zip(axes, panels, strict=True):
             _curves(axis, _shown(rows, column), "trajectories", _interval_columns(column))
-            axis.set_xscale("log", base=2)
-            powers = 2 ** np.arange(int(np.log2(rows["trajectories"].max())) + 1)
-            axis.set_xticks(powers, [str(n) for n in powers])
+            doubling_axis(axis, rows["trajectories"])
             named = title if len(tasks) == 1 else f"{task}: {title}"
             axis.set_title(named, fontsize=10)
             axis.set(xlabel="n, the n-th attempt", ylabel=label)
@@ -107,7 +105,7 @@ def return_vs_context(
         for axis in axes:
             _beyond_training(axis, rows, trained)
         _steps_axis(axes[0], rows)
-    contexts, seeds = (_from_to(summary[column]) for column in ("units", "seeds"))
+    contexts, seeds = (from_to(summary[column]) for column in ("units", "seeds"))
     over = f"{contexts} contexts" + (", one seed" if seeds == "1" else f" of {seeds} seeds")
     legend_below(figure)
     named = f"{tasks[0]}: " if len(tasks) == 1 else ""
@@ -116,7 +114,16 @@ def return_vs_context(
     plt.close(figure)
 
 
-def _from_to(counts: pd.Series) -> str:
+def doubling_axis(axis: plt.Axes, values: pd.Series) -> None:
+    """Makes the horizontal axis logarithmic, with ticks at powers of two."""
+    axis.set_xscale("log", base=2)
+    powers = 2 ** np.arange(int(np.log2(values.max())) + 1)
+    axis.set_xticks(powers, [str(power) for power in powers])
+    axis.minorticks_off()
+
+
+def from_to(counts: pd.Series) -> str:
+    """Returns the smallest and the largest number, or the only one."""
     low, high = counts.min(), counts.max()
     return f"{low}" if low == high else f"{low} to {high}"
 
@@ -213,9 +220,7 @@ def agents(summary: pd.DataFrame, path: Path) -> None:
         1, len(tasks), figsize=size, squeeze=False, sharey=True, layout="constrained"
     )
     for axis, task in zip(axes[0], tasks, strict=True):
-        rows = summary[summary["task"] == task]
-        longest = rows.groupby(["agent", "condition"])["trajectories"].transform("max")
-        rows = rows[rows["trajectories"] == longest]
+        rows = at_longest(summary[summary["task"] == task])
         conditions = list(rows["condition"].unique())
         for index, (condition, points) in enumerate(rows.groupby("condition", sort=False)):
             colour, marker, _ = STYLES[condition]
@@ -233,7 +238,7 @@ def agents(summary: pd.DataFrame, path: Path) -> None:
                 label=NAMES[condition],
             )
         axis.set(
-            title=f"{task}: attempt {_from_to(rows['trajectories'])}",
+            title=f"{task}: attempt {from_to(rows['trajectories'])}",
             xlabel="return, mean and 95% interval",
         )
         axis.grid(axis="x", alpha=0.25)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from agentic_transformer.evaluation.records import BASELINES
@@ -19,6 +21,22 @@ def reported(trajectories: pd.Series) -> list[int]:
     """Returns the numbers of trajectories to show: powers of two, and the largest."""
     present = sorted(int(n) for n in trajectories.unique())
     return [n for n in present if n & (n - 1) == 0 or n == present[-1]]
+
+
+def at_longest(summary: pd.DataFrame) -> pd.DataFrame:
+    """Returns the rows of a summary at each agent's largest number of trajectories."""
+    longest = summary.groupby(["agent", "task", "condition"])["trajectories"].transform("max")
+    return summary[summary["trajectories"] == longest]
+
+
+def with_intervals(
+    table: pd.DataFrame, columns: Sequence[str] = ("mean", "low", "high"), form: str = ".2f"
+) -> list[str]:
+    """Returns the text `mean [low, high]` of each row, from the columns of these figures."""
+    return [
+        f"{middle:{form}} [{low:{form}}, {high:{form}}]"
+        for middle, low, high in table[list(columns)].to_numpy()
+    ]
 
 
 def too_few(units: int) -> str:
@@ -41,12 +59,8 @@ def table_text(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
         rows = rows[rows["trajectories"].isin(reported(rows["trajectories"]))].sort_values(
             "trajectories", kind="stable"
         )
-        cells = [
-            f"{m:.2f} [{low:.2f}, {high:.2f}]"
-            for m, low, high in zip(rows["mean"], rows["low"], rows["high"], strict=True)
-        ]
         rows = rows.assign(
-            cell=cells,
+            cell=with_intervals(rows),
             who=rows["agent"] + ": " + rows["condition"].map(NAMES),
             n=[f"n={n}" for n in rows["trajectories"]],
         )

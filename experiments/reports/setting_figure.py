@@ -10,7 +10,7 @@ from agentic_transformer.evaluation.records import BASELINES
 from experiments.reports.condition_names import NAMES
 from experiments.reports.legends import legend_below
 from experiments.reports.pyplot import plt
-from experiments.reports.return_figures import STYLES
+from experiments.reports.return_figures import STYLES, from_to
 
 _CONDITIONS = ("own", "no_context", *BASELINES)
 """The conditions that are drawn: the agent, its control, and agents without a context."""
@@ -52,13 +52,11 @@ def return_vs_setting(setting: str, table: pd.DataFrame, path: Path) -> None:
             axis.set_xscale("log")
         axis.set_xticks(values, [f"{value:g}" for value in values])
         axis.minorticks_off()
-        attempts = sorted(rows["trajectories"].unique())
-        counted = f"{attempts[0]} to {attempts[-1]}" if len(attempts) > 1 else f"{attempts[0]}"
-        axis.set(title=task, xlabel=setting, ylabel=f"return of the last attempt, n = {counted}")
+        n = from_to(rows["trajectories"])
+        axis.set(title=task, xlabel=setting, ylabel=f"return of the last attempt, n = {n}")
         axis.grid(alpha=0.25)
     legend_below(figure)
-    seeds = sorted(table["seeds"].unique())
-    counted = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
-    figure.suptitle(f"mean and 95% interval; seeds: {counted}", fontsize=9, color="#555555")
+    seeds = from_to(table["seeds"])
+    figure.suptitle(f"mean and 95% interval; seeds: {seeds}", fontsize=9, color="#555555")
     figure.savefig(path, dpi=130)
     plt.close(figure)

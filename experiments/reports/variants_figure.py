@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from agentic_transformer.evaluation.records import BASELINES
 from experiments.reports.condition_names import NAMES
 from experiments.reports.legends import legend_below
 from experiments.reports.pyplot import plt
-from experiments.reports.return_figures import MARKERS, STYLES, draw_anchors, is_beyond_training
+from experiments.reports.return_figures import (
+    MARKERS,
+    STYLES,
+    doubling_axis,
+    draw_anchors,
+    from_to,
+    is_beyond_training,
+)
 
 _LINES = ("-", "--", "-.", ":")
 
@@ -92,18 +98,15 @@ def _draw(
         if anchors is not None:
             draw_anchors(axes[0], anchors[anchors["task"] == task])
     legend_below(figure)
-    seeds = sorted(summary["seeds"].unique())
-    counted = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
-    figure.suptitle(f"mean and 95% interval; seeds: {counted}", fontsize=9, color="#555555")
+    seeds = from_to(summary["seeds"])
+    figure.suptitle(f"mean and 95% interval; seeds: {seeds}", fontsize=9, color="#555555")
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
 
 def _count_trajectories(axis: plt.Axes, rows: pd.DataFrame, trained: int) -> None:
     """Labels an axis by powers of two, and marks the training length if the curves pass it."""
-    axis.set_xscale("log", base=2)
-    powers = 2 ** np.arange(int(np.log2(rows["trajectories"].max())) + 1)
-    axis.set_xticks(powers, [str(n) for n in powers])
+    doubling_axis(axis, rows["trajectories"])
     if is_beyond_training(rows, trained).any():
         axis.axvline(trained, color="#999999", linewidth=0.8)
     axis.set_xlabel("n, the n-th attempt")

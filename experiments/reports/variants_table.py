@@ -14,6 +14,7 @@ from agentic_transformer.evaluation.statistics import summarize
 from experiments.cli import sweeps
 from experiments.reports.agent_names import agent_names, with_name
 from experiments.reports.condition_names import NAMES
+from experiments.reports.return_table import at_longest, with_intervals
 from experiments.reports.sweep_table import overrides_of, results_of
 
 JOINED = ("seed", "eval.seed", "run", "resume")
@@ -42,7 +43,7 @@ def variants_table(runs: Sequence[Path]) -> pd.DataFrame:
     records = join(
         [with_name(table, name) for table, name in zip(tables.values(), names, strict=True)]
     )
-    return at_longest(summarize(records))
+    return at_longest(summarize(records))[COLUMNS].reset_index(drop=True)
 
 
 def readable_records(run: Path) -> pd.DataFrame | None:
@@ -52,12 +53,6 @@ def readable_records(run: Path) -> pd.DataFrame | None:
         return None if path is None else read_records(path)
     except (OSError, ValueError):
         return None
-
-
-def at_longest(summary: pd.DataFrame) -> pd.DataFrame:
-    """Returns the rows of a summary at each agent's largest number of trajectories."""
-    longest = summary.groupby(["agent", "task", "condition"])["trajectories"].transform("max")
-    return summary.loc[summary["trajectories"] == longest, COLUMNS].reset_index(drop=True)
 
 
 def returns_by_setting(sweep: Path) -> tuple[str, pd.DataFrame] | None:
@@ -123,10 +118,7 @@ def save_tables(table: pd.DataFrame, path: Path) -> list[Path]:
 def in_cells(table: pd.DataFrame) -> pd.DataFrame:
     """Returns a row for each agent and task, and a column of text for each condition."""
     cells = table.assign(
-        cell=[
-            f"{m:.2f} [{low:.2f}, {high:.2f}]"
-            for m, low, high in table[["mean", "low", "high"]].to_numpy()
-        ],
+        cell=with_intervals(table),
         column=[
             f"{NAMES[condition]}, n = {n}"
             for condition, n in zip(table["condition"], table["trajectories"], strict=True)
