@@ -12,22 +12,16 @@ from experiments.cli import app as cli
 
 
 def main(config: PlotCommand) -> None:
-    """Draws the runs into `config.out`.
-
-    Without `out`, a single folder is drawn into itself, several into `comparison` beside the first.
+    """Draws the runs into `config.out`, or into the place that `runs_to_show` returns.
 
     Raises:
         ValueError: no run is named, or `present` refuses them.
     """
     # Imported here: a command line is checked before pandas and matplotlib are loaded.
-    from experiments.reports.presentation import present, runs_within
+    from experiments.reports.presentation import present, runs_to_show
 
-    if not config.runs:
-        raise ValueError("runs=[] names no run; give run folders, for example runs=[runs/a,runs/b]")
-    folders = [Path(run) for run in config.runs]
-    default = folders[0] if len(folders) == 1 else folders[0].parent / "comparison"
-    runs = [run for folder in folders for run in runs_within(folder)]
-    out = Path(config.out) if config.out else default
+    runs, place = runs_to_show(config.runs)
+    out = Path(config.out) if config.out else place
     present(runs, out, config.paper, config.anchors, config.conditions, config.formats)
 
 

@@ -16,13 +16,9 @@ def main(config: ReportCommand) -> None:
     """
     # Imported here: a command line is checked before pandas and matplotlib are loaded.
     from experiments.reports.html_report import write_report
-    from experiments.reports.presentation import runs_within
+    from experiments.reports.presentation import runs_to_show
 
-    if not config.runs:
-        raise ValueError("runs=[] names no run; give run folders, for example runs=[runs/a,runs/b]")
-    folders = [Path(run) for run in config.runs]
-    place = folders[0] if len(folders) == 1 else folders[0].parent / "comparison"
-    runs = [run for folder in folders for run in runs_within(folder)]
+    runs, place = runs_to_show(config.runs)
     path = Path(config.out) if config.out else place / "report.html"
     write_report(runs, path, config.conditions)
     print(path, flush=True)

@@ -93,19 +93,13 @@ def _same_values(one: Assignment, other: Assignment) -> bool:
     return len(one.values) == len(other.values) and all(v in other.values for v in one.values)
 
 
-def jobs(folder: Path) -> list[Path]:
-    """Returns the folders of the jobs that were started, by their numbers."""
-    found = (path.parent for path in folder.glob(f"*/{run_status.STATUS}"))
-    return sorted(found, key=lambda job: (len(job.name), job.name))
-
-
 def runs_of(folder: Path) -> list[Path]:
     """Returns the runs that a folder names: itself, or the jobs of a sweep that trained.
 
     Raises:
         UserError: a job of the sweep was not trained to its end.
     """
-    if (folder / CONFIG).exists() or not (found := jobs(folder)):
+    if (folder / CONFIG).exists() or not (found := run_status.jobs(folder)):
         return [folder]
     for job in found:
         if run_status.read_status(job).get("state") != "finished":
@@ -128,7 +122,7 @@ def conclude(opened: run_folder.Opened, crashed: bool, resumable: bool) -> int:
         UserError: bad input kept every job from its work.
     """
     path = opened.path
-    started = {job: run_status.read_status(job) for job in jobs(path)}
+    started = {job: run_status.read_status(job) for job in run_status.jobs(path)}
     failed = {job: state for job, state in started.items() if state.get("state") != "finished"}
     run_status.write_ended(path, state="failed" if failed or crashed else "finished")
     if not failed and not crashed:

@@ -32,7 +32,7 @@ from agentic_transformer.evaluation.results_folder import (
 from agentic_transformer.evaluation.statistics import compare, summarize
 from agentic_transformer.run_files import CONFIG, LEARNING_CURVE, METRICS
 from agentic_transformer.settings import shell_words
-from experiments.cli.run_status import STATUS, read_status, saved_step
+from experiments.cli.run_status import jobs, read_status, saved_step
 from experiments.reports.agent_names import agent_names, with_name
 from experiments.reports.anchors import choose_anchors, read_anchors
 from experiments.reports.paper import beside_paper, paper_text
@@ -228,20 +228,34 @@ def _figures() -> ModuleType:
     return figures
 
 
+def runs_to_show(named: Sequence[str]) -> tuple[list[Path], Path]:
+    """Returns the runs within the folders that a command names, and the place of what shows them.
+
+    That is the folder itself, or `comparison` beside the first of several.
+
+    Raises:
+        ValueError: no folder is named.
+    """
+    if not named:
+        raise ValueError("runs=[] names no run; give run folders, for example runs=[runs/a,runs/b]")
+    folders = [Path(run) for run in named]
+    place = folders[0] if len(folders) == 1 else folders[0].parent / "comparison"
+    return [run for folder in folders for run in runs_within(folder)], place
+
+
 def runs_within(folder: Path) -> list[Path]:
     """Returns the run folders within a folder: a run itself, or the jobs of a sweep.
 
     All jobs of a sweep must have been evaluated. Records that were joined in the sweep's own folder
     before do not count.
     """
-    found = [path.parent for path in folder.glob(f"*/{STATUS}")]
-    jobs = sorted(found, key=lambda job: (len(job.name), job.name))  # 2 before 10
-    is_sweep = jobs and not (folder / CONFIG).exists()
+    found = jobs(folder)
+    is_sweep = found and not (folder / CONFIG).exists()
     if find_records(folder) and not is_sweep:
         return [folder]
     if results := read_status(folder).get("results"):  # the job evaluated a run elsewhere
         return [Path(results)]
-    return [run for job in jobs for run in runs_within(job)] or [folder]
+    return [run for job in found for run in runs_within(job)] or [folder]
 
 
 def _records_of(run: Path) -> Path:

@@ -15,10 +15,9 @@ from agentic_transformer.errors import nearest, raise_config_error
 from agentic_transformer.evaluation.results_folder import find_records
 from agentic_transformer.evaluation.statistics import last_returns
 from agentic_transformer.run_files import CONFIG, METRICS
-from experiments.cli import sweeps
 from experiments.cli.overrides import values_by_key
 from experiments.cli.run_folder import OVERRIDES, read_overrides
-from experiments.cli.run_status import read_status
+from experiments.cli.run_status import jobs, read_status
 
 
 def sweep_table(sweep: Path) -> pd.DataFrame:
@@ -42,18 +41,18 @@ def sweep_table(sweep: Path) -> pd.DataFrame:
             "the folder of a sweep, which -m makes",
             f"sweep={within[0]}" if within else None,
         )
-    return pd.DataFrame(map(_row, sweeps.jobs(sweep)))
+    return pd.DataFrame(map(_row, jobs(sweep)))
 
 
 def _is_sweep(folder: Path) -> bool:
     """Returns whether a folder is a sweep's, not a run's or one that holds several runs."""
     is_sweep = (folder / OVERRIDES).exists() and not (folder / CONFIG).exists()
-    return is_sweep and bool(sweeps.jobs(folder))
+    return is_sweep and bool(jobs(folder))
 
 
 def job_results(sweep: Path) -> list[Path]:
     """Returns the folders of a sweep's jobs, or of what they evaluated, each once."""
-    return list(dict.fromkeys(map(results_of, sweeps.jobs(sweep))))
+    return list(dict.fromkeys(map(results_of, jobs(sweep))))
 
 
 def results_of(job: Path) -> Path:

@@ -11,7 +11,7 @@ import pandas as pd
 from agentic_transformer.evaluation.records import join, read_records
 from agentic_transformer.evaluation.results_folder import find_records
 from agentic_transformer.evaluation.statistics import summarize
-from experiments.cli import sweeps
+from experiments.cli.run_status import jobs
 from experiments.reports.agent_names import agent_names, with_name
 from experiments.reports.condition_names import NAMES
 from experiments.reports.return_table import at_longest, with_intervals
@@ -72,7 +72,7 @@ def returns_by_setting(sweep: Path) -> tuple[str, pd.DataFrame] | None:
     """
     given = {
         results: overrides_of(job)
-        for job in sweeps.jobs(sweep)
+        for job in jobs(sweep)
         if readable_records(results := results_of(job)) is not None
     }
     keys = {key for words in given.values() for key in words} - set(JOINED)
