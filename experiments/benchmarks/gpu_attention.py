@@ -15,14 +15,12 @@ import jax
 import jax.numpy as jnp
 
 from agentic_transformer.ring import attention
+from experiments.benchmarks.attention_passes import DIRECTIONS, directed, useful_flops
 from experiments.benchmarks.gpu_attention_calls import (
-    DIRECTIONS,
     array_structs,
-    directed,
     one_fused_call,
     random_arrays,
     repeated,
-    useful_flops,
 )
 from experiments.benchmarks.gpu_timing import (
     Clock,

@@ -1,4 +1,4 @@
-"""Holds the ways to compute attention that suite `gpu` compares, and their FLOPs."""
+"""Holds the ways to compute attention that suite `gpu` compares."""
 
 from __future__ import annotations
 
@@ -12,15 +12,6 @@ import numpy as np
 from agentic_transformer.ring.kernels.cudnn import CUDNN_KERNEL, why_not
 from agentic_transformer.ring.kernels.fused import FusedAttention, FusedKernel
 from experiments.benchmarks.gpu_timing import is_small
-
-DIRECTIONS = {"forward": 4, "both": 14}
-"""FLOPs of each pass over heads * head_dim * useful pairs of tokens: 2 products forward, 5
-backward."""
-
-
-def useful_flops(tokens: int, heads: int, head_dim: int, direction: str) -> float:
-    """Returns the FLOPs that causal attention cannot do without."""
-    return DIRECTIONS[direction] * heads * head_dim * tokens * (tokens + 1) / 2
 
 
 def array_structs(shape: tuple[int, ...], dtype: jnp.dtype) -> list[jax.ShapeDtypeStruct]:
@@ -46,24 +37,6 @@ def one_fused_call(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Ar
     return jax.nn.dot_product_attention(
         query, key, value, is_causal=True, implementation=implementation
     )
-
-
-def directed(attend: Callable, direction: str) -> Callable:
-    """Returns attention as a function of (query, key, value, cotangent), with or without gradients.
-
-    Args:
-        attend: attention of query, key and value.
-        direction: "forward": returns the output. "both": returns the output and the gradients.
-    """
-
-    def forward(query: jax.Array, key: jax.Array, value: jax.Array, _: jax.Array) -> jax.Array:
-        return attend(query, key, value)
-
-    def both(query: jax.Array, key: jax.Array, value: jax.Array, cotangent: jax.Array) -> tuple:
-        output, pull = jax.vjp(attend, query, key, value)
-        return output, *pull(cotangent)
-
-    return forward if direction == "forward" else both
 
 
 def repeated(function: Callable, repeats: int) -> Callable:

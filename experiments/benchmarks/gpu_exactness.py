@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from agentic_transformer.ring import from_layout, ring_attention_shard, to_layout
+from experiments.benchmarks.attention_passes import directed
 from experiments.benchmarks.gpu_attention_calls import (
     array_structs,
-    directed,
     fused_kernel,
     one_fused_call,
     random_arrays,

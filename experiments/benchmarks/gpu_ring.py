@@ -14,14 +14,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from experiments.benchmarks.attention_passes import DIRECTIONS, directed, useful_flops
 from experiments.benchmarks.gpu_attention_calls import (
-    DIRECTIONS,
     array_structs,
-    directed,
     fused_kernel,
     one_fused_call,
     random_arrays,
-    useful_flops,
 )
 from experiments.benchmarks.gpu_ring_share import calls_alone, share
 from experiments.benchmarks.gpu_timing import Clock, compiled, is_small, measure_row, time_in_turn

@@ -5,6 +5,7 @@ No TPU is present and nothing runs.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from agentic_transformer.capacity.compiler import describe_devices
 from agentic_transformer.capacity.hlo_permutes import read_permutes
 from agentic_transformer.ring import ring_attention
+from experiments.benchmarks.attention_passes import directed
 
 TOPOLOGIES = {"v5e:4x4": 16, "v5p:4x4x4": 64}
 _TOKENS = 4096  # a device
@@ -48,13 +50,7 @@ def schedule(topology: str, devices: int) -> Schedule:
     mesh = Mesh(np.array(describe_devices(topology))[:devices], ("ring",))
     sharding = NamedSharding(mesh, PartitionSpec(None, "ring"))
     x = jax.ShapeDtypeStruct((1, _TOKENS * devices, 4, 128), jnp.bfloat16, sharding=sharding)
-
-    def both(query: jax.Array, key: jax.Array, value: jax.Array, cotangent: jax.Array) -> tuple:
-        output, pull = jax.vjp(
-            lambda *arrays: ring_attention(*arrays, mesh=mesh), query, key, value
-        )
-        return output, pull(cotangent)
-
+    both = directed(partial(ring_attention, mesh=mesh), "both")
     compiled = jax.jit(both).lower(x, x, x, x).compile()
     return Schedule(
         topology,

@@ -20,14 +20,11 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from agentic_transformer.ring import attention, to_layout
+from experiments.benchmarks.attention_passes import DIRECTIONS, directed, useful_flops
 from experiments.benchmarks.ring_layer import on_ring, ring_mesh
 
 DEVICES, HEADS, HEAD_DIM = 8, 4, 64
 PEER_CHUNKS = ((256, 512), (256, 256), (512, 512))
-PASSES = {"forward": 4, "both": 14}
-"""FLOPs of each pass over heads * head_dim * useful pairs of tokens: 2 products forward, 5
-backward."""
-
 _GEMM = 2048
 _multiply = jax.jit(jnp.matmul)
 
@@ -50,11 +47,6 @@ class Speed(NamedTuple):
     utilisation: float
 
 
-def useful_flops(tokens: int, direction: str) -> float:
-    """Returns the FLOPs that causal attention cannot do without."""
-    return PASSES[direction] * HEADS * HEAD_DIM * tokens * (tokens + 1) / 2
-
-
 def speeds(tokens: int, rounds: int = 9) -> list[Speed]:
     """Measures every backbone and installed peer: float32, batch 1, 4 heads of 64.
 
@@ -69,10 +61,10 @@ def speeds(tokens: int, rounds: int = 9) -> list[Speed]:
         "all-gather ring": partial(attention, mesh=mesh, backbone="all_gather"),
     }
     attentions |= peers(mesh)
-    keys = [(name, direction) for name in attentions for direction in PASSES]
     calls = {
-        (name, direction): _jit(attentions[name], direction).lower(*arrays).compile()
-        for name, direction in keys
+        (name, direction): jax.jit(directed(attend, direction)).lower(*arrays).compile()
+        for name, attend in attentions.items()
+        for direction in DIRECTIONS
     }
     seconds: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
     rates: list[float] = []
@@ -81,16 +73,10 @@ def speeds(tokens: int, rounds: int = 9) -> list[Speed]:
             rates.append(product_rate())
             seconds[key].append(cpu_seconds(call, *arrays))
     if tokens <= 8192:
-        whole = {
-            ("dense XLA, 1 device", direction): _jit(
-                partial(attention, backbone="dense"), direction
-            )
-            for direction in PASSES
-        }
-        seconds |= {
-            key: [cpu_seconds(call.lower(*natural).compile(), *natural)]
-            for key, call in whole.items()
-        }
+        dense = partial(attention, backbone="dense")
+        for direction in DIRECTIONS:
+            call = jax.jit(directed(dense, direction)).lower(*natural).compile()
+            seconds["dense XLA, 1 device", direction] = [cpu_seconds(call, *natural)]
     rate = float(np.median(rates))
     return [
         Speed(
@@ -98,7 +84,7 @@ def speeds(tokens: int, rounds: int = 9) -> list[Speed]:
             name,
             direction,
             float(np.median(spent)),
-            useful_flops(tokens, direction) / float(np.median(spent)) / rate,
+            useful_flops(tokens, HEADS, HEAD_DIM, direction) / float(np.median(spent)) / rate,
         )
         for (name, direction), spent in seconds.items()
     ]
@@ -139,21 +125,10 @@ def torch_speeds(tokens: int) -> list[Speed]:
             "PyTorch, native",
             direction,
             seconds,
-            useful_flops(tokens, direction) / seconds / found["rate"],
+            useful_flops(tokens, HEADS, HEAD_DIM, direction) / seconds / found["rate"],
         )
         for direction, seconds in found["seconds"].items()
     ]
-
-
-def _jit(attend: Callable, direction: str) -> Callable:
-    def both(query: jax.Array, key: jax.Array, value: jax.Array, cotangent: jax.Array) -> tuple:
-        output, pull = jax.vjp(attend, query, key, value)
-        return output, pull(cotangent)
-
-    def forward(query: jax.Array, key: jax.Array, value: jax.Array, _: jax.Array) -> jax.Array:
-        return attend(query, key, value)
-
-    return jax.jit(forward if direction == "forward" else both)
 
 
 def cpu_seconds(call: Callable, *arrays: Any) -> float:
