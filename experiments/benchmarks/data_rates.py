@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from datasets.episode import episode_files, episode_path
 from envs.domain import load_domain
 from experiments.benchmarks import data_stepping
 from experiments.benchmarks.data_line import Line
+from experiments.cli.allocator import resident_bytes
 
 _ROUNDS = 3
 _SECONDS = 0.7  # CPU time of one measurement
@@ -220,17 +220,12 @@ def _memory() -> list[Line]:
         store = datasets.Store(path, budget=0)
         for _ in range(50):
             store.load(rng.integers(episodes, size=32))
-        before = _resident()
+        before = resident_bytes()
         for _ in range(3000):
             store.load(rng.integers(episodes, size=32))
-        grown = _resident() - before
+        grown = resident_bytes() - before
         size = path.stat().st_size
     return [
         Line("memory", f"cache of {episodes} episodes", size / 1e6, "MB"),
         Line("memory", "growth over 96,000 trajectories sampled from it", grown / 1e6, "MB"),
     ]
-
-
-def _resident() -> int:
-    """Returns the bytes of this process that are in memory now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

@@ -8,7 +8,6 @@ take at most 2 minutes and 4 GB.
 
 from __future__ import annotations
 
-import csv
 import os
 import subprocess
 import sys
@@ -23,7 +22,7 @@ import datasets
 from datasets.cache import cache_path
 from datasets.cache_writer import CacheWriter
 from datasets.episode import episode_path
-from experiments.benchmarks.data_line import Line
+from experiments.benchmarks.data_line import Line, shown, write
 
 _EPISODES, _LENGTH, _TASKS = 10_000, 1000, 300
 _DIFFERENT = 50
@@ -42,17 +41,12 @@ def run(folder: Path) -> None:
         buffer = datasets.buffer_folder(Path(name), "walker_speed", "made_up")
         make_buffer(buffer, _EPISODES, _LENGTH)
         for start in ("first", "second"):
-            for line in _measure_start(Path(name), start):
-                print(line.text(), flush=True)
-                lines.append(line)
+            lines += shown(_measure_start(Path(name), start))
         kept = sum(
             path.stat().st_size for path in buffer.parent.glob(f"{buffer.name}.rewards_*/*.h5")
         )
         lines.append(Line("scale", f"kept on disk for {_TASKS} tasks", kept / 1e6, "MB"))
-    with (folder / "measurements.csv").open("w", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(Line._fields)
-        writer.writerows(lines)
+    write(folder / "measurements.csv", Line._fields, lines)
 
 
 def make_buffer(buffer: Path, episodes: int, length: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from pathlib import Path
@@ -52,7 +51,7 @@ def growth(work: Path) -> list[Check]:
             _renew_interned_strings()
         allocator.trim()
         open_files = len(list(Path("/proc/self/fd").iterdir()))
-        rounds.append((time.monotonic() - start, _resident_bytes(), open_files))
+        rounds.append((time.monotonic() - start, allocator.resident_bytes(), open_files))
     seconds, memory, files = np.array(rounds).T
     second, last = (seconds > 60) & (seconds <= 120), seconds > seconds[-1] - 60
     grown_memory, grown_files = (
@@ -77,8 +76,3 @@ def _renew_interned_strings() -> None:
     """
     for number in range(2**18):
         sys.intern(f"dies at once {number}")
-
-
-def _resident_bytes() -> int:
-    """Returns the bytes of this process that are in memory now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

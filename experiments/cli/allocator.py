@@ -1,4 +1,4 @@
-"""Changes the settings of glibc's allocator.
+"""Changes the settings of glibc's allocator, and measures resident memory.
 
 Other systems, and processes with variables MALLOC_..., keep theirs.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
+from pathlib import Path
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # M_... of malloc.h
 
@@ -33,6 +35,11 @@ def trim() -> None:
     """Returns free memory at the end of the heap to the system."""
     if malloc_trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         malloc_trim(0)
+
+
+def resident_bytes() -> int:
+    """Returns the bytes of this process that are in memory now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def _set(*settings: tuple[int, int]) -> None:
