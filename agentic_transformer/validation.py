@@ -25,6 +25,7 @@ from agentic_transformer.config import (
     TrainCommand,
     TrainConfig,
 )
+from agentic_transformer.contexts.chains import available_episodes
 from agentic_transformer.errors import listing, nearest, raise_config_error
 from agentic_transformer.learners import find_learner
 from agentic_transformer.online.checks import check_rounds
@@ -336,7 +337,7 @@ def check_agent(group: str, agent: AgentConfig, command: TrainCommand) -> None:
             f"{agent.return_conditioning}, which tells the value what the trajectory will earn",
             f"{group}.return_conditioning=none",
         )
-    available = max(1, round(agent.top * command.data.episodes))
+    available = available_episodes(command.data.episodes, agent.top)
     if agent.trajectories > available:
         top = f" with {group}.top={agent.top}" if agent.top < 1 else ""
         raise_config_error(
