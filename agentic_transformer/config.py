@@ -453,8 +453,26 @@ class TD3Config:
     )
 
 
+EVAL_CONDITIONS = (
+    *("own", "no_context", "foreign", "dataset"),
+    *("zero_rewards", "other_rewards", "shuffled"),
+    *("retrieval", "distractors"),
+    *("bayes_greedy", "posterior_sampling"),
+)
+"""Values of `eval.conditions`."""
+
 ANOTHER_TASK = ("foreign", "other_rewards")
 """Conditions whose context comes from another task, or has the rewards of another."""
+
+BASELINES = ("dt", "bc", "bc10", "single", "bc_told", "single_told", *learner_conditions())
+"""Conditions of agents that act without a context.
+
+Each is another agent. It is compared with every agent that has a context. Those that end in `_told`
+observe the parameters of the task, which are hidden from the others.
+"""
+
+RECORD_CONDITIONS = (*EVAL_CONDITIONS, *BASELINES)
+"""Values of the column `condition` of records, see `agentic_transformer.evaluation.rollouts`."""
 
 
 @dataclass
@@ -473,19 +491,7 @@ class EvalConfig:
         "controls; zero_rewards, other_rewards and shuffled change its rewards or order; retrieval "
         "hides one good trajectory of the data among poor ones, distractors leaves it out. "
         "bayes_greedy and posterior_sampling are oracles of search, for hidden tasks.",
-        choices=(
-            "own",
-            "no_context",
-            "foreign",
-            "dataset",
-            "zero_rewards",
-            "other_rewards",
-            "shuffled",
-            "retrieval",
-            "distractors",
-            "bayes_greedy",
-            "posterior_sampling",
-        ),
+        choices=EVAL_CONDITIONS,
     )
     window: int | None = setting(
         None,
@@ -810,15 +816,6 @@ class ExportCommand:
     run: str = setting("???", RUN, example="runs/mine")
     out: str = setting("???", "A new folder for the copy.", example="shared")
 
-
-RECORD_CONDITIONS = (
-    *("own", "no_context", "foreign", "dataset"),
-    *("zero_rewards", "other_rewards", "shuffled"),
-    *("retrieval", "distractors"),
-    *("dt", "bc", "bc10", "single", "bc_told", "single_told", *learner_conditions()),
-    *("bayes_greedy", "posterior_sampling"),
-)
-"""Values of the column `condition` of records, see `agentic_transformer.evaluation.rollouts`."""
 
 FIGURE_FORMATS = ("png", "pdf", "svg")
 

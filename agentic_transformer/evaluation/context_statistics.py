@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from agentic_transformer.evaluation.records import BASELINES, UNIT
+from agentic_transformer.config import BASELINES
+from agentic_transformer.evaluation.records import UNIT
 from agentic_transformer.evaluation.statistics import interval
 
 _OF_WINDOWS = r" (agent\.trajectories|eval\.window)=\S+"

@@ -16,7 +16,13 @@ from tqdm import tqdm
 
 import envs
 from agentic_transformer.agents.load import build_agent
-from agentic_transformer.config import DataConfig, EvalConfig, EvaluateCommand, TrainCommand
+from agentic_transformer.config import (
+    BASELINES,
+    DataConfig,
+    EvalConfig,
+    EvaluateCommand,
+    TrainCommand,
+)
 from agentic_transformer.contexts.relabelled import RelabelledDataset
 from agentic_transformer.contexts.training_data import (
     evaluation_data,
@@ -25,10 +31,9 @@ from agentic_transformer.contexts.training_data import (
 )
 from agentic_transformer.errors import listing, nearest, raise_config_error
 from agentic_transformer.evaluation import results_folder
-from agentic_transformer.evaluation.conditions import NEED_DATA, evaluation_tasks
+from agentic_transformer.evaluation.conditions import NEED_DATA, conditions_of, evaluation_tasks
 from agentic_transformer.evaluation.oracles import ORACLES
 from agentic_transformer.evaluation.partial_results import PartialResults
-from agentic_transformer.evaluation.records import BASELINES
 from agentic_transformer.evaluation.rollouts import Evaluation
 from agentic_transformer.evaluation.stored_rollouts import save_rollouts
 from agentic_transformer.run_files import lock
@@ -115,28 +120,30 @@ def load_evaluation(
     agent, digest = build_agent(checkpoints, step, mesh), checkpoints.digest(step)
     task = evaluated_task(config, trained)
     tasks = evaluation_tasks(task, config.eval, trained.seed, trained.data)
-    evaluation = Evaluation(agent, tasks, config.eval, task=task)
-    if set(NEED_DATA) & set(evaluation.conditions()):
+    conditions = set(conditions_of(agent.spec.agent, config.eval, task))
+    data = hypotheses = None
+    if conditions & set(NEED_DATA):
         # The data may have moved since training. Rewards that the episodes hold are of one task.
         elsewhere = task != trained.task and trained.data.relabel == STORED
-        data = replace(
+        place = replace(
             trained.data,
             root=config.data.root or trained.data.root,
             cache=config.data.cache or trained.data.cache,
             relabel="exorl" if elsewhere else trained.data.relabel,
         )
-        evaluation.data = evaluation_data(task, data, tasks)
-        if change := describe_change(run, evaluation.data.store):
+        data = evaluation_data(task, place, tasks)
+        if change := describe_change(run, data.store):
             print(
                 f"warning: {change}: what comes from the data is not what the run learned from",
                 file=sys.stderr,
                 flush=True,
             )
-        if set(ORACLES) & set(evaluation.conditions()):
+        if conditions & set(ORACLES):
             # The store is open already; to open it again would print what it holds twice.
-            evaluation.hypotheses = RelabelledDataset(
-                evaluation.data.store, training_tasks(task, data), relabel_mode(task, data)
+            hypotheses = RelabelledDataset(
+                data.store, training_tasks(task, place), relabel_mode(task, place)
             ).returns
+    evaluation = Evaluation(agent, tasks, config.eval, data, hypotheses, task)
     evaluation.check()
     return evaluation, f"{step} {digest}"
 

@@ -22,7 +22,6 @@ import numpy as np
 import pandas as pd
 
 from agentic_transformer.config import RECORD_CONDITIONS
-from agentic_transformer.learners import learner_conditions
 
 UNIT = ["seed", "eval_seed", "task_id", "rollout"]
 """Columns of a unit: one hidden task of one seed (and which of its repetitions).
@@ -64,13 +63,6 @@ NUMERIC = [
 
 RENAMED = {"again": "repeat_miss_rate"}
 """Columns of the version before this one, and their names now."""
-
-BASELINES = ("dt", "bc", "bc10", "single", "bc_told", "single_told", *learner_conditions())
-"""Conditions of agents that act without a context.
-
-Each is another agent. It is compared with every agent that has a context. Those that end in `_told`
-observe the parameters of the task, which are hidden from the others.
-"""
 
 
 def read_records(path: Path) -> pd.DataFrame:

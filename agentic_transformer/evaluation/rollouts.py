@@ -47,7 +47,7 @@ from gymnasium.wrappers.vector import TransformObservation
 import envs
 from agentic_transformer.agents.attempts import Attempt, GrowingContext, Player
 from agentic_transformer.agents.base import Agent, Trajectory
-from agentic_transformer.config import EvalConfig
+from agentic_transformer.config import BASELINES, EvalConfig
 from agentic_transformer.contexts.chains import ChainSampler
 from agentic_transformer.contexts.relabelled import RelabelledDataset, append_parameters
 from agentic_transformer.evaluation.conditions import (
@@ -59,7 +59,6 @@ from agentic_transformer.evaluation.conditions import (
 )
 from agentic_transformer.evaluation.oracles import ORACLES, search
 from agentic_transformer.evaluation.prompts import CHANGED, change, draw_partners
-from agentic_transformer.evaluation.records import BASELINES
 from agentic_transformer.evaluation.retrieval import RETRIEVAL, distances, draw_prompts, place
 from agentic_transformer.evaluation.search_metrics import RepeatMissRate
 

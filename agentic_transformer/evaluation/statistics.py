@@ -13,8 +13,9 @@ import pandas as pd
 from scipy.stats import norm, trim_mean
 from scipy.stats import t as student_t
 
+from agentic_transformer.config import BASELINES
 from agentic_transformer.contexts.chains import near_best
-from agentic_transformer.evaluation.records import BASELINES, UNIT
+from agentic_transformer.evaluation.records import UNIT
 
 RESAMPLES = 2000
 """Bootstrap samples of an interval over the units of one seed."""

@@ -12,6 +12,7 @@ from types import ModuleType
 import pandas as pd
 
 from agentic_transformer.agents.run_folders import nearest_run
+from agentic_transformer.config import BASELINES
 from agentic_transformer.config import FIGURE_FORMATS as FORMATS
 from agentic_transformer.errors import raise_config_error
 from agentic_transformer.evaluation import records as evaluation_records
@@ -19,7 +20,6 @@ from agentic_transformer.evaluation.context_statistics import (
     summarize_retrieval,
     summarize_windows,
 )
-from agentic_transformer.evaluation.records import BASELINES
 from agentic_transformer.evaluation.results_folder import (
     EVALUATION,
     FIGURES,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from agentic_transformer.evaluation.records import BASELINES
+from agentic_transformer.config import BASELINES
 from experiments.reports.condition_names import NAMES
 
 ENOUGH_UNITS = 20

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from agentic_transformer.evaluation.records import BASELINES
+from agentic_transformer.config import BASELINES
 from experiments.reports.condition_names import NAMES
 from experiments.reports.legends import legend_below
 from experiments.reports.pyplot import plt
