@@ -24,8 +24,13 @@ def layer_products(model: ModelConfig, tokens: float) -> float:
         model: shape of the layer.
         tokens: tokens that pass through it (s).
     """
-    # 4 h^2 weights of the attention (query, key, value, output), 2 f h^2 of the feedforward network
-    return MATRIX_FLOPS * (4 + 2 * model.feedforward) * model.width**2 * tokens
+    return MATRIX_FLOPS * layer_weights(model) * tokens
+
+
+def layer_weights(model: ModelConfig) -> int:
+    """Returns the weights of a layer's matrices: 12 h^2 if the feedforward network is 4 h wide."""
+    # 4 h^2 of the attention (query, key, value, output), 2 f h^2 of the feedforward network
+    return (4 + 2 * model.feedforward) * model.width**2
 
 
 def layer_attention(

@@ -40,11 +40,11 @@ class Bracket(NamedTuple):
 def estimated_tokens(workload: Workload) -> int:
     """Returns the largest number of tokens per device that fits by the estimate; 0 if none does."""
     low, high = 0, 1
-    while memory.estimate(workload.with_tokens(high)).peak <= workload.topology.memory:
+    while memory.fits(workload.with_tokens(high)):
         low, high = high, 2 * high
     while high - low > max(1, low // 1000):
         middle = (low + high) // 2
-        fits = memory.estimate(workload.with_tokens(middle)).peak <= workload.topology.memory
+        fits = memory.fits(workload.with_tokens(middle))
         low, high = (middle, high) if fits else (low, middle)
     return low
 

@@ -110,6 +110,11 @@ def estimate(workload: Workload) -> Estimate:
     )
 
 
+def fits(workload: Workload) -> bool:
+    """Returns whether a train step fits by the estimate."""
+    return estimate(workload).peak <= workload.topology.memory
+
+
 def kept_bytes(workload: Workload) -> float:
     """Returns the bytes of a layer that are kept for the backward pass.
 

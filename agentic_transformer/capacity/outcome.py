@@ -60,6 +60,14 @@ class Accepted(NamedTuple):
     fused_calls: int = 0
     conditionals: int = 0
 
+    def of_ring(self, direction: str | None = None) -> list[Permute]:
+        """Returns the permutes of the ring, all or those of a direction."""
+        return [
+            permute
+            for permute in self.permutes
+            if permute.of_ring and direction in (None, permute.direction)
+        ]
+
 
 def memory_of(compiled: jax.stages.Compiled) -> Memory:
     """Returns the memory that a compiled program takes."""

@@ -82,7 +82,7 @@ class Plan:
                 else None
             )
         if self.permutes:
-            ring = [permute for permute in self.permutes if permute.of_ring]
+            ring = self.outcome.of_ring()
             row |= {
                 "permutes": len(ring),
                 "beside_products": sum(permute.beside_products for permute in ring),
@@ -113,11 +113,7 @@ class Plan:
             return f"refused: needs {self.outcome.required / GIB:.2f} GiB"
         if self.outcome is not None:
             return "the compiler accepts"
-        return (
-            "estimated to fit"
-            if self.estimate.peak <= self.workload.topology.memory
-            else "estimated not to fit"
-        )
+        return "estimated to fit" if memory.fits(self.workload) else "estimated not to fit"
 
 
 def workload_of(command: PlanCommand) -> Workload:

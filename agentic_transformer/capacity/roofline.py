@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from agentic_transformer.capacity import flops, memory
+from agentic_transformer.capacity.memory import BF16, FLOAT32
 from agentic_transformer.capacity.workload import Workload
 from agentic_transformer.config import ModelConfig
 from agentic_transformer.ring.overlap import Chip, minimal_block
@@ -25,8 +26,6 @@ ASSUMPTIONS = (
     "the products of their layer",
     "GPUs of a host are joined by NVLink and hosts by InfiniBand; the slowest hop of a ring counts",
 )
-
-BF16, FLOAT32 = 2, 4
 
 
 def chip_of(workload: Workload) -> Chip:
@@ -109,7 +108,7 @@ def step_time(workload: Workload) -> StepTime:
         waiting += 2 * BF16 * model.width * tokens / chip.link
     devices = workload.topology.devices
     sent_share = (devices - 1) / devices / workload.topology.link(devices)
-    whole = BF16 * parameters_of_layer(model) * sent_share
+    whole = BF16 * flops.layer_weights(model) * sent_share
     reduced = BF16 * 2 * model.feedforward * model.width**2 * sent_share
     # Weights are gathered forward, and again backward while gradients are scattered.
     late = max(0, whole - products) + max(0, 2 * whole + reduced - products_backward)
@@ -133,8 +132,3 @@ def products_again(model: ModelConfig) -> float:
 def keeps_attention(model: ModelConfig) -> bool:
     """Returns whether attention is kept for the backward pass, which computes it again if not."""
     return model.remat == "none" or (model.remat != "full" and model.attention in memory.KERNELED)
-
-
-def parameters_of_layer(model: ModelConfig) -> int:
-    """Returns the weights of a layer's matrices: 12 h^2 if the feedforward network is 4 h wide."""
-    return (4 + 2 * model.feedforward) * model.width**2

@@ -145,11 +145,7 @@ def _schedule(cache: CompileCache, platform: str) -> Iterator[dict]:
         workload = workload_of(PlanCommand(topology=AGENTS[platform])).with_tokens(tokens)
         outcome = cache(workload, fast=False)
         for direction in ("forward", "forward again", "backward"):
-            ring = [
-                permute
-                for permute in outcome.permutes
-                if permute.of_ring and permute.direction == direction
-            ]
+            ring = outcome.of_ring(direction)
             step = roofline.ring_step(workload, backward=direction == "backward")
             yield {
                 "side": side,

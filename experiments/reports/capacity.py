@@ -152,11 +152,7 @@ def schedule(outcome: Accepted) -> list[str]:
     """
     phrases = []
     for direction in ("forward", "forward again", "backward"):
-        ring = [
-            permute
-            for permute in outcome.permutes
-            if permute.of_ring and permute.direction == direction
-        ]
+        ring = outcome.of_ring(direction)
         beside_computation = sum(permute.beside_computation for permute in ring)
         beside_products = sum(permute.beside_products for permute in ring)
         phrase = (
