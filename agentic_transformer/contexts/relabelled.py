@@ -15,6 +15,9 @@ from envs.registry import parameters
 _REWARDS_AT_ONCE = 1 << 17
 """Rewards that are computed in one piece: about the number that a processor's cache holds."""
 
+_MEASURED = 1000
+"""Trajectories of which a normalizer is measured, at most."""
+
 
 class RelabelledDataset:
     """Holds a store of trajectories together with their returns under every task of a list.
@@ -115,16 +118,15 @@ class RelabelledDataset:
         tasks = [self._tasks[index] for index in task]
         return self.store.rewards_of(tasks, episode, self._mode, steps=1, first=step)[:, 0]
 
-    def normalizer(self, reward_scale: float, sample: int = 1000) -> Normalizer:
-        """Returns a normalizer measured on `sample` trajectories, drawn with a fixed seed.
+    def normalizer(self, reward_scale: float) -> Normalizer:
+        """Returns a normalizer measured on a thousand trajectories, drawn with a fixed seed.
 
         Parameters that are told are scaled so that those of the tasks span -1 to 1.
 
         Args:
             reward_scale: the factor of rewards.
-            sample: how many trajectories to read at most.
         """
-        chosen = np.random.default_rng(0).permutation(self.store.episodes)[:sample]
+        chosen = np.random.default_rng(0).permutation(self.store.episodes)[:_MEASURED]
         observation = self.store.load(np.sort(chosen)).observation
         rows = observation.reshape(-1, observation.shape[-1])
         # The largest absolute return. Rewards of our own tasks are never negative: it is the best.

@@ -19,9 +19,9 @@ def array_structs(shape: tuple[int, ...], dtype: jnp.dtype) -> list[jax.ShapeDty
     return [jax.ShapeDtypeStruct(shape, dtype)] * 4
 
 
-def random_arrays(shape: tuple[int, ...], dtype: jnp.dtype, seed: int = 0) -> list[jax.Array]:
+def random_arrays(shape: tuple[int, ...], dtype: jnp.dtype) -> list[jax.Array]:
     """Returns query, key, value and a cotangent."""
-    keys = jax.random.split(jax.random.key(seed), 4)
+    keys = jax.random.split(jax.random.key(0), 4)
     return [jax.random.normal(key, shape, jnp.float32).astype(dtype) for key in keys]
 
 

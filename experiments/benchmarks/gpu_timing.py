@@ -51,15 +51,12 @@ class Timings(NamedTuple):
         return median(one / two for one, two in pairs)
 
 
-def time_in_turn(
-    calls: dict[str, Callable[[], Any]], seconds: float = 1.0, rounds: int = 5
-) -> Timings:
+def time_in_turn(calls: dict[str, Callable[[], Any]], rounds: int = 5) -> Timings:
     """Times calls in turn, round by round; the first two of each are not counted.
 
     Args:
         calls: what to call, by name. The result is waited for.
-        seconds: begin no round later than this, after the fewest; on a CPU there are no more.
-        rounds: the fewest rounds.
+        rounds: the fewest rounds; an accelerator makes more, as long as they begin in a second.
     """
     repeats = {}
     for name, call in calls.items():
@@ -67,7 +64,7 @@ def time_in_turn(
         repeats[name] = max(1, min(100, round(_SAMPLE / _seconds(call, 1))))
     timings = Timings({name: [] for name in calls})
     start, done = time.monotonic(), 0
-    seconds = 0.0 if is_small() else seconds
+    seconds = 0.0 if is_small() else 1.0
     while done < rounds or (done < _MOST_ROUNDS and time.monotonic() - start < seconds):
         for name, call in calls.items():
             timings.seconds[name].append(_seconds(call, repeats[name]))

@@ -12,6 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from agentic_transformer.ring import attention, blockwise_feedforward
 
 HEAD_DIM = 64
+_WIDTH = 512
 UNCHUNKED_FEEDFORWARD = ("dense", "memory_efficient")
 """Backbones whose feedforward is not cut into chunks, as in the paper's table 1."""
 
@@ -75,7 +76,7 @@ def training_step(mesh: Mesh, backbone: str) -> Callable:
     )
 
 
-def temporary_bytes(backbone: str, sequence: int, devices: int, width: int = 512) -> int:
+def temporary_bytes(backbone: str, sequence: int, devices: int) -> int:
     """Returns the temporary bytes on each device of a layer's training step in float32.
 
     As XLA plans them: the step is compiled, not run.
@@ -84,9 +85,9 @@ def temporary_bytes(backbone: str, sequence: int, devices: int, width: int = 512
     whole = NamedSharding(mesh, PartitionSpec())
     parameters = {
         name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=whole)
-        for name, shape in shapes(width).items()
+        for name, shape in shapes(_WIDTH).items()
     }
-    x = jax.ShapeDtypeStruct((1, sequence, width), jnp.float32, sharding=on_ring(mesh))
+    x = jax.ShapeDtypeStruct((1, sequence, _WIDTH), jnp.float32, sharding=on_ring(mesh))
     return (
         training_step(mesh, backbone)
         .lower(parameters, x)

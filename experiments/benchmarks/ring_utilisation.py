@@ -16,6 +16,9 @@ from experiments.benchmarks.ring_layer import on_ring, ring_mesh, shapes, traini
 from experiments.benchmarks.ring_speed import cpu_seconds, product_rate
 
 WIDTH = 512
+_SHARE = 4096  # tokens a device
+_DEVICES = (2, 4, 8)
+_ROUNDS = 2
 
 
 class Utilisation(NamedTuple):
@@ -50,30 +53,28 @@ def layer_flops(tokens: int) -> tuple[float, float]:
     return 3 * (parameters + 2 * product), (3 + 2 / 3) * parameters + (2 * 2 + 5) * product
 
 
-def utilisations(
-    share: int = 4096, devices: tuple[int, ...] = (2, 4, 8), rounds: int = 2
-) -> list[Utilisation]:
-    """Measures blockwise on one device, and the ring on more, at `share` tokens a device.
+def utilisations() -> list[Utilisation]:
+    """Measures blockwise on one device, and the ring on more, at as many tokens a device.
 
     The steps are interleaved. What is expected of the ring: the rate at which blockwise does FLOPs,
     rematerialisation included, holds at the longer context.
     """
-    cases = [("blockwise", 1), *(("ring", count) for count in devices)]
-    steps = [_step(backbone, count, share * count) for backbone, count in cases]
+    cases = [("blockwise", 1), *(("ring", count) for count in _DEVICES)]
+    steps = [_step(backbone, count, _SHARE * count) for backbone, count in cases]
     spent = np.array(
         [
             [product_rate(), *(cpu_seconds(step, *arrays) for step, arrays in steps)]
-            for _ in range(rounds)
+            for _ in range(_ROUNDS)
         ]
     )
     rate, *seconds = np.median(spent, axis=0)
-    counts = [layer_flops(share * count) for _, count in cases]
+    counts = [layer_flops(_SHARE * count) for _, count in cases]
     blockwise_rate = counts[0][1] / seconds[0] / rate
     return [
         Utilisation(
             backbone,
             count,
-            share * count,
+            _SHARE * count,
             taken,
             blockwise_rate * model / done,
             model / taken / rate,

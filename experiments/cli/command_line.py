@@ -112,14 +112,9 @@ class CommandLine:
         """Returns the first value that the command line gives a key."""
         return next((one.values[0] for one in self.assignments if one.key == key), default)
 
-    def check_overrides(self, words: list[str], several: bool = True) -> list[Assignment]:
-        """Returns overrides, checked.
-
-        Args:
-            words: the overrides.
-            several: whether a setting may have several values.
-        """
-        return overrides.read(words, self.command, self.groups, several)
+    def read_overrides(self, folder: Path) -> list[Assignment]:
+        """Returns the overrides of the sweep in a folder, checked for this command."""
+        return overrides.read(run_folder.read_overrides(folder), self.command, self.groups, True)
 
     def compose(self, words: list[str], with_hydra: bool = False) -> DictConfig:
         """Returns the config that overrides make, and Hydra's own with it if asked for.

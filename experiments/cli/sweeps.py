@@ -64,7 +64,7 @@ def recall(line: CommandLine) -> CommandLine:
     recorded = (folder / run_folder.OVERRIDES).exists()
     if not recorded or run_folder.contents(folder) != "a sweep":
         return line
-    earlier = line.check_overrides(run_folder.read_overrides(folder))
+    earlier = line.read_overrides(folder)
     return replace(line, multirun=True, assignments=[*earlier, *line.assignments])
 
 
@@ -74,8 +74,7 @@ def _in_order(folder: Path, line: CommandLine) -> CommandLine:
     Raises:
         UserError: the sweep had other values, or settings that are not known now.
     """
-    recorded = line.check_overrides(run_folder.read_overrides(folder))
-    earlier = {one.key: one for one in recorded}
+    earlier = {one.key: one for one in line.read_overrides(folder)}
     here = {one.key: one for one in line.defining_assignments}
     for key in earlier | here:
         one, other = earlier.get(key), here.get(key)
