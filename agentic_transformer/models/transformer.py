@@ -139,14 +139,7 @@ class AgenticTransformer(nnx.Module):
         if with_value:  # Last, so that the other parameters begin as they do without it.
             self.value_head = nnx.Linear(config.width, 1, dtype=jnp.float32, rngs=rngs)
 
-    def __call__(
-        self,
-        features: jax.Array,
-        timestep: jax.Array,
-        attention: Attention,
-        gather_params: GatherParams = lambda params: params,
-        feedforward: Feedforward = lambda function, params, x: function(params, x),
-    ) -> jax.Array:
+    def __call__(self, features: jax.Array, timestep: jax.Array, attention: Attention) -> jax.Array:
         """Returns the parameters of the action distribution at every token.
 
         The arguments are those of `encode`.
@@ -154,7 +147,7 @@ class AgenticTransformer(nnx.Module):
         Returns:
             (batch, sequence, head_size) float32, see `agentic_transformer.models.heads`.
         """
-        return self.head(self.encode(features, timestep, attention, gather_params, feedforward))
+        return self.head(self.encode(features, timestep, attention))
 
     def encode(
         self,

@@ -72,13 +72,13 @@ def make_train_step(
     Returns:
         A function of (state, sharded tokens) -> (state, metrics). It consumes the state.
     """
-    weighted = agent is not None and agent.weighting == "advantage"
+    weighting = agent if agent and agent.weighting == "advantage" else None
     weights_of = make_loss_weights(
         sequence_length,
         trajectories_per_row,
         mesh,
         config.layout,
-        value_at=config.tokens if weighted else None,
+        value_at=config.tokens if weighting else None,
     )
     loss_fn = make_loss_fn(
         graph,
@@ -88,7 +88,7 @@ def make_train_step(
         weights_of,
         fsdp,
         one_chain_per_row,
-        agent if weighted else None,
+        weighting,
     )
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
     if grad_accum_steps > 1:
