@@ -92,4 +92,4 @@ def read_spec(checkpoints: CheckpointReader, step: int) -> AgentSpec:
     try:
         return AgentSpec.from_dict(checkpoints.spec(step))
     except ValueError as error:
-        raise ValueError(f"{checkpoints.folder / str(step)}: {error}") from error
+        raise ValueError(f"{checkpoints.path(step)}: {error}") from error

@@ -114,7 +114,7 @@ def load_evaluation(
     """
     checkpoints = CheckpointReader(run)
     step = checkpoints.find(config.checkpoint)
-    print(f"checkpoint: {checkpoints.folder / str(step)}", flush=True)
+    print(f"checkpoint: {checkpoints.path(step)}", flush=True)
     mesh = make_mesh(config.mesh.ring) if config.mesh.ring > 1 else None
     _check_divides(config.eval, mesh)
     agent, digest = build_agent(checkpoints, step, mesh), checkpoints.digest(step)

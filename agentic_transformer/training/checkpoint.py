@@ -77,7 +77,7 @@ class Checkpoints(CheckpointReader):
             ValueError: there is a checkpoint of that step.
         """
         self.wait()
-        path = self.folder / str(int(state.step))
+        path = self.path(int(state.step))
         if path.exists():
             raise ValueError(f"{path} is there already, and stays as it is")
         arrays = {"params": state.params, "optimizer": state.optimizer}
@@ -148,7 +148,7 @@ class Checkpoints(CheckpointReader):
             if step not in best:
                 # Renamed first: the next start then removes what a kill leaves of it.
                 removed = self.folder / f"{step}{_UNFINISHED}-removed"
-                shutil.rmtree((self.folder / str(step)).rename(removed))
+                shutil.rmtree(self.path(step).rename(removed))
 
 
 def _handler() -> ocp.CompositeCheckpointHandler:

@@ -34,6 +34,10 @@ class CheckpointReader:
         """Takes the run's folder; nothing is read yet."""
         self.folder = (run / "checkpoints").resolve()
 
+    def path(self, step: int) -> Path:
+        """Returns the folder of a checkpoint, which need not be there."""
+        return self.folder / str(step)
+
     def newest(self) -> int:
         """Returns the newest whole step, and prints what is wrong with newer ones.
 
@@ -73,10 +77,10 @@ class CheckpointReader:
 
     def spec(self, step: int) -> dict[str, Any]:
         """Returns the JSON spec that a checkpoint holds, with current names and all settings."""
-        stored = _read_json_item(self.folder / str(step) / "description")
+        stored = _read_json_item(self.path(step) / "description")
         current = old_names.current_spec(stored)
         if current != stored:
-            old_names.warn(self.folder / str(step))
+            old_names.warn(self.path(step))
         return with_defaults(current)
 
     def params(self, step: int, like: Any) -> Any:
@@ -89,7 +93,7 @@ class CheckpointReader:
         Raises:
             ValueError: an array is missing, unknown, or has another shape or type than in `like`.
         """
-        return read_arrays(self.folder / str(step) / "params", like)
+        return read_arrays(self.path(step) / "params", like)
 
     def state(self, step: int, like: TrainState, spec: dict[str, Any]) -> TrainState:
         """Returns a checkpoint's train state, on however many devices and processes.
@@ -103,7 +107,7 @@ class CheckpointReader:
             ValueError: the checkpoint has another spec or no optimizer, or an array is missing,
                 unknown, or has another shape or type than in `like`.
         """
-        path = self.folder / str(step)
+        path = self.path(step)
         # Both as JSON gives them back: a tuple becomes a list.
         there, here = (flat(json.loads(json.dumps(one))) for one in (self.spec(step), spec))
         # Values that the data decide are compared last, since they differ for another agent too.
@@ -123,7 +127,7 @@ class CheckpointReader:
 
     def digest(self, step: int) -> str:
         """Returns the SHA-256 of all that a checkpoint holds."""
-        return checksums.digest(self.folder / str(step))
+        return checksums.digest(self.path(step))
 
     def export(self, step: int, run: Path) -> Path:
         """Copies a checkpoint to another run folder without its optimizer, a third of the size.
@@ -134,7 +138,7 @@ class CheckpointReader:
         Raises:
             OSError: the copy differs from what was copied.
         """
-        original, path = self.folder / str(step), run / "checkpoints" / str(step)
+        original, path = self.path(step), run / "checkpoints" / str(step)
         left_out = shutil.ignore_patterns("optimizer", checksums.SUMS_FILE)
         shutil.copytree(original, path, ignore=left_out)
         checksums.write(path)
@@ -154,13 +158,13 @@ class CheckpointReader:
                 found = step
                 break
             if set_aside:
-                (self.folder / str(step)).rename(set_aside(step))
+                self.path(step).rename(set_aside(step))
         found = distributed.broadcast(found)
         return None if found < 0 else found
 
     def _is_whole(self, step: int) -> bool:
         """Returns whether a checkpoint is as it was written; else prints what is wrong with it."""
-        problem = checksums.problem(self.folder / str(step))
+        problem = checksums.problem(self.path(step))
         if problem:
             print(
                 f"warning: checkpoint {step} is not whole: {problem}", file=sys.stderr, flush=True
@@ -172,7 +176,7 @@ class CheckpointReader:
 
         def loss(step: int) -> float:
             try:
-                return float(_read_json_item(self.folder / str(step) / "metrics")["loss"])
+                return float(_read_json_item(self.path(step) / "metrics")["loss"])
             except (OSError, ValueError, KeyError, TypeError):
                 return math.inf
 

@@ -35,8 +35,7 @@ class InitialAgent:
     @property
     def name(self) -> str:
         """Returns the checkpoint's folder and the digest of what it holds."""
-        digest = self._checkpoints.digest(self._step)
-        return f"{self._checkpoints.folder / str(self._step)} {digest}"
+        return f"{self._checkpoints.path(self._step)} {self._checkpoints.digest(self._step)}"
 
     def check(self, spec: AgentSpec) -> None:
         """Raises a ValueError unless an agent can have these parameters.
