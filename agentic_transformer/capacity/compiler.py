@@ -91,8 +91,8 @@ def abstract_step(
     """
     mesh = sharding.make_mesh(workload.ring, devices)
     optimizer, _ = make_optimizer(TrainConfig())
-    description = workload.description
-    graph, state = abstract_state(lambda: description.build(0), optimizer, mesh, fsdp=True)
+    spec = workload.spec
+    graph, state = abstract_state(lambda: spec.build(0), optimizer, mesh, fsdp=True)
     on_mesh = NamedSharding(mesh, PartitionSpec(sharding.DATA, sharding.RING))
 
     def abstract(*entries: int, dtype: jnp.dtype = jnp.float32) -> jax.ShapeDtypeStruct:
@@ -101,10 +101,10 @@ def abstract_step(
         )
 
     tokens = Tokens(
-        features=abstract(description.layout().feature_size),
+        features=abstract(spec.layout().feature_size),
         timestep=abstract(dtype=jnp.int32),
         segment=abstract(dtype=jnp.int32),
-        action=abstract(description.action_size),
+        action=abstract(spec.action_size),
         weight=abstract(),
     )
     step = make_train_step(
@@ -114,6 +114,6 @@ def abstract_step(
         mesh,
         workload.context,
         fsdp=True,
-        one_chain_per_row=description.agent.chain_length == "full",
+        one_chain_per_row=spec.agent.chain_length == "full",
     )
     return step, state, tokens

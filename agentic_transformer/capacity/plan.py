@@ -124,7 +124,7 @@ def workload_of(command: PlanCommand) -> Workload:
     workload = Workload(
         machine, command.model, 2, command.observation, command.action, command.steps, ring
     )
-    tokens = command.trajectories * command.steps * workload.description.layout().tokens_per_step
+    tokens = command.trajectories * command.steps * workload.spec.layout().tokens_per_step
     # The zigzag layout cuts each device's part into two equal blocks.
     return workload.with_tokens(2 * -(-tokens // (2 * ring)))
 

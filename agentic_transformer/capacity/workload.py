@@ -45,9 +45,9 @@ class Workload:
         return self.topology.devices // self.ring
 
     @property
-    def description(self) -> AgentSpec:
+    def spec(self) -> AgentSpec:
         """Returns the agent; quantities that only scale its inputs are 1."""
-        return _description(self.model, self.observation_size, self.action_size, self.steps)
+        return _spec(self.model, self.observation_size, self.action_size, self.steps)
 
     @property
     def parameter_shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -62,12 +62,10 @@ class Workload:
     @property
     def trajectories(self) -> float:
         """Returns the number of trajectories that the context holds."""
-        return self.context / (self.steps * self.description.layout().tokens_per_step)
+        return self.context / (self.steps * self.spec.layout().tokens_per_step)
 
 
-def _description(
-    model: ModelConfig, observation_size: int, action_size: int, steps: int
-) -> AgentSpec:
+def _spec(model: ModelConfig, observation_size: int, action_size: int, steps: int) -> AgentSpec:
     return AgentSpec(
         task="planned",
         seed=0,
@@ -84,7 +82,7 @@ def _description(
 @lru_cache
 def _parameter_shapes(model: ModelConfig, *sizes: int) -> tuple[tuple[int, ...], ...]:
     """Returns the shapes of all arrays, from a model of one layer: to build 60 takes seconds."""
-    one = _description(replace(model, layers=1), *sizes)
+    one = _spec(replace(model, layers=1), *sizes)
     params = dict(nnx.split(nnx.eval_shape(lambda: one.build(0)), nnx.Param)[1])
     layer = [x.shape for x in jax.tree.leaves(params.pop("blocks"))]
     if model.scan_layers:  # the layers are stacked, (layers, ...)

@@ -186,21 +186,21 @@ def _check_prompts(condition: str, longest: int, agent: AgentConfig, episodes: i
         )
 
 
-def check_sizes(data: RelabelledDataset, description: AgentSpec) -> None:
+def check_sizes(data: RelabelledDataset, spec: AgentSpec) -> None:
     """Raises a ValueError unless trajectories have the sizes of those that an agent learned from.
 
     Args:
         data: the trajectories.
-        description: the agent.
+        spec: the agent.
 
     Raises:
         ValueError: their observations, actions or steps are other than in training.
     """
     store = data.store
     for what, unit, here, trained in (
-        ("observations", "numbers", store.observation_size, description.observation_size),
-        ("actions", "numbers", store.action_size, description.action_size),
-        ("trajectories", "steps", int(store.lengths[0]), description.steps),
+        ("observations", "numbers", store.observation_size, spec.observation_size),
+        ("actions", "numbers", store.action_size, spec.action_size),
+        ("trajectories", "steps", int(store.lengths[0]), spec.steps),
     ):
         if here != trained:
             raise ValueError(

@@ -28,25 +28,25 @@ def acting() -> list[dict[str, Any]]:
 
 def _acting_with(trajectories: int) -> dict[str, Any]:
     policy = models.policy(models.quickstart(trajectories))
-    description, context = policy.spec, policy.new_context(ENVIRONMENTS, trajectories)
-    capacity = models.context_tokens(description)
+    spec, context = policy.spec, policy.new_context(ENVIRONMENTS, trajectories)
+    capacity = models.context_tokens(spec)
     context = replace(context, position=capacity - 1)
     observation, to_go = (
-        np.zeros((ENVIRONMENTS, description.observation_size)),
+        np.zeros((ENVIRONMENTS, spec.observation_size)),
         np.ones(ENVIRONMENTS),
     )
 
     def act() -> Any:
         nonlocal context
         _, after = policy.act(
-            context, to_go, observation, description.steps - 1, jax.random.key(0), 1.0, 1.0
+            context, to_go, observation, spec.steps - 1, jax.random.key(0), 1.0, 1.0
         )
         context = replace(after, position=capacity - 1)
         return context.cache
 
-    model = description.build(0)
-    features = jnp.zeros((ENVIRONMENTS, capacity, description.layout().feature_size))
-    timestep = jnp.tile(jnp.arange(description.steps), (ENVIRONMENTS, trajectories))
+    model = spec.build(0)
+    features = jnp.zeros((ENVIRONMENTS, capacity, spec.layout().feature_size))
+    timestep = jnp.tile(jnp.arange(spec.steps), (ENVIRONMENTS, trajectories))
     whole = jax.jit(
         lambda features, timestep: model(
             features, timestep, lambda _, *qkv: attention(*qkv, backbone="blockwise")

@@ -28,12 +28,12 @@ def memory() -> list[dict[str, Any]]:
     rows = []
     for tokens in ("packed", "separate"):
         for backbone, devices in (("ring", DEVICES), ("blockwise", 1)):
-            description = _describe(tokens, backbone)
-            step, state, batch = models.train_step(description, 1, devices)
+            spec = _describe(tokens, backbone)
+            step, state, batch = models.train_step(spec, 1, devices)
             temporary = step.lower(state, batch).compile().memory_analysis().temp_size_in_bytes
             row = {
                 "tokens": tokens,
-                "context": models.context_tokens(description),
+                "context": models.context_tokens(spec),
                 "backbone": backbone,
                 "devices": devices,
             }
@@ -43,8 +43,8 @@ def memory() -> list[dict[str, Any]]:
 
 def steps() -> list[dict[str, Any]]:
     """Takes ten training steps on the ring, with packed tokens, on one batch."""
-    description = _describe("packed", "ring")
-    step, state, batch = models.train_step(description, 1, DEVICES)
+    spec = _describe("packed", "ring")
+    step, state, batch = models.train_step(spec, 1, DEVICES)
     compiled = step.lower(state, batch).compile()
     rate, rows = product_rate(), []
     for number in range(1, _STEPS + 1):
@@ -52,7 +52,7 @@ def steps() -> list[dict[str, Any]]:
         state, metrics = compiled(state, batch)
         loss = float(metrics["loss"])
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        utilisation = models.model_flops(description, 1) / cpu / rate
+        utilisation = models.model_flops(spec, 1) / cpu / rate
         rows.append(
             {
                 "step": number,

@@ -47,39 +47,37 @@ def quickstart(trajectories: int = 8) -> AgentSpec:
     return describe(trajectories, 12, 4, 2, ModelConfig())
 
 
-def policy(description: AgentSpec) -> TransformerAgent:
+def policy(spec: AgentSpec) -> TransformerAgent:
     """Returns an untrained agent."""
-    return TransformerAgent(*nnx.split(description.build(0), nnx.Param), description)
+    return TransformerAgent(*nnx.split(spec.build(0), nnx.Param), spec)
 
 
-def context_tokens(description: AgentSpec) -> int:
+def context_tokens(spec: AgentSpec) -> int:
     """Returns the tokens of a full context."""
-    return description.agent.trajectories * description.steps * description.layout().tokens_per_step
+    return spec.agent.trajectories * spec.steps * spec.layout().tokens_per_step
 
 
-def train_step(
-    description: AgentSpec, rows: int, devices: int
-) -> tuple[Callable, TrainState, Tokens]:
+def train_step(spec: AgentSpec, rows: int, devices: int) -> tuple[Callable, TrainState, Tokens]:
     """Makes the training step of `experiments.train`, a fresh state and a batch of random tokens.
 
     Args:
-        description: the agent; each row holds one chain.
+        spec: the agent; each row holds one chain.
         rows: rows of the batch.
         devices: devices of the ring: the first ones.
     """
     mesh = ring_mesh(devices)
     optimizer, _ = make_optimizer(TrainConfig())
-    graph, state = init_state(lambda: description.build(0), optimizer, mesh)
+    graph, state = init_state(lambda: spec.build(0), optimizer, mesh)
     step = make_train_step(
         graph,
         optimizer,
-        description.model,
+        spec.model,
         mesh,
-        context_tokens(description),
-        trajectories_per_row=description.agent.trajectories,
+        context_tokens(spec),
+        trajectories_per_row=spec.agent.trajectories,
         one_chain_per_row=True,
     )
-    return step, state, random_batch(description, rows, mesh)
+    return step, state, random_batch(spec, rows, mesh)
 
 
 def ring_mesh(devices: int) -> Mesh:
@@ -87,32 +85,32 @@ def ring_mesh(devices: int) -> Mesh:
     return sharding.make_mesh(devices, jax.devices()[:devices])
 
 
-def random_batch(description: AgentSpec, rows: int, mesh: Mesh) -> Tokens:
+def random_batch(spec: AgentSpec, rows: int, mesh: Mesh) -> Tokens:
     """Returns a batch of random tokens on a mesh, with the timesteps and weights of chains."""
-    layout, length = description.layout(), context_tokens(description)
+    layout, length = spec.layout(), context_tokens(spec)
     shape = (rows, length)
     rng = np.random.default_rng(0)
     tokens = Tokens(
         features=rng.standard_normal((*shape, layout.feature_size), np.float32),
         timestep=np.broadcast_to(
-            np.arange(length) // layout.tokens_per_step % description.steps, shape
+            np.arange(length) // layout.tokens_per_step % spec.steps, shape
         ).astype(np.int32),
         segment=np.zeros(shape, np.int32),
-        action=rng.uniform(-1, 1, (*shape, description.action_size)).astype(np.float32),
+        action=rng.uniform(-1, 1, (*shape, spec.action_size)).astype(np.float32),
         weight=np.broadcast_to(
             np.arange(length) % layout.tokens_per_step == layout.action_token, shape
         ).astype(np.float32),
     )
-    return sharding.shard_batch(tokens, mesh, description.model.layout)
+    return sharding.shard_batch(tokens, mesh, spec.model.layout)
 
 
-def model_flops(description: AgentSpec, rows: int) -> float:
+def model_flops(spec: AgentSpec, rows: int) -> float:
     """Returns the FLOPs of the model's products in a training step.
 
     They are three times those of the forward pass; only causal pairs of tokens count.
     """
-    model, length = description.model, context_tokens(description)
-    outer = description.layout().feature_size + model.components * (1 + 2 * description.action_size)
+    model, length = spec.model, context_tokens(spec)
+    outer = spec.layout().feature_size + model.components * (1 + 2 * spec.action_size)
     products = 2 * model.width * (outer + model.layers * (4 + 2 * model.feedforward) * model.width)
     pairs = model.layers * 4 * model.width * (length + 1) / 2
     return 3.0 * rows * length * (products + pairs)

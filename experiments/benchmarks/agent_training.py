@@ -35,8 +35,8 @@ def training() -> list[dict[str, Any]]:
     ]
 
 
-def _training_of(name: str, description: AgentSpec, rows: int, calls: int) -> dict[str, Any]:
-    step, state, tokens = models.train_step(description, rows, devices=1)
+def _training_of(name: str, spec: AgentSpec, rows: int, calls: int) -> dict[str, Any]:
+    step, state, tokens = models.train_step(spec, rows, devices=1)
     compiled = step.lower(state, tokens).compile()
 
     def train() -> Any:
@@ -45,10 +45,10 @@ def _training_of(name: str, description: AgentSpec, rows: int, calls: int) -> di
         return metrics
 
     rate, seconds = product_rate(), models.cpu_seconds(train, calls)
-    utilisation = models.model_flops(description, rows) / seconds / rate
+    utilisation = models.model_flops(spec, rows) / seconds / rate
     line = {
         "case": name,
-        "tokens_a_step": rows * models.context_tokens(description),
+        "tokens_a_step": rows * models.context_tokens(spec),
         "seconds": seconds,
     }
     return line | {"utilisation": utilisation} | shares(train, compiled.as_text())
@@ -59,9 +59,9 @@ def waiting() -> list[dict[str, Any]]:
     command, agent, train = CollectCommand(), AgentConfig(), TrainConfig()
     collect.main(command)
     data = training_data(command.task, command.data)
-    description = replace(models.quickstart(), normalizer=data.normalizer(agent.reward_scale))
-    loader = ChainLoader(data, agent, description.layout(), 0, train.batch)
-    step, state, first = models.train_step(description, train.batch, devices=1)
+    spec = replace(models.quickstart(), normalizer=data.normalizer(agent.reward_scale))
+    loader = ChainLoader(data, agent, spec.layout(), 0, train.batch)
+    step, state, first = models.train_step(spec, train.batch, devices=1)
     mesh = first.weight.sharding.mesh
     state, _ = step(state, first)
     batches = loop.prefetch(

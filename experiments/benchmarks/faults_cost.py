@@ -48,9 +48,7 @@ def _saving(work: Path) -> Check:
     state = jax.tree.map(lambda x: x.copy(), training.state)
     start = time.process_time()
     for number in range(1, _SAVES + 1):
-        checkpoints.save(
-            TrainState(state.step + number, *state[1:]), training.description.to_dict(), 0.0
-        )
+        checkpoints.save(TrainState(state.step + number, *state[1:]), training.spec.to_dict(), 0.0)
         checkpoints.wait()
     save_seconds = (time.process_time() - start) / _SAVES
     checkpoints.close()

@@ -43,7 +43,7 @@ def growth(work: Path) -> list[Check]:
         training.run(command.train.checkpoint_every // 10)
         checkpoints = Checkpoints(work / "loop")
         checkpoints.prepare()
-        checkpoints.save(training.state, training.description.to_dict(), 0.0)
+        checkpoints.save(training.state, training.spec.to_dict(), 0.0)
         checkpoints.close()
         evaluation = Evaluation(load(work / "loop"), tasks, config)
         list(evaluation.attempts("own"))

@@ -25,8 +25,8 @@ class Training:
         """
         data_config = replace(command.data, root=str(work / "data"), episodes=200, tasks=6)
         data = training_data(command.task, data_config)
-        self.description = describe_agent(command, data)
-        self.learner = TransformerLearner(command, data, self.description)
+        self.spec = describe_agent(command, data)
+        self.learner = TransformerLearner(command, data, self.spec)
         self.state, self.number = self.learner.init_state(), 0
 
     def run(self, steps: int) -> None:

@@ -39,7 +39,7 @@ def test_the_number_of_parameters():
 def test_shapes_are_those_of_the_whole_model(scan_layers):
     model = dataclasses.replace(MODEL, width=64, heads=2, layers=3, scan_layers=scan_layers)
     planned = workload(model=model)
-    whole = nnx.split(nnx.eval_shape(lambda: planned.description.build(0)), nnx.Param)[1]
+    whole = nnx.split(nnx.eval_shape(lambda: planned.spec.build(0)), nnx.Param)[1]
     shapes = [x.shape for x in jax.tree.leaves(whole)]
     assert sorted(planned.parameter_shapes) == sorted(shapes)
 
