@@ -33,22 +33,23 @@ LOCK = "lock"
 """Locked (flock) by the process that works in the folder."""
 
 
-def write_json(path: Path, facts: dict[str, Any]) -> None:
-    """Writes facts as JSON: after a kill the file is whole, or it is as it was before."""
+def write_whole(path: Path, text: str) -> None:
+    """Writes a text: after a kill the file is whole, or it is as it was before."""
     # Each process has its own: several may write one path, such as that of a shared cache.
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(facts, indent=2) + "\n")
+    partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+def write_json(path: Path, facts: dict[str, Any]) -> None:
+    """Writes facts as JSON, whole or not at all."""
+    write_whole(path, json.dumps(facts, indent=2) + "\n")
 
 
 def write_config(folder: Path, settings: Any) -> None:
     """Writes the settings of a run's command, an instance of its dataclass, whole or not at all."""
-    partial = folder / f".{CONFIG}.partial"
-    partial.write_text(
-        yaml.dump(asdict(settings), Dumper=_Dumper, sort_keys=False, allow_unicode=True),
-        encoding="utf-8",
-    )
-    partial.replace(folder / CONFIG)
+    text = yaml.dump(asdict(settings), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    write_whole(folder / CONFIG, text)
 
 
 def copy_description(run: Path, folder: Path) -> None:

@@ -36,11 +36,9 @@ from agentic_transformer.run_files import (
     read_json,
     write_config,
     write_json,
+    write_whole,
 )
-from agentic_transformer.settings import (
-    settings_of,
-    value_at,
-)
+from agentic_transformer.settings import settings_of, value_at
 from experiments.cli import provenance
 from experiments.cli.run_status import STATUS, read_status
 
@@ -213,13 +211,8 @@ def write_description(
 
 
 def write_overrides(folder: Path, overrides: list[str]) -> None:
-    """Writes the overrides of a command line into the folder of a run or a sweep.
-
-    After a kill the file is whole, or it is as it was before.
-    """
-    partial = folder / f".{OVERRIDES}.partial"
-    OmegaConf.save(OmegaConf.create(overrides), partial)
-    partial.replace(folder / OVERRIDES)
+    """Writes the overrides of a command line into the folder of a run or a sweep."""
+    write_whole(folder / OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(overrides)))
 
 
 def read_overrides(folder: Path) -> list[str]:
