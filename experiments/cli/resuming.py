@@ -112,24 +112,27 @@ def _may_grow(settings: Any) -> bool:
 
 def is_done(folder: Path, settings: Any) -> bool:
     """Returns whether a run is finished; it is not if more steps are asked for now."""
-    if read_status(folder).get("state") != "finished":
-        return False
-    if not _may_grow(settings) or not (folder / CONFIG).is_file():
-        return True
-    return settings.train.steps <= read_config(folder, type(settings)).train.steps
+    finished = read_status(folder).get("state") == "finished"
+    return finished and _grows_from(folder, settings) is None
 
 
 def print_growth(folder: Path, settings: Any) -> None:
     """Says what more steps than a run was started with do to its learning rate."""
-    if not _may_grow(settings) or not (folder / CONFIG).is_file():
-        return
-    there, here = read_config(folder, type(settings)).train.steps, settings.train.steps
-    if there < here:
+    if (before := _grows_from(folder, settings)) is not None:
+        steps = settings.train.steps
         print(
-            f"train.steps={here}, {there} before: from here on the learning rate follows the "
-            f"cosine of {here} steps",
+            f"train.steps={steps}, {before} before: from here on the learning rate follows the "
+            f"cosine of {steps} steps",
             flush=True,
         )
+
+
+def _grows_from(folder: Path, settings: Any) -> int | None:
+    """Returns the steps that a run was started with, if more are asked for now."""
+    if not _may_grow(settings) or not (folder / CONFIG).is_file():
+        return None
+    before = read_config(folder, type(settings)).train.steps
+    return before if before < settings.train.steps else None
 
 
 def check_resumed(settings: Any, overrides: list[str]) -> None:
