@@ -9,13 +9,13 @@ from __future__ import annotations
 import inspect
 import textwrap
 import typing
-from collections.abc import Iterable
 from dataclasses import is_dataclass
 
 from agentic_transformer import config
 from agentic_transformer.settings import Setting, format_value, settings_of, value_at
 from experiments.cli import command_line
 from experiments.cli.packages import CONF
+from experiments.reports.variants_table import markdown
 
 COMMANDS = {
     name.removesuffix("Command").lower(): kind
@@ -42,7 +42,7 @@ _TIME = "# Time on two CPU cores:"
 def configuration_page() -> str:
     """Returns the page of all settings: groups first, then what is a command's own."""
     parts = [_CONFIGURATION, "## Commands\n"]
-    parts.append(_table(["command", "what it does", "groups"], map(_command_row, COMMANDS)))
+    parts.append(markdown(["command", "what it does", "groups"], map(_command_row, COMMANDS)))
     groups = {}
     for kind in COMMANDS.values():
         for name, hint in typing.get_type_hints(kind).items():
@@ -62,7 +62,7 @@ def experiments_page() -> str:
     """Returns the page of all experiments: a table of their settings, then what each is."""
     names = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
     columns = ["experiment", "task", "data", "agent", "model", "training", "evaluation", "time"]
-    parts = [_EXPERIMENTS, _table(columns, map(_experiment_row, names))]
+    parts = [_EXPERIMENTS, markdown(columns, map(_experiment_row, names))]
     for name in names:
         text, commands, _ = _header(name)
         parts.append(f"## {name}\n\n{text}\n")
@@ -93,7 +93,7 @@ def _section(
         for key, setting in settings.items()
     ]
     described = " ".join(inspect.getdoc(kind).split()).replace("<", "&lt;")
-    table = _table(["setting", "default", "meaning", "allowed"], rows)
+    table = markdown(["setting", "default", "meaning", "allowed"], rows)
     return f"## {title}\n\n{textwrap.fill(described, 100)}\n\n{table}"
 
 
@@ -128,13 +128,6 @@ def _header(name: str) -> tuple[str, str, str]:
         else:
             (commands if line.startswith("#   ") else text).append(line.lstrip("#").strip())
     return textwrap.fill(" ".join(filter(None, text)), 100), "\n".join(commands), time
-
-
-def _table(columns: list[str], rows: Iterable[list[str]]) -> str:
-    """Returns a Markdown table."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    cells = ([cell.replace("|", "\\|") for cell in line] for line in lines)
-    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
 
 
 def _shown(value: object) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -107,7 +107,7 @@ def save_tables(table: pd.DataFrame, path: Path) -> list[Path]:
     cells = in_cells(table)
     written = {
         ".csv": table.to_csv(index=False),
-        ".md": markdown(cells),
+        ".md": markdown(list(cells.columns), cells.to_numpy()),
         ".tex": latex(cells),
     }
     for suffix, text in written.items():
@@ -130,11 +130,11 @@ def in_cells(table: pd.DataFrame) -> pd.DataFrame:
     return wide.loc[list(rows), list(dict.fromkeys(cells["column"]))].fillna("").reset_index()
 
 
-def markdown(cells: pd.DataFrame) -> str:
-    """Returns a table of text in Markdown."""
-    rows = [list(cells.columns), ["---"] * len(cells.columns), *cells.astype(str).to_numpy()]
-    escaped = ([str(cell).replace("|", "\\|") for cell in row] for row in rows)
-    return "".join(f"| {' | '.join(row)} |\n" for row in escaped)
+def markdown(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Returns a table in Markdown."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    cells = ([str(cell).replace("|", "\\|") for cell in line] for line in lines)
+    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
 
 
 def latex(cells: pd.DataFrame) -> str:
