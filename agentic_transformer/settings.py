@@ -128,6 +128,11 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Returns the keys at which two dicts differ, sorted; what is missing counts as None."""
+    return sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
+
+
 def lies_in(key: str, *places: str) -> bool:
     """Returns whether a dotted key is one of `places` or lies in one of them."""
     return any(key == place or key.startswith(place + ".") for place in places)

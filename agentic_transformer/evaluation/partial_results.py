@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from agentic_transformer.run_files import read_json, write_json
+from agentic_transformer.settings import differing
 
 SETTINGS = "settings.json"
 
@@ -38,15 +39,8 @@ class PartialResults:
         self.folder = folder
         earlier = read_json(folder / SETTINGS)
         if folder.exists() and earlier != settings:
-            changed = sorted(
-                key
-                for key in earlier.keys() | settings.keys()
-                if earlier.get(key) != settings.get(key)
-            )
-            print(
-                f"what was unfinished is dropped, another {', '.join(changed)} was used there",
-                flush=True,
-            )
+            changed = ", ".join(differing(earlier, settings))
+            print(f"what was unfinished is dropped, another {changed} was used there", flush=True)
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / SETTINGS, settings)

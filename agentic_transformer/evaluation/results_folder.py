@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from agentic_transformer.run_files import copy_description, read_json, write_json
-from agentic_transformer.settings import format_value
+from agentic_transformer.settings import differing, format_value
 
 EVALUATION = "evaluation.json"
 RECORDS = ("records.csv", "records.csv.gz")
@@ -152,9 +152,7 @@ def _difference(base: Path, settings: dict[str, Any]) -> str:
     there = read_settings(base)
     if not there:
         return "they do not say of which"
-    keys = sorted(
-        key for key in there.keys() | settings.keys() if there.get(key) != settings.get(key)
-    )
+    keys = differing(there, settings)
     words = [_in_words(key, there.get(key), settings.get(key)) for key in keys[:3]]
     return "; ".join([*words, *(["..."] if len(keys) > 3 else [])])
 

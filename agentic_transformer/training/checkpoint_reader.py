@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from agentic_transformer.config import with_defaults
-from agentic_transformer.settings import flat
+from agentic_transformer.settings import differing, flat
 from agentic_transformer.training import checksums, distributed, old_names
 from agentic_transformer.training.arrays import read_arrays
 from agentic_transformer.training.state import TrainState
@@ -110,12 +110,11 @@ class CheckpointReader:
         path = self.path(step)
         # Both as JSON gives them back: a tuple becomes a list.
         there, here = (flat(json.loads(json.dumps(one))) for one in (self.spec(step), spec))
-        # Values that the data decide are compared last, since they differ for another agent too.
-        for key in sorted(there.keys() | here.keys(), key=lambda key: (_of_data(key), key)):
-            if there.get(key) != here.get(key):
-                difference = f"{key} is {there.get(key)} there and {here.get(key)} here"
-                other = "was made with other data" if _of_data(key) else "is another agent's"
-                raise ValueError(f"{path} {other}: {difference}")
+        # Values that the data decide come last, since they differ for another agent too.
+        for key in sorted(differing(there, here), key=_of_data):
+            difference = f"{key} is {there.get(key)} there and {here.get(key)} here"
+            other = "was made with other data" if _of_data(key) else "is another agent's"
+            raise ValueError(f"{path} {other}: {difference}")
         if not (path / "optimizer").exists():
             raise ValueError(
                 f"{path} is without its optimizer: it can be evaluated, not trained further"
