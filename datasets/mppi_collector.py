@@ -103,7 +103,7 @@ class MPPICollector:
         config = recipe.planner
         samples = max(4, int(config.samples * rng.choice(recipe.efforts)))
         self._planner = MPPI(tasks, replace(config, samples=samples), rng)
-        self._hold, self._next_plan, self._rng = config.hold, 0, rng
+        self._next_plan, self._rng = 0, rng
         self._noise = rng.choice(recipe.noises, (count, 1), p=recipe.noise_shares)
         gives_up = rng.random(count) < recipe.give_up_share
         last_step = np.where(gives_up, rng.integers(length, size=count), length)
@@ -120,7 +120,7 @@ class MPPICollector:
         """Returns the actions; see `datasets.collectors.Collector.act`."""
         if step >= self._next_plan:
             self._action = self._planner.plan(physics)
-            self._next_plan = step + self._hold
+            self._next_plan = step + self._planner.config.hold
         return self._disturbed(step, self._action)
 
     def _disturbed(self, step: int, action: np.ndarray) -> np.ndarray:
@@ -151,7 +151,7 @@ class AnnealedMPPICollector(MPPICollector):
     def __init__(self, tasks: Sequence[Task], rng: np.random.Generator, length: int) -> None:
         """Distributes the noise over the episodes."""
         self._planner = MPPI(tasks, recipe_of(tasks[0]).planner, rng)
-        self._hold, self._next_plan, self._rng = self._planner.config.hold, 0, rng
+        self._next_plan, self._rng = 0, rng
         self._share = np.linspace(1, 0, len(tasks))[:, None]
         self._keeps_demonstrator = True
         self._action = np.zeros(())

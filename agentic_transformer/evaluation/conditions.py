@@ -158,8 +158,8 @@ def check_retrieval(tasks: Sequence[envs.Task], config: EvalConfig, returns: np.
             f"condition 'retrieval' needs a context; eval.trajectories={config.trajectories} asks "
             "for none; allowed: numbers from 2 on"
         )
-    fewest = int(np.argmin(uninformative(returns).sum(axis=1)))
-    available = int(uninformative(returns[[fewest]]).sum())
+    counts = uninformative(returns).sum(axis=1)  # (tasks,)
+    fewest, available = int(counts.argmin()), int(counts.min())
     if longest > available:
         raise ValueError(
             f"condition 'retrieval' with eval.trajectories up to {longest + 1} needs {longest} "

@@ -29,11 +29,11 @@ class RepeatMissRate:
             best_return: (agents,) the best return of each task in the data.
             action_repeat: environment steps of an agent step.
         """
-        first = {task: number for number, task in enumerate(tasks)}
-        self._candidates, self._repeat = list(first), action_repeat
+        agent_of = {task: number for number, task in enumerate(tasks)}  # one of those that have it
+        self._candidates, self._repeat = list(agent_of), action_repeat
         self._threshold = near_best(FOUND_SHARE, best_return)  # (agents,)
-        self._candidate_threshold = self._threshold[list(first.values())]  # (candidates,)
-        self._missed = np.zeros((len(first), len(tasks)), bool)
+        self._candidate_threshold = self._threshold[list(agent_of.values())]  # (candidates,)
+        self._missed = np.zeros((len(agent_of), len(tasks)), bool)
         self._found = np.zeros(len(tasks), bool)
 
     def update(self, physics: np.ndarray, reward: np.ndarray) -> np.ndarray:

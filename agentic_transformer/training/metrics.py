@@ -141,7 +141,8 @@ class MetricsLog:
         self._send(
             step, {f"return/trajectory_{row['trajectories']}": row["return"] for row in returns}
         )
-        self._evaluated |= {step} if returns else set()
+        if returns:
+            self._evaluated.add(step)
         self._last_time = time.perf_counter()
 
     def has_returns(self, step: int) -> bool:

@@ -66,17 +66,19 @@ def devices() -> dict[str, Any]:
 
     The dict is empty if the process has not used jax.
     """
-    jax = sys.modules.get("jax")
+    if (jax := sys.modules.get("jax")) is None:
+        return {}
     try:
-        return {} if jax is None else {
+        found = {
             "devices": jax.device_count(),
             "backend": jax.default_backend(),
             "device_kind": jax.devices()[0].device_kind,
             "default_matmul_precision": jax.config.jax_default_matmul_precision,  # None: not set
             "processes": jax.process_count(),
-        } | ({"driver": _driver()} if jax.default_backend() == "gpu" else {})  # fmt: skip
+        }
     except RuntimeError:  # what kept jax from starting has been reported already
         return {}
+    return found | ({"driver": _driver()} if found["backend"] == "gpu" else {})
 
 
 def _driver() -> str | None:
