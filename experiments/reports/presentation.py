@@ -5,7 +5,8 @@ Nothing here touches an environment or a model, or imports jax or MuJoCo.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -157,52 +158,49 @@ def _draw(
     )
     pictured = next((i for i, run in enumerate(runs) if (run / ROLLOUTS).exists()), None)
 
+    def logs(name: str, which: list[int]) -> list[tuple[str, str, pd.DataFrame]]:
+        return [(names[i], tasks[i], pd.read_csv(runs[i] / name)) for i in which]
+
+    # Whether a figure has something to show, and what draws it to a path by the module `figures`.
     wanted = {
         "return_vs_context.png": (
             len(summary),
-            lambda path: (
-                _figures().variants(summary, trained, path, published)
-                if several
-                else _figures().return_vs_context(summary, trained, path, published)
+            lambda figures, path: (figures.variants if several else figures.return_vs_context)(
+                summary, trained, path, published
             ),
         ),
-        "agents.png": (several, lambda path: _figures().agents(summary, path)),
+        "agents.png": (several, lambda figures, path: figures.agents(summary, path)),
         "return_vs_tokens.png": (
             (summary["context_tokens"] > 0).any(),
-            lambda path: (
-                _figures().variants_by_tokens(summary, path)
+            lambda figures, path: (
+                figures.variants_by_tokens(summary, path)
                 if several
-                else _figures().return_vs_tokens(summary, trained, path)
+                else figures.return_vs_tokens(summary, trained, path)
             ),
         ),
         "return_vs_window.png": (
             "windows" in tables,
-            lambda path: _figures().return_vs_window(tables["windows"], path),
+            lambda figures, path: figures.return_vs_window(tables["windows"], path),
         ),
         "retrieval.png": (
             "retrieval" in tables,
-            lambda path: _figures().retrieval(tables["retrieval"], path),
+            lambda figures, path: figures.retrieval(tables["retrieval"], path),
         ),
         "entropy.png": (
             summary["action_entropy"].notna().any(),
-            lambda path: _figures().entropy(summary, path),
+            lambda figures, path: figures.entropy(summary, path),
         ),
         "training.png": (
             logged,
-            lambda path: _figures().training_curves(
-                [(names[i], tasks[i], pd.read_csv(runs[i] / METRICS)) for i in logged], path
-            ),
+            lambda figures, path: figures.training_curves(logs(METRICS, logged), path),
         ),
         "learning_curve.png": (
             measured,
-            lambda path: _figures().learning_curves(
-                [(names[i], tasks[i], pd.read_csv(runs[i] / LEARNING_CURVE)) for i in measured],
-                path,
-            ),
+            lambda figures, path: figures.learning_curves(logs(LEARNING_CURVE, measured), path),
         ),
         "attempts.png": (
             pictured is not None,
-            lambda path: _figures().attempts(
+            lambda figures, path: figures.attempts(
                 runs[pictured] / ROLLOUTS,
                 names[pictured] if len(set(names)) > 1 else "",
                 "own" in set(records_of[pictured]["condition"]),
@@ -217,15 +215,14 @@ def _draw(
         if shows
         for suffix in formats
     ]
-    return [file for file, draw in files if picture(out / file, draw)]
+    return [file for file, draw in files if picture(out / file, partial(_draw_figure, draw))]
 
 
-def _figures() -> ModuleType:
-    """Imports the figures while one is drawn."""
+def _draw_figure(draw: Callable[[ModuleType, Path], None], path: Path) -> None:
     # Imported here: if matplotlib finds no place for its files, a figure fails, and no table.
     from experiments.reports import figures
 
-    return figures
+    draw(figures, path)
 
 
 def runs_to_show(named: Sequence[str]) -> tuple[list[Path], Path]:
