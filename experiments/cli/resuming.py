@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,17 +54,21 @@ def open_run(parent: Path, command_name: str, settings: Any) -> Opened:
             raise_config_error(problem, f"run={named} resume=true alone, or a new folder")
         check_same(named, settings)
     elif settings.resume:
-        for folder in unfinished(parent, CONFIG):
-            # Skips runs with other settings, or whose settings this version cannot read.
-            with suppress(UserError):
-                check_same(folder, settings)
-                if read_status(folder).get("command") == command_name:
-                    named = folder
-                    break
-        else:
+        found = unfinished(parent, CONFIG)
+        named = next((run for run in found if _is_same(run, command_name, settings)), None)
+        if named is None:
             problem = f"resume=true: no unfinished run with these settings in {parent}"
             raise_config_error(problem, "run=<folder>")
     return open_folder(parent, named, settings.resume)
+
+
+def _is_same(folder: Path, command_name: str, settings: Any) -> bool:
+    """Returns whether a folder holds a run of a command with these settings."""
+    try:
+        check_same(folder, settings)
+    except UserError:  # other settings, or settings that this version cannot read
+        return False
+    return read_status(folder).get("command") == command_name
 
 
 def unfinished(parent: Path, file: str) -> list[Path]:
