@@ -9,11 +9,12 @@ import pytest
 import envs
 from agentic_transformer.agents.base import Trajectory
 from agentic_transformer.config import AgentConfig, EvalConfig, ModelConfig
+from agentic_transformer.contexts.chains import ChainSampler
 from agentic_transformer.contexts.relabelled import RelabelledDataset
 from agentic_transformer.contexts.token_layouts import PackedTokens
 from agentic_transformer.evaluation.conditions import evaluation_tasks
 from agentic_transformer.evaluation.prompts import change, draw_partners
-from agentic_transformer.evaluation.retrieval import POOR_SHARE, distances
+from agentic_transformer.evaluation.retrieval import POOR_SHARE, distances, draw_prompts
 from agentic_transformer.evaluation.rollouts import Evaluation
 from tests.evaluation.test_rollouts import STEPS, Watched
 from tests.seeds import SEED, rng
@@ -151,6 +152,17 @@ def test_a_shuffled_context_holds_the_same_trajectories_in_another_order():
 def test_distances_are_powers_of_two_and_the_far_end():
     assert distances(1) == [] and distances(2) == [1]
     assert distances(4) == [1, 2, 3] and distances(128) == [1, 2, 4, 8, 16, 32, 64, 127]
+
+
+def test_prompts_hold_each_poor_trajectory_once_and_any_of_the_good_ones():
+    returns = np.array([[0.0, 9, 5, 1, 8, 0, 1, 10], [10.0, 0, 0, 1, 1, 5, 5, 7]])
+    sampler = ChainSampler(returns, AgentConfig(trajectories=2), seed=SEED)
+    drawn = [draw_prompts(sampler, 4, rng(draw)) for draw in range(50)]
+    for poor, _ in drawn:
+        np.testing.assert_array_equal(np.sort(poor, axis=1), [[0, 3, 5, 6], [1, 2, 3, 4]])
+    # One of three is missed by 50 draws once in 6e8 cases.
+    good = [{int(chosen[task]) for _, chosen in drawn} for task in range(2)]
+    assert good == [{1, 4, 7}, {0, 7}]
 
 
 def test_the_informative_trajectory_stands_at_its_place_among_poor_ones(make):

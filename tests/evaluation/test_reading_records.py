@@ -15,8 +15,9 @@ RESULTS = Path(__file__).parents[2] / "experiments" / "results"
 
 def test_the_same_run_twice_is_refused():
     table = make_records([[1.0, 2.0]])
-    with pytest.raises(ValueError, match="two of the runs hold the same records"):
-        join([table, table])
+    for again in (table, table.assign(**{"return": 9.0})):  # it may have been trained anew
+        with pytest.raises(ValueError, match="two of the runs hold the same records"):
+            join([table, again])
     assert len(join([table, make_records([[1.0, 2.0]], seed=1)])) == 4
     assert len(join([table, table.assign(eval_seed=1)])) == 4  # the same run, evaluated anew
 
@@ -37,10 +38,11 @@ def test_bad_records_are_named(tmp_path):
     whole.assign(condition="owm").to_csv(path, index=False)
     with pytest.raises(ValueError, match="unknown condition 'owm' in line 2"):
         read_records(path)
-    twice = make_records([[1.0, 2.0]])
-    pd.concat([twice, twice]).to_csv(path, index=False)
-    with pytest.raises(ValueError, match="two rows with the same .* line 4"):
-        read_records(path)
+    once = make_records([[1.0, 2.0]])
+    for again in (once, once.assign(**{"return": 9.0})):
+        pd.concat([once, again]).to_csv(path, index=False)
+        with pytest.raises(ValueError, match="two rows with the same .* line 4"):
+            read_records(path)
 
 
 def test_a_column_of_the_version_before_is_read_with_one_warning_line(tmp_path, capsys):

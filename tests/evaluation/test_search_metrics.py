@@ -34,3 +34,27 @@ def test_the_rate_is_the_share_of_tried_tasks_that_were_missed_before():
     # The first agent misses, tries the same again, tries nothing, finds its goal, and searches no
     # more. The second finds its goal at once.
     np.testing.assert_array_equal(found, [[nan, nan], [1, nan], [nan, nan], [0, nan], [nan, nan]])
+
+
+def test_every_step_of_a_held_action_counts_and_the_state_before_the_first_does_not():
+    """Two agents search for one goal. Half of a task's best return finds it: here 6, 6 and 4."""
+    tasks = [Task("point_mass_goal", Params({"goal": goal})) for goal in (EAST, EAST, WEST)]
+    metric = RepeatMissRate(tasks, best_return=np.array([12.0, 12.0, 8.0]), action_repeat=2)
+
+    def attempt(*paths, earned):
+        """Each agent visits its places from the given step on, then stands at the origin."""
+        physics = np.zeros((3, STEPS + 1, 4))
+        for row, (first, places) in enumerate(paths):
+            physics[row, first : first + len(places), :2] = places
+        return metric.update(physics, np.array(earned)[:, None] / STEPS * np.ones(STEPS)).tolist()
+
+    nan = np.nan
+    # The first and the third agent miss. The second earns exactly half of the best return.
+    first = attempt((1, [WEST] * 2), (1, [WEST] * 2), (1, [EAST] * 3), earned=[0, 6, 0])
+    np.testing.assert_array_equal(first, [nan, nan, nan])
+    # One step at the goal, of 2, is too few; where the attempt begins does not count.
+    second = attempt((0, [WEST] * 2), (1, [WEST] * 2), (1, [NOWHERE]), earned=[0, 0, 0])
+    np.testing.assert_array_equal(second, [nan, nan, nan])
+    both = [EAST] * 3 + [WEST] * 2
+    third = attempt((1, [WEST] * 2), (1, [WEST] * 2), (1, both), earned=[0, 0, 4])
+    np.testing.assert_array_equal(third, [1, nan, 0.5])

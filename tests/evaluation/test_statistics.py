@@ -76,6 +76,8 @@ def test_best_of_n_is_the_running_maximum_and_the_mean_is_of_the_nth():
     assert summary["mean"].tolist() == [1.5, 1.5, 3.5]
     assert summary["best_mean"].tolist() == [1.5, 2.5, 4.0]
     assert summary["context_tokens"].tolist() == [0, 48, 96]
+    backwards = statistics.summarize(make_records(returns)[::-1]).set_index("trajectories")
+    assert backwards["best_mean"].to_dict() == summary["best_mean"].to_dict()
 
 
 def test_comparison_is_paired():
@@ -132,15 +134,65 @@ def test_two_baselines_are_two_comparisons():
     assert set(compared["units"]) == {4}
 
 
+def test_only_attempts_on_the_same_task_with_the_same_n_are_compared():
+    own, other = make_records([[5.0, 6.0]]), make_records([[1.0, 3.0]], "no_context")
+    elsewhere = [table.assign(task="u", **{"return": 0.0}) for table in (own, other)]
+    hidden = [other.assign(condition="retrieval", distance=distance) for distance in (1, 2)]
+    compared = statistics.compare(pd.concat([own, other, *elsewhere, *hidden]))
+    found = compared.set_index(["task", "against", "trajectories"])["difference"].to_dict()
+    expected = {("t", 1): 4.0, ("t", 2): 3.0, ("u", 1): 0.0, ("u", 2): 0.0}
+    assert found == {(task, "no_context", n): value for (task, n), value in expected.items()}
+
+
+def test_a_baseline_without_common_units_hides_no_other():
+    """The first was evaluated with other seeds alone."""
+    tables = [
+        make_records([[5.0]]),
+        make_records([[1.0]], "dt", agent="a", seed=7),
+        make_records([[2.0]], "dt", agent="b"),
+    ]
+    compared = statistics.compare(pd.concat(tables))
+    assert compared[["baseline", "difference"]].to_numpy().tolist() == [["b", 3.0]]
+
+
 def test_interquartile_mean_is_the_mean_of_the_middle_half():
-    values = np.array([-1e9, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 1e9])
+    # The middle halves of the two seeds have the means 1.5 and 4.5, that of all units 3.5.
+    values = np.array([-1e9, 1.0, 2.0, 6.0, 3.0, 4.0, 5.0, 1e9])
     estimate, low, high = statistics.interval(
         pd.Series(values), pd.Series(np.repeat([0, 1], 4)), iqm=True
     )
     assert estimate == np.mean([2.0, 3.0, 4.0, 5.0])
     # Without a seed, the middle half of the other's four units; Student's t of one degree is 12.7.
-    half = 12.706204736 * abs(np.mean([1.0, 2.0]) - np.mean([5.0, 6.0])) / 2
+    half = 12.706204736 * abs(np.mean([1.0, 2.0]) - np.mean([4.0, 5.0])) / 2
     assert (low, high) == pytest.approx((estimate - half, estimate + half))
+
+
+@pytest.mark.parametrize(
+    ("units", "low", "high"),
+    [
+        ([0, 1, 1], 0, 1),  # no 1 is drawn in 1/27 of the resamples, more than 2.5%
+        ([0, 0, 1], 0, 1),
+        ([0, 0, 0, 1, 1, 1], 1 / 6, 5 / 6),  # no 1 in 1/64, at most one in 7/64
+    ],
+)
+def test_an_interval_of_one_seed_leaves_out_2_5_percent_of_the_resamples_at_each_end(
+    units, low, high, monkeypatch
+):
+    # So many that a share's standard deviation is below 0.0014, a ninth of 1/27 - 0.025.
+    monkeypatch.setattr(statistics, "RESAMPLES", 20_000)
+    found = interval(units, np.zeros(len(units)))
+    assert found == pytest.approx((np.mean(units), low, high))
+    assert interval(units, np.zeros(len(units))) == found  # drawn alike each time
+
+
+def test_extreme_units_of_one_seed_do_not_move_its_interquartile_mean(monkeypatch):
+    """Of 40 resampled units, the middle 20 hold as many ones as are above the tenth."""
+    monkeypatch.setattr(statistics, "RESAMPLES", 20_000)
+    units = pd.Series([-1e9, *[0.0] * 19, *[1.0] * 19, 1e9])
+    # At most 13 of 40 are ones, or 1e9, in 1.92% of the resamples, and at most 14 in 4.03%.
+    expected = 0.5, (14 - 10) / 20, (26 - 10) / 20
+    seeds = pd.Series(np.zeros(40))
+    assert statistics.interval(units, seeds, iqm=True) == pytest.approx(expected)
 
 
 def test_probability_of_improvement_counts_ties_half():
@@ -182,8 +234,8 @@ def test_a_share_of_one_seed_has_wilsons_interval(found):
 
 
 def test_a_goal_is_found_by_the_first_attempt_that_earns_half_of_the_best():
-    records = make_records([[1.0, 6.0, 0.0], [4.0, 4.9, 2.0]]).assign(best_return=10.0)
-    assert statistics.summarize(records)["found"].tolist() == [0.0, 0.5, 0.5]
+    records = make_records([[1.0, 6.0, 0.0], [4.0, 4.9, 5.0]]).assign(best_return=10.0)
+    assert statistics.summarize(records)["found"].tolist() == [0.0, 0.5, 1.0]
     assert statistics.summarize(records.assign(best_return=np.nan))["found"].isna().all()
 
 
@@ -210,6 +262,36 @@ def test_whether_a_goal_is_found_depends_on_no_other_agent():
     assert found.to_dict() == {"few": 1.0, "many": 1.0, "dt": 0.0}
 
 
+def test_a_best_return_that_is_not_known_is_that_of_the_same_hidden_task():
+    known = make_records([[6.0], [60.0]]).assign(best_return=[10.0, 100.0])
+    unknown = make_records([[6.0], [60.0]], "dt", agent="dt")
+    summary = statistics.summarize(pd.concat([known, unknown]))
+    assert summary["found"].tolist() == [1.0, 1.0]
+    assert summary["best_return"].tolist() == [55.0, 55.0]
+    alone = statistics.summarize(known.assign(best_return=[10.0, np.nan]))
+    assert alone[["found", "best_return"]].isna().all(axis=None)
+
+
+def test_what_is_known_of_some_units_alone_is_summarized_over_these():
+    """An attempt has a repeat miss rate if it tries something and has missed before."""
+    rates = [np.nan, 0.25, 0.75, np.nan]
+    records = make_records([[1.0], [2.0], [4.0], [90.0]]).assign(repeat_miss_rate=rates)
+    (row,) = statistics.summarize(records).to_dict("records")
+    assert (row["repeat_miss_rate"], row["repeat_miss_units"], row["units"]) == (0.5, 2, 4)
+    assert 0.25 <= row["repeat_miss_rate_low"] < 0.5 < row["repeat_miss_rate_high"] <= 0.75
+    assert row["iqm"] == 3.0  # the returns in the middle are 2 and 4
+
+
 def test_where_nothing_was_ever_earned_nobody_has_found_it():
     summary = statistics.summarize(make_records([[0.0, 0.0]]).assign(best_return=0.0))
     assert summary["found"].isna().all()
+
+
+def test_the_last_attempts_of_each_condition_have_their_mean():
+    """Conditions may end at different attempts."""
+    tables = [
+        make_records([[1.0, 3.0, 2.0], [2.0, 0.0, 5.0]]),
+        make_records([[7.0]], "distractors"),
+    ]
+    last = statistics.last_returns(pd.concat(tables))
+    assert last == {("own", 3): 3.5, ("distractors", 1): 7.0}
