@@ -12,6 +12,7 @@ from agentic_transformer.config import AgentConfig, EvalConfig, ModelConfig
 from agentic_transformer.contexts.chains import ChainSampler
 from agentic_transformer.contexts.relabelled import RelabelledDataset
 from agentic_transformer.contexts.token_layouts import PackedTokens
+from agentic_transformer.evaluation import rollouts
 from agentic_transformer.evaluation.conditions import evaluation_tasks
 from agentic_transformer.evaluation.prompts import change, draw_partners
 from agentic_transformer.evaluation.retrieval import POOR_SHARE, distances, draw_prompts
@@ -85,6 +86,24 @@ def test_a_window_of_all_attempts_changes_nothing(make):
             assert_same(one.trajectory, other.trajectory)
 
 
+def test_a_window_holds_the_best_trajectories_of_a_prompt_of_the_data(make):
+    """They come last, as the data's are in ascending order of return."""
+    held = []
+    for window in (None, 2):
+        evaluation = make(window=window)
+        list(evaluation.attempts("dataset"))
+        held.append(
+            [
+                [one for at, _, one, _ in evaluation.agent.remembered if at == number]
+                for number in range(LONGEST)
+            ]
+        )
+    for whole, kept in zip(*held, strict=True):
+        assert len(kept) == min(len(whole), 1)
+        for one, other in zip(whole[-1:], kept, strict=True):
+            assert_same(one, other)
+
+
 def test_zeroed_rewards_reach_the_tokens_and_nothing_else_changes(make, monkeypatch):
     evaluation = make()
     own = [attempt.trajectory for attempt in make().attempts("own")]
@@ -130,13 +149,32 @@ def test_partners_are_of_another_task_where_there_is_one():
     assert all(row != other for row, other in enumerate(alone))
 
 
-def test_a_shuffled_context_holds_the_same_trajectories_in_another_order():
-    count, batch = 5, 20
-    numbers = np.arange(count * batch, dtype=float).reshape(count, batch)  # names of trajectories
-    prompt = [
+def named_trajectories(count, batch):
+    """Trajectories all of whose numbers are their names: 0 to `batch - 1` are the first ones."""
+    return [
         Trajectory(*(np.tile(name[:, None, None], (1, 3, 2)),) * 2, np.tile(name[:, None], 3), name)
-        for name in numbers
+        for name in np.arange(count * batch, dtype=float).reshape(count, batch)
     ]
+
+
+def test_changed_rewards_leave_all_else_as_it_was():
+    """Targets, too: an agent with `agent.target=chain_max` sees them."""
+    prompt, partner = named_trajectories(3, 4), np.array([2, 0, 3, 1])
+    expected = {"zero_rewards": np.zeros((3, 4)), "other_rewards": [[2, 0, 3, 1], [6, 4, 7, 5]]}
+    expected["other_rewards"] += [[10, 8, 11, 9]]
+    for condition, names in expected.items():
+        changed = change(condition, prompt, partner, rng(0))
+        for one, other, name in zip(prompt, changed, names, strict=True):
+            rewards = np.tile(np.array(name)[:, None], 3)
+            for found, kept in zip(other, one._replace(reward=rewards), strict=True):
+                np.testing.assert_array_equal(found, kept)
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_a_shuffled_context_holds_the_same_trajectories_in_another_order(count):
+    batch = 20
+    prompt = named_trajectories(count, batch)
+    numbers = np.stack([one.target for one in prompt])
     shuffled = change("shuffled", prompt, np.arange(batch), rng(0))
     named = np.stack([one.target for one in shuffled])
     np.testing.assert_array_equal(np.sort(named, axis=0), numbers)
@@ -155,7 +193,7 @@ def test_distances_are_powers_of_two_and_the_far_end():
 
 
 def test_prompts_hold_each_poor_trajectory_once_and_any_of_the_good_ones():
-    returns = np.array([[0.0, 9, 5, 1, 8, 0, 1, 10], [10.0, 0, 0, 1, 1, 5, 5, 7]])
+    returns = np.array([[0.0, 9, 5, 1, 8, 0, 1, 10], [100.0, 0, 0, 10, 10, 50, 50, 70]])
     sampler = ChainSampler(returns, AgentConfig(trajectories=2), seed=SEED)
     drawn = [draw_prompts(sampler, 4, rng(draw)) for draw in range(50)]
     for poor, _ in drawn:
@@ -191,6 +229,15 @@ def test_the_informative_trajectory_stands_at_its_place_among_poor_ones(make):
         for place, (one, other) in enumerate(zip(context, poor, strict=True)):
             same = (one.action == other.action).all()
             assert same == (place != LONGEST - 1 - distance)
+
+
+def test_conditions_with_a_hint_and_without_differ_in_the_hint_alone(make, monkeypatch):
+    """Where no place is taken by an informative trajectory, actions are drawn alike."""
+    evaluation = make(conditions=["retrieval", "distractors"], trajectories=[3])
+    monkeypatch.setattr(rollouts, "place", lambda poor, good, distance: poor)
+    (poor,) = evaluation.attempts("distractors")
+    for attempt in evaluation.attempts("retrieval"):
+        assert_same(attempt.trajectory, poor.trajectory)
 
 
 def test_what_retrieval_cannot_have_is_said(make):

@@ -8,9 +8,18 @@ import pandas as pd
 import pytest
 
 import envs
+from agentic_transformer.agents.td3_bc import TD3BCAgent
 from agentic_transformer.agents.transformer import TransformerAgent
-from agentic_transformer.config import AgentConfig, EvalConfig, EvaluateCommand, TrainCommand
+from agentic_transformer.config import (
+    AgentConfig,
+    EvalConfig,
+    EvaluateCommand,
+    ModelConfig,
+    TD3BCConfig,
+    TrainCommand,
+)
 from agentic_transformer.contexts.relabelled import RelabelledDataset
+from agentic_transformer.evaluation import rollouts
 from agentic_transformer.evaluation.conditions import (
     baseline_condition,
     conditions_of,
@@ -21,6 +30,8 @@ from agentic_transformer.evaluation.evaluate import evaluated_task
 from agentic_transformer.evaluation.records import REQUIRED
 from agentic_transformer.evaluation.rollouts import Evaluation
 from agentic_transformer.evaluation.statistics import compare
+from agentic_transformer.models.actor_critic import Shape, init_networks
+from datasets import ActionRepeatView
 from tests.seeds import SEED, rng
 from tests.small_agents import TASK, describe, labelled, untrained_agent
 from tests.tolerances import TINY, rounding
@@ -111,6 +122,88 @@ def test_cost_of_encoding_counts_prompts_and_second_encodings(attempts):
     )  # acted once, then encoded again with its own return as the target
     assert cost["no_context"] == cost["foreign"] == [STEPS] * 3
     assert cost["dataset"] == [STEPS, 2 * STEPS, 3 * STEPS]
+
+
+@pytest.mark.slow
+def test_an_agent_that_holds_its_actions_is_evaluated_so(data, tasks):
+    """It has an actor's quick networks, and remembers no token of those that are told."""
+    view, held = ActionRepeatView(data.store, 3), STEPS // 3
+    spec = describe(data, model=ModelConfig(tokens="separate"))
+    spec = replace(spec, action_repeat=3, steps=held, td3_bc=TD3BCConfig(width=8))
+    agent = TD3BCAgent(*init_networks(Shape.of(spec), SEED), spec)
+    evaluation = Evaluation(agent, tasks, CONFIG, RelabelledDataset(view, tasks, "exorl"))
+    best = [data.store.rewards(task).sum(axis=1, dtype=np.float64).max() for task in tasks]
+    twins = envs.make_vec(tasks)
+    for attempt in evaluation.attempts("own"):
+        records, before = evaluation.records("own", attempt), (attempt.number - 1) * held
+        told = {
+            "episode_steps": STEPS,
+            "trained_trajectories": spec.agent.trajectories,
+            "context_steps": before,
+            "context_tokens": 4 * before,
+        }
+        assert {name: set(records[name]) for name in told} == {
+            name: {number} for name, number in told.items()
+        }
+        # The sums of three rewards each are rounded to float32.
+        np.testing.assert_allclose(records["best_return"], best, rtol=rounding(3))
+        start = evaluation._player.stream("starts", attempt.number).integers(2**31)
+        _, info = twins.reset(seed=int(start))
+        earned = np.zeros(TASKS)
+        for step in range(held):
+            np.testing.assert_array_equal(attempt.physics[:, step], info["physics"])
+            for _ in range(3):
+                _, reward, _, _, info = twins.step(attempt.actions[:, step])
+                earned += reward
+        np.testing.assert_array_equal(attempt.physics[:, -1], info["physics"])
+        np.testing.assert_allclose(records["return"], earned, rtol=rounding(STEPS, np.float64))
+
+
+class FixedRates:
+    """Stands in for the repeat miss rate, and notes what it is given."""
+
+    def __init__(self, *given):
+        self.given, self.seen = given, []
+
+    def update(self, physics, reward):
+        self.seen.append((physics, reward))
+        return np.arange(len(reward)) + len(self.seen) / 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("condition", "searches"),
+    [("own", True), ("no_context", True), ("dt", True), ("foreign", False), ("dataset", False)],
+)
+def test_repeat_misses_are_told_of_attempts_that_follow_each_other(
+    evaluation, tasks, condition, searches, monkeypatch
+):
+    made = []
+    monkeypatch.setattr(
+        rollouts, "RepeatMissRate", lambda *given: made.append(FixedRates(*given)) or made[-1]
+    )
+    attempts = list(evaluation.attempts(condition))
+    rates = np.array([evaluation.records(condition, one)["repeat_miss_rate"] for one in attempts])
+    if not searches:
+        assert not made and np.isnan(rates).all()
+        return
+    (rate,) = made
+    np.testing.assert_array_equal(rates, np.arange(TASKS) + np.arange(1, LONGEST + 1)[:, None] / 10)
+    given, best, action_repeat = rate.given
+    assert (given, action_repeat) == (tasks, 1)
+    returns = [evaluation.data.store.rewards(task).sum(axis=1, dtype=float) for task in tasks]
+    np.testing.assert_array_equal(best, np.max(returns, axis=1))
+    for (physics, reward), attempt in zip(rate.seen, attempts, strict=True):
+        np.testing.assert_array_equal(physics, attempt.physics)
+        np.testing.assert_array_equal(reward, attempt.rewards)
+
+
+def test_nothing_is_searched_for_where_all_tasks_are_one(data, tasks):
+    alone = [tasks[0]] * TASKS
+    prompts = RelabelledDataset(data.store, alone, "exorl")
+    evaluation = Evaluation(untrained_agent(describe(data)), alone, CONFIG, prompts)
+    for attempt in evaluation.attempts("no_context"):
+        assert evaluation.records("no_context", attempt)["repeat_miss_rate"].isna().all()
 
 
 @pytest.mark.slow
@@ -210,6 +303,7 @@ def test_controls_without_context_begin_empty_each_time(watched, condition):
     attempts = list(watched.attempts(condition))
     for attempt, acted in zip(attempts, watched.agent.acted, strict=True):
         check_attempt(watched, acted, 0, attempt.trajectory, nothing())
+        assert set(watched.records(condition, attempt)["context_steps"]) == {0}
     assert not watched.agent.remembered
 
 

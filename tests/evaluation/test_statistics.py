@@ -39,6 +39,7 @@ def test_interval_of_one_seed_is_near_the_normal_one():
     half = 1.96 * values.std() / 20
     off = SIGMAS * OF_AN_END * half
     assert mean == pytest.approx(values.mean())
+    assert interval(values, np.zeros(400)) == (mean, low, high)  # resampled alike each time
     assert (low, high) == (pytest.approx(mean - half, abs=off), pytest.approx(mean + half, abs=off))
 
 
@@ -97,7 +98,7 @@ def test_comparison_is_paired():
     far = [make_records(own + 1e4, seed=1), make_records(control + 1e4, "no_context", seed=1)]
     records = pd.concat([records, *far, make_records(other + 1e4, "dt", agent="dt", seed=1)])
     compared = statistics.compare(records).set_index("against")
-    assert set(compared["units"]) == {100}
+    assert set(compared["units"]) == {100} and set(compared["seeds"]) == {2}
     assert compared.loc["no_context", "low"] > 0.9
     assert compared.loc["no_context", "high"] < 1.1
     # The baseline's returns belong to other tasks: nothing cancels.
@@ -182,7 +183,6 @@ def test_an_interval_of_one_seed_leaves_out_2_5_percent_of_the_resamples_at_each
     monkeypatch.setattr(statistics, "RESAMPLES", 20_000)
     found = interval(units, np.zeros(len(units)))
     assert found == pytest.approx((np.mean(units), low, high))
-    assert interval(units, np.zeros(len(units))) == found  # drawn alike each time
 
 
 def test_extreme_units_of_one_seed_do_not_move_its_interquartile_mean(monkeypatch):
