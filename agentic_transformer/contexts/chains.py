@@ -73,7 +73,8 @@ def share_of_best(share: float, best: np.ndarray, worst: np.ndarray) -> np.ndarr
         best: (...) best returns.
         worst: (...) worst returns.
     """
-    return np.where(best > 0, share * best, worst + share * (best - worst))
+    # The whole way may end above the best return, by rounding: then nothing would reach it.
+    return np.where(best > 0, share * best, np.minimum(worst + share * (best - worst), best))
 
 
 def near_best(share: float, best: np.ndarray | float) -> np.ndarray:
@@ -162,7 +163,7 @@ class ChainSampler:
         ranked = np.take_along_axis(returns, self.ranking, axis=1)
         # (tasks,) the lowest rank of a good trajectory; the best one is always good.
         good = share_of_best(config.selection_threshold, self.best_per_task, self._worst_per_task)
-        self.first_good = np.minimum((ranked < good[:, None]).sum(axis=1), episodes - 1)
+        self.first_good = (ranked < good[:, None]).sum(axis=1)
 
     def draw(self, step: int, rows: int) -> Chains:
         """Returns the rows of one training step.

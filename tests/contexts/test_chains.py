@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from agentic_transformer.config import AgentConfig
-from agentic_transformer.contexts.chains import ChainSampler
+from agentic_transformer.contexts.chains import ChainSampler, available_episodes
 from tests.seeds import SEED, rng
 from tests.tolerances import SIGMAS
 
@@ -92,6 +92,37 @@ def test_chains_of_the_top_hold_the_best_trajectories_alone_and_all_of_them(sele
         assert found == set(np.argsort(returns)[-10:])
 
 
+@pytest.mark.parametrize(
+    ("episodes", "top", "used"), [(100, 0.29, 29), (10, 0.01, 1), (10, 0.26, 3), (7, 1.0, 7)]
+)
+def test_the_top_is_a_rounded_number_of_trajectories_and_never_none(episodes, top, used):
+    """In floating point, 0.29 of 100 is a little less than 29."""
+    assert available_episodes(episodes, top) == used
+
+
+def test_what_earns_exactly_the_share_is_good_and_learned():
+    returns = np.arange(11.0)[None]  # 6 of 10 are good, 5 of 10 are learned
+    config = AgentConfig(
+        trajectories=11, chain_length="full", selection_threshold=0.6, loss_threshold=0.5
+    )
+    sampler = ChainSampler(returns, config, seed=SEED)
+    assert returns[0, sampler.ranking[0, sampler.first_good[0]]] == 6
+    chains = sampler.draw(0, 1)
+    np.testing.assert_array_equal(chains.weight, returns[0, chains.episode] >= 5)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_best_trajectory_alone_is_good_and_learned_where_all_of_the_best_is_asked_for(sign):
+    """Rounding asks for no more than it: of costs, the whole way from the worst to the best."""
+    returns = sign * rng(3).gamma(1.0, 2.0, (500, 4))
+    config = AgentConfig(
+        trajectories=4, chain_length="full", selection_threshold=1.0, loss_threshold=1.0
+    )
+    sampler = ChainSampler(returns, config, seed=SEED)
+    np.testing.assert_array_equal(sampler.first_good, 3)
+    np.testing.assert_array_equal(sampler.draw(0, 500).weight, [[0, 0, 0, 1]] * 500)
+
+
 def test_a_step_is_drawn_alike_whatever_came_before():
     once, again = ChainSampler(RETURNS, PREFIX, seed=SEED), ChainSampler(RETURNS, PREFIX, seed=SEED)
     stream = [once.draw(step, 4) for step in range(5)]
@@ -145,6 +176,24 @@ def test_searches_rule_goals_out():
         np.abs(misses - searches * np.array(expected)),
         SIGMAS * np.sqrt(searches * np.array(expected)),
     )
+
+
+def test_a_search_tries_tasks_as_often_as_its_returns_make_them_likely():
+    """Returns of two tasks differ by two deviations of 5% of the best, 1: odds of e^2."""
+    returns, searches = np.array([[1.0, 0.88], [0.9, 0.98]]), 6000
+    config = AgentConfig(
+        trajectories=2, selection="search", chain_length="full", selection_threshold=1.0
+    )
+    chains = ChainSampler(returns, config, seed=SEED).draw(0, searches)
+    # The best trajectory of a task has its number.
+    found = (chains.episode[:, 1] == chains.task[:, 1]).mean()
+    likely = 1 / (1 + np.exp(-2))
+    # One half knows the task from the start. The other is told that the first attempt earned the
+    # worst, 0.88, which lies 2.4 and 0.4 deviations off or 0 and 2, and draws a task and a guess.
+    told = np.array([1 / (1 + np.exp((2.4**2 - 0.4**2) / -2)), likely])
+    expected = likely / 2 + (told**2 + (1 - told) ** 2).mean() / 2
+    bound = SIGMAS * np.sqrt(expected * (1 - expected) / searches)
+    assert abs(found - expected) < bound
 
 
 def test_every_attempt_of_a_search_is_learned_and_asked_for_its_best():

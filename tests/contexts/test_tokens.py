@@ -123,7 +123,8 @@ def test_separate_tokens_match_a_rewrite_by_hand(batch):
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_trajectory_reaches_its_own_return_whatever_its_sign(sign):
     layout = PackedTokens(NORMALIZER, ACTION, 100, True)
-    reward = sign * rng(0).uniform(0.1, 16, (50, 100)).astype(np.float32)
+    # Large and tiny ones, whose sums in float64 depend on their order
+    reward = sign * (10 ** rng(0).uniform(-12, 1, (50, 100))).astype(np.float32)
     own = np.array([sum(map(float, rewards[::-1])) for rewards in reward])  # another order
     for target, reached in ((own, 1), (own - 0.01 * abs(own), 1), (own + 0.01 * abs(own), 0)):
         done = layout.completion(target, reward)
@@ -143,6 +144,20 @@ def test_a_normalizer_standardises_and_leaves_constants_alone():
     np.testing.assert_allclose(standardised.mean(axis=0), 0, atol=bound)
     np.testing.assert_allclose(standardised.std(axis=0), [1, 0], atol=bound)
     assert normalizer.return_scale == 12
+    np.testing.assert_array_equal(normalizer.normalize(np.array([[3.0, 8.0]]))[0, 1], 1)
+    assert Normalizer.measure(rows, largest_return=0.0, reward_scale=2.0).return_scale > 0
+
+
+def test_a_normalizer_measures_small_deviations_from_large_means_in_float32():
+    """An entry may vary by less than 1, such as a position in metres far from the origin."""
+    rows = (1000 + 0.01 * rng(1).normal(size=(20_000, 1))).astype(np.float32)
+    normalizer = Normalizer.measure(rows, largest_return=1.0, reward_scale=1.0)
+    exact = rows.astype(np.float64)
+    # Sums of 20,000 numbers in float64
+    bound = 2 * rounding(20_000, np.float64) * 1000
+    np.testing.assert_allclose(normalizer.observation_mean, exact.mean(axis=0), atol=bound, rtol=0)
+    squares = ((exact - exact.mean(axis=0)) ** 2).mean(axis=0)
+    np.testing.assert_allclose(normalizer.observation_std, np.sqrt(squares), atol=bound, rtol=0)
 
 
 @pytest.mark.parametrize("kind", [PackedTokens, SeparateTokens])
