@@ -104,6 +104,8 @@ def test_transitions_are_rows_of_the_data_under_a_task(data, folder, loader, spe
     found, again = loader(5), loader(5)
     jax.tree.map(np.testing.assert_array_equal, again, found)
     assert not np.array_equal(loader(6).action, found.action)
+    other = TransitionLoader(data, spec.layout(), CONFIG.batch, seed=SEED + 1)
+    assert not np.array_equal(other(5).action, found.action)
 
 
 def test_targets_and_losses_are_those_of_the_paper(spec, loader):

@@ -148,6 +148,11 @@ def test_a_normalizer_standardises_and_leaves_constants_alone():
     assert Normalizer.measure(rows, largest_return=0.0, reward_scale=2.0).return_scale > 0
 
 
+def test_a_parameter_that_all_tasks_share_is_centred_alone():
+    told = NORMALIZER.with_ranges(np.array([2.0, -1.0]), np.array([2.0, 3.0]))
+    np.testing.assert_array_equal(told.normalize(np.array([0.5, -1.0, 2.5, 3.0])), [0, 0, 0.5, 1])
+
+
 def test_a_normalizer_measures_small_deviations_from_large_means_in_float32():
     """An entry may vary by less than 1, such as a position in metres far from the origin."""
     rows = (1000 + 0.01 * rng(1).normal(size=(20_000, 1))).astype(np.float32)
