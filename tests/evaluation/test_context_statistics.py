@@ -19,7 +19,7 @@ def test_windows_of_agents_that_were_trained_with_them_are_one_curve():
     records = pd.concat(
         [
             of_window(1, 1, [[1.0, 1.0]], "bc"),
-            of_window(2, 2, [[1.0, 3.0]]),
+            of_window(2, 2, [[0.0, 2.0], [2.0, 4.0]]),
             of_window(2, 2, [[2.0, 5.0]], seed=1),
             of_window(2, 2, [[9.0, 9.0]], "no_context"),
             make_records([[7.0, 7.0]]).assign(window=np.nan),
@@ -27,12 +27,13 @@ def test_windows_of_agents_that_were_trained_with_them_are_one_curve():
     )
     windows = summarize_windows(records)
     assert set(windows["agent"]) == {"at"} and set(windows["training"]) == {"window"}
-    means = windows.set_index(["window", "trajectories"])[["mean", "seeds"]].to_dict("index")
-    assert means == {
-        (1, 1): {"mean": 1.0, "seeds": 1},
-        (1, 2): {"mean": 1.0, "seeds": 1},
-        (2, 1): {"mean": 1.5, "seeds": 2},
-        (2, 2): {"mean": 4.0, "seeds": 2},
+    assert set(windows["task"]) == {"t"}
+    figures = windows.set_index(["window", "trajectories"])[["mean", "seeds", "units"]]
+    assert figures.to_dict("index") == {
+        (1, 1): {"mean": 1.0, "seeds": 1, "units": 1},
+        (1, 2): {"mean": 1.0, "seeds": 1, "units": 1},
+        (2, 1): {"mean": 1.5, "seeds": 2, "units": 3},
+        (2, 2): {"mean": 4.0, "seeds": 2, "units": 3},
     }
 
 
@@ -40,6 +41,7 @@ def test_an_agent_that_was_trained_once_is_a_curve_of_its_own():
     once = [of_window(window, 8, [[0.0, float(window)]]) for window in (2, 4)]
     windows = summarize_windows(pd.concat([*once, of_window(2, 2, [[0.0, 6.0]])]))
     assert set(windows["training"]) == {"8"}  # one agent of its own window is no curve
+    assert set(windows["agent"]) == {"at"}
     last = windows[windows["trajectories"] == 2]
     assert dict(zip(last["window"], last["mean"], strict=True)) == {2: 2.0, 4: 4.0}
 
