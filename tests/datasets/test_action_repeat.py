@@ -81,6 +81,20 @@ def test_the_observation_after_the_last_step_is_a_row_of_the_episode(
             np.testing.assert_array_equal(kept.last_observation([4, 1]), expected[[4, 1]])
 
 
+def test_a_view_of_some_episodes_has_these_and_their_rewards_of_the_mode_that_is_asked_for(
+    tmp_path,
+):
+    collected(tmp_path, 1)
+    (buffer,) = {path.parent for path in tmp_path.rglob("buffer/*.npz")}
+    store = datasets.Store(datasets.build_cache(buffer, progress=False), episodes=4, seed=1)
+    view = datasets.ActionRepeatView(store, 3)
+    assert (view.episodes, view.cached, len(view.lengths)) == (4, EPISODES, 4)
+    stored = store.rewards(TASK, mode="stored")
+    assert (stored != store.rewards(TASK)).any()
+    sums = stored.reshape(4, 4, 3).sum(axis=2, dtype=np.float64).astype(np.float32)
+    np.testing.assert_array_equal(view.rewards(TASK, mode="stored"), sums)
+
+
 def test_steps_as_they_are(tmp_path):
     store = collected(tmp_path, 1)
     view = datasets.ActionRepeatView(store)
