@@ -176,12 +176,27 @@ def test_episodes_longer_than_the_environments_are_reported():
 
 @pytest.mark.parametrize(
     ("largest", "good"),
-    [(1 + 2**-23, True), (-1 - 2**-22, True), (1.0001, False)],
+    [(1 + 2**-23, True), (-1 - 2**-22, True), (1.0001, False), (-1.0001, False)],
 )
 def test_actions_may_exceed_their_range_by_rounding_alone(largest, good):
     action = make_episode().action.copy()
     action[5, 2] = largest
     assert (problems_of(replace(make_episode(), action=action), "walker") == []) == good
+
+
+def test_a_reward_of_the_reset_is_reported():
+    reward = make_episode().reward.copy()
+    reward[0] = 0.5
+    (problem,) = problems_of(replace(make_episode(), reward=reward), "walker")
+    assert "not a reset" in problem
+
+
+@pytest.mark.parametrize(
+    ("size", "largest", "good"), [(6, 1, True), (6, 1.5, False), (6, -1.5, False), (5, 1, False)]
+)
+def test_a_demonstrators_actions_are_checked_as_actions_are(size, largest, good):
+    shown = {"demonstrator": np.full((21, size), largest, np.float32)}
+    assert (problems_of(replace(make_episode(), extra=shown), "walker") == []) == good
 
 
 def test_the_command_knows_every_domain():

@@ -79,6 +79,22 @@ def test_order_of_files(tmp_path):
         episode_files(tmp_path / "nowhere")
 
 
+def test_numbers_of_other_styles_are_numbers(tmp_path):
+    """Those of URLB's runs are not padded with zeros."""
+    names = [f"20220101T101112_{number}_20.npz" for number in (2, 9, 10, 100)]
+    for name in names:
+        (tmp_path / name).touch()
+    assert [path.name for path in episode_files(tmp_path)] == names
+
+
+def test_arrays_in_the_order_of_fortran_are_read_as_they_are(tmp_path):
+    episode = make_episode(25)
+    arrays = {key: np.asfortranarray(value) for key, value in parts(episode).items()}
+    read = datasets.read_episode(save(tmp_path / "episode_000001_25.npz", **arrays))
+    for key, value in parts(episode).items():
+        np.testing.assert_array_equal(getattr(read, key), value)
+
+
 def flipped(path):
     """Flips one bit of compressed data."""
     data = bytearray(path.read_bytes())
@@ -121,6 +137,13 @@ def with_nan(path):
     save(path, **parts(make_episode()) | {"observation": observation})
 
 
+def with_infinity(path):
+    """Writes one infinite value."""
+    reward = make_episode().reward.copy()
+    reward[3] = -np.inf
+    save(path, **parts(make_episode()) | {"reward": reward})
+
+
 def uneven(path):
     """Writes arrays of different lengths."""
     save(path, **parts(make_episode()) | {"action": make_episode().action[:-1]})
@@ -131,7 +154,17 @@ def lacking(path):
     save(path, **{key: value for key, value in parts(make_episode()).items() if key != "discount"})
 
 
-FAULTS = [flipped, truncated, emptied, with_objects, giant, with_nan, uneven, lacking]
+FAULTS = [
+    flipped,
+    truncated,
+    emptied,
+    with_objects,
+    giant,
+    with_nan,
+    with_infinity,
+    uneven,
+    lacking,
+]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
@@ -148,10 +181,12 @@ def test_bad_files_are_refused(tmp_path, fault):
 
 
 def test_wrong_length_in_name(tmp_path):
-    """A file shorter than its name says is refused."""
-    datasets.write_episode(tmp_path, 0, make_episode()).rename(tmp_path / "episode_000000_1000.npz")
-    with pytest.raises(BadEpisode, match="holds 20 transitions; the name says 1000"):
-        datasets.read_episode(tmp_path / "episode_000000_1000.npz")
+    """A file shorter or longer than its name says is refused."""
+    for said in (1000, 19):
+        path = tmp_path / f"episode_000000_{said}.npz"
+        datasets.write_episode(tmp_path, 0, make_episode()).rename(path)
+        with pytest.raises(BadEpisode, match=f"holds 20 transitions; the name says {said}"):
+            datasets.read_episode(path)
 
 
 def test_a_bad_file_stops_the_cache(tmp_path):

@@ -148,6 +148,10 @@ GOOD = pendulum()
             replace(GOOD, observation=changed(GOOD.observation, 5, 2, 9)),
             "entry 2 of observation 5 is 9, outside [-8, 8]",
         ),
+        (
+            replace(GOOD, observation=changed(GOOD.observation, 5, 2, -9)),
+            "entry 2 of observation 5 is -9, outside [-8, 8]",
+        ),
         (pendulum(201), "201 transitions, an episode has at most 200"),
     ],
 )

@@ -1,6 +1,7 @@
 """The cache can be appended to and shared, is checksummed, and holds its episodes' numbers."""
 
 import multiprocessing
+import os
 import subprocess
 import sys
 
@@ -116,9 +117,75 @@ def test_seeded_subset(buffer):
     some, same = (datasets.Store(cache, episodes=5, seed=3) for _ in range(2))
     assert some.episodes == 5
     np.testing.assert_array_equal(some.load(range(5)).action, same.load(range(5)).action)
-    assert not np.array_equal(
-        some.load(range(5)).action, datasets.Store(cache).load(range(5)).action
-    )
+    whole = datasets.Store(cache).load(range(12)).action
+    assert not np.array_equal(some.load(range(5)).action, whole[:5])
+    places = [np.flatnonzero((whole == one).all(axis=(1, 2))) for one in some.load(range(5)).action]
+    # Five different ones, in the order of the files.
+    assert len(set(np.concatenate(places))) == 5 and (np.diff(np.concatenate(places)) > 0).all()
+    draws = {
+        datasets.Store(cache, episodes=5, seed=seed).load(range(5)).action.tobytes()
+        for seed in range(8)
+    }
+    assert len(draws) > 1
+
+
+def cartpole_episode(seed):
+    """Makes an episode of a body whose rewards depend on controls, of no environment."""
+    data, ones = rng(seed), np.ones((21, 1))
+    action = data.uniform(-1, 1, (21, 1))
+    action[0] = 0
+    return datasets.Episode(np.zeros((21, 5)), action, 0 * ones, ones, data.normal(size=(21, 4)))
+
+
+def test_one_store_keeps_rewards_of_each_mode_apart(tmp_path):
+    episode = cartpole_episode(0)
+    datasets.write_episode(tmp_path / "buffer", 0, episode)
+    store = datasets.Store(build(tmp_path / "buffer"))
+    earned = {}
+    for mode in ("exorl", "exact", "exorl"):
+        expected = datasets.relabel(
+            episode.physics, "cartpole_swingup", mode, episode.action.astype(np.float32)
+        )[1:]
+        np.testing.assert_array_equal(store.rewards("cartpole_swingup", mode=mode)[0], expected)
+        earned[mode] = store.returns("cartpole_swingup", mode)[0]
+        assert earned[mode] == pytest.approx(expected.sum(dtype=np.float64), rel=unit())
+    assert earned["exact"] < earned["exorl"]  # which leaves the cost of controls out
+
+
+def test_rewards_of_several_tasks_grow_together(buffer):
+    """One of them was kept before episodes were added."""
+    before = datasets.Store(build(buffer))
+    before.relabel(["walker_run"], progress=False)
+    datasets.write_episode(buffer, 12, make_episode(seed=12))
+    store = datasets.Store(build(buffer))
+    tasks = ["walker_run", "walker_walk"]
+    store.relabel(tasks, progress=False)
+    for index in (0, 12):
+        physics = make_episode(seed=index).physics
+        for task in tasks:
+            expected = datasets.relabel(physics, task)[1:]
+            np.testing.assert_array_equal(store.rewards(task, [index])[0], expected)
+
+
+def test_an_episode_that_was_replaced_is_noticed_by_its_size_or_by_its_time_alone(tmp_path):
+    """As where files are copied with their times, or written again at the same size."""
+    buffer = make_buffer(tmp_path / "buffer", 1)
+    (path,) = buffer.iterdir()
+    time = path.stat().st_mtime_ns
+
+    def replace(seed, write, time):
+        arrays = {
+            key: value for key, value in vars(make_episode(seed=seed)).items() if key != "extra"
+        }
+        write(path, **arrays)
+        os.utime(path, ns=(time, time))
+        action = datasets.Store(build(buffer)).load([0]).action[0]
+        np.testing.assert_array_equal(action, arrays["action"][1:])
+        return path.stat().st_size
+
+    build(buffer)
+    sizes = [replace(1, np.savez, time), replace(2, np.savez, time + 1)]
+    assert sizes[0] == sizes[1] != replace(3, np.savez_compressed, time + 1)
 
 
 def places_in_rows(cache, fields):
