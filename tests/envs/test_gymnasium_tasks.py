@@ -116,7 +116,16 @@ def test_a_vector_follows_the_closed_form(repeat, horizon):
     with pytest.raises(gymnasium.error.ResetNeeded, match=f"lasts {steps} steps"):
         env.step(actions[0])
     again, _ = env.reset(seed=4)
+    assert truncated.all()  # what was returned stays as it was
     assert_close(again[:, 0], [np.random.default_rng(4 + i).uniform(-1, 1) for i in range(3)], 1)
+    over = [env.step(action)[3].tolist() for action in actions]
+    assert over == [[False] * count] * (steps - 1) + [[True] * count]
+
+
+def test_the_seed_of_the_first_reset_counts_before_that_of_the_vector():
+    env = envs.make_vec(TASK, 2, seed=4)
+    places = env.reset(seed=[9, None])[0][:, 0]
+    assert_close(places, [np.random.default_rng(seed).uniform(-1, 1) for seed in (9, 5)], 1)
 
 
 def test_one_environment_is_one_of_a_vector():
@@ -139,6 +148,19 @@ def test_some_environments_of_a_vector_start_again():
     mask = np.array([True, False])
     there = env.reset(seed=[7, None], options={"reset_mask": mask})[0]
     assert there[1] == moved[1] and there[0] != moved[0]
+
+
+def test_an_environment_whose_episode_is_over_is_not_stepped_on_beside_one_that_started_again():
+    env, action = envs.make_vec(TASK, 2, seed=0), np.zeros((2, 1), np.float32)
+    env.reset()
+    for _ in range(LENGTH):
+        env.step(action)
+    for first in (True, False):
+        env.reset(options={"reset_mask": np.array([first, not first])})
+        if first:
+            with pytest.raises(gymnasium.error.ResetNeeded):
+                env.step(action)
+    assert not env.step(action)[3].any()
 
 
 def test_a_first_reset_of_some_environments_is_refused_and_changes_nothing():
@@ -185,6 +207,11 @@ def test_an_episode_that_ends_early_is_an_error():
     with pytest.raises(ValueError, match="terminated after 5 of 8 steps; allowed: "):
         for _ in range(LENGTH):
             env.step(np.zeros((2, 1), np.float32))
+    almost = envs.make_vec("gymnasium:tests/Ends-v0", 2, horizon=6)
+    almost.reset()
+    with pytest.raises(ValueError, match="terminated after 5 of 6 steps; allowed: "):
+        for _ in range(6):
+            almost.step(np.zeros((2, 1), np.float32))
     last = envs.make("gymnasium:tests/EndsLast-v0")
     last.reset()
     ended = [last.step(np.zeros(1, np.float32))[2:4] for _ in range(LENGTH)]

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+import datasets
 import envs
 from tests.seeds import rng
+from tests.tolerances import TINY, unit
 
 COUNT = 3
 
@@ -82,6 +84,21 @@ def test_the_others_stay_where_they_are():
     assert set(given) == {"reset_mask", "task"}
     assert [task.name for task in ours.tasks] == ["walker_run", "walker_flip", "walker_flip"]
     act_both(ours, theirs, data, 5)
+
+
+def test_rewards_are_those_of_the_members_that_the_last_reset_chose():
+    """Also where it chose some alone; against rewards of the states, for each member."""
+    env, data = envs.make_vec("point_mass_goal", COUNT, seed=0), rng(2)
+    goals = [(0.1, 0.1), (-0.1, 0.1), (0.0, -0.1)]
+    for mask in ([True, True, True], [False, True, False], [True, False, True]):
+        goals = goals[1:] + goals[:1]
+        env.reset(options={"reset_mask": np.array(mask), "goal": goals[0]})
+        _, reward, *_, info = env.step(data.uniform(-1, 1, env.action_space.shape))
+        members = [task.params["goal"] for task in env.tasks]
+        for earned, physics, goal in zip(reward, info["physics"], members, strict=True):
+            paid = datasets.relabel(physics[None], envs.task("point_mass_goal", goal=goal))
+            np.testing.assert_allclose(earned, paid[0], rtol=unit(), atol=TINY)
+    assert members == [goals[0], goals[2], goals[0]]
 
 
 @pytest.mark.parametrize(
