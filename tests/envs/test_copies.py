@@ -204,3 +204,15 @@ def test_copies_of_the_parts_of_physics_are_independent(way):
         own = ScatteredArray(pieces)
         WAYS[way](own).write(np.zeros((2, 3)))
         np.testing.assert_array_equal(own.read(), np.concatenate(pieces))
+
+
+def test_a_simulation_that_diverged_is_reported_at_its_own_end():
+    """Where other episodes of the vector go on."""
+    env, action = envs.make_vec("walker_walk", 2, horizon=3), np.zeros((2, 6))
+    env.reset()
+    env.step(action)
+    env.reset(options={"reset_mask": np.array([True, False])})
+    env._batch._datas[1].qpos[0] = np.nan
+    env.step(action)
+    with pytest.raises(FloatingPointError, match=r"states \[1\] diverged"):
+        env.step(action)

@@ -77,6 +77,8 @@ def test_draws():
     counts = Counter(task.name for task in envs.draw_tasks("quadruped_any", 18, data))
     assert len(counts) == 6
     assert set(counts.values()) == {3}
+    # One of six is missed by 100 draws once in 1e7 cases.
+    assert len({envs.draw_tasks("quadruped_any", 1, data)[0] for _ in range(100)}) == 6
     goals = envs.training_tasks("point_mass_goal", 300, data)
     assert len({goal.id for goal in goals}) == 300
     radii = [np.hypot(*goal.params["goal"]) for goal in goals]
