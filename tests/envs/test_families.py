@@ -15,6 +15,7 @@ from envs.family_table import FAMILIES as TABLE
 from envs.headless import mujoco
 from envs.mppi import MPPI
 from envs.rewards import family_reward
+from envs.task_draws import collection_params, param_numbers
 from tests.seeds import SEED, rng
 from tests.tolerances import rounding, unit
 
@@ -151,6 +152,15 @@ def test_speeds_lie_between_and_beyond(name, low, high):
     assert (beyond > high).any()
     collected = speeds(envs.collection_tasks(name, 200, rng(9)))
     assert collected.min() < low < high < collected.max()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_numbers_of_parameters_are_drawn_as_tasks_to_collect_for_are(name):
+    tasks = envs.collection_tasks(name, 40, rng(10))
+    numbers = collection_params(envs.task(name), 40, rng(10))
+    # Those of a task are rounded to six decimals, or to six digits where they are larger.
+    rounded = [param_numbers(task) for task in tasks]
+    np.testing.assert_allclose(numbers, rounded, rtol=5e-6, atol=5e-7)
 
 
 def test_a_finite_family_holds_no_member_out():
