@@ -87,12 +87,13 @@ def test_family_members():
     vector.reset(options={"task": "walker_flip"})
     assert {task.name for task in vector.tasks} == {"walker_flip"}
     members = envs.members("walker_any")
-    mixed = envs.make_vec(members, seed=0)
-    alone = [envs.make(member, seed=index) for index, member in enumerate(members)]
+    several = [*members, members[1]]
+    mixed = envs.make_vec(several, seed=0)
+    alone = [envs.make(member, seed=index) for index, member in enumerate(several)]
     mixed.reset()
     for env in alone:
         env.reset()
-    action = np.full((4, 6), 0.5)
+    action = np.full((5, 6), 0.5)
     for _ in range(5):
         reward = mixed.step(action)[1]
         assert_within(
