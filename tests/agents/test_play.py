@@ -57,13 +57,23 @@ def describe_held(spec):
     return type(spec).from_dict(values)
 
 
-def test_each_environment_keeps_its_hidden_task(agent):
-    env = envs.make_vec(TASK, num_envs=2)
-    seen = []
-    for one in agent.play(env, 2):
-        seen.append([task.id for task in env.tasks])
-        assert one.returns.shape == (2,)
-    assert seen[0] == seen[1] and len(set(seen[0])) == 2
+def test_each_environment_keeps_its_hidden_task(agent, monkeypatch):
+    """A reset without options would draw others."""
+    for env, tasks_of in (
+        (envs.make_vec(TASK, num_envs=2), lambda env: env.tasks),
+        (envs.make(TASK), lambda env: [env.task]),
+    ):
+        reset, seen = env.reset, []
+
+        def noted(*, env=env, tasks_of=tasks_of, reset=reset, seen=seen, **given):
+            result = reset(**given)
+            seen.append([task.id for task in tasks_of(env)])
+            return result
+
+        monkeypatch.setattr(env, "reset", noted)
+        played = agent.play(env, 2)
+        assert seen == seen[:1] * 2 and len(set(seen[0])) == len(seen[0])
+        assert [one.returns.shape for one in played] == [(len(seen[0]),)] * 2
 
 
 def test_a_single_environment_is_a_batch_of_one(agent):

@@ -54,8 +54,8 @@ def loader(data, spec):
     return TransitionLoader(data, spec.layout(), CONFIG.batch, seed=SEED)
 
 
-def fresh(spec, config=CONFIG):
-    graphs, params = init_networks(Shape.of(replace(spec, td3_bc=config)), seed=SEED)
+def fresh(spec, config=CONFIG, seed=SEED):
+    graphs, params = init_networks(Shape.of(replace(spec, td3_bc=config)), seed=seed)
     return graphs, init_td3_bc_state(params, config)
 
 
@@ -146,6 +146,37 @@ def test_targets_and_losses_are_those_of_the_paper(spec, loader):
     )
 
 
+def test_targets_are_those_of_the_target_networks_for_smoothed_actions(spec, loader):
+    config, key = TD3BCConfig(width=8, layers=2, noise=2.0, noise_clip=0.7), jax.random.key(3)
+    graphs, state = fresh(spec, config)
+    _, other = fresh(spec, config, seed=SEED + 1)
+    params = state.params | {
+        name: other.params[name] for name in ("target_actor", "target_critics")
+    }
+    batch = jax.tree.map(lambda x: np.asarray(x, np.float64), loader(0))
+    actor = nnx.merge(graphs.actor, params["target_actor"])
+    critics = nnx.merge(graphs.critics, params["target_critics"])
+    epsilon = np.clip(2.0 * np.asarray(jax.random.normal(key, batch.action.shape)), -0.7, 0.7)
+    action = np.tanh(by_hand(actor.layers, batch.next_observation)) + epsilon
+    assert (np.abs(epsilon) == 0.7).any() and (np.abs(action) > 1).any()
+    seen = np.concatenate([batch.next_observation, np.clip(action, -1, 1)], axis=-1)
+    values = np.stack([by_hand(layers, seen)[:, 0] for layers in critics.twins])
+    found = critic_target(graphs, params, config, loader(0), key)
+    operations = 2 * (spec.observation_size + spec.action_size + 2 * config.width + 6)
+    assert_close(found, batch.reward + 0.99 * values.min(axis=0), operations)
+
+
+def test_noise_is_drawn_by_the_seed_and_the_step(spec, loader):
+    config = TD3BCConfig(width=8, noise=1.0)
+    steps = {seed: make_td3_bc_step(fresh(spec, config)[0], config, seed) for seed in (1, 2)}
+    losses = []
+    for seed, at in ((1, 0), (1, 2), (2, 0), (1, 0)):
+        _, state = fresh(spec, config)
+        state = state._replace(step=state.step + at)
+        losses.append(float(steps[seed](state, loader(0))[1]["loss"]))
+    assert losses[0] == losses[3] and len(set(losses)) == 3
+
+
 def test_the_actor_and_the_targets_move_every_second_step(spec, loader):
     graphs, state = fresh(spec)
     step = make_td3_bc_step(graphs, CONFIG, seed=SEED)
@@ -170,6 +201,8 @@ def test_the_actor_and_the_targets_move_every_second_step(spec, loader):
             "target_critics": late,
         }
     assert int(state.step) == 4
+    counts = {name: int(adam.count) for name, (adam, _) in state.optimizer.items()}
+    assert counts == {"actor": 2, "critics": 4}
 
 
 def test_targets_follow_by_their_share(spec, loader):
@@ -201,18 +234,19 @@ def test_without_value_it_clones_behaviour(spec, loader):
 
 
 def test_the_learner_td3_does_not_clone(data, spec):
-    actors = {}
+    actors, seed = {}, SEED + 3
     for name in ("td3", "td3_bc"):
-        config = TrainCommand(seed=SEED, agent=replace(AGENT, learner=name), td3_bc=CONFIG)
+        config = TrainCommand(seed=seed, agent=replace(AGENT, learner=name), td3_bc=CONFIG)
         learner = TD3BCLearner(config, data, spec)
         state = learner.init_state()
         for number in range(2):
             state, _ = learner.train_step(state, learner.make_batch(number))
         actors[name] = jax.tree.leaves(state.params["actor"])
-        graphs, expected = fresh(spec)
-        step = make_td3_bc_step(graphs, CONFIG, SEED, clones=name == "td3_bc")
+        graphs, expected = fresh(spec, seed=seed)
+        step = make_td3_bc_step(graphs, CONFIG, seed, clones=name == "td3_bc")
+        batches = TransitionLoader(data, spec.layout(), CONFIG.batch, seed)
         for number in range(2):
-            expected, _ = step(expected, learner.make_batch(number))
+            expected, _ = step(expected, batches(number))
         jax.tree.map(np.testing.assert_array_equal, state.params, expected.params)
     assert any(not np.array_equal(*pair) for pair in zip(*actors.values(), strict=True))
 
