@@ -11,6 +11,7 @@ import pytest
 from fabricated import make_buffer, make_episode
 
 import datasets
+import envs
 from datasets.checksummed_rows import Rows, RowWriter
 from tests.processes import ROOT, environment
 from tests.seeds import rng
@@ -109,6 +110,27 @@ def test_relabelling_many_tasks(buffer):
         for task in WALKER:
             expected = datasets.relabel(episode.physics, task, mode, episode.action)[1:]
             np.testing.assert_array_equal(other.rewards(task, [4], mode)[0], expected)
+
+
+def test_each_row_has_the_rewards_of_its_own_task(buffer):
+    """Tasks of several names, and members of a family among them, in any order."""
+    names = ["walker_run", "walker_stand", "walker_speed_1", "walker_run", "walker_speed_2"]
+    tasks = [
+        envs.task("walker_speed", speed=float(name[-1])) if "speed" in name else envs.task(name)
+        for name in names
+    ]
+    store, episodes = datasets.Store(build(buffer)), [3, 0, 7, 11, 3]
+    expected = np.array(
+        [
+            [datasets.relabel(make_episode(seed=index).physics, task)[1:] for index in episodes]
+            for task in tasks
+        ]
+    )
+    table = store.reward_table(tasks, episodes)
+    # Rewards of a member follow from what is kept of its family, by the same formula.
+    np.testing.assert_allclose(table, expected, rtol=2 * unit(), atol=0)
+    own = store.rewards_of(tasks, episodes)
+    np.testing.assert_array_equal(own, table[np.arange(5), np.arange(5)])
 
 
 def test_seeded_subset(buffer):
