@@ -37,6 +37,24 @@ def test_components_are_drawn_in_proportion_to_the_tempered_weights(temperature)
     )
 
 
+def test_squared_error_is_summed_over_the_entries_of_an_action():
+    outputs, action = np.array([[0.5, -1.0], [0.0, 2.0]]), np.array([[0.0, 1.0], [0.0, 0.0]])
+    loss = action_loss(ModelConfig(head="mse"), outputs, action)
+    np.testing.assert_array_equal(loss, [0.25 + 4, 4])
+
+
+def test_no_action_leaves_its_range():
+    """Outputs may: nothing bounds them."""
+    key = jax.random.key(SEED)
+    far = np.array([[-3.0, 0.25, 3.0]], np.float32)
+    clipped = [[-1.0, 0.25, 1.0]]
+    found = draw_action(ModelConfig(head="mse"), far, key, 1.0, 1.0)
+    np.testing.assert_array_equal(found, clipped)
+    one = np.concatenate([[[0.0]], far, np.zeros((1, 3))], axis=1, dtype=np.float32)
+    found = draw_action(ModelConfig(components=1), one, key, 1.0, 0.0)
+    np.testing.assert_array_equal(found, clipped)
+
+
 @pytest.mark.parametrize("noise", [0.0, 0.3, 1.0])
 def test_noise_scales_the_deviation_within_a_component(noise):
     actions = draw(0.0, noise)  # the likeliest component alone

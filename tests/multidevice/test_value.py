@@ -186,6 +186,7 @@ def test_loss_and_gradient_are_those_of_the_formulas(model, where):
     data, width = rng(1), 1e-6
     whole = np.sqrt(sum((gradient**2).sum() for gradient in gradients.values()))
     allowed = 2 * rounding(gradient_operations(spec, ROWS)) * steep * whole
+    assert_within(metrics["gradient_norm"], whole, allowed)
     for name, gradient in gradients.items():
         direction = data.normal(size=gradient.shape)
         direction /= np.linalg.norm(direction)

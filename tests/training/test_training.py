@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -11,6 +12,7 @@ from agentic_transformer.agents.load import load
 from agentic_transformer.agents.transformer import TransformerAgent
 from agentic_transformer.config import AgentConfig, ModelConfig, TrainConfig
 from agentic_transformer.contexts.loader import ChainLoader
+from agentic_transformer.contexts.tokens import Tokens
 from agentic_transformer.models.heads import action_loss
 from agentic_transformer.models.transformer import unrolled
 from agentic_transformer.ring import attention
@@ -18,7 +20,7 @@ from agentic_transformer.training import loop, sharding
 from agentic_transformer.training.checkpoint import Checkpoints
 from agentic_transformer.training.loop import fit, prefetch, profiled
 from agentic_transformer.training.state import abstract_state, init_state, make_optimizer
-from agentic_transformer.training.step import make_train_step
+from agentic_transformer.training.step import make_loss_weights, make_train_step
 from tests.courses import allowance, course
 from tests.seeds import SEED, rng
 from tests.small_agents import describe, forward_operations, kept_operations, labelled, longest_sum
@@ -244,6 +246,55 @@ def test_learning_rate_warms_up_then_falls_to_its_final_fraction():
     assert float(schedule(50)) == pytest.approx(5e-3, rel=rounding(10))
     assert float(schedule(100)) == pytest.approx(1e-2, rel=rounding(10))
     assert float(schedule(1000)) == pytest.approx(1e-3, abs=rounding(10) * 1e-2)
+
+
+def test_a_warm_up_longer_than_training_ends_with_it_at_the_peak():
+    _, schedule = make_optimizer(TrainConfig(steps=5, warmup=100, learning_rate=1e-2))
+    found = [float(schedule(step)) for step in range(6)]
+    np.testing.assert_allclose(found, np.arange(6) * 2e-3, rtol=rounding(10))
+
+
+def test_the_optimizer_is_adamw_on_clipped_gradients():
+    """Against the formulas of arXiv 1711.05101 in float64; gradients are clipped before moments."""
+    config = TrainConfig(
+        steps=10, warmup=2, learning_rate=1e-2, weight_decay=0.1, grad_clip_norm=1.0
+    )
+    optimizer, schedule = make_optimizer(config)
+    params = {"w": jnp.array([1.0, -2.0])}
+    state, expected, mean, square = optimizer.init(params), np.array([1.0, -2.0]), 0.0, 0.0
+    for step, gradient in enumerate(([3.0, 4.0], [0.3, 0.1], [-30.0, 10.0], [0.1, -0.2])):
+        updates, state = optimizer.update({"w": jnp.array(gradient)}, state, params)
+        params = optax.apply_updates(params, updates)
+        clipped = np.array(gradient) * min(1, 1 / np.linalg.norm(gradient))
+        mean, square = 0.9 * mean + 0.1 * clipped, 0.999 * square + 0.001 * clipped**2
+        steps = step + 1
+        corrected = (mean / (1 - 0.9**steps), square / (1 - 0.999**steps))
+        direction = corrected[0] / (np.sqrt(corrected[1]) + 1e-8)
+        expected = expected - float(schedule(step)) * (direction + 0.1 * expected)
+        # 0.999 is rounded at 1, a thousand times 1 - 0.999; the root halves that.
+        assert_close(params["w"], expected, 20 * steps, 2 + 1000 * float(schedule(step)))
+
+
+def test_losses_by_place_are_those_of_powers_of_two_and_of_the_last():
+    """A row of three trajectories of two steps, of two tokens each, of which the second learns."""
+    tokens = Tokens(
+        features=np.zeros((1, 12, 1)),
+        timestep=np.tile([[0, 0, 1, 1]], 3),
+        segment=np.zeros((1, 12), int),
+        action=np.zeros((1, 12, 1)),
+        weight=np.tile([[0.0, 2.0]], 6),
+    )
+    weights_of = make_loss_weights(12, 3, sharding.make_mesh(1), "zigzag")
+    found = {name: np.asarray(weight)[0] for name, weight in weights_of(tokens).items()}
+    first = np.tile([0.0, 2, 0, 0], 3)
+    expected = {"loss": tokens.weight[0], "first_step_loss": first}
+    for n in (1, 2, 3):
+        expected[f"first_step_loss_{n}"] = first * (np.arange(12) // 4 == n - 1)
+    assert found.keys() == expected.keys()
+    for name, weight in expected.items():
+        np.testing.assert_array_equal(found[name], weight)
+    alone = make_loss_weights(12, 1, sharding.make_mesh(1), "zigzag")
+    assert alone(tokens).keys() == {"loss", "first_step_loss"}
 
 
 def test_a_batch_that_does_not_divide_is_refused():
