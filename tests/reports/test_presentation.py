@@ -240,6 +240,11 @@ def test_nothing_is_concluded_from_little():
     assert "times what" not in few and "4 contexts, too few to conclude from" in few
     assert "times what" not in said(1e-3, 40, least=1e-4)
     assert "n=2 earns 10.0 times what n=1 earns" in many and "above 0" in many
+    for contexts, enough in ((19, False), (20, True)):
+        text = said(1.0, contexts, least=0.5)
+        assert ("times what" in text) == enough != ("too few to conclude from" in text)
+    costs = make_records([[-0.01, -5.0]] * 40)
+    assert "times what" not in table_text(summarize(costs), compare(costs))
 
 
 def test_nothing_is_written_over_records_or_before_all_is_read(tmp_path):
