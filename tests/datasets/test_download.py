@@ -107,7 +107,7 @@ def fetch(server, root, **options):
 )
 def test_arrives_whole(tmp_path, faults, requests):
     """A broken transfer goes on at the next byte, and the episodes are the server's."""
-    with Server(faults) as server:
+    with Server(list(faults)) as server:  # which takes each fault out of its list
         buffer = fetch(server, tmp_path)
         assert len(server.requests) == requests
         assert fetch(server, tmp_path) == buffer  # a second call finds it done

@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -296,6 +297,57 @@ def test_own_contexts_hold_the_agents_own_trajectories_with_their_own_returns(wa
         for found, expected in zip(before, past, strict=True):
             np.testing.assert_array_equal(found, expected)
         past = end_of(remembered)
+
+
+class Noted(Watched):
+    """Notes how actions are drawn, too."""
+
+    def act(self, context, return_to_go, observation, timestep, key, temperature, noise):
+        self.drawn.append((*jax.random.key_data(key).tolist(), temperature, noise))
+        given = (context, return_to_go, observation, timestep, key, temperature, noise)
+        return super().act(*given)
+
+
+def noted(data, agent=None):
+    policy = untrained_agent(describe(data, agent))
+    policy.__class__, policy.acted, policy.remembered, policy.drawn = Noted, [], [], []
+    return policy
+
+
+def test_actions_are_drawn_as_asked_and_by_a_key_of_each_attempt(data, tasks):
+    config = replace(CONFIG, temperature=0.25, noise=0.75)
+    keys = []
+    for condition in ("own", "no_context", "own"):
+        evaluation = Evaluation(noted(data), tasks, config)
+        list(evaluation.attempts(condition))
+        drawn = evaluation.agent.drawn
+        assert len(drawn) == LONGEST * STEPS
+        assert {tuple(each[-2:]) for each in drawn} == {(0.25, 0.75)}
+        keys.append([{each[:-2] for each in drawn[n * STEPS :][:STEPS]} for n in range(LONGEST)])
+        assert [len(of_attempt) for of_attempt in keys[-1]] == [1] * LONGEST
+    assert keys[0] == keys[2]
+    assert len(set.union(*keys[0], *keys[1])) == 2 * LONGEST
+
+
+@pytest.mark.parametrize(
+    ("settings", "target", "reached"),
+    [
+        ({"return_conditioning": "none"}, 0.95, 1),
+        ({"target": "chain_max"}, 0.0, 1),
+        ({"target": "chain_max"}, 1e3, 0),
+    ],
+)
+def test_an_attempt_that_stays_as_it_was_acted_tells_the_next_whether_it_reached_its_target(
+    data, tasks, settings, target, reached
+):
+    """Without targets, that it has ended. Nothing is encoded again, so only the next step tells."""
+    policy = noted(data, AgentConfig(trajectories=4, **settings))
+    list(Evaluation(policy, tasks, replace(CONFIG, target=target)).attempts("own"))
+    assert not policy.remembered
+    for number, acted in enumerate(policy.acted):
+        *_, before = acted[0]
+        np.testing.assert_array_equal(before.done, [reached if number else 0] * TASKS)
+        assert not any(step[-1].done.any() for step in acted[1:])
 
 
 @pytest.mark.parametrize("condition", ["no_context", "dt"])
