@@ -60,8 +60,14 @@ def assert_same(one, other):
     np.testing.assert_array_equal(one.reward, other.reward)
 
 
-@pytest.mark.parametrize("agent", [None, AgentConfig(trajectories=2, return_conditioning="none")])
-def test_a_window_is_a_context_that_holds_the_last_attempts_alone(make, agent):
+@pytest.mark.parametrize(
+    ("agent", "cost"),
+    [
+        (None, [2, 1, 2, 2]),  # the first is encoded again, with its own return
+        (AgentConfig(trajectories=2, return_conditioning="none"), [1, 1, 2, 2]),
+    ],
+)
+def test_a_window_is_a_context_that_holds_the_last_attempts_alone(make, agent, cost):
     evaluation = make(agent, window=2)
     attempts = list(evaluation.attempts("own"))
     for before, attempt in itertools.pairwise(attempts[1:]):  # the first was not forgotten yet
@@ -70,6 +76,8 @@ def test_a_window_is_a_context_that_holds_the_last_attempts_alone(make, agent):
     records = [evaluation.records("own", attempt) for attempt in attempts]
     assert [table["context_steps"][0] for table in records] == [0, STEPS, STEPS, STEPS]
     assert {table["window"][0] for table in records} == {2}
+    # From the third on, what the window holds is encoded anew before the attempt.
+    assert [one.encoded for one in attempts] == [STEPS * times for times in cost]
 
 
 def test_a_window_of_one_is_an_empty_context(make):

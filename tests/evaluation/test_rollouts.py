@@ -100,14 +100,18 @@ def test_nth_attempts_start_alike_in_every_condition(attempts):
 
 def test_records_tell_the_seed_that_decides_where_attempts_start(data, tasks):
     starts, tables = [], []
-    for seed in (0, 1):
+    for seed, of_agent in ((0, 0), (1, 0), (0, 1)):
         config = replace(CONFIG, trajectories=[1], seed=seed)
-        evaluation = Evaluation(untrained_agent(describe(data)), tasks, config)
+        spec = replace(describe(data), seed=of_agent)
+        evaluation = Evaluation(untrained_agent(spec), tasks, config)
         (attempt,) = evaluation.attempts("no_context")
         starts.append(attempt.physics[:, 0])
         tables.append(evaluation.records("no_context", attempt))
-    assert (starts[0] != starts[1]).any(axis=1).all()
-    assert [table["eval_seed"].tolist() for table in tables] == [[0] * TASKS, [1] * TASKS]
+    for one, other in itertools.combinations(starts, 2):
+        assert (one != other).any(axis=1).all()
+    seeds = [set(zip(table["seed"], table["eval_seed"], strict=True)) for table in tables]
+    assert seeds == [{(0, 0)}, {(0, 1)}, {(1, 0)}]
+    tables.pop()
     alone, other = (
         table.assign(condition=c) for table, c in zip(tables, ("own", "dt"), strict=True)
     )
