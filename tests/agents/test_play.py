@@ -26,9 +26,9 @@ def agent(tmp_path_factory):
     return untrained_agent(describe(labelled(tmp_path_factory.mktemp("data"), episodes=8)))
 
 
-def evaluated(agent, tasks):
+def evaluated(agent, tasks, config=CONFIG):
     """The returns of an evaluation, (attempts, tasks)."""
-    evaluation = Evaluation(agent, tasks, CONFIG)
+    evaluation = Evaluation(agent, tasks, config)
     records = [evaluation.records("own", attempt) for attempt in evaluation.attempts("own")]
     return np.stack([table["return"].to_numpy() for table in records])
 
@@ -41,6 +41,26 @@ def test_play_earns_what_an_evaluation_records(agent):
     steps = agent.spec.steps
     assert played[0].observations.shape == (4, steps, agent.spec.observation_size)
     assert played[0].actions.shape == (4, steps, 2) and played[0].rewards.shape == (4, steps)
+
+
+def test_play_acts_as_the_run_was_evaluated_unless_it_is_told_otherwise(agent, monkeypatch):
+    """To be told 0 counts, too."""
+    monkeypatch.setattr(agent, "acting", CONFIG)
+    tasks = evaluation_tasks(TASK, CONFIG, SEED)
+    played = agent.play(envs.make_vec(tasks), ATTEMPTS)
+    np.testing.assert_array_equal([one.returns for one in played], evaluated(agent, tasks))
+    zeros = {"seed": 0, "target": 0.0, "temperature": 0.0, "noise": 0.0}
+    played = agent.play(envs.make_vec(tasks), ATTEMPTS, **zeros)
+    expected = evaluated(agent, tasks, replace(CONFIG, **zeros))
+    np.testing.assert_array_equal([one.returns for one in played], expected)
+    assert (played[0].trajectory.target == 0).all()
+
+
+def test_an_agent_that_is_told_its_task_does_not_play(agent, monkeypatch):
+    told = replace(agent.spec, agent=replace(agent.spec.agent, told=True))
+    monkeypatch.setattr(agent, "spec", told)
+    with pytest.raises(ValueError, match="told the parameters of its task, which no environment"):
+        agent.play(envs.make_vec(TASK, 2), 2)
 
 
 def test_play_holds_actions_as_in_training(agent, monkeypatch):
