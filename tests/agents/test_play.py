@@ -7,6 +7,7 @@ import pytest
 
 import agentic_transformer
 import envs
+from agentic_transformer.agents.run_folders import read_acting
 from agentic_transformer.config import EvalConfig
 from agentic_transformer.contexts.normalizer import Normalizer
 from agentic_transformer.evaluation.conditions import evaluation_tasks
@@ -54,6 +55,14 @@ def test_play_acts_as_the_run_was_evaluated_unless_it_is_told_otherwise(agent, m
     expected = evaluated(agent, tasks, replace(CONFIG, **zeros))
     np.testing.assert_array_equal([one.returns for one in played], expected)
     assert (played[0].trajectory.target == 0).all()
+
+
+def test_a_run_says_how_it_was_evaluated(tmp_path):
+    assert read_acting(tmp_path) == EvalConfig()
+    asked = "{seed: 3, target: 0.5, temperature: 0.0, noise: 0.25, tasks: 9}"
+    (tmp_path / "config.yaml").write_text(f"eval: {asked}\n")
+    expected = EvalConfig(seed=3, target=0.5, temperature=0.0, noise=0.25)
+    assert read_acting(tmp_path) == expected
 
 
 def test_an_agent_that_is_told_its_task_does_not_play(agent, monkeypatch):
