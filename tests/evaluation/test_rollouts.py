@@ -211,6 +211,30 @@ def test_nothing_is_searched_for_where_all_tasks_are_one(data, tasks):
         assert evaluation.records("no_context", attempt)["repeat_miss_rate"].isna().all()
 
 
+def test_an_attempt_is_encoded_again_if_one_row_earned_another_return_than_asked(
+    data, tasks, monkeypatch
+):
+    """The agent acts alike whatever it is asked for, so that a row can earn exactly that."""
+    spec = replace(describe(data), td3_bc=TD3BCConfig(width=8))
+    agent = TD3BCAgent(*init_networks(Shape.of(spec), SEED), spec)
+    evaluation, remembered = Evaluation(agent, tasks, CONFIG), []
+    monkeypatch.setattr(agent, "append", lambda context, one: remembered.append(one) or context)
+
+    def first_attempt():
+        attempts = evaluation.attempts("own")
+        one = next(attempts)
+        attempts.close()
+        return one
+
+    earned = first_attempt().returns
+    for beyond in (np.zeros(TASKS), np.arange(TASKS)):
+        remembered.clear()
+        monkeypatch.setattr(evaluation._player, "target", lambda asked=earned + beyond: asked)
+        first_attempt()
+        assert len(remembered) == beyond.any()
+    np.testing.assert_array_equal(remembered[0].target, earned)
+
+
 @pytest.mark.slow
 def test_literal_targets_need_no_second_encoding(data, tasks):
     policy = untrained_agent(describe(data, AgentConfig(trajectories=4, target="chain_max")))
