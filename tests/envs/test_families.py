@@ -14,8 +14,9 @@ from envs.episode_start import episode_starter
 from envs.family_table import FAMILIES as TABLE
 from envs.headless import mujoco
 from envs.mppi import MPPI
-from envs.rewards import family_reward, name_params, stack_params
-from envs.task_draws import collection_params, param_numbers
+from envs.registry import parameters
+from envs.rewards import family_reward, stack_params
+from envs.task_draws import collection_params, name_params
 from tests.seeds import SEED, rng
 from tests.tolerances import rounding, unit
 
@@ -159,9 +160,9 @@ def test_numbers_of_parameters_are_drawn_as_tasks_to_collect_for_are(name):
     tasks = envs.collection_tasks(name, 40, rng(10))
     numbers = collection_params(envs.task(name), 40, rng(10))
     # Those of a task are rounded to six decimals, or to six digits where they are larger.
-    rounded = [param_numbers(task) for task in tasks]
+    rounded = parameters(tasks)
     np.testing.assert_allclose(numbers, rounded, rtol=5e-6, atol=5e-7)
-    named, expected = name_params(envs.task(name), np.array(rounded)), stack_params(tasks)
+    named, expected = name_params(envs.task(name), rounded), stack_params(tasks)
     assert named.keys() == expected.keys()
     for key, values in expected.items():
         np.testing.assert_array_equal(named[key], values, strict=True)
