@@ -130,7 +130,7 @@ def test_cost_of_encoding_counts_prompts_and_second_encodings(attempts):
 
 
 @pytest.mark.slow
-def test_an_agent_that_holds_its_actions_is_evaluated_so(data, tasks):
+def test_an_agent_that_holds_its_actions_is_evaluated_so(data, tasks, monkeypatch):
     """It has an actor's quick networks, and remembers no token of those that are told."""
     view, held = ActionRepeatView(data.store, 3), STEPS // 3
     spec = describe(data, model=ModelConfig(tokens="separate"))
@@ -138,7 +138,10 @@ def test_an_agent_that_holds_its_actions_is_evaluated_so(data, tasks):
     agent = TD3BCAgent(*init_networks(Shape.of(spec), SEED), spec)
     evaluation = Evaluation(agent, tasks, CONFIG, RelabelledDataset(view, tasks, "exorl"))
     best = [data.store.rewards(task).sum(axis=1, dtype=np.float64).max() for task in tasks]
-    twins = envs.make_vec(tasks)
+    twins, rates = envs.make_vec(tasks), []
+    monkeypatch.setattr(
+        rollouts, "RepeatMissRate", lambda *given: rates.append(FixedRates(*given)) or rates[-1]
+    )
     for attempt in evaluation.attempts("own"):
         records, before = evaluation.records("own", attempt), (attempt.number - 1) * held
         told = {
@@ -162,6 +165,7 @@ def test_an_agent_that_holds_its_actions_is_evaluated_so(data, tasks):
                 earned += reward
         np.testing.assert_array_equal(attempt.physics[:, -1], info["physics"])
         np.testing.assert_allclose(records["return"], earned, rtol=rounding(STEPS, np.float64))
+    assert [rate.given[-1] for rate in rates] == [3]  # steps for which an action is held
 
 
 class FixedRates:
@@ -203,7 +207,8 @@ def test_repeat_misses_are_told_of_attempts_that_follow_each_other(
         np.testing.assert_array_equal(reward, attempt.rewards)
 
 
-def test_nothing_is_searched_for_where_all_tasks_are_one(data, tasks):
+def test_nothing_is_searched_for_where_all_tasks_are_one(data, tasks, monkeypatch):
+    monkeypatch.setattr(rollouts, "RepeatMissRate", FixedRates)
     alone = [tasks[0]] * TASKS
     prompts = RelabelledDataset(data.store, alone, "exorl")
     evaluation = Evaluation(untrained_agent(describe(data)), alone, CONFIG, prompts)
