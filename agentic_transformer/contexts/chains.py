@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from agentic_transformer.config import AgentConfig
-from agentic_transformer.contexts.search_posterior import log_likelihood
+from agentic_transformer.contexts.search_posterior import log_likelihood, return_size
 from agentic_transformer.random_streams import stream
 
 
@@ -157,7 +157,7 @@ class ChainSampler:
         self.seed = seed
         self.returns = returns
         self.best_per_task, self._worst_per_task = returns.max(axis=1), returns.min(axis=1)
-        self._worst_return, self._best_return = returns.min(), returns.max()
+        self._worst_return, self._return_size = returns.min(), return_size(returns)
         # (tasks, episodes) episode indices in ascending order of return
         self.ranking = np.argsort(returns, axis=1, kind="stable")[:, -episodes:]
         ranked = np.take_along_axis(returns, self.ranking, axis=1)
@@ -264,6 +264,6 @@ class ChainSampler:
             episode = rng.choice(self.ranking[guess, self.first_good[guess] :])
             # An attempt before the task is found is a miss: it earns the worst return.
             earned = self._worst_return if task is None else self.returns[task, episode]
-            log_posterior += log_likelihood(self.returns[:, episode], earned, self._best_return)
+            log_posterior += log_likelihood(self.returns[:, episode], earned, self._return_size)
             episodes.append(episode)
         return task, np.array(episodes)

@@ -9,21 +9,26 @@ from __future__ import annotations
 import numpy as np
 
 _PRECISION = 0.05
-"""Standard deviation of an observed return, as a share of the best return. It is not 0, because a
-task may lie between those that are known."""
+"""Standard deviation of an observed return, as a share of the size of returns. It is not 0, because
+a task may lie between those that are known."""
 
 
-def log_likelihood(returns: np.ndarray, observed: np.ndarray | float, best: float) -> np.ndarray:
+def return_size(returns: np.ndarray) -> float:
+    """Returns the size of the best of all returns; of the worst if the best is 0, 1 if all are."""
+    return float(abs(returns.max()) or abs(returns.min()) or 1.0)
+
+
+def log_likelihood(returns: np.ndarray, observed: np.ndarray | float, size: float) -> np.ndarray:
     """Returns how well each task explains the return of an attempt.
 
-        log p(observed | task) = -1/2 ((returns[task] - observed) / (precision * best))^2 + constant
+        log p(observed | task) = -1/2 ((returns[task] - observed) / (precision * size))^2 + constant
 
     Args:
         returns: (..., tasks) return of the attempt under each possible task.
         observed: (..., 1), or one number for all: the return that was observed.
-        best: the best return of any task.
+        size: the size of the returns of all tasks, see `return_size`.
 
     Returns:
         (..., tasks) log-likelihoods, up to a constant.
     """
-    return -0.5 * ((returns - observed) / (_PRECISION * best)) ** 2
+    return -0.5 * ((returns - observed) / (_PRECISION * size)) ** 2

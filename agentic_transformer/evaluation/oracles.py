@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from agentic_transformer.contexts.search_posterior import log_likelihood
+from agentic_transformer.contexts.search_posterior import log_likelihood, return_size
 
 ORACLES = ("bayes_greedy", "posterior_sampling")
 """`bayes_greedy` plays the trajectory of the greatest expected return. `posterior_sampling` draws a
@@ -47,6 +47,6 @@ def search(
             episode = best_of[(log_posterior + rng.gumbel(size=log_posterior.shape)).argmax(axis=1)]
         observed = true[units, episode]
         # Bayes' rule: log p(task | returns) += log p(return | task)
-        log_posterior += log_likelihood(known[:, episode].T, observed[:, None], known.max())
+        log_posterior += log_likelihood(known[:, episode].T, observed[:, None], return_size(known))
         chosen.append(episode)
     return np.stack(chosen, axis=1)

@@ -5,6 +5,7 @@ import pytest
 
 from agentic_transformer.config import AgentConfig
 from agentic_transformer.contexts.chains import ChainSampler, available_episodes
+from agentic_transformer.contexts.search_posterior import return_size
 from tests.seeds import SEED, rng
 from tests.tolerances import SIGMAS
 
@@ -219,3 +220,21 @@ def test_good_costs_are_those_near_the_best_one():
     for tasks, episodes, _, weights in chains_of(sampler.draw(0, 64)):
         earned = costs[tasks[0], episodes]
         np.testing.assert_array_equal(weights, earned >= -19 + 0.5 * 9)
+
+
+def test_a_search_is_drawn_where_rewards_are_costs_and_the_best_return_is_0():
+    costs = np.array([[0.0, -9.0, -5.0], [-9.0, 0.0, -7.0]])
+    config = AgentConfig(trajectories=3, selection="search", selection_threshold=1.0)
+    with np.errstate(all="raise"):
+        chains = ChainSampler(costs, config, seed=SEED).draw(0, 400)
+    assert set(chains.episode.flat) == {0, 1}  # the best trajectories of the two tasks
+    # Searches that miss less than twice know the task, as returns differ by many deviations.
+    found = chains.task[:, 0] == chains.episode[:, -1]
+    assert found.mean() > 1 / 2 + SIGMAS * np.sqrt(1 / 4 / 400)
+
+
+@pytest.mark.parametrize(
+    ("returns", "size"), [([3.0, -8.0], 3.0), ([0.0, -8.0], 8.0), ([0.0], 1.0)]
+)
+def test_the_size_of_returns_is_never_0(returns, size):
+    assert return_size(np.array(returns)) == size
