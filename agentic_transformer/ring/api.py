@@ -271,7 +271,8 @@ def _compiled(backbone, config: RingConfig, mesh, axis, batch_axis):
     tokens = PartitionSpec(batch_axis, axis if backbone in SHARED else None)
 
     def attend_on_mesh(query, key, value, segment_ids, length):
-        has_row_lengths = length is not None and length.ndim
+        # JAX's debugging modes call this with the arguments as they came: a length may be a number.
+        has_row_lengths = length is not None and np.ndim(length)
         rows = PartitionSpec(batch_axis) if has_row_lengths else PartitionSpec()
         mapped = map_over_devices(attend, mesh, (tokens, tokens, tokens, tokens, rows), tokens)
         return mapped(query, key, value, segment_ids, length)
