@@ -70,6 +70,7 @@ def map_without_mesh(
         sharding = jax.typeof(arguments[0]).sharding
         if AxisType.Explicit not in sharding.mesh.axis_types:
             return function(*arguments)
+        check_manual(sharding)
         if whole_axis is not None:
             spec = [*sharding.spec, *[None] * (arguments[0].ndim - len(sharding.spec))]
             spec[whole_axis] = None
@@ -77,6 +78,22 @@ def map_without_mesh(
         return jax.sharding.auto_axes(function, out_sharding=sharding)(*arguments)
 
     return auto_sharded
+
+
+def check_manual(sharding: NamedSharding) -> None:
+    """Raises ValueError for the type of an array within a `jax.shard_map` over some axes only.
+
+    JAX can neither reshard nor differentiate there along axes that stayed explicit.
+    """
+    mesh = sharding.mesh
+    pairs = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    others = tuple(name for name, kind in pairs if kind == AxisType.Explicit)
+    if others and AxisType.Manual in mesh.axis_types:
+        raise ValueError(
+            f"this is inside a jax.shard_map that leaves the axes {others} explicit, where JAX "
+            "cannot do this: name them in in_specs and give no axis_names, or make them "
+            "AxisType.Auto"
+        )
 
 
 def check_devices(mesh: Mesh | AbstractMesh | None, **arrays: Any) -> None:

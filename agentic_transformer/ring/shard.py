@@ -12,6 +12,7 @@ from jax import lax
 from agentic_transformer.ring.config import RingConfig
 from agentic_transformer.ring.kernels import Kernel, Selection, choose
 from agentic_transformer.ring.layout import check_layout, shard_positions
+from agentic_transformer.ring.mesh import check_manual
 from agentic_transformer.ring.options import ShardOptions, check_options
 from agentic_transformer.ring.padding import (
     attend_before_padding,
@@ -79,6 +80,10 @@ def ring_attention_shard(
         raise ValueError(
             f"query {query.shape} must have two blocks of tokens, an even number of them"
         )
+    for array in (query, key, value):
+        sharding = jax.typeof(array).sharding
+        if any(sharding.spec):  # of explicit axes alone
+            check_manual(sharding)
     platform = jax.default_backend()
     kernel = selection_for(kernel, config, platform, query, segment_ids, length).kernel
     return attend_shard(config._replace(kernel=kernel), query, key, value, segment_ids, length)

@@ -233,6 +233,47 @@ def test_inside_a_shard_map_over_other_axes_the_errors_say_what_works():
     assert_attention([jax.jit(within(inner))(*ARRAYS)], *attention_and_bounds(*ARRAYS))
 
 
+def test_what_jax_cannot_do_along_explicit_axes_inside_a_shard_map_is_one_line():
+    mesh = make_mesh("explicit", ("data", "ring"), (2, 4))
+    spec = PartitionSpec(None, "ring")
+    some = partial(jax.shard_map, mesh=mesh, in_specs=spec, out_specs=spec, axis_names={"ring"})
+    sharded, same = place(mesh, "data", "ring"), place(mesh, None, "ring")
+    shard = partial(ring_attention_shard, layout="contiguous")
+    feedforward = partial(blockwise_feedforward, lambda _, x: x, ())
+    refuses(r"\('data',\) explicit.*in_specs.*Auto", jax.jit(some(shard)), *sharded)
+    refuses(r"\('data',\) explicit.*in_specs.*Auto", jax.jit(some(feedforward)), same[0][..., 0])
+    # What the line says works, and so do arrays that are whole along such an axis.
+    rows = PartitionSpec("data", "ring")
+    every = jax.shard_map(shard, mesh=mesh, in_specs=rows, out_specs=rows)
+    exact = attention_and_bounds(*ARRAYS)
+    assert_attention([jax.jit(every)(*sharded)], *exact)
+    assert_attention([jax.jit(some(shard))(*same)], *exact)
+
+
+def test_tensor_parallel_heads_are_shards_of_a_shard_map():
+    """Grouped heads, too: each device has the key heads of its own query heads."""
+    pair = [x[:, :, :2] for x in (KEY, VALUE)]
+    exact = attention_and_bounds(QUERY, *pair, WEIGHTS)
+    for kind in KINDS:
+        mesh = make_mesh(kind, ("data", "ring", "heads"), (2, 2, 2))
+        spec = PartitionSpec("data", "ring", "heads")
+        shard = partial(ring_attention_shard, layout="contiguous")
+        mapped = jax.shard_map(shard, mesh=mesh, in_specs=spec, out_specs=spec)
+        arrays = [jax.device_put(x, NamedSharding(mesh, spec)) for x in (QUERY, *pair)]
+        assert_attention(with_gradients(mapped, *arrays), *exact)
+
+
+@pytest.mark.parametrize("length", [24, np.array([24, 31])])
+def test_lengths_where_nothing_is_compiled(length):
+    """As JAX's debugging modes do it: they call functions with arguments as they came."""
+    arrays, mesh = [x[:, :, :1] for x in ARRAYS], make_mesh("auto", sizes=(1,))
+    attend = partial(ring_attention, mesh=mesh, kernel="reference", length=length)
+    compiled = attend(*arrays)
+    with jax.disable_jit():
+        found = attend(*arrays)
+    np.testing.assert_allclose(found, compiled, rtol=0, atol=1e-5)  # as in `equal`
+
+
 def test_an_abstract_mesh_of_arrays_that_lie_nowhere_is_one_line():
     mesh = jax.sharding.AbstractMesh((4,), ("ring",))
     with pytest.raises(ValueError, match="has no devices"):
