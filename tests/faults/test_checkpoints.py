@@ -163,10 +163,12 @@ def test_an_exported_checkpoint_acts_as_its_original_but_is_not_trained_further(
 def test_an_export_is_there_whole_or_not_at_all(run, tmp_path):
     command = ExportCommand(run=str(run), out=str(tmp_path / "copies" / "one"))
     (run / CONFIG).touch()
+    (run / PROVENANCE).mkdir()  # no file, so the last copy fails
     before = files(run)
-    with pytest.raises(FileNotFoundError, match=PROVENANCE):
+    with pytest.raises(IsADirectoryError, match=PROVENANCE):
         export.main(command, run)
     assert files(run) == before and files(tmp_path / "copies") == []
+    (run / PROVENANCE).rmdir()
     (run / PROVENANCE).touch()
     copy = export.main(command, run)
     assert copy == Path(command.out) and {path.name for path in copy.iterdir()} == {
