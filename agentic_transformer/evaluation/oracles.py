@@ -36,7 +36,7 @@ def search(
     units = np.arange(len(true))
     log_posterior = np.zeros((len(true), len(known)))  # (units, hypotheses), up to a constant
     best_of = known.argmax(axis=1)  # (hypotheses,)
-    chosen = []
+    size, chosen = return_size(known), []
     for _ in range(attempts):
         if rule == "bayes_greedy":
             # E[return | posterior] of every trajectory: (units, episodes)
@@ -47,6 +47,6 @@ def search(
             episode = best_of[(log_posterior + rng.gumbel(size=log_posterior.shape)).argmax(axis=1)]
         observed = true[units, episode]
         # Bayes' rule: log p(task | returns) += log p(return | task)
-        log_posterior += log_likelihood(known[:, episode].T, observed[:, None], return_size(known))
+        log_posterior += log_likelihood(known[:, episode].T, observed[:, None], size)
         chosen.append(episode)
     return np.stack(chosen, axis=1)

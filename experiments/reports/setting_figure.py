@@ -28,7 +28,8 @@ def return_vs_setting(setting: str, table: pd.DataFrame, path: Path) -> None:
         table: from `experiments.reports.variants_table.returns_by_setting`.
         path: path of the picture.
     """
-    table = table[table["condition"].isin(_CONDITIONS)]
+    shown = table[table["condition"].isin(_CONDITIONS)]
+    table = table if shown.empty else shown  # of oracles alone, say
     agents, tasks = (list(dict.fromkeys(table[column])) for column in ("agent", "task"))
     conditions = list(dict.fromkeys(table["condition"]))
     figure, grid = plt.subplots(

@@ -149,6 +149,14 @@ def test_a_sweep_over_a_number_is_drawn_against_it(of_rates, drawn, capsys):
         np.testing.assert_allclose(curve.get_ydata(), last + more)
 
 
+def test_a_sweep_without_the_usual_conditions_is_drawn_with_those_it_has(of_rates, drawn):
+    for path in of_rates.glob("*/records.csv"):
+        pd.read_csv(path).assign(condition="dataset").to_csv(path, index=False)
+    table.main(TableCommand(sweep=str(of_rates)))
+    (figure,) = drawn
+    assert len(figure.axes[0].lines) == 2  # the two heads
+
+
 def test_a_sweep_over_names_alone_has_no_such_figure(of_rates):
     for job in of_rates.glob("*/overrides.yaml"):
         write_overrides(job.parent, read_overrides(job.parent)[1:])
