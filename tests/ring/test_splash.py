@@ -7,6 +7,7 @@ import pytest
 
 from agentic_transformer.ring import XLAKernel, blockwise_attention, select
 from agentic_transformer.ring.kernels import SplashKernel, splash
+from agentic_transformer.ring.kernels.splash_mask import quick_mask
 from tests.attention_float64 import assert_attention, attention_and_bounds
 from tests.ring.test_kernels import on_ring
 from tests.seeds import rng
@@ -69,6 +70,29 @@ def test_it_is_chosen_on_tpus_where_its_masks_suffice(masks, chosen):
     assert kernel == XLAKernel() and "not splash" in reason
 
 
+@pytest.mark.parametrize("block", [128, 256])
+@pytest.mark.parametrize("window", [None, 1, 2, 127, 128, 129, 300, 2000])
+def test_corners_of_blocks_tell_what_a_mask_hides(window, block):
+    """Splash attention reads the same from the quick mask as from jax's own."""
+    from jax.experimental.pallas.ops.tpu import splash_attention
+
+    kind, settings = ("CausalMask", ()) if window is None else ("LocalMask", ((window - 1, 0), 0))
+    names = ("block_q", "block_kv", "block_q_dkv", "block_kv_dkv", "block_q_dq", "block_kv_dq")
+
+    def read(mask):
+        attend = splash_attention.make_splash_mha(
+            splash_attention.MultiHeadMask([mask((1024, 1024), *settings)]),
+            block_sizes=splash_attention.BlockSizes(**dict.fromkeys(names, block)),
+            head_shards=1,
+            q_seq_shards=1,
+        )
+        return [attend.fwd_mask_info, attend.dq_mask_info, attend.dkv_mask_info]
+
+    quick, plain = quick_mask(kind), getattr(splash_attention, kind)
+    assert quick is not plain
+    jax.tree.map(np.testing.assert_array_equal, read(quick), read(plain))
+
+
 def test_windows_on_a_ring_are_refused():
     x = jnp.ones((1, 4, 1, 8), jnp.bfloat16)
     with pytest.raises(ValueError, match="no window on a ring"):
@@ -125,6 +149,19 @@ def test_one_device_has_windows_and_skips_blocks(mask):
     found = on_ring(KERNEL, 1, "contiguous", **mask)(arrays)
     exact, bounds = attention_and_bounds(*arrays, **mask)
     assert_attention(found, exact, bounds)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("segments", [False, True], ids=["", "segments"])
+@pytest.mark.parametrize(("causal", "ring"), [(True, 1), (True, 2), (False, 2)])
+def test_very_long_arrays_are_cut_into_calls(causal, ring, segments, monkeypatch):
+    """Here those of more than 64 tokens; the last piece is shorter."""
+    monkeypatch.setattr(splash, "_MAX_TOKENS", 64)
+    arrays, mask = draw(300), {"causal": causal}
+    if segments:
+        mask["segment_ids"] = np.arange(300)[None] // 170
+    found = on_ring(KERNEL, ring, "zigzag", **mask)(arrays)
+    assert_attention(found, *attention_and_bounds(*arrays, **mask))
 
 
 @pytest.mark.slow

@@ -15,11 +15,12 @@ infinite where it sees a key and 0 where it does not, and infinity times its cot
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,7 @@ import numpy as np
 
 from agentic_transformer.ring.kernels.base import Kernel
 from agentic_transformer.ring.kernels.fused import PartialOutput, merge
+from agentic_transformer.ring.kernels.splash_mask import quick_mask
 from agentic_transformer.ring.masks import Mask, MaskKind
 from agentic_transformer.ring.nonfinite import zero_nonfinite
 
@@ -35,6 +37,10 @@ MAX_HEAD_DIM = 256
 
 _BLOCKS = (512, 256, 128)
 """Tokens of a block, the largest that fits first. No speed was measured."""
+_MAX_TOKENS = 512 * _BLOCKS[0]
+"""Most queries, and most keys, of a call; longer arrays are cut. For each pair of blocks a TPU
+holds three bytes in its scalar memory of 1 MiB. Blocks of 1,024 do not fit its vector memory in
+float32."""
 
 _MASK_VALUE = -0.7 * float(np.finfo(np.float32).max)
 _NAN_LSE = 0.9 * _MASK_VALUE
@@ -75,6 +81,18 @@ class SplashKernel(Kernel):
 
     def forward(self, carry, query, key, value, mask: Mask) -> PartialOutput:
         """Attends to the keys, and merges the result into the carry."""
+        parts: dict[int, PartialOutput] = {}
+        for cut in _cuts(query.shape[2], key.shape[2], mask):
+            part = self._attend(
+                cut.of_queries(query), cut.of_keys(key), cut.of_keys(value), cut.mask
+            )
+            start = cut.queries.start
+            parts[start] = merge(parts[start], part) if start in parts else part
+        part = PartialOutput(*map(_joined, zip(*parts.values(), strict=True)))
+        return part if carry is None else merge(carry, part)
+
+    def _attend(self, query, key, value, mask: Mask) -> PartialOutput:
+        """Attends to the keys in one call."""
         call = _Call.of(query, key, mask, self.interpret)
         with _precision(query.dtype):
             out, (lse,) = jax.vmap(call.attend())(
@@ -84,8 +102,7 @@ class SplashKernel(Kernel):
                 call.segment_ids(mask),
             )
         tokens = query.shape[2]
-        part = PartialOutput(out[:, :, :tokens].astype(jnp.float32), lse[:, :, :tokens])
-        return part if carry is None else merge(carry, part)
+        return PartialOutput(out[:, :, :tokens].astype(jnp.float32), lse[:, :, :tokens])
 
     def finish(self, carry: PartialOutput, query: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns (out, lse)."""
@@ -95,6 +112,23 @@ class SplashKernel(Kernel):
 
     def backward(self, residual, dquery, query, key, value, mask: Mask) -> tuple:
         """Adds to dquery; returns the block's dkey and dvalue."""
+        sums: list[dict[int, jax.Array]] = [{}, {}, {}]
+        for cut in _cuts(query.shape[2], key.shape[2], mask):
+            gradients = self._differentiate(
+                tuple(map(cut.of_queries, residual)),
+                cut.of_queries(query),
+                cut.of_keys(key),
+                cut.of_keys(value),
+                cut.mask,
+            )
+            starts = cut.queries.start, cut.keys.start, cut.keys.start
+            for parts, start, dx in zip(sums, starts, gradients, strict=True):
+                parts[start] = parts[start] + dx if start in parts else dx
+        more, dkey, dvalue = (_joined(parts.values()) for parts in sums)
+        return dquery + more * query.shape[-1] ** -0.5, dkey, dvalue
+
+    def _differentiate(self, residual, query, key, value, mask: Mask) -> tuple[jax.Array, ...]:
+        """Returns the gradients of query / sqrt(head_dim), key and value, in one call."""
         cotangent, lse, delta = residual
         bad = jnp.isnan(lse)
         query, cotangent = (jnp.where(bad[..., None], 0, x) for x in (query, cotangent))
@@ -112,13 +146,56 @@ class SplashKernel(Kernel):
         with _precision(query.dtype):
             gradients = jax.vmap(call.differentiate())(*arrays)
         sizes = query.shape[2], key.shape[2], key.shape[2]
-        more, dkey, dvalue = (
+        return tuple(
             dx[:, :, :size].astype(jnp.float32) for dx, size in zip(gradients, sizes, strict=True)
         )
-        return dquery + more * query.shape[-1] ** -0.5, dkey, dvalue
 
 
 SPLASH_KERNEL = SplashKernel()
+
+
+class _Cut(NamedTuple):
+    """Holds which queries and keys a call takes, and its mask."""
+
+    queries: slice
+    keys: slice
+    mask: Mask
+
+    def of_queries(self, array: jax.Array) -> jax.Array:
+        """Returns the part of an array (batch, heads, queries, ...)."""
+        return array[:, :, self.queries]
+
+    def of_keys(self, array: jax.Array) -> jax.Array:
+        """Returns the part of an array (batch, key_heads, keys, ...)."""
+        return array[:, :, self.keys]
+
+
+def _cuts(queries: int, keys: int, mask: Mask) -> Iterator[_Cut]:
+    """Cuts a pair of blocks into calls; it is one call but for very long arrays.
+
+    With a causal mask, queries and keys are equally many. A window is not cut: splash attention
+    holds only the pairs of blocks in it.
+    """
+    whole = max(queries, keys)
+    size = whole if mask.window is not None else min(whole, _MAX_TOKENS)
+    for row in range(0, queries, size):
+        for column in range(0, keys, size):
+            kind = MaskKind.FULL if row != column else mask.kind
+            if mask.kind is MaskKind.CAUSAL and column > row:
+                continue
+            rows, columns = slice(row, row + size), slice(column, column + size)
+            cut = Mask(kind, _of(mask.queries, rows), _of(mask.keys, columns), mask.window)
+            yield _Cut(rows, columns, cut)
+
+
+def _of(side: Any, part: slice) -> Any:
+    """Returns the intervals of a part of the queries, or the positions of a part of the keys."""
+    return jax.tree.map(lambda array: array[..., part], side)
+
+
+def _joined(parts: Iterable[jax.Array]) -> jax.Array:
+    """Joins the parts of an array (batch, heads, tokens, ...) that was cut."""
+    return jnp.concatenate(list(parts), axis=2)
 
 
 @dataclass(frozen=True)
@@ -220,9 +297,9 @@ class _Call:
         if self.kind is MaskKind.FULL:
             mask = splash_attention.FullMask(shape)
         elif self.window is None:
-            mask = splash_attention.CausalMask(shape)
+            mask = quick_mask("CausalMask")(shape)
         else:
-            mask = splash_attention.LocalMask(shape, (self.window - 1, 0), offset=0)
+            mask = quick_mask("LocalMask")(shape, (self.window - 1, 0), offset=0)
         return splash_attention.MultiHeadMask([mask] * self.heads)
 
 
