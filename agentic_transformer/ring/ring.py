@@ -82,12 +82,13 @@ def _attention_forward(config: RingConfig, query, key, value, segment, length):
 
     with jax.default_matmul_precision(config.precision):
         out, lse = config.kernel.map_heads(ring_pass, (query, key, value), segment)
-    out, lse = map(checkpoint_name, (out, lse), RESIDUAL_NAMES)
-    return out, (query, key, value, segment, length, out, lse)
+    kept, lse = map(checkpoint_name, (_merge_heads(config, out), lse), RESIDUAL_NAMES)
+    return _split_heads(config, kept, out.shape), (query, key, value, segment, length, kept, lse)
 
 
 def _attention_backward(config: RingConfig, saved, cotangent):
-    query, key, value, segment, length, out, lse = saved
+    query, key, value, segment, length, kept, lse = saved
+    out = _split_heads(config, kept, query.shape)
 
     def ring_pass(query, key, value, out, lse, cotangent, segment):
         # lse = +inf makes the weights exp(S - lse) of a query that sees nothing 0. lse = NaN makes
@@ -107,6 +108,22 @@ def _attention_backward(config: RingConfig, saved, cotangent):
 
 
 attention_shard.defvjp(_attention_forward, _attention_backward)
+
+
+def _merge_heads(config: RingConfig, out: Array) -> Array:
+    """Returns the output as (batch, tokens, heads * head_dim), the form in which it is kept.
+
+    A TPU pads the last axis of an array to 128 entries: heads of 64 would take twice the memory.
+    """
+    out = jnp.moveaxis(out, config.kernel.token_axis, 1)
+    return out.reshape(*out.shape[:2], -1)
+
+
+def _split_heads(config: RingConfig, kept: Array, shape: tuple[int, ...]) -> Array:
+    """Inverts `_merge_heads`: returns an output of this shape."""
+    axis = config.kernel.token_axis
+    heads, head_dim = shape[3 - axis], shape[-1]
+    return jnp.moveaxis(kept.reshape(*kept.shape[:2], heads, head_dim), 1, axis)
 
 
 def _forward(config: RingConfig, query, key, value, segment, length) -> tuple[Array, Array]:
