@@ -48,8 +48,8 @@ class LayerCoefficients(NamedTuple):
 
 COEFFICIENTS = {
     "tpu": {
-        "ring": LayerCoefficients(weights=62, ring=24, activation=8, heads=6),
-        "blockwise": LayerCoefficients(weights=62, ring=0, activation=24, heads=4),
+        "ring": LayerCoefficients(weights=39, ring=24, activation=5, heads=15),
+        "blockwise": LayerCoefficients(weights=55, ring=0, activation=6, heads=22),
         "memory_efficient": LayerCoefficients(weights=35, ring=0, activation=20, heads=16),
         "dense": LayerCoefficients(weights=6, ring=0, activation=19, heads=0, score=6),
     },
