@@ -19,24 +19,27 @@ from experiments.cli.provenance import add_provenance
 def main(config: TrainCommand, run: Path) -> None:
     """Trains the agent of the settings; a signal lets training save its state before it ends."""
     check_init(config)
-    # Imported here: jax loads after the check of the settings.
-    from agentic_transformer.evaluation.learning_curve import train
-    from experiments.reports.after_training import show_training
-
-    # The line on a run's computation names the kernel: the ring need not say it a second time.
-    logging.getLogger("agentic_transformer.ring.kernels").setLevel(logging.ERROR)
-    distributed.initialize(config.mesh)
-    check_processes_agree(config)
-
-    def note(**facts: Any) -> None:
-        # Only now: a run that fails before, for want of data, say, leaves no folder.
-        if "computation" in facts:
-            print(f"run folder: {run}", flush=True)
-        add_provenance(run, **facts)
-
-    # A signal that comes before the loop first asks for one ends the process at once: building
-    # caches may take minutes, and there is nothing to save yet.
     with Preemption() as preemption:
+        # A signal that comes before the loop first asks for one ends a process that trains alone at
+        # once: building caches may take minutes, and there is nothing to save yet. One of several
+        # only records it: the others would wait for a process that ended, until jax aborts them.
+        if distributed.process_info(config.mesh)[1] > 1:
+            preemption.check_requested()
+        # Imported here: jax loads after the check of the settings.
+        from agentic_transformer.evaluation.learning_curve import train
+        from experiments.reports.after_training import show_training
+
+        # The line on a run's computation names the kernel: the ring need not say it a second time.
+        logging.getLogger("agentic_transformer.ring.kernels").setLevel(logging.ERROR)
+        distributed.initialize(config.mesh)
+        check_processes_agree(config)
+
+        def note(**facts: Any) -> None:
+            # Only now: a run that fails before, for want of data, say, leaves no folder.
+            if "computation" in facts:
+                print(f"run folder: {run}", flush=True)
+            add_provenance(run, **facts)
+
         train(
             config,
             run,

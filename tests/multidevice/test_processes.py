@@ -194,6 +194,18 @@ def test_a_signal_to_one_process_stops_both_with_one_checkpoint(alone):
     )  # and not finished: it goes on
 
 
+def test_a_signal_before_the_first_step_stops_both_at_once(alone):
+    """A process that ended alone would leave the other waiting, and jax would abort both."""
+    words = [*meeting(), "run=early", "mesh.ring=2", "train.steps=100000"]
+    pair = [start(alone, *ASCENDING, *words, f"mesh.process={number}") for number in range(2)]
+    assert "Gloo" in pair[1].stdout.readline()  # connected; data and compilation come next
+    pair[1].send_signal(signal.SIGTERM)
+    said = [process.communicate(timeout=300)[1] for process in pair]
+    assert [process.returncode for process in pair] == [75, 75], said
+    assert "stopped by SIGTERM before its first checkpoint" in said[0]
+    assert json.loads((alone / "early" / "status.json").read_text())["state"] == "stopped"
+
+
 def test_the_processes_of_a_slurm_job_find_each_other():
     """By what `srun` tells each of them; jax takes the coordinator's port from the job's number."""
     script = (
