@@ -35,10 +35,11 @@ LOCK = "lock"
 
 def write_whole(path: Path, text: str) -> None:
     """Writes a text: after a kill the file is whole, or it is as it was before."""
-    # Each process has its own: several may write one path, such as that of a shared cache.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    # Imported here: this brings HDF5, which the check of a command line does not wait for.
+    from datasets.new_file import new_file
+
+    with new_file(path) as partial:  # several may write one path, such as that of a shared cache
+        partial.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, facts: dict[str, Any]) -> None:

@@ -6,12 +6,13 @@ A buffer holds the episodes of one way to collect: one task, collector, seed and
 from __future__ import annotations
 
 import json
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+from datasets.new_file import new_file
 
 METADATA = "metadata.json"
 _RENAMED_SETTINGS = {"coarse": "timestep_scale"}  # old -> new, read for one version
@@ -74,12 +75,10 @@ def write_metadata(folder: Path, metadata: dict[str, Any]) -> None:
     Raises:
         ValueError: the folder cannot be written.
     """
-    # Named after this process: several may start on one buffer.
-    partial = folder / f"{METADATA}.{os.getpid()}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(metadata, indent=2) + "\n")
-        partial.replace(folder / METADATA)
+        with new_file(folder / METADATA) as partial:  # several may start on one buffer
+            partial.write_text(json.dumps(metadata, indent=2) + "\n")
     except OSError as error:
         raise ValueError(
             f"buffer {folder}: cannot be written ({error.strerror}); choose another folder"

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import re
 import zipfile
 import zlib
@@ -21,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+
+from datasets.new_file import new_file
 
 _NAME = re.compile(r"(?:episode|\d{8}T\d{6})_(\d+)_(\d+)\.npz")
 _EXPECTED = "episodes are files such as episode_000000_1000.npz: episode_<number>_<transitions>.npz"
@@ -245,10 +246,8 @@ def write_episode(folder: str | Path, index: int, episode: Episode) -> Path:
     arrays |= {key: np.asarray(array, np.float32) for key, array in episode.extra.items()}
     _check(path, arrays)
     folder.mkdir(parents=True, exist_ok=True)
-    # Named after this process: several may collect the same buffer.
-    partial = path.with_suffix(f".part{os.getpid()}")
     archive = io.BytesIO()
     np.savez_compressed(archive, **arrays)
-    partial.write_bytes(archive.getbuffer())
-    partial.replace(path)
+    with new_file(path) as partial:  # several may collect the same buffer
+        partial.write_bytes(archive.getbuffer())
     return path

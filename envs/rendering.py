@@ -25,6 +25,7 @@ import numpy as np
 from envs import registry
 from envs.gymnasium_tasks import is_gymnasium
 from envs.registry import Task
+from envs.video_files import write_frames
 
 # What MUJOCO_GL may name, and what each needs. MuJoCo knows other words, which name no library.
 RENDERERS = {
@@ -95,14 +96,13 @@ def write_video(path: str | Path, task: str | Task, physics: np.ndarray, *, fps:
     Raises:
         ValueError: see `render`; or an fps of 0 or less.
         RuntimeError: this machine cannot render.
+        OSError: the file cannot be written whole.
     """
     if not fps > 0:
         raise ValueError(f"fps={fps} must be above 0")
-    import imageio.v3 as imageio  # takes half a second, which only videos need
-
     path = Path(path)
     speed = {"duration": 1000 / fps} if path.suffix == ".gif" else {"fps": fps}  # ms a picture
-    imageio.imwrite(path, render(task, physics), **speed)
+    write_frames(path, render(task, physics), **speed)
     return path
 
 

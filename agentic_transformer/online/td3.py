@@ -22,6 +22,7 @@ from agentic_transformer.models.actor_critic import Graphs, Shape, init_networks
 from agentic_transformer.models.precision import matmul_precision
 from agentic_transformer.training.state import TrainState
 from agentic_transformer.training.td3_bc import init_td3_bc_state, make_td3_update, td3_actor_loss
+from datasets.new_file import new_file
 
 _ROUND = "round"
 _PRECISION = "highest"
@@ -63,9 +64,8 @@ class TD3Learner:
         arrays = {f"{index:03d}": np.asarray(leaf) for index, leaf in enumerate(leaves)}
         archive = io.BytesIO()
         np.savez(archive, **arrays, **{_ROUND: np.array(done)})
-        partial_file = path.with_suffix(".part")
-        partial_file.write_bytes(archive.getbuffer())
-        partial_file.replace(path)
+        with new_file(path) as partial_file:
+            partial_file.write_bytes(archive.getbuffer())
 
     def load(self, path: Path) -> int:
         """Reads what `save` wrote.

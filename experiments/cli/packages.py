@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib.util
 import os
+import shutil
 import traceback
 from pathlib import Path
 
@@ -18,7 +19,7 @@ PACKAGES = ("envs", "datasets", "agentic_transformer", "experiments")
 # What the file system says of a place that cannot be used as it is.
 _REFUSALS = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG,
-    errno.ENOTDIR, errno.EISDIR,
+    errno.ENOTDIR, errno.EISDIR, errno.EFBIG,
 )  # fmt: skip
 _OTHERS = tuple(name for name in PACKAGES if name != "datasets")  # `name_clash` has that one
 
@@ -57,8 +58,12 @@ def describe(error: BaseException) -> str | None:
     """
     if is_user_error(error):
         return str(error)
-    if isinstance(error, OSError) and error.filename and error.errno in _REFUSALS:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+        _, place, reason = error.args[0][0]  # of a copied folder; the reason names the original
+        return f"{place}: {reason}"
+    if isinstance(error, OSError) and error.errno in _REFUSALS:
+        # A write to an open file fails without its name, on a full disk say.
+        return f"{error.filename or 'a file that was being written'}: {error.strerror}"
     return None
 
 

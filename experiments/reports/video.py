@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import imageio.v3 as imageio
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
@@ -21,6 +20,7 @@ import envs
 from agentic_transformer.config import EvaluateCommand
 from agentic_transformer.evaluation.results_folder import ROLLOUTS, VIDEO
 from envs.gymnasium_tasks import is_gymnasium
+from envs.video_files import write_frames
 from experiments.reports.pictures import picture
 from experiments.reports.return_table import reported, return_text
 
@@ -84,6 +84,7 @@ def write_attempts(path: Path, rollouts: dict[str, np.ndarray], numbers: Sequenc
 
     Raises:
         RuntimeError: this machine cannot render such bodies.
+        OSError: the file cannot be written whole.
     """
     frames = list(_frames(rollouts, reported(pd.Series(numbers))))
     if path.suffix == ".gif":
@@ -98,7 +99,7 @@ def write_attempts(path: Path, rollouts: dict[str, np.ndarray], numbers: Sequenc
         first.save(path, save_all=True, append_images=others, **speed)
     else:
         with _unwarned_forks():
-            imageio.imwrite(path, np.stack(frames), fps=FRAMES_PER_SECOND)
+            write_frames(path, np.stack(frames), fps=FRAMES_PER_SECOND)
 
 
 @contextmanager

@@ -1,9 +1,11 @@
 """Moving pictures of attempts, from stored rollouts."""
 
+import imageio.v3 as imageio
 import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.reports.pictures import picture
 from experiments.reports.video import HEADER, PANEL, PAUSE, write_attempts
 
 
@@ -36,3 +38,18 @@ def test_each_attempt_that_is_asked_for_is_drawn_and_ends_with_a_pause(tmp_path,
     # A pause is one picture that lasts.
     assert len(durations) == 2 * frames
     assert durations[frames - 1] == durations[-1] == PAUSE * durations[0]
+
+
+def test_a_video_that_a_full_disk_cut_off_is_an_error(tmp_path, monkeypatch):
+    """As ffmpeg ends without one."""
+    write = imageio.imwrite
+
+    def cut_off(path, *arguments, **options):
+        write(path, *arguments, **options)
+        path.write_bytes(path.read_bytes()[:4096])
+
+    monkeypatch.setattr(imageio, "imwrite", cut_off)
+    path = tmp_path / "attempts.mp4"
+    drawn = rollouts(tasks=2, attempts=3, steps=4)
+    assert not picture(path, lambda path: write_attempts(path, drawn, [1, 2]))
+    assert not path.exists()
