@@ -14,7 +14,10 @@ This module knows nothing of environments or models.
 
 from __future__ import annotations
 
+import gzip
+import io
 import sys
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -64,6 +67,15 @@ NUMERIC = [
 RENAMED = {"again": "repeat_miss_rate"}
 """Columns of the version before this one, and their names now."""
 
+_UNREADABLE = (
+    pd.errors.ParserError,
+    pd.errors.EmptyDataError,
+    # of a compressed file
+    gzip.BadGzipFile,
+    EOFError,
+    zlib.error,
+)
+
 
 def read_records(path: Path) -> pd.DataFrame:
     """Reads the records of one run.
@@ -79,8 +91,10 @@ def read_records(path: Path) -> pd.DataFrame:
             unknown condition, text in a column of numbers, or the same row twice.
     """
     try:
-        records = pd.read_csv(path)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read()
+        records = pd.read_csv(io.BytesIO(content))
+    except (*_UNREADABLE, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read as a table: {error}") from None
     records = _with_new_names(records, path)
     missing = [column for column in REQUIRED if column not in records]
@@ -92,6 +106,8 @@ def read_records(path: Path) -> pd.DataFrame:
         **{column: records.get(column, default) for column, default in OPTIONAL.items()}
     )
     _check_values(records, path)
+    if not content.endswith(b"\n"):  # 12.5 may have become 12 or 1
+        raise ValueError(f"{path} ends in the middle of line {len(records) + 1}: was it cut short?")
     return records
 
 

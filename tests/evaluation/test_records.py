@@ -23,6 +23,7 @@ BROKEN = {
     RECORDS.replace("task_id", "id", 1): r"lacks the columns \['task_id'\]",
     RECORDS.replace("own,0,", "own,first,", 1): "has seed='first' in line 2; it must be a number",
     "\0\0\0": "lacks the columns",
+    RECORDS[:-2]: "ends in the middle of line [0-9]+: was it cut short",
 }
 
 
