@@ -95,13 +95,12 @@ def fit(
     """
     recent: list[Metrics] = []  # since the last call of `log`
     losses: deque[jax.Array] = deque(maxlen=config.log_every)
+    alone_in_flight = _alone_in_flight()
     for step, batch in enumerate(batches, int(state.step) + 1):
         state, metrics = train_step(state, batch)
         recent.append(metrics)
         losses.append(metrics["loss"])
-        if jax.process_count() > 1:
-            # should_stop communicates between processes. Wait for the step first: if the two
-            # communications ran in different orders, all processes would hang.
+        if alone_in_flight:
             jax.block_until_ready(metrics)
         stopping = should_stop()
         save_due = stopping or step == config.steps or step % config.checkpoint_every == 0
@@ -120,6 +119,17 @@ def fit(
         if stopping:
             break
     return state
+
+
+def _alone_in_flight() -> bool:
+    """Returns whether each step must end before anything else is started."""
+    # should_stop communicates between processes. If that and the communication of a step ran in
+    # different orders, all processes would hang.
+    several_processes = jax.process_count() > 1
+    # XLA runs programs of virtual devices on the threads of few cores. Those of steps that were
+    # started ahead would wait for each other, and XLA would abort.
+    virtual_devices = jax.default_backend() == "cpu" and jax.device_count() > 1
+    return several_processes or virtual_devices
 
 
 def evaluation_due(step: int, config: TrainConfig) -> bool:

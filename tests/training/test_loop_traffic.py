@@ -69,3 +69,20 @@ def test_a_step_is_one_program_and_moves_nothing(tmp_path):
             fit(state, learner.train_step, batches, config.train, lambda *_: None, lambda *_: None)
 
     assert set(programs_started(train)) == {"PjitFunction(train_step)"}
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_steps_on_virtual_devices_do_not_run_ahead(monkeypatch, devices):
+    """Those under way together would wait for each other's threads, and XLA would abort."""
+    waited = []
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
+    monkeypatch.setattr(jax, "block_until_ready", lambda metrics: waited.append(metrics["loss"]))
+    fit(
+        SimpleNamespace(step=0),
+        lambda state, batch: (state, {"loss": float(batch)}),
+        range(1, 4),
+        TrainConfig(steps=3, log_every=100, checkpoint_every=100),
+        log=lambda step, means: None,
+        save=lambda state, loss: None,
+    )
+    assert waited == ([1.0, 2.0, 3.0] if devices > 1 else [])
