@@ -24,7 +24,10 @@ from agentic_transformer.ring import (
     XLAKernel,
     attention,
     blockwise_attention,
+    decode_attention,
+    dense_attention,
     from_layout,
+    memory_efficient_attention,
     ring_attention_shard,
     select,
     select_kernel,
@@ -34,6 +37,7 @@ from agentic_transformer.ring.kernels import NAMED, SplashKernel, cudnn
 from tests.attention_float64 import assert_attention, attention_and_bounds
 from tests.seeds import rng
 from tests.static_kernel import ReferenceFused, StaticKernel
+from tests.tolerances import assert_within, rounding
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +70,8 @@ CASES = {
     "window": (3, "zigzag", (2, 2), "float32", {"window": 9}),
     "tail": (3, "zigzag", (4, 2), "float32", {"length": 37}),
     "length": (3, "contiguous", (2, 2), "float32", {"causal": False, "length": 37}),
-    "segments": (3, "zigzag", (4, 2), "float32", {"segment_ids": SEGMENTS}),
+    # One key head: rows of both batches are in one chunk of "xla in chunks".
+    "segments": (3, "zigzag", (2, 1), "float32", {"segment_ids": SEGMENTS}),
     "all": (3, "zigzag", (4, 2), "bfloat16", {"segment_ids": SEGMENTS, "window": 20, "length": 61}),
 }
 
@@ -136,11 +141,43 @@ def test_attention_and_gradients_equal_float64(kernel, case):
         with pytest.raises(ValueError, match="supports no segment_ids"):
             on_ring(kernel, ring, layout, **mask)(arrays)
         return
-    found = on_ring(kernel, ring, layout, **mask)(arrays)
+    attend = on_ring(kernel, ring, layout, **mask)
+    found = attend(arrays)
     exact, bounds = attention_and_bounds(*map(np.asarray, arrays), **mask, products=dtype)
-    if "length" in mask:
-        assert not any(x[:, mask["length"] :].any() for x in found)
     assert_attention(found, exact, bounds, dtype)
+    if length := mask.get("length"):
+        assert not any(x[:, length:].any() for x in found)
+        for result, same in zip(
+            attend([x.at[:, length:].set(jnp.nan) for x in arrays]), found, strict=True
+        ):
+            np.testing.assert_array_equal(result, same)
+
+
+@pytest.mark.parametrize("kernel", ["reference", "xla", "cpu"])
+def test_where_a_query_sees_one_key_no_gradient_reaches_scores(kernel):
+    """Its weight is 1 whatever the score: what 16-bit arrays give and take is equal in float32."""
+    arrays = draw(6, (2, 1), "bfloat16")
+    ids = np.tile(np.arange(SEQUENCE, dtype=np.int32), (2, 1))
+    _, dquery, dkey, _ = on_ring(KERNELS[kernel], 1, "contiguous", segment_ids=ids)(arrays)
+    query, key, value, weights = (np.abs(np.asarray(x, np.float64)) for x in arrays)
+    # Two sums of 16 products each, before scores and their difference are scaled.
+    off = 2 * rounding(16) * (value * weights).sum(axis=-1, keepdims=True) / 4
+    assert_within(dquery, np.zeros_like(dquery), off * key)
+    assert_within(dkey, np.zeros_like(dkey), (off * query).sum(axis=2, keepdims=True))
+
+
+@pytest.mark.parametrize("all_gather", [False, True])
+def test_gradients_in_16_bits_are_added_over_the_ring_in_float32(all_gather):
+    """Parts of 64, 1/4 and 1/2: in bfloat16, whose numbers above 64 are 1/2 apart, 64 + 1/4 is 64.
+
+    All scores are 0, so each of 64 weights is 1/64, and each device has 8 queries.
+    """
+    weights = np.repeat([512, 2, 2, 2, 2, 2, 2, 4], 8).reshape(1, 64, 1, 1)
+    arrays = [jnp.asarray(np.broadcast_to(x, (1, 64, 1, 8)), jnp.bfloat16) for x in (0, 1, 1)]
+    arrays.append(jnp.asarray(np.broadcast_to(weights, (1, 64, 1, 8)), jnp.bfloat16))
+    options = {"causal": False, "all_gather": all_gather}
+    *_, dvalue = on_ring(KERNELS["fused"], 8, "contiguous", **options)(arrays)
+    np.testing.assert_array_equal(dvalue, 64 + 6 / 4 + 1 / 2)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "zigzag"])
@@ -154,23 +191,31 @@ def test_rows_have_a_length_each(kernel, layout):
         assert_attention([x[row : row + 1] for x in found], exact, bounds)
 
 
-@pytest.mark.parametrize("entry", [(), (0, 3)], ids=["a token", "an entry of a head"])
+@pytest.mark.parametrize(
+    ("at", "entry"), [(40, ()), (5, (0, 3))], ids=["a token", "an entry of a head"]
+)
 @pytest.mark.parametrize("kernel", ALL)
-def test_a_nan_reaches_what_sees_it_and_nothing_else(kernel, entry):
+def test_a_nan_reaches_what_sees_it_and_nothing_else(kernel, at, entry):
+    """Within a block and a chunk; the query at 5 sees keys in one step of the ring alone."""
     dtype = "bfloat16" if kernel in ON_GPU else "float32"
-    arrays, at = draw(1, (4, 2), dtype), 40  # within a block and a chunk
+    arrays = draw(1, (4, 2), dtype)
     found = on_ring(ALL[kernel], 3, "zigzag")
     clean = found(arrays)
     for which in range(4):
         spoilt = list(arrays)
         spoilt[which] = arrays[which].at[:, at, *entry].set(jnp.nan)
-        output, dquery, *_ = found(spoilt)
+        output, dquery, *gradients = found(spoilt)
         head = entry[:1]
         for array, sees_it in ((output, which < 3), (dquery, True)):
             assert np.isnan(array[:, at, *head]).all() == sees_it
         for array, same in zip((output, dquery), clean, strict=False):
             np.testing.assert_array_equal(array[:, :at], same[:, :at])
-            if entry:  # the last head shares no key with the first
+        if which in (0, 3):  # the query that is not finite sees the keys up to its own
+            for array, same in zip(gradients, clean[2:], strict=True):
+                assert np.isnan(array[:, : at + 1, *head]).all()
+                np.testing.assert_array_equal(array[:, at + 1 :], same[:, at + 1 :])
+        if entry:  # the last head shares no key with the first
+            for array, same in zip((output, dquery, *gradients), clean, strict=True):
                 np.testing.assert_array_equal(array[:, :, -1], same[:, :, -1])
 
 
@@ -209,6 +254,21 @@ def test_a_kept_output_has_the_entries_of_all_heads_on_its_last_axis(kernel):
     kept = [np.asarray(array) for array in jax.tree.leaves(backward)]
     assert {array.shape for array in kept} <= {x.shape, (2, 12, 3), (2, 3, 12)}
     assert any(np.array_equal(array, np.asarray(out)) for array in kept)
+
+
+@pytest.mark.parametrize("kernel", [CPUKernel(), XLAKernel(Chunks(256, 256, whole=256))])
+def test_a_chunk_holds_tokens_of_one_head_and_one_half_of_a_block(kernel):
+    """However many heads share a key. Others would be visible to more keys, and take longer."""
+    arrays = [jnp.ones((1, 640, heads, 8)) for heads in (4, 1, 1, 4)]
+
+    def gradients(*arrays):
+        return jax.vjp(partial(blockwise_attention, kernel=kernel), *arrays[:3])[1](arrays[3])
+
+    program = str(jax.make_jaxpr(gradients)(*arrays))
+    shapes = re.findall(r":f32\[([\d,]+)\] = dot_general", program)
+    sizes = {int(size) for shape in shapes for size in shape.split(",")}
+    # Each half has 320 tokens: two chunks. Beside their sizes are those of heads and whole rows.
+    assert {size for size in sizes if 8 < size <= 256} == {160}
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
@@ -252,6 +312,9 @@ def test_a_kernel_of_other_masks_is_refused_before_anything_is_computed(masks):
         mesh = jax.make_mesh((1,), ("ring",), devices=jax.devices()[:1])
         with pytest.raises(ValueError, match="supports"):
             select_kernel(x, backbone=backbone, mesh=mesh, kernel=kernel, **masks)
+    mesh = jax.sharding.AbstractMesh((2,), ("ring",))
+    with pytest.raises(ValueError, match="causal all-gather"):
+        select_kernel(x, backbone="all_gather", mesh=mesh, kernel=kernel)
     for name in (kernel, "cudnn"):
         assert select_kernel(x, backbone="dense", kernel=name, **masks) is None
         assert attention(x, x, x, backbone="dense", kernel=name, **masks).shape == x.shape
@@ -310,8 +373,22 @@ def test_other_primitives_are_told():
     assert "dot_product_attention" in cudnn.signature_problem(Changed)
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_products_have_the_precision_that_was_asked_for(backbone):
+def decode_last(*arrays, **options):
+    mesh = jax.make_mesh((1,), ("ring",), devices=jax.devices()[:1])
+    return decode_attention(*arrays, jnp.full(arrays[0].shape[:2], 3), mesh=mesh, **options)
+
+
+ATTENTIONS = {
+    **{name: partial(attention, backbone=name, layout="contiguous") for name in BACKBONES},
+    "dense_attention": dense_attention,
+    "memory_efficient_attention": memory_efficient_attention,
+    "ring_attention_shard": partial(ring_attention_shard, axis=None),
+    "decode_attention": decode_last,
+}
+
+
+@pytest.mark.parametrize("name", ATTENTIONS)
+def test_products_have_the_precision_that_was_asked_for(name):
     """Forward and backward, whatever is traced where."""
     x = jnp.ones((1, 4, 1, 8))
 
@@ -319,7 +396,7 @@ def test_products_have_the_precision_that_was_asked_for(backbone):
         """The precisions of all products in the program of a gradient."""
 
         def loss(x):
-            return attention(x, x, x, backbone=backbone, layout="contiguous", **options).sum()
+            return ATTENTIONS[name](x, x, x, **options).sum()
 
         text = jax.jit(jax.grad(loss)).lower(x).as_text()
         return set(re.findall(r"dot_general.*?precision = \[(\w+), \w+\]", text))

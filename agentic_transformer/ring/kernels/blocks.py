@@ -45,12 +45,21 @@ class Chunks(NamedTuple):
     whole: int
     rows: int = 1
 
-    def fitted(self, rows: int, queries: int, keys: int) -> Chunks:
-        """Returns the largest sizes, at most these, that divide half of the tokens and the rows."""
+    def fitted(self, query: Array, key: Array) -> Chunks:
+        """Returns the largest sizes, at most these, that divide half of the tokens and the rows.
+
+        Half of the tokens of one head: a row holds those of several heads, and a chunk that held
+        the end of one head and the start of the next would be visible to too many keys.
+
+        Args:
+            query: (batch, heads, tokens, head_dim); only its shape is used.
+            key: (batch, key_heads, tokens, head_dim).
+        """
+        batch, key_heads, keys = key.shape[:3]
         return self._replace(
-            queries=_divisor(self.queries, queries // 2),
+            queries=_divisor(self.queries, query.shape[2] // 2),
             keys=_divisor(self.keys, keys // 2),
-            rows=_divisor(self.rows, rows),
+            rows=_divisor(self.rows, batch * key_heads),
         )
 
     def padded(self, half: int) -> int:

@@ -100,7 +100,7 @@ class CPUKernel(Kernel):
         fields = mask_fields_of_rows(mask, query, key)
         if key.shape[2] <= self.chunks.whole:
             return block_forward(carry, *rows, *fields, masked=_is_masked(mask), **_UNCUT)
-        return chunked_forward(self.chunks, carry, *rows, *fields)
+        return chunked_forward(self.chunks.fitted(query, key), carry, *rows, *fields)
 
     def finish(self, carry: SoftmaxState, query: Array) -> tuple[Array, Array]:
         """Returns numerator / denominator, and lse = max * ln(2) + ln(denominator)."""
@@ -129,7 +129,8 @@ class CPUKernel(Kernel):
             )
             dquery += dquery_part
         else:
-            dquery, *gradients = chunked_backward(self.chunks, dquery, *rows, *fields)
+            chunks = self.chunks.fitted(query, key)
+            dquery, *gradients = chunked_backward(chunks, dquery, *rows, *fields)
         return dquery, *reshape_like(gradients, [key, value])
 
     def finish_backward(self, dquery: Array, query: Array) -> Array:
@@ -179,7 +180,6 @@ def chunked_forward(
     is needed. Only keys of full chunks enter the bound: a hidden key must not change the rounding
     of an output.
     """
-    chunks = chunks.fitted(*query.shape[:2], key.shape[1])
     query_slicer = BlockSlicer(chunks.rows, chunks.queries)
     key_slicer = BlockSlicer(chunks.rows, chunks.keys)
     query_norms = l2_norm(query)
@@ -234,7 +234,6 @@ def chunked_backward(
     Arrays are rows, (rows, tokens, ...), dquery (rows, head_dim, tokens). Chunks of keys are the
     outer loop; dquery is updated in place.
     """
-    chunks = chunks.fitted(*query.shape[:2], key.shape[1])
     query_slicer = BlockSlicer(chunks.rows, chunks.queries)
     key_slicer = BlockSlicer(chunks.rows, chunks.keys)
 

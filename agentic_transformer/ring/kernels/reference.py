@@ -33,7 +33,7 @@ class ReferenceKernel(Kernel):
     """Computes all scores of a block at once, with key heads repeated for their query heads."""
 
     def init(self, query: jax.Array, key: jax.Array) -> SoftmaxState:
-        """Returns m = -1e30, l = 0, O = 0."""
+        """Returns m = MASK_VALUE, l = 0, O = 0."""
         zero = jnp.zeros_like(query[..., 0], jnp.float32)
         return SoftmaxState(zero + MASK_VALUE, zero, jnp.zeros_like(query, jnp.float32))
 

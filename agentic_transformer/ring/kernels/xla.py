@@ -55,7 +55,8 @@ class XLAKernel(ReferenceKernel):
     def forward(self, carry, query, key, value, mask: Mask) -> SoftmaxState:
         """Continues the softmax with a block of keys."""
         whole = key.shape[2] <= self.chunks.whole
-        attend = block_forward if whole else partial(_chunked_forward, self.chunks)
+        chunks = self.chunks.fitted(query, key)
+        attend = block_forward if whole else partial(_chunked_forward, chunks)
         rows, fields = (
             to_rows((carry, query, key, value), key),
             mask_fields_of_rows(mask, query, key),
@@ -65,7 +66,8 @@ class XLAKernel(ReferenceKernel):
     def backward(self, residual, dquery, query, key, value, mask: Mask) -> tuple:
         """Adds to dquery, and returns this block's dkey and dvalue."""
         whole = key.shape[2] <= self.chunks.whole
-        differentiate = block_backward if whole else partial(_chunked_backward, self.chunks)
+        chunks = self.chunks.fitted(query, key)
+        differentiate = block_backward if whole else partial(_chunked_backward, chunks)
         rows = to_rows((residual, query, key, value), key)
         gradients = differentiate(*rows, *mask_fields_of_rows(mask, query, key))
         more, *gradients = reshape_like(gradients, (query, key, value))
@@ -82,7 +84,6 @@ def _chunked_forward(
     keys: KeyPositions,
 ) -> SoftmaxState:
     """Computes `block_forward` of rows by chunks; chunks of queries are the outer loop."""
-    chunks = chunks.fitted(*query.shape[:2], key.shape[1])
     query_slicer = BlockSlicer(chunks.rows, chunks.queries)
     key_slicer = BlockSlicer(chunks.rows, chunks.keys)
 
@@ -116,7 +117,6 @@ def _chunked_backward(
     keys: KeyPositions,
 ) -> tuple[Array, Array, Array]:
     """Computes `block_backward` of rows by chunks; chunks of keys are the outer loop."""
-    chunks = chunks.fitted(*query.shape[:2], key.shape[1])
     query_slicer = BlockSlicer(chunks.rows, chunks.queries)
     key_slicer = BlockSlicer(chunks.rows, chunks.keys)
 
