@@ -18,6 +18,7 @@ from agentic_transformer.ring import (
     blockwise_feedforward,
     decode_attention,
     dense_attention,
+    feedforward,
     from_layout,
     memory_efficient_attention,
     ring_attention,
@@ -130,6 +131,16 @@ def test_inside_a_shard_map_that_checks_what_varies(kernel):
     assert_attention(found, exact, bounds)
 
 
+def test_inside_a_shard_map_the_parts_of_all_devices_may_be_the_same_array():
+    """The mask varies over the ring even if no array does."""
+    mesh, ring = make_mesh("auto"), PartitionSpec(None, "ring")
+    shard = partial(ring_attention_shard, layout="contiguous")
+    mapped = jax.shard_map(shard, mesh=mesh, in_specs=PartitionSpec(), out_specs=ring)
+    part = [x[:, :8] for x in ARRAYS]
+    found = jax.jit(mapped)(*part)
+    assert_attention([found], *attention_and_bounds(*(np.tile(x, (1, 4, 1, 1)) for x in part)))
+
+
 def test_a_length_may_vary_over_another_axis_than_the_ring():
     """Each row of devices has a length of its own, of arrays that are the same in both."""
     mesh, whole = make_mesh("auto", ("data", "ring"), (2, 4)), PartitionSpec(None, "ring")
@@ -212,6 +223,19 @@ def test_decoding_writing_and_feedforward(kind):
     for x_ in (x, jax.device_put(x, NamedSharding(mesh, PartitionSpec(None, "ring")))):
         for where in (mesh, None):
             equal([feedforward(x_, mesh=where)], [widened])
+
+
+def test_chunks_of_a_feedforward_are_those_of_a_device_s_own_tokens(monkeypatch):
+    monkeypatch.setattr(feedforward, "MIN_CHUNK", 4)
+    mesh, seen = make_mesh("auto", ("data", "ring"), (2, 4)), []
+
+    def apply(_, x):
+        seen.append(x.shape)
+        return x
+
+    x = np.ones((2, 4 * 64, 8), np.float32)
+    blockwise_feedforward(apply, (), x, mesh=mesh, batch_axis="data")
+    assert set(seen) == {(1, 64 // feedforward.CHUNKS, 8)}
 
 
 def refuses(named, function, *arguments, **setting):
@@ -298,6 +322,9 @@ def test_what_cannot_work_is_one_line():
             elsewhere[0][..., 0],
             mesh=mesh,
         )
+    for device in devices[[0, 5]]:
+        alone = jax.device_put(KEY, device)
+        refuses("key lies on other", ring_attention, QUERY, alone, VALUE, mesh=mesh)
     spec = PartitionSpec(None, "ring")
     within = partial(jax.shard_map, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
     refuses("ring_attention_shard", within(lambda x: ring_attention(x, x, x, mesh=mesh)), QUERY)

@@ -74,6 +74,8 @@ ATTENTIONS = {
         ("query is .*array", with_(0, X.tolist()), {}),
         ("query has shape", with_(0, X[0]), {}),
         ("same shape", with_(2, X[..., :2]), {}),
+        ("must have the batch and head_dim of query", [X, X[..., :2], X[..., :2]], {}),
+        ("must have the batch, sequence", [X, X[:, :4], X[:, :4]], {}),
         ("each at least 1", [X[..., :0]] * 3, {}),
         ("each at least 1", [X[:0]] * 3, {}),
         ("each at least 1", [X[:, :0]] * 3, {}),
@@ -121,6 +123,8 @@ def test_where_attention_is_computed():
     refuses("batch_axis=.*tuple", ring_attention, X, X, X, mesh=MESH, batch_axis=["ring"])
     refuses("batch_axis='rong'.*'ring'", ring_attention, X, X, X, mesh=MESH, batch_axis="rong")
     refuses("both", ring_attention, X, X, X, mesh=MESH, batch_axis="ring")
+    twice = ("data", "data")
+    refuses("tuple of different ones", ring_attention, X, X, X, mesh=MESH, batch_axis=twice)
     refuses("around this call", ring_attention_shard, X, X, X)
     refuses("all_gather='no'", ring_attention_shard, X, X, X, axis=None, all_gather="no")
     refuses("multiple of 2 \\* ring_size = 6; 12 would fit", dense_attention, X, X, X, ring_size=3)
@@ -228,9 +232,15 @@ def test_positions_and_caches_of_other_dtypes():
 
 @pytest.mark.parametrize("window", [np.int64(3), np.array(3), jnp.array(3)])
 def test_a_window_may_be_a_number_of_numpy_or_jax(window):
-    expected = decode_attention(X[:, :1], X, X, POSITION, mesh=MESH, window=3)
-    found = decode_attention(X[:, :1], X, X, POSITION, mesh=MESH, window=window)
-    np.testing.assert_array_equal(found, expected)
+    decode = partial(decode_attention, X[:, :1], X, X, POSITION, mesh=MESH)
+    for attend in (decode, partial(attention, X, X, X)):
+        np.testing.assert_array_equal(attend(window=window), attend(window=3))
+
+
+def test_a_window_larger_than_the_cache_changes_nothing():
+    decode = partial(decode_attention, X[:, :1], X, X, POSITION, mesh=MESH)
+    for window in (SEQUENCE, 10**12):
+        np.testing.assert_array_equal(decode(window=window), decode())
 
 
 def test_positions_at_the_ends_of_their_types():

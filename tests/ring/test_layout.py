@@ -17,7 +17,7 @@ DTYPES = ("float32", "int32", "bool", "bfloat16", "int8", "<U3")
     st.integers(1, 40),
     st.integers(1, 9),
     st.sampled_from(LAYOUTS),
-    st.integers(0, 2),
+    st.integers(-3, 2),
     st.sampled_from(DTYPES),
 )
 def test_there_and_back(length, ring_size, layout, axis, dtype):
@@ -62,6 +62,11 @@ def test_jax_arrays_stay_jax_arrays():
     y = jax.jit(lambda x: to_layout(x, 2, "zigzag", fill=3))(jnp.zeros((1, 5)))
     assert isinstance(y, jax.Array) and y.tolist() == [[0, 0, 3, 3, 0, 0, 0, 3]]
     assert isinstance(from_layout(y, 2, "zigzag"), jax.Array)
+
+
+def test_a_sequence_of_no_tokens_is_padding():
+    assert padded_length(0, 3) == 6
+    assert to_layout(np.zeros((2, 0)), 3, "zigzag", fill=1).tolist() == [[1] * 6] * 2
 
 
 def test_errors_name_what_would_fit():

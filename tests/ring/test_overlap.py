@@ -1,8 +1,10 @@
 """The overlap condition, and that permutes are independent of the computation they hide behind."""
 
+import re
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
@@ -39,7 +41,9 @@ def test_what_changes_the_condition():
     assert minimal_block(chip, group=4) == block / 4
     assert minimal_block(chip, element_bytes=4) == 2 * block
     # Backward: 2 (2 + 4) bytes instead of 2 * 2, 10 FLOPs instead of 4.
-    assert minimal_block(chip, backward=True) == pytest.approx(block * (12 / 10) / (4 / 4))
+    backward = minimal_block(chip, backward=True)
+    assert backward == pytest.approx(block * (12 / 10) / (4 / 4))
+    assert minimal_block(chip, backward=True, causal=True) == 2 * backward
     assert hidden(chip, int(block) + 1) and not hidden(chip, int(block) - 1)
 
 
@@ -91,6 +95,21 @@ def test_every_permute_sends_what_its_step_began_with(kernel):
             permutes.append(len(sent))
     # One loop forward, with keys and values; one backward, with their gradients too.
     assert permutes == [2, 4]
+
+
+@pytest.mark.parametrize("kernel", ["xla", StaticKernel()], ids=["dynamic", "static"])
+def test_gradients_travel_home_in_the_type_of_the_arrays(kernel):
+    """Nothing hides their last hop. Before it their sums are float32: two in the loop, and two that
+    its last step is given."""
+    mesh = AbstractMesh((8,), ("ring",), axis_types=(AxisType.Auto,))
+    spec = PartitionSpec(None, "ring")
+    attend = jax.shard_map(
+        partial(ring_attention_shard, kernel=kernel), mesh=mesh, in_specs=spec, out_specs=spec
+    )
+    x = jax.ShapeDtypeStruct((1, 64, 2, 8), jnp.bfloat16)
+    program = str(jax.make_jaxpr(lambda q, k, v, g: jax.vjp(attend, q, k, v)[1](g))(x, x, x, x))
+    sent = re.findall(r":(\w+)\[\S* = ppermute", program)
+    assert sent.count("f32") == 4 and set(sent) == {"f32", "bf16"}
 
 
 def test_nothing_quadratic_is_kept_for_the_backward_pass():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from agentic_transformer.ring import Chunks, CPUKernel, XLAKernel, attention
+from agentic_transformer.ring.padding import clipped, signed_ids
 from tests.seeds import rng
 
 pytestmark = pytest.mark.slow
@@ -112,7 +113,7 @@ def test_what_is_not_finite_reaches_what_sees_it_and_nothing_else(backbone, kern
     before = found(arrays)
     for which in range(4):
         spoilt = [x.copy() for x in arrays]
-        spoilt[which][:, at] = [np.nan, np.inf, np.nan, np.nan][which]
+        spoilt[which][:, at] = [np.nan, np.inf, -np.inf, np.nan][which]
         output, *gradients = found(spoilt)
         is_query = which in (0, 3)
         queries = np.zeros((BATCH, SEQUENCE), bool)
@@ -154,7 +155,24 @@ def test_a_window_larger_than_the_sequence_changes_nothing():
 def test_no_segment_id_is_taken_for_padding():
     """Not even the smallest integer, whose value nobody can check in an array of JAX."""
     ids, length = jnp.full((BATCH, SEQUENCE), -(2**31), jnp.int32), np.array([6, SEQUENCE])
-    attend = partial(
-        attention, *draw()[:3], backbone="blockwise", layout="contiguous", length=length
-    )
+    setting = {"layout": "contiguous", "causal": False, "length": length}
+    attend = partial(attention, *draw()[:3], backbone="blockwise", **setting)
     np.testing.assert_array_equal(attend(segment_ids=ids), attend(segment_ids=0 * ids))
+
+
+@pytest.mark.parametrize(("least", "most"), [(0, 300), (-(2**31), 2**31 - 1)])
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32"])
+def test_integers_of_any_type_are_clipped(dtype, least, most):
+    ends = np.iinfo(dtype)
+    values = np.array([ends.min, 0, 1, 127, ends.max], dtype)
+    found = clipped(jnp.asarray(values), least, most)
+    assert found.tolist() == [min(max(int(x), least), most) for x in values]
+
+
+def test_different_segment_ids_stay_different():
+    for dtype in ("uint32", "int64"):
+        with jax.enable_x64(True):
+            ids = signed_ids(
+                jnp.array([0, 1, 2**31, 2**32 - 1] + [2**32] * (dtype == "int64"), dtype)
+            )
+        assert len(set(ids.tolist())) == ids.size

@@ -15,11 +15,12 @@ from agentic_transformer.ring import (
     attention,
     blockwise_attention,
     blockwise_feedforward,
+    dense_attention,
 )
 from agentic_transformer.ring.feedforward import default_chunk
 from tests.attention_float64 import assert_attention, attention_and_bounds
 from tests.seeds import rng
-from tests.tolerances import SIGMAS, assert_close, rounding
+from tests.tolerances import SIGMAS, assert_close, assert_within, rounding, unit
 
 pytestmark = pytest.mark.slow
 
@@ -67,6 +68,15 @@ def test_scores_of_any_size_do_not_overflow(kernel):
     assert all(np.isfinite(gradient).all() for gradient in pull(found))
 
 
+def test_dense_attention_of_float64_is_float64():
+    arrays = [rng(6, n).standard_normal((1, 12, 2, 4)) for n in range(3)]
+    with jax.enable_x64(True):
+        found = dense_attention(*arrays)
+    exact, bounds = attention_and_bounds(*arrays)
+    # The bounds are proportional to the unit of rounding, to first order.
+    assert_within(found, exact.output, bounds.output * (2 * unit(np.float64) / unit()))
+
+
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_a_low_score_is_no_hidden_one(backbone):
     """Of scores near -2e30 a query sees its keys as well: where values are 2, so is the output."""
@@ -96,21 +106,25 @@ def test_a_query_may_be_of_any_length_beside_others(kernel, sign):
         )
 
 
-def test_queries_that_see_few_keys_are_as_exact_as_dense_attention_has_them():
-    """In the mean square over 2,048 rows of outputs, whose ratio varies by a few per cent from seed
-    to seed.
+@pytest.mark.parametrize("segment", [512, 100])
+def test_queries_that_see_few_keys_are_as_exact_as_dense_attention_has_them(segment):
+    """In the mean square over 2,048 rows of outputs, and of gradients, whose ratio varies by a few
+    per cent from seed to seed.
 
     The largest of the errors is a matter of luck: of which query one key has most of the weight,
     and how that is rounded.
     """
-    data = rng(4)
-    arrays = [data.standard_normal((1, 512, 4, 64), np.float32) for _ in range(3)]
-    exact, bounds = attention_and_bounds(*arrays)
-    found = {backbone: attention(*arrays, backbone=backbone) for backbone in ("blockwise", "dense")}
-    for output in found.values():
-        assert_attention([output], exact, bounds)
-    ours, dense = (np.sqrt(np.mean((output - exact.output) ** 2)) for output in found.values())
-    assert ours <= (1 + SIGMAS / np.sqrt(2048)) * dense
+    data, setting = rng(4), {"segment_ids": np.arange(512, dtype=np.int32)[None] // segment}
+    *arrays, weights = (data.standard_normal((1, 512, 4, 64), np.float32) for _ in range(4))
+    exact, bounds = attention_and_bounds(*arrays, weights, **setting)
+    errors = []
+    for backbone in ("blockwise", "dense"):
+        output, pull = jax.vjp(partial(attention, backbone=backbone, **setting), *arrays)
+        found = output, *pull(weights)
+        assert_attention(found, exact, bounds)
+        errors.append([np.sqrt(np.mean((x - y) ** 2)) for x, y in zip(found, exact, strict=True)])
+    for ours, dense in zip(*errors, strict=True):
+        assert ours <= (1 + SIGMAS / np.sqrt(2048)) * dense
 
 
 @pytest.mark.parametrize("kernel", ["cpu", "xla"])
@@ -152,6 +166,18 @@ def test_blockwise_feedforward_is_the_feedforward():
             jax.grad(partial(loss, chunk), argnums=(0, 1, 2))(x, up, down), whole, strict=True
         ):
             assert_close(gradient, expected, operations)
+
+
+def test_gradients_of_a_feedforward_are_added_over_chunks_in_float32():
+    """Each of 512 chunks adds 2. In bfloat16, whose numbers above 512 are 4 apart, a sum would stay
+    there."""
+    x = jnp.ones((1, 1024, 1), jnp.bfloat16)
+
+    def loss(weight):
+        y = blockwise_feedforward(lambda weight, x: x * weight, weight, x, chunk=2)
+        return y.sum(dtype=jnp.float32)
+
+    assert jax.grad(loss)(jnp.bfloat16(1)) == 1024
 
 
 def test_chunks_of_a_feedforward_are_as_large_as_asked_for():

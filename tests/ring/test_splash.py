@@ -1,13 +1,18 @@
 """Splash attention, computed on a CPU by Pallas's interpreter; see also `test_kernels.py`."""
 
+from dataclasses import dataclass
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
-from agentic_transformer.ring import XLAKernel, blockwise_attention, select
+from agentic_transformer.ring import XLAKernel, blockwise_attention, select, select_kernel
 from agentic_transformer.ring.kernels import SplashKernel, splash
 from agentic_transformer.ring.kernels.splash_mask import quick_mask
+from agentic_transformer.ring.masks import KeyPositions, Mask, MaskKind, query_intervals
 from tests.attention_float64 import assert_attention, attention_and_bounds
 from tests.ring.test_kernels import on_ring
 from tests.seeds import rng
@@ -93,6 +98,24 @@ def test_corners_of_blocks_tell_what_a_mask_hides(window, block):
     jax.tree.map(np.testing.assert_array_equal, read(quick), read(plain))
 
 
+@dataclass(frozen=True)
+class TPU:
+    """What a mesh asks of a device."""
+
+    id: int
+    platform: str = "tpu"
+    process_index: int = 0
+    device_kind: str = "TPU"
+
+
+def test_it_has_windows_on_one_device_of_a_mesh_only():
+    x = jax.ShapeDtypeStruct((1, 4, 1, 64), jnp.bfloat16)
+    mesh = Mesh(np.array([TPU(0), TPU(1)]), ("ring",))
+    choose = partial(select_kernel, x, mesh=mesh, window=3)
+    assert choose().kernel == XLAKernel()
+    assert choose(backbone="blockwise").kernel == SplashKernel()
+
+
 def test_windows_on_a_ring_are_refused():
     x = jnp.ones((1, 4, 1, 8), jnp.bfloat16)
     with pytest.raises(ValueError, match="no window on a ring"):
@@ -130,6 +153,19 @@ def test_it_compiles_for_tpus_in_the_precision_that_was_asked_for(dtype, precisi
     is_default = dtype == "bfloat16" or precision == "default"
     expected = jax.lax.Precision.DEFAULT if is_default else jax.lax.Precision.HIGHEST
     assert len(products) == 9 and {e.params["precision"] for e in products} == {(expected,) * 2}
+
+
+@pytest.mark.slow
+def test_half_a_block_of_keys_is_padded_where_the_queries_need_no_padding():
+    """As in zigzag order, where all queries of a device see the lower half of another's keys."""
+    arrays = draw(128)[:3]
+    arrays = arrays[0], *(x[:, :64] for x in arrays[1:])
+    query, key, value = (x.swapaxes(1, 2) for x in arrays)
+    queries = query_intervals(64 + jnp.arange(128), None, causal=False, window=None, length=None)
+    mask = Mask(MaskKind.FULL, queries, KeyPositions(jnp.arange(64), None))
+    output, _ = KERNEL.finish(KERNEL.forward(None, query, key, value, mask), query)
+    exact, bounds = attention_and_bounds(*arrays, causal=False)
+    assert_attention([output.swapaxes(1, 2)], exact, bounds)
 
 
 @pytest.mark.slow
