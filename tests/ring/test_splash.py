@@ -200,6 +200,15 @@ def test_very_long_arrays_are_cut_into_calls(causal, ring, segments, monkeypatch
     assert_attention(found, *attention_and_bounds(*arrays, **mask))
 
 
+def test_no_segment_id_is_taken_for_that_of_padding():
+    """Not even the smallest integer. The block of 40 tokens is padded."""
+    *arrays, _ = draw(40)
+    ids = jnp.full((1, 40), -(2**31), jnp.int32)
+    output = blockwise_attention(*arrays, causal=False, segment_ids=ids, kernel=KERNEL)
+    exact, bounds = attention_and_bounds(*arrays, causal=False)
+    assert_attention([output], exact, bounds)
+
+
 @pytest.mark.slow
 def test_sixteen_bit_queries_are_rounded_once_more_where_the_root_is_inexact():
     """The result is that of the rounded query, and of nothing else."""

@@ -48,7 +48,7 @@ _NOTHING = 0.5 * _MASK_VALUE
 """A log-sum-exp below this is one of hidden scores alone."""
 
 _PAD_ID = -(2**31)
-"""Segment of keys that pad a block; no real query has it."""
+"""Segment of keys that pad a block; the ids of real queries start above it."""
 
 _BACKWARD = ["q", "k", "v", "segment_ids", "sinks", "logsumexp", "do", "di"]
 _SETTINGS = {
@@ -237,7 +237,7 @@ class _Call:
                 return None
             ids = tuple(jnp.zeros((self.batch, size), jnp.int32) for size in sizes)
         padded = (
-            _pad(array, size, _PAD_ID, axis=1)
+            _pad(jnp.maximum(array, _PAD_ID + 1), size, _PAD_ID, axis=1)
             for array, size in zip(ids, (self.queries, self.keys), strict=True)
         )
         return _splash().SegmentIds(*padded)
