@@ -236,9 +236,7 @@ def _step_call(
         return shard_positions(device, tokens, config.ring_size, config.layout)
 
     if config.all_gather:
-        # Tied to the device for the reason of `_ring_position`.
-        devices, _ = lax.optimization_barrier((jnp.arange(config.ring_size), position.device))
-        key_position = jax.vmap(positions_of)(devices).reshape(-1)
+        key_position = jax.vmap(positions_of)(jnp.arange(config.ring_size)).reshape(-1)
     else:
         key_position = positions_of((position.device - step) % config.ring_size)
     return step_call(

@@ -87,6 +87,21 @@ def test_calls_within_a_vmap_and_a_shard_map_equal_float64(primitives):
     assert output.shape == (1, 2, SEQUENCE, 2, 16)
 
 
+def test_the_axis_of_a_vmap_is_folded_into_the_batch(primitives):
+    query, key, value, _ = draw(5, (2, 1))
+    pair = [x[:1] for x in (key, value)]
+    forward = partial(cudnn.CUDNN_KERNEL.fused.forward, causal=True)
+    mapped = jax.shard_map(
+        jax.vmap(forward, in_axes=(1, None, None), out_axes=1),
+        mesh=jax.make_mesh((1,), ("ring",), devices=jax.devices()[:1]),
+        in_specs=PartitionSpec(),
+        out_specs=PartitionSpec(),
+    )
+    output, _ = mapped(query[None], *pair)
+    exact, bounds = attention_and_bounds(query, *(x.repeat(2, 0) for x in pair))
+    assert_attention([output[0]], exact, bounds)
+
+
 @pytest.mark.parametrize(
     ("platform", "dtype", "head_dim", "said"),
     [
