@@ -89,7 +89,6 @@ def test_calls_within_a_vmap_and_a_shard_map_equal_float64(primitives):
 
 def test_the_axis_of_a_vmap_is_folded_into_the_batch(primitives):
     query, key, value, _ = draw(5, (2, 1))
-    pair = [x[:1] for x in (key, value)]
     forward = partial(cudnn.CUDNN_KERNEL.fused.forward, causal=True)
     mapped = jax.shard_map(
         jax.vmap(forward, in_axes=(1, None, None), out_axes=1),
@@ -97,9 +96,10 @@ def test_the_axis_of_a_vmap_is_folded_into_the_batch(primitives):
         in_specs=PartitionSpec(),
         out_specs=PartitionSpec(),
     )
-    output, _ = mapped(query[None], *pair)
-    exact, bounds = attention_and_bounds(query, *(x.repeat(2, 0) for x in pair))
-    assert_attention([output[0]], exact, bounds)
+    output, _ = mapped(jnp.stack([query, 2 * query], axis=1), key, value)
+    for n in range(2):
+        exact = attention_and_bounds((1 + n) * query, key, value)
+        assert_attention([output[:, n]], *exact)
 
 
 @pytest.mark.parametrize(
