@@ -24,6 +24,9 @@ FOUND_SHARE = 0.5
 """An attempt has found the goal if it earns this share of the best return in its task's data, as
 `agentic_transformer.contexts.chains.near_best` counts it."""
 
+_ROUNDING = 1e-12
+"""Difference below which two means of numbers from 0 to 1 are the same."""
+
 SUMMARY_COLUMNS = [
     *("agent", "task", "condition", "trajectories", "context_steps", "context_tokens"),
     "episode_steps",
@@ -114,11 +117,14 @@ def _bootstrap(units: np.ndarray, *, iqm: bool) -> np.ndarray:
 def _interval_of_share(shares: pd.Series, seeds: pd.Series) -> tuple[float, float, float]:
     """Returns the interval of numbers from 0 to 1, of those that are known; NaNs if none is.
 
-    With one seed it is Wilson's. A bootstrap of units that are all 0, or all 1, would have an
-    interval of no width.
+    It is Wilson's over all units with one seed, and where all seeds have the same share. There a
+    bootstrap, or Student's interval, would have no width: a share of 1 in every seed would be
+    certain. Equal seeds show no difference, so their units count as independent.
     """
-    if seeds[shares.notna()].nunique() == 1:
-        return _wilson(shares.dropna().to_numpy(np.float64))
+    known = shares.notna()
+    of_seeds = shares[known].groupby(seeds[known].to_numpy()).mean()
+    if known.any() and np.ptp(of_seeds) < _ROUNDING:
+        return _wilson(shares[known].to_numpy(np.float64))
     return _interval_of_known(shares, seeds, bounds=(0.0, 1.0))
 
 

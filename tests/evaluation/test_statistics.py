@@ -233,6 +233,34 @@ def test_a_share_of_one_seed_has_wilsons_interval(found):
     assert row["found_low"] < row["found_high"]
 
 
+@pytest.mark.parametrize("found", [0, 3, 8])
+def test_a_share_that_all_seeds_have_is_not_certain(found):
+    """Between seeds that do not differ Student's interval has no width; units tell how much."""
+    returns = np.repeat([[9.0], [1.0]], [found, 8 - found], axis=0)
+    tables = [make_records(np.roll(returns, seed, axis=0), seed=seed) for seed in range(3)]
+    row = statistics.summarize(pd.concat(tables).assign(best_return=10.0)).iloc[0]
+    expected = binomtest(3 * found, 24).proportion_ci(method="wilson")
+    assert (row["seeds"], row["found"]) == (3, found / 8)
+    assert (row["found_low"], row["found_high"]) == pytest.approx((expected.low, expected.high))
+
+
+def test_what_rounding_tells_apart_is_one_share_and_shares_that_differ_have_students_interval():
+    tenths = [0.1, 0.2, 0.3, 0.4]
+    assert sum(tenths) != sum(tenths[::-1])
+    for last, expected in (
+        (0.1, binomtest(2, 8).proportion_ci(method="wilson")),
+        (0.14, (0.255 - 12.706204736 * 0.005, 0.255 + 12.706204736 * 0.005)),  # of one degree
+    ):
+        rates = {0: tenths, 1: [*tenths[:0:-1], last]}
+        tables = [
+            make_records([[0.0]] * 4, seed=seed).assign(repeat_miss_rate=of_seed)
+            for seed, of_seed in rates.items()
+        ]
+        row = statistics.summarize(pd.concat(tables)).iloc[0]
+        found = row["repeat_miss_rate_low"], row["repeat_miss_rate_high"]
+        assert found == pytest.approx(tuple(expected))
+
+
 def test_a_goal_is_found_by_the_first_attempt_that_earns_half_of_the_best():
     records = make_records([[1.0, 6.0, 0.0], [4.0, 4.9, 5.0]]).assign(best_return=10.0)
     assert statistics.summarize(records)["found"].tolist() == [0.0, 0.5, 1.0]
