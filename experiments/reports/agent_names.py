@@ -13,7 +13,7 @@ from yaml import YAMLError
 
 from agentic_transformer.config import rename_settings, with_defaults
 from agentic_transformer.errors import shorten
-from agentic_transformer.evaluation.results_folder import read_command
+from agentic_transformer.evaluation.results_folder import read_command, read_settings
 from agentic_transformer.run_files import CONFIG
 from agentic_transformer.settings import flat
 
@@ -84,7 +84,25 @@ def _config_of(run: Path) -> dict[str, Any]:
     evaluated = read_command(run) or settings_in(run / "evaluate") or config
     acted = {key: value for key, value in evaluated.get("eval", {}).items() if key in ACTING}
     agent = {key: value for key, value in config.items() if key not in SHARED}
-    return agent | {"checkpoint": evaluated.get("checkpoint", "newest"), "eval": acted}
+    asked = str(evaluated.get("checkpoint", "newest"))
+    return agent | {"checkpoint": _checkpoint_of(run, asked, config), "eval": acted}
+
+
+def _checkpoint_of(run: Path, asked: str, config: dict[str, Any]) -> str:
+    """Returns which checkpoint of a run acted: "newest" for the last step of its training.
+
+    A run that was stopped, or was evaluated before it went on, is another agent than one that was
+    trained to its end, though `checkpoint=newest` was asked for of both.
+
+    Args:
+        run: the run's folder.
+        asked: `checkpoint` of the command that evaluated it.
+        config: the run's settings.
+    """
+    step, _, _ = str(read_settings(run).get("checkpoint", "")).partition(" ")
+    if asked == "best" or not step:  # the step of "best" differs between seeds
+        return asked
+    return "newest" if step == str(config.get("train", {}).get("steps")) else step
 
 
 def settings_in(folder: Path) -> dict[str, Any]:

@@ -304,6 +304,32 @@ def test_tasks_beyond_the_training_range_are_no_more_seeds_of_the_others(tmp_pat
     assert set(agents) == {"at eval.held_out=between", "at eval.held_out=beyond"}
 
 
+@pytest.mark.parametrize(
+    ("evaluated", "names"),
+    [
+        # Trained to the end, stopped, and evaluated before it went on to the end.
+        (
+            [("newest", 100), ("newest", 20), ("newest", 60), ("100", 100)],
+            {"at checkpoint=newest": 2, "at checkpoint=20": 1, "at checkpoint=60": 1},
+        ),
+        ([("best", 40), ("best", 60)], {"at": 2}),  # each seed has a step of its own
+    ],
+)
+def test_seeds_that_were_trained_for_other_numbers_of_steps_are_not_averaged(
+    evaluated, names, tmp_path
+):
+    runs = []
+    for seed, (asked, step) in enumerate(evaluated):
+        config = f"agent: {{name: at}}\ntrain: {{steps: 100}}\nseed: {seed}\n"
+        run = make_run(tmp_path / f"{seed}", make_records(RETURNS, seed=seed), config)
+        facts = {"settings": {"checkpoint": f"{step} abc"}, "command": {"checkpoint": asked}}
+        (run / "evaluation.json").write_text(json.dumps(facts))
+        runs.append(run)
+    present(runs, tmp_path / "out")
+    summary = pd.read_csv(tmp_path / "out" / "summary.csv")
+    assert dict(zip(summary["agent"], summary["seeds"], strict=True)) == names
+
+
 def test_records_from_before_more_training_are_said_to_be(tmp_path, capsys):
     run = make_run(tmp_path / "run", make_records(RETURNS))
     facts = {"settings": {"checkpoint": "20 abc"}, "command": {"checkpoint": "newest"}}
