@@ -1,11 +1,15 @@
 """Longer steps equal those of an environment that holds its actions, and sums by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from fabricated import make_episode
 
 import datasets
 import envs
 from datasets.collection import start_seed
+from tests.seeds import rng
 from tests.tolerances import TINY, rounding, unit
 
 TASK = envs.task("point_mass_goal", goal=(0.1, 0.1))
@@ -63,6 +67,28 @@ def test_actions_that_varied_are_averaged(tmp_path):
                 rtol=rounding(6),
                 atol=5 * TINY,
             )
+
+
+def test_a_held_action_keeps_every_bit_and_the_demonstrators_is_the_mean_too(tmp_path):
+    """The mean of seven equal numbers in float32 may be another number."""
+    data, repeat, steps = rng(0), 7, 30
+    held = data.uniform(-1, 1, (steps, 6)).astype(np.float32)
+    rows = np.repeat(held, repeat, axis=0)
+    assert (rows.reshape(steps, repeat, 6).mean(axis=1) != held).any()
+    episode = make_episode(steps * repeat)
+    demonstrated = np.concatenate([np.zeros((1, 6), np.float32), rows[::-1]])
+    demonstrated[-1] *= 0.5  # the last of a step that was not held
+    episode.action[1:] = rows
+    buffer = tmp_path / "walker" / "pd" / "buffer"
+    datasets.write_episode(buffer, 0, replace(episode, extra={"demonstrator": demonstrated}))
+    view = datasets.ActionRepeatView(
+        datasets.Store(datasets.build_cache(buffer, progress=False)), repeat
+    )
+    np.testing.assert_array_equal(view.load([0]).action[0], held)
+    found = view.demonstrator([0])[0]
+    np.testing.assert_array_equal(found[:-1], held[:0:-1])
+    mean = held[0].astype(np.float64) * (6 + 0.5) / 7
+    np.testing.assert_allclose(found[-1], mean, rtol=0, atol=rounding(8))
 
 
 @pytest.mark.parametrize(("repeat", "horizon", "row"), [(1, None, 12), (5, None, 10), (4, 2, 8)])

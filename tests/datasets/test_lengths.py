@@ -76,6 +76,9 @@ def test_a_command_trains_on_them_and_says_what_it_leaves_out(store, tmp_path, c
     """From the files to the tokens of a training step."""
     opened = open_store("walker_run", DataConfig(root=str(tmp_path), horizon=10, episodes=3))
     assert "; of each the first 10 steps, of up to 20\n" in capsys.readouterr().out
+    longer = DataConfig(root=str(tmp_path), horizon=4, action_repeat=3, episodes=3)
+    open_store("walker_run", longer)
+    assert "; of each the first 12 steps, of up to 20\n" in capsys.readouterr().out
     data = RelabelledDataset(opened, [TASK], "exorl")
     episodes = [make_episode(length, seed=index) for index, length in enumerate(LENGTHS)]
     paid = [datasets.relabel(episode.physics, TASK)[1:11] for episode in episodes]

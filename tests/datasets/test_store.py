@@ -42,6 +42,19 @@ def test_faithful(buffer, budget):
         )  # a sum in float64
 
 
+def test_rewards_stay_on_the_disk_once_the_budget_is_used(buffer):
+    """It holds observations, actions and the rewards of one task; those of the next are read."""
+    cache = build(buffer)
+    arrays = (Rows(cache, field) for field in ("observation", "action", "reward"))
+    store = datasets.Store(cache, budget=sum(array.nbytes for array in arrays))
+    for task in WALKER[:2]:
+        found = store.rewards(task, [3, 7])
+        expected = [datasets.relabel(make_episode(seed=i).physics, task)[1:] for i in (3, 7)]
+        np.testing.assert_array_equal(found, expected)
+    kept = [isinstance(rewards, Rows) for rewards in store._rewards.values()]
+    assert kept == [False, True]
+
+
 def test_lengths_may_differ(tmp_path):
     """Episodes of different lengths share a cache; those read together must be of one length."""
     folder = make_buffer(tmp_path / "buffer", 3)
