@@ -24,7 +24,6 @@ from envs import Task
 from envs.registry import unknown
 
 _ROWS_AT_ONCE = 1 << 14
-_TASKS_AT_ONCE = 64  # files open at once
 
 
 class RewardStore:
@@ -75,9 +74,8 @@ class RewardStore:
                 folder.mkdir(exist_ok=True)
                 reasons = self._missing(tasks, mode)  # what no other process computed meanwhile
                 self._print_reasons({task: reason for task, reason in reasons.items() if reason})
-                missing = list(reasons)
-                for first in range(0, len(missing), _TASKS_AT_ONCE):
-                    self._compute(missing[first : first + _TASKS_AT_ONCE], mode, held, progress)
+                if reasons:
+                    self._compute(list(reasons), mode, held, progress)
         except OSError as error:
             raise unwritable(self._cache, error) from error
 
@@ -138,9 +136,10 @@ class RewardStore:
             tqdm.write(f"{self._cache}: rewards of {what} {reason}: computed again")
 
     def _compute(self, tasks: Sequence[Task], mode: str, held: bool, progress: bool) -> None:
-        """Writes the tasks' files with the rows that they lack.
+        """Writes the tasks' files with the rows that they lack; all files are open at once.
 
-        A file is replaced as a whole, so that nobody reads half of one.
+        They are few: a domain has less than a dozen, and all members of a family share a file. A
+        file is replaced as a whole, so that nobody reads half of one.
         """
         # Episodes that were appended to the cache stand behind the rows that have rewards.
         done = min(self._kept(task, mode)[0] for task in tasks)
