@@ -102,8 +102,14 @@ def fetch(server, root, **options):
 
 @pytest.mark.parametrize(
     ("faults", "requests"),
-    [([], 1), (["drops", "drops"], 3), (["drops", "ignores range"], 2), ([503, "drops", 502], 4)],
-    ids=["good", "drops", "starts over", "overloaded"],
+    [
+        ([], 1),
+        (["drops", "drops"], 3),
+        (["drops"] * 10, 11),  # each brings something, so it goes on beyond eight attempts
+        (["drops", "ignores range"], 2),
+        ([503, "drops", 502], 4),
+    ],
+    ids=["good", "drops", "drops often", "starts over", "overloaded"],
 )
 def test_arrives_whole(tmp_path, faults, requests):
     """A broken transfer goes on at the next byte, and the episodes are the server's."""
@@ -132,6 +138,20 @@ def test_a_later_call_goes_on(tmp_path):
     with Server([]) as server:
         fetch(server, tmp_path)
         assert server.requests == [f"bytes={len(ARCHIVE) // 3}-"]
+
+
+@pytest.mark.parametrize(("more", "requests"), [(b"", 1), (b"of a longer file", 2)])
+def test_a_file_that_arrived_is_taken_and_one_that_is_too_long_begins_anew(
+    more, requests, tmp_path
+):
+    """A kill came before the file got its name, or the server has a shorter file now."""
+    part = tmp_path / "walker" / "rnd.zip.part"
+    part.parent.mkdir()
+    part.write_bytes(ARCHIVE + more)
+    with Server([]) as server:
+        buffer = fetch(server, tmp_path)
+        assert len(server.requests) == requests
+    assert (buffer.parent / ".complete").read_text().strip() == hashlib.sha256(ARCHIVE).hexdigest()
 
 
 def test_wrong_content(tmp_path):
@@ -230,6 +250,23 @@ def test_an_archive_that_unpacks_to_more_than_the_disk_holds_is_not_unpacked(tmp
     with Server([], packed.getvalue()) as server, pytest.raises(OSError, match="GB are needed"):
         fetch(server, tmp_path)
     assert list(tmp_path.rglob("*.npz")) == [] and list(tmp_path.rglob("*.zip"))
+
+
+def test_nothing_is_fetched_without_room_for_the_archive_and_its_contents(tmp_path, monkeypatch):
+    """A part that is there needs no more room, but its contents do."""
+    part = tmp_path / "walker" / "rnd.zip.part"
+    part.parent.mkdir()
+    half = len(ARCHIVE) // 2
+    part.write_bytes(ARCHIVE[:half])
+    needed = len(ARCHIVE) - half + 1.25 * len(ARCHIVE)
+    usage = type("Usage", (), {"free": needed - 1})
+    monkeypatch.setattr(download_module.shutil, "disk_usage", lambda folder: usage)
+    with Server([]) as server:
+        with pytest.raises(OSError, match=r"\(archive and its contents\)"):
+            fetch(server, tmp_path)
+        assert part.stat().st_size == half
+        usage.free = needed
+        assert len(episode_files(fetch(server, tmp_path))) == 3
 
 
 def test_nothing_of_another_origin_is_touched(tmp_path):

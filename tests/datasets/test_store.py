@@ -13,6 +13,7 @@ from fabricated import make_buffer, make_episode
 import datasets
 import envs
 from datasets.checksummed_rows import Rows, RowWriter
+from datasets.relabelling import measure_many
 from tests.processes import ROOT, environment
 from tests.seeds import rng
 from tests.tolerances import unit
@@ -85,7 +86,13 @@ def test_appending_reads_only_what_is_new(buffer, monkeypatch):
     after = datasets.Store(build(buffer))
     assert (before.episodes, after.episodes) == (12, 15)
     np.testing.assert_array_equal(before.load([11]).action, after.load([11]).action)
+    rows = []
+    monkeypatch.setattr(
+        "datasets.reward_store.measure_many",
+        lambda physics, *rest: rows.append(len(physics)) or measure_many(physics, *rest),
+    )
     np.testing.assert_array_equal(after.rewards("walker_stand")[:12], old)
+    assert rows == [1, 3 * 21]  # one tells how much room a row takes
     expected = datasets.relabel(make_episode(seed=14).physics, "walker_stand")[1:]
     np.testing.assert_array_equal(after.rewards("walker_stand")[14], expected)
 

@@ -17,7 +17,6 @@ from experiments.cli.run_folder import read_overrides, write_overrides
 from experiments.cli.run_status import STATUS
 from experiments.reports.learning_curve_figure import learning_curves
 from experiments.reports.presentation import present
-from experiments.reports.pyplot import plt
 from experiments.reports.return_figures import return_vs_context
 from experiments.reports.variants_figure import variants
 from experiments.reports.variants_table import (
@@ -49,16 +48,6 @@ def sweep(tmp_path):
     baseline = "agent: {name: dt}\nseed: 0\n"
     runs.append(make_run(tmp_path / "4", make_records(RETURNS, "dt", agent="dt"), baseline))
     return runs
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """The figures that are drawn, kept open."""
-    figures = []
-    monkeypatch.setattr(plt, "close", figures.append)
-    yield figures
-    monkeypatch.undo()
-    plt.close("all")
 
 
 def test_an_agent_has_one_colour_and_a_condition_one_panel(tmp_path, drawn):
