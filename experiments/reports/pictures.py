@@ -1,10 +1,12 @@
-"""Draws pictures so that a failure never costs a result."""
+"""Draws pictures so that a failure never costs a result, and finds the bounds of a plane."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+
+import numpy as np
 
 from agentic_transformer.errors import shorten
 
@@ -31,3 +33,18 @@ def picture(path: Path, draw: Callable[[Path], object]) -> bool:
         print(shorten(f"no {path}: {type(error).__name__}: {words}"), flush=True)
         return False
     return True
+
+
+def half_width(positions: np.ndarray, goals: np.ndarray, radius: float) -> float:
+    """Returns how far a picture of a plane reaches from its centre, in metres.
+
+    It shows all positions, and all goals, also those that nobody came near.
+
+    Args:
+        positions: (..., 2).
+        goals: (..., 2).
+        radius: of the discs around the goals.
+    """
+    return max(
+        0.2, float(np.abs(positions).max()) * 1.05, float(np.abs(goals).max()) + float(radius)
+    )

@@ -3,10 +3,14 @@
 import imageio.v3 as imageio
 import numpy as np
 import pytest
-from PIL import Image
+from matplotlib.patches import Circle
+from PIL import Image, ImageDraw
 
 from experiments.reports.pictures import picture
+from experiments.reports.attempts_figure import attempts
 from experiments.reports.video import HEADER, PANEL, PAUSE, write_attempts
+
+COLOURS = {"path": "#0b5fa5", "goal": "#8fc04e", "wall": "#b8b0a4", "paper": "#ffffff"}
 
 
 def rollouts(tasks, attempts, steps):
@@ -53,3 +57,74 @@ def test_a_video_that_a_full_disk_cut_off_is_an_error(tmp_path, monkeypatch):
     drawn = rollouts(tasks=2, attempts=3, steps=4)
     assert not picture(path, lambda path: write_attempts(path, drawn, [1, 2]))
     assert not path.exists()
+
+
+def colour_at(picture, place, limit, task):
+    """The name of the colour at a place (x, y) of a task's panel, in metres."""
+    x, y = place
+    column = task * PANEL + round((x / limit + 1) / 2 * (PANEL - 1))
+    row = HEADER + round((1 - y / limit) / 2 * (PANEL - 1))
+    found = np.array(picture.convert("RGB").getpixel((column, row)))
+    named = {
+        name: np.array([int(c[i : i + 2], 16) for i in (1, 3, 5)]) for name, c in COLOURS.items()
+    }
+    return min(named, key=lambda name: np.abs(named[name] - found).sum())
+
+
+def test_each_panel_shows_its_own_task_and_attempt(tmp_path, monkeypatch):
+    """The second attempts: one point walks up, the other to the left; the first ones stand still.
+
+    A goal of its own is in each panel, in one place beyond all that a point reached.
+    """
+    shown = rollouts(tasks=2, attempts=2, steps=5)
+    shown["physics"][...] = 0
+    shown["physics"][0, 1, :, 1] = np.linspace(0, 0.1, 6)
+    shown["physics"][1, 1, :, 0] = np.linspace(0, -0.1, 6)
+    shown["goal"] = np.array([[0.25, 0.0], [0.0, -0.15]])
+    shown["walls"] = np.array([[0.02, 0.05]])
+    shown["reward"] = np.arange(20.0).reshape(2, 2, 5)
+    words, write = [], ImageDraw.ImageDraw.text
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw,
+        "text",
+        lambda self, place, text, *rest: (
+            words.append((place[0], text)) or write(self, place, text, *rest)
+        ),
+    )
+    write_attempts(tmp_path / "attempts.gif", shown, [1, 2])
+    limit = 0.25 + 0.03
+    with Image.open(tmp_path / "attempts.gif") as film:
+        film.seek(film.n_frames - 1)
+        picture = film.convert("RGB")
+    places = {
+        (0.0, 0.1): "path paper",
+        (-0.1, 0.0): "paper path",
+        (0.25, 0.0): "goal paper",
+        (0.0, -0.15): "paper goal",
+        (0.015, -0.045): "wall wall",
+        (0.1, 0.0): "paper paper",
+    }
+    for place, colours in places.items():
+        found = [colour_at(picture, place, limit, task) for task in range(2)]
+        assert " ".join(found) == colours, place
+    # Before each step, what the steps before it earned: 0, 0, 0 + 1, ..., 0 + 1 + 2 + 3 + 4.
+    for (number, task), first in {(1, 0): 0, (1, 1): 10, (2, 0): 5, (2, 1): 15}.items():
+        earned = [sum(range(first, first + step)) for step in range(6)]
+        expected = [f"attempt {number}: return {value}" for value in earned]
+        found = [
+            text for x, text in words if x // PANEL == task and text.startswith(f"attempt {number}")
+        ]
+        assert found == expected
+
+
+def test_a_picture_shows_goals_that_nobody_came_near(tmp_path, drawn):
+    """As of tasks beyond those of training, which an agent may not look for there."""
+    shown = rollouts(tasks=2, attempts=1, steps=3)
+    shown["goal"] = np.array([[0.25, 0.0], [0.0, -0.15]])
+    np.savez(tmp_path / "rollouts.npz", **shown)
+    attempts(tmp_path / "rollouts.npz", "", True, [1], tmp_path / "attempts.png")
+    for axis, goal in zip(drawn[0].axes, shown["goal"], strict=True):
+        (disc,) = [one for one in axis.patches if isinstance(one, Circle) and one.get_fill()]
+        assert disc.center == tuple(goal)
+        for low, high in (axis.get_xlim(), axis.get_ylim()):
+            assert low <= min(goal) - disc.radius and max(goal) + disc.radius <= high
