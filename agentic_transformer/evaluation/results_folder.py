@@ -41,7 +41,7 @@ FIGURES = (
 
 @contextmanager
 def made(base: Path, run: Path) -> Iterator[None]:
-    """Makes the folder for results, and removes it again if the block raises an error.
+    """Makes the folder for results, and removes what it made if the block raises an error.
 
     Args:
         base: the folder for results.
@@ -50,11 +50,12 @@ def made(base: Path, run: Path) -> Iterator[None]:
     Raises:
         ValueError: `base` cannot be made, or it is the folder of another run.
     """
-    new = [folder for folder in (base / "evaluate", base) if not folder.exists()]
+    below = base / "evaluate"
+    new = [folder for folder in (below, *below.parents) if not folder.exists()]
     if base.resolve() != run.resolve() and (base / "checkpoints").exists():
         raise ValueError(f"out={base} is the folder of another run; name another folder")
     try:
-        (base / "evaluate").mkdir(parents=True, exist_ok=True)
+        below.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(
             f"out={base} cannot be written to ({error.strerror}); out=<folder> names another"

@@ -369,7 +369,7 @@ def test_a_cache_elsewhere_serves_data_that_lie_on_a_read_only_disk(whole, asked
 def test_an_evaluation_that_cannot_begin_leaves_no_folder(whole, asked, tmp_path):
     run, first = asked
     (tmp_path / "there").mkdir()
-    for out in ("new", "there"):
+    for out in ("new/and/deep", "there"):
         first = replace(
             first,
             eval=replace(whole[2], conditions=["dataset"]),
