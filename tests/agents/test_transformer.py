@@ -15,6 +15,7 @@ from agentic_transformer.contexts.chain_tokens import encode_chains
 from agentic_transformer.contexts.chains import Chains
 from agentic_transformer.contexts.normalizer import Normalizer
 from agentic_transformer.contexts.tokens import PreviousStep
+from agentic_transformer.models.heads import draw_action
 from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.models.transformer import AgenticTransformer
 from agentic_transformer.ring import attention
@@ -329,6 +330,33 @@ def test_temperature_zero_and_no_noise_take_the_likeliest_mean():
     assert_close(
         action, np.clip(best, -1, 1), forward_operations(agent.spec), np.abs(outputs).max()
     )
+
+
+@LAYOUTS
+def test_the_draws_of_a_step_are_those_of_its_own_key(tokens):
+    """Two trajectories in one context: each step draws anew, with a temperature and a noise."""
+    agent, transformer = make_agent(tokens=tokens)
+    chain, key, model = make_chain(), jax.random.key(3), agent.spec.model
+    outputs = uncached_outputs(transformer, agent.spec, chain)
+    context = agent.append(agent.new_context(BATCH, SLOTS), trajectory(chain, 0))
+    second = trajectory(chain, 1)
+    to_go = second.target.copy()
+    operations, drawn = forward_operations(agent.spec), []
+    for step in range(STEPS):
+        observation = second.observation[:, step]
+        action, context = agent.act(context, to_go, observation, step, key, 2.0, 0.25)
+        whole = outputs[:, STEPS + step]
+        assert_close(context.outputs, whole, operations, np.abs(whole).max())
+        of_step = jax.random.fold_in(key, step)
+        expected = draw_action(model, context.outputs, of_step, 2.0, 0.25)
+        # A mean, and a deviation of at most e times a normal number below 6, each rounded.
+        assert_close(action, expected, 8, 1 + 0.25 * np.e * 6)
+        drawn.append(action)
+        context = context.observe(
+            PreviousStep(second.action[:, step], second.reward[:, step], np.zeros(BATCH))
+        )
+        to_go = to_go - second.reward[:, step]
+    assert len(np.unique(np.stack(drawn), axis=0)) == STEPS
 
 
 def test_packing_of_a_first_step_has_nothing_before_it():
