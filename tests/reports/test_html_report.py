@@ -4,10 +4,13 @@ import base64
 import json
 from html.parser import HTMLParser
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from agentic_transformer.config import ReportCommand
 from experiments.report import main
+from experiments.reports.condition_names import NAMES
 from experiments.reports.html_report import write_report
 from tests.evaluation.test_statistics import make_records
 from tests.reports.test_presentation import RETURNS, make_run
@@ -21,6 +24,7 @@ class Page(HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.open, self.addresses, self.text, self.rows = [], [], [], []
+        self.folded = []  # what is folded up: its name, and how many rows stand before it
         self.feed(text)
         self.close()
         assert self.open == []
@@ -39,6 +43,8 @@ class Page(HTMLParser):
         self.text.append(data)
         if self.open and self.open[-1] in ("td", "th"):
             self.rows[-1].append(data)
+        if self.open and self.open[-1] == "summary":
+            self.folded.append((data, len(self.rows)))
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +80,43 @@ def test_settings_that_differ_stand_beside_each_other(page, runs):
     names = [run.name for run in runs]
     assert tables[:3] == [["setting", *names], ["model.width", "64", "128"], ["seed", "0", "1"]]
     assert "Settings that differ" in page.text
+
+
+def test_videos_and_all_settings_stand_under_the_names_of_their_runs(page):
+    texts = [text.strip() for text in page.text if text.strip()]
+    assert texts[texts.index("Videos") + 1] == "0"  # the second run has none
+    assert [name for name, _ in page.folded] == ["0", "1"]
+    (_, first), (_, second) = page.folded
+    for rows, width in ((page.rows[first:second], "64"), (page.rows[second:], "128")):
+        assert rows[0] == ["setting", "value"] and ["model.width", width] in rows
+
+
+def test_the_own_context_is_compared_with_what_is_shown(tmp_path):
+    """Differences with their intervals, of enough contexts; runs are told apart by their paths."""
+    contexts = 20
+    runs = []
+    for seed, folder in enumerate(("a", "b")):
+        own = np.array([[1.0, 9.0 + seed]] * contexts)
+        tables = [
+            make_records(own - less, condition, seed=seed)
+            for condition, less in (("own", 0.0), ("no_context", 2.0), ("foreign", 3.0))
+        ]
+        (tmp_path / folder).mkdir()
+        config = f"agent: {{name: at}}\nseed: {seed}\neval: {{tasks: 1}}\n"
+        runs.append(make_run(tmp_path / folder / "at", pd.concat(tables), config))
+        command = {"command": {"eval": {"tasks": 7 + seed}}}
+        (runs[-1] / "evaluation.json").write_text(json.dumps(command))
+    write_report(runs, tmp_path / "report.html", ["own", "foreign"])
+    page = Page((tmp_path / "report.html").read_text())
+    start = next(i for i, row in enumerate(page.rows) if "difference" in row)
+    assert page.rows[start + 1 : start + 2] == [
+        ["at", "t", "2", NAMES["foreign"], "+3.00 [+3.00, +3.00]", "40"]
+    ]
+    assert not any(NAMES["no_context"] in cell for row in page.rows for cell in row)
+    (head,) = [row for row in page.rows if row[:3] == ["agent", "task", "seeds"]]
+    assert head[3:] == [f"{NAMES[condition]}, n = 2" for condition in ("own", "foreign")]
+    differing = page.rows.index(["setting", "a/at", "b/at"])
+    assert page.rows[differing + 1] == ["eval.tasks", "7", "8"]
 
 
 def test_many_runs_have_a_row_each(tmp_path):
