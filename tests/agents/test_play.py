@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import yaml
 
 import agentic_transformer
 import envs
-from agentic_transformer.agents.run_folders import read_acting
+from agentic_transformer.agents.run_folders import committed_agents, read_acting
 from agentic_transformer.config import EvalConfig
 from agentic_transformer.contexts.normalizer import Normalizer
 from agentic_transformer.evaluation.conditions import evaluation_tasks
@@ -63,6 +64,19 @@ def test_a_run_says_how_it_was_evaluated(tmp_path):
     (tmp_path / "config.yaml").write_text(f"eval: {asked}\n")
     expected = EvalConfig(seed=3, target=0.5, temperature=0.0, noise=0.25)
     assert read_acting(tmp_path) == expected
+
+
+def test_a_loaded_agent_acts_as_its_run_was_evaluated():
+    loaded = {name: agentic_transformer.load(name).acting for name in committed_agents()}
+    settings = {
+        name: yaml.safe_load((folder / "config.yaml").read_text())["eval"]
+        for name, folder in committed_agents().items()
+    }
+    names = ("seed", "target", "temperature", "noise")
+    assert {
+        (name, key): getattr(acting, key) for name, acting in loaded.items() for key in names
+    } == {(name, key): values[key] for name, values in settings.items() for key in names}
+    assert any(acting != EvalConfig() for acting in loaded.values())
 
 
 def test_an_agent_that_is_told_its_task_does_not_play(agent, monkeypatch):
