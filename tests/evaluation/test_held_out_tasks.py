@@ -1,5 +1,6 @@
 """Evaluation tasks are held out: no task of training, between or beyond those of training."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ from agentic_transformer.errors import UserError
 from agentic_transformer.evaluation import conditions
 from agentic_transformer.evaluation.conditions import evaluation_tasks
 from agentic_transformer.evaluation.evaluate import settings_of
+from agentic_transformer.evaluation.results_folder import own_folder
 from agentic_transformer.validation import check_held_out
 from tests.seeds import SEED
 
@@ -49,3 +51,6 @@ def test_evaluations_of_earlier_versions_are_found_again():
     assert not {"eval.held_out", "eval.window", "data.length"} & plain.keys()
     beyond = settings_of(EvalConfig(held_out="beyond"), DataConfig(), "checkpoint", no_data)
     assert beyond == plain | {"eval.held_out": "beyond"}
+    in_another_order = dict(reversed(beyond.items()))
+    assert own_folder(Path("run"), in_another_order) == own_folder(Path("run"), beyond)
+    assert own_folder(Path("run"), plain) != own_folder(Path("run"), beyond)
