@@ -11,7 +11,10 @@ import pytest
 from agentic_transformer.config import RECORD_CONDITIONS, PlotCommand, ReportCommand
 from agentic_transformer.errors import UserError
 from agentic_transformer.evaluation.statistics import compare, summarize
+from agentic_transformer.run_files import write_json
 from experiments import plot, report
+from experiments.cli.run_folder import write_overrides
+from experiments.reports import figures
 from experiments.reports.condition_names import NAMES
 from experiments.reports.paper import beside_paper
 from experiments.reports.presentation import present, runs_within
@@ -340,6 +343,66 @@ def test_records_from_before_more_training_are_said_to_be(tmp_path, capsys):
         present([run], run)
         said = capsys.readouterr().out
         assert ("its records are of step 20, training has reached step 30" in said) == told
+
+
+def test_each_figure_gets_what_belongs_to_the_runs_that_have_it(tmp_path, monkeypatch):
+    """The first run has no logs; the second, a baseline, is logged, and its attempts are kept."""
+    told = {}
+    for name in ("training_curves", "learning_curves", "attempts", "return_vs_context"):
+        monkeypatch.setattr(figures, name, lambda *given, name=name: told.setdefault(name, given))
+    unlogged = make_run(tmp_path / "at", make_records(RETURNS))
+    baseline = make_records(RETURNS, "dt", agent="dt").assign(trained_trajectories=1, task="u")
+    logged = make_run(tmp_path / "dt", baseline, "agent: {name: dt}\nseed: 0\n")
+    for number, name in enumerate(("metrics.csv", "learning_curve.csv")):
+        pd.DataFrame({"step": [number]}).to_csv(logged / name, index=False)
+    (logged / "rollouts.npz").touch()
+    present([unlogged, logged], tmp_path / "out")
+    for number, name in enumerate(("training_curves", "learning_curves")):
+        ((agent, task, table),), _ = told[name]
+        assert (agent, task, table["step"].tolist()) == ("dt", "u", [number])
+    rollouts, agent, grows, numbers, _ = told["attempts"]
+    assert (rollouts, agent, grows, numbers) == (logged / "rollouts.npz", "dt", False, [1, 2, 3])
+    _, trained, *_ = told["return_vs_context"]
+    assert trained == 2
+
+
+def test_a_sweeps_table_holds_the_last_numbers_of_each_job(tmp_path):
+    """Of a training, of a quickstart with two agents, and of an evaluation whose records lie
+    elsewhere."""
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+    write_overrides(sweep, [])
+    for job in ("0", "1", "2"):
+        (sweep / job).mkdir()
+        write_overrides(sweep / job, [f"seed={job}", "run=x"])
+        write_json(sweep / job / "status.json", {"state": "finished"})
+    log = pd.DataFrame({"step": [5, 10], "loss": [2.0, 1.0], "seconds": [3.0, 4.0]})
+    log.to_csv(sweep / "0" / "metrics.csv", index=False)
+    make_records(RETURNS).to_csv(sweep / "0" / "records.csv", index=False)
+    for agent, loss in (("at", 7.0), ("dt", 8.0)):
+        (sweep / "1" / agent).mkdir()
+        log.assign(loss=loss).to_csv(sweep / "1" / agent / "metrics.csv", index=False)
+    elsewhere = make_run(tmp_path / "elsewhere", make_records(RETURNS, "no_context"))
+    write_json(sweep / "2" / "status.json", {"state": "failed", "results": str(elsewhere)})
+    rows = sweep_table(sweep).astype(object).to_dict("records")
+    found = [{key: value for key, value in row.items() if value == value} for row in rows]
+    last = {"step": 10, "seconds": 4.0}
+    of_two = {
+        f"{agent} {name}": value
+        for agent, loss in (("at", 7.0), ("dt", 8.0))
+        for name, value in (last | {"loss": loss}).items()
+    }
+    assert found == [
+        {"job": "0", "state": "finished", "seed": "0", **last, "loss": 1.0, "return own n=3": 3.5},
+        {"job": "1", "state": "finished", "seed": "1", **of_two},
+        {"job": "2", "state": "failed", "seed": "2", "return no_context n=3": 3.5},
+    ]
+    make_run(tmp_path / "run", make_records(RETURNS))
+    write_overrides(tmp_path / "run", [])
+    (tmp_path / "run" / "0").mkdir()
+    (tmp_path / "run" / "0" / "status.json").write_text("{}")
+    with pytest.raises(UserError, match="no jobs of a sweep are there"):
+        sweep_table(tmp_path / "run")
 
 
 def test_whose_attempts_are_drawn_is_said(tmp_path, monkeypatch):

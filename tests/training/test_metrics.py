@@ -52,16 +52,18 @@ def test_a_kill_while_the_log_is_rewritten_loses_nothing(run, monkeypatch):
 
 
 def test_rates_are_those_since_the_last_row_without_evaluations(tmp_path, monkeypatch):
-    clock = iter([100.0, 102.0, 110.0, 114.0])  # opened; row; evaluated until; row
+    # Opened; row; evaluated until; row; row.
+    clock = iter([100.0, 102.0, 110.0, 114.0, 116.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
     with MetricsLog(tmp_path, from_step=20, tokens_per_step=3) as log:
         log.write(30, {"loss": 1.0})
         log.write_returns(30, [{"trajectories": 1, "return": 2.0, "low": 1.0, "high": 3.0}])
         log.write(50, {"loss": 1.0})
+        log.write(66, {"loss": 1.0})
     table = pd.read_csv(tmp_path / "metrics.csv")
-    assert table["steps_per_second"].tolist() == [5.0, 5.0]
-    assert table["tokens_per_second"].tolist() == [15.0, 15.0]
-    assert table["seconds"].tolist() == [2.0, 14.0]
+    assert table["steps_per_second"].tolist() == [5.0, 5.0, 8.0]
+    assert table["tokens_per_second"].tolist() == [15.0, 15.0, 24.0]
+    assert table["seconds"].tolist() == [2.0, 14.0, 16.0]
 
 
 def test_a_log_of_an_earlier_version_goes_on_with_its_columns(tmp_path):
