@@ -5,6 +5,7 @@ import types
 
 import pandas as pd
 import pytest
+from tensorboardX import SummaryWriter
 
 from agentic_transformer.training.csv_log import CsvLog
 from agentic_transformer.training.metrics import MetricsLog
@@ -85,6 +86,21 @@ def test_returns_of_steps_that_are_trained_again_are_dropped(tmp_path):
     assert pd.read_csv(tmp_path / "learning_curve.csv")["step"].tolist() == [0, 2]
 
 
+def test_tensorboard_forgets_the_steps_that_are_trained_again_alone(tmp_path, monkeypatch):
+    """It drops events of the step `purge_step` and later ones."""
+    opened = []
+
+    class Writer(SummaryWriter):
+        def __init__(self, folder, purge_step, **how):
+            opened.append((folder, purge_step))
+            super().__init__(folder, purge_step=purge_step, **how)
+
+    monkeypatch.setattr("agentic_transformer.training.metrics.SummaryWriter", Writer)
+    with MetricsLog(tmp_path, from_step=20) as log:
+        log.write(21, {"loss": 1.0})
+    assert opened == [(str(tmp_path / "tensorboard"), 21)]
+
+
 class FakeWandb(types.ModuleType):
     """Keeps what would be sent to Weights & Biases."""
 
@@ -109,10 +125,15 @@ def test_wandb_gets_settings_and_numbers_and_goes_on_with_its_run(tmp_path, monk
     for step in (1, 2):
         with MetricsLog(tmp_path, from_step=step - 1, wandb_settings={"seed": 3}) as log:
             log.write(step, {"loss": 0.5})
+            returns = {"return": 2.0 + step, "low": 1.0, "high": 4.0}
+            log.write_returns(step, [{"trajectories": n, **returns} for n in (1, 8)])
     first, second = fake.started
     assert first == second and first["config"] == {"seed": 3} and first["resume"] == "allow"
     assert len(first["id"]) == 8 and first["dir"] == str(tmp_path)
     assert [step for step, numbers in fake.numbers if numbers == {"loss": 0.5}] == [1, 2]
+    earned = {(step, *one) for step, numbers in fake.numbers for one in numbers.items()}
+    for step in (1, 2):
+        assert {(step, f"return/trajectory_{n}", 2.0 + step) for n in (1, 8)} <= earned
     assert fake.finished == 2
 
 

@@ -141,7 +141,10 @@ def test_training_learns_and_reports_every_step_once(data):
             steps=60, batch=8, warmup=5, log_every=20, checkpoint_every=25, learning_rate=1e-2
         ),
     )
+    made, tokens = [], run.tokens
+    run.tokens = lambda step: made.append(step) or tokens(step)
     state = run.fit()
+    assert made == list(range(60))  # the batch of every step, once
     assert sorted(run.logged) == [20, 25, 40, 50, 60]
     assert run.saved == [25, 50, 60]
     assert int(state.step) == 60
