@@ -1,6 +1,7 @@
 """What may happen to checkpoints on disk, and while they are written."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -52,6 +53,13 @@ def files(folder):
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
+def large_file(step):
+    """A file of a checkpoint that holds numbers."""
+    return next(
+        path for path in files(step) if path.parent.name == "d" and path.stat().st_size > 500
+    )
+
+
 def flip(path, rng):
     content = bytearray(path.read_bytes())
     content[rng.integers(len(content))] ^= 1 << rng.integers(8)
@@ -73,11 +81,7 @@ def test_any_flipped_bit_is_found(run):
 
 @pytest.mark.parametrize("fault", ["flip", "truncate", "empty", "delete", "add"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(run, saved, fault, capsys):
-    path = next(
-        path
-        for path in files(run / "checkpoints" / "2")
-        if path.parent.name == "d" and path.stat().st_size > 500
-    )
+    path = large_file(run / "checkpoints" / "2")
     content = path.read_bytes()
     if fault == "flip":
         flip(path, np.random.default_rng(1))
@@ -194,7 +198,8 @@ def first_step(agent):
     ],
 )
 def test_another_agents_checkpoint_is_refused(run, data, change, says):
-    other = describe(data, **change)
+    """Its data may differ, too, which is not what the error is about."""
+    other = replace(describe(data, **change), best_return=-1.0)
     with pytest.raises(ValueError, match=f"{run}.*{says}"):
         Checkpoints(run).state(2, fresh(other), other.to_dict())
 
@@ -250,6 +255,24 @@ def test_the_newest_and_the_best_are_kept(data, tmp_path):
     assert checkpoints.find("best") == 5
 
 
+def test_checkpoints_are_counted_by_their_numbers_and_the_newest_of_equals_is_the_best(run, saved):
+    """10 comes after 9, and after 2. A run that made too few steps has no loss of its own."""
+    checkpoints = Checkpoints(run, keep=2, keep_best=1)
+    checkpoints.prepare()
+    for step in (9, 10):
+        checkpoints.save(fresh(saved[1])._replace(step=jnp.int32(step)), saved[1].to_dict(), np.inf)
+        checkpoints.wait()
+        assert checkpoints.newest() == step
+    checkpoints.close()
+    names = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert names == ["10", "2", "9"]  # of 1 and 2, whose losses are equal, the newer one
+    assert [checkpoints.find(which) for which in ("newest", "best")] == [10, 2]
+    shutil.rmtree(run / "checkpoints" / "2")
+    assert checkpoints.find("best") == 10
+    with pytest.raises(ValueError, match="whole ones there: 9, 10"):
+        checkpoints.find("2")
+
+
 def test_a_save_holds_the_state_as_it_was_though_training_goes_on_in_its_memory(data, tmp_path):
     """On a CPU a save may look at the very memory that the next steps are given to write to."""
     spec = describe(data, model=ModelConfig(width=256, layers=2))
@@ -274,6 +297,43 @@ def test_a_save_holds_the_state_as_it_was_though_training_goes_on_in_its_memory(
             Checkpoints(tmp_path).state(step, like, spec.to_dict())[1:],
             there[1:],
         )
+
+
+def test_what_cannot_be_read_back_is_no_checkpoint(run, saved, monkeypatch):
+    """A file system may say that all is written, and lack a file."""
+    checkpoints = Checkpoints(run)
+    checkpoints.prepare()
+    finish = checkpoints._checkpointer.wait_until_finished
+
+    def finish_without_a_file():  # called before the save, too
+        finish()
+        (run / "checkpoints" / "3" / "params" / "manifest.ocdbt").unlink(missing_ok=True)
+
+    monkeypatch.setattr(checkpoints._checkpointer, "wait_until_finished", finish_without_a_file)
+    checkpoints.save(fresh(saved[1])._replace(step=jnp.int32(3)), saved[1].to_dict(), loss=0.0)
+    with pytest.raises(OSError, match="checkpoints/3 could not be written"):
+        checkpoints.wait()
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["1", "2"]
+
+
+def test_a_damaged_checkpoint_is_never_the_best_nor_is_a_bad_copy_an_export(
+    run, tmp_path, monkeypatch
+):
+    """Losses are equal, so the newer one is the best until it is damaged."""
+    assert Checkpoints(run).find("best") == 2
+    copy = shutil.copytree
+
+    def bad_copy(source, target, *how, **more):  # which calls itself for each folder within
+        copy(source, target, *how, **more)
+        if target == tmp_path / "copy" / "checkpoints" / "2":
+            flip(large_file(target), np.random.default_rng(0))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.copytree", bad_copy)
+        with pytest.raises(OSError, match="is not a copy of .*checkpoints/2"):
+            Checkpoints(run).export(2, tmp_path / "copy")
+    flip(large_file(run / "checkpoints" / "2"), np.random.default_rng(0))
+    assert Checkpoints(run).find("best") == 1
 
 
 def test_a_full_disk_is_reported_and_spares_the_checkpoint_before(data, tmp_path, monkeypatch):

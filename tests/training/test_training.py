@@ -306,6 +306,8 @@ def test_a_batch_that_does_not_divide_is_refused():
 
     with pytest.raises(ValueError, match="train.batch=3 must be a multiple of the 2 devices"):
         sharding.local_rows(TwoDevices(), 3)
+    with pytest.raises(ValueError, match="train.batch=6 .* times train.grad_accum_steps=2"):
+        sharding.local_rows(TwoDevices(), 6, grad_accum_steps=2)
 
 
 def test_a_ring_larger_than_the_machine_is_refused():
