@@ -21,7 +21,6 @@ from agentic_transformer.config import EvaluateCommand
 from agentic_transformer.evaluation.results_folder import ROLLOUTS, VIDEO
 from envs.gymnasium_tasks import is_gymnasium
 from envs.video_files import write_frames
-from experiments.reports.pictures import picture
 from experiments.reports.pictures import half_width, picture
 from experiments.reports.return_table import reported, return_text
 

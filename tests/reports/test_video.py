@@ -6,8 +6,8 @@ import pytest
 from matplotlib.patches import Circle
 from PIL import Image, ImageDraw
 
-from experiments.reports.pictures import picture
 from experiments.reports.attempts_figure import attempts
+from experiments.reports.pictures import picture
 from experiments.reports.video import HEADER, PANEL, PAUSE, write_attempts
 
 COLOURS = {"path": "#0b5fa5", "goal": "#8fc04e", "wall": "#b8b0a4", "paper": "#ffffff"}
