@@ -155,6 +155,28 @@ def test_speeds_lie_between_and_beyond(name, low, high):
     assert collected.min() < low < high < collected.max()
 
 
+def test_goals_lie_between_and_beyond():
+    """A disc's worth around each training goal of the point mass is free of goals beyond."""
+
+    def goals(name, beyond=None):
+        drawn = (
+            envs.training_tasks(name, 200, rng(11))
+            if beyond is None
+            else envs.held_out_tasks(name, 200, rng(12), (), beyond)
+        )
+        return np.array([task.params["goal"] for task in drawn])
+
+    for place in (goals("point_mass_goal"), goals("point_mass_goal", beyond=False)):
+        np.testing.assert_allclose(np.hypot(*place.T), 0.15, atol=1e-6)  # rounded to micrometres
+        assert len(np.unique(np.arctan2(*place.T) // (np.pi / 4))) == 8  # in every direction
+    distance = np.hypot(*goals("point_mass_goal", beyond=True).T)
+    assert ((distance < 0.15 - 0.045) | (distance > 0.15 + 0.045)).all()
+    assert (distance < 0.15).any() and (distance > 0.15).any()
+    inside = np.abs(goals("jaco_goal")).max(axis=1)
+    outside = np.abs(goals("jaco_goal", beyond=True)).max(axis=1)
+    assert 0.1 < inside.max() <= 0.11 < outside.min() and outside.max() <= 0.15
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_numbers_of_parameters_are_drawn_as_tasks_to_collect_for_are(name):
     tasks = envs.collection_tasks(name, 40, rng(10))
