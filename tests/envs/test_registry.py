@@ -42,6 +42,8 @@ def test_task_identity():
     assert goal.params["goal"] == (0.1, -0.1)
     assert goal.domain == "point_mass"
     assert envs.task(goal) is goal
+    for zero in (-0.0, -1e-9):  # rounded to micrometres
+        assert envs.task("cheetah_speed", speed=zero).id == "cheetah_speed(speed=0)"
 
 
 @pytest.mark.parametrize(
