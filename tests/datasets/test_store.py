@@ -323,6 +323,25 @@ def test_blocks_of_rows(tmp_path):
             found.read(start, stop)
 
 
+def test_rows_that_the_system_hands_out_piece_by_piece_come_back_in_order(tmp_path, monkeypatch):
+    """Linux hands out at most 2 GiB at once; here it is a thousand bytes."""
+    rows = rng(0).standard_normal((500, 3))
+    with h5py.File(tmp_path / "rows.h5", "w", libver="latest") as file:
+        writer = RowWriter(file, "x", rows.shape, np.float64)
+        writer.append(rows)
+        writer.finish()
+    read, sizes = os.preadv, []
+
+    def some(descriptor, buffers, offset):
+        sizes.append(read(descriptor, [buffers[0][:1000]], offset))
+        return sizes[-1]
+
+    found = Rows(tmp_path / "rows.h5", "x")
+    monkeypatch.setattr(os, "preadv", some)
+    np.testing.assert_array_equal(found.read(3, 497), rows[3:497])
+    assert max(sizes) == 1000
+
+
 def test_an_open_store_reads_on_when_its_cache_is_replaced(buffer):
     """It keeps the file that it has opened."""
     before = datasets.Store(build(buffer), budget=0)
