@@ -34,10 +34,14 @@ LOCK = "lock"
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a text: after a kill the file is whole, or it is as it was before."""
-    # Imported here: this brings HDF5, which the check of a command line does not wait for.
-    from datasets.new_file import new_file
+    """Writes a text: after a kill the file is whole, or it is as it was before.
 
+    What a killed process left half-written of it is removed.
+    """
+    # Imported here: this brings HDF5, which the check of a command line does not wait for.
+    from datasets.new_file import new_file, remove_partial_files
+
+    remove_partial_files(path.parent, path.name)
     with new_file(path) as partial:  # several may write one path, such as that of a shared cache
         partial.write_text(text, encoding="utf-8")
 

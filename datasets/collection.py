@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 import envs
 from datasets.collection_metadata import (
+    METADATA,
     check_same_collection,
     print_differences,
     read_metadata,
@@ -22,6 +23,7 @@ from datasets.collection_metadata import (
 from datasets.collectors import Collector, collector_class
 from datasets.episode import DEMONSTRATOR, Episode, episode_path, write_episode
 from datasets.fingerprint import fingerprint
+from datasets.new_file import remove_partial_files
 from datasets.progress import progress_bar
 from envs import Task
 from envs.gymnasium_tasks import folder_of
@@ -108,6 +110,8 @@ def collect(
 def read_same_collection(folder: Path, made: dict[str, Any]) -> dict[str, Any]:
     """Reads the record of a buffer, to which episodes are to be added.
 
+    Half-written files of a collection that was killed are removed.
+
     Args:
         folder: the buffer.
         made: how they are collected: task, collector, seed, length, action_repeat and settings. Its
@@ -122,6 +126,7 @@ def read_same_collection(folder: Path, made: dict[str, Any]) -> dict[str, Any]:
     made["settings"] = json.loads(json.dumps(made["settings"]))
     before = read_metadata(folder)
     check_same_collection(folder, before, made)
+    remove_partial_files(folder, "episode_*.npz", METADATA)
     return before
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,11 +24,31 @@ def new_file(path: Path) -> Iterator[Path]:
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        yield partial
-        partial.replace(path)
+        with partial.open("wb") as held:
+            # The lock ends with the process, however that ends: see `remove_partial_files`.
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(held, fcntl.LOCK_EX)
+            yield partial
+            partial.replace(path)
     except BaseException as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno and error.filename is None:
             error.filename = str(path)
         raise
+
+
+def remove_partial_files(folder: Path, *names: str) -> None:
+    """Removes what killed processes left of new files; those of a live process stay.
+
+    So do all of them where the file system has no locks, which tell the two apart.
+
+    Args:
+        folder: where the files were to lie.
+        names: of the files, as patterns.
+    """
+    for name in names:
+        for partial in folder.glob(f".{name}.*.partial"):
+            with suppress(OSError), partial.open("r+b") as stream:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                partial.unlink()

@@ -32,6 +32,7 @@ from datasets.collection import (
     start_seed,
 )
 from datasets.episode import episode_path
+from datasets.new_file import remove_partial_files
 from datasets.progress import progress_bar
 from envs import Task
 
@@ -142,6 +143,7 @@ class _Rounds:
             ValueError: an episode that the learner has learned from is gone, or the learner is.
         """
         path = learner_path(self._folder)
+        remove_partial_files(path.parent, path.name)
         if not path.exists():
             if any(self._folder.glob("*.npz")):
                 raise ValueError(

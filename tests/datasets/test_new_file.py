@@ -1,13 +1,88 @@
 """A file is there whole or not at all, and the error of a full disk names it."""
 
 import errno
+import subprocess
+import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 import datasets
 from agentic_transformer.run_files import write_whole
-from datasets.new_file import new_file
+from datasets.new_file import new_file, remove_partial_files
+from tests.processes import environment
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from datasets.new_file import new_file, remove_partial_files
+with new_file(Path(sys.argv[1])) as partial:
+    partial.write_text("half")
+    print("begun", flush=True)
+    time.sleep(600)
+"""
+
+
+@contextmanager
+def writer(path):
+    """A process that has begun to write a file; it ends by SIGKILL, at the latest with the block.
+
+    Yields it and the hidden file that it writes."""
+    before = set(path.parent.iterdir())
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, path], env=environment(), stdout=subprocess.PIPE
+    ) as process:
+        try:
+            assert process.stdout.readline() == b"begun\n"
+            (partial,) = set(path.parent.iterdir()) - before
+            yield process, partial
+        finally:
+            process.kill()
+
+
+@pytest.mark.slow
+def test_a_collection_removes_what_a_killed_one_left_and_spares_what_a_live_one_writes(tmp_path):
+    buffer = datasets.buffer_folder(tmp_path, "point_mass_goal", "pd")
+
+    def collect():
+        datasets.collect("point_mass_goal", buffer, episodes=2, collector="pd", progress=False)
+
+    collect()
+    there = set(buffer.iterdir())
+    for name in ("episode_000001_12.npz", "metadata.json"):
+        with writer(buffer / name) as (process, partial):
+            collect()
+            assert set(buffer.iterdir()) == there | {partial}
+            process.kill()
+            process.wait()
+            assert partial.read_text() == "half"
+            collect()
+            assert set(buffer.iterdir()) == there
+
+
+@pytest.mark.slow
+def test_a_file_that_a_killed_process_left_half_written_goes_with_the_next_write(tmp_path):
+    path = tmp_path / "status.json"
+    with writer(path) as (process, partial):
+        write_whole(path, "first")
+        assert set(tmp_path.iterdir()) == {path, partial}
+        process.kill()
+        process.wait()
+        write_whole(path, "second")
+    assert [each.name for each in tmp_path.iterdir()] == ["status.json"]
+    assert path.read_text() == "second"
+
+
+def test_without_locks_nothing_is_taken_for_a_dead_processs(tmp_path, monkeypatch):
+    def unsupported(handle, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    (tmp_path / ".a.npz.7.partial").touch()
+    remove_partial_files(tmp_path, "*.npz")
+    write_whole(tmp_path / "a.npz", "whole")
+    assert {each.name for each in tmp_path.iterdir()} == {"a.npz", ".a.npz.7.partial"}
 
 
 def test_a_full_disk_leaves_what_was_there_and_the_error_names_the_file(tmp_path):

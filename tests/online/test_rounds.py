@@ -69,6 +69,9 @@ def test_an_interrupted_collection_ends_with_the_same_bytes(whole, calls, tmp_pa
     assert len(list(folder.glob("*.npz"))) == (calls + 1) * CONFIG.episodes
     # The last write may have been cut short elsewhere: an episode of the round is missing.
     episode_path(folder, (calls + 1) * CONFIG.episodes - 1, LENGTH).unlink()
+    # A kill leaves what it interrupts: nothing holds its lock.
+    for path in (learner_path(folder), episode_path(folder, 0, LENGTH)):
+        path.with_name(f".{path.name}.7.partial").write_text("half")
     collect(tmp_path)
     assert contents(tmp_path) == contents(whole)
 
