@@ -28,12 +28,22 @@ def new_file(path: Path) -> Iterator[Path]:
             # The lock ends with the process, however that ends: see `remove_partial_files`.
             with suppress(OSError):  # a file system without locks
                 fcntl.flock(held, fcntl.LOCK_EX)
-            yield partial
+            with named_errors(path):
+                yield partial
             partial.replace(path)
-    except BaseException as error:
+    except BaseException:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno and error.filename is None:
+        raise
+
+
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Names a file in the errors of writing to it, which a full disk alone does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and error.filename is None:
             error.filename = str(path)
         raise
 

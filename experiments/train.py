@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ def main(config: TrainCommand, run: Path) -> None:
 
         # The line on a run's computation names the kernel: the ring need not say it a second time.
         logging.getLogger("agentic_transformer.ring.kernels").setLevel(logging.ERROR)
+        _silence_failed_saves()
         distributed.initialize(config.mesh)
         check_processes_agree(config)
 
@@ -49,6 +52,17 @@ def main(config: TrainCommand, run: Path) -> None:
         )
     if distributed.is_first():
         show_training(config, run)
+
+
+@cache  # once for all jobs of a sweep
+def _silence_failed_saves() -> None:
+    """Silences what threads of orbax print of a save that fails: our own error says it all."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    hook = sys.unraisablehook
+    # Of writes that were under way, beside the one that failed.
+    sys.unraisablehook = lambda dropped: (
+        None if str(dropped.exc_value) == "Event loop is closed" else hook(dropped)
+    )
 
 
 def check_processes_agree(config: TrainCommand) -> None:

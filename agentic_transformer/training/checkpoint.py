@@ -8,6 +8,9 @@ SHA256SUMS as the checkpoint's last file, and removes old checkpoints. The files
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -132,13 +135,16 @@ class Checkpoints(CheckpointReader):
             self._remove_old()
 
     def _give_up(self, path: Path, error: Exception) -> NoReturn:
-        """Removes a save that failed, and raises an OSError."""
+        """Removes a save that failed, and raises an OSError, with the errno of a full disk."""
         for remains in (path, *path.parent.glob(f"{path.name}{_UNFINISHED}*")):
             shutil.rmtree(remains, ignore_errors=True)
-        reason = " ".join(str(error).split())[:300]
-        raise OSError(
+        number = _no_room(error)
+        reason = os.strerror(number) if number else " ".join(str(error).split())[:300]
+        failed = OSError(
             f"checkpoint {path} could not be written (earlier ones are as they were): {reason}"
-        ) from error
+        )
+        failed.errno = number
+        raise failed from error
 
     def _remove_old(self) -> None:
         """Removes all checkpoints but the newest and the best."""
@@ -149,6 +155,20 @@ class Checkpoints(CheckpointReader):
                 # Renamed first: the next start then removes what a kill leaves of it.
                 removed = self.folder / f"{step}{_UNFINISHED}-removed"
                 shutil.rmtree(self.path(step).rename(removed))
+
+
+def _no_room(error: BaseException | None) -> int | None:
+    """Returns the errno of a full disk that caused an error; None if none did.
+
+    Tensorstore, which writes arrays, tells it in the text of a ValueError.
+    """
+    while error:
+        told = re.search(r"os_error_code='(\d+)'", str(error))
+        number = int(told[1]) if told else getattr(error, "errno", None)
+        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return number
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _handler() -> ocp.CompositeCheckpointHandler:

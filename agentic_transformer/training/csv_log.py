@@ -6,6 +6,8 @@ import csv
 from pathlib import Path
 from typing import TextIO
 
+from datasets.new_file import named_errors
+
 
 class CsvLog:
     """Writes the rows of a CSV, each with a `step`; the file begins with its first row."""
@@ -34,14 +36,16 @@ class CsvLog:
 
     def append(self, row: dict[str, object]) -> None:
         """Adds a row. Columns that the first row of the file lacks are left out."""
-        if self._writer is None:
-            self._open(self._path, list(row))
-        self._writer.writerow(row)
+        with named_errors(self._path):
+            if self._writer is None:
+                self._open(self._path, list(row))
+            self._writer.writerow(row)
 
     def close(self) -> None:
         """Closes the file."""
         if self._file:
-            self._file.close()
+            with named_errors(self._path):
+                self._file.close()
 
     def _open(self, path: Path, columns: list[str]) -> None:
         self._file = path.open("w", newline="", buffering=1)

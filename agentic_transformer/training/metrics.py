@@ -10,12 +10,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
 from agentic_transformer.run_files import LEARNING_CURVE, METRICS
 from agentic_transformer.training.csv_log import CsvLog
-
-_MAX_QUEUE = 10_000  # events that may wait to be written
 
 
 class Events(Protocol):
@@ -66,13 +66,43 @@ class WandbEvents:
         self._run.finish()
 
 
-def tensorboard_events(run: Path, from_step: int = 0) -> SummaryWriter:
-    """Returns TensorBoard's events of a run; those of later steps no longer count."""
-    # An absolute path: in `s3:1/run` TensorBoard would take `s3` for a kind of storage.
-    folder = str((run / "tensorboard").resolve())
-    # A long queue: once TensorBoard's thread has died of a full disk, nothing empties the queue,
-    # and a full one would block training.
-    return SummaryWriter(folder, purge_step=from_step + 1, max_queue=_MAX_QUEUE)
+class TensorBoardEvents:
+    """Writes numbers to a file of TensorBoard's; those of later steps no longer count.
+
+    tensorboardX's own SummaryWriter writes in a thread. On a full disk that thread, and a call at
+    the end of the process, would print a traceback each.
+    """
+
+    def __init__(self, run: Path, from_step: int = 0) -> None:
+        """Makes the file.
+
+        Args:
+            run: the run's folder.
+            from_step: step from which a resumed run goes on.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        # An absolute path: in `s3:1/run` tensorboardX would take `s3` for a kind of storage.
+        folder = (run / "tensorboard").resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = EventsWriter(str(folder / "events"))
+        self._write(from_step + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        """Adds one number."""
+        self._write(step, summary=scalar(name, value))
+
+    def flush(self) -> None:
+        """Writes what waits to be written."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Ends the log."""
+        self._writer.close()
+
+    def _write(self, step: int, **what: Any) -> None:
+        self._writer.write_event(Event(wall_time=time.time(), step=step, **what))
 
 
 class MetricsLog:
@@ -99,7 +129,7 @@ class MetricsLog:
         self._evaluated = {int(row["step"]) for row in self._returns.kept}
         # Opened with the first number: a run that fails before it then leaves nothing behind.
         self._unopened: dict[str, Callable[[], Events]] = {
-            "TensorBoard": lambda: tensorboard_events(run, from_step)
+            "TensorBoard": lambda: TensorBoardEvents(run, from_step)
         }
         if wandb_settings is not None:
             self._unopened["wandb"] = lambda: WandbEvents(run, wandb_settings)

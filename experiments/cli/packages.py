@@ -62,6 +62,8 @@ def describe(error: BaseException) -> str | None:
         _, place, reason = error.args[0][0]  # of a copied folder; the reason names the original
         return f"{place}: {reason}"
     if isinstance(error, OSError) and error.errno in _REFUSALS:
+        if error.strerror is None:  # its text says what could not be written
+            return str(error)
         # A write to an open file fails without its name, on a full disk say.
         return f"{error.filename or 'a file that was being written'}: {error.strerror}"
     return None

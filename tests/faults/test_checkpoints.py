@@ -1,5 +1,8 @@
 """What may happen to checkpoints on disk, and while they are written."""
 
+import errno
+import os
+import resource
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +20,7 @@ from agentic_transformer.training.checkpoint import Checkpoints
 from agentic_transformer.training.sharding import make_mesh
 from agentic_transformer.training.state import init_state, make_optimizer
 from experiments import export
+from experiments.cli.packages import describe as told
 from tests.small_agents import describe, labelled
 
 pytestmark = pytest.mark.slow
@@ -354,3 +358,43 @@ def test_a_full_disk_is_reported_and_spares_the_checkpoint_before(data, tmp_path
         checkpoints.wait()
     assert checkpoints.newest() == 1
     assert [path.name for path in checkpoints.folder.iterdir()] == ["1"]
+
+
+def test_a_checkpoint_that_the_disk_has_no_room_for_is_told_in_one_line(run, saved):
+    """The checkpoint before it stays, and the run goes on once there is room."""
+    spec, checkpoints = saved[1], Checkpoints(run)
+    assert checkpoints.prepare() == 2
+    state = fresh(spec)._replace(step=jnp.int32(3))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))  # bytes of a file
+    try:
+        with pytest.raises(OSError) as caught:
+            checkpoints.save(state, spec.to_dict(), loss=0.0)
+            checkpoints.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    kept = "(earlier ones are as they were)"
+    assert told(caught.value) == (
+        f"checkpoint {run}/checkpoints/3 could not be written {kept}: {os.strerror(errno.EFBIG)}"
+    )
+    load(run)
+    checkpoints.save(state, spec.to_dict(), loss=0.0)
+    checkpoints.close()
+    assert Checkpoints(run).newest() == 3
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_known_by_what_tensorstore_says_of_it(run, saved, number, monkeypatch):
+    checkpoints = Checkpoints(run)
+
+    def full():
+        raise ValueError(
+            f"RESOURCE_EXHAUSTED: Failed to write 5009 bytes [os_error_code='{number}']"
+        )
+
+    monkeypatch.setattr(checkpoints._checkpointer, "wait_until_finished", full)
+    with pytest.raises(OSError) as caught:
+        checkpoints.save(fresh(saved[1])._replace(step=jnp.int32(3)), saved[1].to_dict(), loss=0.0)
+        checkpoints.wait()
+    assert told(caught.value).endswith(f"were): {os.strerror(number)}")
+    load(run)

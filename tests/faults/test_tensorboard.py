@@ -1,7 +1,6 @@
 """TensorBoard is for watching: where it fails, training and `metrics.csv` go on."""
 
 import pandas as pd
-import pytest
 from tensorboardX.record_writer import RecordWriter
 
 from agentic_transformer.training.metrics import MetricsLog
@@ -11,9 +10,7 @@ def full(*_):
     raise OSError(28, "No space left on device")
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_disk_that_fills_up_ends_the_events_alone(tmp_path, monkeypatch, capsys):
-    """The thread that writes events ends: training must not wait for its full queue forever."""
     with MetricsLog(tmp_path) as log:
         log.write(1, {"loss": 1.0})
         monkeypatch.setattr(RecordWriter, "write", full)

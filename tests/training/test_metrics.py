@@ -1,11 +1,12 @@
 """The log of a run that is resumed."""
 
+import resource
 import sys
 import types
 
 import pandas as pd
 import pytest
-from tensorboardX import SummaryWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from agentic_transformer.training.csv_log import CsvLog
 from agentic_transformer.training.metrics import MetricsLog
@@ -86,19 +87,40 @@ def test_returns_of_steps_that_are_trained_again_are_dropped(tmp_path):
     assert pd.read_csv(tmp_path / "learning_curve.csv")["step"].tolist() == [0, 2]
 
 
-def test_tensorboard_forgets_the_steps_that_are_trained_again_alone(tmp_path, monkeypatch):
-    """It drops events of the step `purge_step` and later ones."""
-    opened = []
+def events(file):
+    """Reads TensorBoard's events: 8 bytes of a length, 4 of its checksum, the event, 4 more."""
+    content = file.read_bytes()
+    while content:
+        size = int.from_bytes(content[:8], "little")
+        yield Event.FromString(content[12 : 12 + size])
+        content = content[16 + size :]
 
-    class Writer(SummaryWriter):
-        def __init__(self, folder, purge_step, **how):
-            opened.append((folder, purge_step))
-            super().__init__(folder, purge_step=purge_step, **how)
 
-    monkeypatch.setattr("agentic_transformer.training.metrics.SummaryWriter", Writer)
+def test_tensorboard_forgets_the_steps_that_are_trained_again_alone(tmp_path):
+    """It drops events of the step of a start, and of later ones."""
     with MetricsLog(tmp_path, from_step=20) as log:
-        log.write(21, {"loss": 1.0})
-    assert opened == [(str(tmp_path / "tensorboard"), 21)]
+        log.write(21, {"loss": 1.5})
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    version, start, *numbers = events(file)
+    assert version.file_version == "brain.Event:2"
+    assert start.session_log.status == SessionLog.START and start.step == 21
+    values = {
+        (each.step, one.tag): one.simple_value for each in numbers for one in each.summary.value
+    }
+    assert values[21, "loss"] == 1.5 and len(values) == len(numbers) > 1
+
+
+def test_the_error_of_a_full_disk_names_the_table(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    told = pytest.raises(OSError, match=r"File too large: '.*/metrics\.csv'")
+    try:
+        with told, MetricsLog(tmp_path) as log:
+            log.write(1, {"loss": 1.0})
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+            for step in range(2, 20):
+                log.write(step, {"loss": 1.0})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 class FakeWandb(types.ModuleType):
