@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from agentic_transformer.errors import raise_config_error
 from agentic_transformer.settings import escape_interpolation
 
 CONFIG = "config.yaml"
@@ -31,6 +32,11 @@ LEARNING_CURVE = "learning_curve.csv"
 
 LOCK = "lock"
 """Locked (flock) by the process that works in the folder."""
+
+LAST_KEY = "mesh.coordinator"
+"""The setting that stands last in every version's `config.yaml` of training and evaluation."""
+
+_FIRST_LINE, _LAST_LINE = "# The last line of this file is: # end\n", "# end\n"
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -54,7 +60,50 @@ def write_json(path: Path, facts: dict[str, Any]) -> None:
 def write_config(folder: Path, settings: Any) -> None:
     """Writes the settings of a run's command, an instance of its dataclass, whole or not at all."""
     text = yaml.dump(asdict(settings), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-    write_whole(folder / CONFIG, text)
+    write_marked(folder / CONFIG, text)
+
+
+def write_marked(path: Path, yaml_text: str) -> None:
+    """Writes YAML between two comments, by which `check_not_cut` knows that it is whole."""
+    write_whole(path, f"{_FIRST_LINE}{yaml_text}{_LAST_LINE}")
+
+
+def check_not_cut(path: Path, *last_keys: str) -> None:
+    """Checks that a file of YAML was not cut short on the disk: what is left may be YAML, too.
+
+    Args:
+        path: of the file.
+        *last_keys: settings that a file without marks has to hold, such as `mesh.coordinator`. An
+            earlier version wrote it, with some settings fewer than this one, but these at its end.
+
+    Raises:
+        UserError: it was cut.
+    """
+    text = path.read_bytes()
+    first, last = _FIRST_LINE.encode(), _LAST_LINE.encode()
+    if first.startswith(text[: len(first)]):
+        whole = text.endswith(b"\n" + last)
+    else:
+        whole = text.endswith(b"\n") and all(_holds(text, key) for key in last_keys)
+    if not whole:
+        raise_config_error(
+            f"{path} was cut short: its end is missing",
+            "the whole file, from a copy; with default values in place of those lost it would be "
+            "another run",
+        )
+
+
+def _holds(text: bytes, key: str) -> bool:
+    """Returns whether YAML holds a setting; true if it cannot be read, which its reader tells."""
+    try:
+        values = yaml.safe_load(text)
+        for name in key.split("."):
+            values = values[name]
+    except (KeyError, TypeError):
+        return False
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return True
+    return True
 
 
 def copy_description(run: Path, folder: Path) -> None:

@@ -10,7 +10,7 @@ import yaml
 
 from agentic_transformer.config import EvalConfig
 from agentic_transformer.errors import listing, nearest, raise_config_error
-from agentic_transformer.run_files import CONFIG
+from agentic_transformer.run_files import CONFIG, LAST_KEY, check_not_cut
 
 RESULTS = Path(__file__).parents[2] / "experiments" / "results"
 """Folder of the committed evidence: the agent of a result is in `<result>/run`."""
@@ -82,12 +82,13 @@ def read_acting(run: Path) -> EvalConfig:
     Without settings in the folder, or where they do not say, the defaults are taken.
 
     Raises:
-        UserError: the settings cannot be read.
+        UserError: the settings cannot be read, or were cut short.
     """
     path = run / CONFIG
     if not path.exists():
         return EvalConfig()
     try:
+        check_not_cut(path, LAST_KEY)
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
         there = settings.get("eval", {})
         values = {key: there[key] for key in _ACTING if key in there}

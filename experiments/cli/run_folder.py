@@ -31,12 +31,14 @@ from agentic_transformer.config import rename_settings
 from agentic_transformer.errors import raise_config_error
 from agentic_transformer.run_files import (
     CONFIG,
+    LAST_KEY,
     LOCK,
     PROVENANCE,
+    check_not_cut,
     read_json,
     write_config,
     write_json,
-    write_whole,
+    write_marked,
 )
 from agentic_transformer.settings import settings_of, value_at
 from experiments.cli import provenance
@@ -163,7 +165,7 @@ def read_config(folder: Path, command_type: type) -> Any:
     """Returns the settings of a run as an instance of its command's dataclass.
 
     Raises:
-        UserError: the folder has no settings, or not this command's.
+        UserError: the folder has no settings, not all of them, or not this command's.
     """
     path = folder / CONFIG
     if not path.is_file():
@@ -171,6 +173,9 @@ def read_config(folder: Path, command_type: type) -> Any:
         raise_config_error(problem, "a run folder of experiments.train", nearest_run(folder))
     if not path.stat().st_size:
         raise_config_error(f"{path} is empty", "a folder whose settings were written whole")
+    # The baseline of a quickstart stands behind all else.
+    last = {LAST_KEY, "baseline.reward_scale"} & settings_of(command_type).keys()
+    check_not_cut(path, *last)
     try:
         values = OmegaConf.load(path)
         rename_settings(values, str(path))
@@ -212,19 +217,20 @@ def write_description(
 
 def write_overrides(folder: Path, overrides: list[str]) -> None:
     """Writes the overrides of a command line into the folder of a run or a sweep."""
-    write_whole(folder / OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(overrides)))
+    write_marked(folder / OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(overrides)))
 
 
 def read_overrides(folder: Path) -> list[str]:
     """Returns the overrides of a run or a sweep; an empty list if none were written.
 
     Raises:
-        UserError: the file is empty, as a full disk may have left it.
+        UserError: the file is empty or was cut short, as a full disk may have left it.
     """
     path = folder / OVERRIDES
     if not path.is_file():
         return []
     if not path.stat().st_size:
         raise_config_error(f"{path} is empty", "a folder whose overrides were written whole")
+    check_not_cut(path)
     # Not resolved: what looks like an interpolation is part of an override.
     return list(map(str, OmegaConf.to_container(OmegaConf.load(path))))

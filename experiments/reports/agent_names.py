@@ -14,7 +14,7 @@ from yaml import YAMLError
 from agentic_transformer.config import rename_settings, with_defaults
 from agentic_transformer.errors import shorten
 from agentic_transformer.evaluation.results_folder import read_command, read_settings
-from agentic_transformer.run_files import CONFIG
+from agentic_transformer.run_files import CONFIG, check_not_cut
 from agentic_transformer.settings import flat
 
 SHARED = ("run", "resume", "seed", "eval", "mesh", "baseline", "logger")
@@ -116,6 +116,8 @@ def settings_in(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG
     try:
+        if path.exists():
+            check_not_cut(path)
         settings = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else {}
     except (OSError, OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
         words = " ".join(str(error).split())

@@ -61,7 +61,7 @@ def test_play_acts_as_the_run_was_evaluated_unless_it_is_told_otherwise(agent, m
 def test_a_run_says_how_it_was_evaluated(tmp_path):
     assert read_acting(tmp_path) == EvalConfig()
     asked = "{seed: 3, target: 0.5, temperature: 0.0, noise: 0.25, tasks: 9}"
-    (tmp_path / "config.yaml").write_text(f"eval: {asked}\n")
+    (tmp_path / "config.yaml").write_text(f"eval: {asked}\nmesh: {{coordinator: null}}\n")
     expected = EvalConfig(seed=3, target=0.5, temperature=0.0, noise=0.25)
     assert read_acting(tmp_path) == expected
 
