@@ -32,6 +32,8 @@ class _Refused(ValueError):
 def fetch(url: str, target: Path, progress: bool, pause: Callable[[float], None]) -> None:
     """Brings all of `url` to `target`, through `<target>.part`; a target that is there is taken.
 
+    A part goes on only with the version of the file that it is of, if the server tells versions.
+
     Args:
         url: of the file.
         target: where it shall lie.
@@ -55,6 +57,7 @@ def fetch(url: str, target: Path, progress: bool, pause: Callable[[float], None]
         try:
             if _transfer(url, part, progress):
                 part.replace(target)
+                _version_file(part).unlink(missing_ok=True)
                 return
             problem, reached = "the connection closed early", True
         except _Refused as error:
@@ -107,8 +110,12 @@ def _proxy(url: str) -> str:
 
 def _transfer(url: str, part: Path, progress: bool) -> bool:
     """Appends to `part` what one connection brings; true when the file is whole."""
-    have = _size(part)
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    have, version = _size(part), _version_file(part)
+    headers = {"Range": f"bytes={have}-"} if have else {}
+    known = version.read_text() if have and version.exists() else ""
+    if known:  # of another version the server sends all
+        headers["If-Range"] = known
+    request = urllib.request.Request(url, headers=headers)
     try:
         # An opener of our own: the common one keeps the proxies of the process's first request.
         answer = urllib.request.build_opener().open(request, timeout=_TIMEOUT)
@@ -120,6 +127,9 @@ def _transfer(url: str, part: Path, progress: bool) -> bool:
             return False
         raise
     with answer:
+        if answer.status == 206 and known and _version(answer) not in ("", known):
+            part.unlink()  # the server heeds no If-Range
+            return False
         return _receive(answer, part, have if answer.status == 206 else 0, progress)
 
 
@@ -147,10 +157,23 @@ def _receive(answer: HTTPResponse, part: Path, have: int, progress: bool) -> boo
             return False
         if there > have:  # what comes now begins within it
             stream.truncate(have)
+        if not have:
+            _version_file(part).write_text(_version(answer))
         while block := answer.read1(_BLOCK_BYTES):
             stream.write(block)
             bar.update(len(block))
     return part.stat().st_size == size
+
+
+def _version_file(part: Path) -> Path:
+    """Returns the file that says of which version of the server's file a part is."""
+    return part.with_name(part.name + ".version")
+
+
+def _version(answer: HTTPResponse) -> str:
+    """Returns what tells versions of a file apart, as `If-Range` takes it; empty if none."""
+    tag = answer.headers["ETag"] or ""
+    return tag if tag.startswith('"') else answer.headers["Last-Modified"] or ""
 
 
 def _total(error: urllib.error.HTTPError) -> int | None:
