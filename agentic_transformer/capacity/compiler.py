@@ -107,13 +107,5 @@ def abstract_step(
         action=abstract(spec.action_size),
         weight=abstract(),
     )
-    step = make_train_step(
-        graph,
-        optimizer,
-        workload.model,
-        mesh,
-        workload.context,
-        fsdp=True,
-        one_chain_per_row=spec.agent.chain_length == "full",
-    )
+    step = make_train_step(graph, optimizer, spec, mesh, workload.context, fsdp=True)
     return step, state, tokens

@@ -69,7 +69,8 @@ def _spec(model: ModelConfig, observation_size: int, action_size: int, steps: in
     return AgentSpec(
         task="planned",
         seed=0,
-        agent=AgentConfig(),
+        # The context need not be whole trajectories: no losses are told apart by their place in it.
+        agent=AgentConfig(trajectories=1),
         model=model,
         normalizer=Normalizer((0.0,) * observation_size, (1.0,) * observation_size, 1.0, 1.0),
         observation_size=observation_size,

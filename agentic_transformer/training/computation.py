@@ -37,7 +37,7 @@ def describe_attention(config: ModelConfig, mesh: Mesh, one_chain_per_row: bool)
     Args:
         config: settings of the model.
         mesh: devices, see `agentic_transformer.training.sharding.make_mesh`.
-        one_chain_per_row: see `agentic_transformer.training.step.make_train_step`.
+        one_chain_per_row: whether every row holds one chain alone: attention needs no segments.
 
     Raises:
         ValueError: the kernel of the settings cannot compute this.

@@ -87,24 +87,14 @@ class TransformerLearner:
         self.learning_rate = jax.jit(schedule)
         self._state_args = (partial(spec.build, config.seed), optimizer, self._mesh, fsdp)
         graph, self._abstract_state = abstract_state(*self._state_args)
-        one_chain_per_row = agent.chain_length == "full"
         row = agent.trajectories * spec.steps * spec.layout().tokens_per_step
         self.tokens_per_batch = train.batch * row
         self.computation = {
             **describe_computation(config.model.precision, self._mesh.devices.flatten()),
-            **describe_attention(config.model, self._mesh, one_chain_per_row),
+            **describe_attention(config.model, self._mesh, agent.chain_length == "full"),
         }
         self.train_step = make_train_step(
-            graph,
-            optimizer,
-            config.model,
-            self._mesh,
-            row,
-            train.grad_accum_steps,
-            fsdp,
-            agent.trajectories,
-            one_chain_per_row,
-            agent,
+            graph, optimizer, spec, self._mesh, row, train.grad_accum_steps, fsdp
         )
 
     def make_batch(self, step: int) -> Tokens:

@@ -13,11 +13,12 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from agentic_transformer.config import AgentConfig, ModelConfig
+from agentic_transformer.config import ModelConfig
 from agentic_transformer.contexts.token_layouts import TOKEN_LAYOUTS
 from agentic_transformer.contexts.tokens import Tokens
 from agentic_transformer.models.heads import action_loss
 from agentic_transformer.models.precision import matmul_precision
+from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.models.transformer import Attention
 from agentic_transformer.models.value_head import advantage_weight, expectile_loss
 from agentic_transformer.ring import (
@@ -42,54 +43,36 @@ LossFn = Callable[[nnx.State, Tokens, Metrics], tuple[jax.Array, Metrics]]
 def make_train_step(
     graph: nnx.GraphDef,
     optimizer: optax.GradientTransformation,
-    config: ModelConfig,
+    spec: AgentSpec,
     mesh: Mesh,
     sequence_length: int,
     grad_accum_steps: int = 1,
     fsdp: bool = False,
-    trajectories_per_row: int = 1,
-    one_chain_per_row: bool = False,
-    agent: AgentConfig | None = None,
 ) -> TrainStep:
     """Returns one step of training, compiled over the mesh: one program for a CPU and for a pod.
 
     Args:
         graph: structure of the model.
         optimizer: see `agentic_transformer.training.state.make_optimizer`.
-        config: settings of the model; `attention` names the attention algorithm; all give the same
+        spec: the agent; its `model.attention` names the attention algorithm; all give the same
             result.
         mesh: devices, see `agentic_transformer.training.sharding.make_mesh`.
         sequence_length: tokens of a row before padding.
         grad_accum_steps: micro-batches of a step. More of them take less memory and give the same
             loss.
         fsdp: whether the state is sharded, see `agentic_transformer.training.fsdp`.
-        trajectories_per_row: how many trajectories a row holds, for the losses by place in the
-            row that `make_loss_weights` adds.
-        one_chain_per_row: whether every row holds one chain alone. Attention then needs no
-            segments, and fused kernels can compute it.
-        agent: how imitated actions are weighted; None: each alike.
 
     Returns:
         A function of (state, sharded tokens) -> (state, metrics). It consumes the state.
     """
-    weighting = agent if agent and agent.weighting == "advantage" else None
     weights_of = make_loss_weights(
         sequence_length,
-        trajectories_per_row,
+        spec.agent.trajectories,
         mesh,
-        config.layout,
-        value_at=config.tokens if weighting else None,
+        spec.model.layout,
+        value_at=spec.model.tokens if _learns_value(spec) else None,
     )
-    loss_fn = make_loss_fn(
-        graph,
-        config,
-        mesh,
-        sequence_length,
-        weights_of,
-        fsdp,
-        one_chain_per_row,
-        weighting,
-    )
+    loss_fn = make_loss_fn(graph, spec, mesh, sequence_length, weights_of, fsdp)
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
     if grad_accum_steps > 1:
         grad_fn = accumulate_grads(grad_fn, grad_accum_steps, mesh)
@@ -114,19 +97,21 @@ def make_train_step(
     return train_step
 
 
+def _learns_value(spec: AgentSpec) -> bool:
+    return spec.agent.weighting == "advantage"
+
+
 def _constrain_state(mesh: Mesh, x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, state_sharding(x.shape, mesh, fsdp=True))
 
 
 def make_loss_fn(
     graph: nnx.GraphDef,
-    config: ModelConfig,
+    spec: AgentSpec,
     mesh: Mesh,
     sequence_length: int,
     weights_of: LossWeights,
     fsdp: bool = False,
-    one_chain_per_row: bool = False,
-    weighting: AgentConfig | None = None,
 ) -> LossFn:
     """Returns the loss as a function of (params, tokens, totals).
 
@@ -138,8 +123,8 @@ def make_loss_fn(
     `totals` holds the total weight of each name over the whole batch. The tokens may be a part of
     the batch: the losses of all parts then add up to the loss of the batch.
 
-    With `weighting`, the loss "loss" is instead that of imitation weighted by advantage, with the
-    return G_t of the rest of the trajectory and the value V_t of the token,
+    With `agent.weighting=advantage`, the loss "loss" is instead that of imitation weighted by
+    advantage, with the return G_t of the rest of the trajectory and the value V_t of the token,
 
         L = sum_t w_t omega(G_t - V_t) l_t / total + value_weight * L_value
 
@@ -148,15 +133,14 @@ def make_loss_fn(
 
     Args:
         graph: structure of the model.
-        config: settings of the model.
+        spec: the agent.
         mesh: devices.
         sequence_length: tokens of a row before padding.
         weights_of: returns the weights of tokens, see `make_loss_weights`. The loss named "loss"
             is the one to minimise.
         fsdp: whether the parameters are sharded.
-        one_chain_per_row: see `make_train_step`.
-        weighting: settings of the value and of the weights; None: actions weigh alike.
     """
+    config, agent, learns_value = spec.model, spec.agent, _learns_value(spec)
     options: dict[str, Callable] = {}
     if fsdp:
         dtype = jnp.dtype(config.dtype)
@@ -178,28 +162,29 @@ def make_loss_fn(
                     for name, part in params.items()
                 }
             )
-        segment = None if one_chain_per_row else tokens.segment
+        # In rows of one chain alone attention needs no segments, and fused kernels can compute it.
+        segment = None if agent.chain_length == "full" else tokens.segment
         attend = _make_attention(config, mesh, sequence_length, segment)
         model = nnx.merge(graph, params)
         with matmul_precision(config.precision):
             # (B, S, width)
             encoded = model.encode(tokens.features, tokens.timestep, attend, **options)
             outputs = model.head(encoded)  # (B, S, head_size)
-            value = model.value_head(encoded)[..., 0] if weighting else None  # (B, S)
+            value = model.value_head(encoded)[..., 0] if learns_value else None  # (B, S)
         action_losses = action_loss(config, outputs, tokens.action)  # (B, S)
         weights = weights_of(tokens)
         token_losses = dict.fromkeys(weights, action_losses)
-        if weighting:
+        if learns_value:
             advantage = tokens.rest_return - value
-            omega = advantage_weight(advantage, weighting.advantage_temperature)
+            omega = advantage_weight(advantage, agent.advantage_temperature)
             token_losses["loss"] = omega * action_losses
-            token_losses["value_loss"] = expectile_loss(advantage, weighting.expectile)
+            token_losses["value_loss"] = expectile_loss(advantage, agent.expectile)
         losses = {
             name: jnp.sum(token_losses[name] * weight) / totals[name]
             for name, weight in weights.items()
         }
-        if weighting:
-            losses["loss"] += weighting.value_weight * losses["value_loss"]
+        if learns_value:
+            losses["loss"] += agent.value_weight * losses["value_loss"]
         return losses["loss"], losses
 
     return loss_fn

@@ -68,15 +68,7 @@ def train_step(spec: AgentSpec, rows: int, devices: int) -> tuple[Callable, Trai
     mesh = ring_mesh(devices)
     optimizer, _ = make_optimizer(TrainConfig())
     graph, state = init_state(lambda: spec.build(0), optimizer, mesh)
-    step = make_train_step(
-        graph,
-        optimizer,
-        spec.model,
-        mesh,
-        context_tokens(spec),
-        trajectories_per_row=spec.agent.trajectories,
-        one_chain_per_row=True,
-    )
+    step = make_train_step(graph, optimizer, spec, mesh, context_tokens(spec))
     return step, state, random_batch(spec, rows, mesh)
 
 

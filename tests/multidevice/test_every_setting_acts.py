@@ -117,9 +117,7 @@ def trained(data, spec, ring, fsdp, accumulate):
     optimizer, _ = make_optimizer(config)
     graph, state = init_state(lambda: spec.build(SEED), optimizer, mesh, fsdp)
     length = agent.trajectories * spec.steps * spec.layout().tokens_per_step
-    step = make_train_step(
-        graph, optimizer, spec.model, mesh, length, accumulate, fsdp, agent=agent
-    )
+    step = make_train_step(graph, optimizer, spec, mesh, length, accumulate, fsdp)
     for number in range(2):
         state, metrics = step(state, sharding.shard_batch(loader(number), mesh, spec.model.layout))
     assert np.isfinite(float(metrics["loss"]))

@@ -31,9 +31,7 @@ def metrics(data, ring, layout, accumulate=1):
     optimizer, _ = make_optimizer(TrainConfig())
     graph, state = init_state(lambda: spec.build(SEED), optimizer, mesh)
     length = 5 * spec.steps * spec.layout().tokens_per_step
-    step = make_train_step(
-        graph, optimizer, model, mesh, length, accumulate, trajectories_per_row=5
-    )
+    step = make_train_step(graph, optimizer, spec, mesh, length, accumulate)
     rows = ChainLoader(data, spec.agent, spec.layout(), SEED, ROWS)(0)
     return {
         name: float(value)

@@ -272,7 +272,7 @@ def test_sharded_state_takes_its_share_of_memory_and_gives_the_same_losses(tmp_p
     found = {}
     for fsdp in (False, True):
         graph, state = init_state(lambda: spec.build(SEED), optimizer, mesh, fsdp)
-        step = make_train_step(graph, optimizer, spec.model, mesh, 4 * spec.steps, fsdp=fsdp)
+        step = make_train_step(graph, optimizer, spec, mesh, 4 * spec.steps, fsdp=fsdp)
         found[fsdp] = []
         for number in range(3):
             state, metrics = step(state, sharding.shard_batch(loader(number), mesh, "zigzag"))

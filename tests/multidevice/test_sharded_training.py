@@ -52,7 +52,7 @@ def losses(
     optimizer, _ = make_optimizer(config)
     graph, state = init_state(lambda: spec.build(SEED), optimizer, mesh, fsdp)
     length = 4 * spec.steps * spec.layout().tokens_per_step
-    step = make_train_step(graph, optimizer, model, mesh, length, fsdp=fsdp)
+    step = make_train_step(graph, optimizer, spec, mesh, length, fsdp=fsdp)
     batches = [sharding.shard_batch(loader(number), mesh, layout) for number in range(STEPS)]
     found = course(step, state, batches)
     if devices > 1:
@@ -76,7 +76,7 @@ def loss_and_gradients(data, params, attention, ring):
             lambda new, old: jax.device_put(new, old.sharding), params, state.params
         )
     )
-    step = make_train_step(graph, optax.sgd(rate), model, mesh, 4 * spec.steps)
+    step = make_train_step(graph, optax.sgd(rate), spec, mesh, 4 * spec.steps)
     after, metrics = step(state, sharding.shard_batch(loader(0), mesh, "zigzag"))
     gradients = jax.tree.map(
         lambda new, old: (np.asarray(old) - np.asarray(new)) / rate, after.params, params
@@ -92,7 +92,7 @@ def trained_parameters(data):
     loader = ChainLoader(data, spec.agent, spec.layout(), SEED, ROWS)
     optimizer, _ = make_optimizer(TrainConfig(batch=ROWS, warmup=5))
     graph, state = init_state(lambda: spec.build(SEED), optimizer, mesh)
-    step = make_train_step(graph, optimizer, model, mesh, 4 * spec.steps)
+    step = make_train_step(graph, optimizer, spec, mesh, 4 * spec.steps)
     for number in range(1, STEPS):
         state, _ = step(state, sharding.shard_batch(loader(number), mesh, "zigzag"))
     return jax.tree.map(np.asarray, state.params)

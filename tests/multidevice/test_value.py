@@ -30,6 +30,7 @@ ROWS, SLOTS, STEPS, OBSERVATION, ACTION = 2, 3, 4, 2, 2
 MODEL = ModelConfig(width=8, layers=2, heads=2, components=2, log_std_min=-1.0)
 AGENT = AgentConfig(
     trajectories=SLOTS,
+    chain_length="uniform",
     return_conditioning="none",
     weighting="advantage",
     advantage_temperature=0.5,
@@ -72,9 +73,7 @@ def step_of(spec, params=None, ring=1, accumulate=1, fsdp=False):
     mesh = Mesh(np.array(jax.devices()[:ring]).reshape(1, ring), (sharding.DATA, sharding.RING))
     graph, state = init_state(lambda: spec.build(SEED), optax.sgd(RATE), mesh, fsdp)
     length = SLOTS * STEPS * spec.layout().tokens_per_step
-    step = make_train_step(
-        graph, optax.sgd(RATE), spec.model, mesh, length, accumulate, fsdp, SLOTS, False, spec.agent
-    )
+    step = make_train_step(graph, optax.sgd(RATE), spec, mesh, length, accumulate, fsdp)
     before = jax.tree.map(np.asarray, state.params)
     tokens = sharding.shard_batch(batch(spec)[0], mesh, spec.model.layout)
     after, metrics = step(state, tokens)

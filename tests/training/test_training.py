@@ -50,7 +50,7 @@ class Training:
         optimizer, self.schedule = make_optimizer(config)
         self.graph, self.state = init_state(lambda: self.spec.build(SEED), optimizer, self.mesh)
         length = self.spec.agent.trajectories * self.spec.steps * layout.tokens_per_step
-        self.parts = self.graph, optimizer, self.spec.model, self.mesh, length
+        self.parts = self.graph, optimizer, self.spec, self.mesh, length
         self.step = make_train_step(*self.parts)
         self.logged, self.saved = {}, []
 
@@ -95,7 +95,7 @@ def test_loss_is_the_weighted_mean_over_learned_actions_under_a_segment_mask(dat
 def test_losses_of_first_steps_are_told_apart_by_the_place_in_the_row(data):
     """Each equals the loss of a batch in which all other steps have weight zero."""
     run = Training(data, agent=AgentConfig(trajectories=4, loss="all"))
-    step = make_train_step(*run.parts, trajectories_per_row=4)
+    step = make_train_step(*run.parts)
     tokens = run.loader(0)
     _, metrics = step(jax.tree.map(jnp.copy, run.state), run.tokens(0))
     assert {name for name in metrics if name.startswith("first_step_loss_")} == {
