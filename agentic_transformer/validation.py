@@ -202,11 +202,7 @@ def check_plan(command: PlanCommand) -> None:
     The machine has to exist, its devices to form such rings, and the model to be one that is
     estimated or can be compiled.
     """
-    try:
-        topology = hardware.topology(command.topology)
-    except ValueError as error:
-        allowed, close = str(error).split("\n")
-        raise_config_error(f"topology={command.topology}: no such topology", allowed, close)
+    topology = hardware.topology(command.topology)
     model, ring, devices = command.model, command.ring or 1, topology.devices
     if model.attention not in estimate_settings.BACKBONES:
         raise_config_error(

@@ -13,6 +13,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
+from agentic_transformer.errors import raise_config_error
+
 GIB = 2**30
 DEVICES = Path(__file__).parent / "devices"
 
@@ -106,8 +108,7 @@ def topology(name: str) -> Topology:
     """Reads the name of a topology.
 
     Raises:
-        ValueError: there is no such topology. The first line of the error lists those that exist,
-            the second names the nearest.
+        UserError: there is no such topology; it lists those that exist and names the nearest.
     """
     family, _, layout = name.partition(":")
     if family in FAMILIES:
@@ -118,10 +119,11 @@ def topology(name: str) -> Topology:
             devices = int(layout)
             if devices > machine.host and devices % machine.host == 0:
                 return Topology(name, family, devices)
-    raise ValueError(f"{allowed(family)}\n{nearest(name)}")
+    problem = f"topology={name}: no such topology"
+    return raise_config_error(problem, _allowed(family), _nearest(name))
 
 
-def allowed(family: str) -> str:
+def _allowed(family: str) -> str:
     """Lists the names of topologies: those of a family, or an example of each family."""
     if family not in FAMILIES:
         some = ", ".join(f"{name}:{_largest(kind)}" for name, kind in FAMILIES.items())
@@ -132,7 +134,7 @@ def allowed(family: str) -> str:
     return f"{family}:<devices>, whole hosts of {machine.host}, at least two"
 
 
-def nearest(name: str) -> str:
+def _nearest(name: str) -> str:
     """Returns the name of a topology that is most like a wrong one."""
     names = [
         f"{family}:{layout}"
