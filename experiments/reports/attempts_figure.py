@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.reports.pictures import half_width
+from experiments.reports.pictures import plane_limit
 from experiments.reports.pyplot import plt
 from experiments.reports.return_table import return_text
 
@@ -56,7 +56,7 @@ def attempts(rollouts: Path, agent: str, grows: bool, numbers: list[int], path: 
         axis.set_xlabel("x (m)" if plane else "step", fontsize=8)
     if plane:
         shown = physics[:, np.array(numbers) - 1, :, :2]
-        limit = half_width(shown, plane["goal"], plane["radius"])
+        limit = plane_limit(shown, plane["goal"], plane["radius"])
         ticks = (-0.2, 0, 0.2)
         grid[0, 0].set(xlim=(-limit, limit), ylim=(-limit, limit))  # all panels share them
         grid[0, 0].set(xticks=ticks, yticks=ticks)

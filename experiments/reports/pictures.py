@@ -1,4 +1,4 @@
-"""Draws pictures so that a failure never costs a result, and finds the bounds of a plane."""
+"""Draws pictures so that a failure never costs a result, and finds the limits of the plane."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def picture(path: Path, draw: Callable[[Path], object]) -> bool:
     return True
 
 
-def half_width(positions: np.ndarray, goals: np.ndarray, radius: float) -> float:
-    """Returns how far a picture of a plane reaches from its centre, in metres.
+def plane_limit(positions: np.ndarray, goals: np.ndarray, radius: float) -> float:
+    """Returns how far a picture of the plane reaches from its centre to every side, in metres.
 
     It shows all positions, and all goals, also those that nobody came near.
 

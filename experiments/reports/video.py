@@ -21,7 +21,7 @@ from agentic_transformer.config import EvaluateCommand
 from agentic_transformer.evaluation.results_folder import ROLLOUTS, VIDEO
 from envs.gymnasium_tasks import is_gymnasium
 from envs.video_files import write_frames
-from experiments.reports.pictures import half_width, picture
+from experiments.reports.pictures import picture, plane_limit
 from experiments.reports.return_table import reported, return_text
 
 FRAMES_PER_SECOND = 10
@@ -134,7 +134,7 @@ def _frames(rollouts: dict[str, np.ndarray], numbers: Sequence[int]) -> Iterator
 
 def _from_above(rollouts: dict[str, np.ndarray]) -> tuple[Panel, int]:
     """Returns what draws tasks of the plane, and the width of its pictures."""
-    limit = half_width(rollouts["physics"][..., :2], rollouts["goal"], rollouts["radius"])
+    limit = plane_limit(rollouts["physics"][..., :2], rollouts["goal"], rollouts["radius"])
     size = PANEL * _FINE
 
     def pixels(x: float, y: float) -> tuple[float, float]:
