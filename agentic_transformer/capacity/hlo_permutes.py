@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 from typing import NamedTuple
 
 # The result begins with what is sent: one array, or several in brackets of their own.
@@ -30,13 +31,17 @@ _NAME = re.compile(r'op_name="([^"]*)"')
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "f64": 8}
 
 
+DIRECTIONS = ("forward", "forward again", "backward")
+"""Passes of a step that a permute may belong to; `forward again` is rematerialised."""
+
+
 class Permute(NamedTuple):
     """Describes one permute of a scheduled program.
 
     Attributes:
         of_ring: whether it belongs to the ring; other permutes bring sharded gradients to where
             they are kept.
-        direction: "forward", "forward again" (rematerialised) or "backward".
+        direction: one of `DIRECTIONS`.
         sent_bytes: bytes that each device sends.
         beside_computation: whether computation stands between its start and its end.
         beside_products: whether matrix products stand there, fused attention among them.
@@ -49,6 +54,22 @@ class Permute(NamedTuple):
     beside_computation: bool
     beside_products: bool
     beside_attention: bool = False
+
+
+class Overlap(NamedTuple):
+    """Counts permutes, and those with computation, products and fused attention beside them."""
+
+    permutes: int
+    beside_computation: int
+    beside_products: int
+    beside_attention: int
+
+
+def count_overlap(permutes: Collection[Permute]) -> Overlap:
+    """Returns how many permutes there are, and beside how many of them something is computed."""
+    kinds = Overlap._fields[1:]
+    counts = (sum(getattr(permute, kind) for permute in permutes) for kind in kinds)
+    return Overlap(len(permutes), *counts)
 
 
 def read_permutes(program: str) -> list[Permute]:

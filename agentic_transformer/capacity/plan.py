@@ -8,7 +8,7 @@ from typing import Any
 from agentic_transformer.capacity import flops, longest_context, memory, roofline
 from agentic_transformer.capacity.compile_cache import CompileCache
 from agentic_transformer.capacity.hardware import GIB, topology
-from agentic_transformer.capacity.hlo_permutes import Permute
+from agentic_transformer.capacity.hlo_permutes import Permute, count_overlap
 from agentic_transformer.capacity.outcome import Accepted, Refused
 from agentic_transformer.capacity.workload import Workload
 from agentic_transformer.config import PlanCommand
@@ -82,11 +82,11 @@ class Plan:
                 else None
             )
         if self.permutes:
-            ring = self.outcome.of_ring()
+            found = count_overlap(self.outcome.of_ring())
             row |= {
-                "permutes": len(ring),
-                "beside_products": sum(permute.beside_products for permute in ring),
-                "beside_attention": sum(permute.beside_attention for permute in ring),
+                "permutes": found.permutes,
+                "beside_products": found.beside_products,
+                "beside_attention": found.beside_attention,
                 "conditionals": self.outcome.conditionals,
             }
         if self.kernel:

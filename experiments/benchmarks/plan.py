@@ -19,6 +19,7 @@ import pandas as pd
 from agentic_transformer.capacity import compiler, estimate_settings, memory, roofline
 from agentic_transformer.capacity.compile_cache import CompileCache
 from agentic_transformer.capacity.hardware import GIB, topology
+from agentic_transformer.capacity.hlo_permutes import DIRECTIONS, count_overlap
 from agentic_transformer.capacity.plan import Plan, make_plan, workload_of
 from agentic_transformer.config import ModelConfig, PlanCommand
 from experiments.benchmarks import tables
@@ -144,8 +145,7 @@ def _schedule(cache: CompileCache, platform: str) -> Iterator[dict]:
     for side, tokens in SIDES.items():
         workload = workload_of(PlanCommand(topology=AGENTS[platform])).with_tokens(tokens)
         outcome = cache(workload, fast=False)
-        for direction in ("forward", "forward again", "backward"):
-            ring = outcome.of_ring(direction)
+        for direction in DIRECTIONS:
             step = roofline.ring_step(workload, backward=direction == "backward")
             yield {
                 "side": side,
@@ -153,10 +153,7 @@ def _schedule(cache: CompileCache, platform: str) -> Iterator[dict]:
                 "tokens_a_device": tokens,
                 "least_tokens": roofline.least_tokens(workload, backward=direction == "backward"),
                 "direction": direction,
-                "permutes": len(ring),
-                "beside_computation": sum(permute.beside_computation for permute in ring),
-                "beside_products": sum(permute.beside_products for permute in ring),
-                "beside_attention": sum(permute.beside_attention for permute in ring),
+                **count_overlap(outcome.of_ring(direction))._asdict(),
                 "branches": outcome.conditionals,
                 "compute_ms": 1e3 * step.compute,
                 "transfer_ms": 1e3 * step.transfer,

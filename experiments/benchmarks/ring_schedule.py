@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from agentic_transformer.capacity.compiler import describe_devices
-from agentic_transformer.capacity.hlo_permutes import read_permutes
+from agentic_transformer.capacity.hlo_permutes import count_overlap, read_permutes
 from agentic_transformer.ring import ring_attention
 from experiments.benchmarks.attention_passes import directed
 
@@ -66,9 +66,5 @@ def overlap(program: str) -> tuple[int, int, int]:
     Returns:
         All, those with computation between start and end, and those with matrix products there.
     """
-    found = read_permutes(program)
-    return (
-        len(found),
-        sum(permute.beside_computation for permute in found),
-        sum(permute.beside_products for permute in found),
-    )
+    found = count_overlap(read_permutes(program))
+    return found.permutes, found.beside_computation, found.beside_products

@@ -9,6 +9,7 @@ import pandas as pd
 
 from agentic_transformer.capacity import estimate_settings, flops, roofline
 from agentic_transformer.capacity.hardware import GIB
+from agentic_transformer.capacity.hlo_permutes import DIRECTIONS, count_overlap
 from agentic_transformer.capacity.outcome import Accepted, Refused
 from agentic_transformer.capacity.plan import Plan, growth_from_one_trajectory
 from agentic_transformer.settings import format_values
@@ -151,17 +152,14 @@ def schedule(outcome: Accepted) -> list[str]:
     Then it tells what else decides whether a ring is fast: fused attention, and branches.
     """
     phrases = []
-    for direction in ("forward", "forward again", "backward"):
-        ring = outcome.of_ring(direction)
-        beside_computation = sum(permute.beside_computation for permute in ring)
-        beside_products = sum(permute.beside_products for permute in ring)
+    for direction in DIRECTIONS:
+        found = count_overlap(outcome.of_ring(direction))
         phrase = (
-            f"{direction}, {beside_computation} of {len(ring)} permutes beside computation, "
-            f"{beside_products} beside matrix products"
+            f"{direction}, {found.beside_computation} of {found.permutes} permutes beside "
+            f"computation, {found.beside_products} beside matrix products"
         )
         if outcome.fused_calls:
-            fused = sum(permute.beside_attention for permute in ring)
-            phrase += f" ({fused} beside fused attention)"
+            phrase += f" ({found.beside_attention} beside fused attention)"
         phrases.append(phrase)
     phrases.append(
         f"{outcome.fused_calls} calls of fused attention and {outcome.conditionals} branches in "
