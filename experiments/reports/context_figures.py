@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.reports.condition_names import NAMES
-from experiments.reports.legends import legend_below
+from experiments.reports.legends import save_with_legend
 from experiments.reports.pyplot import plt
 from experiments.reports.return_figures import STYLES, doubling_axis
 from experiments.reports.return_table import reported
@@ -39,7 +39,7 @@ def return_vs_window(windows: pd.DataFrame, path: Path) -> None:
             ylabel="return of the n-th attempt",
         )
         doubling_axis(axis, rows["window"])
-    _finish(figure, path)
+    save_with_legend(figure, path, _NOTE)
 
 
 def retrieval(table: pd.DataFrame, path: Path) -> None:
@@ -71,7 +71,7 @@ def retrieval(table: pd.DataFrame, path: Path) -> None:
         if (rows["condition"] == "distractors").any():
             ticks, labels = axis.get_xticks(), [text.get_text() for text in axis.get_xticklabels()]
             axis.set_xticks([*ticks, absent], [*labels, "none"])
-    _finish(figure, path)
+    save_with_legend(figure, path, _NOTE)
 
 
 def entropy(summary: pd.DataFrame, path: Path) -> None:
@@ -101,7 +101,7 @@ def entropy(summary: pd.DataFrame, path: Path) -> None:
             ylabel="entropy of the action, nats",
         )
         doubling_axis(axis, rows["trajectories"])
-    _finish(figure, path)
+    save_with_legend(figure, path, _NOTE)
 
 
 def _panels(count: int) -> tuple[plt.Figure, np.ndarray]:
@@ -151,11 +151,3 @@ def _line(
         elinewidth=0.8,
     )
     axis.grid(alpha=0.25)
-
-
-def _finish(figure: plt.Figure, path: Path) -> None:
-    """Adds a legend of all panels and a note above them, and writes the PNG."""
-    legend_below(figure)
-    figure.suptitle(_NOTE, fontsize=9, color="#555555")
-    figure.savefig(path, dpi=130)
-    plt.close(figure)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiments.reports.legends import legend_below
+from experiments.reports.legends import save_with_legend
 from experiments.reports.pyplot import plt
 
 _PAIRS = plt.colormaps["tab20"].colors
@@ -57,9 +57,6 @@ def learning_curves(logs: Sequence[tuple[str, str, pd.DataFrame]], path: Path) -
             axis.plot(mean.index, mean, line, color=colour, label=label)
         axis.set(title=task, xlabel="training step", ylabel="return")
         axis.grid(alpha=0.25)
-    legend_below(figure)
     one_seed = len(logs) == len({(agent, task) for agent, task, _ in logs})
     shown = "mean and 95% interval over tasks" if one_seed else "mean; thin: each seed"
-    figure.suptitle(f"return while training: {shown}", fontsize=9, color="#555555")
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    save_with_legend(figure, path, f"return while training: {shown}")

@@ -10,7 +10,7 @@ import pandas as pd
 from agentic_transformer.learners import learner_conditions
 from experiments.reports.anchors import anchor_label
 from experiments.reports.condition_names import NAMES
-from experiments.reports.legends import legend_below
+from experiments.reports.legends import save_with_legend
 from experiments.reports.pyplot import plt
 from experiments.reports.return_table import ENOUGH_UNITS, at_longest
 
@@ -107,11 +107,9 @@ def return_vs_context(
         _steps_axis(axes[0], rows)
     contexts, seeds = (from_to(summary[column]) for column in ("units", "seeds"))
     over = f"{contexts} contexts" + (", one seed" if seeds == "1" else f" of {seeds} seeds")
-    legend_below(figure)
     named = f"{tasks[0]}: " if len(tasks) == 1 else ""
     figure.suptitle(f"{named}mean and 95% interval over {over}", fontsize=10)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    save_with_legend(figure, path)
 
 
 def doubling_axis(axis: plt.Axes, values: pd.Series) -> None:
@@ -247,9 +245,7 @@ def agents(summary: pd.DataFrame, path: Path) -> None:
         axis.tick_params(axis="y", length=0)  # a name belongs to its band, not to a height
     axes[0, 0].set_yticks(range(len(names)), names)
     axes[0, 0].set_ylim(len(names) - 0.5, -0.5)  # the first agent on top
-    legend_below(figure)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    save_with_legend(figure, path)
 
 
 def return_vs_tokens(summary: pd.DataFrame, trained: int, path: Path) -> None:
@@ -279,14 +275,8 @@ def return_vs_tokens(summary: pd.DataFrame, trained: int, path: Path) -> None:
             xlabel="tokens in the context of the n-th attempt",
             ylabel="return of the n-th attempt",
         )
-    legend_below(figure)
-    figure.suptitle(
-        "mean and 95% interval; hollow: beyond the training length",
-        fontsize=9,
-        color="#555555",
-    )
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    note = "mean and 95% interval; hollow: beyond the training length"
+    save_with_legend(figure, path, note)
 
 
 def _steps_axis(axis: plt.Axes, rows: pd.DataFrame) -> None:

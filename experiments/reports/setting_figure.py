@@ -8,7 +8,7 @@ import pandas as pd
 
 from agentic_transformer.config import BASELINES
 from experiments.reports.condition_names import NAMES
-from experiments.reports.legends import legend_below
+from experiments.reports.legends import save_with_legend
 from experiments.reports.pyplot import plt
 from experiments.reports.return_figures import STYLES, from_to
 
@@ -56,8 +56,5 @@ def return_vs_setting(setting: str, table: pd.DataFrame, path: Path) -> None:
         n = from_to(rows["trajectories"])
         axis.set(title=task, xlabel=setting, ylabel=f"return of the last attempt, n = {n}")
         axis.grid(alpha=0.25)
-    legend_below(figure)
     seeds = from_to(table["seeds"])
-    figure.suptitle(f"mean and 95% interval; seeds: {seeds}", fontsize=9, color="#555555")
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    save_with_legend(figure, path, f"mean and 95% interval; seeds: {seeds}")

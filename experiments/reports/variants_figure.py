@@ -8,7 +8,7 @@ import pandas as pd
 
 from agentic_transformer.config import BASELINES
 from experiments.reports.condition_names import NAMES
-from experiments.reports.legends import legend_below
+from experiments.reports.legends import save_with_legend
 from experiments.reports.pyplot import plt
 from experiments.reports.return_figures import (
     MARKERS,
@@ -97,11 +97,8 @@ def _draw(
         axes[0].set_ylabel("return of the n-th attempt")
         if anchors is not None:
             draw_anchors(axes[0], anchors[anchors["task"] == task])
-    legend_below(figure)
     seeds = from_to(summary["seeds"])
-    figure.suptitle(f"mean and 95% interval; seeds: {seeds}", fontsize=9, color="#555555")
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    save_with_legend(figure, path, f"mean and 95% interval; seeds: {seeds}")
 
 
 def _count_trajectories(axis: plt.Axes, rows: pd.DataFrame, trained: int) -> None:
