@@ -14,6 +14,7 @@ from agentic_transformer.agents.attempts import run_trajectory
 from agentic_transformer.config import EvalConfig
 from agentic_transformer.ring import attention
 from experiments.benchmarks import agent_models as models
+from experiments.benchmarks.cpu_timing import least_cpu_seconds
 
 ENVIRONMENTS = 64
 
@@ -54,9 +55,9 @@ def _acting_with(trajectories: int) -> dict[str, Any]:
     )
     read = jax.jit(lambda cache: jax.tree.map(jnp.sum, cache))
     seconds = {
-        "act": models.cpu_seconds(act),
-        "read": models.cpu_seconds(lambda: read(context.cache)),
-        "recompute": models.cpu_seconds(lambda: whole(features, timestep), calls=3),
+        "act": least_cpu_seconds(act),
+        "read": least_cpu_seconds(lambda: read(context.cache)),
+        "recompute": least_cpu_seconds(lambda: whole(features, timestep), calls=3),
     }
     return {
         "trajectories": trajectories,
@@ -90,7 +91,7 @@ def evaluation() -> list[dict[str, Any]]:
             for _ in range(steps):
                 env.step(action)
 
-    whole, alone = models.cpu_seconds(roll_out, calls=3), models.cpu_seconds(step_alone, calls=3)
+    whole, alone = least_cpu_seconds(roll_out, calls=3), least_cpu_seconds(step_alone, calls=3)
     taken = trajectories * steps * ENVIRONMENTS
     return [
         {

@@ -7,7 +7,7 @@ from typing import Any
 
 from agentic_transformer.config import ModelConfig
 from experiments.benchmarks import agent_models as models
-from experiments.benchmarks.ring_speed import product_rate
+from experiments.benchmarks.cpu_timing import product_rate
 
 DEVICES = 8
 _STEPS = 10

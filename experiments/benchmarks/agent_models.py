@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
@@ -106,14 +104,3 @@ def model_flops(spec: AgentSpec, rows: int) -> float:
     products = 2 * model.width * (outer + model.layers * (4 + 2 * model.feedforward) * model.width)
     pairs = model.layers * 4 * model.width * (length + 1) / 2
     return 3.0 * rows * length * (products + pairs)
-
-
-def cpu_seconds(call: Callable[[], Any], calls: int = 20) -> float:
-    """Returns the least CPU seconds of several calls after a first one, which may compile."""
-    jax.block_until_ready(call())
-    spent = []
-    for _ in range(calls):
-        start = time.process_time()
-        jax.block_until_ready(call())
-        spent.append(time.process_time() - start)
-    return min(spent)

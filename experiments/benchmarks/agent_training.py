@@ -17,7 +17,7 @@ from agentic_transformer.training import loop, sharding
 from experiments import collect
 from experiments.benchmarks import agent_models as models
 from experiments.benchmarks.agent_profile import shares
-from experiments.benchmarks.ring_speed import product_rate
+from experiments.benchmarks.cpu_timing import least_cpu_seconds, product_rate
 
 _WAITED_STEPS = 200
 
@@ -44,7 +44,7 @@ def _training_of(name: str, spec: AgentSpec, rows: int, calls: int) -> dict[str,
         state, metrics = compiled(state, tokens)
         return metrics
 
-    rate, seconds = product_rate(), models.cpu_seconds(train, calls)
+    rate, seconds = product_rate(), least_cpu_seconds(train, calls)
     utilisation = models.model_flops(spec, rows) / seconds / rate
     line = {
         "case": name,

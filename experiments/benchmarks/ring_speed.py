@@ -9,7 +9,6 @@ import importlib.util
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,12 +20,11 @@ from jax.sharding import Mesh, PartitionSpec
 
 from agentic_transformer.ring import attention, to_layout
 from experiments.benchmarks.attention_passes import DIRECTIONS, directed, useful_flops
+from experiments.benchmarks.cpu_timing import cpu_seconds, product_rate
 from experiments.benchmarks.ring_layer import on_ring, ring_mesh
 
 DEVICES, HEADS, HEAD_DIM = 8, 4, 64
 PEER_CHUNKS = ((256, 512), (256, 256), (512, 512))
-_GEMM = 2048
-_multiply = jax.jit(jnp.matmul)
 
 
 class Speed(NamedTuple):
@@ -90,13 +88,6 @@ def speeds(tokens: int, rounds: int = 9) -> list[Speed]:
     ]
 
 
-def product_rate() -> float:
-    """Returns the FLOP/s, by CPU time, of a product of 2048 x 2048 matrices in float32."""
-    square = jnp.ones((_GEMM, _GEMM), jnp.float32)
-    jax.block_until_ready(_multiply(square, square))
-    return 2 * _GEMM**3 / cpu_seconds(_multiply, square, square)
-
-
 def times_best_peer(rows: list[Speed]) -> list[float]:
     """Returns for each row how many times faster it is than the paper's own code.
 
@@ -129,13 +120,6 @@ def torch_speeds(tokens: int) -> list[Speed]:
         )
         for direction, seconds in found["seconds"].items()
     ]
-
-
-def cpu_seconds(call: Callable, *arrays: Any) -> float:
-    """Returns the CPU seconds, of all threads, of a call and of waiting for its result."""
-    start = time.process_time()
-    jax.block_until_ready(call(*arrays))
-    return time.process_time() - start
 
 
 def peers(

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from experiments.benchmarks.cpu_timing import cpu_seconds, product_rate
 from experiments.benchmarks.ring_layer import on_ring, ring_mesh, shapes, training_step
-from experiments.benchmarks.ring_speed import cpu_seconds, product_rate
 
 WIDTH = 512
 _SHARE = 4096  # tokens a device
