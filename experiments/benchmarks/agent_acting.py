@@ -32,10 +32,8 @@ def _acting_with(trajectories: int) -> dict[str, Any]:
     spec, context = policy.spec, policy.new_context(ENVIRONMENTS, trajectories)
     capacity = models.context_tokens(spec)
     context = replace(context, position=capacity - 1)
-    observation, to_go = (
-        np.zeros((ENVIRONMENTS, spec.observation_size)),
-        np.ones(ENVIRONMENTS),
-    )
+    observation = np.zeros((ENVIRONMENTS, spec.observation_size))
+    to_go = np.ones(ENVIRONMENTS)
 
     def act() -> Any:
         nonlocal context

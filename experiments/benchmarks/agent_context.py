@@ -18,9 +18,8 @@ def _describe(tokens: str, backbone: str) -> Any:
 
     At 128,000 tokens, attention alone is 3.7 TFLOP a step.
     """
-    return models.describe(
-        128, 1000, 24, 6, ModelConfig(width=32, layers=1, attention=backbone, tokens=tokens)
-    )
+    model = ModelConfig(width=32, layers=1, attention=backbone, tokens=tokens)
+    return models.walker(128, model)
 
 
 def memory() -> list[dict[str, Any]]:

@@ -45,6 +45,11 @@ def quickstart(trajectories: int = 8) -> AgentSpec:
     return describe(trajectories, 12, 4, 2, ModelConfig())
 
 
+def walker(trajectories: int, model: ModelConfig, steps: int = 1000) -> AgentSpec:
+    """Describes an agent for walker; a suite that only shows that it works takes fewer steps."""
+    return describe(trajectories, steps, 24, 6, model)
+
+
 def policy(spec: AgentSpec) -> TransformerAgent:
     """Returns an untrained agent."""
     return TransformerAgent(*nnx.split(spec.build(0), nnx.Param), spec)

@@ -28,7 +28,7 @@ def training() -> list[dict[str, Any]]:
     Utilisation is the model's FLOP rate over that of a matrix product. The agents are the
     quickstart's, and one for walker with 32 trajectories of 1,000 steps in its context.
     """
-    walker = models.describe(32, 1000, 24, 6, ModelConfig(width=128, layers=3))
+    walker = models.walker(32, ModelConfig(width=128, layers=3))
     return [
         _training_of("quickstart", models.quickstart(), 32, 20),
         _training_of("walker, 32 trajectories", walker, 1, 1),

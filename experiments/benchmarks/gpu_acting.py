@@ -33,11 +33,12 @@ def rows(clock: Clock) -> Iterator[dict[str, Any]]:
 
 def _measure(trajectories: int, steps: int) -> dict[str, Any]:
     model = ModelConfig(width=128, layers=3)
-    policy = models.policy(models.describe(trajectories, steps, 24, 6, model))
+    policy = models.policy(models.walker(trajectories, model, steps))
     context = policy.new_context(_ENVIRONMENTS, trajectories)
     capacity = models.context_tokens(policy.spec)
     context = replace(context, position=capacity - 1)
-    observation, to_go = np.zeros((_ENVIRONMENTS, 24)), np.ones(_ENVIRONMENTS)
+    observation = np.zeros((_ENVIRONMENTS, policy.spec.observation_size))
+    to_go = np.ones(_ENVIRONMENTS)
     key = jax.random.key(0)
 
     def act() -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from agentic_transformer.capacity.flops import model_flops
+from agentic_transformer.capacity.hardware import GIB
 from agentic_transformer.config import ModelConfig, TrainCommand
 from agentic_transformer.models.spec import AgentSpec
 from experiments.benchmarks import agent_models as models
@@ -23,8 +24,6 @@ from experiments.cli import command_line
 
 _ROW_SECONDS = {2: 5, 4: 10, 16: 20, 32: 45}
 """Seconds that a row may take, by trajectories; it is left out if the part has less."""
-
-_GIB = 2**30
 
 
 def rows(clock: Clock) -> Iterator[dict[str, Any]]:
@@ -50,9 +49,9 @@ def _specs() -> Iterator[AgentSpec]:
     """Yields the agents that are trained."""
     if is_small():
         model = ModelConfig(width=16, layers=1, tokens="separate", head="mse", dtype="bfloat16")
-        yield models.describe(2, 4, 24, 6, model)
+        yield models.walker(2, model, steps=4)
     else:
-        yield from (models.describe(count, 1000, 24, 6, at_350m()) for count in (4, 16, 32))
+        yield from (models.walker(count, at_350m()) for count in (4, 16, 32))
 
 
 def at_350m() -> ModelConfig:
@@ -79,9 +78,9 @@ def _measure(spec: AgentSpec) -> dict[str, Any]:
         "teraflops": rate / 1e12,
         "product_teraflops": product_rate / 1e12,
         "of_product_rate": rate / product_rate,
-        "arguments_gib": found.argument_size_in_bytes / _GIB,
-        "temporary_gib": found.temp_size_in_bytes / _GIB,
-        "peak_gib": _peak_bytes() / _GIB,
+        "arguments_gib": found.argument_size_in_bytes / GIB,
+        "temporary_gib": found.temp_size_in_bytes / GIB,
+        "peak_gib": _peak_bytes() / GIB,
     }
 
 
