@@ -10,7 +10,7 @@ import pandas as pd
 from experiments.reports.condition_names import NAMES
 from experiments.reports.legends import save_with_legend
 from experiments.reports.pyplot import plt
-from experiments.reports.return_figures import STYLES, doubling_axis
+from experiments.reports.return_figures import STYLES, doubling_axis, interval_lengths
 from experiments.reports.return_table import reported
 
 _NOTE = "mean and 95% interval"
@@ -138,11 +138,10 @@ def _line(
 ) -> None:
     """Draws columns `mean`, `low` and `high` of a table over another of its columns."""
     curve = curve.sort_values(over)
-    error = np.abs(curve[["low", "high"]].to_numpy().T - curve["mean"].to_numpy())
     axis.errorbar(
         curve[over],
         curve["mean"],
-        yerr=error,
+        yerr=interval_lengths(curve),
         color=colour,
         label=label,
         marker=marker,

@@ -12,7 +12,7 @@ from experiments.reports.anchors import anchor_label
 from experiments.reports.condition_names import NAMES
 from experiments.reports.legends import save_with_legend
 from experiments.reports.pyplot import plt
-from experiments.reports.return_table import ENOUGH_UNITS, at_longest
+from experiments.reports.return_table import ENOUGH_UNITS, at_longest, with_context
 
 STYLES = {
     "own": ("#0b5fa5", "o", "-"),
@@ -74,7 +74,7 @@ def return_vs_context(
         path: path of the PNG.
         anchors: published returns, see `experiments.reports.anchors`; dashed in the first panels.
     """
-    tasks = list(dict.fromkeys(summary["task"]))
+    tasks = summary["task"].unique()
     panels_of = {task: _panels(summary[summary["task"] == task]) for task in tasks}
     lines = {task: -(-len(panels) // COLUMNS) for task, panels in panels_of.items()}
     size = (4.7 * COLUMNS, 3.7 * sum(lines.values()) + 1.2)
@@ -118,6 +118,11 @@ def doubling_axis(axis: plt.Axes, values: pd.Series) -> None:
     powers = 2 ** np.arange(int(np.log2(values.max())) + 1)
     axis.set_xticks(powers, [str(power) for power in powers])
     axis.minorticks_off()
+
+
+def interval_lengths(rows: pd.DataFrame) -> np.ndarray:
+    """Returns how far the intervals of a table reach below and above their means, (2, rows)."""
+    return np.abs(rows[["low", "high"]].to_numpy().T - rows["mean"].to_numpy())
 
 
 def from_to(counts: pd.Series) -> str:
@@ -212,24 +217,23 @@ def agents(summary: pd.DataFrame, path: Path) -> None:
         path: path of the PNG.
     """
     names = list(summary["agent"].unique())
-    tasks = list(summary["task"].unique())
+    tasks = summary["task"].unique()
     size = (5.5 * len(tasks) + 1.5, 0.42 * len(names) + 1.8)
     figure, axes = plt.subplots(
         1, len(tasks), figsize=size, squeeze=False, sharey=True, layout="constrained"
     )
     for axis, task in zip(axes[0], tasks, strict=True):
         rows = at_longest(summary[summary["task"] == task])
-        conditions = list(rows["condition"].unique())
+        conditions = rows["condition"].nunique()
         for index, (condition, points) in enumerate(rows.groupby("condition", sort=False)):
             colour, marker, _ = STYLES[condition]
             # The intervals of one agent lie below each other within its band, not over each other.
-            offset = 0.6 * (index - (len(conditions) - 1) / 2) / len(conditions)
+            offset = 0.6 * (index - (conditions - 1) / 2) / conditions
             heights = [names.index(agent) + offset for agent in points["agent"]]
-            error = np.abs(points[["low", "high"]].to_numpy().T - points["mean"].to_numpy())
             axis.errorbar(
                 points["mean"],
                 heights,
-                xerr=error,
+                xerr=interval_lengths(points),
                 fmt=marker or "|",
                 color=colour,
                 markersize=5,
@@ -259,9 +263,8 @@ def return_vs_tokens(summary: pd.DataFrame, trained: int, path: Path) -> None:
         trained: trajectories in the training context.
         path: path of the PNG.
     """
-    longest = summary.groupby(["agent", "task", "condition"])["context_tokens"].transform("max")
-    grown = summary[longest > 0]
-    tasks = list(dict.fromkeys(grown["task"]))
+    grown = with_context(summary)
+    tasks = grown["task"].unique()
     figure, grid = plt.subplots(
         1, len(tasks), figsize=(5.5 * len(tasks), 4.4), squeeze=False, layout="constrained"
     )

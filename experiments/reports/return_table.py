@@ -29,6 +29,12 @@ def at_longest(summary: pd.DataFrame) -> pd.DataFrame:
     return summary[summary["trajectories"] == longest]
 
 
+def with_context(summary: pd.DataFrame) -> pd.DataFrame:
+    """Returns the rows of a summary of agents and conditions that come to have a context."""
+    longest = summary.groupby(["agent", "task", "condition"])["context_tokens"].transform("max")
+    return summary[longest > 0]
+
+
 def with_intervals(
     table: pd.DataFrame, columns: Sequence[str] = ("mean", "low", "high"), form: str = ".2f"
 ) -> list[str]:

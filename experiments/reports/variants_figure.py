@@ -18,6 +18,7 @@ from experiments.reports.return_figures import (
     from_to,
     is_beyond_training,
 )
+from experiments.reports.return_table import with_context
 
 _LINES = ("-", "--", "-.", ":")
 
@@ -46,8 +47,7 @@ def variants_by_tokens(summary: pd.DataFrame, path: Path) -> None:
         summary: see `variants`, with `context_tokens`.
         path: path of the picture.
     """
-    longest = summary.groupby(["agent", "task", "condition"])["context_tokens"].transform("max")
-    _draw(summary[longest > 0], "context_tokens", None, path)
+    _draw(with_context(summary), "context_tokens", None, path)
 
 
 def _draw(
@@ -59,9 +59,9 @@ def _draw(
 ) -> None:
     """Draws the panels; `over` is the column of the horizontal axis."""
     baselines = summary["condition"].isin(BASELINES)
-    conditions = list(dict.fromkeys(summary.loc[~baselines, "condition"]))
-    agents = list(dict.fromkeys(summary.loc[~baselines, "agent"]))
-    tasks = list(dict.fromkeys(summary["task"]))
+    conditions = summary.loc[~baselines, "condition"].unique()
+    agents = summary.loc[~baselines, "agent"].unique()
+    tasks = summary["task"].unique()
     figure, grid = plt.subplots(
         len(tasks),
         len(conditions),

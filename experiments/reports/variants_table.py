@@ -127,7 +127,7 @@ def in_cells(table: pd.DataFrame) -> pd.DataFrame:
     index = ["agent", "task", "seeds"]
     wide = cells.pivot(index=index, columns="column", values="cell")
     rows = cells[index].drop_duplicates().apply(tuple, axis=1)
-    return wide.loc[list(rows), list(dict.fromkeys(cells["column"]))].fillna("").reset_index()
+    return wide.loc[list(rows), cells["column"].unique()].fillna("").reset_index()
 
 
 def markdown(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
