@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from agentic_transformer.run_files import write_whole
+
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
     """Prints rows as a table, named after the file, and writes them, with three decimals.
@@ -27,14 +29,6 @@ def save(path: Path, rows: list[dict[str, Any]]) -> pd.DataFrame:
         path: path of the CSV.
         rows: values by column.
     """
-    table = pd.DataFrame([{name: _rounded(value) for name, value in row.items()} for row in rows])
-    whole = path.with_suffix(
-        ".part"
-    )  # a process that is ended while it writes leaves the old table
-    table.to_csv(whole, index=False)
-    whole.replace(path)
+    table = pd.DataFrame(rows).round(3)
+    write_whole(path, table.to_csv(index=False))  # a part of a suite may be ended while it writes
     return table
-
-
-def _rounded(value: Any) -> Any:
-    return round(value, 3) if isinstance(value, float) else value
