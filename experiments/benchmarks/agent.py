@@ -7,7 +7,6 @@ A finished part is kept: after a kill, the same command goes on behind it.
 
 from __future__ import annotations
 
-import os
 from importlib import import_module
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pandas as pd
 from agentic_transformer.evaluation.partial_results import PartialResults
 from experiments.benchmarks import tables
 from experiments.cli import provenance
+from experiments.cli.devices import use_virtual_devices
 from experiments.reports.pyplot import plt
 
 _PARTS = {
@@ -31,12 +31,7 @@ _PARTS = {
 
 def run(folder: Path) -> None:
     """Runs every part and writes `<part>.csv` and a figure into `folder`."""
-    flags = (
-        "--xla_force_host_platform_device_count=8 "
-        "--xla_cpu_collective_call_terminate_timeout_seconds=3600"
-    )
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    use_virtual_devices(8, "--xla_cpu_collective_call_terminate_timeout_seconds=3600")
     code = provenance.collect([], seeds={})
     parts = PartialResults(
         folder / "unfinished", {key: code[key] for key in ("commit", "python", "packages")}

@@ -6,13 +6,13 @@ alone, the overlap condition from its formula.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
 from experiments.benchmarks import tables
+from experiments.cli.devices import use_virtual_devices
 
 _SPEED_TOKENS = (8192, 16384)
 _FIXED_TOKENS = 32768
@@ -40,16 +40,12 @@ def _run_in_process(part: Callable[[], list[dict]], devices: int) -> list[dict]:
     The more virtual devices a process has, the slower is each of them.
     """
     with ProcessPoolExecutor(
-        1, mp_context=get_context("spawn"), initializer=_set_devices, initargs=(devices,)
+        1,
+        mp_context=get_context("spawn"),
+        initializer=use_virtual_devices,
+        initargs=(devices, "--xla_cpu_collective_call_terminate_timeout_seconds=600"),
     ) as pool:
         return pool.submit(part).result()
-
-
-def _set_devices(count: int) -> None:
-    devices = f"--xla_force_host_platform_device_count={count}"
-    timeout = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {devices} {timeout}"
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
 def _overlap() -> list[dict]:
@@ -145,8 +141,9 @@ def _speed() -> list[dict]:
 def plot(folder: Path) -> None:
     """Draws `speed.png` and `memory.png` from the CSVs alone."""
     # Imported here: processes that measure draw nothing.
-    import matplotlib.pyplot as plt
     import pandas as pd
+
+    from experiments.reports.pyplot import plt  # for the same reason
 
     speed = pd.read_csv(folder / "speed.csv")
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True, layout="constrained")

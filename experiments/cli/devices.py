@@ -63,12 +63,27 @@ def make_virtual_devices(command: Any) -> None:
     count = getattr(getattr(command, "mesh", None), "virtual_devices", 0)
     if not count:
         return
-    flags = os.environ.get("XLA_FLAGS", "").split()
-    for flag in flags:
+    for flag in _xla_flags():
         if flag.startswith(_COUNT_FLAG) and flag != f"{_COUNT_FLAG}={count}":
             raise_config_error(
                 f"mesh.virtual_devices={count}: the environment's XLA_FLAGS says {flag}",
                 "the same number in both, or one of them alone",
             )
-    os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys([*flags, f"{_COUNT_FLAG}={count}"]))
+    use_virtual_devices(count)
+
+
+def use_virtual_devices(count: int, *flags: str) -> None:
+    """Asks XLA for devices of the CPU, unless another platform is named.
+
+    Args:
+        count: how many.
+        *flags: more flags of XLA. All come behind those of XLA_FLAGS, and have the last word.
+    """
+    asked = (f"{_COUNT_FLAG}={count}", *flags)
+    kept = [flag for flag in _xla_flags() if flag not in asked]
+    os.environ["XLA_FLAGS"] = " ".join([*kept, *asked])
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+def _xla_flags() -> list[str]:
+    return os.environ.get("XLA_FLAGS", "").split()
