@@ -51,7 +51,7 @@ def steps() -> list[dict[str, Any]]:
         state, metrics = compiled(state, batch)
         loss = float(metrics["loss"])
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        utilisation = models.model_flops(spec, 1) / cpu / rate
+        utilisation = models.step_flops(spec, 1) / cpu / rate
         rows.append(
             {
                 "step": number,

@@ -10,10 +10,12 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from agentic_transformer.agents.transformer import TransformerAgent
+from agentic_transformer.capacity import flops
 from agentic_transformer.config import AgentConfig, ModelConfig, TrainConfig
 from agentic_transformer.contexts.normalizer import Normalizer
 from agentic_transformer.contexts.tokens import Tokens
 from agentic_transformer.models.spec import AgentSpec
+from agentic_transformer.ring.overlap import MATRIX_FLOPS
 from agentic_transformer.training import sharding
 from agentic_transformer.training.state import TrainState, init_state, make_optimizer
 from agentic_transformer.training.step import make_train_step
@@ -99,13 +101,14 @@ def random_batch(spec: AgentSpec, rows: int, mesh: Mesh) -> Tokens:
     return sharding.shard_batch(tokens, mesh, spec.model.layout)
 
 
-def model_flops(spec: AgentSpec, rows: int) -> float:
-    """Returns the FLOPs of the model's products in a training step.
+def step_flops(spec: AgentSpec, rows: int) -> float:
+    """Returns the FLOPs of a training step's products: of the layers, the features and the head.
 
     They are three times those of the forward pass; only causal pairs of tokens count.
     """
     model, length = spec.model, context_tokens(spec)
     outer = spec.layout().feature_size + model.components * (1 + 2 * spec.action_size)
-    products = 2 * model.width * (outer + model.layers * (4 + 2 * model.feedforward) * model.width)
-    pairs = model.layers * 4 * model.width * (length + 1) / 2
-    return 3.0 * rows * length * (products + pairs)
+    pairs = flops.layer_attention(model, length, length + 1)
+    layer = flops.layer_products(model, length) + pairs
+    outside = MATRIX_FLOPS * model.width * outer * length
+    return float((1 + flops.BACKWARD) * rows * (model.layers * layer + outside))

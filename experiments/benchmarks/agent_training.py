@@ -45,7 +45,7 @@ def _training_of(name: str, spec: AgentSpec, rows: int, calls: int) -> dict[str,
         return metrics
 
     rate, seconds = product_rate(), least_cpu_seconds(train, calls)
-    utilisation = models.model_flops(spec, rows) / seconds / rate
+    utilisation = models.step_flops(spec, rows) / seconds / rate
     line = {
         "case": name,
         "tokens_a_step": rows * models.context_tokens(spec),
