@@ -13,15 +13,11 @@ from experiments.cli import app as cli
 def main(config: ConvertCommand) -> None:
     """Converts in the direction that is asked for, and says where the result lies."""
     if config.to == "minari":
-        count, made = (
-            datasets.export_minari(config.buffer, config.minari, config.domain),
-            config.minari,
-        )
+        made = config.minari
+        count = datasets.export_minari(config.buffer, made, config.domain)
     else:
-        count, made = (
-            datasets.import_minari(config.minari, config.buffer, config.domain),
-            config.buffer,
-        )
+        made = config.buffer
+        count = datasets.import_minari(config.minari, made, config.domain)
     print(f"{count} episodes: {made}")
 
 

@@ -236,9 +236,10 @@ class Evaluation:
             sampler = ChainSampler(self.data.returns, self.spec.agent, seed=0)
             for number in range(1, self.longest + 1):
                 rng = self._player.stream("prompts", number)
+                # (batch, n - 1)
                 episodes = np.stack(
                     [sampler.draw_trajectories(rng, i, number - 1) for i in range(len(self.tasks))]
-                )  # (batch, n - 1)
+                )
                 yield self._prompted_attempt(env, self._of_data(episodes), number, condition)
 
     def _retrieval(self, condition: str) -> Iterator[Attempt]:

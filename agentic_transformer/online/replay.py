@@ -124,10 +124,8 @@ class Replay:
             arrays of the shapes (updates, batch, ...).
         """
         shape, count = (updates, config.batch), updates * config.batch
-        episode, step = (
-            rng.integers(self.episodes, size=count),
-            rng.integers(self._steps, size=count),
-        )
+        episode = rng.integers(self.episodes, size=count)
+        step = rng.integers(self._steps, size=count)
         params = self.params[episode].reshape(*shape, -1)
         others = round(config.relabelled * config.batch)
         drawn = collection_params(self._family, updates * others, rng)

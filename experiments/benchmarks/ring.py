@@ -160,20 +160,16 @@ def plot(folder: Path) -> None:
     plt.close(figure)
     memory = pd.read_csv(folder / "memory.csv")
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    for backbone, rows in (
-        memory[(memory.devices == 1)].drop_duplicates(["backbone", "tokens"]).groupby("backbone")
-    ):
-        rows = rows.sort_values("tokens")
+    alone = memory[memory.devices == 1].drop_duplicates(["backbone", "tokens"])
+    for backbone, rows in alone.sort_values("tokens").groupby("backbone"):
         axes[0].loglog(rows.tokens, rows.megabytes, "o-", label=backbone)
     axes[0].set(
         xlabel="tokens on one device", ylabel="temporary MB", title="A layer's training step"
     )
     axes[0].legend()
     ring = memory[memory.backbone == "ring"]
-    fixed, share = (
-        ring[ring.tokens == _FIXED_TOKENS],
-        ring[ring.tokens == _TOKENS_PER_DEVICE * ring.devices],
-    )
+    fixed = ring[ring.tokens == _FIXED_TOKENS]
+    share = ring[ring.tokens == _TOKENS_PER_DEVICE * ring.devices]
     for rows, label in (
         (fixed, f"{_FIXED_TOKENS:,} tokens in all"),
         (share, f"{_TOKENS_PER_DEVICE:,} tokens a device"),

@@ -88,9 +88,8 @@ class Job:
         hydra = HydraConfig.get()
         in_pool = self.multirun and hydra.runtime.choices["hydra/launcher"] == "joblib"
         preemption.handle_signals(in_pool)
-        if (
-            preemption.acknowledge_signal() is not None
-        ):  # a sweep that is stopped begins no more jobs
+        # A sweep that is stopped begins no more jobs.
+        if preemption.acknowledge_signal() is not None:
             return
         folder = self.opened.path if self.opened else Path(config.get("run") or "")
         if self.multirun:

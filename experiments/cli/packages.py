@@ -44,8 +44,10 @@ def is_user_error(error: BaseException) -> bool:
 
     That is a ValueError or FileNotFoundError of a `raise` in this project's code, not a library's.
     """
-    if isinstance(error, UserError) or not isinstance(error, ValueError | FileNotFoundError):
-        return isinstance(error, UserError)
+    if isinstance(error, UserError):
+        return True
+    if not isinstance(error, ValueError | FileNotFoundError):
+        return False
     raised = traceback.extract_tb(error.__traceback__)[-1]
     ours = any((ROOT / name) in Path(raised.filename).resolve().parents for name in PACKAGES)
     return ours and (raised.line or "").startswith("raise ")
