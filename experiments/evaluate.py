@@ -46,7 +46,7 @@ def evaluate(config: EvaluateCommand, run: Path, again: bool = True) -> Path:
     trained = run_folder.read_config(run, TrainCommand)
     facts = provenance.collect([], seeds={})
     code = {key: facts[key] for key in ("commit", "python", "packages")}
-    code["changes"] = provenance.changes()
+    code["uncommitted changes"] = provenance.changes()
     acting = describe_acting(trained, config.mesh.ring)
     print(computation_line(acting), flush=True)
     folder = evaluation.evaluate(config, run, trained, code, again)

@@ -40,7 +40,7 @@ class PartialResults:
         earlier = read_json(folder / SETTINGS)
         if folder.exists() and earlier != settings:
             changed = ", ".join(differing(earlier, settings))
-            print(f"what was unfinished is dropped, another {changed} was used there", flush=True)
+            print(f"unfinished results are dropped, since they differ in: {changed}", flush=True)
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / SETTINGS, settings)

@@ -23,5 +23,5 @@ def test_a_part_is_there_whole_or_not_at_all(tmp_path, capsys):
     assert (folder / "own.csv").read_text() == "whole"
     assert capsys.readouterr().out == ""
     assert not PartialResults(folder, {"seed": 2}).has("own.csv")
-    said = "what was unfinished is dropped, another seed was used there\n"
+    said = "unfinished results are dropped, since they differ in: seed\n"
     assert capsys.readouterr().out == said

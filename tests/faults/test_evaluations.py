@@ -112,9 +112,8 @@ def test_parts_that_other_code_made_are_dropped_and_that_is_said(whole, again, m
     interrupted(again, whole[2], monkeypatch, at="foreign")
     monkeypatch.setattr("experiments.cli.provenance.changes", lambda: "others")
     assert evaluated(again, whole[2], monkeypatch) == CONDITIONS
-    assert (
-        "what was unfinished is dropped, another changes was used there" in capsys.readouterr().out
-    )
+    said = "unfinished results are dropped, since they differ in: uncommitted changes"
+    assert said in capsys.readouterr().out
 
 
 def test_the_checkpoint_that_is_asked_for_is_evaluated(whole, again):
