@@ -71,25 +71,29 @@ def write_marked(path: Path, yaml_text: str) -> None:
 def check_not_cut(path: Path, *last_keys: str) -> None:
     """Checks that a file of YAML was not cut short on the disk: what is left may be YAML, too.
 
+    A file without marks was written by an earlier version, or by hand.
+
     Args:
         path: of the file.
         *last_keys: settings that a file without marks has to hold, such as `mesh.coordinator`. An
-            earlier version wrote it, with some settings fewer than this one, but these at its end.
+            earlier version wrote fewer settings than this one, but these at the end. Without any,
+            a file without marks passes.
 
     Raises:
         UserError: it was cut.
     """
     text = path.read_bytes()
     first, last = _FIRST_LINE.encode(), _LAST_LINE.encode()
-    if first.startswith(text[: len(first)]):
+    if text and first.startswith(text[: len(first)]):
         whole = text.endswith(b"\n" + last)
     else:
-        whole = text.endswith(b"\n") and all(_holds(text, key) for key in last_keys)
+        whole = not last_keys or (
+            text.endswith(b"\n") and all(_holds(text, key) for key in last_keys)
+        )
     if not whole:
         raise_config_error(
-            f"{path} was cut short: its end is missing",
-            "the whole file, from a copy; with default values in place of those lost it would be "
-            "another run",
+            f"{path} was cut short: its end is missing, and defaults in place of what is lost "
+            "would make another run; take the whole file from a copy"
         )
 
 

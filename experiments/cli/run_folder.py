@@ -173,16 +173,19 @@ def read_config(folder: Path, command_type: type) -> Any:
         raise_config_error(problem, "a run folder of experiments.train", nearest_run(folder))
     if not path.stat().st_size:
         raise_config_error(f"{path} is empty", "a folder whose settings were written whole")
-    # The baseline of a quickstart stands behind all else.
-    last = {LAST_KEY, "baseline.reward_scale"} & settings_of(command_type).keys()
-    check_not_cut(path, *last)
+    check_not_cut(path)
     try:
         values = OmegaConf.load(path)
         rename_settings(values, str(path))
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(command_type), values))
+        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(command_type), values))
     except (OmegaConfBaseException, YAMLError) as error:
         line = str(error).splitlines()[0]
         raise_config_error(f"{path} does not hold {command_type.__name__}'s settings: {line}")
+    # These are settings; were they all, where an earlier version set no marks? The baseline of a
+    # quickstart stands behind all else.
+    last = {LAST_KEY, "baseline.reward_scale"} & settings_of(command_type).keys()
+    check_not_cut(path, *last)
+    return settings
 
 
 def collect_provenance(settings: Any, argv: list[str]) -> dict[str, Any]:

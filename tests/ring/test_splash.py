@@ -193,9 +193,9 @@ def test_one_device_has_windows_and_skips_blocks(mask):
 def test_very_long_arrays_are_cut_into_calls(causal, ring, segments, monkeypatch):
     """Here those of more than 64 tokens; the last piece is shorter."""
     monkeypatch.setattr(splash, "_MAX_TOKENS", 64)
-    arrays, mask = draw(300), {"causal": causal}
+    arrays, mask = draw(152), {"causal": causal}
     if segments:
-        mask["segment_ids"] = np.arange(300)[None] // 170
+        mask["segment_ids"] = np.arange(152)[None] // 85
     found = on_ring(KERNEL, ring, "zigzag", **mask)(arrays)
     assert_attention(found, *attention_and_bounds(*arrays, **mask))
 
