@@ -137,7 +137,12 @@ def _missing(path: Path, files: list[Path], domain: str | None) -> tuple[list[Pa
     gone = [name for name in cached if name not in listed and not (folder / name).exists()]
     if lost := changed + gone:
         return files, f"{len(lost)} of its episodes have changed or are gone: {lost[0]}"
-    return [file for file in files if file.name not in cached], ""
+    missing = [file for file in files if file.name not in cached]
+    if cached and missing != files[len(files) - len(missing) :]:
+        # Appended, they would stand behind later ones. Readers count on the order of the numbers:
+        # learning histories, and draws of a subset, which should not depend on when it was cached.
+        return files, f"{missing[0].name} belongs before episodes that it holds"
+    return missing, ""
 
 
 def _stamp(file: Path) -> tuple[int, int] | None:

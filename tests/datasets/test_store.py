@@ -97,6 +97,20 @@ def test_appending_reads_only_what_is_new(buffer, monkeypatch):
     np.testing.assert_array_equal(after.rewards("walker_stand")[14], expected)
 
 
+def test_an_episode_that_came_late_stands_where_its_number_says(buffer, tmp_path, capsys):
+    """Learning histories and draws of a subset count on the order of the files."""
+    expected = datasets.Store(build(buffer)).load(range(12)).action
+    late, aside = sorted(buffer.glob("*.npz"))[4], tmp_path / "aside"
+    late.rename(aside)
+    build(buffer)
+    aside.rename(late)
+    capsys.readouterr()
+    np.testing.assert_array_equal(datasets.Store(build(buffer)).load(range(12)).action, expected)
+    assert (
+        f"{late.name} belongs before episodes that it holds; built anew" in capsys.readouterr().out
+    )
+
+
 def test_a_buffer_that_was_replaced_is_noticed(buffer):
     """Files of the same names have other content, so cache and rewards are built anew."""
     old = datasets.Store(build(buffer)).returns("walker_run")
