@@ -186,8 +186,9 @@ class AgentConfig:
         "stratified",
         "stratified: the share of good trajectories in a chain is uniform on 0 to 1 (ours); "
         "uniform: every trajectory is drawn alike (paper); search: not ascending, the attempts of "
-        "a search for the task by posterior sampling (ours).",
-        choices=("uniform", "stratified", "search"),
+        "a search for the task by posterior sampling (ours); history: drawn alike, in the order of "
+        "collection, for data of one learner that improved (Algorithm Distillation).",
+        choices=("uniform", "stratified", "search", "history"),
     )
     target: str = setting(
         "own",

@@ -2,7 +2,8 @@
 
 A chain is a few trajectories of one task in ascending order of return (Liu and Abbeel 2023, arXiv
 2305.16554, section 3). With `selection=search` (ours) it is the attempts of a search for the task,
-in the order in which they are made.
+in the order in which they are made. With `selection=history` it is a learning history: trajectories
+in the order of collection (Laskin et al. 2023, arXiv 2210.14215).
 
 A row of `slots` trajectories holds one chain of full length, or several shorter chains one after
 another. The lengths of shorter chains are drawn uniformly from what is left of the row, so that
@@ -205,11 +206,14 @@ class ChainSampler:
             free, number = free - count, number + 1
 
     def draw_trajectories(self, rng: np.random.Generator, task: int, count: int) -> np.ndarray:
-        """Draws distinct trajectories of one chain, in ascending order of return.
+        """Draws distinct trajectories of one chain, in its order.
+
+        The order is that of returns, ascending; of a "history" it is that of collection.
 
         A trajectory is good if it earned at least `selection_threshold` of the task's best return.
-        Unless `selection` is "uniform", the share of good ones in a chain is uniform on 0..1. With
-        uniform selection a good one would hardly ever be seen where most of the data is poor.
+        If `selection` is neither "uniform" nor "history", the share of good ones in a chain is
+        uniform on 0..1. With uniform selection a good one would hardly ever be seen where most of
+        the data is poor.
 
         Args:
             rng: source of randomness.
@@ -227,7 +231,7 @@ class ChainSampler:
             raise ValueError(
                 f"a chain of {count} distinct trajectories cannot be drawn from {episodes}"
             )
-        if self.config.selection == "uniform":
+        if self.config.selection in ("uniform", "history"):
             ranks = rng.choice(episodes, count, replace=False)
         else:
             poor = int(self.first_good[task])
@@ -237,7 +241,9 @@ class ChainSampler:
             poor_ranks = rng.choice(poor, count - good, replace=False)
             good_ranks = poor + rng.choice(episodes - poor, good, replace=False)
             ranks = np.concatenate([poor_ranks, good_ranks])
-        return self.ranking[task, np.sort(ranks)]
+        chosen = self.ranking[task, np.sort(ranks)]
+        # A store numbers its episodes as their files are numbered, so in the order of collection.
+        return np.sort(chosen) if self.config.selection == "history" else chosen
 
     def _draw_search(self, rng: np.random.Generator, count: int) -> tuple[int, np.ndarray]:
         """Draws a search by posterior sampling: its task, and its (count,) episodes in order.

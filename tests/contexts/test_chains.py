@@ -145,6 +145,26 @@ def test_too_few_trajectories_are_refused():
         ChainSampler(RETURNS, PREFIX, seed=SEED).draw_trajectories(rng(0), 0, 41)
 
 
+@pytest.mark.parametrize("top", [1.0, 0.5])
+def test_a_history_is_in_the_order_of_collection_whatever_it_earned(top):
+    config = AgentConfig(trajectories=6, selection="history", target="own", loss="all", top=top)
+    sampler = ChainSampler(RETURNS, config, seed=SEED)
+    drawn = [chain for step in range(40) for chain in chains_of(sampler.draw(step, 50))]
+    falls = 0
+    for tasks, episodes, targets, weights in drawn:
+        (task,) = set(tasks)
+        assert list(episodes) == sorted(set(episodes))
+        assert targets == [RETURNS[task, episode] for episode in episodes]
+        assert set(weights) == {1}
+        falls += targets != sorted(targets)
+    assert falls  # returns do not decide the order
+    for task, returns in enumerate(RETURNS):
+        found = {
+            episode for tasks, episodes, *_ in drawn if tasks[0] == task for episode in episodes
+        }
+        assert found == set(np.argsort(returns)[-round(40 * top) :])
+
+
 SEARCH = AgentConfig(
     trajectories=5, selection="search", target="chain_max", loss="all", selection_threshold=0.9
 )
