@@ -32,7 +32,7 @@ from agentic_transformer.online.checks import check_rounds
 from agentic_transformer.settings import format_value, format_values, settings_of, value_at
 from agentic_transformer.training import distributed
 from envs.gymnasium_tasks import is_gymnasium
-from envs.registry import families_with_parameters
+from envs.registry import families_with_parameters, pays_itself
 
 WITHOUT_CONTEXT = ("dt", "bc", "bc10", "bc_told")
 """Names of agents of single trajectories: with a context, figures would show them as baselines."""
@@ -124,7 +124,7 @@ def check_relabel(task: str, data: DataConfig) -> None:
             f"data.relabel=stored with task={task}: the rewards in an episode are of one task",
             "a task that is not hidden, or data.relabel=exorl or exact",
         )
-    if data.relabel == "exact" and is_gymnasium(task):
+    if data.relabel == "exact" and pays_itself(envs.task(task)):
         raise_config_error(
             f"data.relabel=exact with task={task}, whose rewards are those in the episodes",
             "data.relabel=stored",

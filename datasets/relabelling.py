@@ -12,6 +12,7 @@ import numpy as np
 import envs
 from datasets.fingerprint import check_unedited, fingerprint
 from envs import Task
+from envs.gymnasium_tasks import is_gymnasium
 from envs.registry import unknown
 
 MODES = ("exorl", "exact")
@@ -25,7 +26,8 @@ def relabel(
     """Computes the reward of `task` for each row of physics, row 0 of an episode included.
 
     Args:
-        physics: (rows, physics size): qpos, qvel, act.
+        physics: (rows, physics size): qpos, qvel, act. Of an environment of gymnasium: (rows, O)
+            observations.
         task: a single task, or a member of a family.
         mode: `exorl` leaves controls at 0, as the published benchmark does; rewards of tasks with a
             control cost are then up to 1.25 times too high. `exact` takes the row's action and
@@ -137,6 +139,8 @@ def _readings(
     # Loads MuJoCo, which a check of a command line does not wait for.
     from envs.readings import readings_of
 
+    if is_gymnasium(task.name):  # whose states are known by what they show
+        return {"observation": np.asarray(physics)}
     spec, domain, physics = envs.spec(task), task.domain, np.asarray(physics)
     if physics.ndim != 2 or physics.shape[1] != spec.physics:
         raise ValueError(
@@ -157,8 +161,10 @@ def _code(domain: str) -> dict[str, str]:
     return {"code": fingerprint(*_modules(domain)), **libraries}
 
 
-def _modules(domain: str) -> tuple[str, str]:
-    return "datasets.relabelling", f"envs.domains.{domain}"
+def _modules(domain: str) -> tuple[str, ...]:
+    # Of a family of gymnasium the observations are kept, which none of its code computes.
+    own = () if is_gymnasium(domain) else (f"envs.domains.{domain}",)
+    return "datasets.relabelling", *own
 
 
 def check_code(domain: str) -> None:
@@ -167,7 +173,7 @@ def check_code(domain: str) -> None:
     Raises:
         ValueError: it was edited since this process started.
     """
-    for module in ("envs.readings", "envs.rewards", f"envs.domains.{domain}"):
+    for module in ("envs.readings", "envs.rewards", *_modules(domain)):
         import_module(module)
     check_unedited(*_modules(domain))
 

@@ -21,6 +21,7 @@ from datasets.locks import write_lock
 from datasets.progress import progress_bar
 from datasets.relabelling import MODES, check_code, made_by, measure_many
 from envs import Task
+from envs.gymnasium_tasks import folder_of, is_gymnasium
 from envs.registry import unknown
 
 _ROWS_AT_ONCE = 1 << 14
@@ -39,7 +40,7 @@ class RewardStore:
         Args:
             cache: the path of the cache.
             identity: of the cache's build.
-            rows: the cache's `action`, and `physics` where its episodes have any.
+            rows: the cache's `action` and `observation`, and `physics` where its episodes have any.
         """
         self._cache, self._identity, self._rows = cache, identity, rows
         self._total_rows = len(rows["action"])
@@ -61,7 +62,7 @@ class RewardStore:
         tasks = list(dict.fromkeys(tasks))
         if not self._missing(tasks, mode):
             return
-        if "physics" not in self._rows:
+        if _state(tasks[0]) not in self._rows:
             raise ValueError(
                 f"{self._cache}: its episodes have no physics, "
                 "so rewards of other tasks cannot be computed; "
@@ -100,7 +101,7 @@ class RewardStore:
         return rows
 
     def _path(self, task: Task, mode: str) -> Path:
-        return self._folder(mode) / f"{task.id}.h5"
+        return self._folder(mode) / f"{folder_of(task.id)}.h5"
 
     def _folder(self, mode: str) -> Path:
         return self._cache.with_name(f"{self._cache.stem}.rewards_{mode}")
@@ -198,7 +199,12 @@ class RewardStore:
     def _measure(self, start: int, stop: int, tasks: Sequence[Task], mode: str) -> list[np.ndarray]:
         """Computes what is kept of rows start..stop-1, for each task."""
         taken = self._rows["action"].read(start, stop) if mode == "exact" else None
-        return measure_many(self._rows["physics"].read(start, stop), tasks, mode, taken)
+        return measure_many(self._rows[_state(tasks[0])].read(start, stop), tasks, mode, taken)
+
+
+def _state(task: Task) -> str:
+    """Returns the array of the cache that rewards of a task's domain are computed from."""
+    return "observation" if is_gymnasium(task.domain) else "physics"
 
 
 def _dataset(task: Task) -> str:

@@ -12,7 +12,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from envs.family_table import Parameter
 from envs.gymnasium_registration import register, register_when_gymnasium_is_imported
+from envs.own_families import register_family
 from envs.registry import (
     Spec,
     Task,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from envs.rendering import render, write_video
 
 __all__ = [
+    "Parameter",
     "Spec",
     "Task",
     "collection_tasks",
@@ -40,6 +43,7 @@ __all__ = [
     "make_vec",
     "members",
     "register",
+    "register_family",
     "render",
     "spec",
     "task",

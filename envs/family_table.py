@@ -76,7 +76,7 @@ class Parameter:
             near = f"; nearest match: {_rounded(nearest)}" if (nearest != numbers).any() else ""
         else:
             near = ""
-        words = {1: "a number", 2: "two numbers (x, y)"}[self.size]
+        words = {1: "a number", 2: "two numbers (x, y)"}.get(self.size, f"{self.size} numbers")
         allowed = f"{words} between {low[0]:g} and {high[0]:g} {self.unit}"
         allowed += f", {self.allowed}" if self.allowed else ""
         raise ValueError(f"{label}={value!r} must be {allowed}{near}")
@@ -98,6 +98,7 @@ class Family:
         training: draws of training tasks, and of held-out tasks between them.
         beyond: draws of held-out tasks that lie outside of what `training` draws.
         collection: draws of the tasks that collected data pursue; None: as `training`.
+        reward: of a family of `envs.own_families`, which has no domain's module; else None.
     """
 
     domain: str
@@ -105,6 +106,7 @@ class Family:
     training: Sampler | None = None
     beyond: Sampler | None = None
     collection: Sampler | None = None
+    reward: Callable[..., np.ndarray] | None = None
 
 
 def _box(low: tuple[float, ...], high: tuple[float, ...]) -> Sampler:

@@ -17,16 +17,24 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TransformAction, TransformObservation
 
 from envs.calls import check_action, check_open, horizon_of
+from envs.family_table import FAMILIES
 from envs.gymnasium_tasks import make_environment
-from envs.registry import Task
-from envs.reset_options import SEEDS, chosen_members, seeds_of, split_reset_mask
+from envs.registry import Task, domain_spec
+from envs.reset_options import (
+    SEEDS,
+    chosen_members,
+    random_streams,
+    seeds_of,
+    split_reset_mask,
+)
+from envs.task_draws import draw_tasks
 
 
 class FixedLength(gymnasium.Wrapper):
     """Runs one environment of gymnasium in episodes of T steps, which truncate and never terminate.
 
     Attributes:
-        task: names the environment.
+        task: names the environment; a member of its family, if it is a hidden task.
         action_repeat: environment steps for which each action is held.
     """
 
@@ -54,11 +62,16 @@ class FixedLength(gymnasium.Wrapper):
         total = 0.0
         for _ in range(self.action_repeat):
             observation, reward, terminated, truncated, _ = self.env.step(action)
-            total += float(reward)
+            total += float(reward if not self.task.params else self._hidden_reward(observation))
             self._elapsed += 1
             if (terminated or truncated) and self._elapsed < self._needed:
                 self._raise_ended("terminated" if terminated else "was truncated")
         return observation, total, False, self._elapsed == self._needed, {}
+
+    def _hidden_reward(self, observation: np.ndarray) -> np.ndarray:
+        """Computes the reward of a member of a family, as relabelling does."""
+        params = {key: np.array(value) for key, value in self.task.params.items()}
+        return FAMILIES[self.task.name].reward(observation.astype(np.float64), **params)
 
     def _raise_ended(self, how: str) -> None:
         raise ValueError(
@@ -100,7 +113,7 @@ class FixedLengthVector(SyncVectorEnv):
     """Runs many environments of one of gymnasium's ids, as `envs.make_vec` returns them.
 
     Attributes:
-        tasks: of each environment, all the same.
+        tasks: of each environment; members of a family in the present episodes.
         action_repeat: environment steps for which each action is held.
         horizon: T, steps of an episode.
     """
@@ -117,9 +130,12 @@ class FixedLengthVector(SyncVectorEnv):
         self.horizon = horizon_of(tasks[0], action_repeat, horizon)
         make = partial(FixedLength, tasks[0], action_repeat, self.horizon, render_mode)
         super().__init__([make] * len(tasks), autoreset_mode=AutoresetMode.DISABLED)
-        self.tasks, self.action_repeat = list(tasks), action_repeat
+        self._given, self.action_repeat = list(tasks), action_repeat
         if seed is None:
             seed = int(np.random.default_rng().integers(SEEDS - len(tasks)))
+        # Of the members of each environment's family; until the first reset, any stands for it.
+        self._draws = [random_streams(one)[1] for one in seeds_of(seed, len(tasks))]
+        self.tasks = [draw_tasks(one, 1, np.random.default_rng(seed))[0] for one in tasks]
         # Of the first reset; None once it was.
         self._first_seeds: list[int | None] | None = seeds_of(seed, len(tasks))
         self._over = np.zeros(len(tasks), bool)  # whose episode has ended
@@ -134,7 +150,7 @@ class FixedLengthVector(SyncVectorEnv):
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Starts episodes; see `VectorEnvironment.reset`. Options can name no other task.
+        """Starts episodes; see `VectorEnvironment.reset`.
 
         Raises:
             ValueError: options that do not fit the task, a wrong mask or seed.
@@ -143,7 +159,7 @@ class FixedLengthVector(SyncVectorEnv):
         """
         check_open(self.closed)
         mask, options = split_reset_mask(options, self.num_envs)
-        chosen_members(self.tasks, mask, options)
+        chosen = chosen_members(self._given, mask, options)
         seeds = seeds_of(seed, self.num_envs)
         if self._first_seeds:
             if not mask.all():
@@ -151,9 +167,14 @@ class FixedLengthVector(SyncVectorEnv):
             pairs = zip(seeds, self._first_seeds, strict=True)
             seeds = [first if given is None else given for given, first in pairs]
             self._first_seeds = None
+        for index in np.flatnonzero(mask):
+            if seeds[index] is not None:
+                self._draws[index] = random_streams(seeds[index])[1]
+            drawn = chosen.get(index) or draw_tasks(self._given[index], 1, self._draws[index])[0]
+            self.tasks[index] = self.envs[index].task = drawn
         observation, _ = super().reset(seed=seeds, options={"reset_mask": mask})
         self._over &= ~mask
-        return observation, self._info(mask)
+        return observation, self._info(mask, observation)
 
     def step(
         self, actions: np.ndarray
@@ -177,8 +198,9 @@ class FixedLengthVector(SyncVectorEnv):
                 f"an episode lasts {self.horizon} steps: call reset before this step"
             )
         observation, reward, terminated, self._over, _ = super().step(actions)
-        info = self._info(np.ones(self.num_envs, bool))
+        info = self._info(np.ones(self.num_envs, bool), observation)
         return observation, reward, terminated, self._over.copy(), info
 
-    def _info(self, mask: np.ndarray) -> dict[str, Any]:
-        return {"physics": np.empty((self.num_envs, 0)), "_physics": mask}
+    def _info(self, mask: np.ndarray, observation: np.ndarray) -> dict[str, Any]:
+        size = domain_spec(self.tasks[0].domain).physics  # all of an observation, or nothing
+        return {"physics": observation[:, :size].astype(np.float64), "_physics": mask}

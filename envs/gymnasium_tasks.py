@@ -6,7 +6,9 @@ This module loads gymnasium when a task is looked at, not when it is named.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import lru_cache
+from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote
 
@@ -52,6 +54,17 @@ def folder_of(domain: str) -> str:
 def domain_in(folder: str) -> str | None:
     """Returns the environment that a folder's name names; None if it names none."""
     return unquote(folder) if is_gymnasium(folder) else None
+
+
+def load_module(name: str) -> None:
+    """Imports the module of a task `gymnasium:<module>:<id>`, which may register a hidden task.
+
+    A module that is not there is reported by `make_environment`, as any unknown environment is.
+    """
+    module, colon, _ = name.removeprefix(PREFIX).partition(":")
+    if colon:
+        with suppress(ModuleNotFoundError):
+            import_module(module)
 
 
 def make_environment(name: str, render_mode: str | None = None) -> gymnasium.Env:

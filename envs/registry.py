@@ -62,7 +62,7 @@ _DOMAIN_OF = {
     for domain, behaviours in _BEHAVIOURS.items()
     for behaviour in behaviours
 }
-_ID = re.compile(r"(\w+)\((.+)\)")  # cheetah_speed(speed=1.5)
+_ID = re.compile(r"([^()]+)\((.+)\)")  # cheetah_speed(speed=1.5)
 
 
 class Params(Mapping[str, Value]):
@@ -149,17 +149,17 @@ def unknown(kind: str, value: object, allowed: list[str] | tuple[str, ...]) -> V
 
 
 def tasks() -> tuple[str, ...]:
-    """Returns the names of all tasks: first the single ones, then the families."""
-    return tuple(_DOMAIN_OF) + tuple(FAMILIES)
+    """Returns the names of all tasks of ours: first the single ones, then the families."""
+    return tuple(_DOMAIN_OF) + families()
 
 
 def families() -> tuple[str, ...]:
-    """Returns the names of the families of hidden tasks."""
-    return tuple(FAMILIES)
+    """Returns the names of our families of hidden tasks."""
+    return tuple(name for name in FAMILIES if not is_gymnasium(name))
 
 
 def families_with_parameters() -> tuple[str, ...]:
-    """Returns the names of the families whose members differ by parameters."""
+    """Returns the names of the families whose members differ by parameters, users' included."""
     return tuple(name for name, family in FAMILIES.items() if family.parameters)
 
 
@@ -192,7 +192,9 @@ def task(name: str | Task, **params: Any) -> Task:
         if params:
             raise ValueError(f"task {name!r} has its parameters already, got {sorted(params)} too")
         name, params = _parse_id(name)
-    if name not in tasks() and not is_gymnasium(name):
+    if is_gymnasium(name):
+        gymnasium_tasks.load_module(name)
+    elif name not in tasks():
         raise unknown("task", name, tasks())
     known = FAMILIES[name].parameters if name in FAMILIES else {}
     for key in params:
@@ -247,10 +249,18 @@ def domain_spec(domain: str) -> Spec:
     """
     if is_gymnasium(domain):
         found = gymnasium_tasks.bounds(domain)
-        return Spec(len(found.observation_low), len(found.action_low), 0, found.length)
+        size = len(found.observation_low)
+        # Rewards of a hidden task follow from observations, which then stand for states.
+        state = size if domain in FAMILIES else 0
+        return Spec(size, len(found.action_low), state, found.length)
     if domain not in _SPECS:
         raise unknown("domain", domain, domains())
     return _SPECS[domain]
+
+
+def pays_itself(one: Task) -> bool:
+    """Tells whether rewards come from an environment of gymnasium alone, so none is computed."""
+    return is_gymnasium(one.name) and one.name not in FAMILIES
 
 
 def has_parameters(family: Task) -> bool:

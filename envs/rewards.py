@@ -7,12 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from envs.domain import FamilyReward, Readings, load_domain
+from envs.family_table import FAMILIES
+from envs.gymnasium_tasks import is_gymnasium
 from envs.registry import Task
 
 
 def family_reward(task: Task) -> FamilyReward | None:
     """Returns the reward of the family that a task with parameters belongs to; else None."""
+    if is_gymnasium(task.name):
+        return FamilyReward(_observation, FAMILIES[task.name].reward)
     return load_domain(task.domain).families.get(task.behaviour)
+
+
+def _observation(readings: Readings) -> np.ndarray:
+    return readings["observation"].astype(np.float64)
 
 
 def stack_params(tasks: Sequence[Task]) -> dict[str, np.ndarray]:

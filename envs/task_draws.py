@@ -9,6 +9,8 @@ import numpy as np
 from envs.family_table import FAMILIES, Sampler
 from envs.registry import Task, has_parameters, members, task
 
+_VAIN_DRAWS = 10_000  # after so many without a new task, a family is taken to have no more
+
 
 def draw_tasks(name: str | Task, count: int, rng: np.random.Generator) -> list[Task]:
     """Draws the tasks of `count` episodes.
@@ -69,6 +71,8 @@ def held_out_tasks(
     if not has_parameters(family):
         raise ValueError(f"task {family.id!r} has no parameters, so no member is held out")
     row = FAMILIES[family.name]
+    if beyond and row.beyond is None:
+        raise ValueError(f"task {family.id!r} draws nothing beyond its training tasks")
     return _distinct(family, row.beyond if beyond else row.training, count, rng, without=training)
 
 
@@ -122,9 +126,21 @@ def _drawn(family: Task, draw: Sampler, count: int, rng: np.random.Generator) ->
 def _distinct(
     family: Task, draw: Sampler, count: int, rng: np.random.Generator, without: Sequence[Task]
 ) -> list[Task]:
-    """Draws distinct members that are not among `without`."""
-    excluded, found = set(without), {}
+    """Draws distinct members that are not among `without`.
+
+    Raises:
+        ValueError: there seem to be no more, as of goals that lie on a grid.
+    """
+    excluded, found, vain = set(without), {}, 0
     while len(found) < count:
         drawn = _drawn(family, draw, count - len(found), rng)
+        before = len(found)
         found.update(dict.fromkeys(one for one in drawn if one not in excluded))
+        vain = 0 if len(found) > before else vain + len(drawn)
+        if vain >= _VAIN_DRAWS:
+            besides = f" besides the {len(excluded)} of training" if excluded else ""
+            raise ValueError(
+                f"task {family.id!r}: {_VAIN_DRAWS} draws found no more than {len(found)} "
+                f"tasks{besides}, {count} are needed; allowed: a smaller data.tasks or eval.tasks"
+            )
     return list(found)

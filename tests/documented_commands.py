@@ -71,6 +71,8 @@ def _small(name, *words):
     more = list(SMALL.get(name, []))
     if {f"agent={baseline}" for baseline in WITHOUT_CONTEXT} & set(words):  # they have no context
         more = [re.sub("^agent.trajectories=2$", "agent.trajectories=1", word) for word in more]
+    if name == "collect" and "data.algo=td3" in words:
+        more += ["td3.episodes=20"]  # a round of its learner; rounds make up data.episodes
     if any(word.startswith("mesh.ring=") for word in words):
         more += ["mesh.ring=2", "mesh.virtual_devices=2"]
     keys = {word.partition("=")[0] for word in more}

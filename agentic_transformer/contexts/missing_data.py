@@ -7,6 +7,7 @@ from agentic_transformer.config import DataConfig
 from agentic_transformer.settings import shell_words
 from datasets import download
 from datasets.collectors import collectors
+from envs.gymnasium_tasks import is_gymnasium
 from envs.registry import has_parameters
 
 _COLLECTORS = ("pd", "mppi", "random")
@@ -21,7 +22,7 @@ def ways_to_get(task: str, config: DataConfig) -> list[str]:
         config: the data that were asked for.
     """
     domain, names = envs.task(task).domain, [*collectors(task)]
-    if has_parameters(envs.task(task)):
+    if has_parameters(envs.task(task)) and not is_gymnasium(task):
         names.append("td3")  # of agentic_transformer.online
     downloadable = domain in download.DOMAINS and config.algo in download.ALGORITHMS
     ways = []

@@ -15,7 +15,7 @@ from agentic_transformer.contexts.relabelled import RelabelledDataset
 from agentic_transformer.random_streams import stream
 from datasets.collection_metadata import read_origin
 from datasets.relabelling import STORED
-from envs.gymnasium_tasks import is_gymnasium
+from envs.registry import pays_itself
 
 
 def training_data(task: str, config: DataConfig, told: bool = False) -> RelabelledDataset:
@@ -53,8 +53,8 @@ def evaluation_data(task: str, config: DataConfig, tasks: list[envs.Task]) -> Re
 
 
 def relabel_mode(task: str, config: DataConfig) -> str:
-    """Returns the mode of relabelling; for gymnasium's environments it is always `stored`."""
-    return STORED if is_gymnasium(task) else config.relabel
+    """Returns the mode of relabelling; where gymnasium's own rewards count, it is `stored`."""
+    return STORED if pays_itself(envs.task(task)) else config.relabel
 
 
 def open_store(task: str, config: DataConfig) -> datasets.ActionRepeatView:

@@ -1,0 +1,151 @@
+"""A hidden task of an environment of gymnasium: acted and relabelled rewards are one function's."""
+
+import copy
+import dataclasses
+import pickle
+
+import gymnasium
+import numpy as np
+import pytest
+
+import datasets
+import envs
+from agentic_transformer.config import DataConfig
+from agentic_transformer.contexts.training_data import training_data
+from envs.family_table import FAMILIES
+
+LENGTH = 6
+NAME = "gymnasium:tests/Room-v0"
+
+
+class Room(gymnasium.Env):
+    """Moves a point; its own reward is wrong on purpose."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,))
+    action_space = gymnasium.spaces.Box(-0.5, 0.5, (2,))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place = self.np_random.uniform(-0.1, 0.1, 2).astype(np.float32)
+        return self.place, {}
+
+    def step(self, action):
+        self.place = np.clip(self.place + action, -1, 1).astype(np.float32)
+        return self.place, -99.0, False, False, {}
+
+
+def reward(observation, goal, scale):
+    return scale * (2 - np.abs(observation - goal).sum(axis=-1))
+
+
+def register(**changed):
+    settings = {
+        "parameters": {
+            "goal": envs.Parameter("metres", (-1, -1), (1, 1)),
+            "scale": envs.Parameter("times", (0.5,), (2.0,)),
+        },
+        "training": lambda rng, count: rng.uniform([-1, -1, 0.5], [1, 1, 2], (count, 3)),
+        "reward": reward,
+    }
+    envs.register_family(NAME, **settings | changed)
+
+
+@pytest.fixture(autouse=True)
+def registered():
+    gymnasium.register("tests/Room-v0", entry_point=Room, max_episode_steps=LENGTH)
+    register()
+    yield
+    del gymnasium.registry["tests/Room-v0"], FAMILIES[NAME]
+
+
+def expected(observation, task):
+    params = {key: np.array(value) for key, value in task.params.items()}
+    return reward(observation.astype(np.float64), **params)
+
+
+def test_it_is_a_family_whose_ids_make_its_members():
+    assert envs.task(NAME).hidden and envs.task(NAME).domain == NAME
+    assert NAME not in envs.tasks()  # which lists ours alone
+    envs.register()
+    member = envs.task(NAME, goal=(0.25, -0.5), scale=1.5)
+    assert member.id == f"{NAME}(goal=0.25,-0.5;scale=1.5)"
+    assert envs.task(member.id) == member and not member.hidden
+    with pytest.raises(ValueError, match="must be two numbers"):
+        envs.task(NAME, goal=(0.25, 2), scale=1)
+
+
+@pytest.mark.parametrize("action_repeat", [1, 2])
+def test_each_environment_pays_what_its_own_member_says(action_repeat):
+    vector = envs.make_vec(NAME, 3, seed=5, action_repeat=action_repeat)
+    vector.reset()
+    assert len({task.id for task in vector.tasks}) == 3  # each draws its own
+    members = envs.training_tasks(NAME, 3, np.random.default_rng(0))
+    last, info = vector.reset(options={"tasks": members})
+    assert vector.tasks == members
+    np.testing.assert_array_equal(info["physics"], last)
+    action = np.array([[0.5, -0.5], [1, 0], [0, 0.25]])
+    for again in (copy.copy(vector), pickle.loads(pickle.dumps(vector)), vector):
+        observation, paid, *_ = again.step(action)
+        for index, member in enumerate(members):
+            between = [
+                last[index] + (step + 1) * action[index] / 2 for step in range(action_repeat)
+            ]
+            np.testing.assert_allclose(
+                paid[index],
+                sum(expected(np.array(at, np.float32), member) for at in between),
+                rtol=1e-6,
+            )
+
+
+def test_environments_of_one_seed_draw_the_same_member():
+    drawn = [envs.make(NAME, seed=seed) for seed in (3, 3, 4)]
+    for env in drawn:
+        env.reset()
+    assert drawn[0].task == drawn[1].task != drawn[2].task
+    first = drawn[0].task
+    drawn[0].reset()
+    assert drawn[0].task != first  # the next episode's
+
+
+@pytest.mark.parametrize("with_physics", [True, False], ids=["collected", "own data"])
+def test_episodes_are_relabelled_to_every_member(tmp_path, with_physics):
+    buffer = datasets.buffer_folder(tmp_path, NAME, "noise")
+    datasets.collect(NAME, buffer, episodes=5, collector="noise", progress=False)
+    for index, path in enumerate(sorted(buffer.glob("*.npz"))):
+        episode = datasets.read_episode(path)
+        assert (episode.reward[1:] != -99).all()
+        if not with_physics:
+            datasets.write_episode(buffer, index, dataclasses.replace(episode, physics=None))
+    config = DataConfig(root=str(tmp_path), algo="noise", episodes=5, tasks=7)
+    data = training_data(NAME, config)
+    tasks = envs.training_tasks(NAME, 7, np.random.default_rng(0))
+    assert data.returns.shape == (7, 5)
+    table = data.store.reward_table(tasks)  # (tasks, episodes, steps)
+    for index, path in enumerate(sorted(buffer.glob("*.npz"))):
+        observation = datasets.read_episode(path).observation[1:].astype(np.float32)
+        for row, task in zip(table[:, index], tasks, strict=True):
+            np.testing.assert_array_equal(row, expected(observation, task).astype(np.float32))
+
+
+def test_members_that_run_out_are_an_error_and_no_endless_loop():
+    register(training=lambda rng, count: np.c_[rng.integers(0, 2, (count, 2)), np.ones(count)])
+    rng = np.random.default_rng(0)
+    four = envs.training_tasks(NAME, 4, rng)
+    assert len(set(four)) == 4
+    with pytest.raises(ValueError, match="no more than 4 tasks, 5 are needed"):
+        envs.training_tasks(NAME, 5, rng)
+    with pytest.raises(ValueError, match="no more than 1 tasks besides the 3 of training"):
+        envs.held_out_tasks(NAME, 2, rng, four[:3])
+    with pytest.raises(ValueError, match="nothing beyond"):
+        envs.held_out_tasks(NAME, 1, rng, (), beyond=True)
+
+
+def test_what_cannot_be_registered_is_refused():
+    with pytest.raises(ValueError, match=r"shape \(2, 3\), got \(2, 1\)"):
+        register(training=lambda rng, count: rng.uniform(size=(count, 1)))
+    with pytest.raises(ValueError, match="scale=.* must be a number between 0.5 and 2"):
+        register(training=lambda rng, count: np.full((count, 3), 0.25))
+    with pytest.raises(ValueError, match="nothing is hidden"):
+        register(parameters={})
+    with pytest.raises(ValueError, match="gymnasium:<module>:<id>"):
+        envs.register_family("walker_any", {}, lambda rng, count: 0, reward)
