@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -33,13 +34,19 @@ def register_family(
         beyond: draws held-out tasks outside of the training tasks' range.
 
     Raises:
-        ValueError: the name is of no environment of gymnasium, there are no parameters, or a drawn
-            value is none that they allow.
+        ValueError: the name is of no environment of gymnasium, there are no parameters, the reward
+            does not take them, or a drawn value is none that they allow. A reward of another shape
+            raises one when it is computed.
     """
     if not is_gymnasium(name):
         raise ValueError(f"register_family: {name!r} must be {PREFIX}<module>:<id>")
     if not parameters:
         raise ValueError(f"register_family: {name!r} has no parameters, so nothing is hidden")
+    try:
+        inspect.signature(reward).bind(None, **parameters)
+    except TypeError as error:
+        takes = f"the observation and {', '.join(parameters)}"
+        raise ValueError(f"register_family: {name!r}: the reward takes {takes}: {error}") from error
     sizes = [parameter.size for parameter in parameters.values()]
     for draw in filter(None, (training, beyond)):
         drawn = np.asarray(draw(np.random.default_rng(0), 2))
@@ -52,4 +59,20 @@ def register_family(
             values = np.split(row, np.cumsum(sizes)[:-1])
             for (key, parameter), value in zip(parameters.items(), values, strict=True):
                 parameter.check(f"register_family: {name!r}: {key}", value)
-    FAMILIES[name] = Family(name, dict(parameters), training, beyond, reward=reward)
+
+    def checked(observation: np.ndarray, **params: np.ndarray) -> np.ndarray:
+        """Computes the reward; a sum over all axes would else be spread over all steps unseen."""
+        paid = np.asarray(reward(observation, **params))
+        shapes = [
+            x.shape[:-1] if parameters[key].size > 1 else x.shape for key, x in params.items()
+        ]
+        expected = np.broadcast_shapes(observation.shape[:-1], *shapes)
+        if paid.shape != expected:
+            given = ", ".join(f"{key} {x.shape}" for key, x in params.items())
+            raise ValueError(
+                f"task {name!r}: the reward of observations {observation.shape} and {given} must "
+                f"have shape {expected}, got {paid.shape}"
+            )
+        return paid
+
+    FAMILIES[name] = Family(name, dict(parameters), training, beyond, reward=checked)

@@ -72,7 +72,10 @@ def held_out_tasks(
         raise ValueError(f"task {family.id!r} has no parameters, so no member is held out")
     row = FAMILIES[family.name]
     if beyond and row.beyond is None:
-        raise ValueError(f"task {family.id!r} draws nothing beyond its training tasks")
+        raise ValueError(
+            f"task {family.id!r} draws nothing beyond its training tasks; "
+            "allowed: eval.held_out=between, or a `beyond` in envs.register_family"
+        )
     return _distinct(family, row.beyond if beyond else row.training, count, rng, without=training)
 
 

@@ -140,11 +140,21 @@ def test_members_that_run_out_are_an_error_and_no_endless_loop():
         envs.held_out_tasks(NAME, 1, rng, (), beyond=True)
 
 
+def test_a_reward_of_another_shape_is_refused_where_it_would_be_spread_over_steps(tmp_path):
+    register(reward=lambda observation, goal, scale: np.linalg.norm(observation - goal))
+    buffer = datasets.buffer_folder(tmp_path, NAME, "noise")
+    datasets.collect(NAME, buffer, episodes=2, collector="noise", progress=False)
+    with pytest.raises(ValueError, match=r"must have shape \(3, 2, 6\), got \(\)"):
+        training_data(NAME, DataConfig(root=str(tmp_path), algo="noise", episodes=2, tasks=3))
+
+
 def test_what_cannot_be_registered_is_refused():
     with pytest.raises(ValueError, match=r"shape \(2, 3\), got \(2, 1\)"):
         register(training=lambda rng, count: rng.uniform(size=(count, 1)))
     with pytest.raises(ValueError, match="scale=.* must be a number between 0.5 and 2"):
         register(training=lambda rng, count: np.full((count, 3), 0.25))
+    with pytest.raises(ValueError, match="takes the observation and goal, scale: .*'gaol'"):
+        register(reward=lambda observation, gaol, scale: 0)
     with pytest.raises(ValueError, match="nothing is hidden"):
         register(parameters={})
     with pytest.raises(ValueError, match="gymnasium:<module>:<id>"):
