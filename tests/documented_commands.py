@@ -2,8 +2,13 @@
 
 import re
 import shlex
+from contextlib import contextmanager
+from unittest.mock import patch
+
+import gymnasium
 
 from agentic_transformer.validation import WITHOUT_CONTEXT
+from envs.family_table import FAMILIES
 
 # What a reader fills in, and what `fill_in` takes for it.
 _PLACEHOLDERS = {r"\[<[^\]]*\]": "[GIVEN]", r"<sweep[^>]*>": "SWEEP", r"<[^>]*>": "GIVEN"}
@@ -12,6 +17,13 @@ _PLACEHOLDERS = {r"\[<[^\]]*\]": "[GIVEN]", r"<sweep[^>]*>": "SWEEP", r"<[^>]*>"
 def fill_in(word, run):
     """Returns a word of a command with the folder of a run, or of its sweep, in its place."""
     return word.replace("GIVEN", str(run)).replace("SWEEP", str(run.parent))
+
+
+@contextmanager
+def registrations_taken_back():
+    """Undoes at its end what programs register, which other tests would find."""
+    with patch.dict(gymnasium.registry), patch.dict(FAMILIES):
+        yield
 
 
 def programs(page):

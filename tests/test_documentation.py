@@ -31,7 +31,8 @@ def test_python_examples_run(block, monkeypatch, tmp_path):
     """They run in a folder that has the repository's results, and may write there."""
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
     monkeypatch.chdir(tmp_path)
-    exec(compile(block, "example", "exec"), {})
+    with documented_commands.registrations_taken_back():
+        exec(compile(block, "example", "exec"), {})
 
 
 def run(folder, *words):

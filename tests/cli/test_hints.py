@@ -7,9 +7,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from unittest.mock import patch
 
-import gymnasium
 import pytest
 
 import envs
@@ -18,12 +16,11 @@ from agentic_transformer.contexts.training_data import open_store
 from agentic_transformer.settings import shell_join, shell_words
 from datasets.collectors import collectors
 from datasets.download import ALGORITHMS, DOMAINS
-from envs.family_table import FAMILIES
 from experiments.cli import command_line
 from experiments.reports.presentation import runs_within
 from tests.cli.conftest import ROOT
 from tests.cli.test_configs import COMMANDS
-from tests.documented_commands import programs
+from tests.documented_commands import programs, registrations_taken_back
 
 SUBMITIT = importlib.util.find_spec("hydra_plugins.hydra_submitit_launcher")
 TASKS = {envs.task(task).domain: task for task in reversed(envs.tasks())}
@@ -142,7 +139,7 @@ def test_commands_that_are_written_somewhere_can_be_given(path, tmp_path, monkey
     for program, text in programs(path).items():
         (tmp_path / program).write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    with patch.dict(gymnasium.registry), patch.dict(FAMILIES):  # what they register does not stay
+    with registrations_taken_back():
         for name, words in commands(path.read_text()):
             assert composed(name, words), (name, words)
     for program in programs(path):
