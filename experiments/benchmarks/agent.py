@@ -1,7 +1,7 @@
 """Measures what a long context costs in training and in acting (suite `agent`).
 
 Costs are CPU time. The data are synthetic, of a task's shape, if their values do not matter. The
-suite takes about 20 minutes, most of them in ten training steps on 128 trajectories of 1,000 steps.
+suite takes about 10 minutes, most of them in ten training steps on 128 trajectories of 1,000 steps.
 A finished part is kept: after a kill, the same command goes on behind it.
 """
 

@@ -106,7 +106,10 @@ def return_vs_context(
             _beyond_training(axis, rows, trained)
         _steps_axis(axes[0], rows)
     contexts, seeds = (from_to(summary[column]) for column in ("units", "seeds"))
-    over = f"{contexts} contexts" + (", one seed" if seeds == "1" else f" of {seeds} seeds")
+    # What the interval is over, see `statistics.interval`.
+    over = (
+        f"{contexts} contexts, one seed" if seeds == "1" else f"{seeds} seeds ({contexts} contexts)"
+    )
     named = f"{tasks[0]}: " if len(tasks) == 1 else ""
     figure.suptitle(f"{named}mean and 95% interval over {over}", fontsize=10)
     save_with_legend(figure, path)

@@ -42,7 +42,7 @@ def test_the_ring_on_h100s(topology, with_gradients, most):
     """16,384 tokens a device in bfloat16, 4 heads of 64: memory does not grow with the ring.
 
     An array of a device is 8 MiB in bfloat16: 56.5 MiB forward hold seven of them. What the 120.4
-    MiB with gradients hold is told in `docs/ring_attention.md`, "Memory with gradients".
+    MiB with gradients hold is told in `docs/results.md`, "Memory with gradients".
     """
     devices = compiler.describe_devices(topology)
     mesh = make_mesh(len(devices), devices)

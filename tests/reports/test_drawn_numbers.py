@@ -142,7 +142,7 @@ def test_curves_of_returns_are_those_of_the_summary(tmp_path, drawn):
 def test_the_title_says_over_how_many_contexts_and_seeds(tmp_path, drawn):
     table = pd.concat([records("own", seed=seed) for seed in (0, 1)])
     return_vs_context(summarize(table), 2, tmp_path / "figure.png")
-    assert drawn[0].get_suptitle() == "t: mean and 95% interval over 48 contexts of 2 seeds"
+    assert drawn[0].get_suptitle() == "t: mean and 95% interval over 2 seeds (48 contexts)"
 
 
 def test_agents_stand_beside_their_names_with_their_last_returns(tmp_path, drawn):
