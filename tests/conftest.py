@@ -7,16 +7,22 @@ follow from the type and from a precision that they name, not from the device.
 
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
+from experiments.cli.compilation_cache import VARIABLE
 from tests.seeds import SEED
 
 PLATFORM = os.environ.get("TEST_PLATFORM", "cpu")
 HOLD_ON_A_GPU = ("ring", "models")
 
-# Tests share no compiled programs; a test of that sharing names a folder.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")
+# The processes of one run of the tests share what they compile, as the runs of a user do. The first
+# process of the run makes the folder, and removes it at its end; the others inherit its name.
+if VARIABLE not in os.environ:
+    compiled = TemporaryDirectory(prefix="compiled-")
+    os.environ[VARIABLE] = compiled.name
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 if PLATFORM == "cpu":
     os.environ["JAX_PLATFORMS"] = "cpu"
 elif PLATFORM == "gpu":

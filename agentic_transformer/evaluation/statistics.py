@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm, trim_mean
-from scipy.stats import t as student_t
+from scipy.special import ndtri, stdtrit  # scipy.stats would take over half a second to import
 
 from agentic_transformer.config import BASELINES
 from agentic_transformer.contexts.chains import near_best
@@ -92,7 +91,17 @@ def _mean_of_means(by_seed: list[np.ndarray]) -> float:
 
 
 def _interquartile_mean(by_seed: list[np.ndarray]) -> float:
-    return trim_mean(np.concatenate(by_seed), 0.25)
+    return _mean_of_middle(np.concatenate(by_seed))
+
+
+def _mean_of_middle(values: np.ndarray) -> np.ndarray:
+    """Returns the mean over the last axis without its smallest and its largest quarter.
+
+    A quarter that is no whole number is rounded down, as `scipy.stats.trim_mean` does.
+    """
+    cut = values.shape[-1] // 4
+    last = values.shape[-1] - cut
+    return np.partition(values, (cut, last - 1))[..., cut:last].mean(axis=-1)
 
 
 def _jackknife(
@@ -102,7 +111,7 @@ def _jackknife(
     seeds = len(by_seed)
     without = [mean_of(by_seed[:i] + by_seed[i + 1 :]) for i in range(seeds)]
     error = np.sqrt((seeds - 1) * np.var(without))
-    half = student_t.ppf(0.975, seeds - 1) * error
+    half = stdtrit(seeds - 1, 0.975) * error
     return mean_of(by_seed) - half, mean_of(by_seed) + half
 
 
@@ -110,7 +119,7 @@ def _bootstrap(units: np.ndarray, *, iqm: bool) -> np.ndarray:
     """Returns the ends of the interval over the units of one seed."""
     rng = np.random.default_rng(0)
     samples = units[rng.integers(len(units), size=(RESAMPLES, len(units)))]
-    means = trim_mean(samples, 0.25, axis=1) if iqm else samples.mean(axis=1)
+    means = _mean_of_middle(samples) if iqm else samples.mean(axis=1)
     return np.percentile(means, [2.5, 97.5])
 
 
@@ -135,7 +144,7 @@ def _wilson(shares: np.ndarray) -> tuple[float, float, float]:
     numbers and z is 1.96. A number from 0 to 1 with the mean q has at most the variance q (1 - q),
     which 0 and 1 have. So the interval is too wide, never too narrow, for other numbers.
     """
-    mean, spread = shares.mean(), norm.ppf(0.975) ** 2 / len(shares)  # p, z^2 / n
+    mean, spread = shares.mean(), ndtri(0.975) ** 2 / len(shares)  # p, z^2 / n
     middle = mean + spread / 2
     half = np.sqrt(spread * (mean * (1 - mean) + spread / 4))
     low, high = np.clip([middle - half, middle + half] / (1 + spread), 0, 1)

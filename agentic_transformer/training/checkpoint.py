@@ -28,6 +28,13 @@ from agentic_transformer.training.state import TrainState
 _UNFINISHED = ".orbax-checkpoint-tmp"
 """Part of a folder's name while it is written (orbax's) or removed (ours)."""
 
+SMALLEST_SLICE = 2**20
+"""Bytes. Devices that hold the same array write a slice of it each, if slices are as large as this.
+
+Smaller arrays are written by one device. Each new shape of a slice is a program to compile, which
+takes longer than to write the array.
+"""
+
 
 class Checkpoints(CheckpointReader):
     """Saves the checkpoints of one run, keeps the newest and the best, and reads them.
@@ -172,11 +179,15 @@ def _no_room(error: BaseException | None) -> int | None:
 
 
 def _handler() -> ocp.CompositeCheckpointHandler:
-    """Returns a writer without orbax's files on how arrays lay on devices.
+    """Returns a writer of the items of a checkpoint.
 
-    They take a quarter of a save's time, and `read_arrays` needs none of them.
+    It leaves out orbax's files on how arrays lay on devices: they take a quarter of a save's time,
+    and `read_arrays` needs none of them.
     """
-    arrays = ocp.type_handlers.ArrayHandler(enable_write_sharding_file=False)
+    arrays = ocp.type_handlers.ArrayHandler(
+        enable_write_sharding_file=False,
+        min_slice_bytes_for_replica_parallel=SMALLEST_SLICE,
+    )
     registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
     return ocp.CompositeCheckpointHandler(
         params=ocp.PyTreeCheckpointHandler(type_handler_registry=registry),
