@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +27,12 @@ def main(config: TrainCommand, run: Path) -> None:
             preemption.check_requested()
         # Imported here: jax loads after the check of the settings.
         from agentic_transformer.evaluation.learning_curve import train
+        from agentic_transformer.training.checkpoint import silence_failed_saves
         from experiments.reports.after_training import show_training
 
         # The line on a run's computation names the kernel: the ring need not say it a second time.
         logging.getLogger("agentic_transformer.ring.kernels").setLevel(logging.ERROR)
-        _silence_failed_saves()
+        silence_failed_saves()
         distributed.initialize(config.mesh)
         check_processes_agree(config)
 
@@ -52,17 +51,6 @@ def main(config: TrainCommand, run: Path) -> None:
         )
     if distributed.is_first():
         show_training(config, run)
-
-
-@cache  # once for all jobs of a sweep
-def _silence_failed_saves() -> None:
-    """Silences what threads of orbax print of a save that fails: our own error says it all."""
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
-    hook = sys.unraisablehook
-    # Of writes that were under way, beside the one that failed.
-    sys.unraisablehook = lambda dropped: (
-        None if str(dropped.exc_value) == "Event loop is closed" else hook(dropped)
-    )
 
 
 def check_processes_agree(config: TrainCommand) -> None:

@@ -9,10 +9,13 @@ SHA256SUMS as the checkpoint's last file, and removes old checkpoints. The files
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import shutil
+import sys
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,6 +37,17 @@ SMALLEST_SLICE = 2**20
 Smaller arrays are written by one device. Each new shape of a slice is a program to compile, which
 takes longer than to write the array.
 """
+
+
+@cache  # once for all jobs of a sweep
+def silence_failed_saves() -> None:
+    """Hides what threads of orbax print of a save that fails: our own error says it all."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    hook = sys.unraisablehook
+    # Of writes that were under way, beside the one that failed.
+    sys.unraisablehook = lambda dropped: (
+        None if str(dropped.exc_value) == "Event loop is closed" else hook(dropped)
+    )
 
 
 class Checkpoints(CheckpointReader):
