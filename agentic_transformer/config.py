@@ -62,6 +62,7 @@ def setting(
     minimum: float | None = None,
     maximum: float | None = None,
     choices: tuple[str, ...] | None = None,
+    imported: bool = False,
     example: str | None = None,
 ) -> Any:
     """Returns a dataclass field with its default, its meaning and its allowed values.
@@ -72,9 +73,10 @@ def setting(
         minimum: the smallest allowed value; of each element, for a list.
         maximum: the largest allowed value; of each element, for a list.
         choices: the allowed names; of each element, for a list.
+        imported: whether what a user's module holds is allowed too, as `<module>:<NAME>`.
         example: a value for `--help`, where the default shows none.
     """
-    facts = {"minimum": minimum, "maximum": maximum, "choices": choices}
+    facts = {"minimum": minimum, "maximum": maximum, "choices": choices, "imported": imported}
     facts |= {"meaning": meaning, "example": example}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=facts)
@@ -155,8 +157,10 @@ class AgentConfig:
     name: str = setting("at_prefix", "Name of the agent in records and figures.")
     learner: str = setting(
         "transformer",
-        "; ".join(f"{name}: {kind.meaning}" for name, kind in LEARNERS.items()) + ".",
+        "; ".join(f"{name}: {kind.meaning}" for name, kind in LEARNERS.items())
+        + "; <module>:<NAME>: one of your own, see CONTRIBUTING.md.",
         choices=tuple(LEARNERS),
+        imported=True,
     )
     return_conditioning: str = setting(
         "return",

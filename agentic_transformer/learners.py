@@ -1,26 +1,36 @@
 """Lists the learners: what trains each one, what acts with it, and how figures show it.
 
-A learner is a value of `agent.learner`. Its classes are named as "module:class", to be imported by
-those that train and act: settings are checked and figures are drawn without jax.
+A learner is a value of `agent.learner`: a key of `LEARNERS`, or `<module>:<NAME>`, a `LearnerKind`
+in a user's own module. Its classes are named as "module:class", to be imported by those that train
+and act: settings are checked and figures are drawn without jax, and without the user's module.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from agentic_transformer.errors import listing, nearest, raise_config_error
+from agentic_transformer.imports import FORM, check_module, import_object, is_import_name
+
 
 @dataclass(frozen=True)
 class LearnerKind:
     """Describes a learner."""
 
-    meaning: str
-    """What it is, for `--help`."""
     trains: str
     """Class that follows `agentic_transformer.training.learner.Learner`."""
     acts: str
     """Class that follows `agentic_transformer.agents.base.Agent`."""
     shape: tuple[str, ...] = ()
     """Settings that decide what its parameters are; keys of an `AgentSpec`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedLearner(LearnerKind):
+    """Describes a learner of this repository."""
+
+    meaning: str
+    """What it is, for `--help`."""
     label: str = ""
     """Its name in figures."""
     style: tuple[str, str] = ("#000000", "o")
@@ -39,42 +49,90 @@ _TD3_BC = {
 }
 
 LEARNERS = {
-    "transformer": LearnerKind(
-        "a sequence model of chains of trajectories",
+    "transformer": ListedLearner(
         trains="agentic_transformer.training.learner:TransformerLearner",
         acts="agentic_transformer.agents.transformer:TransformerAgent",
         # With advantages as weights, the model has a value head.
         shape=(*(f"model.{name}" for name in _MODEL), "steps", "agent.weighting"),
+        meaning="a sequence model of chains of trajectories",
         in_context=True,
     ),
-    "td3": LearnerKind(
-        "temporal differences, with the settings of td3_bc",
+    "td3": ListedLearner(
         **_TD3_BC,
+        meaning="temporal differences, with the settings of td3_bc",
         label="TD3",
         style=("#a23b72", "h"),
     ),
-    "td3_bc": LearnerKind(
-        "the same, which also clones the data's actions",
+    "td3_bc": ListedLearner(
         **_TD3_BC,
+        meaning="the same, which also clones the data's actions",
         label="TD3+BC",
         style=("#1b998b", "*"),
     ),
 }
-"""Learners by the value of `agent.learner`."""
+"""The learners of this repository, by the value of `agent.learner`."""
+
+_EXTERNAL = "learner"
+"""The condition of all learners of users' modules; agents' names tell them apart."""
+
+
+def check_learner(name: str, key: str = "agent.learner") -> None:
+    """Raises a UserError if there is no such learner, as far as can be told without importing it.
+
+    Args:
+        name: value of the setting.
+        key: the setting.
+    """
+    if name in LEARNERS:
+        return
+    if not is_import_name(name):
+        allowed = f"{listing(LEARNERS)}, {FORM}"
+        raise_config_error(f"{key}={name}: unknown", allowed, nearest(name, LEARNERS))
+    check_module(name, f"{key}={name}")
 
 
 def find_learner(name: str) -> LearnerKind:
-    """Returns the learner of a value of `agent.learner`.
+    """Returns the learner of a value of `agent.learner`; imports the module that it may name.
 
     Raises:
-        ValueError: there is no such learner.
+        UserError: there is no such learner.
     """
-    if name not in LEARNERS:
-        raise ValueError(
-            f"agent.learner={name} is unknown; allowed: {', '.join(sorted(LEARNERS))}, or a new "
-            "entry of LEARNERS in agentic_transformer/learners.py"
-        )
-    return LEARNERS[name]
+    check_learner(name)
+    return LEARNERS.get(name) or import_object(name, LearnerKind, f"agent.learner={name}")
+
+
+def training_class(name: str) -> type:
+    """Returns the class that trains a learner.
+
+    Raises:
+        UserError: there is no such learner, or no such class.
+    """
+    return import_object(find_learner(name).trains, type, f"trains of agent.learner={name}")
+
+
+def acting_class(name: str) -> type:
+    """Returns the class that acts with what a learner has trained.
+
+    Raises:
+        UserError: there is no such learner, or no such class.
+    """
+    return import_object(find_learner(name).acts, type, f"acts of agent.learner={name}")
+
+
+def is_in_context(name: str) -> bool:
+    """Returns whether a learner acts by a context, which no learner of a user's module does."""
+    return name in LEARNERS and LEARNERS[name].in_context
+
+
+def learner_condition(name: str, told: bool) -> str:
+    """Returns the condition of an agent whose learner acts without a context.
+
+    Args:
+        name: value of `agent.learner`.
+        told: whether the agent is told the task.
+    """
+    condition = name if name in LEARNERS else _EXTERNAL
+    return f"{condition}_told" if told else condition
 
 
 def learner_conditions() -> dict[str, tuple[str, tuple[str, str, str]]]:
@@ -83,12 +141,15 @@ def learner_conditions() -> dict[str, tuple[str, tuple[str, str, str]]]:
     Returns:
         The name of each condition, and its colour, marker and line.
     """
+    shown = {
+        name: (kind.label, kind.style) for name, kind in LEARNERS.items() if not kind.in_context
+    }
+    shown[_EXTERNAL] = ("external learner", ("#e377c2", "d"))
     return {
-        condition: (label, (*kind.style, line))
-        for learner, kind in LEARNERS.items()
-        if not kind.in_context
-        for condition, label, line in (
-            (learner, kind.label, ":"),
-            (f"{learner}_told", f"{kind.label}, told the task", "--"),
+        condition: (name, (*style, line))
+        for learner, (label, style) in shown.items()
+        for condition, name, line in (
+            (learner_condition(learner, told=False), label, ":"),
+            (learner_condition(learner, told=True), f"{label}, told the task", "--"),
         )
     }

@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 from agentic_transformer.errors import listing, nearest, raise_config_error
+from agentic_transformer.imports import FORM, is_import_name
 
 _TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
@@ -36,11 +37,14 @@ class Setting:
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str, ...] | None = None
+    imported: bool = False
+    """Whether a name in a user's module is allowed beside the choices, as `<module>:<NAME>`."""
 
     @property
     def allowed(self) -> str:
         """Says which values are allowed."""
         words = listing(self.choices) if self.choices else _TYPES[self.kind]
+        words += f", {FORM}" if self.imported else ""
         if self.minimum is not None and self.maximum is not None:
             words += f" from {self.minimum} to {self.maximum}"
         elif self.minimum is not None:
@@ -74,7 +78,8 @@ class Setting:
         text = f"{self.key}={format_value(value)}"
         if not _has_type(value, self.kind):
             raise_config_error(f"{text}: needs {_TYPES[self.kind]}", self.allowed)
-        if self.choices and value not in self.choices:
+        named = self.imported and is_import_name(value)
+        if self.choices and value not in self.choices and not named:
             raise_config_error(f"{text}: unknown", self.allowed, nearest(str(value), self.choices))
         low = self.minimum is not None and value < self.minimum
         if low or (self.maximum is not None and value > self.maximum):

@@ -27,7 +27,7 @@ from agentic_transformer.config import (
 )
 from agentic_transformer.contexts.chains import available_episodes
 from agentic_transformer.errors import listing, nearest, raise_config_error
-from agentic_transformer.learners import find_learner
+from agentic_transformer.learners import check_learner, is_in_context
 from agentic_transformer.online.checks import check_rounds
 from agentic_transformer.settings import format_value, format_values, settings_of, value_at
 from agentic_transformer.training import distributed
@@ -170,7 +170,7 @@ def check_told(group: str, agent: AgentConfig, task: str) -> None:
             f"{group}.told=true: task={task} has no hidden parameters",
             f"{group}.told=false, or a task such as {listing(families)}",
         )
-    with_context = find_learner(agent.learner).in_context and (
+    with_context = is_in_context(agent.learner) and (
         agent.trajectories > 1 or agent.return_conditioning != "none"
     )
     if agent.told and with_context:
@@ -310,7 +310,8 @@ def check_agent(group: str, agent: AgentConfig, command: TrainCommand) -> None:
             "without a context (an experiment's settings take precedence over those of an agent)",
             f"{group}.trajectories=1, or another {group}.name",
         )
-    in_context = find_learner(agent.learner).in_context
+    check_learner(agent.learner, f"{group}.learner")
+    in_context = is_in_context(agent.learner)
     if not in_context and distributed.process_info(command.mesh)[1] > 1:
         raise_config_error(
             f"{group}.learner={agent.learner} in several processes",

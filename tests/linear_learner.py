@@ -1,4 +1,7 @@
-"""The smallest learner that is no transformer: behaviour cloning by a linear map."""
+"""The smallest learner that is no transformer: behaviour cloning by a linear map.
+
+`agent.learner=tests.linear_learner:LINEAR` trains it.
+"""
 
 from dataclasses import replace
 from functools import partial
@@ -12,6 +15,7 @@ from agentic_transformer.agents.attempts import Plays
 from agentic_transformer.agents.base import Context
 from agentic_transformer.contexts.tokens import PreviousStep
 from agentic_transformer.contexts.transitions import TransitionLoader
+from agentic_transformer.learners import LearnerKind
 from agentic_transformer.training.computation import describe_computation
 from agentic_transformer.training.state import TrainState
 
@@ -20,6 +24,7 @@ class LinearLearner:
     """Minimises the squared error of actions, with the batch and the rate of td3_bc."""
 
     tokens_per_batch = 0
+    decay = 0.0
 
     def __init__(self, config, data, spec):
         self._spec, self._config = spec, config.td3_bc
@@ -39,12 +44,19 @@ class LinearLearner:
     @partial(jax.jit, static_argnums=0)
     def train_step(self, state, batch):
         def loss(params):
-            return jnp.mean((act(params, batch.observation) - batch.action) ** 2)
+            error = jnp.mean((act(params, batch.observation) - batch.action) ** 2)
+            return error + self.decay * jnp.sum(params["weight"] ** 2)
 
         value, grads = jax.value_and_grad(loss)(state.params)
         updates, optimizer = self._optimizer.update(grads, state.optimizer)
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, optimizer), {"loss": value}
+
+
+class RidgeLearner(LinearLearner):
+    """Keeps the weights small: a setting of the learner's own is another learner."""
+
+    decay = 0.1
 
 
 class LinearAgent(Plays):
@@ -79,3 +91,7 @@ class LinearAgent(Plays):
 def act(params, observation):
     """Maps (..., O) to (..., A) within [-1, 1]."""
     return jnp.tanh(observation @ params["weight"] + params["bias"])
+
+
+LINEAR = LearnerKind(trains=f"{__name__}:LinearLearner", acts=f"{__name__}:LinearAgent")
+RIDGE = LearnerKind(trains=f"{__name__}:RidgeLearner", acts=f"{__name__}:LinearAgent")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ from jax.sharding import Mesh
 from agentic_transformer.agents.base import Agent
 from agentic_transformer.agents.run_folders import find_run, read_acting
 from agentic_transformer.config import TrainCommand
-from agentic_transformer.learners import find_learner
+from agentic_transformer.learners import acting_class, is_in_context
 from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.training.checkpoint_reader import CheckpointReader
 from agentic_transformer.training.computation import describe_computation
@@ -27,7 +26,8 @@ def load(run: Path | str, checkpoint: str | int = "newest", mesh: Mesh | None = 
         mesh: devices over which the agent's caches are sharded; None: one device.
 
     Raises:
-        ValueError: there is no such run or checkpoint, or it is not one of this version.
+        ValueError: there is no such run or checkpoint, it is not one of this version, or its
+            learner is not there.
     """
     folder = find_run(run)
     checkpoints = CheckpointReader(folder)
@@ -45,10 +45,11 @@ def build_agent(checkpoints: CheckpointReader, step: int, mesh: Mesh | None = No
         mesh: devices over which the agent's caches are sharded; None: one device.
 
     Raises:
-        ValueError: the checkpoint is not one of this version, or its arrays are not the agent's.
+        ValueError: the checkpoint is not one of this version, its arrays are not the agent's, or
+            its learner is not there.
     """
     spec = read_spec(checkpoints, step)
-    params = jax.eval_shape(lambda: _agent_class(spec).init_params(spec))
+    params = jax.eval_shape(lambda: acting_class(spec.agent.learner).init_params(spec))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), params)
     return make_agent(spec, checkpoints.params(step, like), mesh)
@@ -61,12 +62,11 @@ def make_agent(spec: AgentSpec, params: Any, mesh: Mesh | None = None) -> Agent:
         spec: the agent.
         params: its parameters, as training keeps them.
         mesh: devices over which the agent's caches are sharded; None: one device.
+
+    Raises:
+        ValueError: its learner is not there.
     """
-    return _agent_class(spec).from_trained(params, spec, mesh)
-
-
-def _agent_class(spec: AgentSpec) -> type[Agent]:
-    return resolve_name(find_learner(spec.agent.learner).acts)
+    return acting_class(spec.agent.learner).from_trained(params, spec, mesh)
 
 
 def describe_acting(config: TrainCommand, ring: int) -> dict[str, str]:
@@ -78,7 +78,7 @@ def describe_acting(config: TrainCommand, ring: int) -> dict[str, str]:
     """
     devices = jax.devices() if ring > 1 else jax.local_devices()[:1]
     facts = describe_computation(config.model.precision, devices)
-    if find_learner(config.agent.learner).in_context:
+    if is_in_context(config.agent.learner):
         facts |= {"attention": "to the key/value cache", "kernel": "none, plain JAX"}
     return facts
 

@@ -13,7 +13,7 @@ from agentic_transformer.contexts.relabelled import RelabelledDataset
 from agentic_transformer.contexts.training_data import training_tasks
 from agentic_transformer.evaluation.oracles import ORACLES
 from agentic_transformer.evaluation.retrieval import RETRIEVAL, uninformative
-from agentic_transformer.learners import find_learner
+from agentic_transformer.learners import is_in_context, learner_condition
 from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.random_streams import stream
 from agentic_transformer.settings import format_value
@@ -29,8 +29,8 @@ def baseline_condition(agent: AgentConfig) -> str | None:
     draw, and weight them alike. Other agents of single trajectories are `single` or `single_told`.
     The setting `imitate` changes no name. None is returned for an agent that has a context.
     """
-    if not find_learner(agent.learner).in_context:
-        return f"{agent.learner}_told" if agent.told else agent.learner
+    if not is_in_context(agent.learner):
+        return learner_condition(agent.learner, agent.told)
     if agent.trajectories > 1:
         return None
     # The last of one trajectory is all of it.

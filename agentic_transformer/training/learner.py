@@ -12,7 +12,7 @@ from agentic_transformer.config import TrainCommand
 from agentic_transformer.contexts.loader import ChainLoader
 from agentic_transformer.contexts.relabelled import RelabelledDataset
 from agentic_transformer.contexts.tokens import Tokens
-from agentic_transformer.learners import find_learner
+from agentic_transformer.learners import acting_class, is_in_context, training_class
 from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.training.computation import describe_attention, describe_computation
 from agentic_transformer.training.sharding import local_rows, make_mesh, shard_batch
@@ -50,6 +50,8 @@ class Learner(Protocol):
 def check_devices(config: TrainCommand) -> None:
     """Checks, before data are read, that the learner exists and can be trained on the devices.
 
+    This imports the classes that train and act: one that is missing is told of now, not at the end.
+
     Args:
         config: all settings.
 
@@ -57,7 +59,9 @@ def check_devices(config: TrainCommand) -> None:
         ValueError: there is no such learner, the ring does not divide the devices, the batch does
             not divide over them, or the kernel cannot compute on them.
     """
-    if find_learner(config.agent.learner).in_context:
+    training_class(config.agent.learner)
+    acting_class(config.agent.learner)
+    if is_in_context(config.agent.learner):
         mesh = make_mesh(config.mesh.ring)
         local_rows(mesh, config.train.batch, config.train.grad_accum_steps)
         describe_attention(config.model, mesh, config.agent.chain_length == "full")

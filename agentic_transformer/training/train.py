@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
 from tqdm import tqdm
@@ -14,7 +13,7 @@ from tqdm import tqdm
 from agentic_transformer.config import TrainCommand
 from agentic_transformer.contexts.relabelled import RelabelledDataset
 from agentic_transformer.contexts.training_data import training_data
-from agentic_transformer.learners import find_learner
+from agentic_transformer.learners import training_class
 from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.training import distributed
 from agentic_transformer.training.checkpoint import Checkpoints
@@ -95,8 +94,7 @@ def train(
     elif config.init:
         spec = with_scales_of(spec, checkpoints, newest)
 
-    kind = find_learner(config.agent.learner)
-    learner: Learner = resolve_name(kind.trains)(config, data, spec)
+    learner: Learner = training_class(config.agent.learner)(config, data, spec)
     if distributed.is_first():
         note(computation=learner.computation, **count_episodes(data.store))
         print(computation_line(learner.computation), flush=True)

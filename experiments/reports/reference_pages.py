@@ -88,11 +88,11 @@ def _section(
             f"`{key}`",
             _shown(value_at(values, key.removeprefix(prefix))),
             _with_example(setting),
-            setting.allowed,
+            _in_html(setting.allowed),
         ]
         for key, setting in settings.items()
     ]
-    described = " ".join(inspect.getdoc(kind).split()).replace("<", "&lt;")
+    described = _in_html(" ".join(inspect.getdoc(kind).split()))
     table = markdown(["setting", "default", "meaning", "allowed"], rows)
     return f"## {title}\n\n{textwrap.fill(described, 100)}\n\n{table}"
 
@@ -137,8 +137,13 @@ def _shown(value: object) -> str:
 
 def _with_example(setting: Setting) -> str:
     """Returns what a setting means, with an example if it has one."""
-    meaning = setting.meaning.replace("<", "&lt;")
+    meaning = _in_html(setting.meaning)
     return f"{meaning} Example: `{setting.example}`." if setting.example else meaning
+
+
+def _in_html(text: str) -> str:
+    """Returns text in which nothing is taken for a tag."""
+    return text.replace("<", "&lt;")
 
 
 def main() -> None:

@@ -3,7 +3,6 @@
 import inspect
 import subprocess
 import sys
-from pkgutil import resolve_name
 
 import pytest
 
@@ -11,7 +10,7 @@ import agentic_transformer
 from agentic_transformer.agents.base import Agent
 from agentic_transformer.agents.load import load
 from agentic_transformer.evaluation.learning_curve import train
-from agentic_transformer.learners import LEARNERS
+from agentic_transformer.learners import LEARNERS, acting_class
 from agentic_transformer.ring import ring_attention
 from tests.processes import environment
 
@@ -19,7 +18,7 @@ from tests.processes import environment
 @pytest.mark.parametrize("method", ["new_context", "act", "append"])
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_agents_have_the_methods_of_the_protocol(learner, method):
-    agent = resolve_name(LEARNERS[learner].acts)
+    agent = acting_class(learner)
     found, expected = (inspect.signature(getattr(each, method)) for each in (agent, Agent))
     assert found == expected
 

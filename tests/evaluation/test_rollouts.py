@@ -456,6 +456,8 @@ CLONE = PLAIN | {"return_conditioning": "none"}
         ("bc_told", CLONE | {"top": 0.1, "told": True}),
         ("td3", CLONE | {"learner": "td3", "loss": "good"}),  # chains are not used
         ("td3_bc_told", CLONE | {"learner": "td3_bc", "told": True}),
+        ("learner", {"learner": "anywhere:MINE"}),  # whose module is not imported
+        ("learner_told", CLONE | {"learner": "anywhere:MINE", "told": True}),
         ("single", {"trajectories": 1}),  # at_prefix with a window of 1
         ("single", PLAIN | {"loss": "good"}),
         ("single", PLAIN | {"selection": "stratified"}),

@@ -1,11 +1,12 @@
 """Runs that others made are read, never obeyed: nothing in them runs code."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from agentic_transformer.agents.load import read_spec
-from agentic_transformer.config import TrainCommand
+from agentic_transformer.agents.load import make_agent, read_spec
+from agentic_transformer.config import AgentConfig, TrainCommand
 from agentic_transformer.errors import UserError
 from agentic_transformer.run_files import CONFIG
 from agentic_transformer.training.checkpoint import Checkpoints
@@ -42,6 +43,16 @@ def test_a_description_that_is_not_ours_is_refused(more, tmp_path):
     path.write_text(json.dumps(ours | more))
     with pytest.raises(ValueError, match="not the description of an agent of this version"):
         read_spec(Checkpoints(tmp_path), 1)
+
+
+def test_a_learner_in_a_runs_folder_is_not_imported(tmp_path):
+    """A learner of one's own is looked for where Python looks for every module, and only there."""
+    (tmp_path / "brought.py").write_text(f"open({str(tmp_path / 'touched')!r}, 'w')")
+    spec = describe(labelled(tmp_path / "data", episodes=4, tasks=2))
+    spec = replace(spec, agent=AgentConfig(learner="brought:LEARNER"))
+    with pytest.raises(UserError, match="there is no module brought"):
+        make_agent(spec, {})
+    assert not (tmp_path / "touched").exists()
 
 
 def labelled_description(folder):
