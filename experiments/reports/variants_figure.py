@@ -29,7 +29,7 @@ def variants(
     """Draws the return of the n-th attempt against n, a row of panels per task.
 
     An agent has the same colour and marker in every panel. Baselines, which have no context, are
-    dotted lines in all of them.
+    dotted lines in all of them. Those of one colour have markers.
 
     Args:
         summary: result of `agentic_transformer.evaluation.statistics.summarize`.
@@ -82,10 +82,15 @@ def _draw(
                 }
                 _curve(axis, curve, over, agent, style)
             others = rows[rows["condition"].isin(BASELINES)]
+            colours = others["condition"].map(lambda kind: STYLES[kind][0])
+            agents_of = others.groupby(colours)["agent"].unique()
             for (agent, kind), curve in others.groupby(["agent", "condition"], sort=False):
-                label, (colour, _, _) = NAMES[kind], STYLES[kind]
+                label, colour = NAMES[kind], STYLES[kind][0]
                 label = label if others["agent"].nunique() == 1 else f"{label}: {agent}"
-                _curve(axis, curve, over, label, {"color": colour, "linestyle": ":"})
+                alike = list(agents_of[colour])
+                marker = MARKERS[alike.index(agent) % len(MARKERS)] if len(alike) > 1 else ""
+                style = {"color": colour, "marker": marker, "linestyle": ":"}
+                _curve(axis, curve, over, label, style)
             if over == "trajectories":
                 _count_trajectories(axis, rows, trained)
             else:

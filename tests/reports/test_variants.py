@@ -76,6 +76,23 @@ def test_an_agent_has_one_colour_and_a_condition_one_panel(tmp_path, drawn):
     assert sorted(entries) == sorted(colours[0])
 
 
+def test_learners_of_users_modules_are_told_apart_by_their_agents(tmp_path, drawn):
+    """They have one condition: in a panel of several agents, and beside a single one."""
+    agents = {"mine": "learner", "yours": "learner", "informed": "learner_told", "td3": "td3"}
+    parts = [make_records(RETURNS, kind, agent=agent) for agent, kind in agents.items()]
+    parts += [make_records(RETURNS, agent=agent) for agent in ("at a", "at b")]
+    variants(summarize(pd.concat(parts)), 2, tmp_path / "figure.png")
+    return_vs_context(summarize(pd.concat(parts[:-1])), 2, tmp_path / "one.png")
+    for figure in drawn:
+        looks = {
+            line.get_label(): (to_hex(line.get_color()), line.get_marker(), line.get_linestyle())
+            for line in figure.axes[0].lines
+            if len(line.get_xdata()) > 2
+        }
+        assert {"external learner: mine", "external learner: yours"} < looks.keys()
+        assert len(set(looks.values())) == len(looks)
+
+
 @pytest.mark.slow
 def test_conditions_and_formats_are_chosen(sweep, tmp_path, drawn):
     out = tmp_path / "out"
