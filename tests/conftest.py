@@ -38,6 +38,20 @@ else:
     raise pytest.UsageError(f"TEST_PLATFORM={PLATFORM}: allowed: cpu, gpu")
 
 
+@pytest.fixture(scope="module")
+def less_optimized():
+    """Lets XLA optimize programs less, for files that do little but compile many of them.
+
+    What a program computes stays the same but for rounding. Files whose bounds are the tightest,
+    and processes that tests start, are compiled as a user's programs are.
+    """
+    import jax  # after this file has chosen the devices
+
+    jax.config.update("jax_disable_most_optimizations", PLATFORM == "cpu")
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def pytest_report_header():
     return [
         f"TEST_PLATFORM={PLATFORM} (cpu or gpu)",

@@ -46,7 +46,7 @@ from tests.seeds import SEED
 from tests.small_agents import TASK, describe, forward_operations, labelled, untrained_agent
 from tests.tolerances import rounding
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("less_optimized")]
 
 FILES = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 SMALL = {"width": 16, "layers": 2, "heads": 2}

@@ -30,7 +30,7 @@ from tests.attention_float64 import assert_attention, attention_and_bounds
 from tests.seeds import rng
 from tests.static_kernel import ReferenceFused
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("less_optimized")]
 
 SHAPE = (2, 32, 4, 4)
 QUERY, KEY, VALUE, WEIGHTS = (rng(n).standard_normal(SHAPE, np.float32) for n in range(4))
