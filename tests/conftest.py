@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from experiments.cli.compilation_cache import VARIABLE
+from experiments.cli import compilation_cache
 from tests.seeds import SEED
 
 PLATFORM = os.environ.get("TEST_PLATFORM", "cpu")
@@ -19,9 +19,9 @@ HOLD_ON_A_GPU = ("ring", "models")
 
 # The processes of one run of the tests share what they compile, as the runs of a user do. The first
 # process of the run makes the folder, and removes it at its end; the others inherit its name.
-if VARIABLE not in os.environ:
+if compilation_cache.VARIABLE not in os.environ:
     compiled = TemporaryDirectory(prefix="compiled-")
-    os.environ[VARIABLE] = compiled.name
+    os.environ[compilation_cache.VARIABLE] = compiled.name
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 if PLATFORM == "cpu":
     os.environ["JAX_PLATFORMS"] = "cpu"
@@ -42,8 +42,8 @@ else:
 def less_optimized():
     """Lets XLA optimize programs less, for files that do little but compile many of them.
 
-    What a program computes stays the same but for rounding. Files whose bounds are the tightest,
-    and processes that tests start, are compiled as a user's programs are.
+    What a program computes stays the same but for rounding. Tests of exactness, and processes that
+    tests start, do without: their programs are compiled as a user's are.
     """
     import jax  # after this file has chosen the devices
 

@@ -31,7 +31,7 @@ from agentic_transformer.training.state import TrainState
 _UNFINISHED = ".orbax-checkpoint-tmp"
 """Part of a folder's name while it is written (orbax's) or removed (ours)."""
 
-SMALLEST_SLICE = 2**20
+_SMALLEST_SLICE = 2**20
 """Bytes. Devices that hold the same array write a slice of it each, if slices are as large as this.
 
 Smaller arrays are written by one device. Each new shape of a slice is a program to compile, which
@@ -200,7 +200,7 @@ def _handler() -> ocp.CompositeCheckpointHandler:
     """
     arrays = ocp.type_handlers.ArrayHandler(
         enable_write_sharding_file=False,
-        min_slice_bytes_for_replica_parallel=SMALLEST_SLICE,
+        min_slice_bytes_for_replica_parallel=_SMALLEST_SLICE,
     )
     registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
     return ocp.CompositeCheckpointHandler(

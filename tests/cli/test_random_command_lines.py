@@ -21,7 +21,7 @@ from tests.cli.test_configs import COMMANDS
 
 pytestmark = pytest.mark.slow
 
-LINES = 100
+LINES = 200
 # Hydra's grammar gives each of these a meaning, or none at all, outside of quotes.
 SPECIAL = "[](){},'\":"
 PLAIN = "abcXYZ019._-/=#$%@+ éß日;&!?*|<>^`"

@@ -24,7 +24,7 @@ from tests.seeds import SEED, rng
 from tests.small_agents import forward_operations, gradient_operations
 from tests.tolerances import assert_close, assert_within, rounding
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("less_optimized")]
+pytestmark = pytest.mark.slow
 
 ROWS, SLOTS, STEPS, OBSERVATION, ACTION = 2, 3, 4, 2, 2
 MODEL = ModelConfig(width=8, layers=2, heads=2, components=2, log_std_min=-1.0)

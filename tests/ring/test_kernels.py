@@ -39,7 +39,7 @@ from tests.seeds import rng
 from tests.static_kernel import ReferenceFused, StaticKernel
 from tests.tolerances import assert_within, rounding
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("less_optimized")]
+pytestmark = pytest.mark.slow
 
 SMALL = Chunks(queries=8, keys=4, whole=8)
 KERNELS = {
