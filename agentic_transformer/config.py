@@ -385,29 +385,35 @@ class TrainConfig:
 
 
 @dataclass
-class TD3BCConfig:
-    """Describes TD3+BC (arXiv 2106.06860) and TD3, the references of agent=td3_bc and agent=td3.
-
-    Of `train` it uses steps, log_every, checkpoint_every, keep, keep_best and profile.
-    """
+class ActorCriticConfig:
+    """Describes what learners of single transitions share: networks, batches and targets."""
 
     width: int = setting(256, "Width of the hidden layers.", minimum=1, maximum=65_536)
     layers: int = setting(2, "Number of hidden layers.", minimum=1, maximum=64)
     batch: int = setting(256, "Transitions of a step.", minimum=1, maximum=1_000_000)
     learning_rate: float = setting(
-        3e-4, "Adam's learning rate, of actor and critics.", minimum=1e-9, maximum=1.0
+        3e-4, "Adam's learning rate, of every network.", minimum=1e-9, maximum=1.0
     )
     discount: float = setting(0.99, "Discount of the next value.", minimum=0.0, maximum=1.0)
-    alpha: float = setting(
-        2.5,
-        "Weight of the value against the distance to the data's actions, for TD3+BC.",
-        minimum=0.0,
-    )
     tau: float = setting(
         0.005,
         "Share by which target networks move toward their networks.",
         minimum=1e-9,
         maximum=1.0,
+    )
+
+
+@dataclass
+class TD3BCConfig(ActorCriticConfig):
+    """Describes TD3+BC (arXiv 2106.06860) and TD3, the references of agent=td3_bc and agent=td3.
+
+    Of `train` it uses steps, log_every, checkpoint_every, keep, keep_best and profile.
+    """
+
+    alpha: float = setting(
+        2.5,
+        "Weight of the value against the distance to the data's actions, for TD3+BC.",
+        minimum=0.0,
     )
     noise: float = setting(
         0.2, "Standard deviation of the noise that smooths the target action.", minimum=0.0
@@ -415,6 +421,29 @@ class TD3BCConfig:
     noise_clip: float = setting(0.5, "Largest such noise.", minimum=0.0)
     delay: int = setting(
         2, "Critic updates for one update of the actor and the target networks.", minimum=1
+    )
+
+
+@dataclass
+class IQLConfig(ActorCriticConfig):
+    """Describes IQL (implicit Q-learning, arXiv 2110.06169), the reference of agent=iql.
+
+    Of `train` it uses steps, log_every, checkpoint_every, keep, keep_best and profile.
+    """
+
+    expectile: float = setting(
+        0.7,
+        "How optimistic a state's value is about the values of the data's actions. 0.5: their "
+        "mean; towards 1: their maximum.",
+        minimum=0.01,
+        maximum=0.99,
+    )
+    temperature: float = setting(
+        3.0,
+        "How much more an action of a greater advantage is imitated: its weight is "
+        "exp(temperature * advantage), at most 100; 0: every action alike. Advantages are in "
+        "units of scaled rewards (agent.reward_scale).",
+        minimum=0.0,
     )
 
 
@@ -659,6 +688,7 @@ class TrainCommand:
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     td3_bc: TD3BCConfig = field(default_factory=TD3BCConfig)
+    iql: IQLConfig = field(default_factory=IQLConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
@@ -669,23 +699,28 @@ _GROUPS = {
     "model": ModelConfig,
     "train": TrainConfig,
     "td3_bc": TD3BCConfig,
+    "iql": IQLConfig,
 }
 """Groups of settings that make an agent."""
+_OF_LEARNERS = ("td3_bc", "iql")
+"""Those that one learner alone uses."""
 
 
 def with_defaults(values: dict[str, Any]) -> dict[str, Any]:
     """Adds to settings that an earlier version wrote those that are newer than it.
 
     They get their defaults: the default of a new setting is the behaviour from before the setting.
+    The group of a learner that is newer than an agent's settings is added to them.
 
     Args:
-        values: settings by group, such as `{"model": {"width": 64}}`; groups that are missing stay
-            so.
+        values: settings by group, such as `{"model": {"width": 64}}`; other groups that are missing
+            stay so.
     """
+    newer = {name: {} for name in _OF_LEARNERS if "agent" in values}
     return values | {
-        name: asdict(group()) | values[name]
+        name: asdict(group()) | found
         for name, group in _GROUPS.items()
-        if isinstance(values.get(name), dict)
+        if isinstance(found := (newer | values).get(name), dict)
     }
 
 

@@ -44,7 +44,7 @@ class ListedLearner(LearnerKind):
 _MODEL = ("tokens", "width", "layers", "heads", "feedforward", "head", "components", "scan_layers")
 _TD3_BC = {
     "trains": "agentic_transformer.training.td3_bc:TD3BCLearner",
-    "acts": "agentic_transformer.agents.td3_bc:TD3BCAgent",
+    "acts": "agentic_transformer.agents.actor:TD3BCAgent",
     "shape": ("td3_bc.width", "td3_bc.layers"),
 }
 
@@ -68,6 +68,14 @@ LEARNERS = {
         meaning="the same, which also clones the data's actions",
         label="TD3+BC",
         style=("#1b998b", "*"),
+    ),
+    "iql": ListedLearner(
+        trains="agentic_transformer.training.iql:IQLLearner",
+        acts="agentic_transformer.agents.actor:IQLAgent",
+        shape=("iql.width", "iql.layers"),
+        meaning="implicit Q-learning, which values only actions of the data",
+        label="IQL",
+        style=("#8f9100", "8"),
     ),
 }
 """The learners of this repository, by the value of `agent.learner`."""

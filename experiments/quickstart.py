@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from agentic_transformer.config import (
@@ -134,21 +134,16 @@ def trained_agents(config: QuickstartCommand, run: Path) -> list[TrainCommand]:
 
     Both see equally many trajectories a step: the baseline's rows hold fewer, so it has more rows.
     """
-    shared = {
-        name: getattr(config, name)
-        for name in ("task", "seed", "data", "model", "td3_bc", "eval", "mesh", "resume", "logger")
-    }
+    shared = {field.name: getattr(config, field.name) for field in fields(TrainCommand)}
     commands = []
     for agent in (config.agent, config.baseline):
         rows = config.train.batch * config.agent.trajectories // agent.trajectories
-        commands.append(
-            TrainCommand(
-                run=str(run / agent.name),
-                agent=agent,
-                train=replace(config.train, batch=rows),
-                **shared,
-            )
-        )
+        own = {
+            "run": str(run / agent.name),
+            "agent": agent,
+            "train": replace(config.train, batch=rows),
+        }
+        commands.append(TrainCommand(**shared | own))
     return commands
 
 

@@ -1,4 +1,4 @@
-"""Defines the networks of TD3 and TD3+BC: an actor and twin critics, multilayer perceptrons."""
+"""Defines the networks of TD3, TD3+BC and IQL: multilayer perceptrons."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from agentic_transformer.config import TD3BCConfig, TD3Config
+from agentic_transformer.config import ActorCriticConfig, TD3Config
 from agentic_transformer.models.spec import AgentSpec
 
 Params = dict[str, nnx.State]
-"""Parameters of `actor`, `critics`, `target_actor` and `target_critics`."""
+"""Parameters by network; `target_critics` are those of the target network of `critics`."""
 
 
 class Shape(NamedTuple):
@@ -22,15 +22,16 @@ class Shape(NamedTuple):
     """Numbers that the networks see of a state."""
     action: int
     """Numbers of an action."""
-    config: TD3BCConfig | TD3Config
+    config: ActorCriticConfig | TD3Config
     """Width and number of the hidden layers."""
     layer_norm: bool = False
     """Whether the outputs of hidden layers are normalized, which steadies online learning."""
 
     @staticmethod
     def of(spec: AgentSpec) -> Shape:
-        """Returns the shape of a TD3+BC agent's networks."""
-        return Shape(spec.observation_size, spec.action_size, spec.td3_bc)
+        """Returns the shape of an agent's networks."""
+        config = spec.iql if spec.agent.learner == "iql" else spec.td3_bc
+        return Shape(spec.observation_size, spec.action_size, config)
 
 
 def _make_layers(inputs: int, outputs: int, shape: Shape, rngs: nnx.Rngs) -> nnx.List:
@@ -78,18 +79,47 @@ class Critics(nnx.Module):
         return jnp.stack([_apply_layers(layers, inputs)[..., 0] for layers in self.twins])
 
 
+class Value(nnx.Module):
+    """Maps an observation to an estimate of the discounted return from there."""
+
+    def __init__(self, shape: Shape, rngs: nnx.Rngs) -> None:
+        """Initialises the parameters."""
+        self.layers = _make_layers(shape.observation, 1, shape, rngs)
+
+    def __call__(self, observation: jax.Array) -> jax.Array:
+        """Maps (..., O) to (...)."""
+        return _apply_layers(self.layers, observation)[..., 0]
+
+
 class Graphs(NamedTuple):
     """Holds the structures of the networks, to be merged with their parameters."""
 
     actor: nnx.GraphDef
     critics: nnx.GraphDef
+    value: nnx.GraphDef | None = None
+    """Of IQL alone."""
 
 
-def init_networks(shape: Shape, seed: int) -> tuple[Graphs, Params]:
+class Networks(NamedTuple):
+    """Names the networks of a learner."""
+
+    trained: dict[str, type[nnx.Module]]
+    """Those that have an optimizer, by name."""
+    followed: tuple[str, ...]
+    """Those of them that a target network follows."""
+
+
+TD3_NETWORKS = Networks({"actor": Actor, "critics": Critics}, followed=("actor", "critics"))
+IQL_NETWORKS = Networks({"actor": Actor, "critics": Critics, "value": Value}, followed=("critics",))
+
+
+def init_networks(
+    shape: Shape, seed: int, networks: Networks = TD3_NETWORKS
+) -> tuple[Graphs, Params]:
     """Returns fresh networks; the target networks begin as copies of those that they follow."""
     rngs = nnx.Rngs(seed)
-    (actor_graph, actor), (critics_graph, critics) = (
-        nnx.split(network(shape, rngs), nnx.Param) for network in (Actor, Critics)
-    )
-    copies = jax.tree.map(jnp.copy, {"target_actor": actor, "target_critics": critics})
-    return Graphs(actor_graph, critics_graph), {"actor": actor, "critics": critics, **copies}
+    graphs, params = {}, {}
+    for name, network in networks.trained.items():
+        graphs[name], params[name] = nnx.split(network(shape, rngs), nnx.Param)
+    targets = {f"target_{name}": params[name] for name in networks.followed}
+    return Graphs(**graphs), params | jax.tree.map(jnp.copy, targets)

@@ -7,7 +7,7 @@ from typing import Any
 
 from flax import nnx
 
-from agentic_transformer.config import AgentConfig, ModelConfig, TD3BCConfig
+from agentic_transformer.config import AgentConfig, IQLConfig, ModelConfig, TD3BCConfig
 from agentic_transformer.contexts.normalizer import Normalizer
 from agentic_transformer.contexts.token_layouts import TOKEN_LAYOUTS
 from agentic_transformer.contexts.tokens import TokenLayout
@@ -36,7 +36,9 @@ class AgentSpec:
     action_repeat: int = 1
     """Environment steps for which the agent repeats an action."""
     td3_bc: TD3BCConfig = field(default_factory=TD3BCConfig)
-    """Used if the agent's learner is TD3+BC."""
+    """Used if the agent's learner is TD3 or TD3+BC."""
+    iql: IQLConfig = field(default_factory=IQLConfig)
+    """Used if the agent's learner is IQL."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values for JSON."""
@@ -55,6 +57,7 @@ class AgentSpec:
                 "model": ModelConfig(**values["model"]),
                 "normalizer": Normalizer.from_dict(values["normalizer"]),
                 "td3_bc": TD3BCConfig(**values.get("td3_bc", {})),
+                "iql": IQLConfig(**values.get("iql", {})),
             }
             return cls(**{**values, **parts})
         except (KeyError, TypeError) as error:

@@ -20,8 +20,9 @@ from agentic_transformer.config import TD3Config
 from agentic_transformer.contexts.transitions import Transitions
 from agentic_transformer.models.actor_critic import Graphs, Shape, init_networks
 from agentic_transformer.models.precision import matmul_precision
+from agentic_transformer.training.actor_critic import init_actor_critic_state
 from agentic_transformer.training.state import TrainState
-from agentic_transformer.training.td3_bc import init_td3_bc_state, make_td3_update, td3_actor_loss
+from agentic_transformer.training.td3_bc import make_td3_update, td3_actor_loss
 from datasets.new_file import new_file
 
 _ROUND = "round"
@@ -47,7 +48,7 @@ class TD3Learner:
         """
         shape = Shape(observation, action, config, layer_norm=True)
         self._graphs, params = init_networks(shape, seed)
-        self.state = init_td3_bc_state(params, config)
+        self.state = init_actor_critic_state(params, config)
         self._config, self._seed = config, seed
 
     def act(self, seen: np.ndarray) -> np.ndarray:

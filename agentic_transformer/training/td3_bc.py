@@ -1,11 +1,8 @@
 """Trains TD3+BC (Fujimoto and Gu 2021, arXiv 2106.06860), or plain TD3.
 
 TD3+BC learns by temporal differences, and a behaviour-cloning term holds it near the data. TD3 has
-no such term: ExoRL (arXiv 2201.13425) finds that data which explore need no pessimism. Both are
-references from outside sequence modelling. Twin critics with smoothed targets and a delayed actor
-are TD3's (Fujimoto et al. 2018, arXiv 1802.09477).
-
-Episodes end by a time limit alone, so no transition is terminal. Training uses one device.
+no such term: ExoRL (arXiv 2201.13425) finds that data which explore need no pessimism. Twin critics
+with smoothed targets and a delayed actor are TD3's (Fujimoto et al. 2018, arXiv 1802.09477).
 """
 
 from __future__ import annotations
@@ -21,51 +18,35 @@ from flax import nnx
 
 from agentic_transformer.config import TD3BCConfig, TD3Config, TrainCommand
 from agentic_transformer.contexts.relabelled import RelabelledDataset
-from agentic_transformer.contexts.transitions import TransitionLoader, Transitions
+from agentic_transformer.contexts.transitions import Transitions
 from agentic_transformer.models.actor_critic import Graphs, Params, Shape, init_networks
 from agentic_transformer.models.precision import matmul_precision
 from agentic_transformer.models.spec import AgentSpec
-from agentic_transformer.training.computation import describe_computation
+from agentic_transformer.training.actor_critic import (
+    ActorCriticLearner,
+    Step,
+    critic_loss,
+    descend,
+    move_targets,
+)
 from agentic_transformer.training.state import TrainState
 
 
-class TD3BCLearner:
-    """Trains by TD3+BC or TD3, see `agentic_transformer.training.learner.Learner`."""
+class TD3BCLearner(ActorCriticLearner):
+    """Trains by TD3+BC or TD3."""
 
     def __init__(self, config: TrainCommand, data: RelabelledDataset, spec: AgentSpec) -> None:
         """Prepares the networks and the training step.
 
         Args:
-            config: all settings; those of TD3+BC are `config.td3_bc`.
+            config: all settings; those of the method are `config.td3_bc`.
             data: trajectories and rewards.
             spec: the agent.
         """
-        self._config, precision = config.td3_bc, config.model.precision
-        self.tokens_per_batch = 0
-        self.computation = describe_computation(precision, jax.devices()[:1])
-        graphs, self._params = init_networks(Shape.of(spec), config.seed)
+        graphs, params = init_networks(Shape.of(spec), config.seed)
         clones = config.agent.learner == "td3_bc"
-        self.train_step = make_td3_bc_step(graphs, self._config, config.seed, precision, clones)
-        self.make_batch = TransitionLoader(data, spec.layout(), self._config.batch, config.seed)
-
-    def init_state(self) -> TrainState:
-        """Returns a fresh train state."""
-        return init_td3_bc_state(self._params, self._config)
-
-    def abstract_state(self) -> TrainState:
-        """Returns a train state, to be filled from a checkpoint; the small networks are made."""
-        return self.init_state()
-
-    def learning_rate(self, step: int) -> float:
-        """Returns the learning rate, which is constant."""
-        return self._config.learning_rate
-
-
-def init_td3_bc_state(params: Params, config: TD3BCConfig | TD3Config) -> TrainState:
-    """Returns the train state before the first step: the actor and the critics have optimizers."""
-    optimizer = optax.adam(config.learning_rate)
-    states = {name: optimizer.init(params[name]) for name in ("actor", "critics")}
-    return TrainState(jnp.zeros((), jnp.int32), params, states)
+        step = make_td3_bc_step(graphs, config.td3_bc, config.seed, config.model.precision, clones)
+        super().__init__(config, config.td3_bc, data, spec, params, step)
 
 
 def critic_target(
@@ -90,14 +71,6 @@ def critic_target(
     critics = nnx.merge(graphs.critics, params["target_critics"])
     values = critics(batch.next_observation, jnp.clip(action, -1, 1))  # (2, B)
     return batch.reward + config.discount * values.min(axis=0)
-
-
-def critic_loss(
-    graphs: Graphs, critics: nnx.State, batch: Transitions, target: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Returns the sum over both critics of mean((Q_i(s, a) - y)^2), and the mean value."""
-    values = nnx.merge(graphs.critics, critics)(batch.observation, batch.action)  # (2, B)
-    return jnp.mean((values - target) ** 2, axis=1).sum(), values.mean()
 
 
 def actor_loss(
@@ -138,7 +111,7 @@ def make_td3_bc_step(
     seed: int,
     precision: str = "highest",
     clones: bool = True,
-) -> Callable[[TrainState, Transitions], tuple[TrainState, dict[str, jax.Array]]]:
+) -> Step:
     """Returns one training step: it updates the critics, and every `delay` steps all the rest.
 
     Args:
@@ -177,26 +150,14 @@ def make_td3_update(
     """
     optimizer = optax.adam(config.learning_rate)
 
-    # The target networks have no optimizer: they follow by moving averages.
-    def update(
-        name: str, params: Params, states: dict[str, Any], grads: nnx.State
-    ) -> tuple[Params, dict[str, Any]]:
-        updates, state = optimizer.update(grads, states[name])
-        return params | {name: optax.apply_updates(params[name], updates)}, states | {name: state}
-
     def update_actor_and_targets(
         params: Params, states: dict[str, Any], batch: Transitions
     ) -> tuple[Params, dict[str, Any]]:
         grads = jax.grad(partial(actor_loss, graphs))(
             params["actor"], params["critics"], config, batch
         )
-        params, states = update("actor", params, states, grads)
-        # Polyak averaging: theta' <- (1 - tau) theta' + tau theta
-        targets = {
-            f"target_{name}": _move_toward(params[f"target_{name}"], params[name], config.tau)
-            for name in states
-        }
-        return params | targets, states
+        params, states = descend(optimizer, "actor", params, states, grads)
+        return move_targets(params, config.tau), states
 
     def update_all(
         state: TrainState, batch: Transitions, key: jax.Array
@@ -205,7 +166,7 @@ def make_td3_update(
         (loss, value), grads = jax.value_and_grad(partial(critic_loss, graphs), has_aux=True)(
             state.params["critics"], batch, target
         )
-        params, states = update("critics", state.params, state.optimizer, grads)
+        params, states = descend(optimizer, "critics", state.params, state.optimizer, grads)
         params, states = jax.lax.cond(
             (state.step + 1) % config.delay == 0,
             update_actor_and_targets,
@@ -217,8 +178,3 @@ def make_td3_update(
         return TrainState(state.step + 1, params, states), {"loss": loss, "value": value}
 
     return update_all
-
-
-def _move_toward(target: nnx.State, source: nnx.State, tau: float) -> nnx.State:
-    """Returns (1 - tau) target + tau source."""
-    return jax.tree.map(lambda old, new: (1 - tau) * old + tau * new, target, source)

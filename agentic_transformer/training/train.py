@@ -165,6 +165,7 @@ def describe_agent(config: TrainCommand, data: RelabelledDataset) -> AgentSpec:
         best_return=float(data.returns.max()),
         action_repeat=config.data.action_repeat,
         td3_bc=config.td3_bc,
+        iql=config.iql,
     )
 
 

@@ -8,22 +8,23 @@ import pytest
 from flax import nnx
 
 import datasets
+from agentic_transformer.agents.actor import TD3BCAgent
 from agentic_transformer.agents.load import load
-from agentic_transformer.agents.td3_bc import TD3BCAgent
 from agentic_transformer.config import AgentConfig, EvalConfig, TD3BCConfig, TrainCommand
 from agentic_transformer.contexts.transitions import TransitionLoader
 from agentic_transformer.evaluation.conditions import evaluation_tasks
 from agentic_transformer.evaluation.rollouts import Evaluation
 from agentic_transformer.models.actor_critic import Shape, init_networks
+from agentic_transformer.training.actor_critic import init_actor_critic_state
 from agentic_transformer.training.checkpoint import Checkpoints
 from agentic_transformer.training.td3_bc import (
     TD3BCLearner,
     actor_loss,
     critic_target,
-    init_td3_bc_state,
     make_td3_bc_step,
     td3_actor_loss,
 )
+from tests.perceptron_float64 import perceptron
 from tests.seeds import SEED, rng
 from tests.small_agents import TASK, describe, labelled
 from tests.tolerances import assert_close, rounding
@@ -56,15 +57,7 @@ def loader(data, spec):
 
 def fresh(spec, config=CONFIG, seed=SEED):
     graphs, params = init_networks(Shape.of(replace(spec, td3_bc=config)), seed=seed)
-    return graphs, init_td3_bc_state(params, config)
-
-
-def by_hand(layers, x):
-    """A multilayer perceptron in float64."""
-    for index, layer in enumerate(layers):
-        x = x @ np.asarray(layer.kernel[...], np.float64) + np.asarray(layer.bias[...], np.float64)
-        x = np.maximum(x, 0) if index < len(layers) - 1 else x
-    return x
+    return graphs, init_actor_critic_state(params, config)
 
 
 def read_episodes(folder):
@@ -119,15 +112,15 @@ def test_targets_and_losses_are_those_of_the_paper(spec, loader):
 
     def values(observation, action):
         seen = np.concatenate([observation, action], axis=-1)
-        return np.stack([by_hand(layers, seen)[:, 0] for layers in critics.twins])
+        return np.stack([perceptron(layers, seen)[:, 0] for layers in critics.twins])
 
-    following = np.tanh(by_hand(actor.layers, batch.next_observation))
+    following = np.tanh(perceptron(actor.layers, batch.next_observation))
     expected = batch.reward + 0.99 * values(batch.next_observation, following).min(axis=0)
     found = critic_target(graphs, state.params, config, loader(0), jax.random.key(0))
     # Products over observation and action, width and width, through the actor and then a critic.
     operations = 2 * (spec.observation_size + spec.action_size + 2 * config.width + 6)
     assert_close(found, expected, operations)
-    action = np.tanh(by_hand(actor.layers, batch.observation))
+    action = np.tanh(perceptron(actor.layers, batch.observation))
     value = values(batch.observation, action)[0]
     loss = ((action - batch.action) ** 2).mean() - 2.5 * value.mean() / np.abs(value).mean()
     made = actor_loss(graphs, state.params["actor"], state.params["critics"], config, loader(0))
@@ -157,10 +150,10 @@ def test_targets_are_those_of_the_target_networks_for_smoothed_actions(spec, loa
     actor = nnx.merge(graphs.actor, params["target_actor"])
     critics = nnx.merge(graphs.critics, params["target_critics"])
     epsilon = np.clip(2.0 * np.asarray(jax.random.normal(key, batch.action.shape)), -0.7, 0.7)
-    action = np.tanh(by_hand(actor.layers, batch.next_observation)) + epsilon
+    action = np.tanh(perceptron(actor.layers, batch.next_observation)) + epsilon
     assert (np.abs(epsilon) == 0.7).any() and (np.abs(action) > 1).any()
     seen = np.concatenate([batch.next_observation, np.clip(action, -1, 1)], axis=-1)
-    values = np.stack([by_hand(layers, seen)[:, 0] for layers in critics.twins])
+    values = np.stack([perceptron(layers, seen)[:, 0] for layers in critics.twins])
     found = critic_target(graphs, params, config, loader(0), key)
     operations = 2 * (spec.observation_size + spec.action_size + 2 * config.width + 6)
     assert_close(found, batch.reward + 0.99 * values.min(axis=0), operations)
@@ -267,7 +260,9 @@ def test_a_saved_agent_acts_as_it_did_and_resumes_bit_for_bit(spec, loader, tmp_
     standardised = (observation - spec.normalizer.observation_mean) / np.array(
         spec.normalizer.observation_std
     )
-    expected = np.tanh(by_hand(nnx.merge(graphs.actor, state.params["actor"]).layers, standardised))
+    expected = np.tanh(
+        perceptron(nnx.merge(graphs.actor, state.params["actor"]).layers, standardised)
+    )
     operations = spec.observation_size + 2 * CONFIG.width + 6
     assert_close(action, expected, operations, max(1, np.abs(standardised).max()))
     assert context.encoded == 1

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from agentic_transformer.agents.td3_bc import TD3BCAgent
+from agentic_transformer.agents.actor import TD3BCAgent
 from agentic_transformer.config import AgentConfig, EvalConfig, ModelConfig, TD3BCConfig
 from agentic_transformer.contexts.chain_tokens import encode_chains
 from agentic_transformer.contexts.chains import Chains

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import envs
-from agentic_transformer.agents.td3_bc import TD3BCAgent
+from agentic_transformer.agents.actor import TD3BCAgent
 from agentic_transformer.agents.transformer import TransformerAgent
 from agentic_transformer.config import (
     AgentConfig,
@@ -456,6 +456,7 @@ CLONE = PLAIN | {"return_conditioning": "none"}
         ("bc_told", CLONE | {"top": 0.1, "told": True}),
         ("td3", CLONE | {"learner": "td3", "loss": "good"}),  # chains are not used
         ("td3_bc_told", CLONE | {"learner": "td3_bc", "told": True}),
+        ("iql", CLONE | {"learner": "iql"}),
         ("learner", {"learner": "anywhere:MINE"}),  # whose module is not imported
         ("learner_told", CLONE | {"learner": "anywhere:MINE", "told": True}),
         ("single", {"trajectories": 1}),  # at_prefix with a window of 1

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agentic_transformer.agents.td3_bc import TD3BCAgent
+from agentic_transformer.agents.actor import TD3BCAgent
 from agentic_transformer.config import AgentConfig, ModelConfig, TD3BCConfig
 from agentic_transformer.contexts.normalizer import Normalizer
 from agentic_transformer.contexts.transitions import Transitions
@@ -18,7 +18,8 @@ from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.ring import blockwise_attention, feedforward
 from agentic_transformer.ring.kernels import NAMES
 from agentic_transformer.ring.precision import PRECISIONS
-from agentic_transformer.training.td3_bc import init_td3_bc_state, make_td3_bc_step
+from agentic_transformer.training.actor_critic import init_actor_critic_state
+from agentic_transformer.training.td3_bc import make_td3_bc_step
 from experiments.benchmarks import agent_models
 
 CHOICES = {field.name: field.metadata["choices"] for field in dataclasses.fields(ModelConfig)}
@@ -113,7 +114,7 @@ def td3_bc(precision):
 @pytest.mark.parametrize("setting", PRECISIONS)
 def test_td3_bc_trains_in_the_precision_of_its_setting(setting):
     graphs, params, spec = td3_bc(setting)
-    state, rows = init_td3_bc_state(params, spec.td3_bc), jnp.ones((4, 3))
+    state, rows = init_actor_critic_state(params, spec.td3_bc), jnp.ones((4, 3))
     batch = Transitions(
         observation=rows, action=jnp.ones((4, 2)), reward=jnp.ones(4), next_observation=rows
     )

@@ -55,7 +55,9 @@ def saved(tmp_path, monkeypatch):
     checkpoints.prepare()
     with monkeypatch.context() as older:  # whose own names were today's
         older.setattr(old_names, "current_array", lambda name: name)
-        checkpoints.save(old, renamed(spec.to_dict()), loss=1.0)
+        described = renamed(spec.to_dict())
+        del described["iql"]  # a learner that it did not know
+        checkpoints.save(old, described, loss=1.0)
         checkpoints.close()
     return tmp_path, spec, state
 

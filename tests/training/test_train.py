@@ -12,6 +12,7 @@ from agentic_transformer import load, train
 from agentic_transformer.config import (
     AgentConfig,
     DataConfig,
+    IQLConfig,
     MeshConfig,
     ModelConfig,
     TD3BCConfig,
@@ -40,6 +41,7 @@ def settings(tmp_path_factory):
         model=ModelConfig(width=8, layers=1),
         train=TrainConfig(steps=4, batch=4, warmup=1, log_every=2, checkpoint_every=2),
         td3_bc=TD3BCConfig(width=8, batch=8),
+        iql=IQLConfig(width=8, batch=8),
     )
 
 
@@ -52,7 +54,7 @@ def source(settings, tmp_path_factory):
     return run
 
 
-@pytest.fixture(params=["transformer", "td3_bc"])
+@pytest.fixture(params=["transformer", "td3_bc", "iql"])
 def config(settings, request):
     settings.agent.learner = request.param
     return settings

@@ -1,0 +1,114 @@
+"""Holds what TD3, TD3+BC and IQL share: the learner around a training step, and its parts.
+
+They are references from outside sequence modelling, and learn from single transitions. Episodes
+end by a time limit alone, so no transition is terminal. Training uses one device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from agentic_transformer.config import ActorCriticConfig, TD3Config, TrainCommand
+from agentic_transformer.contexts.relabelled import RelabelledDataset
+from agentic_transformer.contexts.transitions import TransitionLoader, Transitions
+from agentic_transformer.models.actor_critic import Graphs, Params
+from agentic_transformer.models.spec import AgentSpec
+from agentic_transformer.training.computation import describe_computation
+from agentic_transformer.training.state import TrainState
+
+Step = Callable[[TrainState, Transitions], tuple[TrainState, dict[str, jax.Array]]]
+"""One training step of (state, batch) -> (state, metrics); it consumes the state."""
+
+
+class ActorCriticLearner:
+    """Trains networks with transitions, see `agentic_transformer.training.learner.Learner`."""
+
+    def __init__(
+        self,
+        config: TrainCommand,
+        method: ActorCriticConfig,
+        data: RelabelledDataset,
+        spec: AgentSpec,
+        params: Params,
+        train_step: Step,
+    ) -> None:
+        """Prepares the batches.
+
+        Args:
+            config: all settings.
+            method: those of the method.
+            data: trajectories and rewards.
+            spec: the agent.
+            params: fresh parameters.
+            train_step: a compiled function.
+        """
+        self._method, self._params = method, params
+        self.tokens_per_batch = 0
+        self.computation = describe_computation(config.model.precision, jax.devices()[:1])
+        self.make_batch = TransitionLoader(data, spec.layout(), method.batch, config.seed)
+        self.train_step = train_step
+
+    def init_state(self) -> TrainState:
+        """Returns a fresh train state."""
+        return init_actor_critic_state(self._params, self._method)
+
+    def abstract_state(self) -> TrainState:
+        """Returns a train state, to be filled from a checkpoint; the small networks are made."""
+        return self.init_state()
+
+    def learning_rate(self, step: int) -> float:
+        """Returns the learning rate, which is constant."""
+        return self._method.learning_rate
+
+
+def trained_names(params: Iterable[str]) -> list[str]:
+    """Returns the names of the networks that have an optimizer: all but the target networks."""
+    return [name for name in params if not name.startswith("target_")]
+
+
+def init_actor_critic_state(params: Params, config: ActorCriticConfig | TD3Config) -> TrainState:
+    """Returns the train state before the first step."""
+    optimizer = optax.adam(config.learning_rate)
+    states = {name: optimizer.init(params[name]) for name in trained_names(params)}
+    return TrainState(jnp.zeros((), jnp.int32), params, states)
+
+
+def descend(
+    optimizer: optax.GradientTransformation,
+    name: str,
+    params: Params,
+    states: dict[str, Any],
+    grads: nnx.State,
+) -> tuple[Params, dict[str, Any]]:
+    """Returns all parameters and optimizer states after one network's step down its gradient."""
+    updates, state = optimizer.update(grads, states[name])
+    return params | {name: optax.apply_updates(params[name], updates)}, states | {name: state}
+
+
+def move_targets(params: Params, tau: float) -> Params:
+    """Returns the parameters after every target network has moved toward its network.
+
+    theta' <- (1 - tau) theta' + tau theta    (Polyak averaging)
+    """
+    targets = {
+        f"target_{name}": jax.tree.map(
+            lambda old, new: (1 - tau) * old + tau * new, params[f"target_{name}"], params[name]
+        )
+        for name in trained_names(params)
+        if f"target_{name}" in params
+    }
+    return params | targets
+
+
+def critic_loss(
+    graphs: Graphs, critics: nnx.State, batch: Transitions, target: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the sum over both critics of mean((Q_i(s, a) - y)^2), and the mean value."""
+    values = nnx.merge(graphs.critics, critics)(batch.observation, batch.action)  # (2, B)
+    return jnp.mean((values - target) ** 2, axis=1).sum(), values.mean()
