@@ -29,6 +29,7 @@ COLUMNS = (
     ["agent=dt", "train.batch=32"],
     ["agent=td3"],
     ["agent=td3_bc"],
+    ["agent=iql"],
     ["model.attention=memory_efficient"],
     ["model.attention=blockwise"],
     ["model.attention=ring"],
