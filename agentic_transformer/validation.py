@@ -199,8 +199,8 @@ def check_horizon(task: str, data: DataConfig) -> None:
 def check_plan(command: PlanCommand) -> None:
     """Raises a UserError if what is asked for cannot be planned.
 
-    The machine has to exist, its devices to form such rings, and the model to be one that is
-    estimated or can be compiled.
+    The machine has to exist, its devices to form such rings and to have such a kernel. The model
+    has to be one that is estimated or can be compiled.
     """
     topology = hardware.topology(command.topology)
     model, ring, devices = command.model, command.ring or 1, topology.devices
@@ -219,6 +219,14 @@ def check_plan(command: PlanCommand) -> None:
         raise_config_error(
             f"ring={ring} does not divide the {devices} devices of {command.topology}",
             _divisors(devices),
+        )
+    fused, platform = estimate_settings.FUSED, topology.platform
+    kerneled = model.attention in estimate_settings.KERNELED
+    if kerneled and fused.get(model.kernel, platform) != platform:
+        raise_config_error(
+            f"model.kernel={model.kernel} with topology={command.topology}: that kernel is for "
+            f"{fused[model.kernel].upper()}s",
+            listing(["auto", *(name for name in fused if fused[name] == platform)]),
         )
     assumed = estimate_settings.assumed_settings(model)
     if assumed and command.compile == "nothing":

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from agentic_transformer.capacity.estimate_settings import KERNELED
 from agentic_transformer.capacity.workload import Workload
 from agentic_transformer.training.fsdp import shard_shape
 
@@ -19,10 +20,6 @@ BF16, FLOAT32 = 2, 4
 TILE = (8, 128)
 """Rows and columns of float32 in a tile of a TPU. The last two axes of an array are padded to whole
 tiles, in the order of axes that the compiler chooses."""
-
-
-KERNELED = ("ring", "blockwise")
-"""Backbones that call a kernel for each block of keys."""
 
 
 class LayerCoefficients(NamedTuple):

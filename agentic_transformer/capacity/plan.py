@@ -7,6 +7,7 @@ from typing import Any
 
 from agentic_transformer.capacity import flops, longest_context, memory, roofline
 from agentic_transformer.capacity.compile_cache import CompileCache
+from agentic_transformer.capacity.estimate_settings import KERNELED
 from agentic_transformer.capacity.hardware import GIB, topology
 from agentic_transformer.capacity.hlo_permutes import Permute, count_overlap
 from agentic_transformer.capacity.outcome import Accepted, Refused
@@ -100,7 +101,7 @@ class Plan:
         "dense" and "memory_efficient" attention have none, and neither has what was not compiled.
         """
         workload, model = self.workload, self.workload.model
-        if self.outcome is None or model.attention not in memory.KERNELED:
+        if self.outcome is None or model.attention not in KERNELED:
             return ""
         platform, head_dim = workload.topology.platform, model.width // model.heads
         # The masks of a row that is one chain are causal or full.

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from agentic_transformer.capacity import flops, memory
+from agentic_transformer.capacity import flops
+from agentic_transformer.capacity.estimate_settings import KERNELED
 from agentic_transformer.capacity.memory import BF16, FLOAT32
 from agentic_transformer.capacity.workload import Workload
 from agentic_transformer.config import ModelConfig
@@ -131,4 +132,4 @@ def products_again(model: ModelConfig) -> float:
 
 def keeps_attention(model: ModelConfig) -> bool:
     """Returns whether attention is kept for the backward pass, which computes it again if not."""
-    return model.remat == "none" or (model.remat != "full" and model.attention in memory.KERNELED)
+    return model.remat == "none" or (model.remat != "full" and model.attention in KERNELED)

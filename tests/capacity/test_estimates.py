@@ -15,6 +15,7 @@ from agentic_transformer.capacity.workload import Workload
 from agentic_transformer.config import ModelConfig, PlanCommand
 from agentic_transformer.models.transformer import AgenticTransformer
 from agentic_transformer.ring import blockwise_attention
+from agentic_transformer.ring.kernels import NAMES, why_not
 from agentic_transformer.ring.overlap import hidden, minimal_block
 from experiments.benchmarks import plan as suite
 from experiments.cli.packages import ROOT
@@ -144,6 +145,27 @@ def test_the_suite_plans_what_is_modelled_and_judges_estimates_by_nothing_else()
 
     assert [row["compiled"] for row in suite._accuracy(Kept(), "tpu")] == [1]
     assert not list(suite._accuracy(Kept(), "gpu"))
+
+
+def test_an_estimate_is_of_the_kernel_that_a_platform_has():
+    """That a kernel needs other devices is what the kernel says itself."""
+    needs = {
+        (name, platform): "the devices are" in why_not(name, platform, "bfloat16", 64)
+        for name in NAMES[1:]
+        for platform in memory.COEFFICIENTS
+    }
+    assert {
+        name: platform
+        for (name, platform), bad in needs.items()
+        if not bad and any(needs[name, other] for other in memory.COEFFICIENTS)
+    } == estimate_settings.FUSED
+    for kernel in NAMES:
+        assumed = {} if kernel in ("auto", "cudnn", "splash") else {"kernel": "auto"}
+        ring = dataclasses.replace(MODEL, kernel=kernel)
+        assert estimate_settings.assumed_settings(ring) == assumed
+        # Dense attention has no kernel.
+        dense = dataclasses.replace(ring, attention="dense", blockwise_feedforward=False)
+        assert not estimate_settings.assumed_settings(dense)
 
 
 def test_flops_of_appendix_d():

@@ -40,6 +40,10 @@ BAD = [
         "allowed: model.dtype=bfloat16 model.remat=block model.scan_layers=true",
     ),
     ("compile=nothing model.attention=dense", "allowed: model.blockwise_feedforward=false"),
+    ("compile=nothing model.kernel=reference", "allowed: model.kernel=auto, or compile=memory"),
+    ("topology=h100:8 model.kernel=splash", "allowed: auto, cudnn"),
+    ("topology=v5e:4x4 model.kernel=cudnn", "that kernel is for GPUs"),
+    ("topology=v5e:4x4,h100:8 model.kernel=splash compile=nothing", "with topology=h100:8"),
     ("compile=all", "allowed: memory, nothing, schedule"),
 ]
 
