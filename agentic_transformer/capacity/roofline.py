@@ -19,7 +19,10 @@ ASSUMPTIONS = (
     "matrix products run at the chip's peak in bfloat16; norms, softmax and the optimiser take no "
     "time",
     "a layer is computed forward and backward, and in between again as far as model.remat does not "
-    "keep it; half of all scores are masked, evenly over the ring",
+    "keep it; memory_efficient attention keeps no scores, and is computed once more",
+    "half of the scores in each step of the ring are masked, and are not computed; with "
+    "model.layout=contiguous the slowest device computes all of them after its first step; dense "
+    "and memory_efficient attention and model.kernel=reference always compute all scores",
     "keys, values and their gradients travel over one link in one direction, their own, beside the "
     "attention of their step",
     "weights are gathered in bfloat16, forward and backward, and their gradients scattered (the "
@@ -48,8 +51,15 @@ class RingStep(NamedTuple):
         return self.compute >= self.transfer
 
 
-def ring_step(workload: Workload, *, backward: bool) -> RingStep:
-    """Returns the times of one step of a layer's ring.
+class RingPass(NamedTuple):
+    """Holds the seconds of all steps of the ring on one device: computing, and waiting besides."""
+
+    compute: float
+    waiting: float
+
+
+def ring_step(workload: Workload, *, backward: bool, later: bool = False) -> RingStep:
+    """Returns the times of one step of a layer's ring on its slowest device.
 
     In a step each device attends to one block, while keys and values (in the backward pass their
     gradients too) move to the next device.
@@ -57,18 +67,49 @@ def ring_step(workload: Workload, *, backward: bool) -> RingStep:
     Args:
         workload: what is trained.
         backward: whether the step is of the backward pass.
+        later: whether the step is one after the first, see `saves_half`.
     """
-    chip, width, tokens = chip_of(workload), workload.model.width, workload.tokens
-    # Forward 2 products: q k^T and p v. Backward 5: q k^T again, and those of dP = dO v^T, dQ, dK
-    # and dV.
-    products = flops.layer_attention(workload.model, tokens, tokens) * (2.5 if backward else 1)
+    model, chip, tokens = workload.model, chip_of(workload), workload.tokens
+    causal, width = saves_half(model, later=later), model.width
+    products = flops.layer_attention(model, tokens, tokens, causal=causal)
+    if backward:
+        # Forward 2 products: q k^T and p v. Backward those of dP = dO v^T, dQ, dK and dV, and
+        # q k^T again unless the scores are kept.
+        products *= flops.BACKWARD if model.attention == "dense" else flops.BACKWARD + 0.5
     sent = 2 * width * tokens * (BF16 + (FLOAT32 if backward else 0))
     return RingStep(products / chip.flops, sent / chip.link)
 
 
-def least_tokens(workload: Workload, *, backward: bool) -> float:
-    """Returns the least tokens per device at which transfers hide, see `ring.overlap`."""
-    return minimal_block(chip_of(workload), causal=True, backward=backward)
+def least_tokens(workload: Workload, *, backward: bool, later: bool = False) -> float:
+    """Returns the least tokens per device at which the transfer of a ring step hides.
+
+    See `ring.overlap`; the arguments are those of `ring_step`.
+    """
+    causal = saves_half(workload.model, later=later)
+    return minimal_block(chip_of(workload), causal=causal, backward=backward)
+
+
+def saves_half(model: ModelConfig, *, later: bool) -> bool:
+    """Returns whether half of the scores of a ring step are never computed, as masks hide them.
+
+    In the first step each device attends to its own block. In zigzag order a later step has half of
+    a block too. In contiguous order the last device, which is the slowest, attends to whole blocks.
+
+    Args:
+        model: the model's settings.
+        later: whether the step is one after the first. A single device has none.
+    """
+    skips = model.attention in KERNELED and model.kernel != "reference"
+    return skips and not (later and model.layout == "contiguous")
+
+
+def _ring_pass(workload: Workload, *, backward: bool) -> RingPass:
+    """Returns the times of all steps of a layer's ring; the last one transfers nothing."""
+    first, later = (ring_step(workload, backward=backward, later=later) for later in (False, True))
+    hops = workload.ring - 1
+    transfers = ((min(1, hops), first), (max(0, hops - 1), later))
+    waiting = sum(times * max(0, step.transfer - step.compute) for times, step in transfers)
+    return RingPass(first.compute + hops * later.compute, waiting)
 
 
 class StepTime(NamedTuple):
@@ -97,14 +138,10 @@ def step_time(workload: Workload) -> StepTime:
     model, chip, tokens = workload.model, chip_of(workload), workload.tokens
     products = flops.layer_products(model, tokens) / chip.flops
     products_backward = (products_again(model) + flops.BACKWARD) * products
-    forward, backward = (ring_step(workload, backward=backward) for backward in (False, True))
-    runs = 1 if keeps_attention(model) else 2
-    attention = workload.ring * (runs * forward.compute + backward.compute)
-    hops = workload.ring - 1
-    waiting = hops * sum(
-        times * max(0, step.transfer - step.compute)
-        for times, step in ((runs, forward), (1, backward))
-    )
+    runs, hops = attention_runs(model), workload.ring - 1
+    forward, backward = (_ring_pass(workload, backward=backward) for backward in (False, True))
+    attention = runs * forward.compute + backward.compute
+    waiting = runs * forward.waiting + backward.waiting
     if hops:  # the gradients' last hop home, in bfloat16, has no computation beside it
         waiting += 2 * BF16 * model.width * tokens / chip.link
     devices = workload.topology.devices
@@ -130,6 +167,11 @@ def products_again(model: ModelConfig) -> float:
     return 1 - model.feedforward / (4 + 2 * model.feedforward)
 
 
-def keeps_attention(model: ModelConfig) -> bool:
-    """Returns whether attention is kept for the backward pass, which computes it again if not."""
-    return model.remat == "none" or (model.remat != "full" and model.attention in KERNELED)
+def attention_runs(model: ModelConfig) -> int:
+    """Returns how often a train step computes the forward pass of attention.
+
+    A rematerialised layer computes it again, unless it keeps what a kernel returned. Memory
+    efficient attention rematerialises its own chunks besides.
+    """
+    again = model.remat == "full" or (model.remat != "none" and model.attention not in KERNELED)
+    return 1 + again + (model.attention == "memory_efficient")

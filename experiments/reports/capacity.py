@@ -12,6 +12,7 @@ from agentic_transformer.capacity.hardware import GIB
 from agentic_transformer.capacity.hlo_permutes import DIRECTIONS, count_overlap
 from agentic_transformer.capacity.outcome import Accepted, Refused
 from agentic_transformer.capacity.plan import Plan, growth_from_one_trajectory
+from agentic_transformer.capacity.workload import Workload
 from agentic_transformer.settings import format_values
 from experiments.reports.pyplot import plt
 
@@ -44,12 +45,11 @@ def write(plans: Sequence[Plan], folder: Path) -> None:
 def section(plan: Plan) -> str:
     """Returns the Markdown section of one plan."""
     workload = plan.workload
-    model = workload.model
     paragraphs = [
         f"## {title(plan)}",
         f"{workload.context:,} tokens of context ({workload.trajectories:,.1f} trajectories of "
         f"{workload.steps:,} steps), {workload.tokens:,} on each of {workload.ring} devices; "
-        f"{workload.sequences} sequence(s) at a time; attention: {model.attention}.",
+        f"{workload.sequences} sequence(s) at a time; attention: {_attention(workload)}.",
         _memory(plan),
     ]
     if plan.bracket:
@@ -65,6 +65,12 @@ def title(plan: Plan) -> str:
     size = f"{size / 1e9:.1f}B" if size >= 1e9 else f"{size / 1e6:.0f}M"
     shape = f"{model.layers} layers of {model.width}"
     return f"{size} parameters ({shape}) on {plan.workload.topology.name}"
+
+
+def _attention(workload: Workload) -> str:
+    """Returns the name of the attention; of a ring with the order of its sequence."""
+    model = workload.model
+    return f"{model.attention} in {model.layout} order" if workload.ring > 1 else model.attention
 
 
 def _memory(plan: Plan) -> str:
@@ -129,17 +135,25 @@ def _work(plan: Plan) -> str:
 
 
 def _ring(plan: Plan) -> str:
-    """Returns the table of a ring step's times, and a sentence about the schedule."""
+    """Returns the table of a ring step's times, and a sentence about the schedule.
+
+    Steps after the first have rows of their own where they compute more.
+    """
     workload = plan.workload
     lines = ["| a step of the ring | computes, ms | transfers, ms | |", "|---|---|---|---|"]
     for name, backward in (("forward", False), ("backward", True)):
-        step = roofline.ring_step(workload, backward=backward)
-        least = roofline.least_tokens(workload, backward=backward)
-        side = "hidden" if step.hidden else "not hidden"
-        lines.append(
-            f"| {name} | {1e3 * step.compute:.2f} | {1e3 * step.transfer:.2f} "
-            f"| {side}: {workload.tokens:,} tokens a device, {least:,.0f} are needed |"
-        )
+        first = roofline.ring_step(workload, backward=backward)
+        for later in (False, True):
+            step = roofline.ring_step(workload, backward=backward, later=later)
+            if later and step == first:
+                continue
+            least = roofline.least_tokens(workload, backward=backward, later=later)
+            side = "hidden" if step.hidden else "not hidden"
+            lines.append(
+                f"| {name}{', after the first' if later else ''} "
+                f"| {1e3 * step.compute:.2f} | {1e3 * step.transfer:.2f} "
+                f"| {side}: {workload.tokens:,} tokens a device, {least:,.0f} are needed |"
+            )
     table = "\n".join(lines)
     if plan.permutes:
         table += "\n\nScheduled: " + "; ".join(schedule(plan.outcome)) + "."

@@ -5,6 +5,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pandas as pd
 import pytest
 from flax import nnx
@@ -14,8 +15,9 @@ from agentic_transformer.capacity.hardware import FAMILIES, GIB, topology
 from agentic_transformer.capacity.workload import Workload
 from agentic_transformer.config import ModelConfig, PlanCommand
 from agentic_transformer.models.transformer import AgenticTransformer
-from agentic_transformer.ring import blockwise_attention
+from agentic_transformer.ring import attention as backbones
 from agentic_transformer.ring.kernels import NAMES, why_not
+from agentic_transformer.ring.layout import positions
 from agentic_transformer.ring.overlap import hidden, minimal_block
 from experiments.benchmarks import plan as suite
 from experiments.cli.packages import ROOT
@@ -210,36 +212,91 @@ def test_a_step_takes_what_its_flops_take_where_all_is_hidden(remat, attentions)
     assert found.utilisation == pytest.approx(of_use / found.total)
 
 
+@pytest.mark.parametrize("attention", ["dense", "memory_efficient", "blockwise"])
 @pytest.mark.parametrize("remat", ["none", "dots", "block", "full"])
-def test_products_that_are_computed_again_are_those_of_the_gradient(remat):
+def test_products_are_those_of_the_program(attention, remat):
     """Counted in the gradient of a model's layers, whose other products are small beside them."""
     width, tokens, layers = 512, 64, 2
-    model = ModelConfig(width=width, layers=layers, heads=4, remat=remat)
+    kind = {"attention": attention, "kernel": "reference", "remat": remat}
+    model = ModelConfig(width=width, layers=layers, heads=4, **kind)
     graph, params = nnx.split(AgenticTransformer(model, 8, 3, tokens, nnx.Rngs(0)))
 
     def loss(params, features):
         timestep = jnp.zeros((1, tokens), jnp.int32)
-        attend = lambda layer, *qkv: blockwise_attention(*qkv, causal=True)  # noqa: E731
+
+        def attend(layer, *qkv):
+            return backbones(*qkv, backbone=attention, kernel="reference")
+
         return nnx.merge(graph, params).encode(features, timestep, attend).sum()
 
     gradient = jax.make_jaxpr(jax.grad(loss))(params, jnp.ones((1, tokens, 8)))
-    counted = _product_flops(gradient.jaxpr) / layers / flops.layer_products(model, tokens)
+    of_weights, of_attention = _product_flops(gradient.jaxpr)
     # The embedding of 8 features adds at most 3 * 8 / (12 * 512 * 2) = 0.002.
-    assert counted == pytest.approx(3 + roofline.products_again(model), rel=0.002)
+    products = layers * flops.layer_products(model, tokens)
+    assert of_weights / products == pytest.approx(3 + roofline.products_again(model), rel=0.002)
+    found = workload(model=model, tokens=tokens, ring=1)
+    computed = roofline.step_time(found).compute * roofline.chip_of(found).flops
+    assert of_attention == pytest.approx(
+        computed - (3 + roofline.products_again(model)) * products, rel=0.01
+    )
 
 
-def _product_flops(jaxpr) -> float:
-    """Returns the FLOPs of a program's products with a weight, or whose result is its gradient."""
-    total = 0
+def _product_flops(jaxpr) -> np.ndarray:
+    """Returns the FLOPs of a program's products with a weight, or whose result is its gradient.
+
+    The second number is that of all other products, which are those of attention.
+    """
+    total = np.zeros(2)
     for equation in jaxpr.eqns:
         arrays = [variable.aval for variable in (*equation.invars, *equation.outvars)]
-        if equation.primitive.name == "dot_general" and 2 in [array.ndim for array in arrays]:
+        if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
-            total += 2 * math.prod(arrays[0].shape[axis] for axis in contracted) * arrays[-1].size
+            of_attention = 2 not in [array.ndim for array in arrays]
+            total[int(of_attention)] += (
+                2 * math.prod(arrays[0].shape[axis] for axis in contracted) * arrays[-1].size
+            )
         for value in equation.params.values():
             if hasattr(inner := getattr(value, "jaxpr", value), "eqns"):
-                total += _product_flops(inner)
+                total += equation.params.get("length", 1) * _product_flops(inner)
     return total
+
+
+@pytest.mark.parametrize("order", ["zigzag", "contiguous"])
+@pytest.mark.parametrize("backward", [False, True])
+def test_the_slowest_device_computes_what_it_sees(order, backward):
+    """In every step, counted by the positions of the devices' queries and keys."""
+    ring, tokens = 4, 256
+    model = dataclasses.replace(MODEL, layout=order)
+    at = positions(ring * tokens, ring, order).reshape(ring, tokens)
+    seen = [
+        max((at[i][:, None] >= at[(i - step) % ring]).mean() for i in range(ring))
+        for step in range(ring)
+    ]
+    where = workload("v5e:2x2", model, tokens)
+    found = [
+        roofline.ring_step(where, backward=backward, later=step > 0).compute for step in range(ring)
+    ]
+    whole = 2 * roofline.ring_step(workload("v5e:2x2", tokens=tokens), backward=backward).compute
+    assert [seconds / whole for seconds in found] == pytest.approx(seen, rel=2 / tokens)
+
+
+def test_a_contiguous_ring_waits_in_its_first_step_at_most():
+    """Half of a block hides no transfer from these tokens on, and a whole one hides it."""
+    model = dataclasses.replace(MODEL, layout="contiguous")
+    least = roofline.least_tokens(workload(), backward=True)
+    where = workload(model=model, tokens=int(0.9 * least))
+    assert roofline.least_tokens(where, backward=True, later=True) == least / 2
+    steps = [
+        (hop, roofline.ring_step(where, backward=backward, later=hop > 0))
+        for backward in (False, True)
+        for hop in range(15)
+    ]
+    assert {hop for hop, step in steps if not step.hidden} == {0}
+    found, zigzag = (roofline.step_time(x) for x in (where, workload(tokens=where.tokens)))
+    late = sum(max(0, step.transfer - step.compute) for _, step in steps)
+    home = 4 * MODEL.width * where.tokens / roofline.chip_of(where).link
+    assert found.ring == pytest.approx(24 * (late + home))
+    assert found.ring < zigzag.ring and found.total > 1.1 * zigzag.total
 
 
 def test_a_model_without_a_ring_waits_for_nothing_of_it():

@@ -1,10 +1,12 @@
 """The report of plans."""
 
+import dataclasses
+
 import matplotlib.pyplot as plt
 
 from agentic_transformer.capacity.plan import Plan
 from experiments.reports import capacity
-from tests.capacity.test_estimates import workload
+from tests.capacity.test_estimates import MODEL, workload
 
 
 def test_plans_of_one_title_have_bars_of_their_own(tmp_path, monkeypatch):
@@ -20,3 +22,12 @@ def test_plans_of_one_title_have_bars_of_their_own(tmp_path, monkeypatch):
     ]
     monkeypatch.undo()
     plt.close("all")
+
+
+def test_a_contiguous_ring_has_rows_for_its_longer_steps():
+    for order, rows in (("zigzag", 2), ("contiguous", 4)):
+        model = dataclasses.replace(MODEL, layout=order)
+        text = capacity.section(Plan(workload(model=model)))
+        assert f"attention: ring in {order} order." in text
+        assert text.count("8,192 tokens a device") == rows
+        assert text.count(", after the first |") == rows - 2
