@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,6 +18,9 @@ NARROW = 1.15
 
 MAX_COMPILATIONS = 3
 
+SHORTEST = 32
+"""The least tokens a device that are compiled."""
+
 Compile = Callable[[Workload], Accepted | Refused]
 
 
@@ -26,8 +30,8 @@ class Bracket(NamedTuple):
     Attributes:
         estimated: tokens a device by the estimate.
         fits: the longest accepted context with its outcome, or None.
-        refused: the shortest refused context with its outcome, or None; of GPUs it may be missing,
-            if the accepted one fills their memory.
+        refused: the shortest refused context with its outcome, or None; it may be missing if the
+            accepted one fills the memory of a GPU, or if every compilation was accepted.
         compilations: number of compilations so far.
     """
 
@@ -49,16 +53,20 @@ def estimated_tokens(workload: Workload) -> int:
     return low
 
 
-def round_to_chunks(tokens: float) -> int:
+def round_to_chunks(tokens: float, *, up: bool = False) -> int:
     """Rounds tokens a device so that they cut into even chunks.
 
     The result is a multiple of a power of two, which is from 32 to 1024 and about a hundredth of
     the tokens.
+
+    Args:
+        tokens: the number to round.
+        up: whether to round up; else down, of less than `SHORTEST` to 0.
     """
-    step = 32
+    step = SHORTEST
     while step * 100 < tokens and step < 1024:
         step *= 2
-    return max(step, round(tokens / step) * step)
+    return (math.ceil if up else math.floor)(tokens / step) * step
 
 
 def longest_context(workload: Workload, compile_step: Compile) -> Bracket:
@@ -66,7 +74,7 @@ def longest_context(workload: Workload, compile_step: Compile) -> Bracket:
 
     Two are enough if the estimate is right. The first context is a little below the estimate. Each
     compilation gives a new guess of the limit: the next context is a little above it after one that
-    fits, and a little below it after one that does not.
+    fits, and a little below it after one that does not. Each is between the ends of the bracket.
 
     Args:
         workload: what to train; its context does not matter.
@@ -74,40 +82,61 @@ def longest_context(workload: Workload, compile_step: Compile) -> Bracket:
     """
     estimated = estimated_tokens(workload)
     bracket = Bracket(estimated, None, None, 0)
-    tokens = round_to_chunks(BELOW * estimated)
-    while bracket.compilations < MAX_COMPILATIONS and not _narrow(bracket):
+    needed = [(0, memory.estimate(workload).state)]  # tokens a device, and bytes
+    tokens = max(SHORTEST, round_to_chunks(BELOW * estimated))
+    while tokens is not None and bracket.compilations < MAX_COMPILATIONS:
         tried = workload.with_tokens(tokens)
         outcome = compile_step(tried)
         bracket = bracket._replace(compilations=bracket.compilations + 1)
         if isinstance(outcome, Refused):
-            if bracket.refused is None or tokens < bracket.refused[0].tokens:
-                bracket = bracket._replace(refused=(tried, outcome))
-            tokens = round_to_chunks(BELOW * _limit(tried, outcome.required))
+            bracket = bracket._replace(refused=(tried, outcome))
+            needed.append((tokens, outcome.required))
+            limit = _limit(workload.topology.memory, *needed[-2:])
+            guess = round_to_chunks(BELOW * limit)
         else:
-            if bracket.fits is None or tokens > bracket.fits[0].tokens:
-                bracket = bracket._replace(fits=(tried, outcome))
-            tokens = round_to_chunks(ABOVE * _limit(tried, outcome.memory.peak))
+            bracket = bracket._replace(fits=(tried, outcome))
+            needed.append((tokens, outcome.memory.peak))
+            limit = _limit(workload.topology.memory, *needed[-2:])
+            guess = round_to_chunks(ABOVE * limit, up=True)
+        tokens = None if _narrow(bracket, limit) else _between(bracket, guess)
     return bracket
 
 
-def _narrow(bracket: Bracket) -> bool:
+def _limit(available: float, *needed: tuple[int, float]) -> float:
+    """Returns the tokens a device at which a program would just fit.
+
+    This assumes that memory grows evenly with the tokens.
+
+    Args:
+        available: bytes on each device.
+        needed: two numbers of tokens, each with the bytes that it needs.
+    """
+    (fewer, less), (more, most) = sorted(needed)
+    # What was compiled may need less than the estimated state: then the limit is far away.
+    return more + (available - most) * (more - fewer) / max(1.0, most - less)
+
+
+def _narrow(bracket: Bracket, limit: float) -> bool:
     """Returns whether the ends of a bracket are near enough.
 
     The compiler of GPUs refuses nothing: there the memory itself is the other end.
     """
-    if bracket.fits and bracket.fits[0].topology.platform == "gpu":
-        fits, outcome = bracket.fits
-        return _limit(fits, outcome.memory.peak) <= NARROW * fits.tokens
-    return (
-        bool(bracket.fits and bracket.refused)
-        and bracket.refused[0].tokens <= NARROW * bracket.fits[0].tokens
-    )
+    if bracket.fits is None:
+        return False
+    fits = bracket.fits[0]
+    if fits.topology.platform != "gpu":
+        limit = bracket.refused[0].tokens if bracket.refused else math.inf
+    return limit <= NARROW * fits.tokens
 
 
-def _limit(tried: Workload, needed: float) -> float:
-    """Returns the tokens a device at which a program would just fit.
+def _between(bracket: Bracket, guess: int) -> int | None:
+    """Returns the tokens between the ends of a bracket that are nearest to a guess; None if none.
 
-    This assumes that all memory besides the state grows in proportion to the tokens.
+    The other end of what fits is at twice its tokens as long as nothing is refused.
     """
-    state = memory.estimate(tried).state
-    return tried.tokens * max(0.0, tried.topology.memory - state) / max(1.0, needed - state)
+    low = round_to_chunks((bracket.fits[0].tokens if bracket.fits else 0) + 1, up=True)
+    if bracket.refused:
+        high = round_to_chunks(bracket.refused[0].tokens - 1)
+    else:
+        high = 2 * bracket.fits[0].tokens
+    return min(max(guess, low), high) if low <= high else None

@@ -153,11 +153,9 @@ def _at_longest_context(
 ) -> Plan:
     """Plans the longest context that fits; if nothing fits, the shortest that was refused."""
     if not compiles:
-        tokens = longest_context.estimated_tokens(workload)
-        if tokens == 0:
-            return Plan(workload.with_tokens(2))
-        tokens = longest_context.round_to_chunks(tokens * longest_context.BELOW)
-        return Plan(workload.with_tokens(tokens))
+        tokens = longest_context.BELOW * longest_context.estimated_tokens(workload)
+        # Two tokens are the fewest that a device can have in zigzag order.
+        return Plan(workload.with_tokens(max(2, longest_context.round_to_chunks(tokens))))
     bracket = longest_context.longest_context(
         workload, lambda workload: compile_step(workload, fast=True)
     )

@@ -112,6 +112,8 @@ def _bracket(plan: Plan) -> str:
     bracket = plan.bracket
     ends = {"fit": bracket.fits, "do not fit": bracket.refused}
     words = ", ".join(f"{end[0].context:,} tokens {said}" for said, end in ends.items() if end)
+    if not bracket.refused:
+        words += ", none longer was tried"
     estimated = f"{bracket.estimated * plan.workload.ring:,}"
     return (
         f"Longest context, bracketed by {bracket.compilations} compilations: {words} "
