@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +18,7 @@ import envs
 from datasets.collection_metadata import (
     METADATA,
     check_same_collection,
+    lock_collection,
     print_differences,
     read_metadata,
     write_metadata,
@@ -23,6 +26,7 @@ from datasets.collection_metadata import (
 from datasets.collectors import Collector, collector_class
 from datasets.episode import DEMONSTRATOR, Episode, episode_path, write_episode
 from datasets.fingerprint import fingerprint
+from datasets.locks import flock
 from datasets.new_file import remove_partial_files
 from datasets.progress import progress_bar
 from envs import Task
@@ -100,10 +104,10 @@ def collect(
         if progress:
             tqdm.write(f"{folder}: {len(list(folder.glob('*.npz')))} episodes are there already")
         return before
-    metadata = record_collection(folder, before, made, episodes, len(missing))
-    run = _episodes(task, policy, seed, missing, action_repeat, length, progress)
-    for index, episode in run:
-        write_episode(folder, index, episode)
+    with record_collection(folder, before, made, episodes, len(missing)) as metadata:
+        run = _episodes(task, policy, seed, missing, action_repeat, length, progress)
+        for index, episode in run:
+            write_episode(folder, index, episode)
     return metadata
 
 
@@ -130,6 +134,7 @@ def read_same_collection(folder: Path, made: dict[str, Any]) -> dict[str, Any]:
     return before
 
 
+@contextmanager
 def record_collection(
     folder: Path,
     before: dict[str, Any],
@@ -137,8 +142,10 @@ def record_collection(
     episodes: int,
     new_episodes: int,
     libraries: Sequence[str] = _LIBRARIES,
-) -> dict[str, Any]:
-    """Writes how a buffer's episodes are collected, before they are.
+) -> Iterator[dict[str, Any]]:
+    """Writes how a buffer's episodes are collected, before the block collects them.
+
+    Meanwhile a collection of other settings is refused; several of the same settings may go on.
 
     Args:
         folder: the buffer.
@@ -148,21 +155,31 @@ def record_collection(
         new_episodes: how many of them are yet to be made.
         libraries: whose versions the episodes depend on.
 
-    Returns:
+    Yields:
         the metadata.
+
+    Raises:
+        ValueError: another collection has begun since, or the buffer cannot be written.
     """
     domain = envs.task(made["task"]).domain
-    metadata = {
-        **made,
-        "actions": before.get("actions") if before else "float32",  # as executed
-        "domain": domain,
-        "format": "ExoRL",
-        "episodes": max(episodes, before.get("episodes") or 0),
-        "versions": {name: version(name) for name in libraries} | {"code": _code(domain)},
-    }
-    print_differences(folder, before, metadata, new_episodes)
-    write_metadata(folder, metadata)
-    return metadata
+    with lock_collection(folder) as (lock, others):
+        if not before:
+            before = read_metadata(folder, in_progress=others)
+            check_same_collection(folder, before, made)
+        metadata = {
+            **made,
+            "actions": before.get("actions") if before else "float32",  # as executed
+            "domain": domain,
+            "format": "ExoRL",
+            "episodes": max(episodes, before.get("episodes") or 0),
+            "versions": {name: version(name) for name in libraries} | {"code": _code(domain)},
+        }
+        print_differences(folder, before, metadata, new_episodes)
+        write_metadata(folder, metadata)
+        flock(lock, fcntl.LOCK_SH)
+        if not before:  # another may have begun in between: a lock is given up to be shared
+            check_same_collection(folder, read_metadata(folder, in_progress=True), made)
+        yield metadata
 
 
 def _code(domain: str) -> str:

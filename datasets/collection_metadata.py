@@ -5,30 +5,38 @@ A buffer holds the episodes of one way to collect: one task, collector, seed and
 
 from __future__ import annotations
 
+import fcntl
 import json
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tqdm import tqdm
 
+from datasets.locks import flock
 from datasets.new_file import new_file
 
 METADATA = "metadata.json"
+_LOCK = ".collecting"  # lies in a buffer; a collection holds it
 _RENAMED_SETTINGS = {"coarse": "timestep_scale"}  # old -> new, read for one version
 
 
-def read_metadata(folder: Path) -> dict[str, Any]:
+def read_metadata(folder: Path, in_progress: bool = False) -> dict[str, Any]:
     """Reads the record of a buffer; empty where nothing was collected yet.
 
     A collection that stopped before its first episode leaves a record, which counts for nothing.
+
+    Args:
+        folder: the buffer.
+        in_progress: whether a collection goes on; its record counts before its first episode.
 
     Raises:
         ValueError: the folder holds episodes of unknown origin, or the file is not what `collect`
             wrote.
     """
     path = folder / METADATA
-    if not any(folder.glob("*.npz")):
+    if not any(folder.glob("*.npz")) and not (in_progress and path.exists()):
         return {}
     if not path.exists():
         raise ValueError(
@@ -75,14 +83,43 @@ def write_metadata(folder: Path, metadata: dict[str, Any]) -> None:
     Raises:
         ValueError: the folder cannot be written.
     """
+    with _told_if_unwritable(folder), new_file(folder / METADATA) as partial:
+        partial.write_text(json.dumps(metadata, indent=2) + "\n")
+
+
+@contextmanager
+def _told_if_unwritable(folder: Path) -> Iterator[None]:
+    """Makes a buffer's folder, and says which one it is in the errors of writing there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with new_file(folder / METADATA) as partial:  # several may start on one buffer
-            partial.write_text(json.dumps(metadata, indent=2) + "\n")
+        yield
     except OSError as error:
         raise ValueError(
             f"buffer {folder}: cannot be written ({error.strerror}); choose another folder"
         ) from None
+
+
+@contextmanager
+def lock_collection(folder: Path) -> Iterator[tuple[IO, bool]]:
+    """Holds a buffer's lock, which tells other collections that this one goes on; makes the folder.
+
+    Yields:
+        the lock, and whether another collection goes on. If none does, the lock is exclusive, until
+        the caller shares it.
+
+    Raises:
+        ValueError: the folder cannot be written.
+    """
+    with _told_if_unwritable(folder):
+        lock = (folder / _LOCK).open("a+")  # some network file systems ask for both to lock
+    with lock:
+        try:
+            flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            others = False
+        except BlockingIOError:
+            flock(lock, fcntl.LOCK_SH)  # waits until the other one has written its record
+            others = True
+        yield lock, others
 
 
 def check_same_collection(folder: Path, before: dict[str, Any], made: dict[str, Any]) -> None:

@@ -106,8 +106,8 @@ def collect_td3(
     new = episodes - done * config.episodes
     if before and new <= 0:
         return before
-    metadata = record_collection(folder, before, made, episodes, new, _LIBRARIES)
-    rounds.run(done, progress)
+    with record_collection(folder, before, made, episodes, new, _LIBRARIES) as metadata:
+        rounds.run(done, progress)
     return metadata
 
 

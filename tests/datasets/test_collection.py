@@ -54,7 +54,7 @@ def test_the_record_of_a_finished_buffer_is_not_rewritten(tmp_path, monkeypatch,
     assert (after["episodes"], after["versions"]["mujoco"]) == (6, "another")
     assert json.loads((tmp_path / "metadata.json").read_text()) == after
     names = {f"episode_{index:06d}_12.npz" for index in range(6)}
-    assert {path.name for path in tmp_path.iterdir()} == {"metadata.json", *names}
+    assert {path.name for path in tmp_path.iterdir()} == {".collecting", "metadata.json", *names}
 
 
 def test_a_buffer_is_made_in_one_way(tmp_path):

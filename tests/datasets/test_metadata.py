@@ -1,10 +1,12 @@
 """A collection whose record cannot be read ends in one line and changes nothing."""
 
+import fcntl
 import json
 
 import pytest
 
 import datasets
+import datasets.collection
 import envs
 from datasets.collection_metadata import check_same_collection, read_metadata
 from datasets.mppi_collector import MPPICollector
@@ -52,6 +54,45 @@ def test_a_collection_that_stopped_before_its_first_episode_may_be_changed(tmp_p
         datasets.collect("gymnasium:MountainCarContinuous-v0", tmp_path, **way)
     datasets.collect("gymnasium:MountainCarContinuous-v0", tmp_path, length=50, **way)
     assert json.loads((tmp_path / "metadata.json").read_text())["length"] == 50
+
+
+def test_a_second_collection_is_refused_before_the_first_has_an_episode(tmp_path, monkeypatch):
+    """One of the same settings is let in: both write the same files."""
+    way = WAY | {"folder": tmp_path / "buffer"}
+    run_batch = datasets.collection.run_batch
+
+    def second_comes(*args):
+        monkeypatch.setattr("datasets.collection.run_batch", run_batch)
+        for task, others, difference in (
+            ("walker_run", {}, "task='walker_walk', not 'walker_run'"),
+            ("walker_walk", {"seed": 1}, "seed=0, not 1"),
+        ):
+            with pytest.raises(ValueError, match=difference):
+                datasets.collect(task, **way | others, episodes=1, length=3)
+        assert list((tmp_path / "buffer").glob("*.npz")) == []
+        assert datasets.collect("walker_walk", **way, episodes=3, length=3)["episodes"] == 3
+        return run_batch(*args)
+
+    monkeypatch.setattr("datasets.collection.run_batch", second_comes)
+    datasets.collect("walker_walk", **way, episodes=2, length=3)
+    assert run_batch is datasets.collection.run_batch
+    assert len(list((tmp_path / "buffer").glob("*.npz"))) == 3
+
+
+def test_of_two_collections_that_write_their_records_at_once_one_goes_on(tmp_path, monkeypatch):
+    """The second comes where the first has given its lock up, to share it."""
+    flock, way = datasets.collection.flock, WAY | {"folder": tmp_path, "episodes": 1, "length": 3}
+
+    def second_comes(lock, operation):
+        monkeypatch.setattr("datasets.collection.flock", flock)
+        flock(lock, fcntl.LOCK_UN)
+        datasets.collect("walker_run", **way)
+        return flock(lock, operation)
+
+    monkeypatch.setattr("datasets.collection.flock", second_comes)
+    with pytest.raises(ValueError, match="task='walker_run', not 'walker_walk'"):
+        datasets.collect("walker_walk", **way)
+    assert json.loads((tmp_path / "metadata.json").read_text())["task"] == "walker_run"
 
 
 def test_a_buffer_of_an_earlier_version_goes_on_with_a_warning(tmp_path, capsys):
