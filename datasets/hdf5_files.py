@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import h5py
 
@@ -15,16 +15,16 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _METADATA_BYTES = 1 << 16  # HDF5's own structures beside the data
 
 
-def open_hdf5(path: Path, mode: str = "r") -> h5py.File:
+def open_hdf5(path: Path, mode: str = "r", libver: str | None = "latest", **how: Any) -> h5py.File:
     """Opens an HDF5 file without HDF5's own locks, which some file systems lack.
 
     `datasets.locks` has ours. HDF5's newest format checksums the file's structure.
     """
-    return h5py.File(path, mode, libver="latest", locking=False)
+    return h5py.File(path, mode, libver=libver, locking=False, **how)
 
 
 @contextmanager
-def new_hdf5(path: Path, alone: bool) -> Iterator[h5py.File]:
+def new_hdf5(path: Path, alone: bool, **how: Any) -> Iterator[h5py.File]:
     """Opens a new file beside `path`, which takes its place at the end.
 
     After an error `path` is as it was, and the new file is gone.
@@ -33,6 +33,7 @@ def new_hdf5(path: Path, alone: bool) -> Iterator[h5py.File]:
         path: of the file.
         alone: whether no other process writes it now, so that what a killed one left is written
             over. Otherwise each process writes a file of its own.
+        **how: what else `open_hdf5` takes.
 
     Raises:
         OSError: it cannot be written.
@@ -41,7 +42,7 @@ def new_hdf5(path: Path, alone: bool) -> Iterator[h5py.File]:
     try:
         with partial.open("wb") as stream:
             _allocate(stream, 0, 0)
-        with open_hdf5(partial, "w") as file:
+        with open_hdf5(partial, "w", **how) as file:
             yield file
         partial.replace(path)
     finally:

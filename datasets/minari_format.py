@@ -29,6 +29,8 @@ import numpy as np
 from datasets.collection_metadata import read_versions, write_metadata
 from datasets.consistency import check_consistent, domain_of
 from datasets.episode import DEMONSTRATOR, Episode, episode_files, read_episode, write_episode
+from datasets.hdf5_files import new_hdf5, reserve
+from datasets.new_file import named_errors
 from datasets.new_folder import new_folder
 from datasets.progress import progress_bar
 from envs.gymnasium_tasks import bounds, environment_json, is_gymnasium
@@ -38,6 +40,7 @@ _DATA, _METADATA, _ARRAYS = "data", "metadata.json", "main_data.hdf5"
 _VERSION = "0.5.0"  # of Minari's format: a reader accepts those it knows, and all know this one
 _ID = re.compile(r"(?:[-\w][-\w/]*/)?[-\w]+-v\d+")  # namespace/name-v0
 _INFOS = ("physics", DEMONSTRATOR)
+_GROUP_BYTES = 1 << 16  # HDF5's own structures for a group of a few arrays
 
 
 def export_minari(
@@ -58,6 +61,7 @@ def export_minari(
     Raises:
         ValueError: a bad episode, an unknown domain, a folder that is there already or is not named
             as Minari names datasets.
+        OSError: the dataset cannot be written, and nothing of it is left.
     """
     domain, folder = _known_domain(buffer, domain), Path(folder)
     identifier = _dataset_id(folder)
@@ -81,7 +85,7 @@ def export_minari(
     }
     if is_gymnasium(domain) and (described := environment_json(domain)):
         metadata["env_spec"] = described
-    with new_folder(folder) as partial:
+    with named_errors(folder), new_folder(folder) as partial:
         data = partial / _DATA
         data.mkdir()
         metadata["total_steps"] = _write_arrays(data / _ARRAYS, files, domain, progress)
@@ -186,31 +190,36 @@ def _write_arrays(target: Path, files: list[Path], domain: str, progress: bool) 
     """Writes the arrays of all episodes, and returns the number of their steps."""
     low, high = _action_range(domain)
     steps = 0
-    with h5py.File(target, "w", track_order=True) as file:
+    # In HDF5's default format, which the versions of others read.
+    with new_hdf5(target, alone=True, libver=None, track_order=True) as file:
         for index, path in enumerate(
             progress_bar("converting episodes", files, unit="episode", show=progress)
         ):
             episode = read_episode(path)
             check_consistent(path, episode, domain)
-            _write_group(file.create_group(f"episode_{index}"), index, episode, low, high)
+            arrays = _minari_arrays(episode, low, high)
+            reserve(file, sum(array.nbytes for array in arrays.values()) + _GROUP_BYTES)
+            group = file.create_group(f"episode_{index}")
+            group.attrs["id"], group.attrs["total_steps"] = index, episode.length
+            for key, array in arrays.items():
+                group[key] = array
             steps += episode.length
     return steps
 
 
-def _write_group(
-    group: h5py.Group, index: int, episode: Episode, low: np.ndarray, high: np.ndarray
-) -> None:
-    group.attrs["id"], group.attrs["total_steps"] = index, episode.length
+def _minari_arrays(episode: Episode, low: np.ndarray, high: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns the arrays of an episode's group by their names there."""
     truncated = np.zeros(episode.length, bool)
     truncated[-1] = True
-    group["observations"] = episode.observation.astype(np.float32)
-    group["actions"] = _to_range(episode.action[1:], low, high)
-    group["rewards"] = episode.reward[1:, 0].astype(np.float32)
-    group["terminations"] = np.zeros(episode.length, bool)
-    group["truncations"] = truncated
-    for key, array in {"physics": episode.physics, **episode.extra}.items():
-        if array is not None:
-            group[f"infos/{key}"] = array
+    infos = {"physics": episode.physics, **episode.extra}
+    return {
+        "observations": episode.observation.astype(np.float32),
+        "actions": _to_range(episode.action[1:], low, high),
+        "rewards": episode.reward[1:, 0].astype(np.float32),
+        "terminations": np.zeros(episode.length, bool),
+        "truncations": truncated,
+        **{f"infos/{key}": array for key, array in infos.items() if array is not None},
+    }
 
 
 def _is_unit(low: np.ndarray, high: np.ndarray) -> bool:

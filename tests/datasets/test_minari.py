@@ -1,8 +1,10 @@
 """Buffers become Minari datasets and come back with every bit; Minari itself reads them, where it
 is installed (pip install minari; no extra of this project needs it)."""
 
+import errno
 import json
 import os
+import resource
 import shutil
 from dataclasses import replace
 
@@ -196,6 +198,25 @@ def test_a_conversion_that_stops_midway_leaves_nothing(walker, tmp_path):
     assert list(back.parent.iterdir()) == []
     set_termination(there, 2, False)
     assert datasets.import_minari(there, back, progress=False) == 3
+
+
+@pytest.mark.parametrize("room", [0, 1 << 12, 1 << 17, 3 << 16])
+def test_a_full_disk_stops_a_conversion_and_leaves_nothing(room, tmp_path):
+    """HDF5 would crash the process, so a child converts; the whole set takes 400 kB."""
+    buffer, there = tmp_path / "walker" / "mppi" / "buffer", tmp_path / "minari" / "walker-v0"
+    for index in range(6):
+        datasets.write_episode(buffer, index, make_episode(150, index))
+    if not (child := os.fork()):
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+        try:
+            datasets.export_minari(buffer, there, progress=False)
+        except OSError as error:
+            said = (error.errno, error.filename) == (errno.EFBIG, str(there))
+            os._exit(7 if said else 1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert list(there.parent.iterdir()) == []
 
 
 def test_a_killed_conversion_is_done_again(walker, tmp_path, monkeypatch):
