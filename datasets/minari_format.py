@@ -59,8 +59,8 @@ def export_minari(
         the number of episodes.
 
     Raises:
-        ValueError: a bad episode, an unknown domain, a folder that is there already or is not named
-            as Minari names datasets.
+        ValueError: a bad episode, or one with several columns of rewards; an unknown domain; or a
+            folder that is there already or is not named as Minari names datasets.
         OSError: the dataset cannot be written, and nothing of it is left.
     """
     domain, folder = _known_domain(buffer, domain), Path(folder)
@@ -197,6 +197,9 @@ def _write_arrays(target: Path, files: list[Path], domain: str, progress: bool) 
         ):
             episode = read_episode(path)
             check_consistent(path, episode, domain)
+            if (columns := episode.reward.shape[1]) != 1:
+                allowed = "episodes with one, since Minari keeps one reward a step"
+                raise ValueError(f"{path}: reward has {columns} columns; allowed: {allowed}")
             arrays = _minari_arrays(episode, low, high)
             reserve(file, sum(array.nbytes for array in arrays.values()) + _GROUP_BYTES)
             group = file.create_group(f"episode_{index}")

@@ -136,6 +136,16 @@ def test_actions_of_another_width_than_declared_are_refused(walker, tmp_path):
         datasets.import_minari(there, tmp_path / "back", "walker", progress=False)
 
 
+def test_rewards_of_several_tasks_are_refused(walker, tmp_path):
+    """ExoRL's jaco and point_mass_maze have a column for each corner; Minari has room for one."""
+    last = sorted(walker.iterdir())[-1]
+    episode = datasets.read_episode(last)
+    datasets.write_episode(walker, 2, replace(episode, reward=np.tile(episode.reward, (1, 4))))
+    with pytest.raises(ValueError, match=f"{last}: reward has 4 columns; allowed: .* with one"):
+        datasets.export_minari(walker, tmp_path / "minari" / "walker-v0", progress=False)
+    assert list((tmp_path / "minari").iterdir()) == []
+
+
 def set_termination(folder, episode, ended):
     """Says that an episode ends by termination after 5 steps, or that it does not."""
     with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
