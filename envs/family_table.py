@@ -11,8 +11,9 @@ higher speeds: no task of training lies there. Collected data pursue tasks of bo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ class Parameter:
         high: the largest.
         fits: whether a value between them is allowed; None allows all.
         allowed: what `fits` asks for, in words.
+        decimals: at most so many decimals are kept of its numbers; None: six digits of any number.
     """
 
     unit: str
@@ -48,6 +50,7 @@ class Parameter:
     high: tuple[float, ...]
     fits: Callable[[np.ndarray], bool] | None = None
     allowed: str = ""
+    decimals: int | None = None
 
     @property
     def size(self) -> int:
@@ -55,7 +58,9 @@ class Parameter:
         return len(self.low)
 
     def check(self, label: str, value: Any) -> Value:
-        """Returns a value, rounded as ids show it: to micrometres and six digits.
+        """Returns a value, rounded to six digits and to `decimals`, as ids show it.
+
+        Bounds are rounded so too. So a value at a bound has an id that makes it again.
 
         Args:
             label: what is given, for the error.
@@ -68,12 +73,13 @@ class Parameter:
             numbers = np.asarray(value, dtype=float).reshape(-1)
         except (TypeError, ValueError):
             numbers = np.empty(0)
-        low, high, right_size = np.array(self.low), np.array(self.high), len(numbers) == self.size
-        if right_size and np.isfinite(numbers).all():
-            nearest = np.clip(numbers, low, high)
-            if (nearest == numbers).all() and (self.fits is None or self.fits(numbers)):
-                return _rounded(numbers)
-            near = f"; nearest match: {_rounded(nearest)}" if (nearest != numbers).any() else ""
+        low, high = self._rounded(self.low), self._rounded(self.high)
+        if len(numbers) == self.size and np.isfinite(numbers).all():
+            rounded = self._rounded(numbers)
+            nearest = np.clip(rounded, low, high)
+            if (nearest == rounded).all() and (self.fits is None or self.fits(numbers)):
+                return _value(rounded)
+            near = f"; nearest match: {_value(nearest)}" if (nearest != rounded).any() else ""
         else:
             near = ""
         words = {1: "a number", 2: "two numbers (x, y)"}.get(self.size, f"{self.size} numbers")
@@ -81,11 +87,20 @@ class Parameter:
         allowed += f", {self.allowed}" if self.allowed else ""
         raise ValueError(f"{label}={value!r} must be {allowed}{near}")
 
+    def _rounded(self, numbers: Iterable[float]) -> np.ndarray:
+        kept = map(float, numbers)
+        if self.decimals is not None:
+            kept = (round(number, self.decimals) for number in kept)
+        # Adding 0 turns -0, whose id would differ, into 0.
+        return np.array([float(f"{number:.6g}") + 0.0 for number in kept])
 
-def _rounded(numbers: np.ndarray) -> Value:
-    # Adding 0 turns -0, whose id would differ, into 0.
-    values = tuple(float(f"{round(float(number), 6):.6g}") + 0.0 for number in numbers)
+
+def _value(numbers: np.ndarray) -> Value:
+    values = tuple(numbers.tolist())
     return values if len(values) > 1 else values[0]
+
+
+_parameter = partial(Parameter, decimals=6)  # of ours, whose ids show micrometres
 
 
 @dataclass(frozen=True)
@@ -160,7 +175,7 @@ def _speed_family(
     low, high = training
     return Family(
         domain,
-        {"speed": Parameter("m/s", (-10.0,), (10.0,))},
+        {"speed": _parameter("m/s", (-10.0,), (10.0,))},
         **_split(
             _box(collection[:1], collection[1:]),
             lambda speed: (low <= speed[:, 0]) & (speed[:, 0] <= high),
@@ -185,7 +200,7 @@ FAMILIES = {
     },
     "point_mass_goal": Family(
         "point_mass",
-        {"goal": Parameter("metres", *_square(ARENA))},
+        {"goal": _parameter("metres", *_square(ARENA))},
         training=_on_goal_ring,
         beyond=_on_rings((0.06, 0.1), (0.2, 0.25)),
     ),
@@ -197,7 +212,7 @@ FAMILIES = {
     "point_mass_maze_goal": Family(
         "point_mass_maze",
         {
-            "goal": Parameter(
+            "goal": _parameter(
                 "metres", *_square(ARENA), fits=maze.is_free, allowed="outside of the walls"
             )
         },
@@ -205,7 +220,7 @@ FAMILIES = {
     ),
     "jaco_goal": Family(
         "jaco",
-        {"goal": Parameter("metres", *_square(0.2))},
+        {"goal": _parameter("metres", *_square(0.2))},
         **_split(_box(*_square(0.15)), _in_square(0.11)),
     ),
 }

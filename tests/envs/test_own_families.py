@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import pickle
+import re
 
 import gymnasium
 import numpy as np
@@ -72,6 +73,36 @@ def test_it_is_a_family_whose_ids_make_its_members():
     assert envs.task(member.id) == member and not member.hidden
     with pytest.raises(ValueError, match="must be two numbers"):
         envs.task(NAME, goal=(0.25, 2), scale=1)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "shown"),
+    [
+        (-np.pi / 2, np.pi / 2, ["-1.5708", "1.5708"]),
+        (-2 / 3, 1 / 3, ["-0.666667", "0.333333"]),
+        (1.23456789e-7, 1.5e-5, ["1.23457e-07", "1.5e-05"]),
+        (-123456.7, 7654321.0, ["-123457", "7.65432e+06"]),
+    ],
+)
+def test_values_at_their_bounds_and_between_have_ids_that_make_them(low, high, shown):
+    """Ids show six digits, which may lie beyond the bound itself."""
+    values = np.linspace(low, high, 7)
+    register(
+        parameters={"angle": envs.Parameter("rad", (low,), (high,))},
+        training=lambda rng, count: rng.choice(values, (count, 1)),
+        reward=lambda observation, angle: observation[..., 0] * angle,
+    )
+    members = envs.training_tasks(NAME, 7, np.random.default_rng(0))
+    for member in members:
+        assert envs.task(member.id) == member and envs.task(member.id).id == member.id
+    found = sorted(member.params["angle"] for member in members)
+    np.testing.assert_allclose(found, values, rtol=5e-6)
+    ids = [f"{NAME}(angle={text})" for text in shown]
+    assert {member.id for member in members} >= set(ids)
+    vector = envs.make_vec(NAME, 2)
+    vector.reset(options={"tasks": [envs.task(each) for each in ids]})
+    with pytest.raises(ValueError, match="nearest match: " + re.escape(str(found[-1]))):
+        envs.task(NAME, angle=high + abs(high) * 1e-5)
 
 
 @pytest.mark.parametrize("action_repeat", [1, 2])
