@@ -231,8 +231,10 @@ def _is_unit(low: np.ndarray, high: np.ndarray) -> bool:
 
 def _to_range(action: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     # Left alone where it is the same range, as scaling rounds.
-    scaled = action if _is_unit(low, high) else low + (action + 1.0) * (high - low) / 2
-    return scaled.astype(np.float32)
+    if _is_unit(low, high):
+        return action.astype(np.float32)
+    scaled = low + (action + 1.0) * (high - low) / 2
+    return np.clip(scaled, low, high).astype(np.float32)  # rounding may lead beyond the range
 
 
 def _from_range(action: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:

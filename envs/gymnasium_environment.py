@@ -89,11 +89,14 @@ def _in_unit_range(environment: gymnasium.Env) -> gymnasium.Env:
     space = environment.action_space
     middle, half = (space.high + space.low) / 2, (space.high - space.low) / 2
     unit = gymnasium.spaces.Box(-1, 1, space.shape, space.dtype)
-    return TransformAction(environment, partial(_spread, middle, half), unit)
+    return TransformAction(environment, partial(_spread, space, middle, half), unit)
 
 
-def _spread(middle: np.ndarray, half: np.ndarray, action: np.ndarray) -> np.ndarray:
-    return middle + half * action
+def _spread(
+    space: gymnasium.spaces.Box, middle: np.ndarray, half: np.ndarray, action: np.ndarray
+) -> np.ndarray:
+    # Rounding may lead beyond the range, and environments may refuse what is no member of it.
+    return np.clip(middle + half * action, space.low, space.high).astype(space.dtype)
 
 
 def _in_float32(environment: gymnasium.Env) -> gymnasium.Env:

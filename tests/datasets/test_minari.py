@@ -15,6 +15,7 @@ import pytest
 from fabricated import make_episode
 
 import datasets
+from datasets.minari_format import _to_range
 from tests.tolerances import assert_within, unit
 
 PENDULUM = "gymnasium:Pendulum-v1"
@@ -89,6 +90,17 @@ def test_a_dataset_comes_back_with_every_value(pendulum, tmp_path):
             np.testing.assert_array_equal(after[key], array)
     ended = before["episode_0/truncations"]
     assert ended[-1] and not ended[:-1].any() and not before["episode_0/terminations"].any()
+
+
+def test_actions_at_the_ends_of_a_range_stay_in_it():
+    low, high = (
+        np.float32([1.1, 0.1, -0.3]).astype(float),
+        np.float32([4.7, 0.3, 0.7]).astype(float),
+    )
+    ends = np.float32([[-1] * 3, [1] * 3, [-1 - 1e-6] * 3, [1 + 1e-6] * 3])
+    scaled = _to_range(ends, low, high)
+    assert (scaled >= low).all() and (scaled <= high).all()
+    assert_within(scaled, np.array([low, high, low, high]), 4 * unit() * 5)
 
 
 def test_the_versions_that_made_a_buffer_travel(pendulum, tmp_path):

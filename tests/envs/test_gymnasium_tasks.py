@@ -38,6 +38,19 @@ class Walk(gymnasium.Env):
         return self.place.copy(), float(self.place[0]), ended, False, {"anything": self}
 
 
+class Strict(Walk):
+    """Takes members of its space of actions alone. Rounded, middle - half is below 1.1."""
+
+    action_space = gymnasium.spaces.Box(
+        np.float32([1.1, 0.1, -0.3]), np.float32([4.7, 0.3, 0.7]), dtype=np.float32
+    )
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        self.taken = action
+        return super().step(action[:1])
+
+
 class Choice(Walk):
     action_space = gymnasium.spaces.Discrete(2)
 
@@ -63,6 +76,7 @@ def registered():
             Walk,
             {"max_episode_steps": LENGTH, "kwargs": {"ends_after": LENGTH}},
         ),
+        "tests/Strict-v0": (Strict, {"max_episode_steps": LENGTH}),
         "tests/Choice-v0": (Choice, {"max_episode_steps": LENGTH}),
         "tests/Picture-v0": (Picture, {"max_episode_steps": LENGTH}),
         "tests/Unbounded-v0": (Unbounded, {"max_episode_steps": LENGTH}),
@@ -120,6 +134,18 @@ def test_a_vector_follows_the_closed_form(repeat, horizon):
     assert_close(again[:, 0], [np.random.default_rng(4 + i).uniform(-1, 1) for i in range(3)], 1)
     over = [env.step(action)[3].tolist() for action in actions]
     assert over == [[False] * count] * (steps - 1) + [[True] * count]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_ends_of_the_range_of_actions_are_reached_and_never_left(dtype):
+    env = envs.make_vec("gymnasium:tests/Strict-v0", 1, seed=0)
+    env.reset()
+    space = Strict.action_space
+    for action, expected in ((-1, space.low), (1, space.high)):
+        env.step(np.full((1, 3), action, dtype))
+        taken = env.envs[0].unwrapped.taken
+        assert_close(taken, expected, 4)
+        assert taken.dtype == space.dtype
 
 
 def test_the_seed_of_the_first_reset_counts_before_that_of_the_vector():
