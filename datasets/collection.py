@@ -24,13 +24,14 @@ from datasets.collection_metadata import (
     write_metadata,
 )
 from datasets.collectors import Collector, collector_class
+from datasets.consistency import problems_of
 from datasets.episode import DEMONSTRATOR, Episode, episode_path, write_episode
 from datasets.fingerprint import fingerprint
 from datasets.locks import flock
 from datasets.new_file import remove_partial_files
 from datasets.progress import progress_bar
 from envs import Task
-from envs.gymnasium_tasks import folder_of
+from envs.gymnasium_tasks import folder_of, is_gymnasium
 from envs.registry import parameters
 from envs.reset_options import random_streams
 
@@ -84,7 +85,8 @@ def collect(
         the metadata. Its versions are those of the libraries and the code of the last episodes.
 
     Raises:
-        ValueError: unknown task or collector, or a folder that was collected otherwise.
+        ValueError: unknown task or collector, a folder that was collected otherwise, or an
+            environment that leaves what its spaces declare.
     """
     task, folder = envs.task(task), Path(folder)
     policy = collector_class(collector, task)
@@ -107,8 +109,26 @@ def collect(
     with record_collection(folder, before, made, episodes, len(missing)) as metadata:
         run = _episodes(task, policy, seed, missing, action_repeat, length, progress)
         for index, episode in run:
-            write_episode(folder, index, episode)
+            write_collected(folder, index, episode, task)
     return metadata
+
+
+def write_collected(folder: Path, index: int, episode: Episode, task: Task) -> None:
+    """Writes an episode just collected, if the cache will take it.
+
+    So an environment of gymnasium that leaves its own space of observations stops a collection at
+    its first batch, not when it is whole.
+
+    Raises:
+        ValueError: the cache would refuse it.
+    """
+    # Ours follow from their physics; to compute that again would cost more than the writing.
+    if is_gymnasium(task.domain) and (problems := problems_of(episode, task.domain)):
+        raise ValueError(
+            f"task {task.id!r}: episode {index} is not written, as it could not be used: "
+            + "; ".join(problems)
+        )
+    write_episode(folder, index, episode)
 
 
 def read_same_collection(folder: Path, made: dict[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from datasets.collection import (
     record_collection,
     run_batch,
     start_seed,
+    write_collected,
 )
 from datasets.episode import episode_path
 from datasets.new_file import remove_partial_files
@@ -182,7 +183,7 @@ class _Rounds:
                 for index, episode in zip(
                     self._indices(number), self._play(environments, number, bar), strict=True
                 ):
-                    datasets.write_episode(self._folder, index, episode)
+                    write_collected(self._folder, index, episode, self._task)
                 self._remember(number)
                 self._learn(number)
                 self._write_returns()

@@ -51,6 +51,12 @@ class Strict(Walk):
         return super().step(action[:1])
 
 
+class Leaving(Walk):
+    """Leaves its own space of observations within an episode, by at most 0.75 a step."""
+
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float64)
+
+
 class Choice(Walk):
     action_space = gymnasium.spaces.Discrete(2)
 
@@ -77,6 +83,7 @@ def registered():
             {"max_episode_steps": LENGTH, "kwargs": {"ends_after": LENGTH}},
         ),
         "tests/Strict-v0": (Strict, {"max_episode_steps": LENGTH}),
+        "tests/Leaving-v0": (Leaving, {"max_episode_steps": LENGTH}),
         "tests/Choice-v0": (Choice, {"max_episode_steps": LENGTH}),
         "tests/Picture-v0": (Picture, {"max_episode_steps": LENGTH}),
         "tests/Unbounded-v0": (Unbounded, {"max_episode_steps": LENGTH}),
@@ -146,6 +153,16 @@ def test_the_ends_of_the_range_of_actions_are_reached_and_never_left(dtype):
         taken = env.envs[0].unwrapped.taken
         assert_close(taken, expected, 4)
         assert taken.dtype == space.dtype
+
+
+def test_an_environment_that_leaves_its_own_space_stops_its_collection_at_once(tmp_path):
+    """The cache would refuse the episodes, which had then been collected in vain."""
+    said = r"episode \d+ is not written, .* is -?\d.\d+, outside \[-1, 1\]"
+    with pytest.raises(ValueError, match=said):
+        datasets.collect(
+            "gymnasium:tests/Leaving-v0", tmp_path, episodes=100_000, seed=3, progress=False
+        )
+    assert len(list(tmp_path.glob("*.npz"))) < 100
 
 
 def test_the_seed_of_the_first_reset_counts_before_that_of_the_vector():
