@@ -52,6 +52,23 @@ class Parameter:
     allowed: str = ""
     decimals: int | None = None
 
+    def __post_init__(self) -> None:
+        """Checks the bounds.
+
+        Raises:
+            ValueError: they are no sequences of as many numbers, or a low one exceeds a high one.
+        """
+        try:
+            low, high = np.asarray(self.low, float), np.asarray(self.high, float)
+            fit = low.ndim == 1 and low.size and low.shape == high.shape and (low <= high).all()
+        except (TypeError, ValueError):
+            fit = False
+        if not fit:
+            raise ValueError(
+                f"Parameter({self.unit!r}, {self.low!r}, {self.high!r}): allowed: low and high of "
+                "as many numbers each as the parameter has, such as (-1.0,), (1.0,)"
+            )
+
     @property
     def size(self) -> int:
         """Returns how many numbers the parameter has."""

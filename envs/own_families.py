@@ -25,7 +25,7 @@ def register_family(
 
     Args:
         name: `gymnasium:<module>:<id>`. Where it is named, the module is imported, so the module
-            itself calls this function.
+            itself calls this function. Other names of the same environment are then refused.
         parameters: by name, what is hidden.
         training: draws training tasks, and held-out tasks between them: (source of the draws,
             count) -> (count, numbers), the numbers of all parameters, one after another.

@@ -194,6 +194,7 @@ def task(name: str | Task, **params: Any) -> Task:
         name, params = _parse_id(name)
     if is_gymnasium(name):
         gymnasium_tasks.load_module(name)
+        _check_spelling(name)
     elif name not in tasks():
         raise unknown("task", name, tasks())
     known = FAMILIES[name].parameters if name in FAMILIES else {}
@@ -209,6 +210,23 @@ def task(name: str | Task, **params: Any) -> Task:
         name,
         Params({key: known[key].check(f"task {name!r}: {key}", params[key]) for key in params}),
     )
+
+
+def _check_spelling(name: str) -> None:
+    """Raises a ValueError if another name of an environment of gymnasium is that of a family.
+
+    Without the family its task would not be hidden.
+    """
+    same = [
+        other
+        for other in FAMILIES
+        if is_gymnasium(other) and other.rpartition(":")[2] == name.rpartition(":")[2]
+    ]
+    if same and name not in same:
+        raise ValueError(
+            f"task {name!r}: its hidden task is registered as {same[0]!r}; allowed: the same "
+            f"name in envs.register_family and here, {gymnasium_tasks.PREFIX}<module>:<id>"
+        )
 
 
 def _parse_id(identifier: str) -> tuple[str, dict[str, Any]]:

@@ -13,6 +13,8 @@ import datasets
 import envs
 from agentic_transformer.config import DataConfig
 from agentic_transformer.contexts.training_data import training_data
+from agentic_transformer.errors import UserError
+from agentic_transformer.validation import check_environment
 from envs.family_table import FAMILIES
 
 LENGTH = 6
@@ -56,7 +58,8 @@ def registered():
     gymnasium.register("tests/Room-v0", entry_point=Room, max_episode_steps=LENGTH)
     register()
     yield
-    del gymnasium.registry["tests/Room-v0"], FAMILIES[NAME]
+    del gymnasium.registry["tests/Room-v0"]
+    FAMILIES.pop(NAME, None)
 
 
 def expected(observation, task):
@@ -103,6 +106,29 @@ def test_values_at_their_bounds_and_between_have_ids_that_make_them(low, high, s
     vector.reset(options={"tasks": [envs.task(each) for each in ids]})
     with pytest.raises(ValueError, match="nearest match: " + re.escape(str(found[-1]))):
         envs.task(NAME, angle=high + abs(high) * 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("known", "used"),
+    [(NAME, "gymnasium:a_module:tests/Room-v0"), ("gymnasium:a_module:tests/Room-v0", NAME)],
+)
+def test_a_family_that_is_registered_under_another_name_is_no_plain_task(known, used, monkeypatch):
+    """Its task would not be hidden, and nothing would say so."""
+    family = FAMILIES.pop(NAME)
+    monkeypatch.setitem(FAMILIES, known, family)
+    with pytest.raises(ValueError, match=f"{used}'.* registered as '{known}'; allowed: the same"):
+        envs.task(used)
+    with pytest.raises(UserError, match="registered as .*\n.*allowed: the same name"):
+        check_environment(used)
+    assert envs.task(known).hidden
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(-1.0, 1.0), ((-1,), (1, 1)), ((), ()), ((1,), (-1,)), (("a",), ("b",))]
+)
+def test_bounds_that_are_none_are_refused(low, high):
+    with pytest.raises(ValueError, match=r"Parameter\('rad', .* such as \(-1.0,\), \(1.0,\)"):
+        envs.Parameter("rad", low, high)
 
 
 @pytest.mark.parametrize("action_repeat", [1, 2])
