@@ -119,7 +119,7 @@ class DataConfig:
     )
     tasks: int = setting(
         300,
-        "Number of tasks that the trajectories are relabelled with, where the task is hidden.",
+        "Number of tasks that the trajectories are relabelled with, where parameters are hidden.",
         minimum=1,
         maximum=100_000,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from agentic_transformer.capacity import estimate_settings, hardware
 from agentic_transformer.config import (
     ANOTHER_TASK,
     AgentConfig,
+    CollectCommand,
     DataConfig,
     EvalConfig,
     MeshConfig,
@@ -29,10 +31,16 @@ from agentic_transformer.contexts.chains import available_episodes
 from agentic_transformer.errors import listing, nearest, raise_config_error
 from agentic_transformer.learners import check_learner, is_in_context
 from agentic_transformer.online.checks import check_rounds
-from agentic_transformer.settings import format_value, format_values, settings_of, value_at
+from agentic_transformer.settings import (
+    format_value,
+    format_values,
+    lies_in,
+    settings_of,
+    value_at,
+)
 from agentic_transformer.training import distributed
 from envs.gymnasium_tasks import is_gymnasium
-from envs.registry import families_with_parameters, pays_itself
+from envs.registry import families_with_parameters, has_parameters, pays_itself
 
 WITHOUT_CONTEXT = ("dt", "bc", "bc10", "bc_told")
 """Names of agents of single trajectories: with a context, figures would show them as baselines."""
@@ -76,6 +84,48 @@ def check_command(command: Any) -> None:
     if hasattr(command, "baseline"):
         check_agent("baseline", command.baseline, command)
         check_baseline(command)
+
+
+def check_given(command: Any, given: Iterable[str]) -> None:
+    """Raises a UserError if a setting that a command line gives does nothing.
+
+    Files under conf/ may hold such settings, as one file serves several commands.
+
+    Args:
+        command: the settings.
+        given: keys that the command line gives, such as `data.tasks`.
+    """
+    for key in given:
+        if isinstance(command, CollectCommand):
+            _check_given_to_collect(command, key)
+        elif key == "data.length" and type(command) is TrainCommand and command.data.length:
+            raise_config_error(
+                f"data.length={command.data.length}: is for collecting, and training uses all "
+                "steps of the episodes that are there",
+                "data.horizon=<steps> for their first steps, each of data.action_repeat",
+            )
+        elif key == "data.tasks" and not has_parameters(envs.task(command.task)):
+            raise_config_error(
+                f"data.tasks={command.data.tasks} with task={command.task}, which has no hidden "
+                "parameters to draw",
+                f"a task such as {listing(families_with_parameters())}, or no data.tasks",
+            )
+
+
+def _check_given_to_collect(command: CollectCommand, key: str) -> None:
+    """Raises a UserError if collecting does not use a setting that is given."""
+    if key in ("data.horizon", "data.relabel", "data.tasks") and value_at(command, key):
+        shorter = "data.length=<steps> for shorter episodes; " if key == "data.horizon" else ""
+        raise_config_error(
+            f"{key}={value_at(command, key)}: is for training; episodes are collected whole, with "
+            "the rewards of their own task",
+            f"{shorter}{key} in experiments.train",
+        )
+    if lies_in(key, "td3") and command.data.algo != "td3":
+        raise_config_error(
+            f"{key}={format_value(value_at(command, key))} with data.algo={command.data.algo}",
+            f"data.algo=td3, or no {key}",
+        )
 
 
 def check_task(name: str) -> None:

@@ -50,7 +50,6 @@ SMALL = {
     "train": [
         "data.episodes=20",
         "data.horizon=8",
-        "data.tasks=4",
         "agent.trajectories=2",
         "model.width=8",
         "model.layers=1",

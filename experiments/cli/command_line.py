@@ -19,7 +19,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from agentic_transformer.config import RENAMED
 from agentic_transformer.errors import nearest, raise_config_error
 from agentic_transformer.settings import quote_text, settings_of, shell_words
-from agentic_transformer.validation import check_command
+from agentic_transformer.validation import check_command, check_given
 from experiments.cli import overrides, resuming, run_folder
 from experiments.cli.overrides import Assignment
 from experiments.cli.packages import CONF
@@ -153,6 +153,8 @@ class CommandLine:
             problem = f"{self.config_name}.yaml does not start from the command's settings"
             raise_config_error(problem, "defaults: [schema, _self_]")
         made = resuming.resumed_settings(made, words)
+        if not getattr(made, "resume", False):  # a run goes on with what it was started with
+            check_given(made, resuming.given_keys(words))
         check_command(made)
         return made
 

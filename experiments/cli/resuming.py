@@ -151,7 +151,7 @@ def check_resumed(settings: Any, overrides: list[str]) -> None:
     if not getattr(settings, "resume", False) or not settings.run:
         return
     folder = Path(settings.run)
-    alone = all(lies_in(key, *MAY_CHANGE) for key in _given_keys(overrides))
+    alone = all(lies_in(key, *MAY_CHANGE) for key in given_keys(overrides))
     if alone and not is_described(folder):
         problem = f"run={folder} resume=true: no run is there ({CONFIG} is missing)"
         allowed = "the folder of a run, or experiment=<name> or other settings to start one there"
@@ -171,7 +171,7 @@ def resumed_settings(settings: Any, overrides: list[str]) -> Any:
         UserError: the run's settings cannot be read.
     """
     named = getattr(settings, "resume", False) and settings.run
-    given, known = _given_keys(overrides), settings_of(type(settings))
+    given, known = given_keys(overrides), settings_of(type(settings))
     gives_any = any(not any(lies_in(key, place) for key in known) for place in given)
     if not named or not (Path(named) / CONFIG).is_file() or gives_any:
         return settings
@@ -184,7 +184,7 @@ def resumed_settings(settings: Any, overrides: list[str]) -> Any:
     return settings
 
 
-def _given_keys(overrides: list[str]) -> list[str]:
+def given_keys(overrides: list[str]) -> list[str]:
     """Returns the settings and groups that overrides give, without Hydra's own."""
     keys = [word.lstrip("+~").partition("=")[0] for word in overrides]
     # agent@baseline sets `baseline`.

@@ -18,7 +18,7 @@ from agentic_transformer.errors import (
 from agentic_transformer.settings import settings_of
 from agentic_transformer.validation import check_command
 from experiments.cli import app as cli
-from experiments.cli import overrides
+from experiments.cli import command_line, overrides
 from experiments.reports.condition_names import NAMES
 from tests.cli.conftest import ROOT
 from tests.cli.test_configs import COMMANDS
@@ -72,6 +72,11 @@ BAD = [
     ("agent.trajectories=50 data.episodes=400 agent.top=0.1", "at most 40"),
     ("data.action_repeat=3 data.horizon=5", "a product of at most 12"),
     ("data.horizon=0", "or null"),
+    ("data.length=12", "allowed: data.horizon=<steps> for their first steps"),
+    ("experiment=cheetah_speed data.length=120", "training uses all steps of the episodes"),
+    ("task=walker_walk data.tasks=7", "allowed: a task such as "),
+    ("task=walker_any data.tasks=7", "which has no hidden parameters to draw"),
+    ("-m task=point_mass_goal,walker_run data.tasks=7", "data.tasks=7 with task=walker_run"),
     ("eval.window=0", "from 1 to 4096, or null"),
     ("eval.window=32", "no context is as long, with eval.trajectories=[1,2,4,8,16]"),
     ("window=w3", "allowed: w1, w16, w2, w32, w4, w8"),
@@ -295,6 +300,10 @@ def test_another_package_called_datasets(tmp_path):
     [
         ("collect", ["seed=1"], "allowed: data, task"),
         ("collect", ["agent=dt"], "there is no setting agent"),
+        ("collect", ["data.horizon=50"], "allowed: data.length=<steps> for shorter episodes; data"),
+        ("collect", ["data.relabel=exact"], "allowed: data.relabel in experiments.train"),
+        ("collect", ["data.tasks=7"], "with the rewards of their own task"),
+        ("collect", ["td3.width=7"], "data.algo=pd\n  allowed: data.algo=td3, or no td3.width"),
         ("evaluate", ["run=x", "model=paper"], "there is no setting model"),
         ("evaluate", ["run=x", "experiment=quickstart"], "there is no setting experiment"),
         ("plan", ["agent=dt"], "there is no setting agent"),
@@ -303,6 +312,22 @@ def test_another_package_called_datasets(tmp_path):
 def test_a_group_of_another_command_is_refused(forked, name, words, said):
     done = forked(name, *words)
     assert done.code == 2 and said in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("collect", ["data.algo=td3", "td3.width=7", "data.episodes=64"]),
+        ("collect", ["data.horizon=null", "data.length=6"]),
+        ("train", ["experiment=cheetah_speed"]),  # whose file says how long collected episodes are
+        ("train", ["experiment=cheetah_speed", "data.length=null", "data.tasks=7"]),
+        ("train", ["experiment=cheetah_speed", "task=cheetah_run", "agent.imitate=taken"]),
+        ("quickstart", ["data.length=10", "data.tasks=7"]),  # which collects and trains
+    ],
+)
+def test_settings_that_a_command_does_not_use_may_stand_in_its_files(name, words):
+    line = command_line.read(name, COMMANDS[name], words)
+    assert isinstance(line.make_settings(words), COMMANDS[name])
 
 
 def test_a_setting_that_is_missing_is_shown_with_the_newest_folder_that_fits(forked):
