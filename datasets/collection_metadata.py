@@ -47,7 +47,7 @@ def read_metadata(folder: Path, in_progress: bool = False) -> dict[str, Any]:
         metadata = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: cannot be read ({error}); {advice}") from None
-    types = {"task": str, "episodes": int | None, "settings": dict | None}
+    types = {"task": str, "episodes": int | None, "settings": dict | None, "versions": dict | None}
     known = metadata if isinstance(metadata, dict) else {}
     if not all(isinstance(known.get(key), kind) for key, kind in types.items()):
         raise ValueError(f"{path}: is not what a collection writes; {advice}")
@@ -73,7 +73,9 @@ def read_origin(folder: Path) -> dict[str, Any]:
 
 def read_versions(folder: Path) -> dict[str, str]:
     """Returns the versions of libraries under which a buffer's last episodes were collected."""
-    versions = read_origin(folder).get("versions", {})
+    versions = read_origin(folder).get("versions")
+    if not isinstance(versions, dict):  # another program's file may have the same name
+        return {}
     return {key: value for key, value in versions.items() if key != "code"}
 
 

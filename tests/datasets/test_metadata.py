@@ -8,7 +8,7 @@ import pytest
 import datasets
 import datasets.collection
 import envs
-from datasets.collection_metadata import check_same_collection, read_metadata
+from datasets.collection_metadata import check_same_collection, read_metadata, read_versions
 from datasets.mppi_collector import MPPICollector
 
 WAY = {"seed": 0, "collector": "random", "progress": False}
@@ -23,6 +23,7 @@ BROKEN = {
     "no text": b"\xff\xfe",
     "zeros": b"\0" * 400,
     "other facts": b'{"task": "point_mass_goal", "settings": 3}',
+    "other versions": b'{"task": "point_mass_goal", "versions": ["mujoco 2.1"]}',
 }
 
 
@@ -37,6 +38,17 @@ def test_broken_metadata(content, tmp_path):
     assert "\n" not in str(told.value)
     assert told.value.__context__ is None or told.value.__suppress_context__
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("versions", [None, ["mujoco 2.1"], "1.0", 3])
+def test_a_record_of_another_program_is_no_obstacle(versions, tmp_path):
+    """Its versions may be anything; verifying and converting go on without them."""
+    buffer = tmp_path / "point_mass" / "theirs" / "buffer"
+    datasets.collect("point_mass_goal", buffer, episodes=2, **WAY)
+    (buffer / "metadata.json").write_text(json.dumps({"versions": versions}))
+    assert read_versions(buffer) == {}
+    assert datasets.verify(buffer, progress=False).problems == {}
+    assert datasets.export_minari(buffer, tmp_path / "theirs-v0", progress=False) == 2
 
 
 def test_metadata_that_is_no_file(tmp_path):
