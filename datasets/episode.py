@@ -211,10 +211,12 @@ def _check(path: Path, arrays: dict[str, np.ndarray]) -> None:
         if array.dtype.kind != "f" or array.ndim != 2:
             found = f"{key} is {array.dtype} of shape {array.shape}"
             raise BadEpisode(f"{path}: {found}; expected floats of shape (rows, size)")
+        if key in (*_REQUIRED, DEMONSTRATOR) and not array.shape[1]:
+            raise BadEpisode(f"{path}: {key} has no columns; expected at least 1")
         if not np.isfinite(array).all():
             raise BadEpisode(f"{path}: {key} holds NaN or infinite values")
-        if key != "physics" and array.dtype.itemsize > 4 and np.abs(array).max() > _LARGEST:
-            largest = np.abs(array).max()
+        wide = key != "physics" and array.dtype.itemsize > 4
+        if wide and (largest := np.abs(array).max(initial=0)) > _LARGEST:
             said = f"{key} reaches {largest:.3g}, beyond float32, as which it is kept"
             raise BadEpisode(f"{path}: {said}")
     rows = {key: len(array) for key, array in arrays.items()}

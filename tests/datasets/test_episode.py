@@ -154,6 +154,11 @@ def lacking(path):
     save(path, **{key: value for key, value in parts(make_episode()).items() if key != "discount"})
 
 
+def rowless(path):
+    """Writes arrays without rows, in float64."""
+    save(path, **{key: value[:0].astype(float) for key, value in parts(make_episode()).items()})
+
+
 FAULTS = [
     flipped,
     truncated,
@@ -164,6 +169,7 @@ FAULTS = [
     with_infinity,
     uneven,
     lacking,
+    rowless,
 ]
 
 
@@ -178,6 +184,19 @@ def test_bad_files_are_refused(tmp_path, fault):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 100e6
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("key", ["observation", "action", "reward", "discount", "demonstrator"])
+def test_arrays_without_columns_are_refused(tmp_path, key, dtype):
+    """They are a problem of the file, and stop neither the check of the others nor this one."""
+    buffer = make_buffer(tmp_path / "buffer", 2)
+    path = buffer / "episode_000001_20.npz"
+    save(path, **parts(make_episode()) | {key: np.zeros((21, 0), dtype)})
+    said = f"{key} has no columns; expected at least 1"
+    with pytest.raises(BadEpisode, match=f"{path}: {said}"):
+        datasets.build_cache(buffer, progress=False)
+    assert datasets.verify(buffer, progress=False).problems == {path.name: said}
 
 
 def test_wrong_length_in_name(tmp_path):
