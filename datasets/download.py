@@ -9,6 +9,7 @@ import re
 import shutil
 import time
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,8 +84,11 @@ def download(
 
 
 def _is_unpacked(folder: Path, sha256: str | None) -> bool:
-    """Tells whether a data set is unpacked, and refuses one of another archive than asked for."""
-    if not (folder / _DONE).exists():
+    """Tells whether a data set is unpacked, and refuses one of another archive than asked for.
+
+    One whose episodes were removed is not.
+    """
+    if not (folder / _DONE).exists() or not any((folder / "buffer").glob("*.npz")):
         return False
     digest = (folder / _DONE).read_text().strip()
     if sha256 and digest != sha256.lower():
@@ -148,6 +152,8 @@ def _unpack(archive: Path, folder: Path, progress: bool) -> None:
             # Only the last part of a member's name counts, so none is unpacked elsewhere.
             members = {buffer / Path(member.filename).name: member for member in source.infolist()}
             members = {path: member for path, member in members.items() if path.suffix == ".npz"}
+            if not members:
+                raise _unusable(archive, "holds no episodes")
             # No member unpacks to more than the size that it states.
             new = (member.file_size for path, member in members.items() if not path.exists())
             check_space(buffer, sum(new))
@@ -157,5 +163,9 @@ def _unpack(archive: Path, folder: Path, progress: bool) -> None:
                 with source.open(member) as packed, partial.open("wb") as out:
                     shutil.copyfileobj(packed, out, _BLOCK_BYTES)
                 partial.replace(path)
-    except (zipfile.BadZipFile, EOFError) as error:
+    except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, RuntimeError) as error:
+        raise _unusable(archive, f"damaged ({error})") from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a damaged table of contents points before the file
+            raise
         raise _unusable(archive, f"damaged ({error})") from error

@@ -193,6 +193,42 @@ def test_wrong_content(tmp_path):
         assert len(episode_files(fetch(server, tmp_path))) == 3
 
 
+def test_damage_anywhere_in_an_archive_is_told(tmp_path):
+    """Each place makes Python's reader of archives fail in another way."""
+    packed, archive = io.BytesIO(), tmp_path / "walker" / "rnd.zip"
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as out:
+        out.writestr("buffer/episode_000000_50.npz", b"episode " * 100)
+    content = packed.getvalue()
+    table, end = content.index(b"PK\x01\x02"), content.index(b"PK\x05\x06")
+    archive.parent.mkdir()
+    # The compressed episode; in the table of contents its version, its flag that says it is
+    # encrypted, its method; then how long the table is, and the marks of table and end.
+    for place in (60, table + 6, table + 8, table + 10, end + 14, table, end):
+        damaged = bytearray(content)
+        damaged[place] ^= 0x41
+        archive.write_bytes(damaged)
+        said = r"rnd\.zip: damaged \(.*\); it was kept, remove it to download it again"
+        with pytest.raises(ValueError, match=said):
+            download("walker", "rnd", tmp_path, progress=False)
+        assert archive.read_bytes() == damaged
+
+
+def test_an_archive_without_episodes_is_told(tmp_path):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as out:
+        out.writestr("walker/rnd/video/0.mp4", b"film")
+    with Server([], packed.getvalue()) as server, pytest.raises(ValueError, match="no episodes"):
+        fetch(server, tmp_path)
+
+
+def test_a_data_set_whose_episodes_were_removed_is_fetched_again(tmp_path):
+    with Server([]) as server:
+        buffer = fetch(server, tmp_path)
+        shutil.rmtree(buffer)
+        assert len(episode_files(fetch(server, tmp_path))) == 3
+        assert len(server.requests) == 2
+
+
 def test_an_archive_of_another_content_is_kept(tmp_path):
     """Somebody may have brought it by hand; with the right SHA-256 it is unpacked."""
     archive = tmp_path / "walker" / "rnd.zip"
