@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from datasets.locks import flock
+from datasets.locks import wait_for_lock
 from datasets.progress import progress_bar
 from datasets.resumable_transfer import check_space, fetch
 from envs.registry import unknown
@@ -104,7 +104,7 @@ def _check_ours(folder: Path) -> None:
     if not (folder / _STARTED).exists() and any((folder / "buffer").glob("*.npz")):
         raise ValueError(
             f"{folder / 'buffer'}: holds episodes that were not downloaded; "
-            "choose another data.root"
+            "choose another folder with root=<folder>"
         )
 
 
@@ -113,7 +113,7 @@ def _unpack_whole(archive: Path, folder: Path, sha256: str | None, progress: boo
     folder.mkdir(parents=True, exist_ok=True)
     started = folder / _STARTED
     with started.open("w") as stream:
-        flock(stream, fcntl.LOCK_EX)
+        wait_for_lock(stream, fcntl.LOCK_EX)
         if not _is_unpacked(folder, sha256):
             digest = _digest(archive, progress)
             if sha256 and digest != sha256.lower():

@@ -77,5 +77,5 @@ def unwritable(path: Path, error: OSError) -> ValueError:
     reason = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
     return ValueError(
         f"{path.parent}: cannot be written ({reason}); "
-        "data.cache=<folder> names another place for what is cached"
+        "data.cache=<folder> names another place for what is cached (experiments.download: cache=)"
     )

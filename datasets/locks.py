@@ -37,6 +37,15 @@ def flock(file: IO, operation: int) -> bool:
     return True
 
 
+def wait_for_lock(file: IO, operation: int) -> bool:
+    """Locks an open file as `flock` does; a line says so if another process has to end first."""
+    try:
+        return flock(file, operation | fcntl.LOCK_NB)
+    except BlockingIOError:
+        tqdm.write(f"{file.name}: waits for another process that holds it", file=sys.stderr)
+        return flock(file, operation)
+
+
 @lru_cache
 def _print_once(line: str) -> None:
     tqdm.write(line, file=sys.stderr)
@@ -54,7 +63,7 @@ def write_lock(path: Path) -> Iterator[bool]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_suffix(".lock").open("w") as stream:
-        yield flock(stream, fcntl.LOCK_EX)
+        yield wait_for_lock(stream, fcntl.LOCK_EX)
 
 
 @contextmanager
@@ -66,5 +75,5 @@ def read_lock(path: Path) -> Iterator[None]:
         yield
         return
     with stream:
-        flock(stream, fcntl.LOCK_SH)
+        wait_for_lock(stream, fcntl.LOCK_SH)
         yield

@@ -20,6 +20,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -150,9 +151,11 @@ def _known_domain(buffer: str | Path, domain: str | None) -> str:
 
 def _dataset_id(folder: Path) -> str:
     """Returns the id under which Minari knows a dataset that lies in `folder`."""
-    root = os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets"
-    path, root = folder.absolute(), Path(root).absolute()
-    found = path.relative_to(root).as_posix() if path.is_relative_to(root) else folder.name
+    root, path = os.environ.get("MINARI_DATASETS_PATH"), folder.absolute()
+    with suppress(RuntimeError):  # a user without a home, as in some containers
+        root = root or Path.home() / ".minari" / "datasets"
+    inside = root and path.is_relative_to(Path(root).absolute())
+    found = path.relative_to(Path(root).absolute()).as_posix() if inside else folder.name
     if not _ID.fullmatch(found):
         raise ValueError(
             f"minari={folder}: {found!r} is no name of a Minari dataset; allowed: letters, digits, "

@@ -63,10 +63,16 @@ class RewardStore:
         if not self._missing(tasks, mode):
             return
         if _state(tasks[0]) not in self._rows:
+            # Those in an episode are of one task.
+            several = len(tasks) > 1 or tasks[0].hidden
+            advice = (
+                "allowed: episodes with physics"
+                if several
+                else "data.relabel=stored takes those in the episodes"
+            )
             raise ValueError(
                 f"{self._cache}: its episodes have no physics, "
-                "so rewards of other tasks cannot be computed; "
-                "data.relabel=stored takes those in the episodes"
+                f"so rewards of other tasks cannot be computed; {advice}"
             )
         check_code(tasks[0].domain)
         folder = self._folder(mode)

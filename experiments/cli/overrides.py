@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -99,6 +100,16 @@ def setting_or_group(override: Override) -> str:
     return override.key_or_group + (f"@{override.package}" if override.package else "")
 
 
+def _in_home(path: str) -> str:
+    """Returns a path without its ~, which shells leave behind a `=`, and which is a name in quotes.
+
+    One of a user who has no home stays.
+    """
+    with suppress(RuntimeError):
+        return str(Path(path).expanduser()) if path.startswith("~") else path
+    return path
+
+
 def _rename(word: str) -> str:
     """Returns an override with its setting's present name, which an earlier one may have."""
     key, equals, value = word.partition("=")
@@ -129,7 +140,7 @@ class _Reader:
             f"cannot read {word!r}",
             "key=value, a list key=[1,2], a sweep key=1,2 (with -m); quote what the shell would "
             "change",
-            shell_words({key: value}) if is_text else None,
+            shell_words({key: _in_home(value)}) if is_text else None,
         )
 
     def _as_text(self, found: re.Match[str]) -> str:

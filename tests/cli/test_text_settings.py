@@ -1,5 +1,7 @@
 """Text settings keep what was typed, wherever it goes: folders, config.yaml, a resumed run."""
 
+from pathlib import Path
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -99,5 +101,6 @@ def test_what_cannot_be_read_is_answered_by_a_word_that_can(forked):
     assert bad.code == 2 and len(bad.stderr.splitlines()) == 3
     (hint,) = shlex.split(bad.stderr.rpartition("nearest: ")[2])
     assert forked("train", hint).code == 0 and (forked.folder / "r" / "lr[1e-3]").is_dir()
-    assert forked("train", "run=~/x").code == 2
+    home = forked("train", "run=~/x")
+    assert home.code == 2 and home.stderr.endswith(f"nearest: run={Path.home()}/x\n")
     assert forked("train", "run=bad\udcff").code == 2

@@ -203,6 +203,19 @@ def test_what_cannot_be_converted_is_refused(walker, pendulum, tmp_path):
         datasets.import_minari(other, tmp_path / "z", PENDULUM, progress=False)
 
 
+def test_a_user_without_a_home_converts(walker, tmp_path, monkeypatch):
+    """Where no home is known, Minari's own folder is not."""
+
+    def unknown():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("MINARI_DATASETS_PATH", raising=False)
+    monkeypatch.setattr("pathlib.Path.home", unknown)
+    there = tmp_path / "walker-v0"
+    assert datasets.export_minari(walker, there, progress=False) == 3
+    assert json.loads((there / "data" / "metadata.json").read_text())["dataset_id"] == "walker-v0"
+
+
 def test_a_conversion_that_stops_midway_leaves_nothing(walker, tmp_path):
     """The same command works when the fault is mended."""
     there, back = tmp_path / "minari" / "walker-v0", tmp_path / "walker" / "back" / "buffer"

@@ -98,6 +98,9 @@ def test_rewards_that_cannot_be_had_are_refused(tmp_path):
     _, config = stored_walker(tmp_path)
     with pytest.raises(ValueError, match="no physics.*data.relabel=stored takes those"):
         training_data("walker_run", replace(config, relabel="exorl"))
+    for task in ("walker_any", "walker_speed"):  # for which `stored` would be refused, see below
+        with pytest.raises(ValueError, match="be computed; allowed: episodes with physics$"):
+            training_data(task, replace(config, relabel="exorl"))
     with pytest.raises(ValueError, match="of one task, not of walker_stand and 3 others"):
         training_data("walker_any", config)
     for task in ("walker_any", "walker_speed"):

@@ -1,4 +1,6 @@
-"""On network file systems without locks the cache works, and a line warns of other processes."""
+"""Without locks, as on some network disks, the cache works, and a line warns of other processes.
+
+With locks, a line says that one is waited for."""
 
 import errno
 import fcntl
@@ -10,6 +12,7 @@ from fabricated import make_episode
 
 import datasets
 from datasets.cache import cache_path
+from datasets.locks import read_lock, write_lock
 
 
 @pytest.fixture(params=[errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
@@ -43,6 +46,24 @@ def test_a_buffer_is_cached_grown_and_relabelled(no_locks, buffer, capsys):
         "buffer.rewards_exorl",
         "buffer.rewards_exorl.lock",
     }
+
+
+@pytest.mark.parametrize("wait", [read_lock, write_lock])
+def test_who_waits_for_another_process_says_so(wait, tmp_path, monkeypatch):
+    said = []
+    (tmp_path / "buffer.lock").touch()
+    with (tmp_path / "buffer.lock").open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+
+        def told(line, file):
+            said.append(line)
+            fcntl.flock(other, fcntl.LOCK_UN)
+
+        monkeypatch.setattr("datasets.locks.tqdm.write", told)
+        for _ in range(2):  # the second time there is nothing to wait for
+            with wait(tmp_path / "buffer.h5"):
+                pass
+    assert said == [f"{tmp_path / 'buffer.lock'}: waits for another process that holds it"]
 
 
 def test_hdf5_itself_takes_no_lock(buffer):
