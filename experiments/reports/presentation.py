@@ -33,7 +33,7 @@ from agentic_transformer.evaluation.results_folder import (
 from agentic_transformer.evaluation.statistics import compare, summarize
 from agentic_transformer.run_files import CONFIG, LEARNING_CURVE, METRICS
 from agentic_transformer.settings import shell_words
-from experiments.cli.run_status import jobs, read_status, saved_step
+from experiments.cli.run_status import jobs, results_of, saved_step
 from experiments.reports.agent_names import agent_names, with_name
 from experiments.reports.anchors import choose_anchors, read_anchors
 from experiments.reports.paper import beside_paper, paper_text
@@ -241,17 +241,18 @@ def runs_to_show(named: Sequence[str]) -> tuple[list[Path], Path]:
 
 
 def runs_within(folder: Path) -> list[Path]:
-    """Returns the run folders within a folder: a run itself, or the jobs of a sweep.
+    """Returns the run folders within a folder: a run, the agents of a quickstart, a sweep's jobs.
 
-    All jobs of a sweep must have been evaluated. Records that were joined in the sweep's own folder
-    before do not count.
+    All jobs of a sweep must have been evaluated. Records that were joined before, in the folder of
+    a sweep or a quickstart, do not count: those of one agent have its settings beside them.
     """
     found = jobs(folder)
     is_sweep = found and not (folder / CONFIG).exists()
+    results = results_of(folder)
+    if results != [folder]:
+        return results
     if find_records(folder) and not is_sweep:
         return [folder]
-    if results := read_status(folder).get("results"):  # the job evaluated a run elsewhere
-        return [Path(results)]
     return [run for job in found for run in runs_within(job)] or [folder]
 
 

@@ -12,12 +12,12 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from agentic_transformer.errors import nearest, raise_config_error
-from agentic_transformer.evaluation.results_folder import find_records
+from agentic_transformer.evaluation.results_folder import find_records, read_command
 from agentic_transformer.evaluation.statistics import last_returns
 from agentic_transformer.run_files import CONFIG, METRICS
 from experiments.cli.overrides import values_by_key
 from experiments.cli.run_folder import OVERRIDES, read_overrides
-from experiments.cli.run_status import jobs, read_status
+from experiments.cli.run_status import jobs, read_status, results_of
 
 
 def sweep_table(sweep: Path) -> pd.DataFrame:
@@ -52,24 +52,27 @@ def _is_sweep(folder: Path) -> bool:
 
 def job_results(sweep: Path) -> list[Path]:
     """Returns the folders of a sweep's jobs, or of what they evaluated, each once."""
-    return list(dict.fromkeys(map(results_of, jobs(sweep))))
-
-
-def results_of(job: Path) -> Path:
-    """Returns the folder of what a job evaluated; the job's own, if it evaluated no other run."""
-    return Path(read_status(job).get("results", job))
+    return list(dict.fromkeys(path for job in jobs(sweep) for path in results_of(job)))
 
 
 def _row(job: Path) -> dict[str, Any]:
-    """Returns what a job's files tell so far; a quickstart's job has several agents."""
+    """Returns what a job's files tell so far.
+
+    The columns of a job with several agents or evaluated runs start with their names.
+    """
     state = read_status(job)
     row = {"job": job.name, "state": state.get("state")}
     row |= {key: value for key, value in overrides_of(job).items() if key not in ("run", "resume")}
     for path in sorted(job.rglob(METRICS)):
         prefix = "" if path.parent == job else f"{path.parent.name} "
         row |= {f"{prefix}{name}": value for name, value in _last_metrics(path).items()}
-    # An evaluation's job tells where the results are.
-    return row | _last_returns(results_of(job))
+    found = results_of(job)
+    for results in found:
+        # Results may lie in a folder below that of their run.
+        run = Path(read_command(results).get("run", results))
+        prefix = "" if len(found) == 1 else f"{run.name} "
+        row |= {f"{prefix}{name}": value for name, value in _last_returns(results).items()}
+    return row
 
 
 def overrides_of(job: Path) -> dict[str, str]:

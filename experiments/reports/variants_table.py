@@ -11,11 +11,11 @@ import pandas as pd
 from agentic_transformer.evaluation.records import join, read_records
 from agentic_transformer.evaluation.results_folder import find_records
 from agentic_transformer.evaluation.statistics import summarize
-from experiments.cli.run_status import jobs
+from experiments.cli.run_status import jobs, results_of
 from experiments.reports.agent_names import agent_names, with_name
 from experiments.reports.condition_names import NAMES
 from experiments.reports.return_table import at_longest, with_intervals
-from experiments.reports.sweep_table import overrides_of, results_of
+from experiments.reports.sweep_table import overrides_of
 
 JOINED = ("seed", "eval.seed", "run", "resume")
 """Settings that no figure has on its horizontal axis: they tell repetitions apart."""
@@ -73,7 +73,8 @@ def returns_by_setting(sweep: Path) -> tuple[str, pd.DataFrame] | None:
     given = {
         results: overrides_of(job)
         for job in jobs(sweep)
-        if readable_records(results := results_of(job)) is not None
+        for results in results_of(job)
+        if readable_records(results) is not None
     }
     keys = {key for words in given.values() for key in words} - set(JOINED)
     values = {key: {words.get(key) for words in given.values()} for key in sorted(keys)}

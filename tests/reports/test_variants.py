@@ -16,7 +16,7 @@ from experiments import table
 from experiments.cli.run_folder import read_overrides, write_overrides
 from experiments.cli.run_status import STATUS
 from experiments.reports.learning_curve_figure import learning_curves
-from experiments.reports.presentation import present
+from experiments.reports.presentation import present, runs_to_show, runs_within
 from experiments.reports.return_figures import return_vs_context
 from experiments.reports.variants_figure import variants
 from experiments.reports.variants_table import (
@@ -117,6 +117,36 @@ def test_seeds_are_joined_with_their_intervals(sweep, tmp_path):
     assert (wide["seeds"], wide["units"], wide["trajectories"]) == (2, 4, 3)
     assert tuple(wide[["mean", "low", "high"]]) == expected
     assert wide["mean"] == np.mean(last)
+
+
+def test_agents_of_quickstarts_have_the_settings_of_their_quickstart(tmp_path, capsys):
+    """Of a sweep over steps with one seed, whose records were joined in each job's folder."""
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+    write_overrides(sweep, [])
+    for number, steps in enumerate((300, 4000)):
+        config = f"agent: {{name: at}}\ntrain: {{steps: {steps}}}\nseed: 0\n"
+        agents = [("at", "own", config), ("dt", "dt", config.replace("at", "dt", 1))]
+        records = [make_records(np.add(RETURNS, number), kind, agent) for agent, kind, _ in agents]
+        job = make_run(sweep / f"{number}", pd.concat(records), config)
+        write_json(job / "status.json", {"state": "finished", "command": "quickstart"})
+        write_overrides(job, [f"train.steps={steps}"])
+        for one, (agent, _, config) in zip(records, agents, strict=True):
+            write_json(make_run(job / agent, one, config) / "status.json", {"command": "train"})
+    runs, _ = runs_to_show([str(sweep / "0"), str(sweep / "1")])
+    present(runs, tmp_path / "out", conditions=["own"])
+    summary = pd.read_csv(tmp_path / "out" / "summary.csv").query("trajectories == 3")
+    assert dict(zip(summary["agent"], summary["mean"], strict=True)) == {
+        "at train.steps=300": 3.5,
+        "at train.steps=4000": 4.5,
+    }
+    assert runs_within(sweep) == runs
+    table.main(TableCommand(sweep=str(sweep)))
+    said = capsys.readouterr()
+    assert "at train.steps=4000" in said.out and said.err == ""
+    assert {"at return own n=3", "dt return dt n=3"} < set(pd.read_csv(sweep / "table.csv"))
+    agents = pd.read_csv(sweep / "variants.csv")["agent"]
+    assert set(agents) == {f"{one} train.steps={n}" for one in ("at", "dt") for n in (300, 4000)}
 
 
 @pytest.fixture
