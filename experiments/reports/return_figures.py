@@ -74,7 +74,7 @@ def return_vs_context(
         path: path of the PNG.
         anchors: published returns, see `experiments.reports.anchors`; dashed in the first panels.
     """
-    tasks = summary["task"].unique()
+    tasks, looks = summary["task"].unique(), _looks(summary)
     panels_of = {task: _panels(summary[summary["task"] == task]) for task in tasks}
     lines = {task: -(-len(panels) // COLUMNS) for task, panels in panels_of.items()}
     size = (4.7 * COLUMNS, 3.7 * sum(lines.values()) + 1.2)
@@ -89,7 +89,7 @@ def return_vs_context(
             axis.set_visible(False)
         rows = summary[summary["task"] == task]
         for axis, (column, title, label) in zip(axes, panels, strict=True):
-            _curves(axis, _shown(rows, column), "trajectories", _interval_columns(column))
+            _curves(axis, _shown(rows, column), "trajectories", _interval_columns(column), looks)
             doubling_axis(axis, rows["trajectories"])
             named = title if len(tasks) == 1 else f"{task}: {title}"
             axis.set_title(named, fontsize=10)
@@ -267,13 +267,13 @@ def return_vs_tokens(summary: pd.DataFrame, trained: int, path: Path) -> None:
         path: path of the PNG.
     """
     grown = with_context(summary)
-    tasks = grown["task"].unique()
+    tasks, looks = grown["task"].unique(), _looks(grown)
     figure, grid = plt.subplots(
         1, len(tasks), figsize=(5.5 * len(tasks), 4.4), squeeze=False, layout="constrained"
     )
     for axis, task in zip(grid[0], tasks, strict=True):
         rows = grown[grown["task"] == task]
-        _curves(axis, rows, "context_tokens", _interval_columns("mean"), trained)
+        _curves(axis, rows, "context_tokens", _interval_columns("mean"), looks, trained)
         first = rows.loc[rows["context_tokens"] > 0, "context_tokens"].min()
         axis.set_xscale("symlog", linthresh=first)
         axis.set(
@@ -299,11 +299,25 @@ def _steps_axis(axis: plt.Axes, rows: pd.DataFrame) -> None:
     above.minorticks_off()
 
 
+def _looks(summary: pd.DataFrame) -> dict[tuple[str, str], tuple[str, str]]:
+    """Returns the label and the marker of each agent and condition, the same in all panels."""
+    looks = {}
+    for condition, rows in summary.groupby("condition", sort=False):
+        agents = rows["agent"].unique()
+        for index, agent in enumerate(agents):
+            looks[agent, condition] = NAMES[condition], STYLES[condition][1]
+            if len(agents) > 1:  # baselines of one kind
+                marker = MARKERS[index % len(MARKERS)]
+                looks[agent, condition] = f"{NAMES[condition]}: {agent}", marker
+    return looks
+
+
 def _curves(
     axis: plt.Axes,
     rows: pd.DataFrame,
     over: str,
     columns: tuple[str, str, str],
+    looks: dict[tuple[str, str], tuple[str, str]],
     trained: float = np.inf,
 ) -> None:
     """Draws a curve with its band per agent and condition.
@@ -313,16 +327,13 @@ def _curves(
         rows: of a summary.
         over: column of the horizontal axis.
         columns: columns of the curve and the two ends of the band.
+        looks: label and marker of each agent and condition.
         trained: points whose context is longer than that of training are hollow.
     """
     middle, low, high = columns
-    agents_of = rows.groupby("condition")["agent"].unique()
     beyond_training = is_beyond_training(rows, trained)
     for (agent, condition), curve in rows.groupby(["agent", "condition"], sort=False):
-        label, (colour, marker, line) = NAMES[condition], STYLES[condition]
-        agents = list(agents_of[condition])
-        if len(agents) > 1:  # baselines of one kind
-            label, marker = f"{label}: {agent}", MARKERS[agents.index(agent) % len(MARKERS)]
+        (label, marker), (colour, _, line) = looks[agent, condition], STYLES[condition]
         curve = curve.sort_values("trajectories")
         x, beyond = curve[over], beyond_training[curve.index]
         axis.plot(

@@ -61,7 +61,7 @@ def _draw(
     baselines = summary["condition"].isin(BASELINES)
     conditions = summary.loc[~baselines, "condition"].unique()
     agents = summary.loc[~baselines, "agent"].unique()
-    tasks = summary["task"].unique()
+    tasks, looks = summary["task"].unique(), _looks(summary[baselines])
     figure, grid = plt.subplots(
         len(tasks),
         len(conditions),
@@ -82,15 +82,8 @@ def _draw(
                 }
                 _curve(axis, curve, over, agent, style)
             others = rows[rows["condition"].isin(BASELINES)]
-            colours = others["condition"].map(lambda kind: STYLES[kind][0])
-            agents_of = others.groupby(colours)["agent"].unique()
-            for (agent, kind), curve in others.groupby(["agent", "condition"], sort=False):
-                label, colour = NAMES[kind], STYLES[kind][0]
-                label = label if others["agent"].nunique() == 1 else f"{label}: {agent}"
-                alike = list(agents_of[colour])
-                marker = MARKERS[alike.index(agent) % len(MARKERS)] if len(alike) > 1 else ""
-                style = {"color": colour, "marker": marker, "linestyle": ":"}
-                _curve(axis, curve, over, label, style)
+            for who, curve in others.groupby(["agent", "condition"], sort=False):
+                _curve(axis, curve, over, *looks[who])
             if over == "trajectories":
                 _count_trajectories(axis, rows, trained)
             else:
@@ -104,6 +97,20 @@ def _draw(
             draw_anchors(axes[0], anchors[anchors["task"] == task])
     seeds = from_to(summary["seeds"])
     save_with_legend(figure, path, f"mean and 95% interval; seeds: {seeds}")
+
+
+def _looks(baselines: pd.DataFrame) -> dict[tuple[str, str], tuple[str, dict[str, str]]]:
+    """Returns the label and the style of each baseline and its condition, as in every panel."""
+    colours = baselines["condition"].map(lambda kind: STYLES[kind][0])
+    agents_of = baselines.groupby(colours)["agent"].unique()
+    looks = {}
+    for agent, kind in baselines[["agent", "condition"]].drop_duplicates().to_numpy():
+        label, colour = NAMES[kind], STYLES[kind][0]
+        label = label if baselines["agent"].nunique() == 1 else f"{label}: {agent}"
+        alike = list(agents_of[colour])
+        marker = MARKERS[alike.index(agent) % len(MARKERS)] if len(alike) > 1 else ""
+        looks[agent, kind] = label, {"color": colour, "marker": marker, "linestyle": ":"}
+    return looks
 
 
 def _count_trajectories(axis: plt.Axes, rows: pd.DataFrame, trained: int) -> None:

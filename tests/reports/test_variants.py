@@ -308,3 +308,26 @@ def test_baselines_of_one_kind_are_told_apart(tmp_path, drawn):
     ]
     for width in (64, 128):
         assert f"Decision Transformer: dt model.width={width}" in labels
+
+
+@pytest.mark.parametrize("draw", [return_vs_context, variants])
+def test_a_marker_is_of_one_baseline_on_every_task(draw, tmp_path, drawn):
+    """The narrowest was trained on one of the tasks alone; the legend shows each marker once."""
+    tasks = {"t": (32, 64, 128), "u": (64, 128)}
+    parts = [
+        make_records(RETURNS, "dt", f"dt model.width={width}").assign(task=task)
+        for task, widths in tasks.items()
+        for width in widths
+    ]
+    agents = ("at a", "at b") if draw is variants else ("at",)
+    parts += [
+        make_records(RETURNS, agent=name).assign(task=task) for name in agents for task in tasks
+    ]
+    draw(summarize(pd.concat(parts)), 2, tmp_path / "figure.png")
+    markers = {
+        (line.get_label(), line.get_marker())
+        for axis in drawn[0].axes
+        for line in axis.lines
+        if "dt model" in line.get_label()
+    }
+    assert len(markers) == len(dict(markers)) == len({marker for _, marker in markers}) == 3
