@@ -28,7 +28,7 @@ _ROUNDING = 1e-12
 
 SUMMARY_COLUMNS = [
     *("agent", "task", "condition", "trajectories", "context_steps", "context_tokens"),
-    "episode_steps",
+    *("episode_steps", "trained_trajectories"),
     *("seeds", "units"),
     *("mean", "low", "high"),
     *("iqm", "iqm_low", "iqm_high"),
@@ -209,6 +209,7 @@ def summarize(records: pd.DataFrame) -> pd.DataFrame:
                 table["context_steps"].iloc[0],
                 table["context_tokens"].iloc[0],
                 table["episode_steps"].iloc[0],
+                table["trained_trajectories"].max(),
                 seeds.nunique(),
                 len(table),
                 *interval(table["return"], seeds),

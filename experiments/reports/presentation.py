@@ -149,8 +149,7 @@ def _draw(
     `names` and `records_of` are of the runs, one each; `tables` are of all runs together.
     """
     tasks = [table["task"].iloc[0] for table in records_of]
-    records, summary = tables["records"], tables["summary"]
-    trained = int(records["trained_trajectories"].max())
+    summary = tables["summary"]
     several = summary.loc[~summary["condition"].isin(BASELINES), "agent"].nunique() > 1
     logged, measured = (
         [i for i, run in enumerate(runs) if (run / name).exists()]
@@ -166,7 +165,7 @@ def _draw(
         "return_vs_context.png": (
             len(summary),
             lambda figures, path: (figures.variants if several else figures.return_vs_context)(
-                summary, trained, path, published
+                summary, path, published
             ),
         ),
         "agents.png": (several, lambda figures, path: figures.agents(summary, path)),
@@ -175,7 +174,7 @@ def _draw(
             lambda figures, path: (
                 figures.variants_by_tokens(summary, path)
                 if several
-                else figures.return_vs_tokens(summary, trained, path)
+                else figures.return_vs_tokens(summary, path)
             ),
         ),
         "return_vs_window.png": (

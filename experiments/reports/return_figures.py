@@ -42,22 +42,19 @@ MARKERS = "osv^Dxp*"
 """Markers of agents, if a figure shows several."""
 
 
-def is_beyond_training(rows: pd.DataFrame, trained: float) -> pd.Series:
+def is_beyond_training(rows: pd.DataFrame) -> pd.Series:
     """Returns for which rows of a summary the context is longer than it ever was in training.
 
-    A training context of `trained` trajectories holds `trained - 1` before the last one. A window
-    (`eval.window`) may keep a context as short, however large n is.
-
-    Args:
-        rows: of a summary.
-        trained: trajectories in the training context.
+    A training context of n trajectories holds n - 1 before the last one. A window (`eval.window`)
+    may keep a context as short, however many attempts there are.
     """
-    one = (rows["context_steps"] / (rows["trajectories"] - 1)).groupby(rows["agent"])
-    return rows["context_steps"] > (trained - 1) * one.transform("max")
+    one = rows["context_steps"] / (rows["trajectories"] - 1)
+    longest = one.groupby([rows["agent"], rows["task"]]).transform("max")
+    return rows["context_steps"] > (rows["trained_trajectories"] - 1) * longest
 
 
 def return_vs_context(
-    summary: pd.DataFrame, trained: int, path: Path, anchors: pd.DataFrame | None = None
+    summary: pd.DataFrame, path: Path, anchors: pd.DataFrame | None = None
 ) -> None:
     """Draws return against the number of trajectories, two panels in a row, task by task.
 
@@ -65,12 +62,11 @@ def return_vs_context(
     shows the best of n attempts, which rises for any policy that varies, so controls stand beside
     it. A task with goals has two more: the share of units that have found their goal, and the
     repeat miss rate, without points of fewer than `ENOUGH_UNITS` contexts. A dotted line is the
-    best trajectory in the data.
+    best trajectory in the data. Where contexts are longer than in training, the background is
+    shaded.
 
     Args:
         summary: result of `agentic_transformer.evaluation.statistics.summarize`.
-        trained: trajectories in the training context; where contexts are longer, the background is
-            shaded.
         path: path of the PNG.
         anchors: published returns, see `experiments.reports.anchors`; dashed in the first panels.
     """
@@ -103,7 +99,7 @@ def return_vs_context(
         axes[1].set_ylim(axes[0].get_ylim()[0], max(axis.get_ylim()[1] for axis in axes[:2]))
         axes[0].set_ylim(axes[1].get_ylim())
         for axis in axes:
-            _beyond_training(axis, rows, trained)
+            _beyond_training(axis, rows)
         _steps_axis(axes[0], rows)
     contexts, seeds = (from_to(summary[column]) for column in ("units", "seeds"))
     # What the interval is over, see `statistics.interval`.
@@ -255,7 +251,7 @@ def agents(summary: pd.DataFrame, path: Path) -> None:
     save_with_legend(figure, path)
 
 
-def return_vs_tokens(summary: pd.DataFrame, trained: int, path: Path) -> None:
+def return_vs_tokens(summary: pd.DataFrame, path: Path) -> None:
     """Draws the n-th attempt's return against the tokens in its context, one panel per task.
 
     Agents whose tokens differ share the axis. Hollow points lie beyond the training length.
@@ -263,7 +259,6 @@ def return_vs_tokens(summary: pd.DataFrame, trained: int, path: Path) -> None:
     Args:
         summary: result of `agentic_transformer.evaluation.statistics.summarize`, with
             `context_tokens`; conditions without a context are left out.
-        trained: trajectories in the training context.
         path: path of the PNG.
     """
     grown = with_context(summary)
@@ -273,7 +268,7 @@ def return_vs_tokens(summary: pd.DataFrame, trained: int, path: Path) -> None:
     )
     for axis, task in zip(grid[0], tasks, strict=True):
         rows = grown[grown["task"] == task]
-        _curves(axis, rows, "context_tokens", _interval_columns("mean"), looks, trained)
+        _curves(axis, rows, "context_tokens", _interval_columns("mean"), looks, hollow=True)
         first = rows.loc[rows["context_tokens"] > 0, "context_tokens"].min()
         axis.set_xscale("symlog", linthresh=first)
         axis.set(
@@ -318,7 +313,7 @@ def _curves(
     over: str,
     columns: tuple[str, str, str],
     looks: dict[tuple[str, str], tuple[str, str]],
-    trained: float = np.inf,
+    hollow: bool = False,
 ) -> None:
     """Draws a curve with its band per agent and condition.
 
@@ -328,32 +323,31 @@ def _curves(
         over: column of the horizontal axis.
         columns: columns of the curve and the two ends of the band.
         looks: label and marker of each agent and condition.
-        trained: points whose context is longer than that of training are hollow.
+        hollow: whether points whose context is longer than that of training are hollow.
     """
     middle, low, high = columns
-    beyond_training = is_beyond_training(rows, trained)
+    beyond = is_beyond_training(rows)
     for (agent, condition), curve in rows.groupby(["agent", "condition"], sort=False):
         (label, marker), (colour, _, line) = looks[agent, condition], STYLES[condition]
         curve = curve.sort_values("trajectories")
-        x, beyond = curve[over], beyond_training[curve.index]
+        x = curve[over]
         axis.plot(
             x, curve[middle], color=colour, marker=marker, linestyle=line, markersize=4, label=label
         )
-        axis.plot(
-            x[beyond],
-            curve.loc[beyond, middle],
-            color="white",
-            marker=marker,
-            linestyle="",
-            markersize=2,
-        )
+        if hollow:
+            draw_hollow(axis, x[beyond[x.index]], curve.loc[beyond[x.index], middle], marker)
         axis.fill_between(x, curve[low], curve[high], color=colour, alpha=0.15, linewidth=0)
     axis.grid(alpha=0.25)
 
 
-def _beyond_training(axis: plt.Axes, rows: pd.DataFrame, trained: int) -> None:
+def draw_hollow(axis: plt.Axes, x: pd.Series, y: pd.Series, marker: str) -> None:
+    """Draws white into the markers of some points of a curve."""
+    axis.plot(x, y, color="white", marker=marker, linestyle="", markersize=2)
+
+
+def _beyond_training(axis: plt.Axes, rows: pd.DataFrame) -> None:
     """Shades the attempts whose context is longer than it ever was in training."""
-    beyond = rows.loc[is_beyond_training(rows, trained), "trajectories"]
+    beyond = rows.loc[is_beyond_training(rows), "trajectories"]
     if len(beyond):
         right = rows["trajectories"].max() * 1.1
         axis.axvspan(beyond.min() - 0.5, right, color="#000000", alpha=0.05, linewidth=0)

@@ -15,6 +15,7 @@ from experiments.reports.return_figures import (
     STYLES,
     doubling_axis,
     draw_anchors,
+    draw_hollow,
     from_to,
     is_beyond_training,
 )
@@ -23,21 +24,19 @@ from experiments.reports.return_table import with_context
 _LINES = ("-", "--", "-.", ":")
 
 
-def variants(
-    summary: pd.DataFrame, trained: int, path: Path, anchors: pd.DataFrame | None = None
-) -> None:
+def variants(summary: pd.DataFrame, path: Path, anchors: pd.DataFrame | None = None) -> None:
     """Draws the return of the n-th attempt against n, a row of panels per task.
 
     An agent has the same colour and marker in every panel. Baselines, which have no context, are
-    dotted lines in all of them. Those of one colour have markers.
+    dotted lines in all of them. Those of one colour have markers. Hollow points have a longer
+    context than their agent had in training.
 
     Args:
         summary: result of `agentic_transformer.evaluation.statistics.summarize`.
-        trained: trajectories in the longest training context; a thin line marks it.
         path: path of the picture.
         anchors: published returns, see `experiments.reports.anchors`; dashed in the first panels.
     """
-    _draw(summary, "trajectories", trained, path, anchors)
+    _draw(summary, "trajectories", path, anchors)
 
 
 def variants_by_tokens(summary: pd.DataFrame, path: Path) -> None:
@@ -47,17 +46,17 @@ def variants_by_tokens(summary: pd.DataFrame, path: Path) -> None:
         summary: see `variants`, with `context_tokens`.
         path: path of the picture.
     """
-    _draw(with_context(summary), "context_tokens", None, path)
+    _draw(with_context(summary), "context_tokens", path)
 
 
 def _draw(
     summary: pd.DataFrame,
     over: str,
-    trained: int | None,
     path: Path,
     anchors: pd.DataFrame | None = None,
 ) -> None:
     """Draws the panels; `over` is the column of the horizontal axis."""
+    summary = summary.assign(beyond=is_beyond_training(summary))
     baselines = summary["condition"].isin(BASELINES)
     conditions = summary.loc[~baselines, "condition"].unique()
     agents = summary.loc[~baselines, "agent"].unique()
@@ -85,7 +84,8 @@ def _draw(
             for who, curve in others.groupby(["agent", "condition"], sort=False):
                 _curve(axis, curve, over, *looks[who])
             if over == "trajectories":
-                _count_trajectories(axis, rows, trained)
+                doubling_axis(axis, rows["trajectories"])
+                axis.set_xlabel("n, the n-th attempt")
             else:
                 first = rows.loc[rows[over] > 0, over].min()
                 axis.set_xscale("symlog", base=2, linthresh=first)
@@ -95,8 +95,10 @@ def _draw(
         axes[0].set_ylabel("return of the n-th attempt")
         if anchors is not None:
             draw_anchors(axes[0], anchors[anchors["task"] == task])
-    seeds = from_to(summary["seeds"])
-    save_with_legend(figure, path, f"mean and 95% interval; seeds: {seeds}")
+    note = f"mean and 95% interval; seeds: {from_to(summary['seeds'])}"
+    if summary["beyond"].any():
+        note += "; hollow: beyond the training length"
+    save_with_legend(figure, path, note)
 
 
 def _looks(baselines: pd.DataFrame) -> dict[tuple[str, str], tuple[str, dict[str, str]]]:
@@ -113,14 +115,6 @@ def _looks(baselines: pd.DataFrame) -> dict[tuple[str, str], tuple[str, dict[str
     return looks
 
 
-def _count_trajectories(axis: plt.Axes, rows: pd.DataFrame, trained: int) -> None:
-    """Labels an axis by powers of two, and marks the training length if the curves pass it."""
-    doubling_axis(axis, rows["trajectories"])
-    if is_beyond_training(rows, trained).any():
-        axis.axvline(trained, color="#999999", linewidth=0.8)
-    axis.set_xlabel("n, the n-th attempt")
-
-
 def _curve(
     axis: plt.Axes, curve: pd.DataFrame, over: str, label: str, style: dict[str, object]
 ) -> None:
@@ -130,4 +124,5 @@ def _curve(
     curve = curve.sort_values("trajectories")
     x = curve[over]
     axis.plot(x, curve["mean"], markersize=4, label=label, **style)
+    draw_hollow(axis, *curve.loc[curve["beyond"], [over, "mean"]].to_numpy().T, style["marker"])
     axis.fill_between(x, curve["low"], curve["high"], color=style["color"], alpha=0.15, linewidth=0)

@@ -81,9 +81,9 @@ def assert_curve(axis, label, rows, over, columns, style):
 
 def test_curves_of_returns_are_those_of_the_summary(tmp_path, drawn):
     """Two tasks of other levels, rows in any order; contexts are longer than in training from the
-    third attempt on."""
+    third attempt on, or on the other task from the fourth."""
     parts = [
-        records(condition, task, level)
+        records(condition, task, level).assign(trained_trajectories=3 if level else 2)
         for task, level in (("low", 0.0), ("high", 50.0))
         for condition in ("own", "no_context", "dataset")
     ]
@@ -100,7 +100,7 @@ def test_curves_of_returns_are_those_of_the_summary(tmp_path, drawn):
         }
     )
     shuffled = summary.sample(frac=1, random_state=0).sort_values("task", kind="stable")
-    return_vs_context(shuffled, 2, tmp_path / "figure.png", anchors)
+    return_vs_context(shuffled, tmp_path / "figure.png", anchors)
     (figure,) = drawn
     panels = {axis.get_title(): axis for axis in figure.axes if axis.get_title()}
     assert len(panels) == 8
@@ -130,9 +130,10 @@ def test_curves_of_returns_are_those_of_the_summary(tmp_path, drawn):
             assert len(published) == (task == "high" and column == "mean")
             assert [tick.get_text() for tick in axis.get_xticklabels()] == ["1", "2", "4"]
             (shade,) = axis.patches
-            assert 2 < shade.get_x() < 3 and shade.get_x() + shade.get_width() > 4
-        first, second = (panels[f"{task}: {titles[name]}"] for name in ("mean", "best_mean"))
-        assert first.get_ylim() == second.get_ylim()
+            first = 4 if level else 3
+            assert first - 1 < shade.get_x() < first and shade.get_x() + shade.get_width() > 4
+        left, right = (panels[f"{task}: {titles[name]}"] for name in ("mean", "best_mean"))
+        assert left.get_ylim() == right.get_ylim()
     above = [axis for axis in figure.axes if axis.get_xlabel() == "steps in the context"]
     labels = [[tick.get_text() for tick in axis.get_xticklabels()] for axis in above]
     assert labels == [["0", "12", "36"]] * 2
@@ -141,7 +142,7 @@ def test_curves_of_returns_are_those_of_the_summary(tmp_path, drawn):
 
 def test_the_title_says_over_how_many_contexts_and_seeds(tmp_path, drawn):
     table = pd.concat([records("own", seed=seed) for seed in (0, 1)])
-    return_vs_context(summarize(table), 2, tmp_path / "figure.png")
+    return_vs_context(summarize(table), tmp_path / "figure.png")
     assert drawn[0].get_suptitle() == "t: mean and 95% interval over 2 seeds (48 contexts)"
 
 
@@ -182,8 +183,9 @@ def test_returns_stand_over_the_tokens_of_their_contexts(tmp_path, drawn):
     A training context of three trajectories holds two before the last one.
     """
     bare = records("no_context").assign(context_tokens=0, context_steps=0)
-    summary = summarize(pd.concat([records("own"), bare]))
-    return_vs_tokens(summary, 3, tmp_path / "figure.png")
+    own = records("own").assign(trained_trajectories=3)
+    summary = summarize(pd.concat([own, bare]))
+    return_vs_tokens(summary, tmp_path / "figure.png")
     (axis,) = drawn[0].axes
     own = summary[summary["condition"] == "own"]
     assert own["context_tokens"].tolist() == [0, 48, 96, 144]

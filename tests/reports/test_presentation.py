@@ -362,8 +362,11 @@ def test_each_figure_gets_what_belongs_to_the_runs_that_have_it(tmp_path, monkey
         assert (agent, task, table["step"].tolist()) == ("dt", "u", [number])
     rollouts, agent, grows, numbers, _ = told["attempts"]
     assert (rollouts, agent, grows, numbers) == (logged / "rollouts.npz", "dt", False, [1, 2, 3])
-    _, trained, *_ = told["return_vs_context"]
-    assert trained == 2
+    summary, *_ = told["return_vs_context"]
+    assert dict(zip(summary["agent"], summary["trained_trajectories"], strict=True)) == {
+        "at": 2,
+        "dt": 1,
+    }
 
 
 def test_a_sweeps_table_holds_the_last_numbers_of_each_job(tmp_path):

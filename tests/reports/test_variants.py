@@ -58,7 +58,7 @@ def test_an_agent_has_one_colour_and_a_condition_one_panel(tmp_path, drawn):
         for condition in ("own", "no_context", "foreign")
     ]
     parts.append(make_records(RETURNS, "dt", agent="dt"))
-    variants(summarize(pd.concat(parts)), 2, tmp_path / "figure.png")
+    variants(summarize(pd.concat(parts)), tmp_path / "figure.png")
     (figure,) = drawn
     panels = [axis for axis in figure.axes if axis.get_title()]
     assert len(panels) == 3
@@ -81,8 +81,8 @@ def test_learners_of_users_modules_are_told_apart_by_their_agents(tmp_path, draw
     agents = {"mine": "learner", "yours": "learner", "informed": "learner_told", "td3": "td3"}
     parts = [make_records(RETURNS, kind, agent=agent) for agent, kind in agents.items()]
     parts += [make_records(RETURNS, agent=agent) for agent in ("at a", "at b")]
-    variants(summarize(pd.concat(parts)), 2, tmp_path / "figure.png")
-    return_vs_context(summarize(pd.concat(parts[:-1])), 2, tmp_path / "one.png")
+    variants(summarize(pd.concat(parts)), tmp_path / "figure.png")
+    return_vs_context(summarize(pd.concat(parts[:-1])), tmp_path / "one.png")
     for figure in drawn:
         looks = {
             line.get_label(): (to_hex(line.get_color()), line.get_marker(), line.get_linestyle())
@@ -255,7 +255,7 @@ def test_a_task_shows_the_panels_that_it_has_contexts_for(
         missed[attempt - 1 :: 4][:10] = np.nan  # 14 contexts are left
     goals = records.assign(best_return=10.0, repeat_miss_rate=missed)
     summary = summarize(pd.concat([goals, records.assign(task="walker_walk")]))
-    return_vs_context(summary, 8, tmp_path / "figure.png")
+    return_vs_context(summary, tmp_path / "figure.png")
     (figure,) = drawn
     panels = {axis.get_title(): axis for axis in figure.axes if axis.get_visible()}
     titles = [title for title in panels if title]
@@ -283,7 +283,7 @@ def test_a_window_keeps_contexts_within_the_training_length(tmp_path, drawn):
     table = make_records([[1.0, 2.0, 3.0, 4.0]])
     short = table.assign(context_steps=table["context_steps"].clip(upper=12))
     for records in (table, short):
-        return_vs_context(summarize(records), 2, tmp_path / "figure.png")
+        return_vs_context(summarize(records), tmp_path / "figure.png")
     said = [[text.get_text() for axis in figure.axes for text in axis.texts] for figure in drawn]
     assert "beyond the training length " in said[0] and said[1] == []
     above = [
@@ -293,6 +293,20 @@ def test_a_window_keeps_contexts_within_the_training_length(tmp_path, drawn):
         if axis.get_xlabel() == "steps in the context"
     ]
     assert above == [["0", "12", "36"], ["0", "12", "12"]]
+
+
+def test_agents_of_several_training_lengths_have_each_their_hollow_points(tmp_path, drawn):
+    """Those of attempts that follow more than the agent's context held in training."""
+    parts = [
+        make_records([[1.0, 2.0, 3.0, level]], agent=agent).assign(trained_trajectories=length)
+        for agent, length, level in (("at a", 1, 5.0), ("at b", 3, 6.0), ("at c", 4, 7.0))
+    ]
+    variants(summarize(pd.concat(parts)), tmp_path / "figure.png")
+    (axis,) = drawn[0].axes
+    hollow = [line for line in axis.lines if to_hex(line.get_color()) == "#ffffff"]
+    points = [line.get_xydata().tolist() for line in hollow if len(line.get_xdata())]
+    assert points == [[[2, 2], [3, 3], [4, 5]], [[4, 6]]]
+    assert drawn[0].get_suptitle().endswith("hollow: beyond the training length")
 
 
 def test_baselines_of_one_kind_are_told_apart(tmp_path, drawn):
@@ -323,7 +337,7 @@ def test_a_marker_is_of_one_baseline_on_every_task(draw, tmp_path, drawn):
     parts += [
         make_records(RETURNS, agent=name).assign(task=task) for name in agents for task in tasks
     ]
-    draw(summarize(pd.concat(parts)), 2, tmp_path / "figure.png")
+    draw(summarize(pd.concat(parts)), tmp_path / "figure.png")
     markers = {
         (line.get_label(), line.get_marker())
         for axis in drawn[0].axes
