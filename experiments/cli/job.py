@@ -135,10 +135,12 @@ class Job:
             print(f"{folder} is finished already")
             return
         with run_status.track_status(folder, self.name) as facts, preemption.as_stopped():
+            if not self.makes_run:  # its results lie elsewhere, and what it was asked is told here
+                run_folder.write_overrides(folder, overrides)
             facts |= self._work(folder, command, overrides)
         print(f"run folder: {folder}", flush=True)
 
-    def _work(self, folder: Path, command: Any, overrides: list[str]) -> dict[str, str]:
+    def _work(self, folder: Path, command: Any, overrides: list[str]) -> dict[str, list[str]]:
         """Calls the command's main; returns where its results are, if that is not `folder`."""
         if not self.takes_run:
             self.main(command)
@@ -153,25 +155,24 @@ class Job:
             return {}
         runs = sweeps.runs_of(Path(command.run))
         if len(runs) == 1:
-            return self._work_on(runs[0], command, overrides, facts)
+            return {"results": [self._work_on(runs[0], command, overrides, facts)]}
+        results = []
         for run in runs:
             print(f"run folder: {run}", flush=True)
             out = command.out and str(Path(command.out) / run.name)
             one = replace(copy.deepcopy(command), run=str(run), out=out)
-            self._work_on(run, one, overrides, facts)
-        return {}
+            results.append(self._work_on(run, one, overrides, facts))
+        return {"results": results}
 
-    def _work_on(
-        self, run: Path, command: Any, overrides: list[str], facts: dict[str, Any]
-    ) -> dict[str, str]:
-        """Calls the command's main for a run that is there; returns where its results are."""
+    def _work_on(self, run: Path, command: Any, overrides: list[str], facts: dict[str, Any]) -> str:
+        """Calls the command's main for a run that is there; returns the folder of its results."""
         if hasattr(command, "eval"):
             _inherit_evaluation(command, overrides)
         results = self.main(command, run) or run
         # Only now: until then the results in the folder are those of the command before.
         described = facts | provenance.devices()
         run_folder.write_description(results / self.name, command, overrides, described)
-        return {"results": str(results.resolve())}
+        return str(results.resolve())
 
     def command_after_stop(self) -> str:
         """Returns the command line that goes on with what was stopped.

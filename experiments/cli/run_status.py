@@ -40,7 +40,7 @@ def results_of(folder: Path) -> list[Path]:
     status = read_status(folder)
     if status.get("command") == "quickstart" and (agents := jobs(folder)):
         return agents
-    found = status.get("results", [])
+    found = status.get("results", [])  # earlier versions wrote one path, or none of several
     return [Path(path) for path in ([found] if isinstance(found, str) else found)] or [folder]
 
 

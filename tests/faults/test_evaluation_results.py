@@ -26,6 +26,7 @@ from agentic_transformer.evaluation.conditions import check_conditions, evaluati
 from agentic_transformer.evaluation.evaluate import load_evaluation
 from experiments import evaluate, plot, quickstart
 from experiments.cli import run_folder
+from experiments.reports.presentation import runs_within
 from tests import processes
 from tests.faults.saved_agents import save
 from tests.seeds import SEED
@@ -162,6 +163,33 @@ def test_a_sweep_of_evaluations_keeps_all_and_is_drawn_as_one(asked, tmp_path):
     assert run_command(tmp_path, "table", f"sweep={sweep}").returncode == 0
     columns = pd.read_csv(sweep / "table.csv")
     assert columns["return no_context n=3"].notna().all()
+    assert columns["eval.temperature"].tolist() == [0.5, 1.0]
+    assert (sweep / "return_vs_setting.png").exists()
+
+
+def test_a_sweep_of_evaluations_over_a_sweep_tells_what_became_of_each_run(asked, tmp_path):
+    run, _ = asked
+    for job in ("0", "1"):
+        shutil.copytree(run, tmp_path / "sweep" / job)
+        (tmp_path / "sweep" / job / "status.json").write_text('{"state": "finished"}')
+    words = ["eval.temperature=0.5,1.0", "eval.conditions=[no_context]", "eval.video=false"]
+    done = run_command(tmp_path, "evaluate", "-m", "run=sweep", *words)
+    assert done.returncode == 0, done.stderr
+    (sweep,) = (tmp_path / "runs" / "evaluate").iterdir()
+    assert run_command(tmp_path, "table", f"sweep={sweep}").returncode == 0
+    columns = pd.read_csv(sweep / "table.csv")
+    assert columns["eval.temperature"].tolist() == [0.5, 1.0]
+    for job in ("0", "1"):
+        of_job = [
+            pd.read_csv(path).query("trajectories == 3")["return"].mean()
+            for path in sorted(
+                (tmp_path / "sweep" / job).rglob("records.csv"), key=str, reverse=True
+            )
+        ]
+        assert columns[f"{job} return no_context n=3"].tolist() == pytest.approx(of_job)
+    within = runs_within(sweep / "0")
+    assert within == [tmp_path / "sweep" / job for job in ("0", "1")]
+    assert len(runs_within(sweep)) == 4
 
 
 def test_all_runs_of_a_sweep_are_evaluated(asked, tmp_path):
