@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -92,12 +93,14 @@ def return_vs_context(
             axis.set(xlabel="n, the n-th attempt", ylabel=label)
             if label.startswith("share"):
                 axis.set_ylim(-0.03, 1.03)
-        for axis in axes[:2]:
+        of_returns = [axis for axis in axes if axis.get_ylabel().startswith("return")]
+        for axis in of_returns:
             _best_of_the_data(axis, rows)
         if anchors is not None:
             draw_anchors(axes[0], anchors[anchors["task"] == task])
-        axes[1].set_ylim(axes[0].get_ylim()[0], max(axis.get_ylim()[1] for axis in axes[:2]))
-        axes[0].set_ylim(axes[1].get_ylim())
+        lows, highs = zip(*(axis.get_ylim() for axis in of_returns), strict=True)
+        for axis in of_returns:
+            axis.set_ylim(min(lows), max(highs))
         for axis in axes:
             _beyond_training(axis, rows)
         _steps_axis(axes[0], rows)
@@ -131,24 +134,27 @@ def from_to(counts: pd.Series) -> str:
 
 
 def _best_of_the_data(axis: plt.Axes, rows: pd.DataFrame) -> None:
-    """Draws the mean of the best returns in the data, if it is known, with room above it."""
+    """Draws the mean of the best returns in the data, if it is known, with room around it."""
     best = rows["best_return"].mean()
     if np.isfinite(best):
         axis.axhline(
             best, color="#222222", linewidth=1, linestyle=(0, (1, 2)), label="best of the data"
         )
-        _make_room(axis, best)
+        _make_room(axis, [best])
 
 
-def _make_room(axis: plt.Axes, value: float) -> None:
+def _make_room(axis: plt.Axes, values: Sequence[float]) -> None:
+    """Extends a vertical axis, so that lines at these values are not at its edges."""
     low, high = axis.get_ylim()
-    axis.set_ylim(top=max(high, value + 0.05 * (value - low)))
+    room = 0.05 * (max([high, *values]) - min([low, *values]))
+    lows, highs = [value - room for value in values], [value + room for value in values]
+    axis.set_ylim(min([low, *lows]), max([high, *highs]))
 
 
 def draw_anchors(axis: plt.Axes, anchors: pd.DataFrame) -> None:
-    """Draws published returns of one task as dashed lines with their labels, with room above."""
+    """Draws published returns of one task as dashed lines with their labels, with room around."""
+    _make_room(axis, anchors["return"].tolist())
     for _, anchor in anchors.iterrows():
-        _make_room(axis, anchor["return"])
         axis.axhline(anchor["return"], color="#555555", linewidth=0.8, dashes=(6, 3))
         axis.text(
             0.01,
@@ -158,6 +164,7 @@ def draw_anchors(axis: plt.Axes, anchors: pd.DataFrame) -> None:
             fontsize=6.5,
             color="#555555",
             va="bottom",
+            clip_on=True,  # else a label that is too long would narrow all panels
         )
 
 

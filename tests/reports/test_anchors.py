@@ -91,3 +91,22 @@ def test_they_stand_beside_several_agents_too(tmp_path, monkeypatch):
     present(runs, tmp_path / "out", anchors=True)
     texts = [text.get_text() for text in drawn[0].axes[0].texts]
     assert len([text for text in texts if "arXiv" in text]) == 2
+
+
+def test_those_below_our_curves_are_seen_too(tmp_path, drawn):
+    """An agent near the top return, and the panels keep their size."""
+    records = make_records(np.add(RETURNS, 960.0)).assign(task="walker_stand", best_return=985.0)
+    summary = summarize(records)
+    published, _ = choose_anchors(summary_of("walker_stand", 1000), read_anchors())
+    for anchors in (None, published):
+        figures.return_vs_context(summary, tmp_path / "figure.png", anchors)
+    without, with_them = (
+        [axis for axis in figure.axes if axis.get_ylabel().startswith("return")] for figure in drawn
+    )
+    texts = [text for text in with_them[0].texts if "arXiv" in text.get_text()]
+    labels = [text.get_window_extent().get_points() for text in texts]
+    (_, bottom), (_, top) = with_them[0].get_window_extent().get_points()
+    assert len(labels) == 3 and all(bottom < ends[0, 1] and ends[1, 1] < top for ends in labels)
+    assert with_them[0].get_ylim() == with_them[1].get_ylim()
+    for before, after in zip(without, with_them, strict=True):
+        assert after.get_position().width == pytest.approx(before.get_position().width, rel=0.05)
