@@ -31,7 +31,9 @@ ACTING = ("target", "temperature", "noise", "window", "held_out")
 drawn, and how long a context may be."""
 
 
-def agent_names(runs: Sequence[Path], tables: Sequence[pd.DataFrame]) -> list[str]:
+def agent_names(
+    runs: Sequence[Path], tables: Sequence[pd.DataFrame], without: str = ""
+) -> list[str]:
     """Returns a name for each run's agent.
 
     If agents of one name differ in settings on one task, as those of a sweep do, these settings are
@@ -41,13 +43,18 @@ def agent_names(runs: Sequence[Path], tables: Sequence[pd.DataFrame]) -> list[st
     Args:
         runs: run folders.
         tables: their records.
+        without: a setting that is left out of the names, since it is shown apart.
 
     Raises:
         ValueError: a run's settings cannot be read.
     """
     kinds = [tuple(table[["agent", "task"]].iloc[0]) for table in tables]
     settings = [
-        {key: value for key, value in flat(_config_of(run)).items() if key not in LOGGING}
+        {
+            key: value
+            for key, value in flat(_config_of(run)).items()
+            if key not in (*LOGGING, without)
+        }
         for run in runs
     ]
     names = []

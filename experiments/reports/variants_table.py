@@ -39,10 +39,12 @@ def variants_table(runs: Sequence[Path]) -> pd.DataFrame:
     tables = {run: table for run in runs if (table := readable_records(run)) is not None}
     if not tables:
         return pd.DataFrame(columns=COLUMNS)
-    names = agent_names(list(tables), list(tables.values()))
-    records = join(
-        [with_name(table, name) for table, name in zip(tables.values(), names, strict=True)]
-    )
+    return _last_returns(list(tables.values()), agent_names(list(tables), list(tables.values())))
+
+
+def _last_returns(tables: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.DataFrame:
+    """Returns the table of `variants_table` from records and a name for each run's agent."""
+    records = join([with_name(table, name) for table, name in zip(tables, names, strict=True)])
     return at_longest(summarize(records))[COLUMNS].reset_index(drop=True)
 
 
@@ -70,12 +72,11 @@ def returns_by_setting(sweep: Path) -> tuple[str, pd.DataFrame] | None:
     Raises:
         ValueError: see `variants_table`.
     """
-    given = {
-        results: overrides_of(job)
-        for job in jobs(sweep)
-        for results in results_of(job)
-        if readable_records(results) is not None
-    }
+    given, tables = {}, {}
+    for job in jobs(sweep):
+        for results in results_of(job):
+            if (table := readable_records(results)) is not None:
+                given[results], tables[results] = overrides_of(job), table
     keys = {key for words in given.values() for key in words} - set(JOINED)
     values = {key: {words.get(key) for words in given.values()} for key in sorted(keys)}
     numeric = [
@@ -84,10 +85,15 @@ def returns_by_setting(sweep: Path) -> tuple[str, pd.DataFrame] | None:
     if not numeric:
         return None
     setting = max(numeric, key=lambda key: len(values[key]))
-    runs_of: dict[float, list[Path]] = {}
-    for results, words in given.items():
-        runs_of.setdefault(float(words[setting]), []).append(results)
-    points = [variants_table(runs_of[value]).assign(value=value) for value in sorted(runs_of)]
+    at = {results: float(words[setting]) for results, words in given.items()}
+    # All are named together: how agents differ is not to depend on which jobs are there.
+    names = agent_names(list(at), list(tables.values()), without=setting)
+    named = dict(zip(at, names, strict=True))
+    points = []
+    for value in sorted(set(at.values())):
+        runs = [results for results in at if at[results] == value]
+        table = _last_returns([tables[run] for run in runs], [named[run] for run in runs])
+        points.append(table.assign(value=value))
     return setting, pd.concat(points, ignore_index=True)
 
 

@@ -185,6 +185,19 @@ def test_a_sweep_over_a_number_is_drawn_against_it(of_rates, drawn, capsys):
         np.testing.assert_allclose(curve.get_ydata(), last + more)
 
 
+def test_a_missing_job_leaves_the_others_their_curves(of_rates):
+    """At two rates, one head alone was evaluated: it is the same agent as at the others."""
+    for job in ("2", "3", "4", "5"):
+        (of_rates / job / "records.csv").unlink()
+    setting, table = returns_by_setting(of_rates)
+    assert setting == "train.learning_rate"
+    points = {agent: list(rows["value"]) for agent, rows in table.groupby("agent")}
+    assert points == {
+        "at model.head=mse": [0.01, 0.1],
+        "at model.head=mixture": [1e-3, 0.1],
+    }
+
+
 def test_a_sweep_without_the_usual_conditions_is_drawn_with_those_it_has(of_rates, drawn):
     for path in of_rates.glob("*/records.csv"):
         pd.read_csv(path).assign(condition="dataset").to_csv(path, index=False)
