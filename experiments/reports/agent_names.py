@@ -16,15 +16,16 @@ from agentic_transformer.errors import shorten
 from agentic_transformer.evaluation.results_folder import read_command, read_settings
 from agentic_transformer.run_files import CONFIG, check_not_cut
 from agentic_transformer.settings import flat
+from experiments.cli.run_status import saved_step
 
 SHARED = ("run", "resume", "seed", "eval", "mesh", "baseline", "logger")
 """Settings in which runs of one agent may differ."""
 
-LOGGING = (
+KEEPING = (
     *("train.log_every", "train.eval_every", "train.eval_tasks", "train.checkpoint_every"),
-    *("train.keep", "train.keep_best", "train.profile"),
+    *("train.keep", "train.keep_best", "train.profile", "data.cache"),
 )
-"""More of them: they say what is logged and kept, not what is learned."""
+"""More of them: they say what is logged and kept, and where, not what is learned."""
 
 ACTING = ("target", "temperature", "noise", "window", "held_out")
 """Evaluation settings in which runs of one agent may not differ: the target return, how actions are
@@ -37,8 +38,9 @@ def agent_names(
     """Returns a name for each run's agent.
 
     If agents of one name differ in settings on one task, as those of a sweep do, these settings are
-    added to their names. A run without settings, of which only the records are there, keeps the
-    name in its records: what it differs in is not known.
+    added to their names. Runs that start from seeds of one pretrained agent (`init`) do not differ
+    in that. A run without settings, of which only the records are there, keeps the name in its
+    records: what it differs in is not known.
 
     Args:
         runs: run folders.
@@ -49,14 +51,12 @@ def agent_names(
         ValueError: a run's settings cannot be read.
     """
     kinds = [tuple(table[["agent", "task"]].iloc[0]) for table in tables]
-    settings = [
-        {
-            key: value
-            for key, value in flat(_config_of(run)).items()
-            if key not in (*LOGGING, without)
-        }
-        for run in runs
-    ]
+    settings = [_settings_of(run) for run in runs]
+    first_of: dict[str, str] = {}  # the first folder of each pretrained agent stands for its seeds
+    for own in settings:
+        own.pop(without, None)
+        if init := own.get("init"):
+            own["init"] = first_of.setdefault(_start(init), init)
     names = []
     for kind, own in zip(kinds, settings, strict=True):
         alike = [
@@ -79,8 +79,8 @@ def with_name(table: pd.DataFrame, name: str) -> pd.DataFrame:
     return table.assign(agent=name) if table["agent"].nunique() == 1 else table
 
 
-def _config_of(run: Path) -> dict[str, Any]:
-    """Returns the settings of a run that make its agent, and how it acted.
+def _settings_of(run: Path) -> dict[str, Any]:
+    """Returns the settings of a run that make its agent, and how it acted, by their keys.
 
     They are empty if the run has no `config.yaml`, only records.
     """
@@ -90,9 +90,31 @@ def _config_of(run: Path) -> dict[str, Any]:
     # Earlier versions wrote the settings of an evaluation to `evaluate/config.yaml`.
     evaluated = read_command(run) or settings_in(run / "evaluate") or config
     acted = {key: value for key, value in evaluated.get("eval", {}).items() if key in ACTING}
-    agent = {key: value for key, value in config.items() if key not in SHARED}
     asked = str(evaluated.get("checkpoint", "newest"))
-    return agent | {"checkpoint": _checkpoint_of(run, asked, config), "eval": acted}
+    return (
+        _learned(config)
+        | {"checkpoint": _checkpoint_of(run, asked, config)}
+        | flat({"eval": acted})
+    )
+
+
+def _learned(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings that decide what is learned, by their keys."""
+    kept = {key: value for key, value in config.items() if key not in SHARED}
+    return {key: value for key, value in flat(kept).items() if key not in KEEPING}
+
+
+def _start(init: str) -> str:
+    """Returns what the start of runs is told apart by: what made the run that they start from.
+
+    That is its settings but for its seed, and the step that it reached; its folder if they are not
+    there.
+    """
+    try:
+        made = _learned(settings_in(Path(init)))
+    except ValueError:
+        made = {}
+    return str((sorted(made.items()), saved_step(Path(init)))) if made else init
 
 
 def _checkpoint_of(run: Path, asked: str, config: dict[str, Any]) -> str:

@@ -237,6 +237,35 @@ def test_a_run_of_an_earlier_version_is_of_the_same_agent(tmp_path):
     assert variants_table(runs)[["agent", "seeds"]].to_numpy().tolist() == [["at", 3]]
 
 
+def test_a_cache_of_its_own_makes_no_other_agent_of_a_seed(tmp_path):
+    runs = [
+        make_run(
+            tmp_path / f"{seed}",
+            make_records(RETURNS, seed=seed),
+            f"agent: {{name: at}}\ndata: {{cache: /scratch/{seed}}}\nseed: {seed}\n",
+        )
+        for seed in (0, 1)
+    ]
+    assert variants_table(runs)[["agent", "seeds"]].to_numpy().tolist() == [["at", 2]]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_seeds_that_start_from_seeds_of_one_pretrained_agent_are_one(there, tmp_path):
+    """Two start from one agent with its seeds, one from a wider one; or who knows from what."""
+    runs = []
+    for seed, width in enumerate((64, 64, 128)):
+        start = tmp_path / f"start{seed}"
+        if there:
+            config = f"agent: {{name: at}}\nmodel: {{width: {width}}}\nseed: {seed}\nrun: {start}\n"
+            make_run(start, make_records(RETURNS), config)
+        config = f"agent: {{name: at}}\ninit: {start}\nseed: {seed}\n"
+        runs.append(make_run(tmp_path / f"{seed}", make_records(RETURNS, seed=seed), config))
+    found = [tuple(row) for row in variants_table(runs)[["agent", "seeds"]].to_numpy()]
+    starts = [f"at init={tmp_path}/start{seed}" for seed in range(3)]
+    one_by_one = [(name, 1) for name in starts]
+    assert found == ([(starts[0], 2), (starts[2], 1)] if there else one_by_one)
+
+
 def test_records_without_settings_keep_their_name(sweep, tmp_path):
     """As those that another laboratory sends."""
     alone = make_run(tmp_path / "alone", make_records(RETURNS, seed=2))
