@@ -515,7 +515,8 @@ class EvalConfig:
 
     trajectories: list[int] = setting(
         [1, 2, 4, 8, 16],
-        "Points of the curve. Every number up to the largest is run and recorded.",
+        "Points of the curve. Every number up to the largest is run and recorded; tables show "
+        "powers of two and the largest.",
         minimum=1,
         maximum=4096,
     )

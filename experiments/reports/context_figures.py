@@ -25,7 +25,7 @@ def return_vs_window(windows: pd.DataFrame, path: Path) -> None:
         windows: result of `agentic_transformer.evaluation.context_statistics.summarize_windows`.
         path: path of the PNG.
     """
-    windows = windows[windows["trajectories"].isin(reported(windows["trajectories"]))]
+    windows = windows[windows["trajectories"].isin(reported(windows))]
     panels = list(windows.groupby(["agent", "task", "training"], sort=False))
     colours = _shades(windows["trajectories"])
     figure, axes = _panels(len(panels))
@@ -82,7 +82,7 @@ def entropy(summary: pd.DataFrame, path: Path) -> None:
         path: path of the PNG.
     """
     known = summary[summary["action_entropy"].notna()]
-    known = known[known["trajectories"].isin(reported(known["trajectories"]))]
+    known = known[known["trajectories"].isin(reported(known))]
     whats = {"first_action_entropy": "first action", "action_entropy": "mean over the attempt"}
     groups = list(known.groupby(["agent", "task"], sort=False))
     panels = [(*group, what) for group in groups for what in whats]

@@ -203,7 +203,7 @@ def _draw(
                 runs[pictured] / ROLLOUTS,
                 names[pictured] if len(set(names)) > 1 else "",
                 "own" in set(records_of[pictured]["condition"]),
-                reported(summary["trajectories"]),
+                reported(records_of[pictured]),
                 path,
             ),
         ),

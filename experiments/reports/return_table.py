@@ -17,10 +17,15 @@ NOTHING = 0.01
 """Share of the last return below which the first is as good as 0: a ratio would say nothing."""
 
 
-def reported(trajectories: pd.Series) -> list[int]:
-    """Returns the numbers of trajectories to show: powers of two, and the largest."""
-    present = sorted(int(n) for n in trajectories.unique())
-    return [n for n in present if n & (n - 1) == 0 or n == present[-1]]
+def reported(rows: pd.DataFrame) -> list[int]:
+    """Returns the numbers of trajectories to show: powers of two, and each agent's largest.
+
+    Args:
+        rows: of records or of a summary; the columns agent, task and trajectories are enough.
+    """
+    largest = set(rows.groupby(["agent", "task"])["trajectories"].max())
+    present = sorted(int(n) for n in rows["trajectories"].unique())
+    return [n for n in present if n & (n - 1) == 0 or n in largest]
 
 
 def at_longest(summary: pd.DataFrame) -> pd.DataFrame:
@@ -62,9 +67,9 @@ def table_text(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
     """
     blocks = []
     for task, rows in summary.groupby("task", sort=False):
-        rows = rows[rows["trajectories"].isin(reported(rows["trajectories"]))].sort_values(
-            "trajectories", kind="stable"
-        )
+        rows = rows.sort_values("trajectories", kind="stable")
+        own = rows[rows["condition"] == "own"]
+        rows = rows[rows["trajectories"].isin(reported(rows))]
         rows = rows.assign(
             cell=with_intervals(rows),
             who=rows["agent"] + ": " + rows["condition"].map(NAMES),
@@ -77,7 +82,6 @@ def table_text(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
         blocks.append(
             f"{task}: return of the n-th attempt, mean [95% interval]\n{table.to_string()}"
         )
-        own = rows[rows["condition"] == "own"]
         for agent, curve in own.groupby("agent", sort=False):
             first, last = curve.iloc[0], curve.iloc[-1]
             reaches_nothing = first["low"] <= max(0.0, NOTHING * last["mean"])

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
 import envs
@@ -22,7 +21,7 @@ from agentic_transformer.evaluation.results_folder import ROLLOUTS, VIDEO
 from envs.gymnasium_tasks import is_gymnasium
 from envs.video_files import write_frames
 from experiments.reports.pictures import picture, plane_limit
-from experiments.reports.return_table import reported, return_text
+from experiments.reports.return_table import return_text
 
 FRAMES_PER_SECOND = 10
 PAUSE = 10
@@ -75,18 +74,18 @@ def why_not_drawn(task: str) -> str:
 
 
 def write_attempts(path: Path, rollouts: dict[str, np.ndarray], numbers: Sequence[int]) -> None:
-    """Draws attempts one after another, with as many tasks beside each other as there is room for.
+    """Draws attempts one after another, with all tasks beside each other.
 
     Args:
         path: of an .mp4 or a .gif.
         rollouts: arrays as `agentic_transformer.evaluation.stored_rollouts` describes them.
-        numbers: which attempts to show, counted from 1.
+        numbers: which attempts to show, in this order, counted from 1.
 
     Raises:
         RuntimeError: this machine cannot render such bodies.
         OSError: the file cannot be written whole.
     """
-    frames = list(_frames(rollouts, reported(pd.Series(numbers))))
+    frames = list(_frames(rollouts, numbers))
     if path.suffix == ".gif":
         # One palette without dithering: equal areas stay equal, which GIF compresses.
         images = [Image.fromarray(frame) for frame in frames]
@@ -114,7 +113,7 @@ def _frames(rollouts: dict[str, np.ndarray], numbers: Sequence[int]) -> Iterator
     """Yields pictures (height, width, 3) of the attempts with these numbers."""
     physics, reward = rollouts["physics"], rollouts["reward"]
     panel, width = _from_above(rollouts) if "tenth" in rollouts else _rendered(rollouts)
-    tasks = range(min(len(physics), 960 // width))
+    tasks = range(len(physics))
     font = ImageFont.load_default(size=16)
     last = physics.shape[2] - 1
     steps = np.unique(np.linspace(0, last, min(last + 1, LONGEST)).astype(int)).tolist()

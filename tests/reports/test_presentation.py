@@ -266,9 +266,27 @@ def test_nothing_is_written_over_records_or_before_all_is_read(tmp_path):
     assert (good / "records.csv").read_bytes() == before
 
 
-def test_reported_numbers_are_powers_of_two_and_the_largest():
-    assert reported(pd.Series([3, 1, 2, 4, 5, 6, 6])) == [1, 2, 4, 6]
-    assert reported(pd.Series([3])) == [3]
+def test_reported_numbers_are_powers_of_two_and_the_largest_of_each_agent():
+    def of(**numbers):
+        return pd.concat(
+            pd.DataFrame({"agent": agent, "task": "t", "trajectories": some})
+            for agent, some in numbers.items()
+        )
+
+    assert reported(of(a=[3, 1, 2, 4, 5, 6, 6])) == [1, 2, 4, 6]
+    assert reported(of(a=[3])) == [3]
+    assert reported(of(a=range(1, 13), b=range(1, 17))) == [1, 2, 4, 8, 12, 16]
+
+
+def test_an_agents_first_attempt_is_compared_with_its_last():
+    """Neither is a number that is shown for its own sake, where agents made other attempts."""
+    rising = np.tile(np.arange(3.0, 16.0), (24, 1))
+    short, long = make_records(rising[:, :10], agent="short"), make_records(rising, agent="long")
+    records = pd.concat([short[short["trajectories"] >= 3], long])
+    text = table_text(summarize(records), compare(records))
+    assert "short, own trajectories in context: n=10 earns 2.4 times what n=3 earns" in text
+    assert "long, own trajectories in context: n=13 earns 5.0 times what n=1 earns" in text
+    assert "n=10" in text.splitlines()[1]
 
 
 def test_a_condition_has_one_name_in_code_and_docs():

@@ -117,6 +117,23 @@ def test_each_panel_shows_its_own_task_and_attempt(tmp_path, monkeypatch):
         assert found == expected
 
 
+def test_all_tasks_and_all_attempts_that_are_asked_for_are_drawn(tmp_path, monkeypatch):
+    """Also five tasks, and numbers that are no powers of two."""
+    words, write = [], ImageDraw.ImageDraw.text
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw,
+        "text",
+        lambda self, place, text, *rest: words.append(text) or write(self, place, text, *rest),
+    )
+    path = tmp_path / "attempts.gif"
+    write_attempts(path, rollouts(tasks=5, attempts=6, steps=2), [1, 3, 5])
+    with Image.open(path) as film:
+        assert film.size == (5 * PANEL, HEADER + PANEL)
+    shown = [text.split(":")[0] for text in words]
+    assert list(dict.fromkeys(shown)) == ["attempt 1", "attempt 3", "attempt 5"]
+    assert shown.count("attempt 3") == 5 * 3  # in each panel, before each step and at the end
+
+
 def test_a_picture_shows_goals_that_nobody_came_near(tmp_path, drawn):
     """As of tasks beyond those of training, which an agent may not look for there."""
     shown = rollouts(tasks=2, attempts=1, steps=3)
