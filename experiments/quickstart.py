@@ -84,7 +84,9 @@ def _ending(run: Path, trained: TrainCommand) -> str:
     # Imported here: a command line is checked before pandas is loaded.
     import pandas as pd
 
-    means = pd.read_csv(run / "summary.csv").set_index(["condition", "trajectories"])["mean"]
+    summary = pd.read_csv(run / "summary.csv")
+    of_agent = summary[summary["agent"] == trained.agent.name]  # the baseline may have contexts too
+    means = of_agent.set_index(["condition", "trajectories"])["mean"]
     longest, learned = max(trained.eval.trajectories), "see the table above"
     if ("own", longest) in means:
         own, first = means["own", longest], means["own", 1]

@@ -10,7 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from agentic_transformer.config import AgentConfig, EvalConfig, TrainCommand
 from agentic_transformer.evaluation.records import REQUIRED, UNIT
+from agentic_transformer.evaluation.statistics import summarize
+from experiments import quickstart as quickstart_command
+from tests.evaluation.test_statistics import make_records
 from tests.no_drawing_library import hide_in
 from tests.processes import environment
 
@@ -153,3 +157,17 @@ def test_a_sweep_gives_every_job_its_folder(quickstart):
     runs = sorted(path.parent for path in (folder / "sweep").glob("*/metrics.csv"))
     assert len(runs) == 2
     assert len({pd.read_csv(run / "metrics.csv")["loss"].iloc[-1] for run in runs}) == 2
+
+
+def test_a_baseline_with_contexts_of_its_own_is_not_what_was_learned(tmp_path):
+    """The last lines come after all the work: they are of the agent, whatever stands beside it."""
+    earned = {"at_search": (1.0, 7.0), "at_prefix": (2.0, 5.0)}
+    parts = [
+        make_records([returns], condition, agent)
+        for agent, returns in earned.items()
+        for condition in ("own", "no_context")
+    ]
+    summarize(pd.concat(parts)).to_csv(tmp_path / "summary.csv", index=False)
+    asked = TrainCommand(agent=AgentConfig(name="at_search"), eval=EvalConfig(trajectories=[1, 2]))
+    said = quickstart_command._ending(tmp_path, asked)
+    assert "attempt 2 of a context earns 7.0, attempt 1 earned 1.0" in said
