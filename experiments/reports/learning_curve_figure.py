@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from experiments.reports.legends import save_with_legend
@@ -18,7 +19,7 @@ def learning_curves(logs: Sequence[tuple[str, str, pd.DataFrame]], path: Path) -
     """Draws return by training step: a panel per task, a colour per agent, a light one for n = 1.
 
     Each curve has its band in its own colour. Runs of one agent, which are its seeds, are thin
-    lines below their mean.
+    lines below the mean of these lines, as far as all of them reach.
 
     Args:
         logs: agent's name, task and `learning_curve.csv` of each run.
@@ -51,12 +52,22 @@ def learning_curves(logs: Sequence[tuple[str, str, pd.DataFrame]], path: Path) -
                         alpha=0.3 if first else 0.15,
                         lw=0,
                     )
-            mean = curves.groupby("step")["return"].mean()
             seeds = f", {len(runs)} seeds" if len(runs) > 1 else ""
             label = f"{agent}: attempt n = {number}{seeds}"
-            axis.plot(mean.index, mean, line, color=colour, label=label)
+            axis.plot(*_mean(runs), line, color=colour, label=label)
         axis.set(title=task, xlabel="training step", ylabel="return")
         axis.grid(alpha=0.25)
     one_seed = len(logs) == len({(agent, task) for agent, task, _ in logs})
     shown = "mean and 95% interval over tasks" if one_seed else "mean; thin: each seed"
     save_with_legend(figure, path, f"return while training: {shown}")
+
+
+def _mean(runs: Sequence[pd.DataFrame]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the steps and the mean of curves, each of which is a line between its own steps.
+
+    A mean of those that happen to be measured at a step would jump between the levels of runs.
+    """
+    first, last = max(run["step"].min() for run in runs), min(run["step"].max() for run in runs)
+    steps = np.unique(np.concatenate([run["step"] for run in runs]))
+    steps = steps[(first <= steps) & (steps <= last)]
+    return steps, np.mean([np.interp(steps, run["step"], run["return"]) for run in runs], axis=0)

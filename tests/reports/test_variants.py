@@ -320,6 +320,19 @@ def test_a_curve_while_training_has_its_band_in_its_own_colour(tmp_path, drawn):
     assert lines == bands and len(set(lines)) == 4
 
 
+def test_the_mean_of_seeds_that_were_measured_at_other_steps_is_that_of_their_lines(
+    tmp_path, drawn
+):
+    """One rises from 0 to 4, the other stays at 10 and was stopped before."""
+    logs = [
+        pd.DataFrame({"step": steps, "trajectories": 8, "return": level, "low": 0.0, "high": 9.0})
+        for steps, level in (([0, 1, 2, 3, 4], [0.0, 1, 2, 3, 4]), ([0, 3], 10.0))
+    ]
+    learning_curves([("a", "task", log) for log in logs], tmp_path / "figure.png")
+    (mean,) = [line for line in drawn[0].axes[0].lines if line.get_label().startswith("a:")]
+    assert mean.get_xydata().tolist() == [[0, 5], [1, 5.5], [2, 6], [3, 6.5]]
+
+
 def test_a_window_keeps_contexts_within_the_training_length(tmp_path, drawn):
     """Records of `eval.window=2`: from the second attempt on, the context holds one trajectory."""
     table = make_records([[1.0, 2.0, 3.0, 4.0]])
