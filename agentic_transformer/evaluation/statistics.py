@@ -241,7 +241,7 @@ def compare(records: pd.DataFrame) -> pd.DataFrame:
     """Compares the return with the own context to that of each other condition, unit by unit.
 
     Controls are conditions of the same agent. A condition of `BASELINES` is another agent, and each
-    such agent is a comparison of its own.
+    such agent is a comparison of its own. Episodes of different length are not compared.
 
     Returns:
         The columns of `COMPARISON_COLUMNS`: against (the other condition), baseline (the agent
@@ -259,6 +259,9 @@ def compare(records: pd.DataFrame) -> pd.DataFrame:
         controls = others[(others["agent"] == agent) | others["condition"].isin(BASELINES)]
         for (baseline, condition), theirs in controls.groupby(["agent", "condition"]):
             pairs = ours.merge(theirs, on=UNIT, suffixes=("", "_other"), validate="one_to_one")
+            lengths = pairs[["episode_steps", "episode_steps_other"]]
+            # Records of earlier versions do not tell the length.
+            pairs = pairs[lengths.nunique(axis=1) < 2]
             if pairs.empty:
                 continue
             seeds, difference = pairs["seed"], pairs["return"] - pairs["return_other"]

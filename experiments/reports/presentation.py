@@ -78,9 +78,10 @@ def present(
     for run in runs:
         _warn_of_older_step(run)
     names = agent_names(runs, tables)
-    records = evaluation_records.join(
-        [with_name(table, name) for table, name in zip(tables, names, strict=True)]
-    )
+    named = [with_name(table, name) for table, name in zip(tables, names, strict=True)]
+    records = evaluation_records.join(named)
+    for line in _not_comparable(runs, named):
+        print(line, flush=True)
     shown = _chosen(records, conditions)
     summary, comparisons = summarize(shown), compare(shown)
     written = {"summary": summary, "comparisons": comparisons} | (
@@ -124,6 +125,32 @@ def _warn_of_older_step(run: Path) -> None:
             "folder that it names",
             flush=True,
         )
+
+
+def _not_comparable(runs: Sequence[Path], tables: Sequence[pd.DataFrame]) -> list[str]:
+    """Returns a line on each task whose agents had episodes of other lengths, or other tasks.
+
+    Args:
+        runs: run folders.
+        tables: their records, with the names of their agents.
+    """
+    agents_of: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for run, table in zip(runs, tables, strict=True):
+        held_out = read_command(run).get("eval", {}).get("held_out")
+        facts = table[["agent", "task", "episode_steps"]].drop_duplicates()
+        for agent, task, steps in facts.itertuples(index=False):
+            known = {} if pd.isna(steps) else {"episode_steps": f"{steps:g}"}
+            known |= {"eval.held_out": held_out} if held_out else {}
+            for name, value in known.items():
+                agents = agents_of.setdefault((task, name), {}).setdefault(value, [])
+                agents += [agent] if agent not in agents else []
+    return [
+        f"{task}: {name} is "
+        + " and ".join(f"{value} for {', '.join(agents)}" for value, agents in found.items())
+        + ": their returns cannot be compared"
+        for (task, name), found in agents_of.items()
+        if len(found) > 1
+    ]
 
 
 def _chosen(records: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:

@@ -325,3 +325,11 @@ def test_the_last_attempts_of_each_condition_have_their_mean():
     ]
     last = statistics.last_returns(pd.concat(tables))
     assert last == {("own", 3): 3.5, ("distractors", 1): 7.0}
+
+
+def test_episodes_of_other_lengths_are_not_compared():
+    """Where a length is not known, as in records of earlier versions, they are."""
+    own, dt = make_records([[1.0, 2.0]]), make_records([[3.0, 4.0]], "dt", agent="dt")
+    for steps, compared in ((12, True), (np.nan, True), (1000, False)):
+        found = statistics.compare(pd.concat([own, dt.assign(episode_steps=steps)]))
+        assert found["difference"].tolist() == ([-2.0, -2.0] if compared else [])

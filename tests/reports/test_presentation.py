@@ -363,6 +363,29 @@ def test_records_from_before_more_training_are_said_to_be(tmp_path, capsys):
         assert ("its records are of step 20, training has reached step 30" in said) == told
 
 
+def test_agents_that_cannot_be_compared_are_named(tmp_path, capsys):
+    """One had short episodes, another was evaluated on tasks beyond those of training."""
+    runs = []
+    for name, condition, held_out, steps in (
+        ("at", "own", "between", 12),
+        ("bc", "bc", "between", 12),
+        ("dt", "dt", "beyond", 1000),
+    ):
+        table = make_records(RETURNS, condition, agent=name).assign(episode_steps=steps)
+        run = make_run(tmp_path / name, table, f"agent: {{name: {name}}}\nseed: 0\n")
+        command = {"command": {"eval": {"held_out": held_out}}}
+        (run / "evaluation.json").write_text(json.dumps(command))
+        runs.append(run)
+    differing = [("episode_steps", "12", "1000"), ("eval.held_out", "between", "beyond")]
+    for shown, told in ((runs[:2], []), (runs, differing)):
+        present(shown, tmp_path / "out", formats=[])
+        said = [line for line in capsys.readouterr().out.splitlines() if "cannot be" in line]
+        assert said == [
+            f"t: {setting} is {one} for at, bc and {other} for dt: their returns cannot be compared"
+            for setting, one, other in told
+        ]
+
+
 def test_each_figure_gets_what_belongs_to_the_runs_that_have_it(tmp_path, monkeypatch):
     """The first run has no logs; the second, a baseline, is logged, and its attempts are kept."""
     told = {}
