@@ -56,11 +56,12 @@ def summarize_retrieval(records: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Columns agent, task, condition, trajectories (n, so that the context holds n-1), distance
-        (NaN for `distractors`), seeds, units, and the mean return with its interval.
+        (NaN for `distractors`), seeds, units, and the mean return with its interval. An agent
+        without `retrieval` on a task has no rows of it.
     """
     rows = records[records["condition"].isin(["retrieval", "distractors"])]
-    if not (rows["condition"] == "retrieval").any():
-        rows = rows.iloc[:0]
+    retrieves = (rows["condition"] == "retrieval").groupby([rows["agent"], rows["task"]])
+    rows = rows[retrieves.transform("any").astype(bool)]
     return _means(rows, ["agent", "task", "condition", "trajectories", "distance"])
 
 

@@ -71,6 +71,8 @@ there were."""
 def write_report(runs: Sequence[Path], path: Path, conditions: Sequence[str] = ()) -> None:
     """Writes a report with tables, figures, videos, provenance and settings.
 
+    What a reader must know of them is printed too, and which figures could not be drawn.
+
     Args:
         runs: run folders, each with records.
         path: path of the HTML file.
@@ -83,8 +85,11 @@ def write_report(runs: Sequence[Path], path: Path, conditions: Sequence[str] = (
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "report"
         # What `present` prints names files that are about to go.
-        with contextlib.redirect_stdout(io.StringIO()):
-            present(runs, folder, conditions=conditions)
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            notes = present(runs, folder, conditions=conditions)
+        missing = [line for line in said.getvalue().splitlines() if line.startswith(f"no {folder}")]
+        notes += [line.replace(f"{folder}/", "") for line in missing]
+        print("".join(f"{note}\n" for note in notes), end="", flush=True)
         summary = pd.read_csv(folder / "summary.csv")
         figures = [
             _figure(folder / name, caption)
@@ -93,6 +98,7 @@ def write_report(runs: Sequence[Path], path: Path, conditions: Sequence[str] = (
         ]
         comparisons = pd.read_csv(folder / "comparisons.csv")
     parts = [
+        _section("Notes", "".join(f"<p>{html.escape(note)}</p>\n" for note in notes)),
         _section("Results", _results(summary, comparisons)),
         _section("Figures", "".join(figures)),
         _section("Videos", "".join(map(_video, runs, _names(runs)))),

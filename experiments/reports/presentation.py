@@ -48,7 +48,7 @@ def present(
     anchors: bool = False,
     conditions: Sequence[str] = (),
     formats: Sequence[str] = ("png",),
-) -> None:
+) -> list[str]:
     """Writes the tables and figures of some runs together, and prints the table and their paths.
 
     Tables are written first, and the main figure is named first. If a figure cannot be drawn, one
@@ -63,24 +63,23 @@ def present(
         conditions: which to show, all if empty; `records.csv` keeps all.
         formats: png, pdf or svg, of the figures.
 
+    Returns:
+        What a reader of the tables must know, a line each; it is printed too.
+
     Raises:
         ValueError: a run has no records, the records cannot be read together or lack all of the
             conditions, or they would overwrite those of another run or evaluation. Then nothing is
             written.
     """
     elsewhere = [out.resolve()] != [run.resolve() for run in runs]
-    if elsewhere and any((out / name).exists() for name in ("checkpoints", EVALUATION)):
-        raise ValueError(
-            f"out={out} is the folder of a run or an evaluation, whose records.csv would be lost; "
-            "name another"
-        )
+    if elsewhere:
+        _check_no_records_are_lost(out)
     tables = [evaluation_records.read_records(_records_of(run)) for run in runs]
-    for run in runs:
-        _warn_of_older_step(run)
     names = agent_names(runs, tables)
     named = [with_name(table, name) for table, name in zip(tables, names, strict=True)]
     records = evaluation_records.join(named)
-    for line in _not_comparable(runs, named):
+    notes = [*filter(None, map(_older_step, runs)), *_not_comparable(runs, named)]
+    for line in notes:
         print(line, flush=True)
     shown = _chosen(records, conditions)
     summary, comparisons = summarize(shown), compare(shown)
@@ -111,20 +110,41 @@ def present(
         "\n".join(str(out / name) for name in [*drawn, *(f"{name}.csv" for name in written)]),
         flush=True,
     )
+    return notes
 
 
-def _warn_of_older_step(run: Path) -> None:
+def _check_no_records_are_lost(out: Path) -> None:
+    """Raises a ValueError if a folder holds records that no earlier plot has written there.
+
+    A plot leaves a `summary.csv` beside its `records.csv`, and neither checkpoints nor settings of
+    an evaluation.
+    """
+    if any((out / name).exists() for name in ("checkpoints", EVALUATION)):
+        raise ValueError(
+            f"out={out} is the folder of a run or an evaluation, whose records.csv would be lost; "
+            "name another"
+        )
+    path = find_records(out)
+    plotted = (out / "summary.csv").exists() and not (out / "records.csv.gz").exists()
+    if path and not plotted:
+        raise ValueError(
+            f"out={out} holds a {path.name} that no plot has made, and that this one would "
+            "replace; name another folder"
+        )
+
+
+def _older_step(run: Path) -> str:
     """Says so if a run's records are of its newest checkpoint, and training has gone on since."""
     evaluated, _, _ = str(read_settings(run).get("checkpoint", "")).partition(" ")
     newest = saved_step(run)
     known = evaluated and newest is not None
     if known and read_command(run).get("checkpoint") == "newest" and evaluated != str(newest):
-        print(
+        return (
             f"{run}: its records are of step {evaluated}, training has reached step {newest}. "
             f"python -m experiments.evaluate {shell_words({'run': str(run)})} makes new ones in a "
-            "folder that it names",
-            flush=True,
+            "folder that it names"
         )
+    return ""
 
 
 def _not_comparable(runs: Sequence[Path], tables: Sequence[pd.DataFrame]) -> list[str]:

@@ -67,7 +67,11 @@ def test_retrieval_has_a_mean_for_each_distance_and_none_in_the_curves():
     own = summary[summary["condition"] == "own"]
     assert own["action_entropy"].tolist() == [0.5, 0.25]
     assert statistics.compare(records).empty  # no condition has an n of own
-    assert summarize_retrieval(records[records["condition"] != "retrieval"]).empty
+    poor = records[records["condition"] != "retrieval"]
+    assert summarize_retrieval(poor).empty
+    # An agent that was not asked to retrieve has nothing to stand beside.
+    others = pd.concat([records, poor.assign(agent="other"), poor.assign(task="other")])
+    pd.testing.assert_frame_equal(summarize_retrieval(others), table)
 
 
 def test_agents_of_several_batches_have_a_curve_each():

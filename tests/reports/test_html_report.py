@@ -10,6 +10,7 @@ import pytest
 
 from agentic_transformer.config import ReportCommand
 from experiments.report import main
+from experiments.reports import figures
 from experiments.reports.condition_names import NAMES
 from experiments.reports.html_report import write_report
 from tests.evaluation.test_statistics import make_records
@@ -135,6 +136,25 @@ def test_names_and_provenance_are_shown_as_they_are(page):
     assert ["episodes", "30", "31"] in page.rows and ["episodes_there", "40"] in page.rows
     assert ["command", "train & more"] in page.rows  # the same for both
     assert ["jax", "1.2"] in page.rows
+
+
+def test_a_page_says_what_its_reader_must_know(tmp_path, monkeypatch, capsys):
+    """That records are older than the agent, and that a figure could not be drawn."""
+    run = make_run(tmp_path / "run", make_records(RETURNS))
+    facts = {"settings": {"checkpoint": "20 abc"}, "command": {"checkpoint": "newest"}}
+    (run / "evaluation.json").write_text(json.dumps(facts))
+    (run / "checkpoints" / "30").mkdir(parents=True)
+
+    def fail(*_):
+        raise RuntimeError("no <font>")
+
+    monkeypatch.setattr(figures, "return_vs_context", fail)
+    write_report([run], tmp_path / "report.html")
+    said = capsys.readouterr().out.splitlines()
+    assert "its records are of step 20, training has reached step 30" in said[0]
+    assert said[1:] == ["no return_vs_context.png: RuntimeError: no <font>"]
+    text = Page((tmp_path / "report.html").read_text()).text
+    assert [line for line in text if line in said] == said
 
 
 def test_the_report_of_one_run_lies_in_its_folder(runs, capsys):

@@ -266,6 +266,22 @@ def test_nothing_is_written_over_records_or_before_all_is_read(tmp_path):
     assert (good / "records.csv").read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["records.csv", "records.csv.gz"])
+def test_records_that_no_plot_has_made_are_kept(name, tmp_path):
+    """As those that somebody has sent; what an earlier plot has joined is made anew."""
+    runs = [make_run(tmp_path / f"{seed}", make_records(RETURNS, seed=seed)) for seed in (0, 1)]
+    (tmp_path / "sent").mkdir()
+    make_records(RETURNS).to_csv(tmp_path / "sent" / name, index=False)
+    before = (tmp_path / "sent" / name).read_bytes()
+    with pytest.raises(ValueError, match=f"holds a {name} that no plot has made"):
+        present(runs, tmp_path / "sent", formats=[])
+    assert [path.name for path in (tmp_path / "sent").iterdir()] == [name]
+    assert (tmp_path / "sent" / name).read_bytes() == before
+    for some in (runs, runs[:1]):
+        present(some, tmp_path / "out", formats=[])
+    assert set(pd.read_csv(tmp_path / "out" / "records.csv")["seed"]) == {0}
+
+
 def test_reported_numbers_are_powers_of_two_and_the_largest_of_each_agent():
     def of(**numbers):
         return pd.concat(
@@ -384,6 +400,16 @@ def test_agents_that_cannot_be_compared_are_named(tmp_path, capsys):
             f"t: {setting} is {one} for at, bc and {other} for dt: their returns cannot be compared"
             for setting, one, other in told
         ]
+
+
+def test_a_condition_without_a_first_attempt_has_its_main_figure(tmp_path, drawn):
+    """A best of n attempts is not known then: there is one panel of returns, beside others."""
+    poor = make_records(np.ones((24, 8)), "distractors").assign(best_return=4.0)
+    run = make_run(tmp_path / "run", poor[poor["trajectories"] == 8])
+    present([run], run)
+    assert (run / "return_vs_context.png").exists()
+    (axis,) = [axis for axis in drawn[0].axes if axis.get_ylabel()]
+    assert axis.get_ylabel().startswith("return")
 
 
 def test_each_figure_gets_what_belongs_to_the_runs_that_have_it(tmp_path, monkeypatch):
