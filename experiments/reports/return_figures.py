@@ -295,9 +295,10 @@ def _steps_axis(axis: plt.Axes, rows: pd.DataFrame) -> None:
     one = (grown["context_steps"] / (grown["trajectories"] - 1)).max()
     longest = grown["context_steps"].max()  # a window may keep contexts short
     above = axis.twiny()
-    above.set(xscale=axis.get_xscale(), xlim=axis.get_xlim(), xlabel="steps in the context")
+    above.set(xscale=axis.get_xscale(), xlabel="steps in the context")
     ticks = axis.get_xticks()
     above.set_xticks(ticks, [f"{min((n - 1) * one, longest):,.0f}" for n in ticks], fontsize=7)
+    above.set_xlim(axis.get_xlim())  # only now: ticks outside of it would widen it
     above.minorticks_off()
 
 

@@ -410,6 +410,8 @@ def test_a_condition_without_a_first_attempt_has_its_main_figure(tmp_path, drawn
     assert (run / "return_vs_context.png").exists()
     (axis,) = [axis for axis in drawn[0].axes if axis.get_ylabel()]
     assert axis.get_ylabel().startswith("return")
+    (above,) = [one for one in drawn[0].axes if one.get_xlabel() == "steps in the context"]
+    assert above.get_xlim() == axis.get_xlim()
 
 
 def test_each_figure_gets_what_belongs_to_the_runs_that_have_it(tmp_path, monkeypatch):
