@@ -7,6 +7,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+_PAD_BLOCK = 256
+"""Tokens of padding that share a segment: kernels skip blocks whose segments differ, so that almost
+nothing is computed among padding."""
+
 
 def signed_ids(segment_ids: jax.Array) -> jax.Array:
     """Returns integers as int32, or int64 if they have 64 bits; different ids stay different."""
@@ -27,29 +31,33 @@ def attend_within_lengths(
     arrays: tuple[jax.Array, jax.Array, jax.Array],
     segment_ids: jax.Array | None,
     position: jax.Array,
+    sequence: int,
     length: jax.Array,
 ) -> jax.Array:
     """Attends in rows that have a length each, by `attend(*arrays, segment_ids)`.
 
-    Padding becomes a segment of its own. It holds zeros on the way in and on the way out: neither
-    the padding nor its cotangent reaches a gradient.
+    Padding becomes segments of its own, in ascending order. It holds zeros on the way in and on the
+    way out: neither the padding nor its cotangent reaches a gradient.
 
     Args:
         attend: attention within segments.
         arrays: query, key and value, (batch, tokens, heads, head_dim).
         segment_ids: (batch, tokens), or None for one segment.
         position: (tokens,), natural positions.
+        sequence: tokens of the whole sequence, on all devices.
         length: (batch,).
 
     Returns:
         (batch, tokens, heads, head_dim).
     """
-    real = position < length[:, None]  # (batch, tokens)
+    real = position[None] < length[:, None]  # (batch, tokens)
     segment_ids = (
         jnp.zeros(real.shape, jnp.int32) if segment_ids is None else signed_ids(segment_ids)
     )
-    pad_id = jnp.iinfo(segment_ids.dtype).min  # other ids start above it
-    segment_ids = jnp.where(real, jnp.maximum(segment_ids, pad_id + 1), pad_id)
+    pad_id = jnp.iinfo(segment_ids.dtype).min  # other ids start above those of padding
+    pad_ids = pad_id + (position // _PAD_BLOCK).astype(segment_ids.dtype)
+    first_id = pad_id + -(-sequence // _PAD_BLOCK)
+    segment_ids = jnp.where(real, jnp.maximum(segment_ids, first_id), pad_ids[None])
     real = real[..., None, None]
     output = attend(*(jnp.where(real, array, 0) for array in arrays), segment_ids)
     return jnp.where(real, output, 0)
@@ -75,7 +83,6 @@ def attend_before_padding(
     Returns:
         (batch, tokens, heads, head_dim).
     """
-    real = position < length[..., None]  # (tokens,) or (batch, tokens)
-    real = real.reshape(-1, position.size, 1, 1)
+    real = (position[None] < length.reshape(-1, 1))[..., None, None]  # (1 or batch, tokens, 1, 1)
     output = attend(*(jnp.where(real, array, 0) for array in arrays))
     return jnp.where(real, output, 0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from agentic_transformer.ring import Chunks, CPUKernel, XLAKernel, attention
-from agentic_transformer.ring.padding import clipped, signed_ids
+from agentic_transformer.ring.padding import attend_within_lengths, clipped, signed_ids
 from tests.seeds import rng
 
 pytestmark = pytest.mark.slow
@@ -62,6 +62,40 @@ def float64(query, key, value, weights, seen):
         np.einsum("bhij,bihd->bjhd", dscores, query),
         np.einsum("bhij,bihd->bjhd", share, weights),
     ]
+
+
+def test_padding_lies_in_short_segments_so_that_kernels_skip_it():
+    sequence, given = 1024, np.array([[3, -(2**31)], [5, 5]]).repeat(512, axis=1).astype(np.int32)
+    length, seen = jnp.array([600, 0]), []
+
+    def attend(query, key, value, segment_ids):
+        seen.append(np.asarray(segment_ids))
+        return value
+
+    ones = jnp.ones((2, sequence, 1, 1))
+    output = attend_within_lengths(
+        attend, (ones,) * 3, given, jnp.arange(sequence), sequence, length
+    )
+    real = np.arange(sequence) < length[:, None]
+    np.testing.assert_array_equal(output[..., 0, 0], real)
+    (ids,) = seen
+    for row, shown, known in zip(ids, real, given, strict=True):
+        # Segments of padding are no longer than a kernel's chunk, and in the order of the sequence.
+        assert np.bincount(row[~shown] - row[~shown].min()).max() <= 256
+        assert (np.diff(row[~shown].astype(np.int64)) >= 0).all()
+        assert not set(row[shown]) & set(row[~shown])
+        for one in np.unique(known[shown]):  # those of the caller stay apart
+            assert len(np.unique(row[shown][known[shown] == one])) == 1
+        assert len(np.unique(row[shown])) == len(np.unique(known[shown]))
+
+
+def test_lengths_of_rows_need_no_promotion_of_ranks():
+    arrays, length = draw()[:3], jnp.array([5, 3])
+    for causal in (True, False):
+        expected = attention(*arrays, backbone="blockwise", causal=causal, length=length)
+        with jax.numpy_rank_promotion("raise"):
+            found = attention(*arrays, backbone="blockwise", causal=causal, length=length)
+        np.testing.assert_array_equal(found, expected)
 
 
 SEGMENTS = np.stack([np.arange(SEQUENCE) // 23, np.arange(SEQUENCE) % 2]).astype(np.int32)
