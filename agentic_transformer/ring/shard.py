@@ -23,7 +23,7 @@ from agentic_transformer.ring.padding import (
 from agentic_transformer.ring.pairs import needs_dynamic
 from agentic_transformer.ring.precision import resolve_precision
 from agentic_transformer.ring.ring import attention_shard
-from agentic_transformer.ring.validation import check_attention, check_flag
+from agentic_transformer.ring.validation import check_attention, check_flag, check_window
 
 
 def ring_attention_shard(
@@ -76,6 +76,9 @@ def ring_attention_shard(
         length=length,
         ring_size=ring_size,
     )
+    # Python's own types: programs are cached by the configuration.
+    window = check_window(config.window, causal=config.causal)
+    config = config._replace(causal=bool(config.causal), window=window)
     if query.shape[1] % 2:
         raise ValueError(
             f"query {query.shape} must have two blocks of tokens, an even number of them"
@@ -152,7 +155,8 @@ def attend_shard(
             return attend_before_padding(attend, arrays, position, length)
         if jnp.ndim(length):
             # Lengths of rows become segments, so the ring gets no length.
-            return attend_within_lengths(attend, arrays, segment_ids, position, length)
+            sequence = query.shape[1] * config.ring_size
+            return attend_within_lengths(attend, arrays, segment_ids, position, sequence, length)
     return _attend(config, query, key, value, segment_ids, length)
 
 

@@ -233,7 +233,8 @@ def test_positions_and_caches_of_other_dtypes():
 @pytest.mark.parametrize("window", [np.int64(3), np.array(3), jnp.array(3)])
 def test_a_window_may_be_a_number_of_numpy_or_jax(window):
     decode = partial(decode_attention, X[:, :1], X, X, POSITION, mesh=MESH)
-    for attend in (decode, partial(attention, X, X, X)):
+    shard = partial(ring_attention_shard, X, X, X, axis=None)
+    for attend in (decode, partial(attention, X, X, X), shard):
         np.testing.assert_array_equal(attend(window=window), attend(window=3))
 
 
