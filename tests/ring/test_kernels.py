@@ -37,7 +37,7 @@ from agentic_transformer.ring.kernels import NAMED, SplashKernel, cudnn
 from tests.attention_float64 import assert_attention, attention_and_bounds
 from tests.seeds import rng
 from tests.static_kernel import ReferenceFused, StaticKernel
-from tests.tolerances import assert_within, rounding
+from tests.tolerances import assert_within, rounding, unit
 
 pytestmark = pytest.mark.slow
 
@@ -190,6 +190,19 @@ def test_rows_have_a_length_each(kernel, layout):
         one = [np.asarray(x)[row : row + 1] for x in arrays]
         exact, bounds = attention_and_bounds(*one, length=length)
         assert_attention([x[row : row + 1] for x in found], exact, bounds)
+
+
+@pytest.mark.parametrize("kernel", ALL)
+def test_a_later_token_changes_no_bit(kernel):
+    """A large query needs a running maximum; those beside it in a chunk are computed alike."""
+    arrays = draw(1, (4, 2), "bfloat16" if kernel in ON_GPU else "float32")
+    found = on_ring(ALL[kernel], 3, "zigzag")
+    clean = found(arrays)
+    for which in range(4):
+        changed = list(arrays)
+        changed[which] = arrays[which].at[:, 40].multiply(2.0**13)
+        for array, same in zip(found(changed)[:2], clean, strict=False):
+            np.testing.assert_array_equal(array[:, :40], same[:, :40])
 
 
 @pytest.mark.parametrize(
@@ -407,6 +420,30 @@ def test_products_have_the_precision_that_was_asked_for(name):
     with jax.default_matmul_precision("tensorfloat32"):
         assert "HIGHEST" not in products()
         assert products(precision="highest") == {"HIGHEST"}
+
+
+@pytest.mark.parametrize("kernel", ["reference", "xla", "cpu"])
+def test_gradients_of_scores_in_float16_may_be_tiny(kernel):
+    """Those of 1,024 keys are about 1e-6 here: float16 keeps a multiple of 6e-8 of such a number.
+
+    Two numbers are rounded to float16 on the way to a result: the output, from which delta is
+    computed, and the result. The norm of what each changes is at most a unit of what it falls on.
+    """
+    if not has_float16():
+        pytest.skip("XLA has no float16 on this CPU")
+    draws = (rng(9, n).standard_normal((1, 1024, 1, 16), np.float32) for n in range(4))
+    *arrays, weights = (jnp.asarray(x, jnp.float16) for x in draws)
+    attend = partial(ring_attention_shard, axis=None, causal=False, kernel=KERNELS[kernel])
+
+    def gradients(*arrays):
+        _, pull = jax.vjp(attend, *arrays)
+        return pull(jnp.asarray(weights * 2**-7, arrays[0].dtype))
+
+    wide = gradients(*(x.astype(jnp.float32) for x in arrays))
+    for found, exact in zip(gradients(*arrays), wide, strict=True):
+        error = np.linalg.norm(np.float64(found) - np.float64(exact))
+        least = np.sqrt(found.size) * 2**-25  # half of the spacing of the smallest numbers
+        assert error <= 2 * unit(np.float16) * np.linalg.norm(exact) + least
 
 
 @pytest.mark.parametrize(

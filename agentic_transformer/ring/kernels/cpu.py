@@ -286,16 +286,11 @@ def _run_full(
 ) -> SoftmaxState:
     """Visits the full chunks, with running maxima if any query of this chunk needs them.
 
-    Queries that need none use max(maximum so far, 0) as their fixed offset. One of the two loops
-    below is empty.
+    Queries that need none use max(maximum so far, 0) as their fixed offset.
     """
-    visit = partial(visit, masked=False, high_precision=False)
     new_max = jnp.where(needs_rescale, state.max, jnp.maximum(state.max, 0))
-    state, some_need = state.relative_to(new_max), needs_rescale.any()
-    fast_end = jnp.where(some_need, 0, schedule.full_end)
-    slow_end = jnp.where(some_need, schedule.full_end, 0)
-    state = schedule.run(0, fast_end, partial(visit, needs_rescale=False), state)
-    return schedule.run(0, slow_end, partial(visit, needs_rescale=needs_rescale), state)
+    visit = partial(visit, masked=False, high_precision=False, needs_rescale=needs_rescale)
+    return schedule.run_full(visit, state.relative_to(new_max))
 
 
 def _run_partial(schedule: BlockSchedule, visit: Callable, carry: Any) -> Any:

@@ -49,7 +49,7 @@ def block_forward(
     *,
     masked: bool,
     high_precision: bool,
-    needs_rescale: Array | bool = True,
+    needs_rescale: Array | None = None,
     in_cache: bool = True,
 ) -> SoftmaxState:
     """Continues a softmax with a block of keys, all at once.
@@ -66,8 +66,8 @@ def block_forward(
         keys: where the keys are.
         masked: whether some query may not see some key.
         high_precision: whether some query may see few keys in all.
-        needs_rescale: (..., queries), or the same for all: whether scores may be so large that m
-            must follow their maximum; where not, m' = m.
+        needs_rescale: (..., queries), whether scores may be so large that m must follow their
+            maximum; where not, m' = m. None: everywhere.
         in_cache: whether the scores stay in a core's cache; if not, XLA's own exponentials and
             reductions are faster than those of this file.
     """
@@ -77,9 +77,19 @@ def block_forward(
         value = zero_nonfinite(value)
     scale = query.shape[-1] ** -0.5 * LOG2_E
     power, reduce = (exp2, reduce_rows) if in_cache else (jnp.exp2, _reduce_plainly)
-    if needs_rescale is not False:
+
+    def follow_maximum(state: SoftmaxState) -> SoftmaxState:
         new_max = jnp.maximum(state.max, reduce(jnp.maximum, scores) * scale)
-        state = state.relative_to(jnp.where(needs_rescale, new_max, state.max))
+        if needs_rescale is not None:
+            new_max = jnp.where(needs_rescale, new_max, state.max)
+        return state.relative_to(new_max)
+
+    # What one query needs must not change a bit of another one. So the branch ends before the
+    # weights: XLA would round them in two ways in two branches.
+    if needs_rescale is None:
+        state = follow_maximum(state)
+    else:
+        state = lax.cond(needs_rescale.any(), follow_maximum, lambda state: state, state)
     weights = power(scores * scale - state.max[..., None])
     return SoftmaxState(
         state.max,
@@ -113,8 +123,14 @@ def block_backward(
     In high precision, a moderate lse divides the exponential of a score instead of being subtracted
     from the score. P then has the same rounding errors as in the forward pass, so that terms of the
     gradient that should cancel do cancel.
+
+    P and dS shrink as 1 / keys, down to where float16 loses digits. So its factors become float32.
     """
     (cotangent, lse, delta), scale = residual, query.shape[-1] ** -0.5
+    if query.dtype == jnp.float16:
+        query, key, value, transposed_key, cotangent = (
+            array.astype(jnp.float32) for array in (query, key, value, transposed_key, cotangent)
+        )
     # S^T in base 2, then P^T, (..., keys, queries)
     scores = dot_rows(key, query, high_precision=high_precision) * (scale * LOG2_E)
     offset, factor = lse * LOG2_E, None

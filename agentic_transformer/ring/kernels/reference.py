@@ -107,8 +107,14 @@ def block_backward(
 
     P = exp(S - lse),  dV = P^T dO,  dP = dO V^T,  dS = P (dP - delta) / sqrt(head_dim),
     dQ = dS K,  dK = dS^T Q.
+
+    P and dS shrink as 1 / keys, down to where float16 loses digits. So its factors become float32.
     """
     cotangent, lse, delta = residual
+    if query.dtype == jnp.float16:
+        query, key, value, cotangent = (
+            array.astype(jnp.float32) for array in (query, key, value, cotangent)
+        )
     scores = _scores(query, key) - lse[..., None]  # (..., queries, keys)
     if masked:
         scores = hide(scores, -jnp.inf, queries, keys)  # last: scores and lse may be NaN
