@@ -13,7 +13,7 @@ Arrays are those of one device, inside a `jax.shard_map`: (batch, heads, tokens,
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +22,7 @@ from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name
 
 from agentic_transformer.ring.config import RingConfig
+from agentic_transformer.ring.kernels import ReferenceKernel
 from agentic_transformer.ring.layout import shard_positions
 from agentic_transformer.ring.masks import KeyPositions, QueryIntervals, query_intervals
 from agentic_transformer.ring.nonfinite import finite_tokens, mark_keys
@@ -76,19 +77,36 @@ def attention_shard(
 
 
 def _attention_forward(config: RingConfig, query, key, value, segment, length):
-    def ring_pass(query, key, value, segment):
-        out, lse = _forward(config, query, mark_keys(key, value), value, segment, length)
-        return out.astype(query.dtype), lse
-
-    with jax.default_matmul_precision(config.precision):
-        out, lse = config.kernel.map_heads(ring_pass, (query, key, value), segment)
+    out, lse = _differentiable(_forward_pass)(config, query, key, value, segment, length)
     kept, lse = map(checkpoint_name, (_merge_heads(config, out), lse), RESIDUAL_NAMES)
     return _split_heads(config, kept, out.shape), (query, key, value, segment, length, kept, lse)
 
 
 def _attention_backward(config: RingConfig, saved, cotangent):
     query, key, value, segment, length, kept, lse = saved
-    out = _split_heads(config, kept, query.shape)
+    arrays = (query, key, value, _split_heads(config, kept, query.shape), lse, cotangent)
+    gradients = _differentiable(_backward_pass)(config, *arrays, segment, length)
+    return *gradients, None, None
+
+
+attention_shard.defvjp(_attention_forward, _attention_backward)
+
+
+def _forward_pass(config: RingConfig, query, key, value, segment, length) -> list[Array]:
+    """Returns the output, in query's shape and dtype, and lse, without its last axis."""
+
+    def ring_pass(query, key, value, segment):
+        out, lse = _forward(config, query, mark_keys(key, value), value, segment, length)
+        return [out.astype(query.dtype), lse]
+
+    with jax.default_matmul_precision(config.precision):
+        return config.kernel.map_heads(ring_pass, (query, key, value), segment)
+
+
+def _backward_pass(
+    config: RingConfig, query, key, value, out, lse, cotangent, segment, length
+) -> list[Array]:
+    """Returns the gradients of query, key and value, in their dtype."""
 
     def ring_pass(query, key, value, out, lse, cotangent, segment):
         # lse = +inf makes the weights exp(S - lse) of a query that sees nothing 0. lse = NaN makes
@@ -103,11 +121,38 @@ def _attention_backward(config: RingConfig, saved, cotangent):
     arrays = (query, key, value, out, lse, cotangent)
     # JAX may trace this outside of the context of the forward pass.
     with jax.default_matmul_precision(config.precision):
-        gradients = config.kernel.map_heads(ring_pass, arrays, segment)
-    return *gradients, None, None
+        return config.kernel.map_heads(ring_pass, arrays, segment)
 
 
-attention_shard.defvjp(_attention_forward, _attention_backward)
+@cache
+def _differentiable(ring_pass: Callable) -> Callable:
+    """Returns a pass around the ring whose own gradient is that of the reference kernel.
+
+    Gradients of gradients need it. JAX cannot differentiate the other kernels in reverse: they call
+    libraries, or loop as often as the mask says.
+
+    Args:
+        ring_pass: of (config, *arrays, segment, length), returns a list of arrays.
+    """
+    differentiable = jax.custom_vjp(ring_pass, nondiff_argnums=(0,))
+
+    def forward(config: RingConfig, *arguments: Array | None) -> tuple[list[Array], tuple]:
+        return differentiable(config, *arguments), arguments
+
+    def backward(config: RingConfig, arguments: tuple, cotangents: list[Array]) -> tuple:
+        *arrays, segment, length = arguments
+        reference = config._replace(kernel=ReferenceKernel())
+
+        def swap(array: Array) -> Array:  # between the kernel's order of axes and the reference's
+            return array if config.kernel.token_axis == 2 else jnp.swapaxes(array, 1, 2)
+
+        def by_reference(*arrays: Array) -> list[Array]:
+            return list(map(swap, ring_pass(reference, *map(swap, arrays), segment, length)))
+
+        return *jax.vjp(by_reference, *arrays)[1](cotangents), None, None
+
+    differentiable.defvjp(forward, backward)
+    return differentiable
 
 
 def _merge_heads(config: RingConfig, out: Array) -> Array:

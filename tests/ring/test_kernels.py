@@ -460,3 +460,28 @@ def test_scores_beyond_the_range_of_float16(kernel):
     found = on_ring(ALL[kernel], 3, "zigzag")(arrays)
     exact, bounds = attention_and_bounds(*map(np.asarray, arrays), products="float16")
     assert_attention(found, exact, bounds, "float16")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", ALL)
+def test_gradients_of_gradients_are_as_exact_as_those_of_dense_attention(kernel):
+    """Beyond one chunk, where the kernels loop; against JAX's own derivatives in float64."""
+    dtype = "bfloat16" if kernel in ON_GPU else "float32"
+    *arrays, weights = draw(7, (2, 1), dtype)
+    attend = partial(ring_attention_shard, axis=None, kernel=ALL[kernel])
+
+    def second(attend, *arrays):
+        def first(*arrays):
+            loss = jax.grad(lambda *arrays: (attend(*arrays) * weights).sum(), (0, 1, 2))
+            return sum((x.astype(jnp.float32) ** 2).sum() for x in loss(*arrays))
+
+        return jax.jit(jax.grad(first, (0, 1, 2)))(*arrays)
+
+    found, plain = second(attend, *arrays), second(dense_attention, *arrays)
+    with jax.enable_x64(True):
+        exact = second(dense_attention, *(jnp.asarray(x, jnp.float64) for x in arrays))
+    for result, ours, theirs in zip(map(np.asarray, exact), found, plain, strict=True):
+        assert result.dtype == np.float64
+        error, other = (np.linalg.norm(np.float64(x) - result) for x in (ours, theirs))
+        # Both are sums of the same terms, in another order and grouping.
+        assert error <= 8 * other + 8 * unit(dtype) * np.linalg.norm(result)
