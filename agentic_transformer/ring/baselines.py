@@ -7,7 +7,7 @@ order of a ring of any size.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Unpack
 
 import jax
@@ -18,6 +18,7 @@ from agentic_transformer.ring.config import RingConfig
 from agentic_transformer.ring.layout import from_layout, positions, to_layout
 from agentic_transformer.ring.masks import (
     MASK_VALUE,
+    PAD_POSITION,
     KeyPositions,
     QueryIntervals,
     query_intervals,
@@ -29,7 +30,7 @@ from agentic_transformer.ring.options import DenseOptions, check_options
 from agentic_transformer.ring.padding import attend_within_lengths, clipped
 from agentic_transformer.ring.precision import resolve_precision
 from agentic_transformer.ring.shard import attend_shard
-from agentic_transformer.ring.validation import check_attention
+from agentic_transformer.ring.validation import check_attention, check_window
 
 CHUNK = 1024
 """Tokens in a chunk of memory efficient attention."""
@@ -100,9 +101,23 @@ def _attend_checked(
     config = RingConfig(None, ring_size, None, layout=layout, **options)
     causal, window = config.causal, config.window
     check_attention(query, key, value, segment_ids, causal=causal, window=window, length=length)
-    attend = map_without_mesh(partial(backbone, config))
-    with jax.default_matmul_precision(resolve_precision(precision)):
-        return attend(query, key, value, segment_ids, length)
+    # Python's own types: programs are cached by the configuration.
+    window = check_window(window, causal=causal)
+    config = config._replace(
+        causal=bool(causal), window=window, precision=resolve_precision(precision)
+    )
+    return _compiled(backbone, config)(query, key, value, segment_ids, length)
+
+
+@lru_cache(maxsize=256)
+def _compiled(backbone: Callable[..., jax.Array], config: RingConfig) -> Callable[..., jax.Array]:
+    """Returns a jitted backbone: `(query, key, value, segment_ids, length) -> output`."""
+
+    def attend(*arrays: jax.Array | None) -> jax.Array:
+        with jax.default_matmul_precision(config.precision):
+            return backbone(config, *arrays)
+
+    return jax.jit(map_without_mesh(attend))
 
 
 def dense(config: RingConfig, query, key, value, segment_ids, length) -> jax.Array:
@@ -169,17 +184,20 @@ def _dense(query, key, value, queries: QueryIntervals, keys: KeyPositions) -> ja
 
 def _memory_efficient(query, key, value, queries: QueryIntervals, keys: KeyPositions) -> jax.Array:
     batch, sequence, _, head_dim = query.shape
-    chunk = max(size for size in range(1, min(CHUNK, sequence) + 1) if sequence % size == 0)
+    # As many chunks as are needed, of one size: the last one is padded by less than a token each.
+    chunk = -(-sequence // -(-sequence // CHUNK))
     split = partial(_split_chunks, chunk)
     grouped = query.reshape(batch, sequence, key.shape[2], -1, head_dim)
     query_chunks = (
         split(grouped),
-        QueryIntervals(split(queries.low, 0), split(queries.high, 0), split(queries.segment)),
+        QueryIntervals(
+            split(queries.low, 0), split(queries.high, 0, fill=-1), split(queries.segment)
+        ),
     )
     key_chunks = (
         split(key),
         split(value),
-        KeyPositions(split(keys.position, 0), split(keys.segment)),
+        KeyPositions(split(keys.position, 0, fill=PAD_POSITION), split(keys.segment)),
     )
 
     @jax.checkpoint
@@ -198,7 +216,8 @@ def _memory_efficient(query, key, value, queries: QueryIntervals, keys: KeyPosit
 
     output = lax.map(attend, query_chunks)
     # (chunks, batch, key_heads, group, chunk, head_dim) -> (batch, sequence, heads, head_dim)
-    return output.transpose(1, 0, 4, 2, 3, 5).reshape(query.shape).astype(query.dtype)
+    output = output.transpose(1, 0, 4, 2, 3, 5).reshape(batch, -1, *query.shape[2:])
+    return output[:, :sequence].astype(query.dtype)
 
 
 def _softmax_step(query, queries: QueryIntervals, state, key_chunk) -> tuple[tuple, None]:
@@ -218,9 +237,14 @@ def _softmax_step(query, queries: QueryIntervals, state, key_chunk) -> tuple[tup
     return (new_max, denominator, numerator * decay[..., None] + more), None
 
 
-def _split_chunks(chunk: int, array: jax.Array | None, axis: int = 1) -> jax.Array | None:
-    """Splits (..., sequence, ...) -> (chunks, ..., chunk, ...)."""
+def _split_chunks(
+    chunk: int, array: jax.Array | None, axis: int = 1, fill: int = 0
+) -> jax.Array | None:
+    """Splits (..., sequence, ...) -> (chunks, ..., chunk, ...); the last chunk is padded."""
     if array is None:
         return None
+    widths = [(0, 0)] * array.ndim
+    widths[axis] = (0, -array.shape[axis] % chunk)
+    array = jnp.pad(array, widths, constant_values=fill)
     shape = (*array.shape[:axis], -1, chunk, *array.shape[axis + 1 :])
     return jnp.moveaxis(array.reshape(shape), axis, 0)

@@ -55,6 +55,7 @@ def blockwise_feedforward(
 ) -> jax.Array:
     """Applies a function of each token chunk by chunk, and again so in the backward pass.
 
+    Call it within a `jax.jit`: outside, it is compiled anew by each call, for each new function.
     Padding is treated as any other token. It must be finite: the gradients of the parameters sum
     over all tokens, and 0 times NaN is NaN. Each output depends on its own token alone.
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agentic_transformer.ring import Chunks, CPUKernel, XLAKernel, attention
+from agentic_transformer.ring import Chunks, CPUKernel, XLAKernel, attention, baselines
 from agentic_transformer.ring.padding import attend_within_lengths, clipped, signed_ids
 from tests.seeds import rng
 
@@ -87,6 +87,28 @@ def test_padding_lies_in_short_segments_so_that_kernels_skip_it():
         for one in np.unique(known[shown]):  # those of the caller stay apart
             assert len(np.unique(row[shown][known[shown] == one])) == 1
         assert len(np.unique(row[shown])) == len(np.unique(known[shown]))
+
+
+def test_memory_efficient_attention_pads_its_last_chunk(monkeypatch):
+    """62 tokens in chunks of at most 16: four of 16, where once only two divided 62."""
+    monkeypatch.setattr(baselines, "CHUNK", 16)
+    *arrays, weights = (array[:, :62] for array in draw())
+    shapes = []
+    step = baselines._softmax_step
+
+    def counted(query, *rest):
+        shapes.append(query.shape)
+        return step(query, *rest)
+
+    monkeypatch.setattr(baselines, "_softmax_step", counted)
+    results = with_gradients(partial(attention, backbone="memory_efficient", length=60))
+    found = results([*arrays, weights])
+    assert {shape[1] for shape in shapes} == {16}
+    whole = [np.pad(array, ((0, 0), (0, 2), (0, 0), (0, 0))) for array in (*arrays, weights)]
+    exact = [array[:, :62] for array in float64(*whole, seen_by(length=60))]
+    for result, expected in zip(found, exact, strict=True):
+        # Sums over 62 keys and their exponentials; scores are below 16.
+        np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
 def test_lengths_of_rows_need_no_promotion_of_ranks():
