@@ -59,8 +59,35 @@ def write_json(path: Path, facts: dict[str, Any]) -> None:
 
 def write_config(folder: Path, settings: Any) -> None:
     """Writes the settings of a run's command, an instance of its dataclass, whole or not at all."""
-    text = yaml.dump(asdict(settings), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-    write_marked(folder / CONFIG, text)
+    write_marked(folder / CONFIG, _as_yaml(settings))
+
+
+def written_settings(settings: Any) -> dict[str, Any]:
+    """Returns settings by group, as `read_settings` finds them once `write_config` wrote them."""
+    return yaml.safe_load(_as_yaml(settings))
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Returns the settings in a run's folder by group, as they stand there.
+
+    They may have earlier names, and those that are newer than the file are missing.
+
+    Raises:
+        UserError: they cannot be read, or were cut short.
+    """
+    path = folder / CONFIG
+    try:
+        check_not_cut(path, LAST_KEY)
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise TypeError("not a mapping")
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
+        return raise_config_error(f"{path} does not hold settings: {' '.join(str(error).split())}")
+    return values
+
+
+def _as_yaml(settings: Any) -> str:
+    return yaml.dump(asdict(settings), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def write_marked(path: Path, yaml_text: str) -> None:

@@ -6,11 +6,9 @@ import difflib
 import os
 from pathlib import Path
 
-import yaml
-
 from agentic_transformer.config import EvalConfig
 from agentic_transformer.errors import listing, nearest, raise_config_error
-from agentic_transformer.run_files import CONFIG, LAST_KEY, check_not_cut
+from agentic_transformer.run_files import CONFIG, read_settings
 
 RESULTS = Path(__file__).parents[2] / "experiments" / "results"
 """Folder of the committed evidence: the agent of a result is in `<result>/run`."""
@@ -87,13 +85,10 @@ def read_acting(run: Path) -> EvalConfig:
     path = run / CONFIG
     if not path.exists():
         return EvalConfig()
-    try:
-        check_not_cut(path, LAST_KEY)
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-        there = settings.get("eval", {})
-        values = {key: there[key] for key in _ACTING if key in there}
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError) as error:
-        return raise_config_error(f"{path} does not hold settings: {' '.join(str(error).split())}")
+    there = read_settings(run).get("eval", {})
+    if not isinstance(there, dict):
+        raise_config_error(f"{path} does not hold settings: eval is no group of them")
+    values = {key: there[key] for key in _ACTING if key in there}
     for key, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise_config_error(f"{path}: eval.{key}={value!r}", "a number")

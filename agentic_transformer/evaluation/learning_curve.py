@@ -18,8 +18,8 @@ from agentic_transformer.evaluation.conditions import baseline_condition, evalua
 from agentic_transformer.evaluation.rollouts import Evaluation
 from agentic_transformer.evaluation.statistics import interval
 from agentic_transformer.models.spec import AgentSpec
-from agentic_transformer.run_files import CONFIG, write_config
-from agentic_transformer.training import distributed
+from agentic_transformer.run_files import write_config
+from agentic_transformer.same_run import check_goes_on
 from agentic_transformer.training import train as training
 from agentic_transformer.training.state import TrainState
 from agentic_transformer.validation import check_command
@@ -34,6 +34,9 @@ def train(
 ) -> TrainState:
     """Trains an agent, and evaluates it every `train.eval_every` steps.
 
+    If the folder holds a run with these settings, training goes on with it. `train.steps` may be
+    larger than before.
+
     Args:
         config: all settings, see `agentic_transformer.config`.
         run: the run's folder. It gets a `config.yaml`, so that every command takes it for a run.
@@ -47,24 +50,22 @@ def train(
         The trained state. It does not depend on whether the agent was evaluated.
 
     Raises:
-        UserError: settings are wrong, alone or beside others.
+        UserError: settings are wrong, alone or beside others, or the folder holds a run that they
+            would make learn something else.
         ValueError, FloatingPointError, OSError: see there.
     """
     check_command(config)
     run = Path(run)
+    check_goes_on(run, config)
 
     def describe(**facts: Any) -> None:
-        """Writes the settings of a new run once its data are there; process 0 calls this."""
-        if not (run / CONFIG).exists():
-            run.mkdir(parents=True, exist_ok=True)
-            write_config(run, config)
+        """Writes the settings once the data are there; process 0 calls this."""
+        run.mkdir(parents=True, exist_ok=True)
+        write_config(run, config)  # of a run that goes on, too: it may have more steps now
         note(**facts)
 
     evaluate = SmallEvaluation(config, stopped or should_stop)
-    state = training.train(config, run, should_stop, describe, evaluate)
-    if distributed.is_first():
-        write_config(run, config)  # a run that went on may have more steps now
-    return state
+    return training.train(config, run, should_stop, describe, evaluate)
 
 
 class SmallEvaluation:

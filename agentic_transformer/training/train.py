@@ -95,14 +95,13 @@ def train(
         spec = with_scales_of(spec, checkpoints, newest)
 
     learner: Learner = training_class(config.agent.learner)(config, data, spec)
-    if distributed.is_first():
-        note(computation=learner.computation, **count_episodes(data.store))
-        print(computation_line(learner.computation), flush=True)
-
     if newest is None:
         state = learner.init_state()
     else:
         state = checkpoints.state(newest, learner.abstract_state(), spec.to_dict())
+    if distributed.is_first():
+        note(computation=learner.computation, **count_episodes(data.store))
+        print(computation_line(learner.computation), flush=True)
     if initial:
         state = state._replace(params=initial.params(learner.abstract_state().params))
         if distributed.is_first():

@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from agentic_transformer import same_run
 from agentic_transformer.agents.run_folders import nearest_run
 from agentic_transformer.errors import UserError, raise_config_error
-from agentic_transformer.run_files import CONFIG, LEARNING_CURVE, is_locked
-from agentic_transformer.settings import format_value, lies_in, settings_of, value_at
+from agentic_transformer.run_files import CONFIG, is_locked
+from agentic_transformer.settings import flat, lies_in, settings_of, value_at
 from experiments.cli.run_folder import (
     FOLDER_SETTINGS,
     Opened,
@@ -22,18 +24,6 @@ from experiments.cli.run_folder import (
     read_config,
 )
 from experiments.cli.run_status import read_status
-
-# Settings that may change when a run is resumed: none of them touches what is learned.
-MAY_CHANGE = (
-    "run", "resume", "data.cache", "eval", "mesh", "train.log_every", "train.checkpoint_every",
-    "train.keep", "train.keep_best", "train.profile", "train.eval_every", "train.eval_tasks",
-    "logger",
-)  # fmt: skip
-# Those of them that decide what learning_curve.csv measures.
-MEASURED = (
-    *("eval.seed", "eval.held_out", "eval.target", "eval.temperature", "eval.noise", "eval.window"),
-    "train.eval_tasks",
-)
 
 
 def open_run(parent: Path, command_name: str, settings: Any) -> Opened:
@@ -85,32 +75,7 @@ def check_same(folder: Path, settings: Any) -> None:
     if not (folder / CONFIG).is_file():
         return
     earlier = read_config(folder, type(settings))
-    for key in settings_of(type(settings)):
-        there, here = value_at(earlier, key), value_at(settings, key)
-        grows = key == "train.steps" and there < here and _may_grow(settings)
-        if there != here and not grows and not lies_in(key, *MAY_CHANGE):
-            difference = f"{key} is {format_value(there)} there and {format_value(here)} here"
-            problem = f"run={folder} cannot be continued: {difference}"
-            raise_config_error(problem, "the settings it was started with; train.steps may grow")
-        if there != here and lies_in(key, *MEASURED) and _curve_goes_on(folder, settings):
-            difference = f"{key}={format_value(there)} there and {format_value(here)} here"
-            raise_config_error(
-                f"run={folder}: {LEARNING_CURVE} would mix {difference}",
-                f"{key}={format_value(there)}, or train.eval_every=0; experiments.evaluate takes "
-                "any",
-            )
-
-
-def _curve_goes_on(folder: Path, settings: Any) -> bool:
-    """Returns whether a resumed run adds to a learning curve that has begun."""
-    curve = folder / LEARNING_CURVE
-    begun = curve.is_file() and curve.stat().st_size > 0
-    return begun and hasattr(settings, "train") and settings.train.eval_every > 0
-
-
-def _may_grow(settings: Any) -> bool:
-    """Returns whether a run may be given more steps: it trains one agent."""
-    return hasattr(settings, "train") and not hasattr(settings, "baseline")
+    same_run.check_same(folder, flat(asdict(earlier)), flat(asdict(settings)))
 
 
 def is_done(folder: Path, settings: Any) -> bool:
@@ -132,7 +97,7 @@ def print_growth(folder: Path, settings: Any) -> None:
 
 def _grows_from(folder: Path, settings: Any) -> int | None:
     """Returns the steps that a run was started with, if more are asked for now."""
-    if not _may_grow(settings) or not (folder / CONFIG).is_file():
+    if not same_run.may_grow(flat(asdict(settings))) or not (folder / CONFIG).is_file():
         return None
     before = read_config(folder, type(settings)).train.steps
     return before if before < settings.train.steps else None
@@ -151,7 +116,7 @@ def check_resumed(settings: Any, overrides: list[str]) -> None:
     if not getattr(settings, "resume", False) or not settings.run:
         return
     folder = Path(settings.run)
-    alone = all(lies_in(key, *MAY_CHANGE) for key in given_keys(overrides))
+    alone = all(lies_in(key, *same_run.MAY_CHANGE) for key in given_keys(overrides))
     if alone and not is_described(folder):
         problem = f"run={folder} resume=true: no run is there ({CONFIG} is missing)"
         allowed = "the folder of a run, or experiment=<name> or other settings to start one there"

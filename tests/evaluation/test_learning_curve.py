@@ -2,6 +2,7 @@
 that is trained depends on it."""
 
 import itertools
+import shutil
 from dataclasses import replace
 
 import jax
@@ -23,6 +24,7 @@ from agentic_transformer.config import (
 from agentic_transformer.errors import UserError
 from agentic_transformer.evaluation.conditions import evaluation_tasks
 from agentic_transformer.evaluation.rollouts import Evaluation
+from agentic_transformer.training.checkpoint import Checkpoints
 from agentic_transformer.training.loop import evaluation_due
 from agentic_transformer.training.train import train as train_alone
 from experiments.cli.run_folder import read_config
@@ -48,6 +50,15 @@ def config(tmp_path_factory):
         td3_bc=TD3BCConfig(width=8, batch=8),
         eval=EvalConfig(trajectories=[1, 3]),
     )
+
+
+@pytest.fixture(scope="module")
+def begun(config, tmp_path_factory):
+    """A run of two steps, and its settings."""
+    run = tmp_path_factory.mktemp("begun")
+    config = replace(config, train=replace(config.train, steps=2))
+    train(config, run)
+    return config, run
 
 
 def curve(run):
@@ -121,3 +132,45 @@ def test_python_is_refused_what_a_command_line_is(config, tmp_path):
     with pytest.raises(UserError, match="told=true with agent.trajectories=2"):
         train(replace(config, agent=told), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"seed": SEED + 1}, f"seed is {SEED} there and {SEED + 1} here"),
+        ({"train": {"learning_rate": 0.5, "steps": 2}}, "learning_rate is 0.003 there and 0.5"),
+        ({"data": {"tasks": 1}}, "data.tasks is 2 there and 1 here"),
+        ({"train": {"steps": 1}}, "train.steps is 2 there and 1 here"),
+        ({"eval": {"noise": 0.5}}, "learning_curve.csv would mix eval.noise=1.0 there and 0.5"),
+    ],
+)
+def test_python_goes_on_with_a_run_only_as_a_command_line_does(begun, change, says):
+    config, run = begun
+    before = (run / "config.yaml").read_text()
+    for group, values in change.items():
+        if isinstance(values, dict):
+            change[group] = replace(getattr(config, group), **values)
+    with pytest.raises(UserError, match=says):
+        train(replace(config, **change), run)
+    assert (run / "config.yaml").read_text() == before
+    assert Checkpoints(run).newest() == 2
+
+
+def test_a_run_goes_on_in_python_with_more_steps_and_other_places(begun, tmp_path):
+    """The settings that it has been trained with in the end are those that it tells."""
+    config, run = begun
+    shutil.copytree(run, tmp_path / "run")
+    more = replace(config.train, steps=3, log_every=1, eval_every=0)
+    config = replace(config, train=more, logger="tensorboard", resume=True)
+    assert int(train(config, tmp_path / "run").step) == 3
+    assert read_config(tmp_path / "run", TrainCommand) == config
+
+
+def test_settings_of_a_run_that_cannot_be_read_are_kept(begun, tmp_path):
+    config, run = begun
+    shutil.copytree(run, tmp_path / "run")
+    for damaged, says in (("task: [\n", "does not hold settings"), ("seed: 0\n", "was cut short")):
+        (tmp_path / "run" / "config.yaml").write_text(damaged)
+        with pytest.raises(UserError, match=f"config.yaml {says}"):
+            train(config, tmp_path / "run")
+        assert (tmp_path / "run" / "config.yaml").read_text() == damaged
