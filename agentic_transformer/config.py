@@ -471,7 +471,8 @@ class TD3Config:
     learning_rate: float = setting(
         1e-3, "Adam's learning rate, of actor and critics.", minimum=1e-9, maximum=1.0
     )
-    discount: float = setting(0.97, "Discount of the next value.", minimum=0.0, maximum=1.0)
+    # A reward counts as (1 - discount) of itself, so that a discount of 1 would leave nothing.
+    discount: float = setting(0.97, "Discount of the next value.", minimum=0.0, maximum=0.9999)
     tau: float = setting(
         0.005,
         "Share by which target networks move toward their networks.",

@@ -34,7 +34,9 @@ def horizon_of(task: Task, action_repeat: int, horizon: int | None) -> int:
 def check_action(action: np.ndarray, shape: tuple[int, ...]) -> None:
     """Raises a ValueError unless an action is finite and of this shape."""
     if action.shape != shape or not np.isfinite(action).all():
-        raise ValueError(f"action must be finite and of shape {shape}, got shape {action.shape}")
+        alike = action.shape == shape
+        got = f"{action[~np.isfinite(action)][0]} in it" if alike else f"shape {action.shape}"
+        raise ValueError(f"action must be finite and of shape {shape}, got {got}")
 
 
 def check_open(closed: bool) -> None:

@@ -43,7 +43,8 @@ class Replay:
         self._steps, self._repeat, self._capacity = steps, action_repeat, capacity
         drawn = collection_params(family, _RANGE_DRAWS, np.random.default_rng(0))
         low, high = drawn.min(axis=0), drawn.max(axis=0)
-        self._middle, self._half = (low + high) / 2, (high - low) / 2
+        self._middle, half = (low + high) / 2, (high - low) / 2
+        self._half = np.where(half > 0, half, 1)  # a parameter that never varies is only centred
         self.episodes = 0
         self.returns = np.zeros(capacity)
         self.params = np.zeros((capacity, drawn.shape[1]))
@@ -129,7 +130,7 @@ class Replay:
         params = self.params[episode].reshape(*shape, -1)
         others = round(config.relabelled * config.batch)
         drawn = collection_params(self._family, updates * others, rng)
-        params[:, :others] = drawn.reshape(updates, others, -1)
+        params[:, :others] = drawn.reshape(updates, others, self.params_size)
         params = params.reshape(count, -1)
         reward = (1 - config.discount) * self.learning_reward(episode, step, params)
         observation = self._arrays["observation"]

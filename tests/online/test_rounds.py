@@ -16,6 +16,7 @@ from agentic_transformer.online.replay import Replay
 from agentic_transformer.online.td3 import TD3Learner
 from agentic_transformer.validation import check_command
 from datasets.collection import episode_path, episode_tasks, start_seed
+from envs.family_table import FAMILIES
 from envs.task_draws import collection_params
 from tests.seeds import SEED, rng
 from tests.tolerances import TINY, rounding, unit
@@ -171,19 +172,22 @@ def test_relabelled_rewards_are_the_familys(buffer):
 
 
 @pytest.mark.slow
-def test_batches_are_transitions_some_of_them_relabelled(buffer):
+@pytest.mark.parametrize(
+    ("batch", "relabelled", "others"), [(8, 0.25, 2), (8, 0.0, 0), (1, 0.5, 0), (4, 1.0, 4)]
+)
+def test_batches_are_transitions_some_of_them_relabelled(batch, relabelled, others, buffer):
     count, steps = CONFIG.episodes, LENGTH // REPEAT
     replay = Replay(envs.task(TASK), count, steps, REPEAT)
     episodes = [datasets.read_episode(episode_path(buffer, i, LENGTH)) for i in range(count)]
     tasks = episode_tasks(envs.task(TASK), [start_seed(SEED, index) for index in range(count)])
     replay.add(episodes, tasks)
-    config = replace(CONFIG, batch=8, relabelled=0.25)
+    config = replace(CONFIG, batch=batch, relabelled=relabelled)
     drawn = replay.draw(5, config, rng(2))
-    assert drawn.observation.shape == (5, 8, 4 + 2) and drawn.reward.shape == (5, 8)
+    assert drawn.observation.shape == (5, batch, 4 + 2) and drawn.reward.shape == (5, batch)
     rows = [episode.observation[::REPEAT] for episode in episodes]
     own = replay.told(np.stack(rows), replay.params[:, None].repeat(steps + 1, axis=1))
-    relabelled = np.zeros((5, 8), bool)
-    for update, row in np.ndindex(5, 8):
+    relabelled = np.zeros((5, batch), bool)
+    for update, row in np.ndindex(5, batch):
         seen, following = drawn.observation[update, row], drawn.next_observation[update, row]
         alike = (own[:, :-1, :4] == seen[:4]).all(axis=2)
         alike &= (own[:, 1:, :4] == following[:4]).all(axis=2)
@@ -198,7 +202,23 @@ def test_batches_are_transitions_some_of_them_relabelled(buffer):
             expected = (1 - config.discount) * paid[0]
             error = abs(drawn.reward[update, row] - expected)
             assert error <= rounding(2) * expected + TINY
-    np.testing.assert_array_equal(relabelled, np.arange(8) < 2 + np.zeros((5, 1)))
+    np.testing.assert_array_equal(relabelled, np.arange(batch) < others + np.zeros((5, 1)))
+
+
+@pytest.mark.slow
+def test_a_parameter_that_never_varies_is_told_as_zero(tmp_path, monkeypatch):
+    def training(random, count):
+        return np.stack([random.uniform(-0.2, 0.2, count), np.full(count, 0.1)], axis=1)
+
+    family = replace(FAMILIES[TASK], training=training, collection=None)
+    monkeypatch.setitem(FAMILIES, TASK, family)
+    replay = Replay(envs.task(TASK), 1, LENGTH // REPEAT, REPEAT)
+    told = replay.told(np.zeros((100, 4)), training(rng(3), 100))[:, 4:]
+    np.testing.assert_array_equal(told[:, 1], 0)
+    assert np.abs(told[:, 0]).max() > 0.5
+    folder = collect(tmp_path, rounds=2)
+    actions = [datasets.read_episode(path).action for path in folder.glob("*.npz")]
+    assert np.isfinite(actions).all() and len(actions) == 2 * CONFIG.episodes
 
 
 @pytest.mark.parametrize(
@@ -207,6 +227,7 @@ def test_batches_are_transitions_some_of_them_relabelled(buffer):
         ({"task": "walker_run"}, "task=walker_run, which draws no parameters"),
         ({"task": "walker_any"}, "task= one of .*walker_speed"),
         ({"data": DataConfig(algo="td3", episodes=50)}, "a multiple, such as 64"),
+        ({"td3": TD3Config(discount=1.0)}, "td3.discount=1.0: out of range\n.* to 0.9999"),
         (
             {"data": DataConfig(algo="td3", episodes=64, action_repeat=5)},
             "does not divide the 12 steps of an episode\n  allowed: a divisor, or data.length=10",
