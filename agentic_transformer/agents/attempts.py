@@ -262,7 +262,7 @@ class Plays:
 
     spec: AgentSpec
     acting: EvalConfig = EvalConfig()
-    """Defaults of `play` (seed, target, temperature, noise): those of the run's evaluation."""
+    """How `play` acts (seed, target, temperature, noise, window): as in the run's evaluation."""
 
     def play(
         self,

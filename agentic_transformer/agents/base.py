@@ -92,7 +92,7 @@ class Agent(Protocol):
     layout: TokenLayout
     """How the steps of the agent become tokens."""
     acting: EvalConfig
-    """Defaults of `play` (seed, target, temperature, noise): those of the run's evaluation."""
+    """How `play` acts (seed, target, temperature, noise, window): as in the run's evaluation."""
 
     @staticmethod
     def init_params(spec: AgentSpec) -> Any:
@@ -125,8 +125,9 @@ class Agent(Protocol):
         """Runs successive attempts at one hidden task, in a context that grows.
 
         The attempts are those of condition "own" of an evaluation with the same seed and number of
-        attempts: finished ones are encoded again as training data are. Each environment keeps the
-        task that its first reset draws.
+        attempts: finished ones are encoded again as training data are. If the run's evaluation has
+        a window, older attempts are forgotten as there. Each environment keeps the task that its
+        first reset draws.
 
         Args:
             env: of `envs.make` or `envs.make_vec`. Actions are held as in training, and an attempt

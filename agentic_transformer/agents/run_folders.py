@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 
 from agentic_transformer.config import EvalConfig
-from agentic_transformer.errors import listing, nearest, raise_config_error
+from agentic_transformer.errors import UserError, listing, nearest, raise_config_error
 from agentic_transformer.run_files import CONFIG, read_settings
+from agentic_transformer.settings import format_value, settings_of
 
 RESULTS = Path(__file__).parents[2] / "experiments" / "results"
 """Folder of the committed evidence: the agent of a result is in `<result>/run`."""
@@ -16,7 +17,7 @@ RESULTS = Path(__file__).parents[2] / "experiments" / "results"
 _SIMILAR = 0.6
 """Smallest similarity, from 0 to 1, at which a folder is suggested."""
 
-_ACTING = ("seed", "target", "temperature", "noise")
+_ACTING = ("seed", "target", "temperature", "noise", "window")
 
 
 def committed_agents() -> dict[str, Path]:
@@ -75,7 +76,7 @@ def nearest_run(missing: Path | str) -> str | None:
 
 
 def read_acting(run: Path) -> EvalConfig:
-    """Returns how a run's evaluation draws actions: its seed, target, temperature and noise.
+    """Returns how a run's evaluation acts: its seed, target, temperature, noise and window.
 
     Without settings in the folder, or where they do not say, the defaults are taken.
 
@@ -90,6 +91,9 @@ def read_acting(run: Path) -> EvalConfig:
         raise_config_error(f"{path} does not hold settings: eval is no group of them")
     values = {key: there[key] for key in _ACTING if key in there}
     for key, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise_config_error(f"{path}: eval.{key}={value!r}", "a number")
+        setting = settings_of(EvalConfig)[key]
+        try:
+            setting.check(value)
+        except UserError:
+            raise_config_error(f"{path}: eval.{key}={format_value(value)}", setting.allowed)
     return EvalConfig(**values)

@@ -11,6 +11,7 @@ import envs
 from agentic_transformer.agents.run_folders import committed_agents, read_acting
 from agentic_transformer.config import EvalConfig
 from agentic_transformer.contexts.normalizer import Normalizer
+from agentic_transformer.errors import UserError
 from agentic_transformer.evaluation.conditions import evaluation_tasks
 from agentic_transformer.evaluation.rollouts import Evaluation
 from tests.seeds import SEED
@@ -45,6 +46,21 @@ def test_play_earns_what_an_evaluation_records(agent):
     assert played[0].actions.shape == (4, steps, 2) and played[0].rewards.shape == (4, steps)
 
 
+@pytest.mark.parametrize("window", [1, 2, ATTEMPTS])
+def test_play_forgets_as_the_runs_evaluation_does(window, agent, monkeypatch):
+    """A context that holds no more attempts than are played; a longer window forgets nothing."""
+    config = replace(CONFIG, window=window)
+    monkeypatch.setattr(agent, "acting", config)
+    tasks = evaluation_tasks(TASK, config, SEED)
+    played = agent.play(envs.make_vec(tasks), ATTEMPTS)
+    found = [one.returns for one in played]
+    np.testing.assert_array_equal(found, evaluated(agent, tasks, config))
+    assert (found == evaluated(agent, tasks)).all() == (window == ATTEMPTS)
+    monkeypatch.setattr(agent, "acting", replace(config, window=ATTEMPTS + 1))
+    longer = [one.returns for one in agent.play(envs.make_vec(tasks), ATTEMPTS)]
+    np.testing.assert_array_equal(longer, evaluated(agent, tasks))
+
+
 def test_play_acts_as_the_run_was_evaluated_unless_it_is_told_otherwise(agent, monkeypatch):
     """To be told 0 counts, too."""
     monkeypatch.setattr(agent, "acting", CONFIG)
@@ -60,10 +76,20 @@ def test_play_acts_as_the_run_was_evaluated_unless_it_is_told_otherwise(agent, m
 
 def test_a_run_says_how_it_was_evaluated(tmp_path):
     assert read_acting(tmp_path) == EvalConfig()
-    asked = "{seed: 3, target: 0.5, temperature: 0.0, noise: 0.25, tasks: 9}"
-    (tmp_path / "config.yaml").write_text(f"eval: {asked}\nmesh: {{coordinator: null}}\n")
+    asked = "seed: 3, target: 0.5, temperature: 0.0, noise: 0.25, tasks: 9"
     expected = EvalConfig(seed=3, target=0.5, temperature=0.0, noise=0.25)
-    assert read_acting(tmp_path) == expected
+
+    def write(asked):
+        (tmp_path / "config.yaml").write_text(f"eval: {{{asked}}}\nmesh: {{coordinator: null}}\n")
+
+    for window, said in ((None, ""), (None, ", window: null"), (4, ", window: 4")):
+        write(asked + said)
+        assert read_acting(tmp_path) == replace(expected, window=window)
+    for said in ("noise: true", "noise: null", "window: 0", "window: 1.5", "seed: -1"):
+        write(said)
+        wrong = said.replace(": ", "=")
+        with pytest.raises(UserError, match=rf"config.yaml: eval\.{wrong}\n  allowed: "):
+            read_acting(tmp_path)
 
 
 def test_a_loaded_agent_acts_as_its_run_was_evaluated():
@@ -72,10 +98,10 @@ def test_a_loaded_agent_acts_as_its_run_was_evaluated():
         name: yaml.safe_load((folder / "config.yaml").read_text())["eval"]
         for name, folder in committed_agents().items()
     }
-    names = ("seed", "target", "temperature", "noise")
+    names = ("seed", "target", "temperature", "noise", "window")
     assert {
         (name, key): getattr(acting, key) for name, acting in loaded.items() for key in names
-    } == {(name, key): values[key] for name, values in settings.items() for key in names}
+    } == {(name, key): values.get(key) for name, values in settings.items() for key in names}
     assert any(acting != EvalConfig() for acting in loaded.values())
 
 
