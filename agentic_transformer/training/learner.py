@@ -31,7 +31,7 @@ class Learner(Protocol):
     train_step: TrainStep
     """(state, batch) -> (state, metrics); it consumes the state."""
     make_batch: Callable[[int], Any]
-    """Makes the batch of a step, on the devices."""
+    """Makes the batch of the step that follows as many steps, from 0 on, on the devices."""
     tokens_per_batch: int
     """Tokens of a training step, over all rows; 0 for a learner without tokens."""
     computation: dict[str, str]
@@ -44,7 +44,7 @@ class Learner(Protocol):
         """Returns shapes and shardings of the train state, to be filled from a checkpoint."""
 
     def learning_rate(self, step: int) -> Any:
-        """Returns the learning rate of a step."""
+        """Returns the learning rate of the step that follows `step` steps."""
 
 
 def check_devices(config: TrainCommand) -> None:

@@ -117,7 +117,7 @@ def train(
         def report(step: int, metrics: dict[str, float]) -> None:
             shown = {"loss": f"{metrics['loss']:.3f}"}
             if log:
-                rate = float(learner.learning_rate(step))
+                rate = float(learner.learning_rate(step - 1))
                 metrics = log.write(step, metrics | {"learning_rate": rate})
                 if tokens := metrics.get("tokens_per_second"):
                     shown["tokens/s"] = f"{tokens:,.0f}"

@@ -179,3 +179,18 @@ def test_more_steps_at_a_constant_rate_are_those_of_a_longer_run(settings, tmp_p
     whole = train(constant, tmp_path / "whole")
     train(replace(constant, train=replace(constant.train, steps=2)), tmp_path / "parts")
     jax.tree.map(np.testing.assert_array_equal, train(constant, tmp_path / "parts"), whole)
+
+
+def test_the_learning_rate_of_a_row_is_that_of_its_step(settings, tmp_path):
+    """It rises from 0 in the first step, which changes nothing, and falls by a cosine."""
+    settings.agent.learner = "transformer"
+    schedule = {"learning_rate": 0.01, "warmup": 2, "final_fraction": 0.2, "log_every": 1}
+    config = replace(settings, train=replace(settings.train, **schedule))
+    train(config, tmp_path / "run")
+    rates = pd.read_csv(tmp_path / "run" / "metrics.csv")["learning_rate"]
+    np.testing.assert_allclose(rates, [0, 0.005, 0.01, 0.006], rtol=1e-6)
+    asked = iter([False, True])
+    first = train(config, tmp_path / "first", lambda: next(asked))
+    untrained = train(config, tmp_path / "untrained", lambda: True)
+    assert int(first.step) == 1
+    jax.tree.map(np.testing.assert_array_equal, first.params, untrained.params)
