@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import envs
-from agentic_transformer.config import DataConfig
+from agentic_transformer.config import DataConfig, TD3Config
 from agentic_transformer.settings import shell_words
 from datasets import download
 from datasets.collectors import collectors
-from envs.gymnasium_tasks import is_gymnasium
 from envs.registry import has_parameters
 
 _COLLECTORS = ("pd", "mppi", "random")
@@ -22,7 +21,7 @@ def ways_to_get(task: str, config: DataConfig) -> list[str]:
         config: the data that were asked for.
     """
     domain, names = envs.task(task).domain, [*collectors(task)]
-    if has_parameters(envs.task(task)) and not is_gymnasium(task):
+    if has_parameters(envs.task(task)):
         names.append("td3")  # of agentic_transformer.online
     downloadable = domain in download.DOMAINS and config.algo in download.ALGORITHMS
     ways = []
@@ -49,11 +48,24 @@ def _change_of_algo(algo: str, config: DataConfig) -> str:
 def _collect_command(task: str, config: DataConfig, algo: str) -> str:
     """Returns the command that collects the data, with the settings that are not the defaults."""
     wanted = vars(config) | {"algo": algo}
+    if algo == "td3":
+        wanted |= _whole_rounds(task, config)
     keys = ("root", "algo", "episodes", "seed", "action_repeat", "length")
     changed = {
         f"data.{key}": wanted[key] for key in keys if wanted[key] != getattr(DataConfig(), key)
     }
     return f"python -m experiments.collect {_words({'task': task} | changed)}"
+
+
+def _whole_rounds(task: str, config: DataConfig) -> dict[str, int]:
+    """Returns how many episodes td3 collects, at least as many as asked for, in whole rounds.
+
+    Where an action would be held beyond the end of an episode, a shorter length is given too.
+    """
+    of_round, held = TD3Config().episodes, config.action_repeat
+    length = config.length or envs.spec(task).length
+    shorter = {"length": length - length % held} if length % held else {}
+    return {"episodes": -(-config.episodes // of_round) * of_round} | shorter
 
 
 def _words(values: dict[str, str | int]) -> str:

@@ -16,6 +16,7 @@ from agentic_transformer.contexts.training_data import open_store
 from agentic_transformer.settings import shell_join, shell_words
 from datasets.collectors import collectors
 from datasets.download import ALGORITHMS, DOMAINS
+from envs.family_table import FAMILIES
 from experiments.cli import command_line
 from experiments.reports.presentation import runs_within
 from tests.cli.conftest import ROOT
@@ -98,6 +99,48 @@ def test_missing_data_is_answered_by_commands_that_make_it(domain, algo, tmp_pat
             assert (
                 made.domain in DOMAINS and made.algo in ALGORITHMS and made.algo == (then or algo)
             )
+
+
+@pytest.fixture
+def own_family():
+    """A family of an environment of gymnasium, with episodes of 200 steps."""
+    name = "gymnasium:Pendulum-v1"
+    angle = {"angle": envs.Parameter("radians", (0,), (1,))}
+    envs.register_family(
+        name,
+        angle,
+        training=lambda rng, count: rng.uniform(size=(count, 1)),
+        reward=lambda observation, angle: observation[..., 0] * angle,
+    )
+    yield name
+    del FAMILIES[name]
+
+
+@pytest.mark.parametrize(
+    ("asked", "made"),
+    [
+        ({"episodes": 40}, {"episodes": 64, "length": None}),
+        ({"episodes": 64, "length": 50}, {"episodes": 64, "length": 50}),
+        ({"episodes": 1, "action_repeat": 7}, {"episodes": 32, "action_repeat": 7}),
+        ({"episodes": 1, "action_repeat": 7, "length": 50}, {"episodes": 32, "length": 49}),
+    ],
+)
+@pytest.mark.parametrize("ours", [True, False])
+def test_what_td3_collects_is_answered_by_a_command_of_whole_rounds(
+    ours, asked, made, own_family, tmp_path
+):
+    task = "cheetah_speed" if ours else own_family
+    config = DataConfig(root=str(tmp_path), algo="td3", **asked)
+    with pytest.raises(ValueError, match="no episodes") as missing:
+        open_store(task, config)
+    first = str(missing.value).splitlines()[1]
+    _, _, _, *words = shlex.split(re.search("`([^`]*)`$", first)[1])
+    (command,) = composed("collect", words)
+    assert (command.task, command.data.algo) == (task, "td3")
+    assert {key: getattr(command.data, key) for key in made} == made
+    length = command.data.length or envs.spec(task).length
+    held = asked.get("action_repeat", 1)
+    assert length % held == 0 and length + held > (config.length or envs.spec(task).length)
 
 
 def test_words_for_a_shell_are_those_that_one_would_type():
