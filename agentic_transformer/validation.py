@@ -45,6 +45,8 @@ from envs.registry import families_with_parameters, has_parameters, pays_itself
 WITHOUT_CONTEXT = ("dt", "bc", "bc10", "bc_told")
 """Names of agents of single trajectories: with a context, figures would show them as baselines."""
 
+_LAST_PORT = 65535
+
 
 def check_command(command: Any) -> None:
     """Raises a UserError if a value of a command's dataclass is wrong, alone or beside others."""
@@ -300,6 +302,17 @@ def check_processes(mesh: MeshConfig) -> None:
             f"mesh.coordinator={format_value(mesh.coordinator)}",
             "both, or neither of them",
         )
+    if mesh.coordinator is not None and not _is_address(mesh.coordinator):
+        raise_config_error(
+            f"mesh.coordinator={mesh.coordinator}: no address",
+            f"<host>:<port> of process 0, such as host0:1234, with a port from 1 to {_LAST_PORT}",
+        )
+
+
+def _is_address(text: str) -> bool:
+    """Returns whether a text names a host, perhaps as [<IPv6>], and a port."""
+    found = re.fullmatch(r"(?:[\w.-]+|\[[\da-fA-F:.]+\]):([0-9]{1,5})", text)
+    return found is not None and 1 <= int(found[1]) <= _LAST_PORT
 
 
 def check_checkpoint(which: str) -> None:
