@@ -12,8 +12,15 @@ from agentic_transformer.config import TrainCommand
 from agentic_transformer.contexts.loader import ChainLoader
 from agentic_transformer.contexts.relabelled import RelabelledDataset
 from agentic_transformer.contexts.tokens import Tokens
-from agentic_transformer.learners import acting_class, is_in_context, training_class
+from agentic_transformer.errors import nearest, raise_config_error
+from agentic_transformer.learners import (
+    acting_class,
+    find_learner,
+    is_in_context,
+    training_class,
+)
 from agentic_transformer.models.spec import AgentSpec
+from agentic_transformer.settings import lies_in, settings_of
 from agentic_transformer.training.computation import describe_attention, describe_computation
 from agentic_transformer.training.sharding import local_rows, make_mesh, shard_batch
 from agentic_transformer.training.state import (
@@ -29,7 +36,8 @@ class Learner(Protocol):
     """Describes what the training loop needs of an agent, however the agent learns."""
 
     train_step: TrainStep
-    """(state, batch) -> (state, metrics); it consumes the state."""
+    """(state, batch) -> (state, metrics); it consumes the state. Metrics are numbers by name, the
+    same names in each step. One of them is `loss`."""
     make_batch: Callable[[int], Any]
     """Makes the batch of the step that follows as many steps, from 0 on, on the devices."""
     tokens_per_batch: int
@@ -56,15 +64,29 @@ def check_devices(config: TrainCommand) -> None:
         config: all settings.
 
     Raises:
-        ValueError: there is no such learner, the ring does not divide the devices, the batch does
-            not divide over them, or the kernel cannot compute on them.
+        ValueError: there is no such learner, its `shape` is not made of settings, the ring does not
+            divide the devices, the batch does not divide over them, or the kernel cannot compute on
+            them.
     """
     training_class(config.agent.learner)
     acting_class(config.agent.learner)
+    _check_shape(config.agent.learner)
     if is_in_context(config.agent.learner):
         mesh = make_mesh(config.mesh.ring)
         local_rows(mesh, config.train.batch, config.train.grad_accum_steps)
         describe_attention(config.model, mesh, config.agent.chain_length == "full")
+
+
+def _check_shape(learner: str) -> None:
+    """Raises a UserError if `LearnerKind.shape` of a learner names what no agent has."""
+    known = settings_of(AgentSpec)
+    for key in find_learner(learner).shape:
+        if not any(lies_in(setting, key) for setting in known):
+            raise_config_error(
+                f"shape of agent.learner={learner}: {key!r} is unknown",
+                "keys of an AgentSpec, such as td3_bc.width",
+                nearest(key, known),
+            )
 
 
 class TransformerLearner:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import jax
 
 from agentic_transformer.config import TrainConfig
+from agentic_transformer.errors import listing, raise_config_error
 from agentic_transformer.training.state import TrainState
 from agentic_transformer.training.step import Metrics, TrainStep
 
@@ -91,13 +92,22 @@ def fit(
         The trained state.
 
     Raises:
+        UserError: the metrics of a step lack the loss, or their names are not those of the step
+            before.
         FloatingPointError: the loss or another metric is not finite; nothing is saved from then on.
     """
+    names: set[str] = set()
     recent: list[Metrics] = []  # since the last call of `log`
     losses: deque[jax.Array] = deque(maxlen=config.log_every)
     alone_in_flight = _alone_in_flight()
     for step, batch in enumerate(batches, int(state.step) + 1):
         state, metrics = train_step(state, batch)
+        names = names or set(metrics)
+        if "loss" not in names or names != set(metrics):
+            raise_config_error(
+                f"step {step} of the learner has the metrics {listing(metrics) or '(none)'}",
+                "the same in each step, one of them loss",
+            )
         recent.append(metrics)
         losses.append(metrics["loss"])
         if alone_in_flight:

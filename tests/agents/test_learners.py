@@ -37,12 +37,13 @@ class Agent: ...
 MISSPELT = LearnerKind("wrong:Learnr", "wrong:Agent")
 ACTS_BY_NOTHING = LearnerKind("wrong:Learner", "wrong:NUMBER")
 NO_COLON = LearnerKind("wrong.Learner", "wrong:Agent")
+SHAPED = LearnerKind("wrong:Learner", "wrong:Agent", shape=("steps", "td3_bc.witdh"))
 NUMBER = 3
 """
 FAULTS = [
     (
         "linear",
-        "agent.learner=linear: unknown\n  allowed: td3, td3_bc, transformer, <module>:<NAME>",
+        "agent.learner=linear: unknown\n  allowed: iql, td3, td3_bc, transformer, <module>:<NAME>",
     ),
     (
         "wrog:MISSPELT",
@@ -62,7 +63,12 @@ FAULTS = [
     (
         "wrong:MISPELT",
         "agent.learner=wrong:MISPELT: MISPELT of module wrong is not there\n"
-        "  allowed: ACTS_BY_NOTHING, MISSPELT, NO_COLON\n  nearest: MISSPELT",
+        "  allowed: ACTS_BY_NOTHING, MISSPELT, NO_COLON, SHAPED\n  nearest: MISSPELT",
+    ),
+    (
+        "wrong:SHAPED",
+        "shape of agent.learner=wrong:SHAPED: 'td3_bc.witdh' is unknown\n"
+        "  allowed: keys of an AgentSpec, such as td3_bc.width\n  nearest: td3_bc.width",
     ),
     (
         "wrong:NUMBER",

@@ -6,6 +6,7 @@ import jax
 import pytest
 
 from agentic_transformer.config import AgentConfig, ModelConfig, TrainCommand, TrainConfig
+from agentic_transformer.errors import UserError
 from agentic_transformer.training.learner import TransformerLearner
 from agentic_transformer.training.loop import fit, prefetch
 from tests.host_traffic import programs_started
@@ -48,6 +49,33 @@ def test_the_loop_waits_for_the_device_at_logs_and_saves_alone(monkeypatch):
     assert saved == [(6, 4.5), (12, 10.5)]
     # Each log fetches its metrics, each save the last losses.
     assert fetched == [4, 6, 6, 8, 12, 12]
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        ([["bc_loss", "norm"]], "step 1 of the learner has the metrics bc_loss, norm\n  allowed: "),
+        ([[]], r"step 1 of the learner has the metrics \(none\)"),
+        ([["loss"]] * 3 + [["loss", "norm"]], "step 4 .* metrics loss, norm\n.*the same in each"),
+        ([["loss", "norm"], ["norm"]], "step 2 of the learner has the metrics norm"),
+    ],
+)
+def test_metrics_have_the_same_names_in_each_step(names, says):
+    logged = []
+
+    def train_step(state, batch):
+        return state, dict.fromkeys(names[batch], 1.0)
+
+    with pytest.raises(UserError, match=says):
+        fit(
+            SimpleNamespace(step=0),
+            train_step,
+            range(len(names)),
+            TrainConfig(steps=len(names), log_every=2),
+            log=lambda step, means: logged.append(step),
+            save=lambda state, loss: pytest.fail("saved what was not measured"),
+        )
+    assert logged == ([2] if len(names) > 2 else [])
 
 
 @pytest.mark.slow
