@@ -18,11 +18,12 @@ from agentic_transformer.run_files import (
 )
 from agentic_transformer.settings import flat, format_value, lies_in
 
-# Settings that may change when a run is resumed: none of them touches what is learned.
+# Settings that may change when a run is resumed: none of them touches what is learned. Data in
+# another place are compared with those that the run learned from, see `training.train`.
 MAY_CHANGE = (
-    "run", "resume", "data.cache", "eval", "mesh", "train.log_every", "train.checkpoint_every",
-    "train.keep", "train.keep_best", "train.profile", "train.eval_every", "train.eval_tasks",
-    "logger",
+    "run", "resume", "data.root", "data.cache", "eval", "mesh", "train.log_every",
+    "train.checkpoint_every", "train.keep", "train.keep_best", "train.profile",
+    "train.eval_every", "train.eval_tasks", "logger",
 )  # fmt: skip
 # Those of them that decide what learning_curve.csv measures.
 MEASURED = (

@@ -53,12 +53,16 @@ def open_run(parent: Path, command_name: str, settings: Any) -> Opened:
 
 
 def _is_same(folder: Path, command_name: str, settings: Any) -> bool:
-    """Returns whether a folder holds a run of a command with these settings."""
+    """Returns whether a folder holds a run of a command with these settings, on the same data."""
+    if read_status(folder).get("command") != command_name:
+        return False
     try:
         check_same(folder, settings)
+        earlier = read_config(folder, type(settings))
     except UserError:  # other settings, or settings that this version cannot read
         return False
-    return read_status(folder).get("command") == command_name
+    # Data may move, but here another place may well be that of another run's data.
+    return not hasattr(settings, "data") or earlier.data.root == settings.data.root
 
 
 def unfinished(parent: Path, file: str) -> list[Path]:

@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from agentic_transformer.agents.run_folders import nearest_run
-from agentic_transformer.config import rename_settings
+from agentic_transformer.config import TrainCommand, rename_settings
 from agentic_transformer.errors import raise_config_error
 from agentic_transformer.run_files import (
     CONFIG,
@@ -199,7 +199,8 @@ def write_description(
 ) -> None:
     """Writes config.yaml and provenance, and for a new run overrides.yaml.
 
-    A resumed run gets an entry under "resumed".
+    A resumed run gets an entry under "resumed". If it trains, its config.yaml stays: training
+    writes the new one, once it has found the data that the run learned from.
 
     Args:
         folder: of the run.
@@ -212,7 +213,8 @@ def write_description(
         facts = earlier | {"resumed": [*earlier.get("resumed", []), facts]}
     folder.mkdir(exist_ok=True)
     # The settings come first: a folder with overrides alone is a sweep's.
-    write_config(folder, settings)
+    if not earlier or type(settings) is not TrainCommand or not (folder / CONFIG).is_file():
+        write_config(folder, settings)
     if not earlier:
         write_overrides(folder, overrides)
     write_json(folder / PROVENANCE, facts)

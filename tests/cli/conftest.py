@@ -12,10 +12,12 @@ ROOT = Path(__file__).parents[2]
 STUB = """
 import os, sys
 from agentic_transformer.config import TrainCommand
+from agentic_transformer.run_files import write_config
 from experiments.cli import app as cli
 {before}
 def main(config, run):
     print("seed", config.seed, "jax" in sys.modules, os.environ.get("XLA_FLAGS"))
+    write_config(run, config) if (run / "config.yaml").exists() else None  # as training does
     (run / "seed.txt").write_text(str(config.seed)) if "quiet" not in str(run) else None
 {body}
 

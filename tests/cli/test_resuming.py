@@ -32,6 +32,31 @@ def test_what_is_given_beside_the_folder_counts(forked):
     assert (call["config"]["train"]["log_every"], call["config"]["seed"]) == (3, 1)
 
 
+def test_a_run_goes_on_where_its_data_have_moved_to(forked):
+    """Where it finds none, the place of its data stays as it was."""
+    forked("train", *FIRST, does={"all": "crash"})
+    config = forked.folder / "kept" / "config.yaml"
+    before = config.read_bytes()
+    words = ["run=kept", "resume=true", "data.root=elsewhere"]
+    assert forked("train", *words, does={"all": "no data"}).code == 2
+    assert config.read_bytes() == before
+    (call,) = forked("train", *words).calls
+    assert (call["config"]["data"]["root"], call["config"]["seed"]) == ("elsewhere", 1)
+    assert OmegaConf.load(config).data.root == "elsewhere"
+
+
+def test_of_runs_on_several_data_the_one_with_the_same_data_is_found(forked):
+    first = ["seed=1", "model.width=8"]
+    for root in ("a", "b"):
+        forked("train", *first, f"data.root={root}", does={"all": "crash"})
+    for root in ("a", "b"):
+        (call,) = forked("train", *first, f"data.root={root}", "resume=true").calls
+        assert OmegaConf.load(forked.folder / call["run"] / "config.yaml").data.root == root
+        status = (forked.folder / call["run"] / "status.json").read_text()
+        assert status.count('"finished"') == 1
+    assert forked("train", *first, "data.root=c", "resume=true").code == 2
+
+
 @pytest.mark.parametrize("more", [[], ["train.log_every=3"], ["-m"], ["-m", "mesh.ring=1,2"]])
 def test_a_folder_that_holds_no_run_starts_none_by_its_name_alone(more, forked):
     """A misspelt name would train another agent than the one that was meant."""

@@ -163,9 +163,10 @@ def test_a_disk_that_becomes_full_spoils_no_cache(tmp_path):
     np.testing.assert_array_equal(store.load([19]).action[0], make_episode(300, 19).action[1:])
 
 
-def test_a_run_goes_on_with_its_cache_elsewhere(tmp_path):
-    """The place of the cache changes nothing that is learned."""
+def test_a_run_goes_on_with_its_data_and_its_cache_elsewhere(tmp_path):
+    """The places change nothing that is learned; which data they are does."""
     run_folder.write_description(tmp_path, TrainCommand(), [], {})
-    resuming.check_same(tmp_path, TrainCommand(data=DataConfig(cache="elsewhere")))
-    with pytest.raises(ValueError, match="data.root"):
-        resuming.check_same(tmp_path, TrainCommand(data=DataConfig(root="elsewhere")))
+    for place in ("cache", "root"):
+        resuming.check_same(tmp_path, TrainCommand(data=DataConfig(**{place: "elsewhere"})))
+    with pytest.raises(ValueError, match="data.algo"):
+        resuming.check_same(tmp_path, TrainCommand(data=DataConfig(algo="mppi")))

@@ -1,5 +1,6 @@
 """Training from Python: from data to checkpoints, without a command line."""
 
+import shutil
 from dataclasses import replace
 from functools import partial
 
@@ -8,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import datasets
 from agentic_transformer import load, train
 from agentic_transformer.config import (
     AgentConfig,
@@ -24,7 +26,7 @@ from agentic_transformer.training.checkpoint import Checkpoints
 from experiments.cli.provenance import add_provenance
 from experiments.train import main
 from tests.seeds import SEED
-from tests.small_agents import labelled
+from tests.small_agents import TASK, labelled
 
 pytestmark = pytest.mark.slow
 
@@ -127,6 +129,26 @@ def test_a_run_whose_data_grew_is_not_resumed(settings, known, says, tmp_path):
     with pytest.raises(ValueError, match=says):
         train(config, run, note=partial(add_provenance, run))
     assert not known or read_json(run / PROVENANCE) == before
+
+
+def test_a_run_goes_on_with_data_that_moved_and_not_with_others(settings, tmp_path):
+    """It ends at the same parameters; a run that is refused tells the place of its own data."""
+    agent = replace(settings.agent, learner="transformer")
+    config, run = replace(settings, agent=agent), tmp_path / "run"
+    whole = train(config, tmp_path / "whole")
+    asked = iter([False, False, True])
+    train(config, run, lambda: next(asked))
+    before = (run / "config.yaml").read_text()
+    others = replace(config.data, root=str(tmp_path / "others"))
+    buffer = datasets.buffer_folder(others.root, TASK, "pd")
+    datasets.collect(TASK, buffer, episodes=8, seed=SEED + 1, collector="pd", progress=False)
+    with pytest.raises(ValueError, match="checkpoints/2 was made with other data"):
+        train(replace(config, data=others), run)
+    assert (run / "config.yaml").read_text() == before
+    moved = shutil.copytree(config.data.root, tmp_path / "moved")
+    config = replace(config, data=replace(config.data, root=str(moved)))
+    jax.tree.map(np.testing.assert_array_equal, train(config, run), whole)
+    assert f"root: {moved}" in (run / "config.yaml").read_text()
 
 
 def test_a_run_that_was_told_to_stop_before_its_first_step_saves_nothing(settings, tmp_path):
