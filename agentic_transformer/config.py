@@ -106,7 +106,8 @@ class DataConfig:
     )
     seed: int = setting(
         0,
-        "Seed of the collection, and of the choice of episodes where the buffer has more.",
+        "Seed of the collection, of the training tasks that are drawn, and of the choice of "
+        "episodes where the buffer has more.",
         minimum=0,
         maximum=MAXIMUM_SEED,
     )
@@ -151,7 +152,8 @@ class DataConfig:
 class AgentConfig:
     """Describes a chain of trajectories, and which of its actions are imitated.
 
-    The defaults are ours (at_prefix); conf/agent/at.yaml is the paper's.
+    The defaults are ours (at_prefix); conf/agent/at.yaml is the paper's. A learner of single
+    transitions, such as td3_bc, has no chains: it uses name, reward_scale and told alone.
     """
 
     name: str = setting("at_prefix", "Name of the agent in records and figures.")
@@ -407,7 +409,8 @@ class ActorCriticConfig:
 class TD3BCConfig(ActorCriticConfig):
     """Describes TD3+BC (arXiv 2106.06860) and TD3, the references of agent=td3_bc and agent=td3.
 
-    Of `train` it uses steps, log_every, checkpoint_every, keep, keep_best and profile.
+    Of `train` it uses steps, log_every, eval_every, eval_tasks, checkpoint_every, keep, keep_best
+    and profile.
     """
 
     alpha: float = setting(
@@ -428,7 +431,8 @@ class TD3BCConfig(ActorCriticConfig):
 class IQLConfig(ActorCriticConfig):
     """Describes IQL (implicit Q-learning, arXiv 2110.06169), the reference of agent=iql.
 
-    Of `train` it uses steps, log_every, checkpoint_every, keep, keep_best and profile.
+    Of `train` it uses steps, log_every, eval_every, eval_tasks, checkpoint_every, keep, keep_best
+    and profile.
     """
 
     expectile: float = setting(

@@ -393,6 +393,11 @@ def check_agent(group: str, agent: AgentConfig, command: TrainCommand) -> None:
             f"{group}.imitate={agent.imitate} with {group}.learner={agent.learner}",
             f"{group}.imitate=taken: transitions have the actions that were taken",
         )
+    if not in_context and agent.top < 1:
+        raise_config_error(
+            f"{group}.top={agent.top} with {group}.learner={agent.learner}",
+            f"{group}.top=1: transitions are drawn from all trajectories",
+        )
     check_told(group, agent, command.task)
     if agent.weighting == "advantage" and not in_context:
         raise_config_error(

@@ -91,6 +91,8 @@ BAD = [
     ("agent.return_conditioning=nothing", "nearest: none"),
     ("agent=at_value agent.return_conditioning=return", "allowed: agent.return_conditioning=none"),
     ("agent=td3_bc agent.weighting=advantage", "a head of the transformer"),
+    ("agent=bc10 agent.learner=td3", "agent.top=1: transitions are drawn from all"),
+    ("agent=iql agent.top=0.5", "agent.top=0.5 with agent.learner=iql"),
     ("agent.learner=tdd3", "transformer, <module>:<NAME>\n  nearest: td3"),
     ("-m agent.learner=td3,nowhere.learner:MINE", "there is no module nowhere.learner"),
     ("agent=at_value agent.learner=tests.linear_learner:LINEAR", "a head of the transformer"),
