@@ -97,7 +97,16 @@ def test_every_package_of_the_library_has_its_place():
 
 @pytest.mark.parametrize(
     "name",
-    ["config", "errors", "imports", "learners", "random_streams", "run_files", "settings"],
+    [
+        "config",
+        "errors",
+        "imports",
+        "learners",
+        "random_streams",
+        "run_files",
+        "same_run",
+        "settings",
+    ],
 )
 def test_what_every_package_may_import_imports_none_of_them(name):
     found = imports(ROOT / "agentic_transformer" / f"{name}.py")
