@@ -120,7 +120,8 @@ class DataConfig:
     )
     tasks: int = setting(
         300,
-        "Number of tasks that the trajectories are relabelled with, where parameters are hidden.",
+        "Number of tasks that the trajectories are relabelled with, where parameters are hidden; "
+        "refused on a command line where none are.",
         minimum=1,
         maximum=100_000,
     )
@@ -153,7 +154,7 @@ class AgentConfig:
     """Describes a chain of trajectories, and which of its actions are imitated.
 
     The defaults are ours (at_prefix); conf/agent/at.yaml is the paper's. A learner of single
-    transitions, such as td3_bc, has no chains: it uses name, reward_scale and told alone.
+    transitions, such as td3_bc, has no chains: it uses learner, name, reward_scale and told.
     """
 
     name: str = setting("at_prefix", "Name of the agent in records and figures.")

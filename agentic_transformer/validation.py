@@ -29,7 +29,7 @@ from agentic_transformer.config import (
 )
 from agentic_transformer.contexts.chains import available_episodes
 from agentic_transformer.errors import listing, nearest, raise_config_error
-from agentic_transformer.learners import check_learner, is_in_context
+from agentic_transformer.learners import LEARNERS, check_learner, is_in_context
 from agentic_transformer.online.checks import check_rounds
 from agentic_transformer.settings import (
     format_value,
@@ -393,7 +393,8 @@ def check_agent(group: str, agent: AgentConfig, command: TrainCommand) -> None:
             f"{group}.imitate={agent.imitate} with {group}.learner={agent.learner}",
             f"{group}.imitate=taken: transitions have the actions that were taken",
         )
-    if not in_context and agent.top < 1:
+    # One of a user's own may draw transitions as it likes.
+    if agent.learner in LEARNERS and not in_context and agent.top < 1:
         raise_config_error(
             f"{group}.top={agent.top} with {group}.learner={agent.learner}",
             f"{group}.top=1: transitions are drawn from all trajectories",

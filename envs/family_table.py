@@ -94,7 +94,7 @@ class Parameter:
         if len(numbers) == self.size and np.isfinite(numbers).all():
             rounded = self._rounded(numbers)
             nearest = np.clip(rounded, low, high)
-            if (nearest == rounded).all() and (self.fits is None or self.fits(numbers)):
+            if (nearest == rounded).all() and (self.fits is None or self.fits(rounded)):
                 return _value(rounded)
             near = f"; nearest match: {_value(nearest)}" if (nearest != rounded).any() else ""
         else:

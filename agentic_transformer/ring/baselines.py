@@ -161,10 +161,7 @@ def _attend_within_lengths(
     if length is None:
         return attend(query, key, value, segment_ids)
     length = jnp.broadcast_to(clipped(length, 0, query.shape[1]), query.shape[0])
-    sequence = query.shape[1]
-    return attend_within_lengths(
-        attend, (query, key, value), segment_ids, position, sequence, length
-    )
+    return attend_within_lengths(attend, (query, key, value), segment_ids, position, length)
 
 
 def _dense(query, key, value, queries: QueryIntervals, keys: KeyPositions) -> jax.Array:

@@ -31,33 +31,32 @@ def attend_within_lengths(
     arrays: tuple[jax.Array, jax.Array, jax.Array],
     segment_ids: jax.Array | None,
     position: jax.Array,
-    sequence: int,
     length: jax.Array,
 ) -> jax.Array:
     """Attends in rows that have a length each, by `attend(*arrays, segment_ids)`.
 
-    Padding becomes segments of its own, in ascending order. It holds zeros on the way in and on the
-    way out: neither the padding nor its cotangent reaches a gradient.
+    Padding becomes a segment of its own, or several short ones if the caller gives no segments. It
+    holds zeros on the way in and on the way out: neither the padding nor its cotangent reaches a
+    gradient.
 
     Args:
         attend: attention within segments.
         arrays: query, key and value, (batch, tokens, heads, head_dim).
         segment_ids: (batch, tokens), or None for one segment.
         position: (tokens,), natural positions.
-        sequence: tokens of the whole sequence, on all devices.
         length: (batch,).
 
     Returns:
         (batch, tokens, heads, head_dim).
     """
     real = position[None] < length[:, None]  # (batch, tokens)
-    segment_ids = (
-        jnp.zeros(real.shape, jnp.int32) if segment_ids is None else signed_ids(segment_ids)
-    )
-    pad_id = jnp.iinfo(segment_ids.dtype).min  # other ids start above those of padding
-    pad_ids = pad_id + (position // _PAD_BLOCK).astype(segment_ids.dtype)
-    first_id = pad_id + -(-sequence // _PAD_BLOCK)
-    segment_ids = jnp.where(real, jnp.maximum(segment_ids, first_id), pad_ids[None])
+    if segment_ids is None:
+        # Ascending: kernels compare the smallest and the largest id of two blocks.
+        segment_ids = jnp.where(real, 0, 1 + position[None] // _PAD_BLOCK)
+    else:
+        segment_ids = signed_ids(segment_ids)
+        pad_id = jnp.iinfo(segment_ids.dtype).min  # other ids start above it
+        segment_ids = jnp.where(real, jnp.maximum(segment_ids, pad_id + 1), pad_id)
     real = real[..., None, None]
     output = attend(*(jnp.where(real, array, 0) for array in arrays), segment_ids)
     return jnp.where(real, output, 0)

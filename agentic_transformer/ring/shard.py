@@ -155,8 +155,7 @@ def attend_shard(
             return attend_before_padding(attend, arrays, position, length)
         if jnp.ndim(length):
             # Lengths of rows become segments, so the ring gets no length.
-            sequence = query.shape[1] * config.ring_size
-            return attend_within_lengths(attend, arrays, segment_ids, position, sequence, length)
+            return attend_within_lengths(attend, arrays, segment_ids, position, length)
     return _attend(config, query, key, value, segment_ids, length)
 
 
