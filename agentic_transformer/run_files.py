@@ -67,17 +67,21 @@ def written_settings(settings: Any) -> dict[str, Any]:
     return yaml.safe_load(_as_yaml(settings))
 
 
-def read_settings(folder: Path) -> dict[str, Any]:
-    """Returns the settings in a run's folder by group, as they stand there.
+def read_settings(folder: Path, *last_keys: str) -> dict[str, Any]:
+    """Returns the settings in the `config.yaml` of a folder by group, as they stand there.
 
     They may have earlier names, and those that are newer than the file are missing.
+
+    Args:
+        folder: with the file.
+        *last_keys: settings that the file has to hold if it has no marks, see `check_not_cut`.
 
     Raises:
         UserError: they cannot be read, or were cut short.
     """
     path = folder / CONFIG
     try:
-        check_not_cut(path, LAST_KEY)
+        check_not_cut(path, *last_keys)
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise TypeError("not a mapping")

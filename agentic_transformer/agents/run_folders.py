@@ -8,7 +8,7 @@ from pathlib import Path
 
 from agentic_transformer.config import EvalConfig
 from agentic_transformer.errors import UserError, listing, nearest, raise_config_error
-from agentic_transformer.run_files import CONFIG, read_settings
+from agentic_transformer.run_files import CONFIG, LAST_KEY, read_settings
 from agentic_transformer.settings import format_value, settings_of
 
 RESULTS = Path(__file__).parents[2] / "experiments" / "results"
@@ -86,7 +86,7 @@ def read_acting(run: Path) -> EvalConfig:
     path = run / CONFIG
     if not path.exists():
         return EvalConfig()
-    there = read_settings(run).get("eval", {})
+    there = read_settings(run, LAST_KEY).get("eval", {})
     if not isinstance(there, dict):
         raise_config_error(f"{path} does not hold settings: eval is no group of them")
     values = {key: there[key] for key in _ACTING if key in there}

@@ -9,7 +9,7 @@ import pandas as pd
 from agentic_transformer.config import TrainCommand
 from agentic_transformer.run_files import LEARNING_CURVE
 from experiments.reports.hyperparameters import save_hyperparameters
-from experiments.reports.pictures import picture
+from experiments.reports.pictures import drawing_failure
 
 
 def show_training(config: TrainCommand, run: Path) -> None:
@@ -27,6 +27,6 @@ def show_training(config: TrainCommand, run: Path) -> None:
         learning_curves([(config.agent.name, config.task, pd.read_csv(curve))], path)
 
     curve = run / LEARNING_CURVE
-    if curve.exists() and picture(curve.with_suffix(".png"), draw):
+    if curve.exists() and not drawing_failure(curve.with_suffix(".png"), draw):
         print(curve.with_suffix(".png"), flush=True)
     save_hyperparameters(config, run)

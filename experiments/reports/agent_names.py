@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
+from agentic_transformer import run_files
 from agentic_transformer.config import rename_settings, with_defaults
-from agentic_transformer.errors import shorten
 from agentic_transformer.evaluation.results_folder import read_command, read_settings
-from agentic_transformer.run_files import CONFIG, check_not_cut
+from agentic_transformer.run_files import CONFIG
 from agentic_transformer.settings import flat
 from experiments.cli.run_status import saved_step
 
@@ -144,14 +141,8 @@ def settings_in(folder: Path) -> dict[str, Any]:
         ValueError: the file holds something else.
     """
     path = folder / CONFIG
-    try:
-        if path.exists():
-            check_not_cut(path)
-        settings = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else {}
-    except (OSError, OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
-        words = " ".join(str(error).split())
-        raise ValueError(shorten(f"{path} cannot be read: {words}")) from None
-    if not isinstance(settings, dict) or not isinstance(settings.get("eval", {}), dict):
-        raise ValueError(f"{path} does not hold settings")
+    settings = run_files.read_settings(folder) if path.exists() else {}
+    if not isinstance(settings.get("eval", {}), dict):
+        raise ValueError(f"{path} does not hold settings: eval={settings['eval']}")
     rename_settings(settings)
     return with_defaults(settings)

@@ -85,10 +85,8 @@ def write_report(runs: Sequence[Path], path: Path, conditions: Sequence[str] = (
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "report"
         # What `present` prints names files that are about to go.
-        with contextlib.redirect_stdout(io.StringIO()) as said:
+        with contextlib.redirect_stdout(io.StringIO()):
             notes = present(runs, folder, conditions=conditions)
-        missing = [line for line in said.getvalue().splitlines() if line.startswith(f"no {folder}")]
-        notes += [line.replace(f"{folder}/", "") for line in missing]
         print("".join(f"{note}\n" for note in notes), end="", flush=True)
         summary = pd.read_csv(folder / "summary.csv")
         figures = [

@@ -14,7 +14,7 @@ from agentic_transformer.evaluation.results_folder import find_records
 from agentic_transformer.evaluation.statistics import last_returns
 from agentic_transformer.run_files import LEARNING_CURVE, METRICS
 from agentic_transformer.settings import flat, format_value
-from experiments.reports.pictures import picture
+from experiments.reports.pictures import drawing_failure
 
 _ELSEWHERE = ("run", "resume", "init", "logger", "data.root", "data.cache")
 """Settings that say where things lie."""
@@ -44,7 +44,7 @@ def save_hyperparameters(settings: Any, run: Path, results: Path | None = None) 
     folder = run / "tensorboard" / "hparams"
     shutil.rmtree(folder, ignore_errors=True)
     if last_metrics(run):  # else there is nothing to compare by
-        picture(folder, write)
+        drawing_failure(folder, write)
 
 
 def last_metrics(run: Path) -> dict[str, float]:

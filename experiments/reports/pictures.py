@@ -11,7 +11,7 @@ import numpy as np
 from agentic_transformer.errors import shorten
 
 
-def picture(path: Path, draw: Callable[[Path], object]) -> bool:
+def drawing_failure(path: Path, draw: Callable[[Path], object]) -> str:
     """Draws a picture in place of an earlier one; never raises an error.
 
     If it fails, one line says why, and there is no picture.
@@ -21,7 +21,7 @@ def picture(path: Path, draw: Callable[[Path], object]) -> bool:
         draw: draws it to the path that it is given.
 
     Returns:
-        Whether the picture is there.
+        Why the picture is not there; empty if it is.
     """
     try:
         path.unlink(missing_ok=True)
@@ -30,9 +30,10 @@ def picture(path: Path, draw: Callable[[Path], object]) -> bool:
         with suppress(OSError):
             path.unlink(missing_ok=True)
         words = " ".join(str(error).split())
-        print(shorten(f"no {path}: {type(error).__name__}: {words}"), flush=True)
-        return False
-    return True
+        reason = shorten(f"{type(error).__name__}: {words}")
+        print(f"no {path}: {reason}", flush=True)
+        return reason
+    return ""
 
 
 def plane_limit(positions: np.ndarray, goals: np.ndarray, radius: float) -> float:

@@ -37,7 +37,7 @@ from experiments.cli.run_status import jobs, results_of, saved_step
 from experiments.reports.agent_names import agent_names, with_name
 from experiments.reports.anchors import choose_anchors, read_anchors
 from experiments.reports.paper import beside_paper, paper_text
-from experiments.reports.pictures import picture
+from experiments.reports.pictures import drawing_failure
 from experiments.reports.return_table import reported, table_text
 
 
@@ -64,7 +64,8 @@ def present(
         formats: png, pdf or svg, of the figures.
 
     Returns:
-        What a reader of the tables must know, a line each; it is printed too.
+        What a reader of the tables and figures must know, a line each, also which figures could
+        not be drawn and why; it is printed too.
 
     Raises:
         ValueError: a run has no records, the records cannot be read together or lack all of the
@@ -105,12 +106,13 @@ def present(
     published, unfit = choose_anchors(summary, read_anchors()) if anchors else (None, [])
     for line in unfit:
         print(line, flush=True)
-    drawn = _draw(runs, names, tables, written | {"records": shown}, published, out, formats)
-    print(
-        "\n".join(str(out / name) for name in [*drawn, *(f"{name}.csv" for name in written)]),
-        flush=True,
-    )
-    return notes
+    failures = _draw(runs, names, tables, written | {"records": shown}, published, out, formats)
+    made = [
+        *(name for name, failure in failures.items() if not failure),
+        *(f"{name}.csv" for name in written),
+    ]
+    print("\n".join(str(out / name) for name in made), flush=True)
+    return notes + [f"no {name}: {failure}" for name, failure in failures.items() if failure]
 
 
 def _check_no_records_are_lost(out: Path) -> None:
@@ -190,10 +192,20 @@ def _draw(
     published: pd.DataFrame | None,
     out: Path,
     formats: Sequence[str],
-) -> list[str]:
-    """Draws the figures that have something to show, and returns their names.
+) -> dict[str, str]:
+    """Draws the figures that have something to show.
 
-    `names` and `records_of` are of the runs, one each; `tables` are of all runs together.
+    Args:
+        runs: run folders.
+        names: their agents' names.
+        records_of: their records.
+        tables: tables of all runs together, by name.
+        published: returns of others that are drawn as lines, if any.
+        out: folder of the figures.
+        formats: suffixes of their files.
+
+    Returns:
+        Why each of these figures could not be drawn, by the name of its file; empty if it is there.
     """
     tasks = [table["task"].iloc[0] for table in records_of]
     summary = tables["summary"]
@@ -261,7 +273,7 @@ def _draw(
         if shows
         for suffix in formats
     ]
-    return [file for file, draw in files if picture(out / file, partial(_draw_figure, draw))]
+    return {file: drawing_failure(out / file, partial(_draw_figure, draw)) for file, draw in files}
 
 
 def _draw_figure(draw: Callable[[ModuleType, Path], None], path: Path) -> None:

@@ -20,7 +20,7 @@ from agentic_transformer.config import EvaluateCommand
 from agentic_transformer.evaluation.results_folder import ROLLOUTS, VIDEO
 from envs.gymnasium_tasks import is_gymnasium
 from envs.video_files import write_frames
-from experiments.reports.pictures import picture, plane_limit
+from experiments.reports.pictures import drawing_failure, plane_limit
 from experiments.reports.return_table import return_text
 
 FRAMES_PER_SECOND = 10
@@ -59,7 +59,7 @@ def save_video(config: EvaluateCommand, run: Path, folder: Path) -> None:
     def draw(path: Path) -> None:
         write_attempts(path, rollouts, config.eval.trajectories)
 
-    if picture(folder / VIDEO, draw):
+    if not drawing_failure(folder / VIDEO, draw):
         print(folder / VIDEO, flush=True)
 
 

@@ -7,7 +7,7 @@ from matplotlib.patches import Circle
 from PIL import Image, ImageDraw
 
 from experiments.reports.attempts_figure import attempts
-from experiments.reports.pictures import picture
+from experiments.reports.pictures import drawing_failure
 from experiments.reports.video import HEADER, PANEL, PAUSE, write_attempts
 
 COLOURS = {"path": "#0b5fa5", "goal": "#8fc04e", "wall": "#b8b0a4", "paper": "#ffffff"}
@@ -55,7 +55,7 @@ def test_a_video_that_a_full_disk_cut_off_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(imageio, "imwrite", cut_off)
     path = tmp_path / "attempts.mp4"
     drawn = rollouts(tasks=2, attempts=3, steps=4)
-    assert not picture(path, lambda path: write_attempts(path, drawn, [1, 2]))
+    assert drawing_failure(path, lambda path: write_attempts(path, drawn, [1, 2]))
     assert not path.exists()
 
 
