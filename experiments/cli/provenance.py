@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import subprocess
 import sys
@@ -45,8 +46,20 @@ def collect(command: list[str], seeds: dict[str, int]) -> dict[str, Any]:
         "seeds": seeds,
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
         "packages": {name: version(name) for name in PACKAGES},
     }
+
+
+def _processor() -> str:
+    """Returns the model of the CPU, as Linux names it; elsewhere what Python knows of it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def changes() -> str | None:

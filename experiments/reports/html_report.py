@@ -61,8 +61,8 @@ _BESIDE = 4
 """Runs that get a column each; more get a row each, which a page has room for."""
 
 _FACTS = (
-    *("started", "command", "commit", "dirty", "python", "platform", "device_kind", "devices"),
-    *("episodes", "episodes_there"),
+    *("started", "command", "commit", "dirty", "python", "platform", "processor"),
+    *("device_kind", "devices", "episodes", "episodes_there"),
 )
 """Provenance that is shown for each run; the setting `data.episodes` may ask for more episodes than
 there were."""

@@ -62,6 +62,7 @@ def test_a_run_describes_itself(command):
         len(facts["commit"]) == 40
         and isinstance(facts["dirty"], bool)
         and facts["packages"]["jax"]
+        and facts["processor"]
         and facts["started"]
     )
 
