@@ -23,6 +23,7 @@ class ActionRepeatView:
         action_size: numbers of an action.
         steps: T of every trajectory.
         lengths: (E,), T for each trajectory, as a store has it.
+        cached, digest: as a store has them.
     """
 
     def __init__(self, store: Store, action_repeat: int = 1, horizon: int | None = None) -> None:
@@ -45,7 +46,7 @@ class ActionRepeatView:
         self.steps = steps
         self._store, self._repeat = store, action_repeat
         self.lengths = np.full_like(whole, self.steps)
-        self.episodes, self.cached = store.episodes, store.cached
+        self.episodes, self.cached, self.digest = store.episodes, store.cached, store.digest
         self.observation_size, self.action_size = store.observation_size, store.action_size
 
     def load(self, indices: Sequence[int] | np.ndarray) -> Trajectories:

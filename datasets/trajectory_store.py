@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -38,6 +39,7 @@ class Store:
 
     Attributes:
         cached: number of episodes in the cache; `episodes` of them were drawn.
+        digest: the same for caches of the same episodes in the same order, wherever they lie.
         lengths: (E,) transitions T of each trajectory.
     """
 
@@ -77,6 +79,7 @@ class Store:
             ) from error
         # An episode of T transitions has T + 1 rows; here is the number of its row 0.
         first_rows = np.cumsum(lengths + 1) - (lengths + 1)
+        self.digest = _digest(lengths, rows)
         self.cached, chosen = len(lengths), np.arange(len(lengths))
         if episodes is not None and episodes < len(lengths):
             rng = np.random.default_rng(seed)
@@ -298,6 +301,13 @@ class Store:
                 f"trajectories read together must be of one length, these have {lengths.tolist()}"
             )
         return int(lengths[0])
+
+
+def _digest(lengths: np.ndarray, rows: dict[str, Rows]) -> str:
+    """Returns 16 digits that tell the episodes of a cache from others."""
+    checksums = {field: array.checksum for field, array in rows.items()}
+    text = f"{lengths.tolist()} {sorted(checksums.items())}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _derived(task: Task, mode: str) -> bool:

@@ -19,7 +19,7 @@ from agentic_transformer.training import distributed
 from agentic_transformer.training.checkpoint import Checkpoints
 from agentic_transformer.training.computation import computation_line
 from agentic_transformer.training.initial import InitialAgent, with_scales_of
-from agentic_transformer.training.learned_data import count_episodes, describe_change
+from agentic_transformer.training.learned_data import describe_change, describe_episodes
 from agentic_transformer.training.learner import Learner, check_devices
 from agentic_transformer.training.literal_path import check_path
 from agentic_transformer.training.loop import evaluation_due, fit, prefetch, profiled
@@ -100,7 +100,7 @@ def train(
     else:
         state = checkpoints.state(newest, learner.abstract_state(), spec.to_dict())
     if distributed.is_first():
-        note(computation=learner.computation, **count_episodes(data.store))
+        note(computation=learner.computation, **describe_episodes(data.store))
         print(computation_line(learner.computation), flush=True)
     if initial:
         state = state._replace(params=initial.params(learner.abstract_state().params))

@@ -11,7 +11,7 @@ import pandas as pd
 from agentic_transformer import run_files
 from agentic_transformer.config import rename_settings, with_defaults
 from agentic_transformer.evaluation.results_folder import read_command, read_settings
-from agentic_transformer.run_files import CONFIG
+from agentic_transformer.run_files import CONFIG, PROVENANCE, read_json
 from agentic_transformer.settings import flat
 from experiments.cli.run_status import saved_step
 
@@ -36,8 +36,9 @@ def agent_names(
 
     If agents of one name differ in settings on one task, as those of a sweep do, these settings are
     added to their names. Runs that start from seeds of one pretrained agent (`init`) do not differ
-    in that. A run without settings, of which only the records are there, keeps the name in its
-    records: what it differs in is not known.
+    in that, nor do runs on the same episodes in several places (`data.root`). A run without
+    settings, of which only the records are there, keeps the name in its records: what it differs in
+    is not known.
 
     Args:
         runs: run folders.
@@ -50,10 +51,13 @@ def agent_names(
     kinds = [tuple(table[["agent", "task"]].iloc[0]) for table in tables]
     settings = [_settings_of(run) for run in runs]
     first_of: dict[str, str] = {}  # the first folder of each pretrained agent stands for its seeds
-    for own in settings:
+    first_place: dict[str, str] = {}  # and the first place of some episodes for the others
+    for run, own in zip(runs, settings, strict=True):
         own.pop(without, None)
         if init := own.get("init"):
             own["init"] = first_of.setdefault(_start(init), init)
+        if own and (episodes := read_json(run / PROVENANCE).get("episodes_digest")):
+            own["data.root"] = first_place.setdefault(episodes, own.get("data.root"))
     names = []
     for kind, own in zip(kinds, settings, strict=True):
         alike = [

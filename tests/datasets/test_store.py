@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 
@@ -109,6 +110,26 @@ def test_an_episode_that_came_late_stands_where_its_number_says(buffer, tmp_path
     assert (
         f"{late.name} belongs before episodes that it holds; built anew" in capsys.readouterr().out
     )
+
+
+def test_a_digest_tells_episodes_from_others_and_not_places(buffer, tmp_path):
+    """Not by how the cache was made either: at once, piece by piece, or by another reader."""
+    digest = datasets.Store(build(buffer)).digest
+    moved = tmp_path / "moved"
+    for number, path in enumerate(sorted(buffer.glob("*.npz"))):
+        moved.mkdir(exist_ok=True)
+        shutil.copy(path, moved)
+        if number in (3, 11):
+            last = datasets.Store(build(moved), budget=0, episodes=number).digest
+    assert last == digest
+    for array, place in (("action", (7, 0)), ("physics", (7, 0)), ("reward", (7,))):
+        changed = shutil.copytree(moved, tmp_path / array)
+        path = sorted(changed.glob("*.npz"))[5]
+        with np.load(path) as stored:
+            episode = dict(stored)
+        episode[array][place] = np.nextafter(episode[array][place], np.float32(2))
+        np.savez(path, **episode)
+        assert datasets.Store(build(changed)).digest != digest
 
 
 def test_a_buffer_that_was_replaced_is_noticed(buffer):

@@ -266,6 +266,18 @@ def test_seeds_that_start_from_seeds_of_one_pretrained_agent_are_one(there, tmp_
     assert found == ([(starts[0], 2), (starts[2], 1)] if there else one_by_one)
 
 
+def test_seeds_on_the_same_episodes_in_several_places_are_one(tmp_path):
+    """By the digest of the episodes; other episodes, and runs without a digest, are told apart."""
+    runs = []
+    for seed, (place, digest) in enumerate((("a", "1"), ("b", "1"), ("c", "2"), ("d", None))):
+        config = f"agent: {{name: at}}\ndata: {{root: {place}}}\nseed: {seed}\n"
+        run = make_run(tmp_path / f"{seed}", make_records(RETURNS, seed=seed), config)
+        write_json(run / "provenance.json", {"episodes_digest": digest} if digest else {})
+        runs.append(run)
+    found = [tuple(row) for row in variants_table(runs)[["agent", "seeds"]].to_numpy()]
+    assert found == [("at data.root=a", 2), ("at data.root=c", 1), ("at data.root=d", 1)]
+
+
 def test_records_without_settings_keep_their_name(sweep, tmp_path):
     """As those that another laboratory sends."""
     alone = make_run(tmp_path / "alone", make_records(RETURNS, seed=2))

@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -29,6 +30,8 @@ from tests.seeds import SEED
 from tests.small_agents import TASK, labelled
 
 pytestmark = pytest.mark.slow
+
+EPISODES = ("episodes", "episodes_there", "episodes_digest")
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +70,7 @@ def test_a_run_is_trained_and_loaded_from_python(config, tmp_path, capsys):
     state = train(config, tmp_path, note=facts.update)
     said = capsys.readouterr().err
     assert "100% 4/4 [" in said and "\r" not in said  # no bar where there is no terminal
-    assert int(state.step) == 4 and facts.keys() == {"episodes", "episodes_there", "computation"}
+    assert int(state.step) == 4 and facts.keys() == {*EPISODES, "computation"}
     assert facts["episodes"] == facts["episodes_there"] == 8
     assert pd.read_csv(tmp_path / "metrics.csv")["step"].tolist() == [2, 4]
     assert Checkpoints(tmp_path).newest() == 4
@@ -154,6 +157,24 @@ def test_a_run_goes_on_with_data_that_moved_and_not_with_others(settings, tmp_pa
 def test_a_run_that_was_told_to_stop_before_its_first_step_saves_nothing(settings, tmp_path):
     assert int(train(settings, tmp_path, lambda: True).step) == 0
     assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_a_run_of_the_same_scales_does_not_go_on_with_other_episodes(config, tmp_path):
+    """Episodes of one number and one mean: two of them lie in the other's place."""
+    (run := tmp_path / "run").mkdir()
+    asked = iter([False, False, True])
+    train(
+        config, run, lambda: next(asked), note=lambda **facts: write_json(run / PROVENANCE, facts)
+    )
+    others = replace(config.data, root=str(tmp_path / "others"))
+    shutil.copytree(config.data.root, others.root, ignore=shutil.ignore_patterns("*.h5"))
+    first, second, *_ = sorted(Path(others.root).rglob("*.npz"))
+    first.rename(first.with_name("aside"))
+    second.rename(first)
+    first.with_name("aside").rename(second)
+    says = "run learned from other episodes than the 8 that are there now"
+    with pytest.raises(ValueError, match=says):
+        train(replace(config, data=others), run)
 
 
 def test_a_run_starts_from_the_parameters_of_another(config, tmp_path):
