@@ -80,7 +80,8 @@ def small_commands(page):
 def _small(name, *words):
     """Returns a command with settings that make it small, and at most two devices and seeds."""
     more = list(SMALL.get(name, []))
-    if {f"agent={baseline}" for baseline in WITHOUT_CONTEXT} & set(words):  # they have no context
+    agents = {name for word in words for name in _values_of(word, "agent")}
+    if agents & {*WITHOUT_CONTEXT}:  # they have no context
         more = [re.sub("^agent.trajectories=2$", "agent.trajectories=1", word) for word in more]
     if name == "collect" and "data.algo=td3" in words:
         more += ["td3.episodes=20"]  # a round of its learner; rounds make up data.episodes
@@ -89,5 +90,11 @@ def _small(name, *words):
     keys = {word.partition("=")[0] for word in more}
     if name == "train" and "--cfg" in words:
         keys, more = set(), []
-    kept = [re.sub(r"^seed=0,1,2$", "seed=0,1", word) for word in words]
+    kept = [re.sub(r"^(seed=\d+,\d+),.*", r"\1", word) for word in words]
     return name, *(word for word in kept if word.partition("=")[0] not in keys), *more
+
+
+def _values_of(word, key):
+    """Returns the values that a word gives to a setting; none if it is of another one."""
+    name, _, values = word.partition("=")
+    return values.split(",") if name == key else []
