@@ -44,7 +44,7 @@ class ListedLearner(LearnerKind):
 _MODEL = ("tokens", "width", "layers", "heads", "feedforward", "head", "components", "scan_layers")
 _TD3_BC = {
     "trains": "agentic_transformer.training.td3_bc:TD3BCLearner",
-    "acts": "agentic_transformer.agents.actor:TD3BCAgent",
+    "acts": "agentic_transformer.agents.actor:ActorAgent",
     "shape": ("td3_bc.width", "td3_bc.layers"),
 }
 
@@ -71,7 +71,7 @@ LEARNERS = {
     ),
     "iql": ListedLearner(
         trains="agentic_transformer.training.iql:IQLLearner",
-        acts="agentic_transformer.agents.actor:IQLAgent",
+        acts="agentic_transformer.agents.actor:ActorAgent",
         shape=("iql.width", "iql.layers"),
         meaning="implicit Q-learning, which values only actions of the data",
         label="IQL",

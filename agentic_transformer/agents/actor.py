@@ -12,24 +12,13 @@ from jax.sharding import Mesh
 from agentic_transformer.agents.attempts import Plays
 from agentic_transformer.agents.base import Context, Trajectory
 from agentic_transformer.contexts.tokens import PreviousStep
-from agentic_transformer.models.actor_critic import (
-    IQL_NETWORKS,
-    TD3_NETWORKS,
-    Graphs,
-    Networks,
-    Params,
-    Shape,
-    init_networks,
-)
+from agentic_transformer.models.actor_critic import Graphs, Params, Shape, init_networks
 from agentic_transformer.models.precision import matmul_precision
 from agentic_transformer.models.spec import AgentSpec
 
 
 class ActorAgent(Plays):
     """Acts with a trained actor, see `agentic_transformer.agents.base.Agent`."""
-
-    networks: Networks
-    """What the learner trains."""
 
     def __init__(self, graphs: Graphs, params: Params, spec: AgentSpec) -> None:
         """Takes trained networks; only the actor is used.
@@ -46,12 +35,12 @@ class ActorAgent(Plays):
     @classmethod
     def init_params(cls, spec: AgentSpec) -> Params:
         """Returns fresh parameters of the networks that are trained."""
-        return init_networks(Shape.of(spec), seed=0, networks=cls.networks)[1]
+        return init_networks(Shape.of(spec), seed=0)[1]
 
     @classmethod
     def from_trained(cls, params: Params, spec: AgentSpec, mesh: Mesh | None = None) -> ActorAgent:
         """Returns the agent that training made; it needs no mesh."""
-        graphs, _ = init_networks(Shape.of(spec), seed=0, networks=cls.networks)
+        graphs, _ = init_networks(Shape.of(spec), seed=0)
         return cls(graphs, params, spec)
 
     def new_context(self, batch: int, trajectories: int) -> Context:
@@ -77,15 +66,3 @@ class ActorAgent(Plays):
     def append(self, context: Context, trajectory: Trajectory) -> Context:
         """Returns the context as it is: this agent remembers no trajectories."""
         return context
-
-
-class TD3BCAgent(ActorAgent):
-    """Acts with the actor of TD3 or TD3+BC."""
-
-    networks = TD3_NETWORKS
-
-
-class IQLAgent(ActorAgent):
-    """Acts with the actor of IQL."""
-
-    networks = IQL_NETWORKS

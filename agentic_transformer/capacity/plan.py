@@ -13,7 +13,7 @@ from agentic_transformer.capacity.hlo_permutes import Permute, count_overlap
 from agentic_transformer.capacity.outcome import Accepted, Refused
 from agentic_transformer.capacity.workload import Workload
 from agentic_transformer.config import PlanCommand
-from agentic_transformer.ring.kernels import choose
+from agentic_transformer.ring.kernels import select
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Plan:
             return ""
         platform, head_dim = workload.topology.platform, model.width // model.heads
         # The masks of a row that is one chain are causal or full.
-        return choose(model.kernel, platform, model.dtype, head_dim, static=True).reason
+        return select(model.kernel, platform, model.dtype, head_dim, static=True).reason
 
     @property
     def verdict(self) -> str:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from agentic_transformer.config import ActorCriticConfig, TD3Config
+from agentic_transformer.config import ActorCriticConfig, IQLConfig, TD3Config
 from agentic_transformer.models.spec import AgentSpec
 
 Params = dict[str, nnx.State]
@@ -23,7 +23,7 @@ class Shape(NamedTuple):
     action: int
     """Numbers of an action."""
     config: ActorCriticConfig | TD3Config
-    """Width and number of the hidden layers."""
+    """Width and number of the hidden layers; that of IQL also asks for a `Value`."""
     layer_norm: bool = False
     """Whether the outputs of hidden layers are normalized, which steadies online learning."""
 
@@ -100,26 +100,16 @@ class Graphs(NamedTuple):
     """Of IQL alone."""
 
 
-class Networks(NamedTuple):
-    """Names the networks of a learner."""
-
-    trained: dict[str, type[nnx.Module]]
-    """Those that have an optimizer, by name."""
-    followed: tuple[str, ...]
-    """Those of them that a target network follows."""
-
-
-TD3_NETWORKS = Networks({"actor": Actor, "critics": Critics}, followed=("actor", "critics"))
-IQL_NETWORKS = Networks({"actor": Actor, "critics": Critics, "value": Value}, followed=("critics",))
-
-
-def init_networks(
-    shape: Shape, seed: int, networks: Networks = TD3_NETWORKS
-) -> tuple[Graphs, Params]:
+def init_networks(shape: Shape, seed: int) -> tuple[Graphs, Params]:
     """Returns fresh networks; the target networks begin as copies of those that they follow."""
+    networks = {"actor": Actor, "critics": Critics}
+    followed = ("actor", "critics")
+    if isinstance(shape.config, IQLConfig):
+        networks["value"] = Value
+        followed = ("critics",)
     rngs = nnx.Rngs(seed)
     graphs, params = {}, {}
-    for name, network in networks.trained.items():
+    for name, network in networks.items():
         graphs[name], params[name] = nnx.split(network(shape, rngs), nnx.Param)
-    targets = {f"target_{name}": params[name] for name in networks.followed}
+    targets = {f"target_{name}": params[name] for name in followed}
     return Graphs(**graphs), params | jax.tree.map(jnp.copy, targets)

@@ -41,7 +41,7 @@ _FUNCTIONS = {
     "dense": baselines.dense,
     "memory_efficient": baselines.memory_efficient,
     "blockwise": baselines.blockwise,
-    "all_gather": baselines.all_gather,
+    "all_gather": attend_shard,  # its configuration says that it gathers
 }
 """Functions `(config, query, key, value, segment_ids, length) -> output` of the backbones."""
 
@@ -133,9 +133,7 @@ def attention(
     kernel = selection and selection.kernel
     if kernel is not None and any(isinstance(x, jax.core.Tracer) for x in (query, key, value)):
         kernel = kernel.for_call()
-    config = config._replace(
-        kernel=kernel, all_gather=False, precision=resolve_precision(precision)
-    )
+    config = config._replace(kernel=kernel, precision=resolve_precision(precision))
     compiled = _compiled(backbone, config, mesh, axis, batch_axis)
     return compiled(query, key, value, segment_ids, length)
 

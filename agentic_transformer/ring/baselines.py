@@ -1,4 +1,4 @@
-"""Defines the baselines of the ring: dense, memory efficient, blockwise and all-gather attention.
+"""Defines the baselines of the ring: dense, memory efficient and blockwise attention.
 
 JAX differentiates dense and memory efficient attention. All functions take arrays in the layout
 order of a ring of any size.
@@ -139,11 +139,6 @@ def blockwise(config: RingConfig, query, key, value, segment_ids, length) -> jax
     alone = config._replace(axis=None, ring_size=1)
     output = attend_shard(alone, *map(reorder, (query, key, value, segment_ids)), length)
     return to_layout(output, config.ring_size, config.layout)
-
-
-def all_gather(config: RingConfig, query, key, value, segment_ids, length) -> jax.Array:
-    """Computes one device's part of attention after an all-gather of all keys and values."""
-    return attend_shard(config._replace(all_gather=True), query, key, value, segment_ids, length)
 
 
 def _attend_within_lengths(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from agentic_transformer.ring.config import RingConfig
-from agentic_transformer.ring.kernels import Kernel, Selection, choose
+from agentic_transformer.ring.kernels import Kernel, Selection, select
 from agentic_transformer.ring.layout import check_layout, shard_positions
 from agentic_transformer.ring.mesh import check_manual
 from agentic_transformer.ring.options import ShardOptions, check_options
@@ -105,14 +105,14 @@ def selection_for(
     Only the shapes and dtypes of the arrays matter.
 
     Raises:
-        ValueError: see `kernels.choose`; or the kernel that was asked for does not support the
+        ValueError: see `kernels.select`; or the kernel that was asked for does not support the
             masks.
     """
     # Padding at the end needs no mask of its own under a causal one.
     has_length = length is not None and not config.causal
     window = config.window is not None and config.ring_size == 1
     others = config._replace(window=None) if window else config
-    selection = choose(
+    selection = select(
         kernel,
         platform,
         query.dtype,

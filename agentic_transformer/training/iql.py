@@ -18,9 +18,10 @@ from flax import nnx
 from agentic_transformer.config import IQLConfig, TrainCommand
 from agentic_transformer.contexts.relabelled import RelabelledDataset
 from agentic_transformer.contexts.transitions import Transitions
-from agentic_transformer.models.actor_critic import IQL_NETWORKS, Graphs, Shape, init_networks
+from agentic_transformer.models.actor_critic import Graphs, Shape, init_networks
 from agentic_transformer.models.precision import matmul_precision
 from agentic_transformer.models.spec import AgentSpec
+from agentic_transformer.models.value_head import expectile_loss
 from agentic_transformer.training.actor_critic import (
     ActorCriticLearner,
     Step,
@@ -45,7 +46,7 @@ class IQLLearner(ActorCriticLearner):
             data: trajectories and rewards.
             spec: the agent.
         """
-        graphs, params = init_networks(Shape.of(spec), config.seed, IQL_NETWORKS)
+        graphs, params = init_networks(Shape.of(spec), config.seed)
         step = make_iql_step(graphs, config.iql, config.model.precision)
         super().__init__(config, config.iql, data, spec, params, step)
 
@@ -65,8 +66,7 @@ def value_loss(
         action_value: (B,) q = min_i Q'_i(s, a) of the target critics.
     """
     error = action_value - nnx.merge(graphs.value, value)(batch.observation)
-    weight = jnp.where(error < 0, 1 - config.expectile, config.expectile)
-    return jnp.mean(weight * error**2)
+    return jnp.mean(expectile_loss(error, config.expectile))
 
 
 def actor_loss(

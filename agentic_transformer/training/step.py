@@ -65,13 +65,7 @@ def make_train_step(
     Returns:
         A function of (state, sharded tokens) -> (state, metrics). It consumes the state.
     """
-    weights_of = make_loss_weights(
-        sequence_length,
-        spec.agent.trajectories,
-        mesh,
-        spec.model.layout,
-        value_at=spec.model.tokens if _learns_value(spec) else None,
-    )
+    weights_of = make_loss_weights(spec, mesh, sequence_length)
     loss_fn = make_loss_fn(graph, spec, mesh, sequence_length, weights_of, fsdp)
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
     if grad_accum_steps > 1:
@@ -244,9 +238,7 @@ def accumulate_grads(grad_fn: Callable, steps: int, mesh: Mesh) -> Callable:
     return accumulated
 
 
-def make_loss_weights(
-    sequence_length: int, trajectories: int, mesh: Mesh, layout: str, value_at: str | None = None
-) -> LossWeights:
+def make_loss_weights(spec: AgentSpec, mesh: Mesh, sequence_length: int) -> LossWeights:
     """Returns a function that maps tokens to their weights in every reported loss.
 
     `loss` weights all learned actions. `first_step_loss` weights those at step 0 of a trajectory.
@@ -256,20 +248,19 @@ def make_loss_weights(
     the learned ones, as `loss` does without a value.
 
     Args:
-        sequence_length: tokens of a row before padding.
-        trajectories: how many trajectories a row holds.
+        spec: the agent.
         mesh: devices; its ring decides the order of tokens.
-        layout: "zigzag" or "contiguous".
-        value_at: tokens of a step, "packed" or "separate", where a value is learned; else None.
+        sequence_length: tokens of a row before padding.
     """
+    trajectories, layout = spec.agent.trajectories, spec.model.layout
     # 1-based trajectory of each token; 0 is padding. (S,)
     number = np.arange(sequence_length) // (sequence_length // trajectories) + 1
     number = to_layout(number, mesh.shape[RING], layout, axis=0)
     reported = [n for n in range(1, trajectories + 1) if n & (n - 1) == 0 or n == trajectories]
     if trajectories == 1:
         reported = []
-    if value_at is not None:
-        kind = TOKEN_LAYOUTS[value_at]
+    if _learns_value(spec):
+        kind = TOKEN_LAYOUTS[spec.model.tokens]
         # 1 at tokens that predict an action, 0 at others and at padding. (S,)
         acts = np.arange(sequence_length) % kind.tokens_per_step == kind.action_token
         acts = to_layout(acts.astype(np.float32), mesh.shape[RING], layout, axis=0)
@@ -280,7 +271,7 @@ def make_loss_weights(
         first = tokens.weight * (tokens.timestep == 0)
         by_place = {f"first_step_loss_{n}": first * (number == n) for n in reported}
         weights = {"loss": tokens.weight, "first_step_loss": first} | by_place
-        if value_at is not None:
+        if _learns_value(spec):
             weights["action_loss"] = tokens.weight
             weights["value_loss"] = jnp.broadcast_to(acts, tokens.weight.shape)
         return weights

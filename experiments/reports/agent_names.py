@@ -12,17 +12,12 @@ from agentic_transformer import run_files
 from agentic_transformer.config import rename_settings, with_defaults
 from agentic_transformer.evaluation.results_folder import read_command, read_settings
 from agentic_transformer.run_files import CONFIG, PROVENANCE, read_json
-from agentic_transformer.settings import flat
+from agentic_transformer.same_run import MAY_CHANGE
+from agentic_transformer.settings import flat, lies_in
 from experiments.cli.run_status import saved_step
 
-SHARED = ("run", "resume", "seed", "eval", "mesh", "baseline", "logger")
+SHARED = ("seed", "baseline", *(key for key in MAY_CHANGE if key != "data.root"))
 """Settings in which runs of one agent may differ."""
-
-KEEPING = (
-    *("train.log_every", "train.eval_every", "train.eval_tasks", "train.checkpoint_every"),
-    *("train.keep", "train.keep_best", "train.profile", "data.cache"),
-)
-"""More of them: they say what is logged and kept, and where, not what is learned."""
 
 ACTING = ("target", "temperature", "noise", "window", "held_out")
 """Evaluation settings in which runs of one agent may not differ: the target return, how actions are
@@ -101,8 +96,7 @@ def _settings_of(run: Path) -> dict[str, Any]:
 
 def _learned(config: dict[str, Any]) -> dict[str, Any]:
     """Returns the settings that decide what is learned, by their keys."""
-    kept = {key: value for key, value in config.items() if key not in SHARED}
-    return {key: value for key, value in flat(kept).items() if key not in KEEPING}
+    return {key: value for key, value in flat(config).items() if not lies_in(key, *SHARED)}
 
 
 def _start(init: str) -> str:

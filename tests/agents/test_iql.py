@@ -9,13 +9,13 @@ import pytest
 import scipy.stats
 from flax import nnx
 
-from agentic_transformer.agents.actor import IQLAgent
+from agentic_transformer.agents.actor import ActorAgent
 from agentic_transformer.agents.load import load
 from agentic_transformer.config import AgentConfig, EvalConfig, IQLConfig, TrainCommand
 from agentic_transformer.contexts.transitions import TransitionLoader, Transitions
 from agentic_transformer.evaluation.conditions import evaluation_tasks
 from agentic_transformer.evaluation.rollouts import Evaluation
-from agentic_transformer.models.actor_critic import IQL_NETWORKS, Shape, init_networks
+from agentic_transformer.models.actor_critic import Shape, init_networks
 from agentic_transformer.training.actor_critic import init_actor_critic_state
 from agentic_transformer.training.checkpoint import Checkpoints
 from agentic_transformer.training.iql import IQLLearner, actor_loss, make_iql_step, value_loss
@@ -47,8 +47,8 @@ def loader(data, spec):
 
 def fresh(shape, seed=SEED):
     """Networks whose target critics differ from the critics, as they do after some steps."""
-    graphs, params = init_networks(shape, seed, IQL_NETWORKS)
-    other = init_networks(shape, seed + 1, IQL_NETWORKS)[1]
+    graphs, params = init_networks(shape, seed)
+    other = init_networks(shape, seed + 1)[1]
     params = params | {"target_critics": other["critics"]}
     return graphs, init_actor_critic_state(params, shape.config)
 
@@ -172,7 +172,7 @@ def test_a_step_makes_the_updates_of_the_paper_in_the_order_of_its_code(spec, lo
 def test_it_prefers_the_better_of_two_actions():
     """A reward of 1 for a = 0.5 and of 0 for a = -0.5, without a future: tanh(beta / 2) / 2."""
     config = IQLConfig(width=16, layers=1, learning_rate=1e-2, tau=0.1, discount=0.0)
-    graphs, params = init_networks(one_state(config=config), SEED, IQL_NETWORKS)
+    graphs, params = init_networks(one_state(config=config), SEED)
     state, step = init_actor_critic_state(params, config), make_iql_step(graphs, config)
     action = np.tile([[0.5], [-0.5]], (32, 1)).astype(np.float32)
     seen = np.ones((64, 1), np.float32)
@@ -189,7 +189,7 @@ def test_the_learner_takes_the_settings_of_iql(data, spec):
     seed = SEED + 3
     learner = IQLLearner(TrainCommand(seed=seed, agent=AGENT, iql=CONFIG), data, spec)
     assert learner.learning_rate(7) == CONFIG.learning_rate and learner.tokens_per_batch == 0
-    graphs, params = init_networks(Shape.of(spec), seed, IQL_NETWORKS)
+    graphs, params = init_networks(Shape.of(spec), seed)
     state, expected = learner.init_state(), init_actor_critic_state(params, CONFIG)
     step = make_iql_step(graphs, CONFIG)
     batches = TransitionLoader(data, spec.layout(), CONFIG.batch, seed)
@@ -209,7 +209,7 @@ def test_a_saved_agent_acts_as_it_did_and_resumes_bit_for_bit(spec, loader, tmp_
     checkpoints.close()
     observation = rng(0).normal(size=(3, spec.observation_size))
     agent = load(tmp_path)
-    assert isinstance(agent, IQLAgent)
+    assert isinstance(agent, ActorAgent)
     action, _ = agent.act(
         agent.new_context(3, 1), np.zeros(3), observation, 0, jax.random.key(0), 1.0, 1.0
     )
@@ -232,7 +232,7 @@ def test_it_is_evaluated_without_a_context_under_its_own_name(spec):
     graphs, state = fresh(Shape.of(spec))
     config = EvalConfig(trajectories=[1, 2], tasks=3)
     evaluation = Evaluation(
-        IQLAgent(graphs, state.params, spec), evaluation_tasks(TASK, config, 0), config
+        ActorAgent(graphs, state.params, spec), evaluation_tasks(TASK, config, 0), config
     )
     assert evaluation.conditions() == ["iql"]
     for attempt in evaluation.attempts("iql"):

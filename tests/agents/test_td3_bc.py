@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 import datasets
-from agentic_transformer.agents.actor import TD3BCAgent
+from agentic_transformer.agents.actor import ActorAgent
 from agentic_transformer.agents.load import load
 from agentic_transformer.config import AgentConfig, EvalConfig, TD3BCConfig, TrainCommand
 from agentic_transformer.contexts.transitions import TransitionLoader
@@ -278,7 +278,7 @@ def test_it_is_evaluated_without_a_context_under_its_own_name(spec):
     graphs, state = fresh(spec)
     config = EvalConfig(trajectories=[1, 2], tasks=3)
     evaluation = Evaluation(
-        TD3BCAgent(graphs, state.params, spec),
+        ActorAgent(graphs, state.params, spec),
         evaluation_tasks(TASK, config, 0),
         config,
     )

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from agentic_transformer.agents.actor import TD3BCAgent
+from agentic_transformer.agents.actor import ActorAgent
 from agentic_transformer.config import AgentConfig, EvalConfig, ModelConfig, TD3BCConfig
 from agentic_transformer.contexts.chain_tokens import encode_chains
 from agentic_transformer.contexts.chains import Chains
@@ -58,7 +58,7 @@ def spec_of(data, agent):
 def make_agent(spec):
     if spec.agent.learner == "transformer":
         return untrained_agent(spec)
-    return TD3BCAgent(*init_networks(Shape.of(spec), SEED), spec)
+    return ActorAgent(*init_networks(Shape.of(spec), SEED), spec)
 
 
 def test_parameters_stand_behind_the_observations(plain, told, goals):

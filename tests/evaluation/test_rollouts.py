@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import envs
-from agentic_transformer.agents.actor import TD3BCAgent
+from agentic_transformer.agents.actor import ActorAgent
 from agentic_transformer.agents.transformer import TransformerAgent
 from agentic_transformer.config import (
     AgentConfig,
@@ -135,7 +135,7 @@ def test_an_agent_that_holds_its_actions_is_evaluated_so(data, tasks, monkeypatc
     view, held = ActionRepeatView(data.store, 3), STEPS // 3
     spec = describe(data, model=ModelConfig(tokens="separate"))
     spec = replace(spec, action_repeat=3, steps=held, td3_bc=TD3BCConfig(width=8))
-    agent = TD3BCAgent(*init_networks(Shape.of(spec), SEED), spec)
+    agent = ActorAgent(*init_networks(Shape.of(spec), SEED), spec)
     evaluation = Evaluation(agent, tasks, CONFIG, RelabelledDataset(view, tasks, "exorl"))
     best = [data.store.rewards(task).sum(axis=1, dtype=np.float64).max() for task in tasks]
     twins, rates = envs.make_vec(tasks), []
@@ -221,7 +221,7 @@ def test_an_attempt_is_encoded_again_if_one_row_earned_another_return_than_asked
 ):
     """The agent acts alike whatever it is asked for, so that a row can earn exactly that."""
     spec = replace(describe(data), td3_bc=TD3BCConfig(width=8))
-    agent = TD3BCAgent(*init_networks(Shape.of(spec), SEED), spec)
+    agent = ActorAgent(*init_networks(Shape.of(spec), SEED), spec)
     evaluation, remembered = Evaluation(agent, tasks, CONFIG), []
     monkeypatch.setattr(agent, "append", lambda context, one: remembered.append(one) or context)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agentic_transformer.agents.actor import TD3BCAgent
+from agentic_transformer.agents.actor import ActorAgent
 from agentic_transformer.config import AgentConfig, ModelConfig, TD3BCConfig
 from agentic_transformer.contexts.normalizer import Normalizer
 from agentic_transformer.contexts.transitions import Transitions
@@ -131,7 +131,7 @@ def test_td3_bc_acts_in_the_precision_of_its_setting(setting, monkeypatch):
         return call(self, observation)
 
     monkeypatch.setattr(Actor, "__call__", traced_call)
-    agent = TD3BCAgent(*td3_bc(setting))
+    agent = ActorAgent(*td3_bc(setting))
     context = agent.new_context(4, 1)
     agent.act(context, np.ones(4), np.ones((4, 3)), 0, jax.random.key(0), 1.0, 1.0)
     assert traced == [setting]

@@ -70,8 +70,8 @@ def test_where_it_cannot_be_called_it_says_why(platform, dtype, head_dim, said):
     ],
 )
 def test_it_is_chosen_on_tpus_where_its_masks_suffice(masks, chosen):
-    assert select("tpu", jnp.bfloat16, 64, **masks).kernel == chosen
-    kernel, reason = select("tpu", jnp.float16, 64, **masks)
+    assert select(None, "tpu", jnp.bfloat16, 64, **masks).kernel == chosen
+    kernel, reason = select(None, "tpu", jnp.float16, 64, **masks)
     assert kernel == XLAKernel() and "not splash" in reason
 
 

@@ -46,7 +46,7 @@ def test_the_fastest_kernel_is_said_with_its_reason(mesh):
     config = ModelConfig(width=16, heads=2, dtype="bfloat16")
     for one_chain in (True, False):
         platform = jax.default_backend()
-        expected = kernels.select(platform, jnp.bfloat16, 8, static=one_chain).reason
+        expected = kernels.select(None, platform, jnp.bfloat16, 8, static=one_chain).reason
         assert describe_attention(config, mesh, one_chain)["kernel"] + "." == expected
 
 

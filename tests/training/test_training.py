@@ -278,7 +278,7 @@ def test_the_optimizer_is_adamw_on_clipped_gradients():
         assert_close(params["w"], expected, 20 * steps, 2 + 1000 * float(schedule(step)))
 
 
-def test_losses_by_place_are_those_of_powers_of_two_and_of_the_last():
+def test_losses_by_place_are_those_of_powers_of_two_and_of_the_last(data):
     """A row of three trajectories of two steps, of two tokens each, of which the second learns."""
     tokens = Tokens(
         features=np.zeros((1, 12, 1)),
@@ -287,7 +287,9 @@ def test_losses_by_place_are_those_of_powers_of_two_and_of_the_last():
         action=np.zeros((1, 12, 1)),
         weight=np.tile([[0.0, 2.0]], 6),
     )
-    weights_of = make_loss_weights(12, 3, sharding.make_mesh(1), "zigzag")
+    weights_of = make_loss_weights(
+        describe(data, AgentConfig(trajectories=3)), sharding.make_mesh(1), 12
+    )
     found = {name: np.asarray(weight)[0] for name, weight in weights_of(tokens).items()}
     first = np.tile([0.0, 2, 0, 0], 3)
     expected = {"loss": tokens.weight[0], "first_step_loss": first}
@@ -296,7 +298,9 @@ def test_losses_by_place_are_those_of_powers_of_two_and_of_the_last():
     assert found.keys() == expected.keys()
     for name, weight in expected.items():
         np.testing.assert_array_equal(found[name], weight)
-    alone = make_loss_weights(12, 1, sharding.make_mesh(1), "zigzag")
+    alone = make_loss_weights(
+        describe(data, AgentConfig(trajectories=1)), sharding.make_mesh(1), 12
+    )
     assert alone(tokens).keys() == {"loss", "first_step_loss"}
 
 

@@ -28,7 +28,6 @@ __all__ = [
     "SplashKernel",
     "XLAKernel",
     "NAMES",
-    "choose",
     "select",
     "why_not",
 ]
@@ -58,7 +57,7 @@ class Selection(NamedTuple):
     reason: str
 
 
-def choose(
+def select(
     kernel: Kernel | str | None,
     platform: str,
     dtype: Any,
@@ -80,55 +79,21 @@ def choose(
         window: whether there is a window on one device.
 
     Raises:
-        ValueError: there is no such kernel, or it cannot compute this.
+        ValueError: there is no such kernel, or it cannot compute this; or the platform is not a
+            string.
     """
     if isinstance(kernel, Kernel):
         return Selection(kernel, f"{type(kernel).__name__}: it was asked for.")
-    if kernel is None or kernel == "auto":
-        return select(platform, dtype, head_dim, static=static, segments=segments, window=window)
-    if not isinstance(kernel, str) or kernel not in NAMED:
+    if kernel is not None and not (isinstance(kernel, str) and kernel in NAMES):
         raise ValueError(
             f"kernel={shown(kernel)} must be a Kernel, such as CPUKernel(), one of {NAMES}, or None"
         )
-    if problem := why_not(kernel, platform, dtype, head_dim):
-        raise ValueError(f"kernel={kernel!r} cannot be used: {problem}; kernel='auto' chooses one")
-    return Selection(NAMED[kernel], f"{kernel}: it was asked for.")
-
-
-def why_not(kernel: str, platform: str, dtype: Any, head_dim: int) -> str:
-    """Says why a named kernel cannot be called; an empty text if it can.
-
-    Args:
-        kernel: one of `NAMES`.
-        platform: of the devices, such as "cpu", "gpu" or "tpu".
-        dtype: of query, key and value.
-        head_dim: of query, key and value.
-    """
-    return _WHY_NOT[kernel](platform, dtype, head_dim) if kernel in _WHY_NOT else ""
-
-
-def select(
-    platform: str,
-    dtype: Any,
-    head_dim: int,
-    *,
-    static: bool,
-    segments: bool = False,
-    window: bool = False,
-) -> Selection:
-    """Returns the fastest kernel for a platform, a dtype and masks.
-
-    Args:
-        platform: of the devices, such as "cpu", "gpu" or "tpu".
-        dtype: of query, key and value.
-        head_dim: of query, key and value.
-        static: whether all masks are causal or full, apart from segments and a window.
-        segments: whether there are segments.
-        window: whether there is a window on one device.
-
-    Raises:
-        ValueError: the platform is not a string.
-    """
+    if kernel not in (None, "auto"):
+        if problem := why_not(kernel, platform, dtype, head_dim):
+            raise ValueError(
+                f"kernel={kernel!r} cannot be used: {problem}; kernel='auto' chooses one"
+            )
+        return Selection(NAMED[kernel], f"{kernel}: it was asked for.")
     if not isinstance(platform, str):
         raise ValueError(f"platform={platform!r} must be a name, such as 'cpu', 'gpu' or 'tpu'")
     name = jnp.dtype(dtype).name
@@ -150,6 +115,18 @@ def select(
     reason = f"XLAKernel for {name} on {platform}, not {fused}: {problem}."
     _say_once(reason)
     return Selection(XLAKernel(), reason)
+
+
+def why_not(kernel: str, platform: str, dtype: Any, head_dim: int) -> str:
+    """Says why a named kernel cannot be called; an empty text if it can.
+
+    Args:
+        kernel: one of `NAMES`.
+        platform: of the devices, such as "cpu", "gpu" or "tpu".
+        dtype: of query, key and value.
+        head_dim: of query, key and value.
+    """
+    return _WHY_NOT[kernel](platform, dtype, head_dim) if kernel in _WHY_NOT else ""
 
 
 @cache

@@ -86,8 +86,14 @@ class FusedKernel(Kernel):
 
     def forward(self, carry, query, key, value, mask: Mask) -> PartialOutput:
         """Attends to the keys, and merges the result into the carry."""
-        attend = _causal_forward if mask.kind is MaskKind.CAUSAL else _full_forward
-        out, lse = attend(self.fused, query, key, value)
+        causal = mask.kind is MaskKind.CAUSAL
+        if causal:
+            # The mask replaces a hidden score by -inf, so NaN in a hidden key stays hidden. But
+            # within a tile a fused kernel multiplies hidden weights, which are 0, with values: NaN
+            # would reach every query of the tile. The key of a value that is not finite holds NaN
+            # (`mark_keys`), which reaches the queries that see it, and no other.
+            value = zero_nonfinite(value)
+        out, lse = self.fused.forward(query, key, value, causal=causal)
         part = PartialOutput(out.astype(jnp.float32), lse)
         return part if carry is None else merge(carry, part)
 
@@ -102,8 +108,10 @@ class FusedKernel(Kernel):
 
     def backward(self, residual, dquery, query, key, value, mask: Mask) -> tuple:
         """Adds to dquery; returns the block's dkey and dvalue."""
-        differentiate = _causal_backward if mask.kind is MaskKind.CAUSAL else _full_backward
-        more, dkey, dvalue = differentiate(self.fused, query, key, value, *residual)
+        if mask.kind is MaskKind.CAUSAL:
+            more, dkey, dvalue = _causal_backward(self.fused, query, key, value, *residual)
+        else:
+            more, dkey, dvalue = self.fused.backward(query, key, value, *residual, causal=False)
         return dquery + more.astype(jnp.float32), dkey, dvalue
 
 
@@ -112,26 +120,6 @@ def merge(a: PartialOutput, b: PartialOutput) -> PartialOutput:
     lse = jnp.logaddexp(a.lse, b.lse)
     weight_a, weight_b = (jnp.exp(part.lse - lse)[..., None] for part in (a, b))
     return PartialOutput(weight_a * a.out + weight_b * b.out, lse)
-
-
-def _full_forward(fused: FusedAttention, query, key, value) -> tuple[jax.Array, jax.Array]:
-    # Every query sees every key, so a NaN reaches all that it should.
-    return fused.forward(query, key, value, causal=False)
-
-
-def _full_backward(fused: FusedAttention, query, key, value, out, lse, cotangent):
-    return fused.backward(query, key, value, out, lse, cotangent, causal=False)
-
-
-def _causal_forward(fused: FusedAttention, query, key, value) -> tuple[jax.Array, jax.Array]:
-    """Attends causally; a key that is not finite reaches the queries that see it, and no other.
-
-    The mask replaces a hidden score by -inf, so NaN in a hidden key stays hidden. But within a tile
-    a fused kernel multiplies hidden weights, which are 0, with values: NaN would reach every query
-    of the tile. So the kernel gets finite values; the key of a value that is not finite holds NaN
-    (`mark_keys`).
-    """
-    return fused.forward(query, key, zero_nonfinite(value), causal=True)
 
 
 def _causal_backward(fused: FusedAttention, query, key, value, out, lse, cotangent):
