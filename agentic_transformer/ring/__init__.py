@@ -14,10 +14,11 @@ from agentic_transformer.ring.api import (
     BACKBONES,
     attention,
     blockwise_attention,
+    dense_attention,
+    memory_efficient_attention,
     ring_attention,
     select_kernel,
 )
-from agentic_transformer.ring.baselines import dense_attention, memory_efficient_attention
 from agentic_transformer.ring.compiler_options import compiler_options
 from agentic_transformer.ring.decode import decode_attention, write_cache
 from agentic_transformer.ring.feedforward import blockwise_feedforward

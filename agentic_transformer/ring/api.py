@@ -22,7 +22,12 @@ from agentic_transformer.ring.mesh import (
     map_without_mesh,
     platform_of,
 )
-from agentic_transformer.ring.options import KernelOptions, MeshOptions, check_options
+from agentic_transformer.ring.options import (
+    DenseOptions,
+    KernelOptions,
+    MeshOptions,
+    check_options,
+)
 from agentic_transformer.ring.precision import resolve_precision
 from agentic_transformer.ring.shard import attend_shard, selection_for
 from agentic_transformer.ring.validation import (
@@ -234,6 +239,77 @@ def blockwise_attention(
     """
     check_options("blockwise_attention", options, KernelOptions)
     return attention(query, key, value, backbone="blockwise", layout="contiguous", **options)
+
+
+def dense_attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, **options: Unpack[DenseOptions]
+) -> jax.Array:
+    """Computes attention by the whole matrix of scores, in memory quadratic in the sequence.
+
+    Scores and sums are float32, or of query's dtype if that is wider.
+
+    Args:
+        query: (batch, sequence, heads, head_dim); sequence a multiple of `2 * ring_size`, so even.
+        key: (batch, sequence, key_heads, head_dim).
+        value: as key.
+        **options: causal, segment_ids, window, length and precision, as in `attention`; layout
+            ("contiguous" by default) and ring_size, that of the layout only.
+
+    Returns:
+        (batch, sequence, heads, head_dim).
+
+    Raises:
+        ValueError: as `attention`.
+    """
+    check_options("dense_attention", options, DenseOptions)
+    return _attend_alone("dense", query, key, value, **options)
+
+
+def memory_efficient_attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, **options: Unpack[DenseOptions]
+) -> jax.Array:
+    """Computes attention by chunks with a running softmax, rematerialised in the backward pass.
+
+    Rabe and Staats 2021, "Self-attention does not need O(n^2) memory" (arXiv 2112.05682): every
+    pair of chunks is computed and masked.
+
+    Args:
+        query: (batch, sequence, heads, head_dim); sequence a multiple of `2 * ring_size`, so even.
+        key: (batch, sequence, key_heads, head_dim).
+        value: as key.
+        **options: as in `dense_attention`.
+
+    Returns:
+        (batch, sequence, heads, head_dim).
+
+    Raises:
+        ValueError: as `attention`.
+    """
+    check_options("memory_efficient_attention", options, DenseOptions)
+    return _attend_alone("memory_efficient", query, key, value, **options)
+
+
+def _attend_alone(
+    backbone: str,
+    query,
+    key,
+    value,
+    *,
+    causal: bool = True,
+    segment_ids: jax.Array | None = None,
+    window: int | None = None,
+    length: jax.Array | int | None = None,
+    layout: str = "contiguous",
+    ring_size: int = 1,
+    precision: str | None = None,
+) -> jax.Array:
+    """Computes a backbone that needs no kernel, without a mesh, in the layout of a ring."""
+    check_attention(query, key, value, segment_ids, causal=causal, window=window, length=length)
+    window = check_window(window, causal=causal)  # a Python integer: in the key of `_compiled`
+    precision = resolve_precision(precision)
+    config = RingConfig(None, ring_size, None, bool(causal), layout, window, precision=precision)
+    compiled = _compiled(backbone, config, mesh=None, axis=None, batch_axis=None)
+    return compiled(query, key, value, segment_ids, length)
 
 
 def _ring_config(backbone, mesh, axis, causal, layout, window) -> RingConfig:

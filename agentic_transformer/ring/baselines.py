@@ -6,9 +6,7 @@ order of a ring of any size.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache, partial
-from typing import Any, Unpack
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -24,100 +22,12 @@ from agentic_transformer.ring.masks import (
     query_intervals,
     visible,
 )
-from agentic_transformer.ring.mesh import map_without_mesh
 from agentic_transformer.ring.nonfinite import mark_keys, zero_nonfinite
-from agentic_transformer.ring.options import DenseOptions, check_options
 from agentic_transformer.ring.padding import attend_within_lengths, clipped
-from agentic_transformer.ring.precision import resolve_precision
 from agentic_transformer.ring.shard import attend_shard
-from agentic_transformer.ring.validation import check_attention, check_window
 
 CHUNK = 1024
 """Tokens in a chunk of memory efficient attention."""
-
-
-def dense_attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, **options: Unpack[DenseOptions]
-) -> jax.Array:
-    """Computes attention by the whole matrix of scores, in memory quadratic in the sequence.
-
-    Scores and sums are float32, or of query's dtype if that is wider.
-
-    Args:
-        query: (batch, sequence, heads, head_dim); sequence a multiple of `2 * ring_size`, so even.
-        key: (batch, sequence, key_heads, head_dim).
-        value: as key.
-        **options: causal, segment_ids, window, length and precision, as in `attention`; layout
-            ("contiguous" by default) and ring_size, that of the layout only.
-
-    Returns:
-        (batch, sequence, heads, head_dim).
-
-    Raises:
-        ValueError: as `attention`.
-    """
-    check_options("dense_attention", options, DenseOptions)
-    return _attend_checked(dense, query, key, value, **options)
-
-
-def memory_efficient_attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, **options: Unpack[DenseOptions]
-) -> jax.Array:
-    """Computes attention by chunks with a running softmax, rematerialised in the backward pass.
-
-    Rabe and Staats 2021, "Self-attention does not need O(n^2) memory" (arXiv 2112.05682): every
-    pair of chunks is computed and masked.
-
-    Args:
-        query: (batch, sequence, heads, head_dim); sequence a multiple of `2 * ring_size`, so even.
-        key: (batch, sequence, key_heads, head_dim).
-        value: as key.
-        **options: as in `dense_attention`.
-
-    Returns:
-        (batch, sequence, heads, head_dim).
-
-    Raises:
-        ValueError: as `attention`.
-    """
-    check_options("memory_efficient_attention", options, DenseOptions)
-    return _attend_checked(memory_efficient, query, key, value, **options)
-
-
-def _attend_checked(
-    backbone: Callable[..., jax.Array],
-    query,
-    key,
-    value,
-    *,
-    ring_size: int = 1,
-    layout: str = "contiguous",
-    segment_ids: jax.Array | None = None,
-    length: jax.Array | int | None = None,
-    precision: str | None = None,
-    **options: Any,
-) -> jax.Array:
-    """Checks the arguments and calls a backbone without a mesh."""
-    config = RingConfig(None, ring_size, None, layout=layout, **options)
-    causal, window = config.causal, config.window
-    check_attention(query, key, value, segment_ids, causal=causal, window=window, length=length)
-    # Python's own types: programs are cached by the configuration.
-    window = check_window(window, causal=causal)
-    config = config._replace(
-        causal=bool(causal), window=window, precision=resolve_precision(precision)
-    )
-    return _compiled(backbone, config)(query, key, value, segment_ids, length)
-
-
-@lru_cache(maxsize=256)
-def _compiled(backbone: Callable[..., jax.Array], config: RingConfig) -> Callable[..., jax.Array]:
-    """Returns a jitted backbone: `(query, key, value, segment_ids, length) -> output`."""
-
-    def attend(*arrays: jax.Array | None) -> jax.Array:
-        with jax.default_matmul_precision(config.precision):
-            return backbone(config, *arrays)
-
-    return jax.jit(map_without_mesh(attend))
 
 
 def dense(config: RingConfig, query, key, value, segment_ids, length) -> jax.Array:
