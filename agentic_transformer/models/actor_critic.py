@@ -23,7 +23,7 @@ class Shape(NamedTuple):
     action: int
     """Numbers of an action."""
     config: ActorCriticConfig | TD3Config
-    """Width and number of the hidden layers; that of IQL also asks for a `Value`."""
+    """Width and number of the hidden layers; IQL's also asks for a `Value`."""
     layer_norm: bool = False
     """Whether the outputs of hidden layers are normalized, which steadies online learning."""
 
@@ -102,7 +102,7 @@ class Graphs(NamedTuple):
 
 def init_networks(shape: Shape, seed: int) -> tuple[Graphs, Params]:
     """Returns fresh networks; the target networks begin as copies of those that they follow."""
-    networks = {"actor": Actor, "critics": Critics}
+    networks: dict[str, type[nnx.Module]] = {"actor": Actor, "critics": Critics}
     followed = ("actor", "critics")
     if isinstance(shape.config, IQLConfig):
         networks["value"] = Value

@@ -259,7 +259,8 @@ def make_loss_weights(spec: AgentSpec, mesh: Mesh, sequence_length: int) -> Loss
     reported = [n for n in range(1, trajectories + 1) if n & (n - 1) == 0 or n == trajectories]
     if trajectories == 1:
         reported = []
-    if _learns_value(spec):
+    learns_value = _learns_value(spec)
+    if learns_value:
         kind = TOKEN_LAYOUTS[spec.model.tokens]
         # 1 at tokens that predict an action, 0 at others and at padding. (S,)
         acts = np.arange(sequence_length) % kind.tokens_per_step == kind.action_token
@@ -271,7 +272,7 @@ def make_loss_weights(spec: AgentSpec, mesh: Mesh, sequence_length: int) -> Loss
         first = tokens.weight * (tokens.timestep == 0)
         by_place = {f"first_step_loss_{n}": first * (number == n) for n in reported}
         weights = {"loss": tokens.weight, "first_step_loss": first} | by_place
-        if _learns_value(spec):
+        if learns_value:
             weights["action_loss"] = tokens.weight
             weights["value_loss"] = jnp.broadcast_to(acts, tokens.weight.shape)
         return weights

@@ -17,7 +17,8 @@ from agentic_transformer.settings import flat, lies_in
 from experiments.cli.run_status import saved_step
 
 SHARED = ("seed", "baseline", *(key for key in MAY_CHANGE if key != "data.root"))
-"""Settings in which runs of one agent may differ."""
+"""Settings in which runs of one agent may differ: they do not decide what is learned. Data in
+another place are told apart by their episodes, see `agent_names`."""
 
 ACTING = ("target", "temperature", "noise", "window", "held_out")
 """Evaluation settings in which runs of one agent may not differ: the target return, how actions are

@@ -79,8 +79,7 @@ def select(
         window: whether there is a window on one device.
 
     Raises:
-        ValueError: there is no such kernel, or it cannot compute this; or the platform is not a
-            string.
+        ValueError: there is no such kernel, it cannot compute this, or the platform is no string.
     """
     if isinstance(kernel, Kernel):
         return Selection(kernel, f"{type(kernel).__name__}: it was asked for.")
