@@ -21,9 +21,11 @@ from agentic_transformer.config import (
     CollectCommand,
     DataConfig,
     EvalConfig,
+    EvaluateCommand,
     MeshConfig,
     ModelConfig,
     PlanCommand,
+    QuickstartCommand,
     TrainCommand,
     TrainConfig,
 )
@@ -57,35 +59,35 @@ def check_command(command: Any) -> None:
         check_task(task)
         check_environment(task)
         if isinstance(command.data, DataConfig):
-            check_horizon(task, command.data)
+            _check_horizon(task, command.data)
         if hasattr(command, "eval"):
             check_held_out(task, command.eval)
     if getattr(command, "domain", None) is not None:
-        check_domain(command.domain)
+        _check_domain(command.domain)
     if hasattr(command, "eval"):
-        check_window(command.eval)
+        _check_window(command.eval)
         if task is not None:
-            check_conditions(task, command.eval)
-    if hasattr(command, "td3") and command.data.algo == "td3":
+            _check_conditions(task, command.eval)
+    if isinstance(command, CollectCommand) and command.data.algo == "td3":
         data = command.data
         check_rounds(task, data.episodes, command.td3.episodes, data.length, data.action_repeat)
-    if hasattr(command, "topology"):
-        check_plan(command)
-    if hasattr(command, "checkpoint"):
-        check_checkpoint(command.checkpoint)
+    if isinstance(command, PlanCommand):
+        _check_plan(command)
+    if isinstance(command, EvaluateCommand):
+        _check_checkpoint(command.checkpoint)
     if hasattr(command, "mesh"):
-        check_processes(command.mesh)
-        check_ring(command.mesh)
+        _check_processes(command.mesh)
+        _check_ring(command.mesh)
     if hasattr(command, "model"):
-        check_heads(command.model)
+        _check_heads(command.model)
     if hasattr(command, "train"):
-        check_relabel(command.task, command.data)
-        check_batch(command.train, command.mesh)
-        check_agent("agent", command.agent, command)
-        check_logger(command.logger)
-    if hasattr(command, "baseline"):
-        check_agent("baseline", command.baseline, command)
-        check_baseline(command)
+        _check_relabel(command.task, command.data)
+        _check_batch(command.train, command.mesh)
+        _check_agent("agent", command.agent, command)
+        _check_logger(command.logger)
+    if isinstance(command, QuickstartCommand):
+        _check_agent("baseline", command.baseline, command)
+        _check_baseline(command)
 
 
 def check_given(command: Any, given: Iterable[str]) -> None:
@@ -148,7 +150,7 @@ def check_task(name: str) -> None:
         )
 
 
-def check_domain(name: str) -> None:
+def _check_domain(name: str) -> None:
     """Raises a UserError if there is no domain of this name."""
     known = envs.registry.domains()
     if name not in known and not is_gymnasium(name):
@@ -169,7 +171,7 @@ def check_environment(task: str) -> None:
             raise_config_error(*str(error).split("; allowed: "))
 
 
-def check_relabel(task: str, data: DataConfig) -> None:
+def _check_relabel(task: str, data: DataConfig) -> None:
     """Raises a UserError if rewards of the task cannot be had as asked for."""
     if data.relabel == "stored" and envs.task(task).hidden:
         raise_config_error(
@@ -193,7 +195,7 @@ def check_held_out(task: str, config: EvalConfig) -> None:
         )
 
 
-def check_window(config: EvalConfig) -> None:
+def _check_window(config: EvalConfig) -> None:
     """Raises a UserError if the window is longer than every context of the evaluation."""
     longest = max(config.trajectories, default=1)
     if config.window is not None and config.window > longest:
@@ -204,7 +206,7 @@ def check_window(config: EvalConfig) -> None:
         )
 
 
-def check_conditions(task: str, config: EvalConfig) -> None:
+def _check_conditions(task: str, config: EvalConfig) -> None:
     """Raises a UserError if all conditions need another task, and there is none."""
     if not envs.task(task).hidden and set(config.conditions) <= set(ANOTHER_TASK):
         raise_config_error(
@@ -214,7 +216,7 @@ def check_conditions(task: str, config: EvalConfig) -> None:
         )
 
 
-def check_told(group: str, agent: AgentConfig, task: str) -> None:
+def _check_told(group: str, agent: AgentConfig, task: str) -> None:
     """Raises a UserError unless an agent that is told the task has parameters to be told."""
     families = families_with_parameters()
     if agent.told and task not in families:
@@ -234,7 +236,7 @@ def check_told(group: str, agent: AgentConfig, task: str) -> None:
         )
 
 
-def check_horizon(task: str, data: DataConfig) -> None:
+def _check_horizon(task: str, data: DataConfig) -> None:
     """Raises a UserError if an episode of the task has fewer steps than asked for."""
     length = envs.spec(task).length
     if data.length is not None and data.length > length:
@@ -248,7 +250,7 @@ def check_horizon(task: str, data: DataConfig) -> None:
         )
 
 
-def check_plan(command: PlanCommand) -> None:
+def _check_plan(command: PlanCommand) -> None:
     """Raises a UserError if what is asked for cannot be planned.
 
     The machine has to exist, its devices to form such rings and to have such a kernel. The model
@@ -289,7 +291,7 @@ def check_plan(command: PlanCommand) -> None:
         )
 
 
-def check_processes(mesh: MeshConfig) -> None:
+def _check_processes(mesh: MeshConfig) -> None:
     """Raises a UserError if the settings of several processes do not fit each other."""
     if mesh.process >= mesh.processes:
         raise_config_error(
@@ -315,7 +317,7 @@ def _is_address(text: str) -> bool:
     return found is not None and 1 <= int(found[1]) <= _LAST_PORT
 
 
-def check_checkpoint(which: str) -> None:
+def _check_checkpoint(which: str) -> None:
     """Raises a UserError unless this may name a checkpoint."""
     words = ("newest", "best")
     if which not in words and not which.isdecimal():
@@ -324,7 +326,7 @@ def check_checkpoint(which: str) -> None:
         )
 
 
-def check_ring(mesh: MeshConfig) -> None:
+def _check_ring(mesh: MeshConfig) -> None:
     """Raises a UserError unless rings divide the virtual devices of all processes."""
     processes = distributed.process_info(mesh)[1]
     devices = mesh.virtual_devices * processes
@@ -337,7 +339,7 @@ def check_ring(mesh: MeshConfig) -> None:
         )
 
 
-def check_heads(model: ModelConfig) -> None:
+def _check_heads(model: ModelConfig) -> None:
     """Raises a UserError unless the heads divide the width."""
     if model.width % model.heads:
         raise_config_error(
@@ -346,7 +348,7 @@ def check_heads(model: ModelConfig) -> None:
         )
 
 
-def check_batch(train: TrainConfig, mesh: MeshConfig) -> None:
+def _check_batch(train: TrainConfig, mesh: MeshConfig) -> None:
     """Raises a UserError unless a batch can be cut over virtual devices and micro-batches."""
     data = mesh.virtual_devices * distributed.process_info(mesh)[1] // mesh.ring
     if data and train.batch % data:
@@ -362,7 +364,7 @@ def check_batch(train: TrainConfig, mesh: MeshConfig) -> None:
         )
 
 
-def check_agent(group: str, agent: AgentConfig, command: TrainCommand) -> None:
+def _check_agent(group: str, agent: AgentConfig, command: TrainCommand) -> None:
     """Raises a UserError if an agent's settings do not fit the others.
 
     Args:
@@ -399,7 +401,7 @@ def check_agent(group: str, agent: AgentConfig, command: TrainCommand) -> None:
             f"{group}.top={agent.top} with {group}.learner={agent.learner}",
             f"{group}.top=1: transitions are drawn from all trajectories",
         )
-    check_told(group, agent, command.task)
+    _check_told(group, agent, command.task)
     if agent.weighting == "advantage" and not in_context:
         raise_config_error(
             f"{group}.weighting=advantage with {group}.learner={agent.learner}",
@@ -431,7 +433,7 @@ def check_init(command: TrainCommand) -> None:
         )
 
 
-def check_logger(logger: str) -> None:
+def _check_logger(logger: str) -> None:
     """Raises a UserError if the package that a logger needs is not installed."""
     if logger == "wandb" and importlib.util.find_spec("wandb") is None:
         raise_config_error(
@@ -440,7 +442,7 @@ def check_logger(logger: str) -> None:
         )
 
 
-def check_baseline(command: Any) -> None:
+def _check_baseline(command: QuickstartCommand) -> None:
     """Raises a UserError unless the quickstart can train this baseline beside its agent."""
     baseline, seen = command.baseline, command.train.batch * command.agent.trajectories
     if command.init is not None:

@@ -67,7 +67,7 @@ def check_processes_agree(config: TrainCommand) -> None:
         for key in settings_of(TrainCommand)
         if key not in own
     }
-    if different := distributed.differing(values):
+    if different := distributed.differing_between_processes(values):
         said = ", ".join(f"{key}={values[key]}" for key in different)
         raise_config_error(
             f"{said} in process {distributed.process_info(config.mesh)[0]}, "

@@ -76,7 +76,7 @@ def evaluate(
     base = Path(config.out) if config.out else run
     with results_folder.made(base, run):
         evaluation, checkpoint = load_evaluation(config, run, trained)
-    settings = settings_of(config.eval, trained.data, checkpoint, evaluation)
+    settings = records_settings(config.eval, trained.data, checkpoint, evaluation)
     if evaluation.task != trained.task:
         settings["task"] = evaluation.task
     finished = results_folder.find(base, settings)
@@ -177,7 +177,7 @@ def _check_divides(config: EvalConfig, mesh: Mesh | None) -> None:
         )
 
 
-def settings_of(
+def records_settings(
     config: EvalConfig, data: DataConfig, checkpoint: str, evaluation: Evaluation
 ) -> dict[str, Any]:
     """Returns everything that the records depend on, except the code.

@@ -70,7 +70,7 @@ def broadcast(value: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(value))
 
 
-def differing(values: dict[str, str]) -> list[str]:
+def differing_between_processes(values: dict[str, str]) -> list[str]:
     """Returns the names of the values that are not the same in all processes."""
     # These load slowly.
     import jax

@@ -12,7 +12,7 @@ from agentic_transformer.contexts import training_data
 from agentic_transformer.errors import UserError
 from agentic_transformer.evaluation import conditions
 from agentic_transformer.evaluation.conditions import evaluation_tasks
-from agentic_transformer.evaluation.evaluate import settings_of
+from agentic_transformer.evaluation.evaluate import records_settings
 from agentic_transformer.evaluation.results_folder import own_folder
 from agentic_transformer.validation import check_held_out
 from tests.seeds import SEED
@@ -47,9 +47,9 @@ def test_nothing_lies_beyond_a_task_without_parameters():
 def test_evaluations_of_earlier_versions_are_found_again():
     """What they did is not a difference of settings; another choice is."""
     no_data = SimpleNamespace(data=None, hypotheses=None)
-    plain = settings_of(EvalConfig(), DataConfig(length=9), "checkpoint", no_data)
+    plain = records_settings(EvalConfig(), DataConfig(length=9), "checkpoint", no_data)
     assert not {"eval.held_out", "eval.window", "data.length"} & plain.keys()
-    beyond = settings_of(EvalConfig(held_out="beyond"), DataConfig(), "checkpoint", no_data)
+    beyond = records_settings(EvalConfig(held_out="beyond"), DataConfig(), "checkpoint", no_data)
     assert beyond == plain | {"eval.held_out": "beyond"}
     in_another_order = dict(reversed(beyond.items()))
     assert own_folder(Path("run"), in_another_order) == own_folder(Path("run"), beyond)
