@@ -36,7 +36,7 @@ def chip_of(workload: Workload) -> Chip:
     """Returns the rates of a workload's accelerators, with the link of its rings."""
     where, machine = workload.topology, workload.topology.machine
     link = where.link(workload.ring)
-    return Chip(where.name, machine.flops, machine.memory, link, f"devices/{machine.device}.toml")
+    return Chip(where.name, machine.flops, link, f"devices/{machine.device}.toml")
 
 
 class RingStep(NamedTuple):

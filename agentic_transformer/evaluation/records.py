@@ -56,13 +56,8 @@ OPTIONAL = {
 }
 """Columns that records may lack, each with the value that is assumed then."""
 
-NUMERIC = [
-    *("seed", "eval_seed", "rollout", "trajectories"),
-    *("context_steps", "context_tokens", "episode_steps"),
-    *("trained_trajectories", "best_return", "repeat_miss_rate", "return"),
-    *("window", "distance", "action_entropy", "first_action_entropy"),
-]
-"""Columns of numbers."""
+_TEXT = ("agent", "task", "condition", "task_id")
+"""Columns that may hold text; all others hold numbers."""
 
 RENAMED = {"again": "repeat_miss_rate"}
 """Columns of the version before this one, and their names now."""
@@ -125,7 +120,7 @@ def _check_values(records: pd.DataFrame, path: Path) -> None:
     incomplete = records[[*REQUIRED, "eval_seed", "rollout"]].isna().any(axis=1)
     if incomplete.any():
         raise ValueError(f"{path} lacks values in line {_line(incomplete)}: was it cut short?")
-    for column in NUMERIC:
+    for column in (one for one in (*REQUIRED, *OPTIONAL) if one not in _TEXT):
         if not pd.api.types.is_numeric_dtype(records[column]):
             wrong = pd.to_numeric(records[column], errors="coerce").isna() & records[column].notna()
             value = records.loc[wrong, column].iloc[0]

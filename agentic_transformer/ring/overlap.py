@@ -24,41 +24,34 @@ class Chip(NamedTuple):
     Attributes:
         name: of chip and link.
         flops: peak dense FLOP/s in bfloat16.
-        memory: bytes of device memory.
         link: byte/s to the next device, one way.
         source: where the figures are from.
     """
 
     name: str
     flops: float
-    memory: float
     link: float
     source: str
 
 
 CHIPS = (
-    Chip("A100 NVLink", 312e12, 80e9, 300e9, "paper"),
-    Chip("A100 InfiniBand", 312e12, 80e9, 12.5e9, "paper"),
-    Chip("TPU v3", 123e12, 16e9, 112e9, "paper"),
-    Chip("TPU v4", 275e12, 32e9, 268e9, "paper"),
-    Chip("TPU v5e", 196e12, 16e9, 186e9, "paper"),
+    Chip("A100 NVLink", 312e12, 300e9, "paper"),
+    Chip("A100 InfiniBand", 312e12, 12.5e9, "paper"),
+    Chip("TPU v3", 123e12, 112e9, "paper"),
+    Chip("TPU v4", 275e12, 268e9, "paper"),
+    Chip("TPU v5e", 196e12, 186e9, "paper"),
 )
 """Rows of the paper's table 2, which counts all links of a TPU. `capacity/devices` has others."""
 
 
 def minimal_block(
-    chip: Chip,
-    *,
-    backward: bool = False,
-    causal: bool = False,
-    group: int = 1,
-    element_bytes: int = 2,
-    gradient_bytes: int = 4,
+    chip: Chip, *, backward: bool = False, causal: bool = False, group: int = 1
 ) -> float:
     """Returns the least number of tokens per device at which transfers hide behind computation.
 
-    The last transfer, which no step follows, is left out. The defaults are the assumptions of the
-    paper's table 2, under which this is `F / B`.
+    Keys and values travel in 16 bits, their gradients in float32. The last transfer, which no step
+    follows, is left out. The defaults are the assumptions of the paper's table 2, under which this
+    is `F / B`.
 
     Args:
         chip: the device and its link.
@@ -67,21 +60,14 @@ def minimal_block(
         causal: half of the scores are computed at every step (zigzag order).
         group: query heads for each key head. A larger group leaves the products as they are, and
             makes keys and values smaller.
-        element_bytes: of keys and values.
-        gradient_bytes: of the gradients of keys and values, which are summed in float32.
 
     Returns:
         Tokens.
     """
     products = 5 if backward else 2
     flops_per_width = MATRIX_FLOPS * products * (0.5 if causal else 1.0)  # times c^2
-    bytes_per_width = 2 * (element_bytes + (gradient_bytes if backward else 0)) / group  # times c
+    bytes_per_width = 2 * (2 + (4 if backward else 0)) / group  # times c
     return bytes_per_width / flops_per_width * chip.flops / chip.link
-
-
-def hidden(chip: Chip, tokens: int, **setting: bool | int) -> bool:
-    """Returns whether transfers hide at `tokens` a device; settings as for `minimal_block`."""
-    return tokens >= minimal_block(chip, **setting)
 
 
 def paper_minimal_sequence(chip: Chip) -> float:
