@@ -20,14 +20,7 @@ from envs.calls import check_action, check_open, horizon_of
 from envs.family_table import FAMILIES
 from envs.gymnasium_tasks import make_environment
 from envs.registry import Task, domain_spec
-from envs.reset_options import (
-    SEEDS,
-    chosen_members,
-    random_streams,
-    seeds_of,
-    split_reset_mask,
-)
-from envs.task_draws import draw_tasks
+from envs.reset_options import EpisodeDraws
 
 
 class FixedLength(gymnasium.Wrapper):
@@ -133,14 +126,8 @@ class FixedLengthVector(SyncVectorEnv):
         self.horizon = horizon_of(tasks[0], action_repeat, horizon)
         make = partial(FixedLength, tasks[0], action_repeat, self.horizon, render_mode)
         super().__init__([make] * len(tasks), autoreset_mode=AutoresetMode.DISABLED)
-        self._given, self.action_repeat = list(tasks), action_repeat
-        if seed is None:
-            seed = int(np.random.default_rng().integers(SEEDS - len(tasks)))
-        # Of the members of each environment's family; until the first reset, any stands for it.
-        self._draws = [random_streams(one)[1] for one in seeds_of(seed, len(tasks))]
-        self.tasks = [draw_tasks(one, 1, np.random.default_rng(seed))[0] for one in tasks]
-        # Of the first reset; None once it was.
-        self._first_seeds: list[int | None] | None = seeds_of(seed, len(tasks))
+        self.action_repeat, self._draws = action_repeat, EpisodeDraws(tasks, seed)
+        self.tasks = self._draws.tasks
         self._over = np.zeros(len(tasks), bool)  # whose episode has ended
 
     def __copy__(self) -> FixedLengthVector:
@@ -161,20 +148,10 @@ class FixedLengthVector(SyncVectorEnv):
             gymnasium.error.ClosedEnvironmentError: `close` was called.
         """
         check_open(self.closed)
-        mask, options = split_reset_mask(options, self.num_envs)
-        chosen = chosen_members(self._given, mask, options)
-        seeds = seeds_of(seed, self.num_envs)
-        if self._first_seeds:
-            if not mask.all():
-                raise gymnasium.error.ResetNeeded("the first reset must be of all environments")
-            pairs = zip(seeds, self._first_seeds, strict=True)
-            seeds = [first if given is None else given for given, first in pairs]
-            self._first_seeds = None
-        for index in np.flatnonzero(mask):
-            if seeds[index] is not None:
-                self._draws[index] = random_streams(seeds[index])[1]
-            drawn = chosen.get(index) or draw_tasks(self._given[index], 1, self._draws[index])[0]
-            self.tasks[index] = self.envs[index].task = drawn
+        mask, seeds = self._draws.reset(seed, options)
+        self.tasks = self._draws.tasks
+        for environment, task in zip(self.envs, self.tasks, strict=True):
+            environment.task = task
         observation, _ = super().reset(seed=seeds, options={"reset_mask": mask})
         self._over &= ~mask
         return observation, self._info(mask, observation)

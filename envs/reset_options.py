@@ -1,4 +1,7 @@
-"""Checks what `reset` is given: seeds, a mask of environments, and a member of a family."""
+"""Checks what `reset` is given, and draws what episodes start with.
+
+It is given seeds, a mask of environments, and members of families.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,19 @@ import reprlib
 from collections.abc import Sequence
 from typing import Any
 
+import gymnasium
 import numpy as np
 
 from envs import registry
 from envs.family_table import FAMILIES
 from envs.registry import Task
+from envs.task_draws import draw_tasks
 
 SEEDS = 2**32  # numpy's RandomState, from which dm_control starts episodes, takes smaller seeds
 _TASK_STREAM = 1  # keeps the draw of a hidden task apart from the draw of a start
 
 
-def seeds_of(given: int | Sequence[int | None] | None, count: int) -> list[int | None]:
+def _seeds_of(given: int | Sequence[int | None] | None, count: int) -> list[int | None]:
     """Returns a seed for each of `count` environments; None where its stream goes on.
 
     Args:
@@ -47,7 +52,65 @@ def random_streams(seed: int) -> tuple[np.random.RandomState, np.random.Generato
     return np.random.RandomState(seed), np.random.default_rng([seed, _TASK_STREAM])
 
 
-def split_reset_mask(
+class EpisodeDraws:
+    """Draws what the episodes of a vector of environments start with, from streams of each.
+
+    Attributes:
+        starts: the source of each environment's starts.
+        tasks: what each environment rewards; until the first reset, any member stands for a family.
+    """
+
+    def __init__(self, families: Sequence[Task], seed: int | None) -> None:
+        """Makes the streams, and draws tasks for the time before the first reset.
+
+        Args:
+            families: of each environment; or the single task that it rewards.
+            seed: of environment 0, counting up; None draws one.
+        """
+        if seed is None:
+            seed = int(np.random.default_rng().integers(SEEDS - len(families)))
+        seeds, rng = _seeds_of(seed, len(families)), np.random.default_rng(seed)
+        self.starts, self._members = map(list, zip(*map(random_streams, seeds), strict=True))
+        self.tasks = [draw_tasks(family, 1, rng)[0] for family in families]
+        self._families = list(families)
+        self._first_seeds: list[int | None] | None = seeds  # None after the first reset
+
+    def reset(
+        self, seed: int | Sequence[int | None] | None, options: dict[str, Any] | None
+    ) -> tuple[np.ndarray, list[int | None]]:
+        """Starts new streams where there is a seed, and draws or sets the tasks.
+
+        Args:
+            seed: of a vector's `reset`.
+            options: of a vector's `reset`.
+
+        Returns:
+            (environments,) bool, which of them start; and their seeds, None where a stream goes on.
+
+        Raises:
+            ValueError: options that do not fit the task, a wrong mask or seed.
+            gymnasium.error.ResetNeeded: a mask in the first reset leaves some out.
+        """
+        mask, options = _split_reset_mask(options, len(self._families))
+        seeds = _seeds_of(seed, len(self._families))
+        if self._first_seeds:
+            if not mask.all():
+                raise gymnasium.error.ResetNeeded("the first reset must be of all environments")
+            pairs = zip(seeds, self._first_seeds, strict=True)
+            seeds = [first if given is None else given for given, first in pairs]
+        # All options are checked before anything changes.
+        chosen, tasks = _chosen_members(self._families, mask, options), list(self.tasks)
+        self._first_seeds = None
+        for index in np.flatnonzero(mask):
+            if seeds[index] is not None:
+                self.starts[index], self._members[index] = random_streams(seeds[index])
+            family, stream = self._families[index], self._members[index]
+            tasks[index] = chosen.get(index) or draw_tasks(family, 1, stream)[0]
+        self.tasks = tasks
+        return mask, seeds
+
+
+def _split_reset_mask(
     options: dict[str, Any] | None, count: int
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Splits reset's options into the mask and the others.
@@ -71,7 +134,7 @@ def split_reset_mask(
     return mask.copy(), others
 
 
-def chosen_members(
+def _chosen_members(
     families: Sequence[Task], mask: np.ndarray, options: dict[str, Any]
 ) -> dict[int, Task]:
     """Returns the members that reset's options name, by the numbers of their environments.

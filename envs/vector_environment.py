@@ -19,9 +19,8 @@ from envs.batch import Batch
 from envs.calls import check_action, check_open, horizon_of
 from envs.domain import load_domain
 from envs.registry import Task
-from envs.reset_options import SEEDS, chosen_members, random_streams, seeds_of, split_reset_mask
+from envs.reset_options import EpisodeDraws
 from envs.rewards import Rewards
-from envs.task_draws import draw_tasks
 
 RENDER_MODES = ("rgb_array",)
 
@@ -56,19 +55,12 @@ class VectorEnvironment(VectorEnv):
         if render_mode not in (None, *RENDER_MODES):
             raise ValueError(f"render_mode={render_mode!r} is unknown; allowed: None, 'rgb_array'")
         self.num_envs, self.render_mode = len(tasks), render_mode
-        self._given, self._domain = list(tasks), tasks[0].domain
-        self._spec = registry.spec(tasks[0])
+        self._domain, self._spec = tasks[0].domain, registry.spec(tasks[0])
         self.action_repeat = action_repeat
         self.horizon = horizon_of(tasks[0], action_repeat, horizon)
         self._set_spaces()
-        if seed is None:
-            seed = int(np.random.default_rng().integers(SEEDS - self.num_envs))
-        streams = [random_streams(one) for one in seeds_of(seed, self.num_envs)]
-        # Of each environment: the sources of its starts, and of the members of its family.
-        self._starts, self._draws = map(list, zip(*streams, strict=True))
-        # Until the first reset, any member stands for a family.
-        rng = np.random.default_rng(seed)
-        self.tasks = [draw_tasks(one, 1, rng)[0] for one in self._given]
+        self._draws = EpisodeDraws(tasks, seed)
+        self.tasks = self._draws.tasks
         self._observe = load_domain(self._domain).observe
         self._batch = Batch(self._domain, self._behaviours())
         self._elapsed: np.ndarray | None = None  # steps of each episode; None before the first
@@ -110,20 +102,10 @@ class VectorEnvironment(VectorEnv):
             gymnasium.error.ClosedEnvironmentError: `close` was called.
         """
         check_open(self.closed)
-        mask, options = split_reset_mask(options, self.num_envs)
-        seeds = seeds_of(seed, self.num_envs)
-        if self._elapsed is None and not mask.all():
-            raise gymnasium.error.ResetNeeded("the first reset must be of all environments")
-        # All options are checked before anything changes.
-        chosen = chosen_members(self._given, mask, options)
-        tasks = list(self.tasks)
-        for index in np.flatnonzero(mask):
-            if seeds[index] is not None:
-                self._starts[index], self._draws[index] = random_streams(seeds[index])
-            tasks[index] = chosen.get(index) or self._drawn_member(index)
-        self.tasks = tasks
+        mask, _ = self._draws.reset(seed, options)
+        self.tasks = self._draws.tasks
         self._rewards = Rewards(self.tasks)
-        self._batch.start(self._behaviours(), self._starts, mask)
+        self._batch.start(self._behaviours(), self._draws.starts, mask)
         self._elapsed = np.where(mask, 0, 0 if self._elapsed is None else self._elapsed)
         return self._observations(), self._info(mask)
 
@@ -190,6 +172,3 @@ class VectorEnvironment(VectorEnv):
 
     def _behaviours(self) -> list[str]:
         return [task.behaviour for task in self.tasks]
-
-    def _drawn_member(self, index: int) -> Task:
-        return draw_tasks(self._given[index], 1, self._draws[index])[0]
