@@ -78,36 +78,9 @@ def train(
     with distributed.first_process_first():
         data = training_data(config.task, config.data, config.agent.told)
 
-    # The newest whole checkpoint of this run, or else the agent that it starts from.
     checkpoints = Checkpoints(run, config.train.keep, config.train.keep_best)
-    newest = checkpoints.prepare()
-    if newest is not None and (change := describe_change(run, data.store)):
-        raise ValueError(
-            f"run={run} cannot be continued: {change}; allowed: the episodes that it was started "
-            "with, or a new run"
-        )
-    initial = InitialAgent(config.init) if config.init and newest is None else None
-    spec = describe_agent(config, data)
-    if initial:
-        initial.check(spec)
-        spec = initial.scaled(spec)
-    elif config.init:
-        spec = with_scales_of(spec, checkpoints, newest)
-
-    learner: Learner = training_class(config.agent.learner)(config, data, spec)
-    if newest is None:
-        state = learner.init_state()
-    else:
-        state = checkpoints.state(newest, learner.abstract_state(), spec.to_dict())
-    if distributed.is_first():
-        note(computation=learner.computation, **describe_episodes(data.store))
-        print(computation_line(learner.computation), flush=True)
-    if initial:
-        state = state._replace(params=initial.params(learner.abstract_state().params))
-        if distributed.is_first():
-            note(init=initial.name)
+    spec, learner, state = _first_state(config, run, data, checkpoints, note)
     start = int(state.step)
-    _print_start(config, checkpoints, newest)
 
     # The loop: a thread makes the next batch while a step computes.
     train_step = profiled(learner.train_step, start, config.train.profile, run / "profile")
@@ -139,10 +112,61 @@ def train(
             stopping = should_stop()
         if not stopping:
             state = fit(
-                state, train_step, batches, config.train, report, save, should_stop, measure
+                state,
+                train_step,
+                batches,
+                config.train,
+                log=report,
+                save=save,
+                should_stop=should_stop,
+                evaluate=measure,
             )
         checkpoints.close()
     return state
+
+
+def _first_state(
+    config: TrainCommand,
+    run: Path,
+    data: RelabelledDataset,
+    checkpoints: Checkpoints,
+    note: Callable[..., None],
+) -> tuple[AgentSpec, Learner, TrainState]:
+    """Loads the newest whole checkpoint of a run, or else makes the agent that it starts from.
+
+    Arguments and errors are those of `train`.
+
+    Returns:
+        The agent, what trains it, and its state before the first step.
+    """
+    newest = checkpoints.prepare()
+    if newest is not None and (change := describe_change(run, data.store)):
+        raise ValueError(
+            f"run={run} cannot be continued: {change}; allowed: the episodes that it was started "
+            "with, or a new run"
+        )
+    initial = InitialAgent(config.init) if config.init and newest is None else None
+    spec = describe_agent(config, data)
+    if initial:
+        initial.check(spec)
+        spec = initial.scaled(spec)
+    elif config.init:
+        spec = with_scales_of(spec, checkpoints, newest)
+
+    learner: Learner = training_class(config.agent.learner)(config, data, spec)
+    if newest is None:
+        state = learner.init_state()
+    else:
+        state = checkpoints.state(newest, learner.abstract_state(), spec.to_dict())
+    if distributed.is_first():
+        note(computation=learner.computation, **describe_episodes(data.store))
+        print(computation_line(learner.computation), flush=True)
+    if initial:
+        state = state._replace(params=initial.params(learner.abstract_state().params))
+        if distributed.is_first():
+            note(init=initial.name)
+    _print_start(config, checkpoints, newest)
+    return spec, learner, state
 
 
 def describe_agent(config: TrainCommand, data: RelabelledDataset) -> AgentSpec:
