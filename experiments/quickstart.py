@@ -103,9 +103,7 @@ def _ending(run: Path, trained: TrainCommand) -> str:
 
 
 def check_evaluation(config: QuickstartCommand) -> None:
-    """Raises a ValueError if the agents could not be evaluated after they are trained.
-
-    The check comes before anything is collected.
+    """Checks, before anything is collected, that the agents can be evaluated once they are trained.
 
     Args:
         config: settings of the quickstart.

@@ -106,7 +106,7 @@ def check_conditions(
     agent: AgentConfig,
     episodes: int | None,
 ) -> None:
-    """Raises a ValueError if a condition cannot be evaluated to its end.
+    """Checks that every condition can be evaluated to its end.
 
     Args:
         conditions: the conditions to evaluate.
@@ -135,7 +135,7 @@ def check_conditions(
 
 
 def check_retrieval(tasks: Sequence[envs.Task], config: EvalConfig, returns: np.ndarray) -> None:
-    """Raises a ValueError unless the data have enough uninformative trajectories.
+    """Checks that the data have enough uninformative trajectories.
 
     Args:
         tasks: the tasks to evaluate on.
@@ -187,7 +187,7 @@ def _check_prompts(condition: str, longest: int, agent: AgentConfig, episodes: i
 
 
 def check_sizes(data: RelabelledDataset, spec: AgentSpec) -> None:
-    """Raises a ValueError unless trajectories have the sizes of those that an agent learned from.
+    """Checks that trajectories have the sizes of those that an agent learned from.
 
     Args:
         data: the trajectories.

@@ -104,7 +104,7 @@ class Evaluation:
         return conditions_of(self.spec.agent, self.config, self.task)
 
     def check(self, conditions: Sequence[str] | None = None) -> None:
-        """Raises a ValueError if a condition lacks what it needs, before the agent acts.
+        """Checks, before the agent acts, that no condition lacks what it needs.
 
         Args:
             conditions: which to check; None checks all.

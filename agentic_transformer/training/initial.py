@@ -38,7 +38,7 @@ class InitialAgent:
         return f"{self._checkpoints.path(self._step)} {self._checkpoints.digest(self._step)}"
 
     def check(self, spec: AgentSpec) -> None:
-        """Raises a ValueError unless an agent can have these parameters.
+        """Checks that an agent can have these parameters.
 
         Args:
             spec: the agent.
