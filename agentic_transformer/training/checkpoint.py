@@ -23,7 +23,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from agentic_transformer.training import checksums, distributed
-from agentic_transformer.training.arrays import check_arrays
+from agentic_transformer.training.checkpoint_arrays import check_arrays
 from agentic_transformer.training.checkpoint_reader import CheckpointReader
 from agentic_transformer.training.literal_path import LiteralPath
 from agentic_transformer.training.state import TrainState

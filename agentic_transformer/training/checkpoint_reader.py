@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from agentic_transformer.config import with_defaults
 from agentic_transformer.settings import differing, flat
 from agentic_transformer.training import checksums, distributed, old_names
-from agentic_transformer.training.arrays import read_arrays
+from agentic_transformer.training.checkpoint_arrays import read_arrays
 from agentic_transformer.training.state import TrainState
 
 

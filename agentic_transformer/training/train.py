@@ -18,7 +18,7 @@ from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.training import distributed
 from agentic_transformer.training.checkpoint import Checkpoints
 from agentic_transformer.training.computation import computation_line
-from agentic_transformer.training.initial import InitialAgent, with_scales_of
+from agentic_transformer.training.init_agent import InitialAgent, with_scales_of
 from agentic_transformer.training.learned_data import describe_change, describe_episodes
 from agentic_transformer.training.learner import Learner, check_devices
 from agentic_transformer.training.literal_path import check_path

@@ -43,7 +43,8 @@ from experiments.cli import (
 )
 from experiments.cli.command_line import CommandLine
 from experiments.cli.job import Job
-from experiments.cli.packages import check_packages, describe, is_user_error, needs_traceback
+from experiments.cli.packages import check_packages
+from experiments.cli.user_errors import describe, is_user_error, needs_traceback
 
 
 def run(

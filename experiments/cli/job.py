@@ -30,8 +30,8 @@ from experiments.cli import (
     run_status,
     sweeps,
 )
-from experiments.cli.packages import needs_traceback
 from experiments.cli.run_folder import Opened
+from experiments.cli.user_errors import needs_traceback
 
 
 @dataclass

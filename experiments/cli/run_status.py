@@ -13,8 +13,8 @@ from typing import Any
 
 from agentic_transformer.run_files import read_json, write_json
 from experiments.cli import provenance
-from experiments.cli.packages import describe, is_user_error
 from experiments.cli.preemption import Stopped, acknowledge_signal
+from experiments.cli.user_errors import describe, is_user_error
 
 STATUS = "status.json"
 CHECKPOINTS = "checkpoints"

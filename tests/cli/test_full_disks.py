@@ -12,7 +12,7 @@ import pytest
 
 from agentic_transformer.training.checkpoint_reader import CheckpointReader
 from experiments.cli.compilation_cache import VARIABLE
-from experiments.cli.packages import describe, is_user_error, needs_traceback
+from experiments.cli.user_errors import describe, is_user_error, needs_traceback
 from tests import processes
 from tests.small_agents import labelled
 

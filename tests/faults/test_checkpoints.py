@@ -20,7 +20,7 @@ from agentic_transformer.training.checkpoint import Checkpoints
 from agentic_transformer.training.sharding import make_mesh
 from agentic_transformer.training.state import init_state, make_optimizer
 from experiments import export
-from experiments.cli.packages import describe as told
+from experiments.cli.user_errors import describe as told
 from tests.small_agents import describe, labelled
 
 pytestmark = pytest.mark.slow
