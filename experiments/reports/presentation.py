@@ -5,10 +5,8 @@ Nothing here touches an environment or a model, or imports jax or MuJoCo.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
 import pandas as pd
 
@@ -207,80 +205,63 @@ def _draw(
     Returns:
         Why each of these figures could not be drawn, by the name of its file; empty if it is there.
     """
-    tasks = [table["task"].iloc[0] for table in records_of]
     summary = tables["summary"]
     several = summary.loc[~summary["condition"].isin(BASELINES), "agent"].nunique() > 1
-    logged, measured = (
+    logged, measured, pictured = (
         [i for i, run in enumerate(runs) if (run / name).exists()]
-        for name in (METRICS, LEARNING_CURVE)
+        for name in (METRICS, LEARNING_CURVE, ROLLOUTS)
     )
-    pictured = next((i for i, run in enumerate(runs) if (run / ROLLOUTS).exists()), None)
+    has_something = {
+        "return_vs_context.png": len(summary) > 0,
+        "agents.png": several,
+        "return_vs_tokens.png": (summary["context_tokens"] > 0).any(),
+        "return_vs_window.png": "windows" in tables,
+        "retrieval.png": "retrieval" in tables,
+        "entropy.png": summary["action_entropy"].notna().any(),
+        "training.png": bool(logged),
+        "learning_curve.png": bool(measured),
+        "attempts.png": bool(pictured),
+    }
 
     def logs(name: str, which: list[int]) -> list[tuple[str, str, pd.DataFrame]]:
-        return [(names[i], tasks[i], pd.read_csv(runs[i] / name)) for i in which]
+        return [
+            (names[i], records_of[i]["task"].iloc[0], pd.read_csv(runs[i] / name)) for i in which
+        ]
 
-    # Whether a figure has something to show, and what draws it to a path by the module `figures`.
-    wanted = {
-        "return_vs_context.png": (
-            len(summary),
-            lambda figures, path: (figures.variants if several else figures.return_vs_context)(
-                summary, path, published
-            ),
-        ),
-        "agents.png": (several, lambda figures, path: figures.agents(summary, path)),
-        "return_vs_tokens.png": (
-            (summary["context_tokens"] > 0).any(),
-            lambda figures, path: (
+    def draw(path: Path) -> None:
+        # Imported here: if matplotlib finds no place for its files, a figure fails, and no table.
+        from experiments.reports import figures
+
+        match path.stem:
+            case "return_vs_context" if several:
+                figures.variants(summary, path, published)
+            case "return_vs_context":
+                figures.return_vs_context(summary, path, published)
+            case "agents":
+                figures.agents(summary, path)
+            case "return_vs_tokens" if several:
                 figures.variants_by_tokens(summary, path)
-                if several
-                else figures.return_vs_tokens(summary, path)
-            ),
-        ),
-        "return_vs_window.png": (
-            "windows" in tables,
-            lambda figures, path: figures.return_vs_window(tables["windows"], path),
-        ),
-        "retrieval.png": (
-            "retrieval" in tables,
-            lambda figures, path: figures.retrieval(tables["retrieval"], path),
-        ),
-        "entropy.png": (
-            summary["action_entropy"].notna().any(),
-            lambda figures, path: figures.entropy(summary, path),
-        ),
-        "training.png": (
-            logged,
-            lambda figures, path: figures.training_curves(logs(METRICS, logged), path),
-        ),
-        "learning_curve.png": (
-            measured,
-            lambda figures, path: figures.learning_curves(logs(LEARNING_CURVE, measured), path),
-        ),
-        "attempts.png": (
-            pictured is not None,
-            lambda figures, path: figures.attempts(
-                runs[pictured] / ROLLOUTS,
-                names[pictured] if len(set(names)) > 1 else "",
-                "own" in set(records_of[pictured]["condition"]),
-                reported(records_of[pictured]),
-                path,
-            ),
-        ),
-    }
-    files = [
-        (str(Path(name).with_suffix(f".{suffix}")), draw)
-        for name, (shows, draw) in wanted.items()
-        if shows
-        for suffix in formats
-    ]
-    return {file: drawing_failure(out / file, partial(_draw_figure, draw)) for file, draw in files}
+            case "return_vs_tokens":
+                figures.return_vs_tokens(summary, path)
+            case "return_vs_window":
+                figures.return_vs_window(tables["windows"], path)
+            case "retrieval":
+                figures.retrieval(tables["retrieval"], path)
+            case "entropy":
+                figures.entropy(summary, path)
+            case "training":
+                figures.training_curves(logs(METRICS, logged), path)
+            case "learning_curve":
+                figures.learning_curves(logs(LEARNING_CURVE, measured), path)
+            case "attempts":
+                records, rollouts = records_of[pictured[0]], runs[pictured[0]] / ROLLOUTS
+                name = names[pictured[0]] if len(set(names)) > 1 else ""
+                has_own = "own" in set(records["condition"])
+                figures.attempts(rollouts, name, has_own, reported(records), path)
 
-
-def _draw_figure(draw: Callable[[ModuleType, Path], None], path: Path) -> None:
-    # Imported here: if matplotlib finds no place for its files, a figure fails, and no table.
-    from experiments.reports import figures
-
-    draw(figures, path)
+    shown = [Path(name) for name in FIGURES if has_something[name]]
+    files = [str(name.with_suffix(f".{suffix}")) for name in shown for suffix in formats]
+    return {file: drawing_failure(out / file, draw) for file in files}
 
 
 def runs_to_show(named: Sequence[str]) -> tuple[list[Path], Path]:

@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 
 from agentic_transformer.config import ReportCommand
+from agentic_transformer.evaluation.results_folder import FIGURES
 from experiments.report import main
 from experiments.reports import figures
 from experiments.reports.condition_names import NAMES
-from experiments.reports.html_report import write_report
+from experiments.reports.html_report import _CAPTIONS, write_report
 from tests.evaluation.test_statistics import make_records
 from tests.reports.test_presentation import RETURNS, make_run
 
@@ -46,6 +47,10 @@ class Page(HTMLParser):
             self.rows[-1].append(data)
         if self.open and self.open[-1] == "summary":
             self.folded.append((data, len(self.rows)))
+
+
+def test_every_figure_has_a_caption():
+    assert set(_CAPTIONS) == set(FIGURES)
 
 
 @pytest.fixture(scope="module")
