@@ -143,18 +143,18 @@ def learner_condition(name: str, told: bool) -> str:
     return f"{condition}_told" if told else condition
 
 
-def learner_conditions() -> dict[str, tuple[str, tuple[str, str, str]]]:
+def learner_conditions() -> dict[str, tuple[str, str, str, str]]:
     """Returns the conditions of learners that act without a context, as figures show them.
 
     Returns:
-        The name of each condition, and its colour, marker and line.
+        The name, the colour, the marker and the line of each condition.
     """
     shown = {
         name: (kind.label, kind.style) for name, kind in LEARNERS.items() if not kind.in_context
     }
     shown[_EXTERNAL] = ("external learner", ("#e377c2", "d"))
     return {
-        condition: (name, (*style, line))
+        condition: (name, *style, line)
         for learner, (label, style) in shown.items()
         for condition, name, line in (
             (learner_condition(learner, told=False), label, ":"),

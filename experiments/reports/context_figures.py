@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from experiments.reports.condition_names import NAMES
+from experiments.reports.condition_looks import LOOKS
 from experiments.reports.legends import save_with_legend
 from experiments.reports.pyplot import plt
-from experiments.reports.return_figures import STYLES, doubling_axis, interval_lengths
+from experiments.reports.return_figures import doubling_axis, interval_lengths
 from experiments.reports.return_table import reported
 
 _NOTE = "mean and 95% interval"
@@ -89,7 +89,7 @@ def entropy(summary: pd.DataFrame, path: Path) -> None:
     figure, axes = _panels(len(panels))
     for axis, ((agent, task), rows, what) in zip(axes, panels, strict=True):
         for condition, curve in rows.groupby("condition", sort=False):
-            label, (colour, marker, line) = NAMES[condition], STYLES[condition]
+            label, colour, marker, line = LOOKS[condition]
             columns = dict(
                 zip([what, f"{what}_low", f"{what}_high"], ["mean", "low", "high"], strict=True)
             )

@@ -18,7 +18,7 @@ from agentic_transformer.evaluation.results_folder import VIDEO, read_command
 from agentic_transformer.run_files import PROVENANCE, read_json
 from agentic_transformer.settings import flat, format_value
 from experiments.reports.agent_names import settings_in
-from experiments.reports.condition_names import NAMES
+from experiments.reports.condition_looks import NAMES
 from experiments.reports.presentation import present
 from experiments.reports.return_table import (
     ENOUGH_UNITS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from experiments.reports.condition_names import NAMES
+from experiments.reports.condition_looks import NAMES
 from experiments.reports.return_table import at_longest, with_intervals
 
 SOURCE = "arXiv 2310.01889, table 5"

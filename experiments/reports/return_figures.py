@@ -8,33 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from agentic_transformer.learners import learner_conditions
 from experiments.reports.anchors import anchor_label
-from experiments.reports.condition_names import NAMES
+from experiments.reports.condition_looks import LOOKS, Look
 from experiments.reports.legends import save_with_legend
 from experiments.reports.pyplot import plt
 from experiments.reports.return_table import ENOUGH_UNITS, at_longest, with_context
-
-STYLES = {
-    "own": ("#0b5fa5", "o", "-"),
-    "dataset": ("#6a9f2a", "^", "-"),
-    "no_context": ("#d1495b", "s", "--"),
-    "foreign": ("#e09f3e", "v", "--"),
-    "zero_rewards": ("#9c6644", "x", "--"),
-    "other_rewards": ("#5f0f40", "+", "--"),
-    "shuffled": ("#4ea8de", "<", "--"),
-    "distractors": ("#a5a58d", ">", "--"),
-    "dt": ("#777777", "D", ":"),
-    "bc": ("#8d6a9f", "P", ":"),
-    "bc10": ("#5b3a75", "X", ":"),
-    "single": ("#7f5539", "p", ":"),
-    "bc_told": ("#5b3a75", "X", "--"),
-    "single_told": ("#7f5539", "p", "--"),
-    **{condition: style for condition, (_, style) in learner_conditions().items()},
-    "bayes_greedy": ("#222222", "", "-."),
-    "posterior_sampling": ("#222222", "", ":"),
-}
-"""Colour, marker and line of each condition."""
 
 COLUMNS = 2
 """Panels beside each other: at 900 pixels of width their words are still legible."""
@@ -232,7 +210,7 @@ def agents(summary: pd.DataFrame, path: Path) -> None:
         rows = at_longest(summary[summary["task"] == task])
         conditions = rows["condition"].nunique()
         for index, (condition, points) in enumerate(rows.groupby("condition", sort=False)):
-            colour, marker, _ = STYLES[condition]
+            name, colour, marker, _ = LOOKS[condition]
             # The intervals of one agent lie below each other within its band, not over each other.
             offset = 0.6 * (index - (conditions - 1) / 2) / conditions
             heights = [names.index(agent) + offset for agent in points["agent"]]
@@ -243,7 +221,7 @@ def agents(summary: pd.DataFrame, path: Path) -> None:
                 fmt=marker or "|",
                 color=colour,
                 markersize=5,
-                label=NAMES[condition],
+                label=name,
             )
         axis.set(
             title=f"{task}: attempt {from_to(rows['trajectories'])}",
@@ -302,16 +280,17 @@ def _steps_axis(axis: plt.Axes, rows: pd.DataFrame) -> None:
     above.minorticks_off()
 
 
-def _looks(summary: pd.DataFrame) -> dict[tuple[str, str], tuple[str, str]]:
-    """Returns the label and the marker of each agent and condition, the same in all panels."""
+def _looks(summary: pd.DataFrame) -> dict[tuple[str, str], Look]:
+    """Returns the look of each agent and condition, the same in all panels."""
     looks = {}
     for condition, rows in summary.groupby("condition", sort=False):
         agents = rows["agent"].unique()
         for index, agent in enumerate(agents):
-            looks[agent, condition] = NAMES[condition], STYLES[condition][1]
+            look = LOOKS[condition]
             if len(agents) > 1:  # baselines of one kind
                 marker = MARKERS[index % len(MARKERS)]
-                looks[agent, condition] = f"{NAMES[condition]}: {agent}", marker
+                look = look._replace(name=f"{look.name}: {agent}", marker=marker)
+            looks[agent, condition] = look
     return looks
 
 
@@ -320,7 +299,7 @@ def _curves(
     rows: pd.DataFrame,
     over: str,
     columns: tuple[str, str, str],
-    looks: dict[tuple[str, str], tuple[str, str]],
+    looks: dict[tuple[str, str], Look],
     hollow: bool = False,
 ) -> None:
     """Draws a curve with its band per agent and condition.
@@ -330,13 +309,13 @@ def _curves(
         rows: of a summary.
         over: column of the horizontal axis.
         columns: columns of the curve and the two ends of the band.
-        looks: label and marker of each agent and condition.
+        looks: of each agent and condition.
         hollow: whether points whose context is longer than that of training are hollow.
     """
     middle, low, high = columns
     beyond = is_beyond_training(rows)
     for (agent, condition), curve in rows.groupby(["agent", "condition"], sort=False):
-        (label, marker), (colour, _, line) = looks[agent, condition], STYLES[condition]
+        label, colour, marker, line = looks[agent, condition]
         curve = curve.sort_values("trajectories")
         x = curve[over]
         axis.plot(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from agentic_transformer.config import BASELINES
-from experiments.reports.condition_names import NAMES
+from experiments.reports.condition_looks import NAMES
 
 ENOUGH_UNITS = 20
 """Fewest contexts from which a conclusion is drawn; of fewer, the interval of one seed is too

@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas as pd
 
 from agentic_transformer.config import BASELINES
-from experiments.reports.condition_names import NAMES
+from experiments.reports.condition_looks import LOOKS
 from experiments.reports.legends import save_with_legend
 from experiments.reports.pyplot import plt
-from experiments.reports.return_figures import STYLES, from_to
+from experiments.reports.return_figures import from_to
 
 _CONDITIONS = ("own", "no_context", *BASELINES)
 """The conditions that are drawn: the agent, its control, and agents without a context."""
@@ -38,13 +38,13 @@ def return_vs_setting(setting: str, table: pd.DataFrame, path: Path) -> None:
     for axis, task in zip(grid[0], tasks, strict=True):
         rows = table[table["task"] == task]
         for (agent, condition), curve in rows.groupby(["agent", "condition"], sort=False):
-            colour, marker, _ = STYLES[condition]
+            name, colour, marker, _ = LOOKS[condition]
             style = {
                 "color": f"C{agents.index(agent) % 10}" if len(agents) > 1 else colour,
                 "linestyle": _LINES[conditions.index(condition) % len(_LINES)],
                 "marker": marker,
             }
-            label = f"{agent}: {NAMES[condition]}" if len(agents) > 1 else NAMES[condition]
+            label = f"{agent}: {name}" if len(agents) > 1 else name
             axis.plot(curve["value"], curve["mean"], label=label, markersize=5, **style)
             band = {"color": style["color"], "alpha": 0.15, "linewidth": 0}
             axis.fill_between(curve["value"], curve["low"], curve["high"], **band)

@@ -7,12 +7,11 @@ from pathlib import Path
 import pandas as pd
 
 from agentic_transformer.config import BASELINES
-from experiments.reports.condition_names import NAMES
+from experiments.reports.condition_looks import LOOKS
 from experiments.reports.legends import save_with_legend
 from experiments.reports.pyplot import plt
 from experiments.reports.return_figures import (
     MARKERS,
-    STYLES,
     doubling_axis,
     draw_anchors,
     draw_hollow,
@@ -90,7 +89,7 @@ def _draw(
                 first = rows.loc[rows[over] > 0, over].min()
                 axis.set_xscale("symlog", base=2, linthresh=first)
                 axis.set_xlabel("tokens in the context of the n-th attempt")
-            axis.set_title(f"{task}\n{NAMES[condition]}", fontsize=9)
+            axis.set_title(f"{task}\n{LOOKS[condition].name}", fontsize=9)
             axis.grid(alpha=0.25)
         axes[0].set_ylabel("return of the n-th attempt")
         if anchors is not None:
@@ -103,11 +102,11 @@ def _draw(
 
 def _looks(baselines: pd.DataFrame) -> dict[tuple[str, str], tuple[str, dict[str, str]]]:
     """Returns the label and the style of each baseline and its condition, as in every panel."""
-    colours = baselines["condition"].map(lambda kind: STYLES[kind][0])
+    colours = baselines["condition"].map(lambda kind: LOOKS[kind].colour)
     agents_of = baselines.groupby(colours)["agent"].unique()
     looks = {}
     for agent, kind in baselines[["agent", "condition"]].drop_duplicates().to_numpy():
-        label, colour = NAMES[kind], STYLES[kind][0]
+        label, colour, *_ = LOOKS[kind]
         label = label if baselines["agent"].nunique() == 1 else f"{label}: {agent}"
         alike = list(agents_of[colour])
         marker = MARKERS[alike.index(agent) % len(MARKERS)] if len(alike) > 1 else ""

@@ -13,7 +13,7 @@ from agentic_transformer.evaluation.results_folder import find_records
 from agentic_transformer.evaluation.statistics import summarize
 from experiments.cli.run_status import jobs, results_of
 from experiments.reports.agent_names import agent_names, with_name
-from experiments.reports.condition_names import NAMES
+from experiments.reports.condition_looks import NAMES
 from experiments.reports.return_table import at_longest, with_intervals
 from experiments.reports.sweep_table import overrides_of
 

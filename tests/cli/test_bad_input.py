@@ -19,7 +19,7 @@ from agentic_transformer.settings import settings_of
 from agentic_transformer.validation import check_command
 from experiments.cli import app as cli
 from experiments.cli import command_line, overrides
-from experiments.reports.condition_names import NAMES
+from experiments.reports.condition_looks import NAMES
 from tests.cli.conftest import ROOT
 from tests.cli.test_configs import COMMANDS
 

@@ -10,10 +10,9 @@ from agentic_transformer.evaluation.context_statistics import (
     summarize_windows,
 )
 from agentic_transformer.evaluation.statistics import summarize
-from experiments.reports.condition_names import NAMES
+from experiments.reports.condition_looks import LOOKS, NAMES
 from experiments.reports.context_figures import entropy, retrieval, return_vs_window
 from experiments.reports.return_figures import (
-    STYLES,
     agents,
     return_vs_context,
     return_vs_tokens,
@@ -119,7 +118,7 @@ def test_curves_of_returns_are_those_of_the_summary(tmp_path, drawn):
             if column == "repeat_miss_rate":
                 own = own[own["repeat_miss_units"] >= 20]
             for condition, rows in own.groupby("condition"):
-                style = STYLES[condition]
+                style = LOOKS[condition][1:]
                 assert_curve(axis, NAMES[condition], rows, "trajectories", columns, style)
             lines = curves(axis)
             assert ("best of the data" in lines) == (column in ("mean", "best_mean"))
@@ -168,7 +167,7 @@ def test_agents_stand_beside_their_names_with_their_last_returns(tmp_path, drawn
         shown = {}
         for container in axis.containers:
             (condition,) = [value for value, name in NAMES.items() if name == container.get_label()]
-            assert to_hex(container.lines[0].get_color()) == STYLES[condition][0]
+            assert to_hex(container.lines[0].get_color()) == LOOKS[condition].colour
             for (mean, height), (low, _), (high, _) in bars(container):
                 near = names[int(np.abs(ticks - height).argmin())]
                 shown[near, condition] = mean, low, high
@@ -190,7 +189,7 @@ def test_returns_stand_over_the_tokens_of_their_contexts(tmp_path, drawn):
     own = summary[summary["condition"] == "own"]
     assert own["context_tokens"].tolist() == [0, 48, 96, 144]
     columns = "mean", "low", "high"
-    assert_curve(axis, NAMES["own"], own, "context_tokens", columns, STYLES["own"])
+    assert_curve(axis, NAMES["own"], own, "context_tokens", columns, LOOKS["own"][1:])
     assert list(curves(axis)) == [NAMES["own"]]
     (hollow,) = [line for line in axis.lines if to_hex(line.get_color()) == "#ffffff"]
     np.testing.assert_array_equal(hollow.get_xdata(), [144])
@@ -278,7 +277,7 @@ def test_entropies_stand_over_attempts(conditions, tmp_path, drawn):
         containers = panels[f"t: at, {what}"].containers
         assert [one.get_label() for one in containers] == [NAMES[one] for one in conditions]
         for condition, container in zip(conditions, containers, strict=True):
-            assert to_hex(container.lines[0].get_color()) == STYLES[condition][0]
+            assert to_hex(container.lines[0].get_color()) == LOOKS[condition].colour
             rows = summary[summary["condition"] == condition]
             rows = rows[rows["trajectories"].isin([1, 2, 4])].assign(
                 mean=rows[column], low=rows[f"{column}_low"], high=rows[f"{column}_high"]

@@ -12,7 +12,7 @@ from agentic_transformer.config import ReportCommand
 from agentic_transformer.evaluation.results_folder import FIGURES
 from experiments.report import main
 from experiments.reports import figures
-from experiments.reports.condition_names import NAMES
+from experiments.reports.condition_looks import NAMES
 from experiments.reports.html_report import _CAPTIONS, write_report
 from tests.evaluation.test_statistics import make_records
 from tests.reports.test_presentation import RETURNS, make_run

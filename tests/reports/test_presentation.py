@@ -15,7 +15,7 @@ from agentic_transformer.run_files import write_json
 from experiments import plot, report
 from experiments.cli.run_folder import write_overrides
 from experiments.reports import figures
-from experiments.reports.condition_names import NAMES
+from experiments.reports.condition_looks import NAMES
 from experiments.reports.paper import beside_paper
 from experiments.reports.presentation import present, runs_within
 from experiments.reports.pyplot import plt
