@@ -12,7 +12,7 @@ from agentic_transformer.learners import learner_conditions
 
 
 class Look(NamedTuple):
-    """Holds how a condition is shown."""
+    """Holds how a condition, or an agent, is shown."""
 
     name: str
     colour: str

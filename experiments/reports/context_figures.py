@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from experiments.reports.condition_looks import LOOKS
+from experiments.reports.curves import doubling_axis, interval_lengths
 from experiments.reports.legends import save_with_legend
 from experiments.reports.pyplot import plt
-from experiments.reports.return_figures import doubling_axis, interval_lengths
 from experiments.reports.return_table import reported
 
 _NOTE = "mean and 95% interval"

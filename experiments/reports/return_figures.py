@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from experiments.reports.anchors import anchor_label
 from experiments.reports.condition_looks import LOOKS, Look
+from experiments.reports.curves import (
+    MARKERS,
+    doubling_axis,
+    draw_anchors,
+    draw_curve,
+    from_to,
+    interval_lengths,
+    is_beyond_training,
+    make_room,
+)
 from experiments.reports.legends import save_with_legend
 from experiments.reports.pyplot import plt
 from experiments.reports.return_table import ENOUGH_UNITS, at_longest, with_context
 
 COLUMNS = 2
 """Panels beside each other: at 900 pixels of width their words are still legible."""
-
-MARKERS = "osv^Dxp*"
-"""Markers of agents, if a figure shows several."""
-
-
-def is_beyond_training(rows: pd.DataFrame) -> pd.Series:
-    """Returns for which rows of a summary the context is longer than it ever was in training.
-
-    A training context of n trajectories holds n - 1 before the last one. A window (`eval.window`)
-    may keep a context as short, however many attempts there are.
-    """
-    one = rows["context_steps"] / (rows["trajectories"] - 1)
-    longest = one.groupby([rows["agent"], rows["task"]]).transform("max")
-    return rows["context_steps"] > (rows["trained_trajectories"] - 1) * longest
 
 
 def return_vs_context(
@@ -92,25 +86,6 @@ def return_vs_context(
     save_with_legend(figure, path)
 
 
-def doubling_axis(axis: plt.Axes, values: pd.Series) -> None:
-    """Makes the horizontal axis logarithmic, with ticks at powers of two."""
-    axis.set_xscale("log", base=2)
-    powers = 2 ** np.arange(int(np.log2(values.max())) + 1)
-    axis.set_xticks(powers, [str(power) for power in powers])
-    axis.minorticks_off()
-
-
-def interval_lengths(rows: pd.DataFrame) -> np.ndarray:
-    """Returns how far the intervals of a table reach below and above their means, (2, rows)."""
-    return np.abs(rows[["low", "high"]].to_numpy().T - rows["mean"].to_numpy())
-
-
-def from_to(counts: pd.Series) -> str:
-    """Returns the smallest and the largest number, or the only one."""
-    low, high = counts.min(), counts.max()
-    return f"{low}" if low == high else f"{low} to {high}"
-
-
 def _best_of_the_data(axis: plt.Axes, rows: pd.DataFrame) -> None:
     """Draws the mean of the best returns in the data, if it is known, with room around it."""
     best = rows["best_return"].mean()
@@ -118,32 +93,7 @@ def _best_of_the_data(axis: plt.Axes, rows: pd.DataFrame) -> None:
         axis.axhline(
             best, color="#222222", linewidth=1, linestyle=(0, (1, 2)), label="best of the data"
         )
-        _make_room(axis, [best])
-
-
-def _make_room(axis: plt.Axes, values: Sequence[float]) -> None:
-    """Extends a vertical axis, so that lines at these values are not at its edges."""
-    low, high = axis.get_ylim()
-    room = 0.05 * (max([high, *values]) - min([low, *values]))
-    lows, highs = [value - room for value in values], [value + room for value in values]
-    axis.set_ylim(min([low, *lows]), max([high, *highs]))
-
-
-def draw_anchors(axis: plt.Axes, anchors: pd.DataFrame) -> None:
-    """Draws published returns of one task as dashed lines with their labels, with room around."""
-    _make_room(axis, anchors["return"].tolist())
-    for _, anchor in anchors.iterrows():
-        axis.axhline(anchor["return"], color="#555555", linewidth=0.8, dashes=(6, 3))
-        axis.text(
-            0.01,
-            anchor["return"],
-            anchor_label(anchor),
-            transform=axis.get_yaxis_transform(),  # x is a share of the axis, y a return
-            fontsize=6.5,
-            color="#555555",
-            va="bottom",
-            clip_on=True,  # else a label that is too long would narrow all panels
-        )
+        make_room(axis, [best])
 
 
 def _panels(summary: pd.DataFrame) -> list[tuple[str, str, str]]:
@@ -253,7 +203,8 @@ def return_vs_tokens(summary: pd.DataFrame, path: Path) -> None:
     )
     for axis, task in zip(grid[0], tasks, strict=True):
         rows = grown[grown["task"] == task]
-        _curves(axis, rows, "context_tokens", _interval_columns("mean"), looks, hollow=True)
+        hollow = is_beyond_training(rows)
+        _curves(axis, rows, "context_tokens", _interval_columns("mean"), looks, hollow)
         first = rows.loc[rows["context_tokens"] > 0, "context_tokens"].min()
         axis.set_xscale("symlog", linthresh=first)
         axis.set(
@@ -300,7 +251,7 @@ def _curves(
     over: str,
     columns: tuple[str, str, str],
     looks: dict[tuple[str, str], Look],
-    hollow: bool = False,
+    hollow: pd.Series | None = None,
 ) -> None:
     """Draws a curve with its band per agent and condition.
 
@@ -310,26 +261,12 @@ def _curves(
         over: column of the horizontal axis.
         columns: columns of the curve and the two ends of the band.
         looks: of each agent and condition.
-        hollow: whether points whose context is longer than that of training are hollow.
+        hollow: whether the marker of a row is hollow; None: of no row.
     """
-    middle, low, high = columns
-    beyond = is_beyond_training(rows)
-    for (agent, condition), curve in rows.groupby(["agent", "condition"], sort=False):
-        label, colour, marker, line = looks[agent, condition]
+    for who, curve in rows.groupby(["agent", "condition"], sort=False):
         curve = curve.sort_values("trajectories")
-        x = curve[over]
-        axis.plot(
-            x, curve[middle], color=colour, marker=marker, linestyle=line, markersize=4, label=label
-        )
-        if hollow:
-            draw_hollow(axis, x[beyond[x.index]], curve.loc[beyond[x.index], middle], marker)
-        axis.fill_between(x, curve[low], curve[high], color=colour, alpha=0.15, linewidth=0)
+        draw_curve(axis, curve, over, looks[who], columns, hollow)
     axis.grid(alpha=0.25)
-
-
-def draw_hollow(axis: plt.Axes, x: pd.Series, y: pd.Series, marker: str) -> None:
-    """Draws white into the markers of some points of a curve."""
-    axis.plot(x, y, color="white", marker=marker, linestyle="", markersize=2)
 
 
 def _beyond_training(axis: plt.Axes, rows: pd.DataFrame) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas as pd
 
 from agentic_transformer.config import BASELINES
-from experiments.reports.condition_looks import LOOKS
+from experiments.reports.condition_looks import LOOKS, Look
+from experiments.reports.curves import draw_curve, from_to
 from experiments.reports.legends import save_with_legend
 from experiments.reports.pyplot import plt
-from experiments.reports.return_figures import from_to
 
 _CONDITIONS = ("own", "no_context", *BASELINES)
 """The conditions that are drawn: the agent, its control, and agents without a context."""
@@ -39,15 +39,10 @@ def return_vs_setting(setting: str, table: pd.DataFrame, path: Path) -> None:
         rows = table[table["task"] == task]
         for (agent, condition), curve in rows.groupby(["agent", "condition"], sort=False):
             name, colour, marker, _ = LOOKS[condition]
-            style = {
-                "color": f"C{agents.index(agent) % 10}" if len(agents) > 1 else colour,
-                "linestyle": _LINES[conditions.index(condition) % len(_LINES)],
-                "marker": marker,
-            }
-            label = f"{agent}: {name}" if len(agents) > 1 else name
-            axis.plot(curve["value"], curve["mean"], label=label, markersize=5, **style)
-            band = {"color": style["color"], "alpha": 0.15, "linewidth": 0}
-            axis.fill_between(curve["value"], curve["low"], curve["high"], **band)
+            if len(agents) > 1:
+                name, colour = f"{agent}: {name}", f"C{agents.index(agent) % 10}"
+            line = _LINES[conditions.index(condition) % len(_LINES)]
+            draw_curve(axis, curve, "value", Look(name, colour, marker, line), marker_size=5)
         values = sorted(rows["value"].unique())
         if values[0] > 0 and values[-1] >= 8 * values[0]:
             axis.set_xscale("log")

@@ -7,17 +7,17 @@ from pathlib import Path
 import pandas as pd
 
 from agentic_transformer.config import BASELINES
-from experiments.reports.condition_looks import LOOKS
-from experiments.reports.legends import save_with_legend
-from experiments.reports.pyplot import plt
-from experiments.reports.return_figures import (
+from experiments.reports.condition_looks import LOOKS, Look
+from experiments.reports.curves import (
     MARKERS,
     doubling_axis,
     draw_anchors,
-    draw_hollow,
+    draw_curve,
     from_to,
     is_beyond_training,
 )
+from experiments.reports.legends import save_with_legend
+from experiments.reports.pyplot import plt
 from experiments.reports.return_table import with_context
 
 _LINES = ("-", "--", "-.", ":")
@@ -73,15 +73,12 @@ def _draw(
             rows = summary[summary["task"] == task]
             for index, agent in enumerate(agents):
                 curve = rows[(rows["agent"] == agent) & (rows["condition"] == condition)]
-                style = {
-                    "color": f"C{index % 10}",
-                    "marker": MARKERS[index % len(MARKERS)],
-                    "linestyle": _LINES[index // 10 % len(_LINES)],
-                }
-                _curve(axis, curve, over, agent, style)
+                marker = MARKERS[index % len(MARKERS)]
+                line = _LINES[index // 10 % len(_LINES)]
+                _curve(axis, curve, over, Look(agent, f"C{index % 10}", marker, line))
             others = rows[rows["condition"].isin(BASELINES)]
             for who, curve in others.groupby(["agent", "condition"], sort=False):
-                _curve(axis, curve, over, *looks[who])
+                _curve(axis, curve, over, looks[who])
             if over == "trajectories":
                 doubling_axis(axis, rows["trajectories"])
                 axis.set_xlabel("n, the n-th attempt")
@@ -100,8 +97,8 @@ def _draw(
     save_with_legend(figure, path, note)
 
 
-def _looks(baselines: pd.DataFrame) -> dict[tuple[str, str], tuple[str, dict[str, str]]]:
-    """Returns the label and the style of each baseline and its condition, as in every panel."""
+def _looks(baselines: pd.DataFrame) -> dict[tuple[str, str], Look]:
+    """Returns the look of each baseline and its condition, the same in all panels."""
     colours = baselines["condition"].map(lambda kind: LOOKS[kind].colour)
     agents_of = baselines.groupby(colours)["agent"].unique()
     looks = {}
@@ -110,18 +107,11 @@ def _looks(baselines: pd.DataFrame) -> dict[tuple[str, str], tuple[str, dict[str
         label = label if baselines["agent"].nunique() == 1 else f"{label}: {agent}"
         alike = list(agents_of[colour])
         marker = MARKERS[alike.index(agent) % len(MARKERS)] if len(alike) > 1 else ""
-        looks[agent, kind] = label, {"color": colour, "marker": marker, "linestyle": ":"}
+        looks[agent, kind] = Look(label, colour, marker, ":")
     return looks
 
 
-def _curve(
-    axis: plt.Axes, curve: pd.DataFrame, over: str, label: str, style: dict[str, object]
-) -> None:
+def _curve(axis: plt.Axes, curve: pd.DataFrame, over: str, look: Look) -> None:
     """Draws one agent's curve with its band, if it has one here."""
-    if curve.empty:
-        return
-    curve = curve.sort_values("trajectories")
-    x = curve[over]
-    axis.plot(x, curve["mean"], markersize=4, label=label, **style)
-    draw_hollow(axis, *curve.loc[curve["beyond"], [over, "mean"]].to_numpy().T, style["marker"])
-    axis.fill_between(x, curve["low"], curve["high"], color=style["color"], alpha=0.15, linewidth=0)
+    if len(curve):
+        draw_curve(axis, curve.sort_values("trajectories"), over, look, hollow=curve["beyond"])
