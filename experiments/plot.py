@@ -18,7 +18,8 @@ def main(config: PlotCommand) -> None:
         ValueError: no run is named, or `present` refuses them.
     """
     # Imported here: a command line is checked before pandas and matplotlib are loaded.
-    from experiments.reports.presentation import present, runs_to_show
+    from experiments.cli.folders import runs_to_show
+    from experiments.reports.presentation import present
 
     runs, place = runs_to_show(config.runs)
     out = Path(config.out) if config.out else place

@@ -15,8 +15,8 @@ def main(config: ReportCommand) -> None:
         ValueError: no run is named, or their records cannot be shown together.
     """
     # Imported here: a command line is checked before pandas and matplotlib are loaded.
+    from experiments.cli.folders import runs_to_show
     from experiments.reports.html_report import write_report
-    from experiments.reports.presentation import runs_to_show
 
     runs, place = runs_to_show(config.runs)
     path = Path(config.out) if config.out else place / "report.html"

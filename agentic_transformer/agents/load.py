@@ -9,12 +9,17 @@ import jax
 from jax.sharding import Mesh
 
 from agentic_transformer.agents.base import Agent
-from agentic_transformer.agents.run_folders import find_run, read_acting
-from agentic_transformer.config import TrainCommand
+from agentic_transformer.config import EvalConfig, TrainCommand
+from agentic_transformer.errors import UserError, raise_config_error
+from agentic_transformer.find_run import find_run
 from agentic_transformer.learners import acting_class, is_in_context
 from agentic_transformer.models.spec import AgentSpec
+from agentic_transformer.run_files import CONFIG, LAST_KEY, read_settings
+from agentic_transformer.settings import format_value, settings_of
 from agentic_transformer.training.checkpoint_reader import CheckpointReader
 from agentic_transformer.training.computation import describe_computation
+
+_ACTING = ("seed", "target", "temperature", "noise", "window")
 
 
 def load(run: Path | str, checkpoint: str | int = "newest", mesh: Mesh | None = None) -> Agent:
@@ -93,3 +98,27 @@ def read_spec(checkpoints: CheckpointReader, step: int) -> AgentSpec:
         return AgentSpec.from_dict(checkpoints.spec(step))
     except ValueError as error:
         raise ValueError(f"{checkpoints.path(step)}: {error}") from error
+
+
+def read_acting(run: Path) -> EvalConfig:
+    """Returns how a run's evaluation acts: its seed, target, temperature, noise and window.
+
+    Without settings in the folder, or where they do not say, the defaults are taken.
+
+    Raises:
+        UserError: the settings cannot be read, or were cut short.
+    """
+    path = run / CONFIG
+    if not path.exists():
+        return EvalConfig()
+    there = read_settings(run, LAST_KEY).get("eval", {})
+    if not isinstance(there, dict):
+        raise_config_error(f"{path} does not hold settings: eval is no group of them")
+    values = {key: there[key] for key in _ACTING if key in there}
+    for key, value in values.items():
+        setting = settings_of(EvalConfig)[key]
+        try:
+            setting.check(value)
+        except UserError:
+            raise_config_error(f"{path}: eval.{key}={format_value(value)}", setting.allowed)
+    return EvalConfig(**values)

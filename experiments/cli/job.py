@@ -23,12 +23,12 @@ from experiments.cli import (
     allocator,
     compilation_cache,
     devices,
+    folders,
     preemption,
     provenance,
     resuming,
     run_folder,
     run_status,
-    sweeps,
 )
 from experiments.cli.run_folder import Opened
 from experiments.cli.user_errors import needs_traceback
@@ -72,7 +72,7 @@ class Job:
         """
         devices.make_virtual_devices(command)
         if self.takes_run and not self.makes_run:
-            for run in sweeps.runs_of(Path(command.run)):
+            for run in folders.runs_of(Path(command.run)):
                 run_folder.read_config(run, TrainCommand)
         number, count = process_info(command.mesh) if hasattr(command, "mesh") else (0, 1)
         if count > 1 and (self.name != "train" or not command.run):
@@ -153,7 +153,7 @@ class Job:
             run_folder.write_description(folder, command, overrides, facts)
             self.main(command, folder)
             return {}
-        runs = sweeps.runs_of(Path(command.run))
+        runs = folders.runs_of(Path(command.run))
         if len(runs) == 1:
             return {"results": [self._work_on(runs[0], command, overrides, facts)]}
         results = []
@@ -181,7 +181,7 @@ class Job:
         """
         if not self.makes_run:
             return shell_join(self.argv)
-        if self.opened and not run_folder.is_described(self.opened.path):
+        if self.opened and not folders.is_described(self.opened.path):
             self.opened.undo()
             return shell_join(self.argv)
         words = [word for word in self.argv if word.lstrip("+").partition("=")[0] != "resume"]

@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from agentic_transformer import same_run
-from agentic_transformer.agents.run_folders import nearest_run
 from agentic_transformer.errors import UserError, raise_config_error
+from agentic_transformer.find_run import nearest_run
 from agentic_transformer.run_files import CONFIG, is_locked
 from agentic_transformer.settings import flat, lies_in, settings_of, value_at
+from experiments.cli.folders import contents, is_described
 from experiments.cli.run_folder import (
     FOLDER_SETTINGS,
     Opened,
-    contents,
-    is_described,
     open_folder,
     read_config,
 )

@@ -26,9 +26,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from agentic_transformer.agents.run_folders import nearest_run
 from agentic_transformer.config import TrainCommand, rename_settings
 from agentic_transformer.errors import raise_config_error
+from agentic_transformer.find_run import nearest_run
 from agentic_transformer.run_files import (
     CONFIG,
     LAST_KEY,
@@ -42,12 +42,12 @@ from agentic_transformer.run_files import (
 )
 from agentic_transformer.settings import settings_of, value_at
 from experiments.cli import provenance
+from experiments.cli.folders import OVERRIDES, contents
 from experiments.cli.run_status import STATUS, read_status
 
 RUNS = Path("runs")
 # Settings that say where a run lies, not what it is.
 FOLDER_SETTINGS = ("run", "resume")
-OVERRIDES = "overrides.yaml"
 # Files of every run, and Hydra's note of a sweep; every other file is somebody's work.
 STANDARD_FILES = frozenset({CONFIG, OVERRIDES, PROVENANCE, STATUS, LOCK, "multirun.yaml"})
 _ALLOWED = "a place where a folder can be made"
@@ -131,19 +131,6 @@ def _open_named_folder(named: Path, resume: bool) -> Opened:
         allowed = "a new folder, or resume=true to continue what is there"
         raise_config_error(f"run={named}: the folder holds {contents(named)} already", allowed)
     return opened
-
-
-def contents(folder: Path) -> str:
-    """Says what a folder holds: "a run", "a sweep" or "files"."""
-    status = read_status(folder)
-    if (folder / CONFIG).exists() or "command" in status:
-        return "a run"
-    return "a sweep" if status or (folder / OVERRIDES).exists() else "files"
-
-
-def is_described(folder: Path) -> bool:
-    """Returns whether a folder has the settings of a run, or the overrides of a sweep."""
-    return any((folder / name).is_file() for name in (CONFIG, OVERRIDES))
 
 
 def _missing_folders(wanted: Path) -> list[Path]:

@@ -25,25 +25,6 @@ def read_status(folder: Path) -> dict[str, Any]:
     return read_json(folder / STATUS)
 
 
-def jobs(folder: Path) -> list[Path]:
-    """Returns the folders of a sweep's jobs that were started, by their numbers: 2 before 10."""
-    found = (path.parent for path in folder.glob(f"*/{STATUS}"))
-    return sorted(found, key=lambda job: (len(job.name), job.name))
-
-
-def results_of(folder: Path) -> list[Path]:
-    """Returns the folders that hold the results of a run or of a sweep's job.
-
-    They are those of the runs that the job evaluated, those of a quickstart's agents, which have
-    settings of their own, or the folder itself.
-    """
-    status = read_status(folder)
-    if status.get("command") == "quickstart" and (agents := jobs(folder)):
-        return agents
-    found = status.get("results", [])  # earlier versions wrote one path, or none of several
-    return [Path(path) for path in ([found] if isinstance(found, str) else found)] or [folder]
-
-
 def write_running(folder: Path, **facts: Any) -> None:
     """Writes that a run or a sweep is running."""
     write_json(folder / STATUS, {"state": "running", "started": provenance.now()} | facts)

@@ -13,9 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from agentic_transformer.errors import UserError, raise_config_error
-from agentic_transformer.run_files import CONFIG
 from agentic_transformer.settings import shell_words
-from experiments.cli import resuming, run_folder, run_status
+from experiments.cli import folders, resuming, run_folder, run_status
 from experiments.cli.command_line import CommandLine
 from experiments.cli.overrides import Assignment
 
@@ -34,14 +33,14 @@ def find(
         UserError: there is nothing to resume, or the folder holds another sweep.
     """
     if named:
-        if run_folder.contents(named) == "a run":
+        if folders.contents(named) == "a run":
             problem = f"run={named}: the folder holds a single run, and -m makes a sweep"
             raise_config_error(problem, "a new folder, or one value for each setting, without -m")
-        recorded = (named / run_folder.OVERRIDES).exists()
+        recorded = (named / folders.OVERRIDES).exists()
         return named, _in_order(named, line) if recorded else line
     for parent in parents:
-        for folder in resuming.unfinished(parent, run_folder.OVERRIDES):
-            if not (folder / CONFIG).exists():  # else it is a run
+        for folder in resuming.unfinished(parent, folders.OVERRIDES):
+            if folders.contents(folder) == "a sweep":
                 with suppress(UserError):
                     return folder, _in_order(folder, line)
     places = ", ".join(map(str, parents))
@@ -61,8 +60,8 @@ def recall(line: CommandLine) -> CommandLine:
     if not line.value("resume", False) or not line.value("run") or line.defining_assignments:
         return line
     folder = Path(line.make_settings(line.job_overrides[0]).run)
-    recorded = (folder / run_folder.OVERRIDES).exists()
-    if not recorded or run_folder.contents(folder) != "a sweep":
+    recorded = (folder / folders.OVERRIDES).exists()
+    if not recorded or folders.contents(folder) != "a sweep":
         return line
     earlier = line.read_overrides(folder)
     return replace(line, multirun=True, assignments=[*earlier, *line.assignments])
@@ -92,21 +91,6 @@ def _same_values(one: Assignment, other: Assignment) -> bool:
     return len(one.values) == len(other.values) and all(v in other.values for v in one.values)
 
 
-def runs_of(folder: Path) -> list[Path]:
-    """Returns the runs that a folder names: itself, or the jobs of a sweep that trained.
-
-    Raises:
-        UserError: a job of the sweep was not trained to its end.
-    """
-    if (folder / CONFIG).exists() or not (found := run_status.jobs(folder)):
-        return [folder]
-    for job in found:
-        if run_status.read_status(job).get("state") != "finished":
-            problem = f"run={folder}: its job {job.name} did not finish"
-            raise_config_error(problem, "a sweep whose jobs all finished, or one of its folders")
-    return found
-
-
 def conclude(opened: run_folder.Opened, crashed: bool, resumable: bool) -> int:
     """Writes how a sweep ended, and prints the jobs that failed; returns the exit code.
 
@@ -121,7 +105,7 @@ def conclude(opened: run_folder.Opened, crashed: bool, resumable: bool) -> int:
         UserError: bad input kept every job from its work.
     """
     path = opened.path
-    started = {job: run_status.read_status(job) for job in run_status.jobs(path)}
+    started = {job: run_status.read_status(job) for job in folders.jobs(path)}
     failed = {job: state for job, state in started.items() if state.get("state") != "finished"}
     run_status.write_ended(path, state="failed" if failed or crashed else "finished")
     if not failed and not crashed:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from agentic_transformer.agents.run_folders import nearest_run
 from agentic_transformer.config import BASELINES
 from agentic_transformer.config import FIGURE_FORMATS as FORMATS
 from agentic_transformer.errors import raise_config_error
@@ -29,9 +28,10 @@ from agentic_transformer.evaluation.results_folder import (
     read_settings,
 )
 from agentic_transformer.evaluation.statistics import compare, summarize
+from agentic_transformer.find_run import nearest_run
 from agentic_transformer.run_files import CONFIG, LEARNING_CURVE, METRICS
 from agentic_transformer.settings import shell_words
-from experiments.cli.run_status import jobs, results_of, saved_step
+from experiments.cli.run_status import saved_step
 from experiments.reports.agent_names import agent_names, with_name
 from experiments.reports.anchors import choose_anchors, read_anchors
 from experiments.reports.paper import beside_paper, paper_text
@@ -262,37 +262,6 @@ def _draw(
     shown = [Path(name) for name in FIGURES if has_something[name]]
     files = [str(name.with_suffix(f".{suffix}")) for name in shown for suffix in formats]
     return {file: drawing_failure(out / file, draw) for file in files}
-
-
-def runs_to_show(named: Sequence[str]) -> tuple[list[Path], Path]:
-    """Returns the runs within the folders that a command names, and the place of what shows them.
-
-    That is the folder itself, or `comparison` beside the first of several.
-
-    Raises:
-        ValueError: no folder is named.
-    """
-    if not named:
-        raise ValueError("runs=[] names no run; give run folders, for example runs=[runs/a,runs/b]")
-    folders = [Path(run) for run in named]
-    place = folders[0] if len(folders) == 1 else folders[0].parent / "comparison"
-    return [run for folder in folders for run in runs_within(folder)], place
-
-
-def runs_within(folder: Path) -> list[Path]:
-    """Returns the run folders within a folder: a run, the agents of a quickstart, a sweep's jobs.
-
-    All jobs of a sweep must have been evaluated. Records that were joined before, in the folder of
-    a sweep or a quickstart, do not count: those of one agent have its settings beside them.
-    """
-    found = jobs(folder)
-    is_sweep = found and not (folder / CONFIG).exists()
-    results = results_of(folder)
-    if results != [folder]:
-        return results
-    if find_records(folder) and not is_sweep:
-        return [folder]
-    return [run for job in found for run in runs_within(job)] or [folder]
 
 
 def _records_of(run: Path) -> Path:

@@ -14,10 +14,11 @@ from yaml import YAMLError
 from agentic_transformer.errors import nearest, raise_config_error
 from agentic_transformer.evaluation.results_folder import find_records, read_command
 from agentic_transformer.evaluation.statistics import last_returns
-from agentic_transformer.run_files import CONFIG, METRICS
+from agentic_transformer.run_files import METRICS
+from experiments.cli.folders import OVERRIDES, is_begun_sweep, jobs, results_of
 from experiments.cli.overrides import values_by_key
-from experiments.cli.run_folder import OVERRIDES, read_overrides
-from experiments.cli.run_status import jobs, read_status, results_of
+from experiments.cli.run_folder import read_overrides
+from experiments.cli.run_status import read_status
 
 
 def sweep_table(sweep: Path) -> pd.DataFrame:
@@ -27,27 +28,21 @@ def sweep_table(sweep: Path) -> pd.DataFrame:
         UserError: the folder is not that of a sweep, or no job of it has begun.
     """
     if not sweep.is_dir():
-        beside = [path.name for path in sorted(sweep.parent.glob("*/")) if _is_sweep(path)]
+        beside = [path.name for path in sorted(sweep.parent.glob("*/")) if is_begun_sweep(path)]
         meant = nearest(sweep.name, beside)
         raise_config_error(
             f"sweep={sweep}: no such folder",
             "the folder of a sweep, which -m makes",
             f"sweep={sweep.parent / meant}" if meant else None,
         )
-    if not _is_sweep(sweep):
-        within = [path for path in sorted(sweep.glob("*/")) if _is_sweep(path)]
+    if not is_begun_sweep(sweep):
+        within = [path for path in sorted(sweep.glob("*/")) if is_begun_sweep(path)]
         raise_config_error(
             f"sweep={sweep}: no jobs of a sweep are there",
             "the folder of a sweep, which -m makes",
             f"sweep={within[0]}" if within else None,
         )
     return pd.DataFrame(map(_row, jobs(sweep)))
-
-
-def _is_sweep(folder: Path) -> bool:
-    """Returns whether a folder is a sweep's, not a run's or one that holds several runs."""
-    is_sweep = (folder / OVERRIDES).exists() and not (folder / CONFIG).exists()
-    return is_sweep and bool(jobs(folder))
 
 
 def job_results(sweep: Path) -> list[Path]:

@@ -11,7 +11,7 @@ import pandas as pd
 from agentic_transformer.evaluation.records import join, read_records
 from agentic_transformer.evaluation.results_folder import find_records
 from agentic_transformer.evaluation.statistics import summarize
-from experiments.cli.run_status import jobs, results_of
+from experiments.cli.folders import jobs, results_of
 from experiments.reports.agent_names import agent_names, with_name
 from experiments.reports.condition_looks import NAMES
 from experiments.reports.return_table import at_longest, with_intervals

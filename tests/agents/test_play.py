@@ -8,12 +8,13 @@ import yaml
 
 import agentic_transformer
 import envs
-from agentic_transformer.agents.run_folders import committed_agents, read_acting
+from agentic_transformer.agents.load import read_acting
 from agentic_transformer.config import EvalConfig
 from agentic_transformer.contexts.normalizer import Normalizer
 from agentic_transformer.errors import UserError
 from agentic_transformer.evaluation.conditions import evaluation_tasks
 from agentic_transformer.evaluation.rollouts import Evaluation
+from agentic_transformer.find_run import committed_agents
 from tests.seeds import SEED
 from tests.small_agents import TASK, describe, labelled, untrained_agent
 

@@ -4,11 +4,13 @@ import shutil
 
 import pytest
 
-from agentic_transformer.agents.run_folders import committed_agents, read_acting
+from agentic_transformer.agents.load import read_acting
 from agentic_transformer.config import QuickstartCommand, TrainCommand
 from agentic_transformer.errors import UserError
+from agentic_transformer.find_run import committed_agents
 from agentic_transformer.run_files import CONFIG, write_config
-from experiments.cli.run_folder import OVERRIDES, read_config, read_overrides, write_overrides
+from experiments.cli.folders import OVERRIDES
+from experiments.cli.run_folder import read_config, read_overrides, write_overrides
 from experiments.reports.agent_names import settings_in
 
 CUT = "was cut short: its end is missing"

@@ -18,7 +18,7 @@ from datasets.collectors import collectors
 from datasets.download import ALGORITHMS, DOMAINS
 from envs.family_table import FAMILIES
 from experiments.cli import command_line
-from experiments.reports.presentation import runs_within
+from experiments.cli.folders import runs_within
 from tests.cli.conftest import ROOT
 from tests.cli.test_configs import COMMANDS
 from tests.documented_commands import programs, registrations_taken_back

@@ -6,9 +6,9 @@ import shutil
 import pytest
 from omegaconf import OmegaConf
 
-from agentic_transformer.agents.run_folders import nearest_run
 from agentic_transformer.config import TrainCommand
 from agentic_transformer.errors import UserError
+from agentic_transformer.find_run import nearest_run
 from agentic_transformer.validation import check_init
 from experiments.train import main
 

@@ -7,10 +7,9 @@ import pytest
 
 from agentic_transformer.config import PlotCommand, TableCommand
 from experiments import plot, table
-from experiments.cli.run_folder import OVERRIDES
+from experiments.cli.folders import OVERRIDES, runs_within
 from experiments.cli.run_status import STATUS
 from experiments.reports import figures
-from experiments.reports.presentation import runs_within
 from tests.evaluation.test_statistics import make_records
 from tests.reports.test_presentation import RETURNS, make_run
 

@@ -26,7 +26,7 @@ from agentic_transformer.evaluation.conditions import check_conditions, evaluati
 from agentic_transformer.evaluation.evaluate import load_evaluation
 from experiments import evaluate, plot, quickstart
 from experiments.cli import run_folder
-from experiments.reports.presentation import runs_within
+from experiments.cli.folders import runs_within
 from tests import processes
 from tests.faults.saved_agents import save
 from tests.seeds import SEED

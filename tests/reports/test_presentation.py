@@ -13,11 +13,12 @@ from agentic_transformer.errors import UserError
 from agentic_transformer.evaluation.statistics import compare, summarize
 from agentic_transformer.run_files import write_json
 from experiments import plot, report
+from experiments.cli.folders import runs_within
 from experiments.cli.run_folder import write_overrides
 from experiments.reports import figures
 from experiments.reports.condition_looks import NAMES
 from experiments.reports.paper import beside_paper
-from experiments.reports.presentation import present, runs_within
+from experiments.reports.presentation import present
 from experiments.reports.pyplot import plt
 from experiments.reports.return_table import last_comparisons, reported, table_text
 from experiments.reports.sweep_table import sweep_table

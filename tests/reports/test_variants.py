@@ -13,10 +13,11 @@ from agentic_transformer.config import TableCommand
 from agentic_transformer.evaluation.statistics import interval, summarize
 from agentic_transformer.run_files import write_json
 from experiments import table
+from experiments.cli.folders import runs_to_show, runs_within
 from experiments.cli.run_folder import read_overrides, write_overrides
 from experiments.cli.run_status import STATUS
 from experiments.reports.learning_curve_figure import learning_curves
-from experiments.reports.presentation import present, runs_to_show, runs_within
+from experiments.reports.presentation import present
 from experiments.reports.return_figures import return_vs_context
 from experiments.reports.variants_figure import variants
 from experiments.reports.variants_table import (

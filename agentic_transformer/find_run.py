@@ -1,4 +1,4 @@
-"""Finds the folder of a run, or of a committed agent by its name, and reads how its agent acts."""
+"""Finds the folder of a run, or of a committed agent by its name."""
 
 from __future__ import annotations
 
@@ -6,18 +6,14 @@ import difflib
 import os
 from pathlib import Path
 
-from agentic_transformer.config import EvalConfig
-from agentic_transformer.errors import UserError, listing, nearest, raise_config_error
-from agentic_transformer.run_files import CONFIG, LAST_KEY, read_settings
-from agentic_transformer.settings import format_value, settings_of
+from agentic_transformer.errors import listing, nearest, raise_config_error
+from agentic_transformer.run_files import CONFIG
 
-RESULTS = Path(__file__).parents[2] / "experiments" / "results"
+RESULTS = Path(__file__).parents[1] / "experiments" / "results"
 """Folder of the committed evidence: the agent of a result is in `<result>/run`."""
 
 _SIMILAR = 0.6
 """Smallest similarity, from 0 to 1, at which a folder is suggested."""
-
-_ACTING = ("seed", "target", "temperature", "noise", "window")
 
 
 def committed_agents() -> dict[str, Path]:
@@ -73,27 +69,3 @@ def nearest_run(missing: Path | str) -> str | None:
         return str(within[0])
     best = max(sorted(found - {missing}), key=similarity, default=None)
     return str(best) if best and similarity(best) >= _SIMILAR else None
-
-
-def read_acting(run: Path) -> EvalConfig:
-    """Returns how a run's evaluation acts: its seed, target, temperature, noise and window.
-
-    Without settings in the folder, or where they do not say, the defaults are taken.
-
-    Raises:
-        UserError: the settings cannot be read, or were cut short.
-    """
-    path = run / CONFIG
-    if not path.exists():
-        return EvalConfig()
-    there = read_settings(run, LAST_KEY).get("eval", {})
-    if not isinstance(there, dict):
-        raise_config_error(f"{path} does not hold settings: eval is no group of them")
-    values = {key: there[key] for key in _ACTING if key in there}
-    for key, value in values.items():
-        setting = settings_of(EvalConfig)[key]
-        try:
-            setting.check(value)
-        except UserError:
-            raise_config_error(f"{path}: eval.{key}={format_value(value)}", setting.allowed)
-    return EvalConfig(**values)
