@@ -192,7 +192,7 @@ class Job:
 
 def _inherit_evaluation(command: Any, overrides: list[str]) -> None:
     """Takes the evaluation settings that no override sets from the run that is evaluated."""
-    given = {word.lstrip("+").partition("=")[0] for word in overrides}
+    given = resuming.given_keys(overrides)
     for key, value in vars(run_folder.read_config(Path(command.run), TrainCommand).eval).items():
         if f"eval.{key}" not in given:
             setattr(command.eval, key, value)
