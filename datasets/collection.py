@@ -97,7 +97,7 @@ def collect(
         "seed": seed,
         "length": length,
         "action_repeat": action_repeat,
-        "settings": policy.settings(task),
+        "settings": policy.settings(task, action_repeat),
     }
     before = read_same_collection(folder, made)
     paths = [episode_path(folder, index, length) for index in range(episodes)]
@@ -233,7 +233,8 @@ def _episodes(
             indices = range(batch * policy.batch, (batch + 1) * policy.batch)
             seeds = [start_seed(seed, index) for index in indices]
             tasks = episode_tasks(task, seeds, policy.one_task)
-            collector = policy(tasks, np.random.default_rng([seed, batch]), length)
+            rng = np.random.default_rng([seed, batch])
+            collector = policy(tasks, rng, length, action_repeat)
             start = environments.reset(seed=seeds, options={"tasks": tasks})
             actor = partial(_act, collector)
             episodes = run_batch(environments, start, actor, action_repeat, length, bar)

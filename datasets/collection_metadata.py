@@ -52,6 +52,7 @@ def read_metadata(folder: Path, in_progress: bool = False) -> dict[str, Any]:
     if not all(isinstance(known.get(key), kind) for key, kind in types.items()):
         raise ValueError(f"{path}: is not what a collection writes; {advice}")
     _rename_settings(path, known)
+    _name_unit(known)
     return known
 
 
@@ -61,6 +62,14 @@ def _rename_settings(path: Path, metadata: dict[str, Any]) -> None:
         new = _RENAMED_SETTINGS[old]
         settings[new] = settings.pop(old)
         tqdm.write(f"{path}: setting {old!r} is now called {new!r}")
+
+
+def _name_unit(metadata: dict[str, Any]) -> None:
+    """Says of noise of earlier versions, which drew a value for each action, what it counted."""
+    settings = metadata.get("settings") or {}
+    if "time_scales" in settings:
+        held = metadata.get("action_repeat", 1) != 1
+        settings.setdefault("time_scales_in", "held actions" if held else "environment steps")
 
 
 def read_origin(folder: Path) -> dict[str, Any]:

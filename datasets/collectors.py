@@ -34,20 +34,29 @@ class Collector(Protocol):
     demonstrator: np.ndarray | None
 
     @classmethod
-    def settings(cls, task: Task) -> dict[str, Any]:
+    def settings(cls, task: Task, action_repeat: int = 1) -> dict[str, Any]:
         """Returns what its episodes depend on besides task and seed, in plain values.
 
         They are kept beside a buffer, so that all its episodes are of one kind.
         """
 
-    def __init__(self, tasks: Sequence[Task], rng: np.random.Generator, length: int) -> None:
-        """Prepares one episode of `length` steps for each of `tasks`, none of them a family."""
-
-    def act(self, step: int, physics: np.ndarray) -> np.ndarray:
-        """Returns the actions at agent step `step`.
+    def __init__(
+        self, tasks: Sequence[Task], rng: np.random.Generator, length: int, action_repeat: int = 1
+    ) -> None:
+        """Prepares one episode for each of `tasks`, none of them a family.
 
         Args:
-            step: 0, 1, ...
+            tasks: what the episodes pursue.
+            rng: the source of all draws.
+            length: environment steps of an episode.
+            action_repeat: environment steps for which each action is held.
+        """
+
+    def act(self, step: int, physics: np.ndarray) -> np.ndarray:
+        """Returns the actions that are held from environment step `step` on.
+
+        Args:
+            step: 0, action_repeat, 2 action_repeat, ...
             physics: (episodes, physics size), the present states.
 
         Returns:
@@ -61,11 +70,13 @@ class UniformNoise:
     batch, one_task, demonstrator = 100, False, None
 
     @classmethod
-    def settings(cls, task: Task) -> dict[str, Any]:
+    def settings(cls, task: Task, action_repeat: int = 1) -> dict[str, Any]:
         """Returns nothing: there is nothing to set."""
         return {}
 
-    def __init__(self, tasks: Sequence[Task], rng: np.random.Generator, length: int) -> None:
+    def __init__(
+        self, tasks: Sequence[Task], rng: np.random.Generator, length: int, action_repeat: int = 1
+    ) -> None:
         """Prepares one episode for each of `tasks`."""
         self._shape, self._rng = (len(tasks), envs.spec(tasks[0]).action), rng
 
@@ -74,7 +85,7 @@ class UniformNoise:
         return self._rng.uniform(-1, 1, self._shape)
 
 
-_TIME_SCALES = (2.0, 100.0)  # steps
+_TIME_SCALES = (2.0, 100.0)  # environment steps
 _STRENGTHS = (0.3, 1.5)
 
 
@@ -87,16 +98,22 @@ class OrnsteinUhlenbeckNoise:
     batch, one_task, demonstrator = 100, False, None
 
     @classmethod
-    def settings(cls, task: Task) -> dict[str, Any]:
+    def settings(cls, task: Task, action_repeat: int = 1) -> dict[str, Any]:
         """Returns the ranges of time scales and strengths."""
-        return {"time_scales": _TIME_SCALES, "strengths": _STRENGTHS}
+        return {
+            "time_scales": _TIME_SCALES,
+            "time_scales_in": "environment steps",
+            "strengths": _STRENGTHS,
+        }
 
-    def __init__(self, tasks: Sequence[Task], rng: np.random.Generator, length: int) -> None:
+    def __init__(
+        self, tasks: Sequence[Task], rng: np.random.Generator, length: int, action_repeat: int = 1
+    ) -> None:
         """Draws the time scale and the strength of each episode."""
         self._rng = rng
         # x[t+1] = decay x[t] + sqrt(1 - decay^2) noise keeps x at unit variance.
         time_scale = np.exp(rng.uniform(*np.log(_TIME_SCALES), (len(tasks), 1)))
-        self._decay = np.exp(-1 / time_scale)
+        self._decay = np.exp(-action_repeat / time_scale)
         self._strength = rng.uniform(*_STRENGTHS, (len(tasks), 1))
         self._state = rng.standard_normal((len(tasks), envs.spec(tasks[0]).action))
 

@@ -36,7 +36,7 @@ class HandCollector:
     batch, one_task = 100, False
 
     @classmethod
-    def settings(cls, task: Task) -> dict[str, Any]:
+    def settings(cls, task: Task, action_repeat: int = 1) -> dict[str, Any]:
         """Returns the controller's settings and its noise."""
         return {
             "gain": _GAIN,
@@ -47,7 +47,9 @@ class HandCollector:
             "noise_shares": _NOISE_SHARES,
         }
 
-    def __init__(self, tasks: Sequence[Task], rng: np.random.Generator, length: int) -> None:
+    def __init__(
+        self, tasks: Sequence[Task], rng: np.random.Generator, length: int, action_repeat: int = 1
+    ) -> None:
         """Draws the noise of each episode."""
         goals = [task.params.get("goal") or CORNERS[task.behaviour] for task in tasks]
         self._places = np.column_stack([goals, np.full(len(tasks), _HEIGHT)])

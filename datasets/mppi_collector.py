@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from envs import Task
-from envs.mppi import MPPI, MPPIConfig
+from envs.mppi import MPPI, MPPIConfig, fit_action_repeat
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Recipe:
     """Says how episodes are planned, and by how much they depart from the plans.
 
     Attributes:
-        planner: the planner's settings.
+        planner: the planner's settings where each action is held for one step.
         efforts: shares of the planner's samples, of which one is drawn for each batch.
         noises: standard deviations of noise on actions, of which one is drawn for each episode.
         noise_shares: probabilities of the noises.
@@ -79,6 +79,15 @@ def recipe_of(task: Task) -> Recipe:
     return RECIPES.get(task.name) or RECIPES[task.domain]
 
 
+def planner_of(task: Task, action_repeat: int) -> MPPIConfig:
+    """Returns the planner's settings for a task whose actions are held for `action_repeat` steps.
+
+    The collector is asked once in so many steps. A piece that ended in between would last longer
+    than it was planned for.
+    """
+    return fit_action_repeat(recipe_of(task).planner, task.domain, action_repeat)
+
+
 class MPPICollector:
     """Plans for each episode's own task; the quality differs by batch and by episode."""
 
@@ -86,21 +95,23 @@ class MPPICollector:
     one_task = False
 
     @classmethod
-    def settings(cls, task: Task) -> dict[str, Any]:
+    def settings(cls, task: Task, action_repeat: int = 1) -> dict[str, Any]:
         """Returns the planner's settings, and by how much episodes depart from its plans."""
         recipe = recipe_of(task)
         # The keys are those of buffers on disk.
-        return asdict(recipe.planner) | {
+        return asdict(planner_of(task, action_repeat)) | {
             "effort": recipe.efforts,
             "shake": recipe.noises,
             "shake_shares": recipe.noise_shares,
             "idle": recipe.give_up_share,
         }
 
-    def __init__(self, tasks: Sequence[Task], rng: np.random.Generator, length: int) -> None:
+    def __init__(
+        self, tasks: Sequence[Task], rng: np.random.Generator, length: int, action_repeat: int = 1
+    ) -> None:
         """Draws the effort of the batch, and the noise of each episode."""
         recipe, count = recipe_of(tasks[0]), len(tasks)
-        config = recipe.planner
+        config = planner_of(tasks[0], action_repeat)
         samples = max(4, int(config.samples * rng.choice(recipe.efforts)))
         self._planner = MPPI(tasks, replace(config, samples=samples), rng)
         self._next_plan, self._rng = 0, rng
@@ -144,13 +155,15 @@ class AnnealedMPPICollector(MPPICollector):
     one_task = True
 
     @classmethod
-    def settings(cls, task: Task) -> dict[str, Any]:
+    def settings(cls, task: Task, action_repeat: int = 1) -> dict[str, Any]:
         """Returns the planner's settings."""
-        return asdict(recipe_of(task).planner) | {"annealed": [1.0, 0.0]}
+        return asdict(planner_of(task, action_repeat)) | {"annealed": [1.0, 0.0]}
 
-    def __init__(self, tasks: Sequence[Task], rng: np.random.Generator, length: int) -> None:
+    def __init__(
+        self, tasks: Sequence[Task], rng: np.random.Generator, length: int, action_repeat: int = 1
+    ) -> None:
         """Distributes the noise over the episodes."""
-        self._planner = MPPI(tasks, recipe_of(tasks[0]).planner, rng)
+        self._planner = MPPI(tasks, planner_of(tasks[0], action_repeat), rng)
         self._next_plan, self._rng = 0, rng
         self._share = np.linspace(1, 0, len(tasks))[:, None]
         self._keeps_demonstrator = True

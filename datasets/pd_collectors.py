@@ -31,7 +31,7 @@ class _WaypointCollector:
     batch, one_task, demonstrator = 100, False, None
 
     @classmethod
-    def settings(cls, task: Task) -> dict[str, Any]:
+    def settings(cls, task: Task, action_repeat: int = 1) -> dict[str, Any]:
         """Returns the controller's gains and noise."""
         return {
             "gains": _GAINS,
@@ -40,7 +40,9 @@ class _WaypointCollector:
             "noise_shares": _NOISE_SHARES,
         }
 
-    def __init__(self, tasks: Sequence[Task], rng: np.random.Generator, length: int) -> None:
+    def __init__(
+        self, tasks: Sequence[Task], rng: np.random.Generator, length: int, action_repeat: int = 1
+    ) -> None:
         """Draws the gain and the noise of each episode."""
         self._gain = rng.choice(_GAINS, (len(tasks), 1))
         self._noise = rng.choice(_NOISE, (len(tasks), 1), p=_NOISE_SHARES)
@@ -62,13 +64,15 @@ class GoalRingCollector(_WaypointCollector):
     """
 
     @classmethod
-    def settings(cls, task: Task) -> dict[str, Any]:
+    def settings(cls, task: Task, action_repeat: int = 1) -> dict[str, Any]:
         """Returns the controller's settings and those of the ring."""
-        return super().settings(task) | {"ring": GOAL_RING, "turns": _TURN_SHARE}
+        return super().settings(task, action_repeat) | {"ring": GOAL_RING, "turns": _TURN_SHARE}
 
-    def __init__(self, tasks: Sequence[Task], rng: np.random.Generator, length: int) -> None:
+    def __init__(
+        self, tasks: Sequence[Task], rng: np.random.Generator, length: int, action_repeat: int = 1
+    ) -> None:
         """Draws the waypoints of each episode."""
-        super().__init__(tasks, rng, length)
+        super().__init__(tasks, rng, length, action_repeat)
         angles = rng.uniform(-np.pi, np.pi, (2, len(tasks)))
         first, second = GOAL_RING * np.stack([np.cos(angles), np.sin(angles)], axis=2)
         turns = rng.random((len(tasks), 1)) < _TURN_SHARE
@@ -85,13 +89,15 @@ class MazeRoomsCollector(_WaypointCollector):
     """Moves from room to room of the maze, either way round, and stays in each for a while."""
 
     @classmethod
-    def settings(cls, task: Task) -> dict[str, Any]:
+    def settings(cls, task: Task, action_repeat: int = 1) -> dict[str, Any]:
         """Returns the controller's settings and those of the walk."""
-        return super().settings(task) | {"arrived": _ARRIVED, "stay": _STAY}
+        return super().settings(task, action_repeat) | {"arrived": _ARRIVED, "stay": _STAY}
 
-    def __init__(self, tasks: Sequence[Task], rng: np.random.Generator, length: int) -> None:
+    def __init__(
+        self, tasks: Sequence[Task], rng: np.random.Generator, length: int, action_repeat: int = 1
+    ) -> None:
         """Draws the first room of each episode; all start in the top left one."""
-        super().__init__(tasks, rng, length)
+        super().__init__(tasks, rng, length, action_repeat)
         self._room = np.zeros(len(tasks), int)
         self._leave = np.zeros(len(tasks), int)  # step of the next departure; 0 on the way
         self._route: list[list[np.ndarray]] = [[] for _ in tasks]

@@ -8,9 +8,10 @@ new plan starts from the last one, shifted.
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,21 +32,40 @@ class MPPIConfig:
 
     Attributes:
         samples: rollouts of each state at every plan.
+        hold: agent steps of a piece of a plan, and between two plans.
         knots: pieces of a plan.
-        hold: agent steps of a piece, and between two plans.
         noise: standard deviation of the samples' actions around the plan.
         temperature: in standard deviations of the samples' scores; lower follows the best more
             closely.
         timestep_scale: how many times longer the planner's physics steps are than the
-            environment's.
+            environment's. It divides the environment's physics steps of a piece.
     """
 
     samples: int = 32
-    knots: int = 8
     hold: int = 3
+    knots: int = 8
     noise: float = 0.5
     temperature: float = 0.1
     timestep_scale: int = 1
+
+
+def fit_action_repeat(config: MPPIConfig, domain: str, action_repeat: int) -> MPPIConfig:
+    """Returns settings for an environment in which each action is held for several agent steps.
+
+    A piece then lasts whole actions, at least one: as many as come nearest to `hold`. Plans get
+    more or fewer pieces, so that they look as far ahead as before. `timestep_scale` becomes smaller
+    where it no longer divides a piece.
+
+    Args:
+        config: settings for any environment of the domain.
+        domain: the body that is simulated.
+        action_repeat: agent steps for which each action is held.
+    """
+    hold = action_repeat * max(1, math.ceil(config.hold / action_repeat - 0.5))
+    steps = episode_starter(domain, load_domain(domain).any_behaviour).substeps * hold
+    scales = [scale for scale in range(1, config.timestep_scale + 1) if steps % scale == 0]
+    knots = max(1, round(config.knots * config.hold / hold))
+    return replace(config, hold=hold, knots=knots, timestep_scale=scales[-1])
 
 
 class MPPI:
@@ -62,6 +82,9 @@ class MPPI:
             tasks: of one domain, none of them a family.
             config: the settings.
             rng: the source of the samples' noise.
+
+        Raises:
+            ValueError: `timestep_scale` does not divide a piece.
         """
         self._tasks, self._domain = list(tasks), tasks[0].domain
         self.config, self._rng = config, rng
@@ -70,7 +93,13 @@ class MPPI:
         self._model = copy.copy(starter.model)
         self._model.opt.timestep *= config.timestep_scale
         # Physics steps of a piece of the plan.
-        self._substeps = starter.substeps * config.hold // config.timestep_scale
+        self._substeps, rest = divmod(starter.substeps * config.hold, config.timestep_scale)
+        if rest:
+            raise ValueError(
+                f"timestep_scale={config.timestep_scale} does not divide the "
+                f"{starter.substeps * config.hold} physics steps of {self._domain} in a piece of "
+                f"hold={config.hold}; allowed: a divisor"
+            )
         threads = os.cpu_count() or 1
         self._pool = mujoco.rollout.Rollout(nthread=threads)
         self._datas = [mujoco.MjData(self._model) for _ in range(threads)]

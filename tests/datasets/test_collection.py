@@ -8,9 +8,9 @@ import pytest
 import datasets
 import envs
 from datasets.collectors import collectors
-from datasets.mppi_collector import RECIPES
+from datasets.mppi_collector import RECIPES, planner_of
 from datasets.verification import verify
-from envs.mppi import MPPI
+from envs.mppi import MPPI, MPPIConfig
 from tests.seeds import SEED, rng
 
 
@@ -109,6 +109,66 @@ def test_every_collector_acts(domain):
             assert action.shape == environments.action_space.shape
             assert np.abs(action).max() <= 1
             info = environments.step(action)[4]
+
+
+@pytest.mark.parametrize(
+    ("task", "repeat", "planned"),
+    [
+        ("walker_walk", 5, {"hold": 5, "knots": 5, "timestep_scale": 5}),  # of 3, 8 and 5
+        ("cheetah_run", 5, {"hold": 5, "knots": 10, "timestep_scale": 1}),  # of 6, 8 and 2
+        ("cheetah_run", 4, {"hold": 4, "knots": 12, "timestep_scale": 2}),
+        ("walker_walk", 20, {"hold": 20, "knots": 1, "timestep_scale": 5}),
+    ],
+)
+@pytest.mark.parametrize("collector", ["mppi", "mppi_annealed"])
+def test_a_piece_of_a_plan_lasts_as_long_as_it_was_planned_for(
+    task, repeat, planned, collector, tmp_path, monkeypatch
+):
+    """The pieces that are executed fill the episode; the record says what was done."""
+    plan, executed = MPPI.plan, []
+
+    def spied(self, physics):
+        executed.append(self.config.hold)
+        return plan(self, physics)
+
+    monkeypatch.setattr(MPPI, "plan", spied)
+    monkeypatch.setattr("datasets.mppi_collector.MPPICollector.batch", 2)
+    metadata = datasets.collect(
+        task,
+        tmp_path,
+        episodes=2,
+        collector=collector,
+        action_repeat=repeat,
+        length=2 * repeat,
+        progress=False,
+    )
+    assert sum(executed) == 2 * repeat
+    assert planned.items() <= metadata["settings"].items()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_left_alone_where_actions_fit_it(name):
+    task = next(task for task in map(envs.task, envs.tasks()) if name in (task.name, task.domain))
+    recipe = RECIPES[name].planner
+    for repeat in {1, recipe.hold}:
+        assert planner_of(task, repeat) == recipe
+
+
+def test_a_plan_of_times_that_do_not_divide_is_refused():
+    with pytest.raises(ValueError, match="timestep_scale=2 does not divide the 5 physics steps of"):
+        MPPI([envs.task("cheetah_run")], MPPIConfig(hold=5, timestep_scale=2), rng(0))
+
+
+@pytest.mark.parametrize("repeat", [1, 5])
+def test_noise_drifts_by_environment_steps(repeat, monkeypatch):
+    """After one time scale a share exp(-1) is left, of 60,000 values, whatever the repeat."""
+    monkeypatch.setattr("datasets.collectors._TIME_SCALES", (20.0, 20.0))
+    monkeypatch.setattr("datasets.collectors._STRENGTHS", (0.1, 0.1))
+    noise = collectors("walker_walk")["noise"]
+    collector = noise([envs.task("walker_walk")] * 10000, rng(0), 25, repeat)
+    drift = [collector.act(step, np.zeros((10000, 24))) for step in range(0, 25, repeat)]
+    left = np.corrcoef(drift[0].ravel(), drift[20 // repeat].ravel())[0, 1]
+    assert abs(left - np.exp(-1)) < 5 / np.sqrt(60000)
 
 
 def test_pd_solves_the_maze(tmp_path):

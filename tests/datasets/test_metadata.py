@@ -134,3 +134,35 @@ def test_a_setting_is_read_under_its_earlier_name(tmp_path, capsys):
     made["settings"] = settings | {"timestep_scale": 7}
     with pytest.raises(ValueError, match=r"settings.timestep_scale=2, not 7"):
         check_same_collection(tmp_path, read_metadata(tmp_path), made)
+
+
+@pytest.mark.parametrize(
+    ("task", "collector", "repeat", "earlier", "difference"),
+    [
+        ("walker_walk", "mppi", 5, {"hold": 3, "knots": 8}, "settings.hold=3, not 5"),
+        ("cartpole_swingup", "mppi", 5, {}, None),
+        ("point_mass_goal", "noise", 1, {}, None),
+        (
+            "point_mass_goal",
+            "noise",
+            5,
+            {},
+            "settings.time_scales_in='held actions', not 'environment steps'",
+        ),
+    ],
+)
+def test_a_buffer_whose_actions_were_held_otherwise_does_not_go_on(
+    task, collector, repeat, earlier, difference, tmp_path
+):
+    """Earlier versions asked a collector once in `action_repeat` steps, and did not tell it."""
+    way = WAY | {"collector": collector, "length": 10, "action_repeat": repeat}
+    metadata = datasets.collect(task, tmp_path, episodes=1, **way)
+    metadata["settings"] |= earlier
+    metadata["settings"].pop("time_scales_in", None)
+    (tmp_path / "metadata.json").write_text(json.dumps(metadata))
+    if difference is None:
+        datasets.collect(task, tmp_path, episodes=2, **way)
+        assert len(list(tmp_path.glob("*.npz"))) == 2
+        return
+    with pytest.raises(ValueError, match=f"{difference}; choose another folder"):
+        datasets.collect(task, tmp_path, episodes=2, **way)
