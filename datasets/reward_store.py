@@ -34,15 +34,16 @@ class RewardStore:
     the code that they come from. Rewards of another cache or of other code are computed again.
     """
 
-    def __init__(self, cache: Path, identity: str, rows: Mapping[str, Rows]) -> None:
+    def __init__(self, cache: Path, identity: str, rows: Mapping[str, Rows], domain: str) -> None:
         """Reads nothing yet.
 
         Args:
             cache: the path of the cache.
             identity: of the cache's build.
             rows: the cache's `action` and `observation`, and `physics` where its episodes have any.
+            domain: whose episodes the cache holds; empty where they were not checked to be of one.
         """
-        self._cache, self._identity, self._rows = cache, identity, rows
+        self._cache, self._identity, self._rows, self._domain = cache, identity, rows, domain
         self._total_rows = len(rows["action"])
 
     def relabel(self, tasks: Sequence[Task], mode: str = "exorl", progress: bool = True) -> None:
@@ -54,12 +55,13 @@ class RewardStore:
             progress: show a progress bar.
 
         Raises:
-            ValueError: an unknown mode; the data set has no physics, or physics of another domain;
-                or rewards cannot be written beside the cache.
+            ValueError: an unknown mode; the data set has no physics, or the cache holds another
+                domain's episodes; or rewards cannot be written beside the cache.
         """
         if mode not in MODES:
             raise unknown("relabel mode", mode, MODES)
         tasks = list(dict.fromkeys(tasks))
+        self._check_domain(tasks)
         if not self._missing(tasks, mode):
             return
         if _state(tasks[0]) not in self._rows:
@@ -105,6 +107,16 @@ class RewardStore:
                 f"other code or episodes; give each a data.cache=<folder> of its own"
             )
         return rows
+
+    def _check_domain(self, tasks: Sequence[Task]) -> None:
+        """Raises a ValueError if a task is not of the cache's domain: sizes may be the same."""
+        domain = self._domain or tasks[0].domain
+        for task in tasks:
+            if task.domain != domain:
+                raise ValueError(
+                    f"{self._cache}: its episodes are of {domain}, but task {task.id} is of "
+                    f"{task.domain}; allowed: tasks of {domain}"
+                )
 
     def _path(self, task: Task, mode: str) -> Path:
         return self._folder(mode) / f"{folder_of(task.id)}.h5"

@@ -71,6 +71,7 @@ class Store:
                         advice = "make it anew with datasets.build_cache"
                         raise ValueError(f"cache {cache}: of an earlier format; {advice}")
                     lengths, identity = file["episodes"][:]["length"], file.attrs["identity"]
+                    domain = file.attrs.get("domain", "")
                     fields = [key for key in _FIELDS if key in file]
                 rows = {field: Rows(path, field) for field in fields}
         except (OSError, KeyError) as error:
@@ -86,7 +87,7 @@ class Store:
             chosen = np.sort(rng.choice(len(lengths), episodes, replace=False))
         self.lengths, self._first_rows = lengths[chosen], first_rows[chosen]
         self._demonstrator, self._stored = rows.get("demonstrator"), rows["reward"]
-        self._reward_store = RewardStore(path, identity, rows)
+        self._reward_store = RewardStore(path, identity, rows, domain)
         both = (rows["observation"], rows["action"])
         self._budget = budget - sum(array.nbytes for array in both)
         if self._budget >= 0:
@@ -238,8 +239,9 @@ class Store:
         them: the task, its code, MuJoCo.
 
         Raises:
-            ValueError: the data set has no physics, or physics of another domain; rewards cannot be
-                written there; or stored rewards are asked for and not those of one task.
+            ValueError: the data set has no physics, or the cache holds another domain's episodes;
+                rewards cannot be written there; or stored rewards are asked for and not those of
+                one task.
         """
         if mode == STORED:
             self._check_stored([envs.task(task) for task in tasks])

@@ -457,18 +457,32 @@ def test_several_processes(buffer):
 
 
 def test_what_cannot_be_relabelled(tmp_path, buffer):
-    """No physics, another domain's physics, a family and a wrong mode are refused."""
+    """No physics, physics of other sizes, a family and a wrong mode are refused."""
     bare = tmp_path / "bare"
     bare.mkdir()
     datasets.write_episode(bare, 0, make_episode(physics=False))
     with pytest.raises(ValueError, match="no physics"):
         datasets.Store(build(bare)).returns("walker_run")
-    store = datasets.Store(build(buffer))
     with pytest.raises(ValueError, match="physics must have shape"):
-        store.returns("quadruped_run")
+        datasets.relabel(np.zeros((3, 18)), "quadruped_run")
+    store = datasets.Store(build(buffer))
     with pytest.raises(ValueError, match="is a family"):
         store.returns("walker_any")
     with pytest.raises(ValueError, match="nearest match: 'exact'"):
         store.returns("walker_run", mode="exakt")
     with pytest.raises(ValueError, match="needs the rows' actions"):
         datasets.relabel(np.zeros((3, 18)), "walker_run", mode="exact")
+
+
+def test_another_bodys_rewards_are_refused(tmp_path):
+    """A walker's and a cheetah's states have as many numbers, so sizes do not tell them apart."""
+    named = make_buffer(tmp_path / "walker" / "mine" / "buffer", 2)
+    refused = "its episodes are of walker, but task cheetah_run is of cheetah; allowed: tasks of"
+    store = datasets.Store(build(named))
+    for ask in (store.returns, store.rewards, lambda task: store.relabel(["walker_run", task])):
+        with pytest.raises(ValueError, match=refused):
+            ask("cheetah_run")
+    assert not list(named.parent.glob("*rewards*"))
+    nameless = datasets.Store(build(make_buffer(tmp_path / "some", 2)))
+    with pytest.raises(ValueError, match=refused):
+        nameless.relabel(["walker_run", "cheetah_run"])
