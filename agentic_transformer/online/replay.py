@@ -61,7 +61,9 @@ class Replay:
         first, last = self.episodes, self.episodes + len(episodes)
         rows = slice(None, None, self._repeat)
         physics = np.concatenate([episode.physics[1:] for episode in episodes])
-        (measured,) = measure_many(physics, [self._family])
+        # With the actions taken, as the environment pays: some families charge a cost of control.
+        taken = np.concatenate([episode.action[1:] for episode in episodes])
+        (measured,) = measure_many(physics, [self._family], "exact", taken)
         new = {
             "observation": np.stack([episode.observation[rows] for episode in episodes]),
             # Row t holds the action that led to it.

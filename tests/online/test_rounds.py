@@ -171,6 +171,36 @@ def test_relabelled_rewards_are_the_familys(buffer):
     assert total > 1
 
 
+def test_a_learner_is_paid_what_the_environment_pays():
+    """The maze charges for control: at the goal up to a fifth of the reward."""
+    family, steps = "point_mass_maze_goal", 8
+    start = envs.make("point_mass_maze_reach_top_left", seed=SEED).reset()[1]["physics"]
+    task = envs.task(family, goal=tuple(start[:2]))
+    env = envs.make(task, seed=SEED)
+    observation, info = env.reset()
+    rows = [(observation, np.zeros(2), 0.0, info["physics"])]
+    for action in rng(0).uniform(-1, 1, (steps // 2, 2)).repeat(2, axis=0).astype(np.float32):
+        observation, reward, _, _, info = env.step(action)
+        rows.append((observation, action, reward, info["physics"]))
+    observation, action, reward, physics = (np.array(column) for column in zip(*rows, strict=True))
+    episode = datasets.Episode(
+        observation=observation,
+        action=action.astype(np.float32),
+        reward=reward[:, None],
+        discount=np.ones((steps + 1, 1)),
+        physics=physics,
+    )
+    replay = Replay(envs.task(family), 1, steps // 2, 2)
+    replay.add([episode], [task])
+    paid = reward[1:].reshape(-1, 2).sum(axis=1)
+    free = datasets.relabel(physics, task)[1:].sum()
+    assert reward.sum() < 0.97 * free
+    np.testing.assert_allclose(replay.returns, reward.sum(), rtol=1e-6)
+    goals = np.tile(task.params["goal"], (steps // 2, 1))
+    found = replay.learning_reward(np.zeros(steps // 2, int), np.arange(steps // 2), goals)
+    np.testing.assert_allclose(found, paid, rtol=1e-6)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("batch", "relabelled", "others"), [(8, 0.25, 2), (8, 0.0, 0), (1, 0.5, 0), (4, 1.0, 4)]
