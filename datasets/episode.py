@@ -2,7 +2,8 @@
 
 A file holds T + 1 rows. Row 0 is the reset: its action and reward are 0, its discount 1. Transition
 t = 1..T is observation[t-1], action[t], reward[t], discount[t], observation[t]. Files may hold more
-arrays, which readers of the format ignore; of them, ours reads `demonstrator`. Names end with T:
+arrays, which readers of the format ignore; of them, ours reads `demonstrator`, and others if it is
+asked to. Names end with T:
 `episode_000012_1000.npz` (ExoRL) and `20220101T101112_12_1000.npz` (URLB's own runs).
 
 Source of the format: arXiv 2201.13425 and the data that its authors released.
@@ -15,7 +16,7 @@ import math
 import re
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +29,8 @@ _EXPECTED = "episodes are files such as episode_000000_1000.npz: episode_<number
 _REQUIRED = ("observation", "action", "reward", "discount")
 DEMONSTRATOR = "demonstrator"
 """Key of the actions that a demonstrator would have taken where noise was added to its own."""
+COLLECTED = (DEMONSTRATOR, "parameters", "noise")
+"""Keys of what our collectors store besides: also the task's parameters and the noise's scale."""
 _LARGEST = np.finfo(np.float32).max
 _MAX_BYTES = 1 << 30  # no array of an episode comes near this; a damaged header may claim terabytes
 
@@ -49,7 +52,7 @@ class Episode:
         physics: (T + 1, physics size) float64 (float32 in third-party sets); None where a set lacks
             it, so that it cannot be relabelled.
         extra: further arrays by name, (T + 1, size) float32. Of those in a file, `demonstrator` is
-            read, (T + 1, action size).
+            read, (T + 1, action size), and what `read_episode` is asked for.
     """
 
     observation: np.ndarray
@@ -123,8 +126,12 @@ def _holds_npz(path: Path) -> bool:
     return any(file.suffix.lower() == ".npz" for file in inside)
 
 
-def read_episode(path: str | Path) -> Episode:
+def read_episode(path: str | Path, extra: Sequence[str] = (DEMONSTRATOR,)) -> Episode:
     """Reads and checks one episode.
+
+    Args:
+        path: of its file.
+        extra: keys of further arrays, which are read if they are there.
 
     Returns:
         its arrays, with the dtypes that the file has.
@@ -143,7 +150,7 @@ def read_episode(path: str | Path) -> Episode:
             }
             arrays = {
                 key: _array(path, archive, members[key])
-                for key in (*_REQUIRED, "physics", DEMONSTRATOR)
+                for key in (*_REQUIRED, "physics", *extra)
                 if key in members
             }
     except BadEpisode:
@@ -161,11 +168,11 @@ def read_episode(path: str | Path) -> Episode:
             f"{path}: not a readable episode ({type(error).__name__}: {error})"
         ) from error
     _check(path, arrays)
-    extra = {DEMONSTRATOR: arrays.pop(DEMONSTRATOR)} if DEMONSTRATOR in arrays else {}
+    found = {key: arrays.pop(key) for key in extra if key in arrays}
     physics = arrays.pop("physics", None)
     if physics is not None and not physics.size:  # as collectors have it where there are no states
         physics = None
-    return Episode(**arrays, physics=physics, extra=extra)
+    return Episode(**arrays, physics=physics, extra=found)
 
 
 def _kind(path: Path) -> str:

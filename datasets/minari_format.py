@@ -2,10 +2,13 @@
 
 Minari (Farama) keeps a dataset in a folder:
 
-    data/metadata.json    its id, numbers of episodes and steps, spaces, version of the format
+    data/metadata.json    its id, numbers of episodes and steps, spaces, version of the format;
+                          and, under a key of ours, of which task and collector the episodes are
     data/main_data.hdf5   a group `episode_<i>` for each episode: observations (T + 1, O),
                           actions (T, A), rewards (T,), terminations (T,), truncations (T,), and
-                          `infos`, here with physics and the demonstrator's actions (T + 1, size)
+                          `infos`, here with physics and what collectors store besides: the
+                          demonstrator's actions, the task's parameters, the scale of noise
+                          (T + 1, size)
 
 This module reads and writes the format with h5py. The package `minari` is not needed for these few
 arrays, and would bring a command-line library and pictures. Actions have the environment's own
@@ -26,10 +29,11 @@ from typing import Any
 
 import h5py
 import numpy as np
+from tqdm import tqdm
 
-from datasets.collection_metadata import read_versions, write_metadata
+from datasets.collection_metadata import read_origin, read_versions, write_metadata
 from datasets.consistency import check_consistent, domain_of
-from datasets.episode import DEMONSTRATOR, Episode, episode_files, read_episode, write_episode
+from datasets.episode import COLLECTED, Episode, episode_files, read_episode, write_episode
 from datasets.hdf5_files import new_hdf5, reserve
 from datasets.new_file import named_errors
 from datasets.new_folder import new_folder
@@ -40,7 +44,10 @@ from envs.registry import domain_spec
 _DATA, _METADATA, _ARRAYS = "data", "metadata.json", "main_data.hdf5"
 _VERSION = "0.5.0"  # of Minari's format: a reader accepts those it knows, and all know this one
 _ID = re.compile(r"(?:[-\w][-\w/]*/)?[-\w]+-v\d+")  # namespace/name-v0
-_INFOS = ("physics", DEMONSTRATOR)
+_INFOS = ("physics", *COLLECTED)
+# What a buffer's record says of its collection, kept under this key of Minari's metadata.
+_COLLECTION = "collection"
+_KEPT = ("task", "collector", "seed", "length", "action_repeat", "settings")
 _GROUP_BYTES = 1 << 16  # HDF5's own structures for a group of a few arrays
 
 
@@ -48,6 +55,8 @@ def export_minari(
     buffer: str | Path, folder: str | Path, domain: str | None = None, *, progress: bool = True
 ) -> int:
     """Writes the episodes of a buffer as a Minari dataset.
+
+    A line says so if no episode has a reward.
 
     Args:
         buffer: a folder of episodes.
@@ -69,7 +78,8 @@ def export_minari(
     if folder.exists():
         raise ValueError(f"{folder}: is there already; allowed: a new folder")
     files, low, high = episode_files(buffer), *_action_range(domain)
-    first = read_episode(files[0])
+    first, origin = read_episode(files[0]), read_origin(Path(buffer))
+    collection = {key: origin[key] for key in _KEPT if key in origin}
     limits = bounds(domain)[:2] if is_gymnasium(domain) else _unbounded(first.observation.shape[1])
     metadata = {
         "dataset_id": identifier,
@@ -81,16 +91,20 @@ def export_minari(
         "action_space": _box(low, high, "float32"),
         "author": [],
         "author_email": [],
-        "description": f"Episodes of {domain}, converted from ExoRL's format.",
+        "description": _description(domain, collection),
         "requirements": [f"{key}=={value}" for key, value in read_versions(Path(buffer)).items()],
     }
+    if collection:
+        metadata[_COLLECTION] = collection
     if is_gymnasium(domain) and (described := environment_json(domain)):
         metadata["env_spec"] = described
     with named_errors(folder), new_folder(folder) as partial:
         data = partial / _DATA
         data.mkdir()
-        metadata["total_steps"] = _write_arrays(data / _ARRAYS, files, domain, progress)
+        metadata["total_steps"], paid = _write_arrays(data / _ARRAYS, files, domain, progress)
         (data / _METADATA).write_text(json.dumps(metadata))
+    if not paid:
+        tqdm.write(f"{folder}: all rewards are 0, as in the episodes of {buffer}")
     return len(files)
 
 
@@ -129,13 +143,28 @@ def import_minari(
     episodes = _read_groups(data, count, low, high)
     bar = progress_bar("converting episodes", episodes, unit="episode", show=progress, total=count)
     kept = ("dataset_id", "minari_version", "requirements", "code_permalink", "algorithm_name")
-    source = {key: metadata[key] for key in kept if key in metadata}
+    source = {key: metadata[key] for key in (*kept, _COLLECTION) if key in metadata}
+    task = _task_of(metadata)
     with new_folder(buffer) as partial:
         for index, episode in enumerate(bar):
             check_consistent(data / f"episode_{index}", episode, domain)
             write_episode(partial, index, episode)
-        write_metadata(partial, {"format": "ExoRL", "domain": domain, "minari": source})
+        write_metadata(partial, {**task, "format": "ExoRL", "domain": domain, "minari": source})
     return count
+
+
+def _description(domain: str, collection: dict[str, Any]) -> str:
+    """Says to a reader of Minari's metadata what the episodes are, and for which task."""
+    described = f"Episodes of {domain}, converted from ExoRL's format."
+    task, collector = collection.get("task"), collection.get("collector")
+    return f"{described} Collected for task {task} by {collector}." if task else described
+
+
+def _task_of(metadata: dict[str, Any]) -> dict[str, str]:
+    """Returns the task whose rewards a dataset has, under its key; empty where it is not said."""
+    collection = metadata.get(_COLLECTION)
+    task = collection.get("task") if isinstance(collection, dict) else None
+    return {"task": task} if isinstance(task, str) else {}
 
 
 def _known_domain(buffer: str | Path, domain: str | None) -> str:
@@ -189,16 +218,20 @@ def _box(low: np.ndarray, high: np.ndarray, dtype: str) -> str:
     )
 
 
-def _write_arrays(target: Path, files: list[Path], domain: str, progress: bool) -> int:
-    """Writes the arrays of all episodes, and returns the number of their steps."""
+def _write_arrays(target: Path, files: list[Path], domain: str, progress: bool) -> tuple[int, bool]:
+    """Writes the arrays of all episodes.
+
+    Returns:
+        the number of their steps, and whether any of these has a reward.
+    """
     low, high = _action_range(domain)
-    steps = 0
+    steps, paid = 0, False
     # In HDF5's default format, which the versions of others read.
     with new_hdf5(target, alone=True, libver=None, track_order=True) as file:
         for index, path in enumerate(
             progress_bar("converting episodes", files, unit="episode", show=progress)
         ):
-            episode = read_episode(path)
+            episode = read_episode(path, COLLECTED)
             check_consistent(path, episode, domain)
             if (columns := episode.reward.shape[1]) != 1:
                 allowed = "episodes with one, since Minari keeps one reward a step"
@@ -210,7 +243,8 @@ def _write_arrays(target: Path, files: list[Path], domain: str, progress: bool) 
             for key, array in arrays.items():
                 group[key] = array
             steps += episode.length
-    return steps
+            paid = paid or bool(episode.reward.any())
+    return steps, paid
 
 
 def _minari_arrays(episode: Episode, low: np.ndarray, high: np.ndarray) -> dict[str, np.ndarray]:

@@ -62,7 +62,6 @@ def test_a_buffer_comes_back_with_every_bit(walker, tmp_path):
     before, after = arrays(walker), arrays(back)
     assert before.keys() == after.keys()
     for name in before:
-        del before[name]["parameters"]  # which our reader does not read
         assert before[name].keys() == after[name].keys()
         for key, array in before[name].items():
             np.testing.assert_array_equal(after[name][key], array)
@@ -90,6 +89,32 @@ def test_a_dataset_comes_back_with_every_value(pendulum, tmp_path):
             np.testing.assert_array_equal(after[key], array)
     ended = before["episode_0/truncations"]
     assert ended[-1] and not ended[:-1].any() and not before["episode_0/terminations"].any()
+
+
+@pytest.mark.parametrize(("task", "algo"), [("jaco_goal", "pd"), ("point_mass_goal", "pd")])
+def test_the_task_of_the_rewards_travels(task, algo, tmp_path, capsys):
+    """A hidden task's parameters lie beside each episode; data without rewards say so."""
+    buffer = datasets.buffer_folder(tmp_path, task, algo)
+    datasets.collect(task, buffer, episodes=2, collector=algo, length=12, progress=False)
+    there, back = tmp_path / "data-v0", buffer.parents[1] / "back" / "buffer"
+    capsys.readouterr()
+    datasets.export_minari(buffer, there, progress=False)
+    none_paid = f"{there}: all rewards are 0, as in the episodes of {buffer}\n"
+    paid = any(each["reward"].any() for each in arrays(buffer).values())
+    assert capsys.readouterr().out == ("" if paid else none_paid) and paid == (task == "jaco_goal")
+    metadata = json.loads((there / "data" / "metadata.json").read_text())
+    record = json.loads((buffer / "metadata.json").read_text())
+    assert f"Collected for task {task} by {algo}." in metadata["description"]
+    assert metadata["collection"].items() <= record.items() and "settings" in metadata["collection"]
+    datasets.import_minari(there, back, progress=False)
+    assert json.loads((back / "metadata.json").read_text())["task"] == task
+    for name, before in arrays(buffer).items():
+        after = arrays(back)[name]
+        assert before.keys() == after.keys()
+        for key, array in before.items():
+            np.testing.assert_array_equal(after[key], array)
+    with pytest.raises(ValueError, match="was collected with collector=None, not"):
+        datasets.collect(task, back, episodes=3, collector=algo, length=12, progress=False)
 
 
 def test_actions_at_the_ends_of_a_range_stay_in_it():
