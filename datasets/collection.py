@@ -162,6 +162,7 @@ def record_collection(
     episodes: int,
     new_episodes: int,
     libraries: Sequence[str] = _LIBRARIES,
+    modules: Sequence[str] = (),
 ) -> Iterator[dict[str, Any]]:
     """Writes how a buffer's episodes are collected, before the block collects them.
 
@@ -174,6 +175,7 @@ def record_collection(
         episodes: how many the buffer shall have.
         new_episodes: how many of them are yet to be made.
         libraries: whose versions the episodes depend on.
+        modules: of the collector, where `datasets.collection` does not import it.
 
     Yields:
         the metadata.
@@ -186,13 +188,16 @@ def record_collection(
         if not before:
             before = read_metadata(folder, in_progress=others)
             check_same_collection(folder, before, made)
+        code = fingerprint(
+            "datasets.collection", "envs.environment", f"envs.domains.{domain}", *modules
+        )
         metadata = {
             **made,
             "actions": before.get("actions") if before else "float32",  # as executed
             "domain": domain,
             "format": "ExoRL",
             "episodes": max(episodes, before.get("episodes") or 0),
-            "versions": {name: version(name) for name in libraries} | {"code": _code(domain)},
+            "versions": {name: version(name) for name in libraries} | {"code": code},
         }
         print_differences(folder, before, metadata, new_episodes)
         write_metadata(folder, metadata)
@@ -200,10 +205,6 @@ def record_collection(
         if not before:  # another may have begun in between: a lock is given up to be shared
             check_same_collection(folder, read_metadata(folder, in_progress=True), made)
         yield metadata
-
-
-def _code(domain: str) -> str:
-    return fingerprint("datasets.collection", "envs.environment", f"envs.domains.{domain}")
 
 
 def start_seed(seed: int, index: int) -> int:

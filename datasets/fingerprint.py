@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parents[1]
-_PACKAGES = ("envs", "datasets")
+_PACKAGES = ("envs", "datasets", "agentic_transformer")  # the last has a collector that learns
 # Read at import, as Python reads modules: a file that is edited while a sweep runs changes neither
 # the loaded modules nor their fingerprints.
 _FILES = [path for package in _PACKAGES for path in _ROOT.joinpath(package).rglob("*.py")]
@@ -29,7 +29,7 @@ def fingerprint(*modules: str) -> str:
 
 
 def sources(*modules: str) -> list[Path]:
-    """Returns the files of modules and of all modules of envs and datasets that they import."""
+    """Returns the files of modules and of all modules of ours that they import."""
     found: set[Path] = set()
     pending = list(modules)
     while pending:

@@ -107,7 +107,8 @@ def collect_td3(
     new = episodes - done * config.episodes
     if before and new <= 0:
         return before
-    with record_collection(folder, before, made, episodes, new, _LIBRARIES) as metadata:
+    recorded = record_collection(folder, before, made, episodes, new, _LIBRARIES, [__name__])
+    with recorded as metadata:
         rounds.run(done, progress)
     return metadata
 

@@ -3,10 +3,12 @@
 import csv
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import agentic_transformer
 import datasets
 import envs
 from agentic_transformer.config import CollectCommand, DataConfig, TD3Config
@@ -16,6 +18,7 @@ from agentic_transformer.online.replay import Replay
 from agentic_transformer.online.td3 import TD3Learner
 from agentic_transformer.validation import check_command
 from datasets.collection import episode_path, episode_tasks, start_seed
+from datasets.fingerprint import _SOURCE, fingerprint
 from envs.family_table import FAMILIES
 from envs.task_draws import collection_params
 from tests.seeds import SEED, rng
@@ -110,6 +113,20 @@ def test_what_a_learner_has_learned_from_must_be_there(tmp_path):
         collect(tmp_path)
     learner.write_bytes(saved)
     collect(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["online/td3.py", "training/td3_bc.py", "models/actor_critic.py"])
+def test_a_round_of_an_edited_learner_is_reported(file, tmp_path, monkeypatch, capsys):
+    collect(tmp_path, rounds=1)
+    path = Path(agentic_transformer.__file__).parent / file
+    monkeypatch.setitem(_SOURCE, path, path.read_bytes() + b"# edited")
+    fingerprint.cache_clear()
+    capsys.readouterr()
+    collect(tmp_path, rounds=2)
+    fingerprint.cache_clear()
+    said = f"{CONFIG.episodes} more episodes are made under another code than those there"
+    assert said in capsys.readouterr().out
 
 
 @pytest.mark.slow
