@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock, Timer
@@ -25,6 +26,7 @@ import numpy as np
 from envs import registry
 from envs.gymnasium_tasks import is_gymnasium
 from envs.registry import Task
+from envs.top_down_view import top_down_view
 from envs.video_files import write_frames
 
 # What MUJOCO_GL may name, and what each needs. MuJoCo knows other words, which name no library.
@@ -35,6 +37,12 @@ RENDERERS = {
 }
 _UNSET = ("", "disable", "disabled", "off", "false", "0")
 _DEFAULT = "egl" if sys.platform == "linux" else "glfw"
+# What shows the place to reach: an array of positions of an MjData, and a name in it.
+_GOAL_MARKS = {
+    "point_mass": ("geom_xpos", "target"),
+    "point_mass_maze": ("geom_xpos", "target"),
+    "jaco": ("site_xpos", "target_site"),
+}
 _TIMEOUT = 60.0  # seconds for an answer: the first loads MuJoCo, others may wait for the machine
 
 
@@ -44,7 +52,8 @@ def render(
     """Draws states.
 
     Args:
-        task: of the body to draw, and of the goal, if it has one to show.
+        task: of the body to draw, and of the goal, if it has one: pictures of the point masses and
+            of jaco show it, but none of a family whose goal has yet to be drawn.
         physics: (frames, physics size), rows of a data set.
         height: pixels.
         width: pixels.
@@ -218,11 +227,22 @@ def _serve() -> None:
 
 def _draw(task: Task, state: np.ndarray, height: int, width: int) -> np.ndarray:
     physics = _environment(task.domain, height, width).physics
-    if task.domain == "point_mass":
-        physics.named.model.geom_pos["target", :2] = task.params.get("goal", (0.0, 0.0))
     with physics.reset_context():
         physics.set_state(state)
+    if task.domain in _GOAL_MARKS:
+        positions, name = _GOAL_MARKS[task.domain]
+        # Not in the model: MuJoCo does not read there where a mark at its body's origin is.
+        getattr(physics.named.data, positions)[name, :2] = _goal(task)
     return physics.render(height=height, width=width, camera_id=0)
+
+
+def _goal(task: Task) -> Sequence[float]:
+    """Returns (x, y) of the place to reach; of a family that has yet to be drawn, far away."""
+    from envs.domains.jaco import CORNERS  # after dm_control, see `_serve`
+
+    if view := top_down_view(task):
+        return view.goal
+    return task.params.get("goal", CORNERS.get(task.behaviour, (1e3, 1e3)))
 
 
 @lru_cache(maxsize=8)  # each holds a framebuffer

@@ -95,6 +95,33 @@ def test_bodies_and_goals_in_turn(can_draw):
     assert envs.render(GOAL, np.zeros((0, 4)), **size).shape == (0, 48, 64, 3)
 
 
+@pytest.mark.parametrize(
+    ("family", "corner", "place"),
+    [
+        ("point_mass_goal", None, None),
+        ("point_mass_maze_goal", "point_mass_maze_reach_top_left", (-0.15, 0.15)),
+        ("jaco_goal", "jaco_reach_top_left", (-0.09, 0.09)),
+    ],
+)
+def test_the_goal_is_drawn_where_it_is(can_draw, family, corner, place):
+    """The camera looks from above or from the front; of a hidden goal nothing is shown."""
+    _, info = envs.make(family, seed=0).reset(seed=0)
+
+    def draw(task):
+        return envs.render(task, info["physics"][None])[0].astype(int)
+
+    def middle(goal):
+        """The place in the picture, downwards and to the right, where it differs."""
+        shown = draw(envs.task(family, goal=goal))
+        return np.argwhere(np.abs(shown - hidden).max(axis=2) > 50).mean(axis=0)
+
+    hidden = draw(family)
+    below, right = middle((0.1, -0.1)) - middle((-0.1, 0.1))
+    assert below > 20 and right > 20  # pixels of 240 x 320
+    if corner:
+        np.testing.assert_array_equal(draw(corner), draw(envs.task(family, goal=place)))
+
+
 def test_a_process_that_draws_may_be_killed(can_draw):
     """The picture in progress is an error of one line; the next starts another process."""
     before = envs.render(GOAL, STATES, height=8, width=8)
