@@ -11,7 +11,8 @@ from pathlib import Path
 
 from agentic_transformer.config import setting
 from agentic_transformer.errors import raise_config_error
-from agentic_transformer.run_files import write_json
+from agentic_transformer.evaluation.partial_results import PartialResults
+from agentic_transformer.run_files import PROVENANCE, read_json, write_json
 from experiments.cli import app as cli
 from experiments.cli import provenance
 from experiments.cli.packages import ROOT
@@ -39,23 +40,38 @@ class BenchmarkCommand:
 def main(config: BenchmarkCommand) -> None:
     """Runs a suite, whose `run(folder)` prints its tables and writes CSV and figures.
 
-    Once they are whole, the provenance is written beside them.
+    The suite writes into `<out>/unfinished`. Once it has ended, its files take the place of those
+    of the run before it, and the provenance names them: tables and provenance are of one run. After
+    a kill, the same command and code go on in that folder.
 
     Raises:
-        UserError: an installed copy lacks the tests that the suite runs.
+        UserError: an installed copy lacks the tests that the suite runs, or the folder has the
+            results of another suite.
     """
     if config.suite == "faults" and not (ROOT / "tests").is_dir():
         problem = f"suite=faults: the tests that it runs are not beside {ROOT / 'experiments'}"
         raise_config_error(problem, "suite=faults in a clone of the repository")
     folder = Path(config.out or f"experiments/results/{config.suite}")
-    folder.mkdir(parents=True, exist_ok=True)
     argv = ["python", "-m", "experiments.benchmark", f"suite={config.suite}"]
+    earlier = read_json(folder / PROVENANCE)
+    if earlier and argv[-1] not in earlier.get("command", "").split():
+        problem = f"out={folder} has the results of another command: {earlier.get('command')}"
+        raise_config_error(problem, "out=<another folder>")
     argv += [f"out={config.out}"] if config.out else []
     # Before anything is written: is the commit all that ran?
     facts = provenance.collect(argv, {"seed": 0})
-    import_module(f"experiments.benchmarks.{config.suite}").run(folder)
-    ended = {"ended": provenance.now()} | provenance.devices()
-    write_json(folder / "provenance.json", facts | ended)
+    made_by = {key: facts[key] for key in ("commit", "python", "packages")}
+    made_by |= {"suite": config.suite, "uncommitted changes": provenance.changes()}
+    parts = PartialResults(folder / "unfinished", made_by)
+    import_module(f"experiments.benchmarks.{config.suite}").run(parts.folder)
+    facts |= {"ended": provenance.now()} | provenance.devices()
+    made = [path.name for path in parts.folder.iterdir() if path.suffix in (".csv", ".png")]
+    for name in (PROVENANCE, *earlier.get("files", ())):  # a run may make fewer than the last did
+        (folder / name).unlink(missing_ok=True)
+    for name in made:
+        parts.take(name, folder / name)
+    write_json(folder / PROVENANCE, facts | {"files": sorted(made)})
+    parts.remove()
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ After a kill, the same command continues after the finished parts. An evaluation
         <condition>.csv   the records of one condition
         rollouts.npz      the attempts that pictures are drawn from
 
-and a suite of benchmarks keeps its tables in `unfinished/` of its own folder. Every file is written
-under another name and renamed once it is whole.
+and a suite of benchmarks in `unfinished/` of its own folder. Every file is written under another
+name and renamed once it is whole.
 """
 
 from __future__ import annotations

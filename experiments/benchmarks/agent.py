@@ -2,7 +2,7 @@
 
 Costs are CPU time. The data are synthetic, of a task's shape, if their values do not matter. The
 suite takes about 10 minutes, most of them in ten training steps on 128 trajectories of 1,000 steps.
-A finished part is kept: after a kill, the same command goes on behind it.
+A part whose table is in the folder is finished: after a kill, a run goes on behind it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from agentic_transformer.evaluation.partial_results import PartialResults
 from experiments.benchmarks import tables
-from experiments.cli import provenance
 from experiments.cli.devices import use_virtual_devices
 from experiments.reports.pyplot import plt
 
@@ -30,20 +28,14 @@ _PARTS = {
 
 
 def run(folder: Path) -> None:
-    """Runs every part and writes `<part>.csv` and a figure into `folder`."""
+    """Runs every part that `folder` lacks, and writes `<part>.csv` and a figure there."""
     use_virtual_devices(8, "--xla_cpu_collective_call_terminate_timeout_seconds=3600")
-    code = provenance.collect([], seeds={})
-    parts = PartialResults(
-        folder / "unfinished", {key: code[key] for key in ("commit", "python", "packages")}
-    )
     for name, module in _PARTS.items():
-        if not parts.has(f"{name}.csv"):
+        path = folder / f"{name}.csv"
+        if not path.exists():
             # Imported here, after XLA_FLAGS is set: jax reads the number of devices as it starts.
             part = getattr(import_module(f"experiments.benchmarks.{module}"), name)
-            parts.put(f"{name}.csv", lambda path, part=part: tables.write(path, part()))
-    for name in _PARTS:
-        parts.take(f"{name}.csv", folder / f"{name}.csv")
-    parts.remove()
+            tables.write(path, part())
     plot(folder)
 
 

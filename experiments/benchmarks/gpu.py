@@ -53,7 +53,8 @@ def run(folder: Path, seconds: float = _SECONDS) -> None:
             print(f"compiling ended by code {code}: the parts compile the rest", flush=True)
         for name, ends in _PARTS.items():
             path = folder / f"{name}.csv"
-            path.unlink(missing_ok=True)
+            for before in (path, path.with_suffix(".png")):  # of a run that was killed
+                before.unlink(missing_ok=True)
             code = _run_process(
                 _measure,
                 (name, path, programs, start + scale * ends),

@@ -2,7 +2,8 @@
 
 Contexts are compiled for TPU pods and GPUs that are not there. Compilations are cached in
 `runs/plan/compiled`, so that the suite goes on where it was stopped. Rows of a platform whose
-compiler is not installed stay as they are; the column `commit` says which code made a row.
+compiler is not installed are those of the earlier results; the column `commit` says which code made
+a row.
 """
 
 from __future__ import annotations
@@ -80,7 +81,11 @@ Part = Callable[[CompileCache, str], Iterator[dict]]
 
 
 def run(folder: Path) -> None:
-    """Runs every part and writes `<part>.csv` and the figures into `folder`."""
+    """Runs every part and writes `<part>.csv` and the figures.
+
+    Args:
+        folder: for them, inside the folder of the earlier results.
+    """
     # Nothing is computed: accelerators stay free, and their compilers need none.
     jax.config.update("jax_platforms", jax.config.jax_platforms or "cpu")
     cache = CompileCache(Path(PlanCommand().out) / "compiled")
@@ -97,7 +102,7 @@ def run(folder: Path) -> None:
         for platform, found in compiler.COMPILERS.items():
             if missing := found.missing():
                 print(f"{name}: rows of {platform} stay as they are; {missing}", flush=True)
-                rows += _kept(path, platform)
+                rows += _kept(folder.parent / path.name, platform)
             else:
                 rows += [row | {"commit": commit} for row in part(cache, platform)]
         tables.write(path, rows)

@@ -21,7 +21,7 @@ _MILLION = 2**20
 
 
 def run(folder: Path) -> None:
-    """Runs every part and writes `<part>.csv` and the figures into `folder`."""
+    """Runs every part that `folder` lacks, and writes `<part>.csv` and the figures there."""
     parts = {
         "overlap": (_overlap, 1),
         "utilisation": (_utilisation, 8),
@@ -30,7 +30,9 @@ def run(folder: Path) -> None:
         "schedule": (_schedule, 1),
     }
     for name, (part, devices) in parts.items():
-        tables.write(folder / f"{name}.csv", _run_in_process(part, devices))
+        path = folder / f"{name}.csv"
+        if not path.exists():  # else it was finished before a kill
+            tables.write(path, _run_in_process(part, devices))
     plot(folder)
 
 
