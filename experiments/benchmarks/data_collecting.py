@@ -9,6 +9,7 @@ import numpy as np
 
 import datasets
 import envs
+from datasets.episode import episode_path
 from experiments.benchmarks.data_line import Line
 
 _WHOLE = 200
@@ -44,7 +45,7 @@ _BEST_AT_LEAST = {
 def collect(
     root: Path, task: str, collector: str, episodes: int
 ) -> tuple[dict[tuple[str, str], np.ndarray], list[Line]]:
-    """Collects a buffer, unless it is there, and measures it.
+    """Collects what a buffer lacks, and measures it.
 
     Args:
         root: folder of all buffers.
@@ -53,11 +54,14 @@ def collect(
         episodes: number of episodes.
 
     Returns:
-        The returns of the episodes for every task of the domain, by (buffer, task), and the
-        measurements: the speed, if episodes were collected, and how good they are.
+        The returns that the environment pays for the episodes, for every task of the domain, by
+        (buffer, task), and the measurements: the speed, if episodes were collected, and how good
+        they are.
     """
     folder = datasets.buffer_folder(root, task, collector)
-    missing, start = episodes - len(list(folder.glob("episode_*.npz"))), time.process_time()
+    length = envs.spec(task).length
+    paths = [episode_path(folder, index, length) for index in range(episodes)]
+    missing, start = sum(not path.exists() for path in paths), time.process_time()
     datasets.collect(task, folder, episodes=episodes, seed=0, collector=collector)
     rate = missing / (time.process_time() - start)
     store = datasets.Store(datasets.build_cache(folder))
@@ -66,15 +70,16 @@ def collect(
         for name in envs.tasks()
         if envs.task(name).domain == envs.task(task).domain and name not in envs.families()
     ]
-    store.relabel(tasks)
+    store.relabel(tasks, "exact")
+    buffer = f"{task} by {collector}"
     speed = Line(
         "collecting",
-        f"{task} by {collector}: episodes in {_CPU_SECONDS // 60} CPU minutes",
+        f"{buffer}: episodes in {_CPU_SECONDS // 60} CPU minutes",
         rate * _CPU_SECONDS,
         "",
         _WHOLE,
     )
-    returns = {(f"{task} by {collector}", name): store.returns(name) for name in tasks}
+    returns = {(buffer, name): store.returns(name, "exact") for name in tasks}
     quality = _quality(returns, whole=episodes == _WHOLE)
     return returns, [*([speed] if missing else []), *quality]
 
@@ -85,7 +90,8 @@ def _quality(returns: dict[tuple[str, str], np.ndarray], whole: bool) -> list[Li
     for (_, task), values in returns.items():
         best = float(values.max())
         shares.append(float(np.mean(values >= best / 2)) if best > 0 else 0.0)
-        tenths = np.count_nonzero(np.histogram(values, bins=10, range=(0, max(best, 1e-9)))[0])
+        counts, _ = np.histogram(values, bins=10, range=(0, max(best, 1e-9)))
+        tenths = int(np.count_nonzero(counts))
         lines += [
             Line("collecting", f"{task}: best return", best, "", _BEST_AT_LEAST.get(task)),
             Line(

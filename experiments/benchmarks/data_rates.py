@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import h5py
@@ -41,12 +41,6 @@ _STEP_AT_LEAST = {
     "quadruped_walk": 1.4,
     "jaco_reach_top_left": 1.4,
 }
-
-
-def measure() -> Iterator[Line]:
-    """Yields all measurements of rates and memory."""
-    for measurement in (_relabelling, _stepping, _sampling, _memory):
-        yield from measurement()
 
 
 def _rates(ways: dict[str, tuple[Callable[[], None], int]]) -> dict[str, float]:
@@ -229,3 +223,12 @@ def _memory() -> list[Line]:
         Line("memory", f"cache of {episodes} episodes", size / 1e6, "MB"),
         Line("memory", "growth over 96,000 trajectories sampled from it", grown / 1e6, "MB"),
     ]
+
+
+PARTS: dict[str, Callable[[], Iterable[Line]]] = {
+    "relabelling": _relabelling,
+    "stepping": _stepping,
+    "sampling": _sampling,
+    "memory": _memory,
+}
+"""All measurements of rates and memory."""
