@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.benchmarks import faults_check, promises
+from experiments.benchmarks import faults, faults_check, promises
 
 ROOT = Path(__file__).parents[1]
 
@@ -42,3 +42,17 @@ def test_every_line_of_the_page_that_names_a_test_belongs_to_a_promise():
     assert len(read) == sum(
         line.startswith("- `tests/") for line in promises.PAGE.read_text().splitlines()
     )
+
+
+def test_skipped_tests_of_a_promise_are_counted(tmp_path):
+    """They are neither passed nor failed."""
+    file = tmp_path / "test_of_a_promise.py"
+    file.write_text(
+        "import pytest\n\n"
+        "def test_passes(): pass\n\n"
+        "def test_fails(): raise ValueError\n\n"
+        "@pytest.mark.parametrize('number', range(3))\n"
+        "def test_is_skipped(number): pytest.skip('no GPU here')\n"
+    )
+    check = faults._run_tests(promises.Promise(1, "Nothing is lost.", [str(file)]))
+    assert (check.passed, check.tries, check.figure, check.unit) == (1, 2, 3, "skipped")
