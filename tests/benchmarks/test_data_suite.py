@@ -1,4 +1,6 @@
-"""The suite `data`, on small buffers: its returns, and how it goes on after a kill."""
+"""The suite `data`, on small buffers: what it measures, and how it goes on after a kill."""
+
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -6,7 +8,8 @@ import pytest
 
 import datasets
 from datasets.episode import episode_files
-from experiments.benchmarks import data, data_collecting, data_figures, data_rates
+from envs.headless import mujoco
+from experiments.benchmarks import data, data_collecting, data_figures, data_rates, data_stepping
 from experiments.benchmarks.data_line import Line
 
 TASK, COLLECTOR, EPISODES = "cartpole_swingup", "random", 2
@@ -49,3 +52,20 @@ def test_returns_are_paid_and_finished_parts_are_kept(tmp_path, monkeypatch):
     # A buffer with more episodes than asked for has no speed.
     _, lines = data_collecting.collect(folder / "buffers", TASK, COLLECTOR, EPISODES - 1)
     assert not any("episodes in 30 CPU minutes" in line.item for line in lines)
+
+
+def test_bare_steps_are_of_a_model_that_does_not_search_for_islands(monkeypatch):
+    """As ours does not: the search takes time, and the share of the bare rate would be too high."""
+    searched = set()
+
+    def step(model, data, substeps):
+        searched.add(not model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_ISLAND)
+        mujoco.mj_step(model, data, substeps)
+
+    functions = {"MjData": mujoco.MjData, "mj_copyData": mujoco.mj_copyData, "mj_step": step}
+    monkeypatch.setattr(data_stepping, "mujoco", SimpleNamespace(**functions))
+    monkeypatch.setattr(data_stepping, "_SECONDS", 0)
+    monkeypatch.setattr(data_stepping, "_ROUNDS", 1)
+    rates = data_stepping.measure("cartpole_balance")
+    assert searched == {False}
+    assert rates.difference == 0 and min(rates[:3]) > 0
