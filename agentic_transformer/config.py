@@ -380,7 +380,10 @@ class TrainConfig:
     checkpoint_every: int = setting(500, "Steps between two checkpoints.", minimum=1)
     keep: int = setting(2, "Number of newest checkpoints that are kept.", minimum=1)
     keep_best: int = setting(
-        1, "Number of checkpoints with the smallest loss that are kept besides.", minimum=0
+        1,
+        "Number of checkpoints with the smallest loss that are kept besides; of td3, td3_bc and "
+        "iql none.",
+        minimum=0,
     )
     profile: list[int] = setting(
         [], "Steps that are traced for TensorBoard or Perfetto.", minimum=1, example="[10,11]"
@@ -410,8 +413,7 @@ class ActorCriticConfig:
 class TD3BCConfig(ActorCriticConfig):
     """Describes TD3+BC (arXiv 2106.06860) and TD3, the references of agent=td3_bc and agent=td3.
 
-    Of `train` it uses steps, log_every, eval_every, eval_tasks, checkpoint_every, keep, keep_best
-    and profile.
+    Of `train` it uses steps, log_every, eval_every, eval_tasks, checkpoint_every, keep and profile.
     """
 
     alpha: float = setting(
@@ -432,8 +434,7 @@ class TD3BCConfig(ActorCriticConfig):
 class IQLConfig(ActorCriticConfig):
     """Describes IQL (implicit Q-learning, arXiv 2110.06169), the reference of agent=iql.
 
-    Of `train` it uses steps, log_every, eval_every, eval_tasks, checkpoint_every, keep, keep_best
-    and profile.
+    Of `train` it uses steps, log_every, eval_every, eval_tasks, checkpoint_every, keep and profile.
     """
 
     expectile: float = setting(
@@ -834,7 +835,9 @@ class EvaluateCommand:
         example="runs/mine-again",
     )
     checkpoint: str = setting(
-        "newest", "newest, best (by its training loss), or the step of a checkpoint."
+        "newest",
+        "newest, best (by its training loss; not of td3, td3_bc and iql), or the step of a "
+        "checkpoint.",
     )
     data: DataPlace = field(default_factory=DataPlace)
     eval: EvalConfig = field(default_factory=EvalConfig)

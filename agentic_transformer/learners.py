@@ -23,6 +23,9 @@ class LearnerKind:
     """Class that follows `agentic_transformer.agents.base.Agent`."""
     shape: tuple[str, ...] = ()
     """Settings that decide what its parameters are; keys of an `AgentSpec`."""
+    loss_ranks: bool = True
+    """Whether of two checkpoints of a run the one with the smaller loss is the better one. An error
+    of temporal differences does not tell: it grows with the values that are learned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,7 @@ _TD3_BC = {
     "trains": "agentic_transformer.training.td3_bc:TD3BCLearner",
     "acts": "agentic_transformer.agents.actor:ActorAgent",
     "shape": ("td3_bc.width", "td3_bc.layers"),
+    "loss_ranks": False,
 }
 
 LEARNERS = {
@@ -73,6 +77,7 @@ LEARNERS = {
         trains="agentic_transformer.training.iql:IQLLearner",
         acts="agentic_transformer.agents.actor:ActorAgent",
         shape=("iql.width", "iql.layers"),
+        loss_ranks=False,
         meaning="implicit Q-learning, which values only actions of the data",
         label="IQL",
         style=("#8f9100", "8"),

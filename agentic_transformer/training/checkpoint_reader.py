@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from agentic_transformer.config import with_defaults
+from agentic_transformer.learners import find_learner
 from agentic_transformer.settings import differing, flat
 from agentic_transformer.training import checksums, distributed, old_names
 from agentic_transformer.training.checkpoint_arrays import read_arrays
@@ -63,11 +64,13 @@ class CheckpointReader:
             which: "newest", "best" (by its loss), or a step.
 
         Raises:
-            ValueError: there is none.
+            ValueError: there is none, or the losses of the run's learner tell no best one.
         """
         if which == "newest":
             return self.newest()
         whole = [step for step in self._steps() if self._is_whole(step)]
+        if which == "best" and whole:
+            self._check_loss_ranks(whole)
         best = self._best_first(whole)[:1]
         found = best if which == "best" else [step for step in whole if str(step) == which]
         if not found:
@@ -169,6 +172,17 @@ class CheckpointReader:
                 f"warning: checkpoint {step} is not whole: {problem}", file=sys.stderr, flush=True
             )
         return not problem
+
+    def _check_loss_ranks(self, steps: list[int]) -> None:
+        """Raises a ValueError if the run's losses do not tell which of some checkpoints is best."""
+        spec = self.spec(steps[-1])
+        if "agent" not in spec or find_learner(learner := spec["agent"]["learner"]).loss_ranks:
+            return
+        raise ValueError(
+            f"{self.folder.parent} has no best checkpoint: losses of agent.learner={learner} at "
+            "different steps cannot be compared; "
+            f"allowed: newest, or one of {', '.join(map(str, steps))}"
+        )
 
     def _best_first(self, steps: list[int]) -> list[int]:
         """Sorts steps by their loss, newer ones first among equals, unreadable losses last."""

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from agentic_transformer.config import TrainCommand
 from agentic_transformer.contexts.relabelled import RelabelledDataset
 from agentic_transformer.contexts.training_data import training_data
-from agentic_transformer.learners import training_class
+from agentic_transformer.learners import find_learner, training_class
 from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.training import distributed
 from agentic_transformer.training.checkpoint import Checkpoints
@@ -78,7 +78,8 @@ def train(
     with distributed.first_process_first():
         data = training_data(config.task, config.data, config.agent.told)
 
-    checkpoints = Checkpoints(run, config.train.keep, config.train.keep_best)
+    ranked = find_learner(config.agent.learner).loss_ranks
+    checkpoints = Checkpoints(run, config.train.keep, config.train.keep_best if ranked else 0)
     spec, learner, state = _first_state(config, run, data, checkpoints, note)
     start = int(state.step)
 

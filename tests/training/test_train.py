@@ -81,6 +81,26 @@ def test_a_run_is_trained_and_loaded_from_python(config, tmp_path, capsys):
     assert action.shape == (3, agent.spec.action_size)
 
 
+def test_only_learners_whose_losses_compare_have_a_best_checkpoint(config, tmp_path, monkeypatch):
+    """The loss rises here, as an error of temporal differences does while values are learned."""
+    save = Checkpoints.save
+
+    def save_with_a_rising_loss(self, state, spec, loss):
+        save(self, state, spec, float(state.step))
+
+    monkeypatch.setattr(Checkpoints, "save", save_with_a_rising_loss)
+    steps = replace(config.train, checkpoint_every=1, keep=1)
+    train(replace(config, train=steps), tmp_path / "run")
+    kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    if config.agent.learner == "transformer":
+        assert kept == ["1", "4"] and Checkpoints(tmp_path / "run").find("best") == 1
+    else:
+        assert kept == ["4"]
+        says = f"no best checkpoint: .*={config.agent.learner} .*; allowed: newest, or one of 4$"
+        with pytest.raises(ValueError, match=says):
+            load(tmp_path / "run", "best")
+
+
 def test_a_run_that_was_told_to_stop_goes_on_to_the_same_state(config, tmp_path, capsys):
     whole = train(config, tmp_path / "whole")
     asked = iter([False, False, True])
