@@ -37,7 +37,8 @@ class Learner(Protocol):
 
     train_step: TrainStep
     """(state, batch) -> (state, metrics); it consumes the state. Metrics are numbers by name, the
-    same names in each step. One of them is `loss`."""
+    same names in each step. One of them is `loss`. Where a metric is the mean of nothing in some
+    steps, the metric `<name> weight` tells how much each step counts in its mean over steps."""
     make_batch: Callable[[int], Any]
     """Makes the batch of the step that follows as many steps, from 0 on, on the devices."""
     tokens_per_batch: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
@@ -15,7 +15,7 @@ import jax
 from agentic_transformer.config import TrainConfig
 from agentic_transformer.errors import listing, raise_config_error
 from agentic_transformer.training.state import TrainState
-from agentic_transformer.training.step import Metrics, TrainStep
+from agentic_transformer.training.step import WEIGHT, Metrics, TrainStep
 
 Batch = TypeVar("Batch")
 
@@ -64,7 +64,7 @@ def fit(
     train_step: TrainStep,
     batches: Iterable[Any],
     config: TrainConfig,
-    log: Callable[[int, dict[str, float]], None],
+    log: Callable[[int, dict[str, float | None]], None],
     save: Callable[[TrainState, float], None],
     should_stop: Callable[[], bool] = lambda: False,
     evaluate: Callable[[int, TrainState], None] = lambda step, state: None,
@@ -79,10 +79,12 @@ def fit(
         batches: batches of the steps after the state's.
         config: numbers of steps.
         log: receives the step and the mean of its metrics since the last call, every `log_every`
-            steps, before each evaluation and each save, and at the end.
+            steps, before each evaluation and each save, and at the end. The metric `<name> weight`
+            holds the weights of steps in the mean of `<name>`; the mean is None if all are 0.
         save: receives the state and its loss every `checkpoint_every` steps and at the end. The
-            loss is the mean of the last `log_every` steps, or infinity if this call made fewer: a
-            mean of few steps is too noisy to compare checkpoints by.
+            loss is the mean of the last `log_every` steps. It is infinity if all their weights are
+            0, or if this call made fewer steps: a mean of few is too noisy to compare checkpoints
+            by.
         should_stop: asked after each step and each evaluation. Once it is true, the state is saved
             and training ends.
         evaluate: receives the step and the state, where `evaluation_due` says so. It must neither
@@ -98,7 +100,7 @@ def fit(
     """
     names: set[str] = set()
     recent: list[Metrics] = []  # since the last call of `log`
-    losses: deque[jax.Array] = deque(maxlen=config.log_every)
+    losses: deque[Metrics] = deque(maxlen=config.log_every)
     alone_in_flight = _alone_in_flight()
     for step, batch in enumerate(batches, int(state.step) + 1):
         state, metrics = train_step(state, batch)
@@ -109,7 +111,7 @@ def fit(
                 "the same in each step, one of them loss",
             )
         recent.append(metrics)
-        losses.append(metrics["loss"])
+        losses.append({name: metrics[name] for name in names & {"loss", f"loss{WEIGHT}"}})
         if alone_in_flight:
             jax.block_until_ready(metrics)
         stopping = should_stop()
@@ -123,9 +125,9 @@ def fit(
             evaluate(step, state)
             stopping = should_stop()
         if save_due or stopping:
-            enough = len(losses) == losses.maxlen
-            last = map(float, jax.device_get(list(losses)))
-            save(state, sum(last) / len(losses) if enough else math.inf)
+            mean = _mean("loss", jax.device_get(list(losses)))
+            enough = len(losses) == losses.maxlen and mean is not None
+            save(state, mean if enough else math.inf)
         if stopping:
             break
     return state
@@ -148,18 +150,30 @@ def evaluation_due(step: int, config: TrainConfig) -> bool:
     return bool(every) and (step % every == 0 or step == config.steps)
 
 
-def _finite_means(recent: list[Metrics], step: int) -> dict[str, float]:
-    """Returns the mean of each metric over the last steps, up to `step`.
+def _finite_means(recent: list[Metrics], step: int) -> dict[str, float | None]:
+    """Returns the mean of each metric over the last steps, up to `step`, see `_mean`.
 
     Raises:
         FloatingPointError: a mean is not finite.
     """
     values = jax.device_get(recent)  # at once: a number alone would wait for the device each time
-    names = values[-1]
-    means = {name: sum(float(each[name]) for each in values) / len(values) for name in names}
-    broken = [f"{name} became {mean}" for name, mean in means.items() if not math.isfinite(mean)]
+    means = {name: _mean(name, values) for name in values[-1] if not name.endswith(WEIGHT)}
+    broken = [
+        f"{name} became {mean}"
+        for name, mean in means.items()
+        if mean is not None and not math.isfinite(mean)
+    ]
     if broken:
         raise FloatingPointError(
             f"{', '.join(broken)} between steps {step - len(recent) + 1} and {step}"
         )
     return means
+
+
+def _mean(name: str, steps: Sequence[dict[str, Any]]) -> float | None:
+    """Returns the mean of a metric over steps by their weights, or None if all of these are 0."""
+    weights = [float(each.get(f"{name}{WEIGHT}", 1.0)) for each in steps]
+    total = sum(float(each[name]) * weight for each, weight in zip(steps, weights, strict=True))
+    if any(weights):
+        return total / sum(weights)
+    return None if math.isfinite(total) else total  # a number that is not finite must be told

@@ -140,8 +140,10 @@ class MetricsLog:
         self._start = self._last_time = time.perf_counter()
         self._last_step = from_step
 
-    def write(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
+    def write(self, step: int, metrics: dict[str, float | None]) -> dict[str, float | None]:
         """Adds one row: the metrics, rates, and the `seconds` that the run has taken so far.
+
+        A metric that is None has an empty cell, and no event.
 
         Returns:
             The metrics with `steps_per_second` and, if tokens are counted, `tokens_per_second`
@@ -179,12 +181,13 @@ class MetricsLog:
         """Returns whether the agent's evaluation after a step is logged."""
         return step in self._evaluated
 
-    def _send(self, step: int, numbers: dict[str, float]) -> None:
+    def _send(self, step: int, numbers: dict[str, float | None]) -> None:
         """Sends numbers to all that may be watched."""
 
         def send(events: Events) -> Events:
             for name, value in numbers.items():
-                events.add_scalar(name, value, step)
+                if value is not None:
+                    events.add_scalar(name, value, step)
             events.flush()
             return events
 

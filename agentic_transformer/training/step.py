@@ -34,6 +34,9 @@ from agentic_transformer.training.state import TrainState
 Metrics = dict[str, jax.Array]
 TrainStep = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 """Maps (state, batch) to (state, metrics)."""
+WEIGHT = " weight"
+"""Ends the name of a metric that says how much another one counts in its mean over steps: the loss
+of a step without a learned action is a mean of nothing, and its weight is 0."""
 LossWeights = Callable[[Tokens], dict[str, jax.Array]]
 """Maps tokens to their weights (B, S) in every reported loss, by the loss's name."""
 LossFn = Callable[[nnx.State, Tokens, Metrics], tuple[jax.Array, Metrics]]
@@ -63,7 +66,9 @@ def make_train_step(
         fsdp: whether the state is sharded, see `agentic_transformer.training.fsdp`.
 
     Returns:
-        A function of (state, sharded tokens) -> (state, metrics). It consumes the state.
+        A function of (state, sharded tokens) -> (state, metrics). It consumes the state. The
+        metrics hold every loss of `make_loss_weights` and, under its name and `WEIGHT`, the total
+        weight of its tokens in the batch.
     """
     weights_of = make_loss_weights(spec, mesh, sequence_length)
     loss_fn = make_loss_fn(graph, spec, mesh, sequence_length, weights_of, fsdp)
@@ -76,9 +81,8 @@ def make_train_step(
     @partial(jax.jit, donate_argnums=0, compiler_options=options)
     def train_step(state: TrainState, tokens: Tokens) -> tuple[TrainState, Metrics]:
         # The totals are those of the whole batch, also where gradients come from parts of it.
-        totals = {
-            name: jnp.maximum(jnp.sum(weight), 1.0) for name, weight in weights_of(tokens).items()
-        }
+        weights = {name: jnp.sum(weight) for name, weight in weights_of(tokens).items()}
+        totals = {name: jnp.maximum(weight, 1.0) for name, weight in weights.items()}
         (_, losses), grads = grad_fn(state.params, tokens, totals)
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -86,7 +90,8 @@ def make_train_step(
         if fsdp:  # Without it XLA might leave parts of the new state whole on every device.
             new_state = jax.tree.map(partial(_constrain_state, mesh), new_state)
         norm = optax.tree.norm(grads)  # norm before clipping, which the optimizer does
-        return new_state, losses | {"gradient_norm": norm}
+        counts = {f"{name}{WEIGHT}": weight for name, weight in weights.items()}
+        return new_state, losses | counts | {"gradient_norm": norm}
 
     return train_step
 
@@ -114,8 +119,8 @@ def make_loss_fn(
 
         L = sum_t w_t l_t / total
 
-    `totals` holds the total weight of each name over the whole batch. The tokens may be a part of
-    the batch: the losses of all parts then add up to the loss of the batch.
+    `totals` holds the total weight of each name over the whole batch, or 1 where that is 0. The
+    tokens may be a part of the batch: the losses of all parts then add up to the loss of the batch.
 
     With `agent.weighting=advantage`, the loss "loss" is instead that of imitation weighted by
     advantage, with the return G_t of the rest of the trajectory and the value V_t of the token,
@@ -243,9 +248,9 @@ def make_loss_weights(spec: AgentSpec, mesh: Mesh, sequence_length: int) -> Loss
 
     `loss` weights all learned actions. `first_step_loss` weights those at step 0 of a trajectory.
     Where a row holds several trajectories, `first_step_loss_<n>` is the loss at step 0 of the n-th
-    trajectory of each row, for powers of two and the last n. It is 0 if no such token has weight.
-    Where a value is learned, `value_loss` weights every action, learned or not, and `action_loss`
-    the learned ones, as `loss` does without a value.
+    trajectory of each row, for powers of two and the last n. Where a value is learned, `value_loss`
+    weights every action, learned or not, and `action_loss` the learned ones, as `loss` does without
+    a value.
 
     Args:
         spec: the agent.

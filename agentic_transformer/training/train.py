@@ -88,8 +88,9 @@ def train(
     batches = _with_progress(prefetch(learner.make_batch, start, config.train.steps), config, start)
     with _metrics_log(config, run, start, learner) as log, batches:
 
-        def report(step: int, metrics: dict[str, float]) -> None:
-            shown = {"loss": f"{metrics['loss']:.3f}"}
+        def report(step: int, metrics: dict[str, float | None]) -> None:
+            loss = metrics["loss"]
+            shown = {} if loss is None else {"loss": f"{loss:.3f}"}
             if log:
                 rate = float(learner.learning_rate(step - 1))
                 metrics = log.write(step, metrics | {"learning_rate": rate})

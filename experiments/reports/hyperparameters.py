@@ -48,10 +48,10 @@ def save_hyperparameters(settings: Any, run: Path, results: Path | None = None) 
 
 
 def last_metrics(run: Path) -> dict[str, float]:
-    """Returns the last loss of a run and the last returns of its learning curve."""
+    """Returns the last loss of a run that is known, and the last returns of its learning curve."""
     found = {}
-    if (rows := _rows(run / METRICS)) is not None:
-        found["final/loss"] = float(rows["loss"].iloc[-1])
+    if (rows := _rows(run / METRICS)) is not None and rows["loss"].notna().any():
+        found["final/loss"] = float(rows["loss"].dropna().iloc[-1])
     if (rows := _rows(run / LEARNING_CURVE)) is not None:
         last = rows[rows["step"] == rows["step"].max()]
         for number, value in zip(last["trajectories"], last["return"], strict=True):

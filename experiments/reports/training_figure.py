@@ -15,7 +15,7 @@ def training_curves(logs: Sequence[tuple[str, str, pd.DataFrame]], path: Path) -
     """Draws the loss by training step, one panel per agent and task, one line per run.
 
     The panel below shows the loss at step 0 of the trajectories, by their place in a row, where it
-    was logged.
+    was logged. A line leaves out rows whose cell is empty.
 
     Args:
         logs: agent's name, task and `metrics.csv` of each run.
@@ -31,7 +31,8 @@ def training_curves(logs: Sequence[tuple[str, str, pd.DataFrame]], path: Path) -
         axis.grid(alpha=0.25)
     for agent, task, log in logs:
         above, *others = grid[deep * tasks.index(task) :, agents.index(agent)][:deep]
-        above.plot(log["step"], log["loss"], color="#0b5fa5", linewidth=1)
+        known = log[["step", "loss"]].dropna()
+        above.plot(known["step"], known["loss"], color="#0b5fa5", linewidth=1)
         above.set(title=f"{task}: {agent}", ylabel="loss")
         places = [column for column in log if column.startswith("first_step_loss")]
         if not places:
@@ -44,8 +45,9 @@ def training_curves(logs: Sequence[tuple[str, str, pd.DataFrame]], path: Path) -
             label = f"trajectory {place} of a row" if place else "all trajectories"
             # One entry for all runs: matplotlib leaves out labels that begin with "_".
             label = "_" * (label in seen) + label
+            known = log[["step", column]].dropna()
             below.plot(
-                log["step"], log[column], color=plt.cm.viridis(shade), linewidth=1, label=label
+                known["step"], known[column], color=plt.cm.viridis(shade), linewidth=1, label=label
             )
         below.legend(fontsize=7)
         below.set(xlabel="training step", ylabel="loss of first steps")

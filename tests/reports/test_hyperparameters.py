@@ -34,7 +34,8 @@ def test_settings_stand_beside_the_newest_results(tmp_path):
     settings = replace(TrainCommand(), seed=7)
     save_hyperparameters(settings, tmp_path)
     assert not (tmp_path / "tensorboard").exists()  # nothing to compare by
-    pd.DataFrame({"step": [1, 2], "loss": [3.0, 2.0]}).to_csv(tmp_path / "metrics.csv")
+    log = {"step": [1, 2, 3], "loss": [3.0, 2.0, None]}  # step 3 learned nothing
+    pd.DataFrame(log).to_csv(tmp_path / "metrics.csv")
     curve = {"step": [0, 0, 2, 2], "trajectories": [1, 4, 1, 4], "return": [0.0, 0.5, 1.0, 4.0]}
     pd.DataFrame(curve).to_csv(tmp_path / "learning_curve.csv")
     save_hyperparameters(settings, tmp_path)

@@ -415,6 +415,23 @@ def test_a_condition_without_a_first_attempt_has_its_main_figure(tmp_path, drawn
     assert above.get_xlim() == axis.get_xlim()
 
 
+def test_a_training_curve_goes_on_over_empty_cells(tmp_path, monkeypatch):
+    """A point between two of them would be no line at all."""
+    log = pd.DataFrame(
+        {
+            "step": [1, 2, 3, 4],
+            "loss": [2.0, None, 1.0, None],
+            "first_step_loss": [3.0, 2.5, 2.0, 1.5],
+            "first_step_loss_1": [None, 2.0, None, 1.0],
+            "first_step_loss_2": [None] * 4,
+        }
+    )
+    monkeypatch.setattr(plt, "close", lambda figure: None)
+    figures.training_curves([("at", "t", log)], tmp_path / "training.png")
+    drawn = [line.get_xdata().tolist() for axis in plt.gcf().axes for line in axis.lines]
+    assert drawn == [[1, 3], [1, 2, 3, 4], [2, 4], []]
+
+
 def test_each_figure_gets_what_belongs_to_the_runs_that_have_it(tmp_path, monkeypatch):
     """The first run has no logs; the second, a baseline, is logged, and its attempts are kept."""
     told = {}

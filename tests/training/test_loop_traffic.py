@@ -51,6 +51,26 @@ def test_the_loop_waits_for_the_device_at_logs_and_saves_alone(monkeypatch):
     assert fetched == [4, 6, 6, 8, 12, 12]
 
 
+def test_a_mean_of_nothing_is_none_but_what_is_not_finite_is_told():
+    losses, logged, saved = iter([2.0, 8.0, 0.0, 0.0, float("nan")]), [], []
+    weights = iter([3.0, 1.0, 0.0, 0.0, 0.0])
+
+    def train_step(state, batch):
+        return state, {"loss": next(losses), "loss weight": next(weights)}
+
+    with pytest.raises(FloatingPointError, match="^loss became nan between steps 5 and 5$"):
+        fit(
+            SimpleNamespace(step=0),
+            train_step,
+            range(1, 6),
+            TrainConfig(steps=5, log_every=2, checkpoint_every=2),
+            log=lambda step, means: logged.append(means),
+            save=lambda state, loss: saved.append(loss),
+        )
+    assert logged == [{"loss": 3.5}, {"loss": None}]
+    assert saved == [3.5, float("inf")]
+
+
 @pytest.mark.parametrize(
     ("names", "says"),
     [

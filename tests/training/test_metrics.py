@@ -77,6 +77,26 @@ def test_a_log_of_an_earlier_version_goes_on_with_its_columns(tmp_path):
     assert table["loss"].tolist() == [0.5, 0.25] and table["seconds"].iloc[1] >= 2
 
 
+def test_a_mean_of_nothing_is_an_empty_cell_that_a_resumed_log_keeps(tmp_path):
+    with MetricsLog(tmp_path) as log:
+        log.write(1, {"loss": None, "norm": 1.0})
+        log.write(2, {"loss": 0.5, "norm": 1.0})
+    with MetricsLog(tmp_path, from_step=1) as log:
+        log.write(2, {"loss": None, "norm": 2.0})
+    header, *rows = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert header.startswith("step,loss,norm,")
+    assert [row.split(",")[:3] for row in rows] == [["1", "", "1.0"], ["2", "", "2.0"]]
+
+
+def test_a_mean_of_nothing_is_no_event(tmp_path):
+    with MetricsLog(tmp_path) as log:
+        log.write(1, {"loss": None, "norm": 1.0})
+        log.write(2, {"loss": 0.5, "norm": 1.0})
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    found = [(event.step, one.tag) for event in events(file) for one in event.summary.value]
+    assert (1, "loss") not in found and {(1, "norm"), (2, "loss"), (2, "norm")} <= set(found)
+
+
 def test_returns_of_steps_that_are_trained_again_are_dropped(tmp_path):
     row = {"trajectories": 1, "return": 2.0, "low": 1.0, "high": 3.0}
     with MetricsLog(tmp_path) as log:

@@ -99,7 +99,7 @@ def test_losses_of_first_steps_are_told_apart_by_the_place_in_the_row(data):
     tokens = run.loader(0)
     _, metrics = step(jax.tree.map(jnp.copy, run.state), run.tokens(0))
     assert {name for name in metrics if name.startswith("first_step_loss_")} == {
-        f"first_step_loss_{n}" for n in (1, 2, 4)
+        f"first_step_loss_{n}{end}" for n in (1, 2, 4) for end in ("", " weight")
     }
     for n in (1, 2, 4):
         alone = np.zeros_like(tokens.weight)
@@ -149,6 +149,35 @@ def test_training_learns_and_reports_every_step_once(data):
     assert run.saved == [25, 50, 60]
     assert int(state.step) == 60
     assert run.logged[60]["loss"] < run.logged[20]["loss"] - 0.2
+
+
+def test_a_logged_loss_is_the_mean_over_the_learned_actions_of_all_steps(data):
+    """At a rate of nearly 0, three steps that learn parts of a batch log the loss of the batch."""
+    config = TrainConfig(steps=4, batch=4, warmup=0, log_every=3, learning_rate=1e-9)
+    run = Training(data, ModelConfig(width=16, layers=1), AgentConfig(trajectories=2), config)
+    whole = run.loader(0)
+    learned = np.ones_like(whole.weight)
+    learned[:, : run.spec.steps] = 0  # nowhere the first trajectory
+    rows = np.arange(4)[:, None]
+    parts = [learned * some for some in (rows == 1, rows != 1, rows < 0, rows < 0)]
+
+    def tokens(weight):
+        return sharding.shard_batch(whole._replace(weight=weight), run.mesh, "zigzag")
+
+    (_, expected), (_, of_rows) = (
+        run.step(jax.tree.map(jnp.copy, run.state), tokens(some)) for some in (learned, parts[1])
+    )
+    run.tokens, saved = lambda step: tokens(parts[step]), []
+    run.fit(lambda state, loss: saved.append(loss))
+    operations = forward_operations(run.spec) + learned.size
+    for name in ("loss", "first_step_loss", "first_step_loss_2"):
+        size = max(1, abs(expected[name]))
+        assert_close(run.logged[3][name], expected[name], operations, size)
+        assert run.logged[4][name] is None  # that step alone, which learns nothing
+    assert run.logged[3]["first_step_loss_1"] is None
+    assert not [name for name in run.logged[3] if "weight" in name]
+    # Of the last three steps one learns three rows. The two others learn nothing.
+    assert_close(saved[0], of_rows["loss"], operations, max(1, abs(of_rows["loss"])))
 
 
 def test_the_best_checkpoint_is_known_by_as_many_steps_as_the_others(data):
