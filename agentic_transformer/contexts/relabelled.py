@@ -8,7 +8,6 @@ import numpy as np
 
 from agentic_transformer.contexts.normalizer import Normalizer
 from datasets import ActionRepeatView, Store, Trajectories
-from datasets.relabelling import STORED
 from envs import Task
 from envs.registry import parameters
 
@@ -43,8 +42,8 @@ class RelabelledDataset:
             told: whether observations hold the parameters of the task, see `tell`.
 
         Raises:
-            ValueError: rewards cannot be computed or read, see `Store.relabel`; all stored rewards
-                are 0; or `told` is set and a task has no parameters.
+            ValueError: rewards cannot be computed or read, see `Store.relabel`; or `told` is set
+                and a task has no parameters.
         """
         # An evaluation may repeat one task many times. Its returns are computed once.
         row_of = {task: row for row, task in enumerate(dict.fromkeys(tasks))}
@@ -53,11 +52,6 @@ class RelabelledDataset:
         self._parameters = parameters(tasks).astype(np.float32) if told else None
         # (tasks, episodes)
         self.returns = self._returns(list(row_of))[[row_of[task] for task in tasks]]
-        if mode == STORED and not self.returns.any():
-            raise ValueError(
-                f"data.relabel={STORED}: every reward in the episodes is 0, so there is nothing to "
-                "learn from; allowed: episodes with rewards, or data.relabel=exorl"
-            )
 
     def _returns(self, tasks: Sequence[Task]) -> np.ndarray:
         """Computes the returns of all trajectories, (tasks, episodes), piece by piece."""

@@ -27,10 +27,20 @@ def training_data(task: str, config: DataConfig, told: bool = False) -> Relabell
         told: whether observations hold the parameters of the tasks.
 
     Raises:
-        ValueError: see `open_store`, or parameters are to be told of a task that has none.
+        ValueError: see `open_store`, parameters are to be told of a task that has none, or no
+            trajectory has a return other than 0.
     """
-    tasks = training_tasks(task, config)
-    return RelabelledDataset(open_store(task, config), tasks, relabel_mode(task, config), told)
+    tasks, mode = training_tasks(task, config), relabel_mode(task, config)
+    data = RelabelledDataset(open_store(task, config), tasks, mode, told)
+    if not data.returns.any():
+        if mode == STORED:
+            what, allowed = "every reward in the episodes is 0", "episodes with rewards"
+            allowed += "" if pays_itself(envs.task(task)) else ", or data.relabel=exorl"
+        else:
+            what = f"task={task}: no episode earns anything at any training task"
+            allowed = "more episodes (data.episodes), or others (data.algo)"
+        raise ValueError(f"{what}, so there is nothing to learn from; allowed: {allowed}")
+    return data
 
 
 def training_tasks(task: str, config: DataConfig) -> list[envs.Task]:

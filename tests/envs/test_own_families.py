@@ -12,7 +12,7 @@ import pytest
 import datasets
 import envs
 from agentic_transformer.config import DataConfig
-from agentic_transformer.contexts.training_data import training_data
+from agentic_transformer.contexts.training_data import evaluation_data, training_data
 from agentic_transformer.errors import UserError
 from agentic_transformer.validation import check_environment
 from envs.family_table import FAMILIES
@@ -184,6 +184,19 @@ def test_episodes_are_relabelled_to_every_member(tmp_path, with_physics):
         observation = datasets.read_episode(path).observation[1:].astype(np.float32)
         for row, task in zip(table[:, index], tasks, strict=True):
             np.testing.assert_array_equal(row, expected(observation, task).astype(np.float32))
+
+
+def test_data_that_reach_no_member_are_refused_for_training_and_serve_evaluations(tmp_path):
+    """No distance is below 0."""
+    register(reward=lambda observation, goal, scale: 1.0 * (np.abs(observation - goal).max(-1) < 0))
+    buffer = datasets.buffer_folder(tmp_path, NAME, "noise")
+    datasets.collect(NAME, buffer, episodes=2, collector="noise", progress=False)
+    config = DataConfig(root=str(tmp_path), algo="noise", episodes=2, tasks=3)
+    says = "no episode earns anything at any training task.*; allowed: more episodes"
+    with pytest.raises(ValueError, match=says):
+        training_data(NAME, config)
+    tasks = envs.training_tasks(NAME, 3, np.random.default_rng(0))
+    assert not evaluation_data(NAME, config, tasks).returns.any()
 
 
 def test_members_that_run_out_are_an_error_and_no_endless_loop():
