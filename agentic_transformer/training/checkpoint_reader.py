@@ -13,7 +13,8 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,13 @@ class CheckpointReader:
         return found[0]
 
     def spec(self, step: int) -> dict[str, Any]:
-        """Returns the JSON spec that a checkpoint holds, with current names and all settings."""
-        stored = _read_json_item(self.path(step) / "description")
+        """Returns the JSON spec that a checkpoint holds, with current names and all settings.
+
+        Raises:
+            ValueError: the checkpoint is not there.
+        """
+        with self._reading(step):
+            stored = _read_json_item(self.path(step) / "description")
         current = old_names.current_spec(stored)
         if current != stored:
             old_names.warn(self.path(step))
@@ -94,9 +100,11 @@ class CheckpointReader:
             like: tree of arrays, or of their shapes and types, with the shardings wanted.
 
         Raises:
-            ValueError: an array is missing, unknown, or has another shape or type than in `like`.
+            ValueError: an array is missing, unknown, or has another shape or type than in `like`,
+                or the checkpoint is not there.
         """
-        return read_arrays(self.path(step) / "params", like)
+        with self._reading(step):
+            return read_arrays(self.path(step) / "params", like)
 
     def state(self, step: int, like: TrainState, spec: dict[str, Any]) -> TrainState:
         """Returns a checkpoint's train state, on however many devices and processes.
@@ -128,8 +136,13 @@ class CheckpointReader:
         return TrainState(number, params, read_arrays(path / "optimizer", like.optimizer))
 
     def digest(self, step: int) -> str:
-        """Returns the SHA-256 of all that a checkpoint holds."""
-        return checksums.digest(self.path(step))
+        """Returns the SHA-256 of all that a checkpoint holds.
+
+        Raises:
+            ValueError: the checkpoint is not there.
+        """
+        with self._reading(step):
+            return checksums.digest(self.path(step))
 
     def export(self, step: int, run: Path) -> Path:
         """Copies a checkpoint to another run folder without its optimizer, a third of the size.
@@ -148,6 +161,20 @@ class CheckpointReader:
         if changed:
             raise OSError(f"{path} is not a copy of {original}: {min(changed)[0]} differs")
         return path
+
+    @contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        """Tells of an error in the block that a checkpoint is gone, if that is why it came."""
+        try:
+            yield
+        except Exception as error:
+            if self.path(step).is_dir():
+                raise
+            # A run that still trains removes old checkpoints, also one that was just found.
+            raise ValueError(
+                f"{self.path(step)} is not there, or no longer: a run that still trains removes "
+                "old checkpoints; start again to take a newer one"
+            ) from error
 
     def _find_newest(self, set_aside: Callable[[int], Path] | None = None) -> int | None:
         """Finds the newest whole step in process 0; renames newer ones to `set_aside(step)`.

@@ -24,6 +24,7 @@ from agentic_transformer.config import (
 )
 from agentic_transformer.run_files import PROVENANCE, read_json, write_json
 from agentic_transformer.training.checkpoint import Checkpoints
+from agentic_transformer.training.initial import InitialAgent
 from experiments.cli.provenance import add_provenance
 from experiments.train import main
 from tests.seeds import SEED
@@ -213,6 +214,26 @@ def test_a_run_starts_from_the_parameters_of_another(config, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, train(fewer, tmp_path / "parts"), whole)
     scales = [load(tmp_path / name).spec.normalizer for name in ("elsewhere", "parts")]
     assert scales[0] == scales[1]
+
+
+@pytest.mark.parametrize("read", ["check", "scaled"])  # what is read before it is gone
+def test_a_checkpoint_that_is_removed_while_a_run_starts_from_it_is_named(
+    settings, source, read, tmp_path, monkeypatch
+):
+    """The other run still trains, and keeps its newest checkpoints alone."""
+    settings.agent.learner = "transformer"
+    other = shutil.copytree(source, tmp_path / "other")
+    newest = other / "checkpoints" / str(Checkpoints(other).newest())
+    method = getattr(InitialAgent, read)
+
+    def read_then_lose(self, spec):
+        found = method(self, spec)
+        shutil.rmtree(newest)
+        return found
+
+    monkeypatch.setattr(InitialAgent, read, read_then_lose)
+    with pytest.raises(ValueError, match=f"^{newest} is not there, or no longer: .*; start again"):
+        train(replace(settings, init=str(other)), tmp_path / "run")
 
 
 @pytest.mark.parametrize(
