@@ -33,8 +33,16 @@ def empty_cache(
         mesh: devices over whose ring the capacity is sharded, and over whose data axis the batch;
             None: one device.
         sharding: where the cache lies without a mesh.
+
+    Raises:
+        ValueError: the batch does not divide over the mesh.
     """
     if mesh is not None:
+        if batch % mesh.shape[DATA]:
+            raise ValueError(
+                f"a batch of size {batch} does not divide over the {mesh.shape[DATA]} "
+                "devices of the mesh's data axis; allowed: a multiple of them, see envs.make_vec"
+            )
         blocks = 2 * mesh.shape[RING]  # every device of a ring holds two blocks of equal size
         capacity = -(-capacity // blocks) * blocks
         sharding = NamedSharding(mesh, PartitionSpec(DATA, RING))

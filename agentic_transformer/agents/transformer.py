@@ -81,7 +81,15 @@ class TransformerAgent(Plays):
         return cls(graph, unrolled(params) if spec.model.scan_layers else params, acting, mesh)
 
     def new_context(self, batch: int, trajectories: int) -> Context:
-        """Returns empty contexts that can hold `trajectories` trajectories each."""
+        """Returns empty contexts that can hold `trajectories` trajectories each.
+
+        Args:
+            batch: number of environments.
+            trajectories: how many trajectories each context can hold.
+
+        Raises:
+            ValueError: the batch does not divide over the mesh.
+        """
         capacity = trajectories * self.spec.steps * self.layout.tokens_per_step
         # With the sharding of the parameters, as every later cache has it: with another sharding
         # each program would compile twice.

@@ -63,3 +63,9 @@ def test_actions_are_those_of_one_device(data, ring, tokens):
     assert_close(found, expected, forward_operations(alone.spec), 1)  # outputs cut to [-1, 1]
     shard = cache.addressable_shards[0].data.shape
     assert shard[:2] == (BATCH // data, cache.shape[1] // ring)
+
+
+def test_a_batch_that_does_not_divide_over_the_mesh_is_refused():
+    mesh = Mesh(np.array(jax.devices()).reshape(2, 4), (sharding.DATA, sharding.RING))
+    with pytest.raises(ValueError, match="^a batch of size 3 does not divide over the 2"):
+        make_policy(mesh, "packed").new_context(3, SLOTS)
