@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+_ROUNDING = 1e-6
+"""Share of an entry's largest absolute value below which its deviation may be rounding."""
+
 
 @dataclass(frozen=True)
 class Normalizer:
@@ -18,7 +21,8 @@ class Normalizer:
     observation_mean: tuple[float, ...]
     """Mean of each of the O entries of an observation."""
     observation_std: tuple[float, ...]
-    """Standard deviation of each of the O entries; 1 for an entry that never changes."""
+    """Standard deviation of each of the O entries; 1 for an entry that changes by no more than
+    float32 rounds it."""
     return_scale: float
     """Returns are divided by it."""
     reward_scale: float
@@ -37,10 +41,12 @@ class Normalizer:
         """
         rows = observation.astype(np.float64)
         std = rows.std(axis=0)
+        # A constant entry carries no information, and its deviation must not divide. Float32 keeps
+        # seven digits, so what rounding changes is relative to the entry's size, in any unit.
+        changes = std > _ROUNDING * np.abs(rows).max(axis=0)
         return cls(
             observation_mean=tuple(rows.mean(axis=0).tolist()),
-            # A constant entry carries no information, and its deviation of 0 must not divide.
-            observation_std=tuple(np.where(std > 1e-6, std, 1.0).tolist()),
+            observation_std=tuple(np.where(changes, std, 1.0).tolist()),
             return_scale=max(float(largest_return), 1e-6),
             reward_scale=reward_scale,
         )

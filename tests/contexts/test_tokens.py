@@ -178,3 +178,19 @@ def test_what_a_value_learns_is_earned_from_the_step_on(batch, kind):
         largest = reward.sum(axis=1).max() / 10
         assert_close(rest[:, step, layout.action_token], expected, OPERATIONS, largest)
     assert not np.delete(rest, layout.action_token, axis=2).any()
+
+
+def test_an_entry_is_constant_if_it_changes_by_rounding_alone_in_whatever_unit():
+    """Entries in small and large units, and entries that never change but for their last digit."""
+    signal, last_digit = rng(3).normal(size=1000), rng(4).integers(-1, 2, 1000)
+    changing = np.stack([5e-7 * signal, 1e9 * signal, 1000 + signal], 1).astype(np.float32)
+    large = np.float32(1000)
+    constant = np.stack(
+        [np.zeros(1000), np.full(1000, 0.1), large + last_digit * np.spacing(large)], 1
+    ).astype(np.float32)
+    normalizer = Normalizer.measure(np.concatenate([changing, constant], 1), 1.0, 1.0)
+    assert normalizer.observation_std[3:] == (1.0, 1.0, 1.0)
+    scaled = normalizer.normalize(np.concatenate([changing, constant], 1))
+    # Rows in float32; the last unit of 1000 is 6e-5.
+    np.testing.assert_allclose(scaled[:, :3].std(axis=0), 1, rtol=1e-3)
+    assert np.abs(scaled[:, 3:]).max() < 2 * np.spacing(large)
