@@ -24,7 +24,7 @@ from agentic_transformer.config import (
 )
 from agentic_transformer.run_files import PROVENANCE, read_json, write_json
 from agentic_transformer.training.checkpoint import Checkpoints
-from agentic_transformer.training.initial import InitialAgent
+from agentic_transformer.training.init_agent import InitialAgent
 from experiments.cli.provenance import add_provenance
 from experiments.train import main
 from tests.seeds import SEED
