@@ -6,7 +6,8 @@ within its trajectory, but not its position in the sequence. Nothing in the mode
 many trajectories come before a token, so a context may grow beyond the training length.
 
 Parameters are float32. With `model.dtype=bfloat16` the blocks compute in bfloat16. Even then norms
-and softmax accumulate in float32, and the heads compute in float32.
+and softmax accumulate in float32, and the heads compute in float32. The gradients of parameters are
+sums over tokens; they are added in float32, too.
 """
 
 from __future__ import annotations
@@ -37,6 +38,20 @@ GatherParams = Callable[[nnx.State], nnx.State]
 """Takes a block's parameters as they are stored. Returns them as the block computes with them."""
 
 
+class _Linear(nnx.Linear):
+    """Computes a linear layer as its parent does, but adds the bias in float32, then rounds once.
+
+    So the gradient of the bias, a sum over all tokens, is float32. In bfloat16 a sum of equal terms
+    stops growing at 256 of them.
+    """
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        kernel = self.kernel[...].astype(self.dtype)
+        contracted = (((inputs.ndim - 1,), (0,)), ((), ()))
+        product = jax.lax.dot_general(inputs.astype(self.dtype), kernel, contracted)
+        return (product.astype(jnp.float32) + self.bias[...]).astype(self.dtype)
+
+
 class Block(nnx.Module):
     """Computes a pre-norm block: attention, then a feedforward network with ReLU (the paper's)."""
 
@@ -53,8 +68,8 @@ class Block(nnx.Module):
         self.qkv_proj = nnx.Linear(width, 3 * width, use_bias=False, dtype=dtype, rngs=rngs)
         self.out_proj = nnx.Linear(width, width, use_bias=False, dtype=dtype, rngs=rngs)
         self.feedforward_norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
-        self.up_proj = nnx.Linear(width, config.feedforward * width, dtype=dtype, rngs=rngs)
-        self.down_proj = nnx.Linear(config.feedforward * width, width, dtype=dtype, rngs=rngs)
+        self.up_proj = _Linear(width, config.feedforward * width, dtype=dtype, rngs=rngs)
+        self.down_proj = _Linear(config.feedforward * width, width, dtype=dtype, rngs=rngs)
 
     def __call__(
         self,
@@ -122,11 +137,11 @@ class AgenticTransformer(nnx.Module):
             )
         dtype = jnp.dtype(config.dtype)
         self.remat, self.scan_layers = config.remat, config.scan_layers
-        self.embed = nnx.Linear(feature_size, config.width, dtype=dtype, rngs=rngs)
+        self.embed = _Linear(feature_size, config.width, dtype=dtype, rngs=rngs)
         self.timestep = nnx.Embed(
             steps,
             config.width,
-            dtype=dtype,
+            dtype=jnp.float32,
             embedding_init=nnx.initializers.normal(0.02),
             rngs=rngs,
         )
@@ -181,7 +196,9 @@ class AgenticTransformer(nnx.Module):
             return _rematerialised(block, self.remat)(params, x)
 
         # (batch, sequence, width)
-        x = self.embed(features) + self.timestep(timestep)
+        x = self.embed(features)
+        # Rows are looked up in float32, then rounded: so their gradients are summed in float32.
+        x = x + self.timestep(timestep).astype(x.dtype)
         if self.scan_layers:
             # One compiled block for all layers: their parameters are stacked, (layers, ...).
             graph, params = nnx.split(self.blocks)

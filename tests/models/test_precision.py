@@ -1,4 +1,7 @@
-"""Products of a model have the precision of its setting, unless the user has chosen one."""
+"""Products of a model have the precision of its setting, unless the user has chosen one.
+
+In a model of 16 bits the gradients of all parameters are summed in float32.
+"""
 
 import dataclasses
 import re
@@ -7,20 +10,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from agentic_transformer.agents.actor import ActorAgent
 from agentic_transformer.config import AgentConfig, ModelConfig, TD3BCConfig
 from agentic_transformer.contexts.normalizer import Normalizer
 from agentic_transformer.contexts.transitions import Transitions
 from agentic_transformer.models.actor_critic import Actor, Shape, init_networks
+from agentic_transformer.models.heads import action_loss
 from agentic_transformer.models.precision import matmul_precision
 from agentic_transformer.models.spec import AgentSpec
-from agentic_transformer.ring import blockwise_attention, feedforward
+from agentic_transformer.models.transformer import AgenticTransformer
+from agentic_transformer.ring import attention, blockwise_attention, feedforward
 from agentic_transformer.ring.kernels import NAMES
 from agentic_transformer.ring.precision import PRECISIONS
 from agentic_transformer.training.actor_critic import init_actor_critic_state
 from agentic_transformer.training.td3_bc import make_td3_bc_step
 from experiments.benchmarks import agent_models
+from tests.seeds import rng
+from tests.small_agents import kept_operations
+from tests.tolerances import unit
 
 CHOICES = {field.name: field.metadata["choices"] for field in dataclasses.fields(ModelConfig)}
 
@@ -135,3 +144,36 @@ def test_td3_bc_acts_in_the_precision_of_its_setting(setting, monkeypatch):
     context = agent.new_context(4, 1)
     agent.act(context, np.ones(4), np.ones((4, 3)), 0, jax.random.key(0), 1.0, 1.0)
     assert traced == [setting]
+
+
+def gradients(dtype, features, action):
+    """The gradients of a small model's losses; trajectories have four steps."""
+    config = ModelConfig(width=16, layers=1, heads=2, head="mse", dtype=dtype)
+    model = AgenticTransformer(config, features.shape[-1], action.shape[-1], 4, nnx.Rngs(0))
+    graph, params = nnx.split(model, nnx.Param)
+    timestep = jnp.broadcast_to(jnp.arange(features.shape[1]) % 4, features.shape[:2])
+
+    def loss(params):
+        outputs = nnx.merge(graph, params)(
+            features, timestep, lambda _, q, k, v: attention(q, k, v, backbone="dense")
+        )
+        return action_loss(config, outputs, action).sum() / 64  # float16 holds all of it
+
+    return nnx.to_flat_state(jax.jit(jax.grad(loss))(params))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_gradients_in_16_bits_are_those_of_float32(dtype):
+    """Leaf by leaf.
+
+    Each token's part has n roundings to 16 bits, forward and twice that backward. Their errors
+    are independent, so that of a part is about sqrt(n) of one; and of the sum over tokens too,
+    as parts that cancel each other leave no less than the root of the sum of their squares.
+    """
+    data = rng(6)
+    batch = data.standard_normal((512, 64, 6), np.float32), data.uniform(-0.1, 0.7, (512, 64, 2))
+    allowed = np.sqrt(3 * kept_operations(ModelConfig(layers=1))) * unit(dtype)
+    pairs = zip(gradients("float32", *batch), gradients(dtype, *batch), strict=True)
+    for (name, exact), (_, found) in pairs:
+        error = np.linalg.norm(found[...] - exact[...]) / np.linalg.norm(exact[...])
+        assert error < allowed, name
