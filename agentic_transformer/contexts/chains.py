@@ -9,6 +9,10 @@ A row of `slots` trajectories holds one chain of full length, or several shorter
 another. The lengths of shorter chains are drawn uniformly from what is left of the row, so that
 every length occurs, short ones more often, and no slot is padding. Segment ids keep the chains of
 a row apart.
+
+The data may hold tasks at which all trajectories earn the same, and nothing above 0. Every one of
+them would count as good, though none shows how the task is solved. So chains are drawn of the other
+tasks, if there are any.
 """
 
 from __future__ import annotations
@@ -158,7 +162,11 @@ class ChainSampler:
         self.seed = seed
         self.returns = returns
         self.best_per_task, self._worst_per_task = returns.max(axis=1), returns.min(axis=1)
-        self._worst_return, self._return_size = returns.min(), return_size(returns)
+        tells = (self.best_per_task > 0) | (self.best_per_task > self._worst_per_task)
+        # Indices of the tasks that chains are drawn of, see the head of this module.
+        self.tasks = np.flatnonzero(tells if tells.any() else ~tells)
+        self._worst_return = returns[self.tasks].min()
+        self._return_size = return_size(returns[self.tasks])
         # (tasks, episodes) episode indices in ascending order of return
         self.ranking = np.argsort(returns, axis=1, kind="stable")[:, -episodes:]
         ranked = np.take_along_axis(returns, self.ranking, axis=1)
@@ -200,7 +208,7 @@ class ChainSampler:
             if self.config.selection == "search":
                 task, episode = self._draw_search(rng, count)
             else:
-                task = int(rng.integers(len(self.returns)))
+                task = int(self.tasks[rng.integers(len(self.tasks))])
                 episode = self.draw_trajectories(rng, task, count)
             yield _Chain(number, task, episode)
             free, number = free - count, number + 1
@@ -255,7 +263,8 @@ class ChainSampler:
         posterior, and later attempts have their returns under this task. So every attempt is what
         posterior sampling would try after the attempts before it.
         """
-        log_posterior = np.zeros(len(self.returns))
+        log_posterior = np.full(len(self.returns), -np.inf)
+        log_posterior[self.tasks] = 0.0
 
         def draw_task() -> int:
             # The Gumbel-max trick: the argmax is a draw from softmax(log_posterior).

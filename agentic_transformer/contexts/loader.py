@@ -23,7 +23,7 @@ class ChainLoader:
         rows: int,
         local: np.ndarray | None = None,
     ) -> None:
-        """Prepares the sampler.
+        """Prepares the sampler, and prints how many tasks it leaves out.
 
         Args:
             data: trajectories and rewards.
@@ -36,6 +36,13 @@ class ChainLoader:
         """
         self.data = data
         self.sampler = ChainSampler(data.returns, config, seed)
+        left_out = len(data.returns) - len(self.sampler.tasks)
+        if left_out:
+            print(
+                f"tasks: {left_out} of {len(data.returns)} are left out of chains, because all "
+                "episodes earn the same there, and nothing above 0",
+                flush=True,
+            )
         self.layout = layout
         self.rows = rows
         self.local = np.arange(rows) if local is None else local

@@ -1,10 +1,13 @@
 """Chains against a brute-force rewrite that knows nothing of ranks, packing or vectorised draws."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from agentic_transformer.config import AgentConfig
 from agentic_transformer.contexts.chains import ChainSampler, available_episodes
+from agentic_transformer.contexts.loader import ChainLoader
 from agentic_transformer.contexts.search_posterior import return_size
 from tests.seeds import SEED, rng
 from tests.tolerances import SIGMAS
@@ -258,3 +261,62 @@ def test_a_search_is_drawn_where_rewards_are_costs_and_the_best_return_is_0():
 )
 def test_the_size_of_returns_is_never_0(returns, size):
     assert return_size(np.array(returns)) == size
+
+
+@pytest.mark.parametrize("selection", ["uniform", "stratified", "search", "history"])
+@pytest.mark.parametrize("alike", [0.0, -7.0])
+def test_tasks_at_which_all_earn_the_same_and_nothing_are_left_out(selection, alike):
+    """The others are drawn as if those were not there."""
+    config = AgentConfig(trajectories=4, selection=selection)
+    for others in (RETURNS, RETURNS - 20):  # rewards, and costs
+        returns = np.insert(others, [0, 2], alike, axis=0)  # tasks 0 and 3
+        sampler, alone = (ChainSampler(x, config, seed=SEED) for x in (returns, others))
+        assert list(sampler.tasks) == [1, 2, 4, 5, 6]
+        assert sampler.ranking.shape == returns.shape  # evaluations ask for all tasks
+        found = sampler.draw(3, 200)
+        assert set(found.task.flat) == set(sampler.tasks)
+        if selection != "search":  # which draws a number for every task
+            expected = alone.draw(3, 200)
+            np.testing.assert_array_equal(found.task, sampler.tasks[expected.task])
+            for x, y in zip(found[1:], expected[1:], strict=True):
+                np.testing.assert_array_equal(x, y)
+
+
+def test_training_says_how_many_tasks_are_left_out(capsys):
+    for returns in (RETURNS, np.insert(RETURNS, [0, 2], 0.0, axis=0)):
+        data = SimpleNamespace(returns=returns)
+        ChainLoader(data, AgentConfig(trajectories=4), layout=None, seed=SEED, rows=2)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("tasks: 2 of 7 are left out of chains")
+
+
+@pytest.mark.parametrize("selection", ["uniform", "search"])
+def test_what_earns_the_same_is_drawn_if_it_earns_something_or_if_there_is_no_other(selection):
+    config = AgentConfig(trajectories=4, selection=selection)
+    for alike in (1.0, 0.0, -7.0):
+        chains = ChainSampler(np.full((3, 8), alike), config, seed=SEED).draw(0, 200)
+        assert set(chains.task.flat) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("selection", "expected"),
+    [
+        ("uniform", "010603 012328 000803 173526"),
+        ("stratified", "020603 020903 113236 121913"),
+        ("search", "252522 252622 020602 251519"),
+        ("history", "010306 012328 000308 173526"),
+    ],
+)
+def test_chains_of_past_runs_are_drawn_again(selection, expected):
+    """A run of a committed result can be repeated: its draws do not change with the code.
+
+    They were written down when no task was ever left out.
+    """
+    returns = np.arange(40).reshape(4, 10) * 7 % 23
+    config = AgentConfig(trajectories=3, chain_length="uniform", selection=selection)
+    chains = ChainSampler(returns, config, seed=5).draw(2, 4)
+    drawn = " ".join(
+        "".join(f"{task}{episode}" for task, episode in zip(*row, strict=True))
+        for row in zip(chains.task, chains.episode, strict=True)
+    )
+    assert drawn == expected
