@@ -200,6 +200,22 @@ class ChainSampler:
         )
         return Chains(*(column.reshape(rows, -1) for column in columns))
 
+    def evenly_drawn(self, rows: int = 1000) -> float:
+        """Returns the effective number of the tasks that chains are drawn of.
+
+        If all tasks were drawn alike, as many would repeat as often as tasks do now: the number is
+        1 / sum_i p_i^2, with p_i the probability of task i. It is estimated, without bias of
+        sum_i p_i^2, from the share of pairs of chains that have one task; inf if no pair has.
+
+        Args:
+            rows: how many rows are drawn for the estimate. Draws of training do not change.
+        """
+        chains = self.draw(0, rows)
+        first = np.diff(chains.chain, axis=1, prepend=-1) != 0  # slots that begin a chain
+        counts = np.bincount(chains.task[first])
+        pairs = (counts * (counts - 1)).sum()
+        return counts.sum() * (counts.sum() - 1) / pairs if pairs else np.inf
+
     def _draw_row(self, rng: np.random.Generator) -> Iterator[_Chain]:
         """Yields chains that fill a row."""
         free, number = self.config.trajectories, 0

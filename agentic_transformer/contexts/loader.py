@@ -23,7 +23,7 @@ class ChainLoader:
         rows: int,
         local: np.ndarray | None = None,
     ) -> None:
-        """Prepares the sampler, and prints how many tasks it leaves out.
+        """Prepares the sampler, and prints which tasks it leaves out or draws far too rarely.
 
         Args:
             data: trajectories and rewards.
@@ -43,6 +43,14 @@ class ChainLoader:
                 "episodes earn the same there, and nothing above 0",
                 flush=True,
             )
+        if config.selection == "search":
+            even, tasks = self.sampler.evenly_drawn(), len(self.sampler.tasks)
+            if even < tasks / 2:
+                print(
+                    "tasks: some are searched for far more often than others, their effective "
+                    f"number is {even:.0f} of {tasks} (agent.selection=search)",
+                    flush=True,
+                )
         self.layout = layout
         self.rows = rows
         self.local = np.arange(rows) if local is None else local

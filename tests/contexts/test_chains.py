@@ -290,6 +290,30 @@ def test_training_says_how_many_tasks_are_left_out(capsys):
     assert line.startswith("tasks: 2 of 7 are left out of chains")
 
 
+@pytest.mark.parametrize(("goals", "said"), [(8, False), (60, True)])
+def test_training_says_if_searches_are_for_few_of_the_tasks(goals, said, capsys):
+    """Misses rule out what pays always, so that what pays rarely is drawn most.
+
+    Eight tasks are found by trajectories of their own. The others pay for every trajectory.
+    """
+    returns = np.ones((goals, 80))
+    returns[:8] = np.kron(np.eye(8), np.ones(10))
+    sampler = ChainSampler(returns, SEARCH, seed=SEED)
+    before = sampler.draw(0, 2)
+    ChainLoader(SimpleNamespace(returns=returns), SEARCH, layout=None, seed=SEED, rows=2)
+    assert ("some are searched for far more often" in capsys.readouterr().out) == said
+    for x, y in zip(before, sampler.draw(0, 2), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_the_effective_number_of_tasks_is_that_of_their_probabilities():
+    sampler = ChainSampler(RETURNS, PAPER, seed=SEED)  # five tasks, drawn alike
+    # A share of about 1/5 of all pairs; 3,000 chains at least, of which each is in many pairs.
+    assert abs(sampler.evenly_drawn(3000) - 5) < 5 * SIGMAS / np.sqrt(3000)
+    alone = ChainSampler(np.ones((1, 8)), AgentConfig(trajectories=4), seed=SEED)
+    assert alone.evenly_drawn() == 1
+
+
 @pytest.mark.parametrize("selection", ["uniform", "search"])
 def test_what_earns_the_same_is_drawn_if_it_earns_something_or_if_there_is_no_other(selection):
     config = AgentConfig(trajectories=4, selection=selection)
