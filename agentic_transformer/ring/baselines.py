@@ -90,6 +90,8 @@ def _memory_efficient(query, key, value, queries: QueryIntervals, keys: KeyPosit
     chunk = -(-sequence // -(-sequence // CHUNK))
     split = partial(_split_chunks, chunk)
     grouped = query.reshape(batch, sequence, key.shape[2], -1, head_dim)
+    # JAX sums gradients over chunks in the type of what the chunks are cut from: so that is wide.
+    dtype, wide = query.dtype, jnp.promote_types(query.dtype, jnp.float32)
     query_chunks = (
         split(grouped),
         QueryIntervals(
@@ -97,8 +99,8 @@ def _memory_efficient(query, key, value, queries: QueryIntervals, keys: KeyPosit
         ),
     )
     key_chunks = (
-        split(key),
-        split(value),
+        split(key.astype(wide)),
+        split(value.astype(wide)),
         KeyPositions(split(keys.position, 0, fill=PAD_POSITION), split(keys.segment)),
     )
 
@@ -112,7 +114,7 @@ def _memory_efficient(query, key, value, queries: QueryIntervals, keys: KeyPosit
             zero,
             jnp.zeros_like(query, jnp.float32, shape=(*rows, head_dim)),
         )
-        step = jax.checkpoint(partial(_softmax_step, query, queries))
+        step = jax.checkpoint(partial(_softmax_step, query.astype(wide), queries, dtype))
         (_, denominator, numerator), _ = lax.scan(step, state, key_chunks)
         return numerator / jnp.where(denominator > 0, denominator, 1)[..., None]
 
@@ -122,9 +124,15 @@ def _memory_efficient(query, key, value, queries: QueryIntervals, keys: KeyPosit
     return output[:, :sequence].astype(query.dtype)
 
 
-def _softmax_step(query, queries: QueryIntervals, state, key_chunk) -> tuple[tuple, None]:
-    """Continues an online softmax (m, l, O) with a chunk of keys: see `kernels/reference.py`."""
+def _softmax_step(
+    query, queries: QueryIntervals, dtype: jnp.dtype, state, key_chunk
+) -> tuple[tuple, None]:
+    """Continues an online softmax (m, l, O) with a chunk of keys: see `kernels/reference.py`.
+
+    Products have factors of `dtype`.
+    """
     (old_max, denominator, numerator), (key, value, keys) = state, key_chunk
+    query, key, value = (x.astype(dtype) for x in (query, key, value))
     einsum = partial(jnp.einsum, preferred_element_type=jnp.float32)
     # Not before the scan: so the marked copies of only one chunk are held at a time.
     key, value = mark_keys(key, value), zero_nonfinite(value)

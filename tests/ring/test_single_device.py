@@ -13,9 +13,11 @@ from agentic_transformer.ring import (
     CPUKernel,
     XLAKernel,
     attention,
+    baselines,
     blockwise_attention,
     blockwise_feedforward,
     dense_attention,
+    memory_efficient_attention,
 )
 from agentic_transformer.ring.feedforward import default_chunk
 from tests.attention_float64 import assert_attention, attention_and_bounds
@@ -182,6 +184,28 @@ def test_gradients_of_a_feedforward_are_added_over_chunks_in_float32():
         return y.sum(dtype=jnp.float32)
 
     assert jax.grad(loss)(jnp.bfloat16(1)) == 1024
+
+
+def test_gradients_of_memory_efficient_attention_are_added_over_chunks_in_float32(monkeypatch):
+    """Chunks add 256, fourteen times 1, and 256; all over 16, as each key has a weight of 1/16.
+
+    The sum is 526, which bfloat16 holds as 528. Added in bfloat16 it would be 512, whichever chunk
+    comes first: 256 + 1 is 256 there.
+    """
+    monkeypatch.setattr(baselines, "CHUNK", 1)
+    sizes, one, zero = np.array([256.0] + 14 * [1.0] + [256.0]), np.ones(16), np.zeros(16)
+    sign = np.tile([1.0, -1.0], 8)  # of values, so that the output is 0
+
+    def gradients(*arrays):
+        query, key, value, cotangent = (jnp.bfloat16(x.reshape(1, 16, 1, 1)) for x in arrays)
+        _, pull = jax.vjp(partial(memory_efficient_attention, causal=False), query, key, value)
+        return [np.asarray(x, np.float64).reshape(16) for x in pull(cotangent)]
+
+    _, dkey, dvalue = gradients(one, zero, sign, sizes)
+    np.testing.assert_array_equal(dkey, sign * 528 / 16)
+    np.testing.assert_array_equal(dvalue, one * 528 / 16)
+    dquery, _, _ = gradients(zero, sign * sizes, sign, one)
+    np.testing.assert_array_equal(dquery, one * 528 / 16)
 
 
 def test_chunks_of_a_feedforward_are_as_large_as_asked_for():
