@@ -17,14 +17,14 @@ from agentic_transformer.contexts.chains import near_best
 from agentic_transformer.evaluation.records import UNIT
 
 RESAMPLES = 2000
-"""Bootstrap samples of an interval over the units of one seed."""
+"""Bootstrap samples of an interval over units."""
 
 FOUND_SHARE = 0.5
 """An attempt has found the goal if it earns this share of the best return in its task's data, as
 `agentic_transformer.contexts.chains.near_best` counts it."""
 
 _ROUNDING = 1e-12
-"""Difference below which two means of numbers from 0 to 1 are the same."""
+"""Difference below which two means of numbers from -1 to 1 are the same."""
 
 SUMMARY_COLUMNS = [
     *("agent", "task", "condition", "trajectories", "context_steps", "context_tokens"),
@@ -66,7 +66,9 @@ def interval(
     For the mean this is the t interval over the means of seeds. (A bootstrap of two to five seeds
     is too narrow: in simulations it covers the mean in 50% of cases with two seeds, in 75% with
     three and in 84% with five.) With one seed it is the percentile bootstrap over units, and says
-    nothing about other seeds.
+    nothing about other seeds. It is the bootstrap over all units too if the means of all seeds are
+    equal. There Student's interval would have no width, and the mean would be certain. Equal seeds
+    show no difference, so their units count as independent.
 
     Args:
         values: one per unit.
@@ -78,12 +80,22 @@ def interval(
     Returns:
         Mean, lower end and upper end.
     """
-    by_seed = [group.to_numpy(np.float64) for _, group in values.groupby(seeds.to_numpy())]
+    by_seed = _by_seed(values, seeds)
     mean_of = _interquartile_mean if iqm else _mean_of_means
     mean = mean_of(by_seed)
-    ends = _bootstrap(*by_seed, iqm=iqm) if len(by_seed) == 1 else _jackknife(by_seed, mean_of)
+    ends = _bootstrap(by_seed, iqm=iqm) if _are_alike(by_seed) else _jackknife(by_seed, mean_of)
     low, high = np.clip(ends, *bounds)
     return float(mean), float(low), float(high)
+
+
+def _by_seed(values: pd.Series, seeds: pd.Series) -> list[np.ndarray]:
+    return [group.to_numpy(np.float64) for _, group in values.groupby(seeds.to_numpy())]
+
+
+def _are_alike(by_seed: list[np.ndarray]) -> bool:
+    """Returns whether all seeds, or the only one, have the same mean, up to rounding."""
+    largest = max(np.abs(units).max() for units in by_seed)
+    return np.ptp([units.mean() for units in by_seed]) <= _ROUNDING * largest
 
 
 def _mean_of_means(by_seed: list[np.ndarray]) -> float:
@@ -115,8 +127,9 @@ def _jackknife(
     return mean_of(by_seed) - half, mean_of(by_seed) + half
 
 
-def _bootstrap(units: np.ndarray, *, iqm: bool) -> np.ndarray:
-    """Returns the ends of the interval over the units of one seed."""
+def _bootstrap(by_seed: list[np.ndarray], *, iqm: bool) -> np.ndarray:
+    """Returns the ends of the interval over the units of all seeds together."""
+    units = np.concatenate(by_seed)
     rng = np.random.default_rng(0)
     samples = units[rng.integers(len(units), size=(RESAMPLES, len(units)))]
     means = _mean_of_middle(samples) if iqm else samples.mean(axis=1)
@@ -126,14 +139,14 @@ def _bootstrap(units: np.ndarray, *, iqm: bool) -> np.ndarray:
 def _interval_of_share(shares: pd.Series, seeds: pd.Series) -> tuple[float, float, float]:
     """Returns the interval of numbers from 0 to 1, of those that are known; NaNs if none is.
 
-    It is Wilson's over all units with one seed, and where all seeds have the same share. There a
-    bootstrap, or Student's interval, would have no width: a share of 1 in every seed would be
-    certain. Equal seeds show no difference, so their units count as independent.
+    It is Wilson's over all units where `interval` has a bootstrap: with one seed, and where all
+    seeds have the same share. A bootstrap of equal units has no width: a share of 1 in every unit
+    would be certain.
     """
     known = shares.notna()
-    of_seeds = shares[known].groupby(seeds[known].to_numpy()).mean()
-    if known.any() and np.ptp(of_seeds) < _ROUNDING:
-        return _wilson(shares[known].to_numpy(np.float64))
+    by_seed = _by_seed(shares[known], seeds[known])
+    if by_seed and _are_alike(by_seed):
+        return _wilson(np.concatenate(by_seed))
     return _interval_of_known(shares, seeds, bounds=(0.0, 1.0))
 
 
