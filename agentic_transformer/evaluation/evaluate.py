@@ -31,7 +31,12 @@ from agentic_transformer.contexts.training_data import (
 )
 from agentic_transformer.errors import listing, nearest, raise_config_error
 from agentic_transformer.evaluation import results_folder
-from agentic_transformer.evaluation.conditions import NEED_DATA, conditions_of, evaluation_tasks
+from agentic_transformer.evaluation.conditions import (
+    NEED_DATA,
+    baseline_condition,
+    conditions_of,
+    evaluation_tasks,
+)
 from agentic_transformer.evaluation.oracles import ORACLES
 from agentic_transformer.evaluation.partial_results import PartialResults
 from agentic_transformer.evaluation.rollouts import Evaluation
@@ -100,6 +105,8 @@ def load_evaluation(
 ) -> tuple[Evaluation, str]:
     """Loads the agent and its data, and checks that every condition can be evaluated.
 
+    Data are loaded if a condition needs them. Else a line says which columns stay empty.
+
     Args:
         config: what to evaluate.
         run: folder of the trained run.
@@ -143,6 +150,13 @@ def load_evaluation(
             hypotheses = RelabelledDataset(
                 data.store, training_tasks(task, place), relabel_mode(task, place)
             ).returns
+    elif not baseline_condition(agent.spec.agent):
+        # Beside it, a baseline's summary has the best returns that an agent's records tell.
+        print(
+            "no condition reads the data: best_return, found and repeat_miss_rate stay empty; "
+            f"eval.conditions with one of {', '.join(NEED_DATA)} fills them",
+            flush=True,
+        )
     evaluation = Evaluation(agent, tasks, config.eval, data, hypotheses, task)
     evaluation.check()
     return evaluation, f"{step} {digest}"

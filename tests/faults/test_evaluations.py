@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from agentic_transformer.config import (
@@ -15,6 +16,7 @@ from agentic_transformer.config import (
     EvaluateCommand,
 )
 from agentic_transformer.evaluation.rollouts import Evaluation
+from agentic_transformer.evaluation.statistics import summarize
 from agentic_transformer.run_files import lock
 from experiments.evaluate import evaluate
 from tests.faults.saved_agents import save
@@ -120,6 +122,18 @@ def test_the_checkpoint_that_is_asked_for_is_evaluated(whole, again):
     save(again, whole[1], 2)
     evaluate(EvaluateCommand(run=str(again), checkpoint="1", eval=whole[2]), again)
     assert results(again) == results(whole[0])
+
+
+@pytest.mark.parametrize("conditions", [["no_context"], ["no_context", "dataset"]])
+def test_what_stays_empty_without_the_data_is_said(conditions, whole, again, capsys):
+    asked = replace(whole[2], conditions=conditions)
+    records = pd.read_csv(
+        evaluate(EvaluateCommand(run=str(again), eval=asked), again) / "records.csv"
+    )
+    empty = records[["best_return", "repeat_miss_rate"]].isna().all(axis=None)
+    found = summarize(records)["found"].isna().all()
+    said = "best_return, found and repeat_miss_rate stay empty" in capsys.readouterr().out
+    assert said == empty == found == ("dataset" not in conditions)
 
 
 def test_pictures_of_another_evaluation_do_not_stay(whole, again):
