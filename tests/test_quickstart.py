@@ -85,6 +85,9 @@ def test_quickstart_leaves_everything_that_is_promised(quickstart):
         "computes on 2 x",  # the quickstart trains on a ring of two, and acts on one device
         "computes on 1 x",
     ] * 2
+    # The baseline sees as many trajectories in a step as the agent does.
+    seen = [line.split(" (")[0] for line in said.splitlines() if "trajectories a step" in line]
+    assert len(seen) == 2 and len(set(seen)) == 1
     assert "own trajectories in context minus empty context: " in said
     kinds = ("return_vs_context", "return_vs_tokens", "entropy", "training", "attempts")
     figures = [f"{kind}.png" for kind in kinds]

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from agentic_transformer.config import TrainCommand
 from agentic_transformer.contexts.relabelled import RelabelledDataset
 from agentic_transformer.contexts.training_data import training_data
-from agentic_transformer.learners import find_learner, training_class
+from agentic_transformer.learners import find_learner, is_in_context, training_class
 from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.training import distributed
 from agentic_transformer.training.checkpoint import Checkpoints
@@ -163,6 +163,8 @@ def _first_state(
     if distributed.is_first():
         note(computation=learner.computation, **describe_episodes(data.store))
         print(computation_line(learner.computation), flush=True)
+        if is_in_context(config.agent.learner):
+            print(_trajectories_line(config), flush=True)
     if initial:
         state = state._replace(params=initial.params(learner.abstract_state().params))
         if distributed.is_first():
@@ -192,6 +194,13 @@ def describe_agent(config: TrainCommand, data: RelabelledDataset) -> AgentSpec:
         td3_bc=config.td3_bc,
         iql=config.iql,
     )
+
+
+def _trajectories_line(config: TrainCommand) -> str:
+    """Says how many trajectories a step learns from, to compare agents of rows of other lengths."""
+    batch, trajectories = config.train.batch, config.agent.trajectories
+    product = f"train.batch={batch} x agent.trajectories={trajectories}"
+    return f"trajectories a step: {batch * trajectories:,} ({product})"
 
 
 def _print_start(config: TrainCommand, checkpoints: Checkpoints, newest: int | None) -> None:

@@ -69,8 +69,10 @@ def config(settings, request):
 def test_a_run_is_trained_and_loaded_from_python(config, tmp_path, capsys):
     facts = {}
     state = train(config, tmp_path, note=facts.update)
-    said = capsys.readouterr().err
+    out, said = capsys.readouterr()
     assert "100% 4/4 [" in said and "\r" not in said  # no bar where there is no terminal
+    rows = "trajectories a step: 8 (train.batch=4 x agent.trajectories=2)" in out
+    assert rows == (config.agent.learner == "transformer")  # the others learn from transitions
     assert int(state.step) == 4 and facts.keys() == {*EPISODES, "computation"}
     assert facts["episodes"] == facts["episodes_there"] == 8
     assert pd.read_csv(tmp_path / "metrics.csv")["step"].tolist() == [2, 4]
