@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from agentic_transformer.config import RENAMED
-from agentic_transformer.errors import nearest, raise_config_error
+from agentic_transformer.errors import listing, nearest, raise_config_error
 from agentic_transformer.settings import quote_text, settings_of, shell_words
 from agentic_transformer.validation import check_command, check_given
 from experiments.cli import overrides, resuming, run_folder
@@ -129,7 +129,10 @@ class CommandLine:
         except (HydraException, OmegaConfBaseException) as error:
             text = " ".join(re.split("To append|Config search path", str(error))[0].split())
             added = next((word.lstrip("+") for word in words if word.startswith("+")), "")
-            raise_config_error(text, _current_name(text) or added)
+            if now := _current_name(text):
+                raise_config_error(text, now)
+            _refuse_option(text)
+            raise_config_error(text, added)
 
     def make_settings(self, words: list[str]) -> Any:
         """Returns the settings that overrides make; every value is checked.
@@ -260,6 +263,18 @@ def _current_name(error: str) -> str:
     if (group := re.search(r"Could not override '(\w+)'", error)) and group[1] in FORMER_GROUPS:
         return f"no line for {group[1]}: its defaults are in agentic_transformer/config.py"
     return ""
+
+
+def _refuse_option(error: str) -> None:
+    """Raises a UserError if an error of Hydra is about an option that its group does not have."""
+    found = re.match(r"(.*Could not find '(.+)/([^/]+)') Available options in '\2': (.*)", error)
+    if found:
+        problem, group, option, words = found.groups()
+        options = words.split()
+        allowed = listing(options)
+        if group == "hydra/launcher" and "submitit_slurm" not in options:
+            allowed += "; make install EXTRAS=slurm adds submitit_slurm and submitit_local"
+        raise_config_error(problem, allowed, nearest(option, options))
 
 
 def _register(command: type, name: str, has_file: bool) -> None:

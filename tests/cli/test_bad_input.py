@@ -1,6 +1,7 @@
 """Bad input stops before anything starts: exit code 2, at most three lines, the nearest right word,
 no folder left behind."""
 
+import importlib.util
 import subprocess
 import sys
 
@@ -147,7 +148,7 @@ BAD = [
     ("+hydra.typo=1", "hydra.typo"),
     ("hydra.run.dir=x", "run=<folder>"),
     ("hydra.searchpath=[file:///x]", "allowed: --config-dir <folder>"),
-    ("hydra/launcher=job", "joblib"),
+    ("hydra/launcher=job", "nearest: joblib"),
     ("resume=true", "no unfinished run"),
     ("-m resume=true seed=0,1", "no unfinished sweep"),
 ]
@@ -363,3 +364,11 @@ def test_an_earlier_name_in_a_config_of_ones_own_is_named(forked):
     )
     done = forked("train", "--config-dir", "mine", "experiment=older")
     assert done.code == 2 and "no line for train" in done.stderr, done.stderr
+
+
+def test_a_launcher_that_an_extra_brings_is_answered_by_its_installation(forked):
+    if importlib.util.find_spec("hydra_plugins.hydra_submitit_launcher"):
+        pytest.skip("the extra `slurm` is installed")
+    done = forked("train", "-m", "seed=0,1", "hydra/launcher=submitit_slurm")
+    assert done.code == 2 and "make install EXTRAS=slurm" in done.stderr, done.stderr
+    assert done.stderr.count("\n") <= 3
