@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import envs
 from agentic_transformer.config import DataConfig, TD3Config
 from agentic_transformer.settings import shell_words
-from datasets import download
+from datasets import buffer_folder, download
 from datasets.collectors import collectors
 from envs.registry import has_parameters
 
@@ -39,6 +41,20 @@ def ways_to_get(task: str, config: DataConfig) -> list[str]:
         ways.append(f"  download ExoRL's with `python -m experiments.download {words}`")
         ways[-1] += _change_of_algo(algo, config)
     return ways
+
+
+def other_root(task: str, config: DataConfig) -> str | None:
+    """Returns another data.root under which episodes of the domain and data.algo lie, if one does.
+
+    It is looked for in the usual root and the folders in it, and in the folder of the one asked
+    for.
+    """
+    asked, usual = Path(config.root), Path(DataConfig().root)
+    for root in (usual, asked.parent, *sorted(usual.glob("*"))):
+        buffer = buffer_folder(root, envs.task(task).domain, config.algo)
+        if root != asked and any(buffer.glob("*.npz")):
+            return str(root)
+    return None
 
 
 def _change_of_algo(algo: str, config: DataConfig) -> str:

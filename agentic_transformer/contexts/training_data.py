@@ -10,28 +10,36 @@ from pathlib import Path
 import datasets
 import envs
 from agentic_transformer.config import DataConfig
-from agentic_transformer.contexts.missing_data import ways_to_get
+from agentic_transformer.contexts.missing_data import other_root, ways_to_get
 from agentic_transformer.contexts.relabelled import RelabelledDataset
 from agentic_transformer.random_streams import stream
+from agentic_transformer.settings import shell_words
 from datasets.collection_metadata import read_origin
 from datasets.relabelling import STORED
 from envs.registry import pays_itself
 
 
-def training_data(task: str, config: DataConfig, told: bool = False) -> RelabelledDataset:
+def training_data(
+    task: str, config: DataConfig, told: bool = False, imitate: str = "taken"
+) -> RelabelledDataset:
     """Returns the trajectories under the rewards of the training tasks.
 
     Args:
         task: name of a task, or of a family whose training tasks are drawn.
         config: which trajectories, how many tasks, and the mode of relabelling.
         told: whether observations hold the parameters of the tasks.
+        imitate: whose actions will be asked for, as `agent.imitate` says.
 
     Raises:
-        ValueError: see `open_store`, parameters are to be told of a task that has none, or no
-            trajectory has a return other than 0.
+        ValueError: see `open_store`, parameters are to be told of a task that has none,
+            demonstrators are to be imitated and the episodes hold none, or no trajectory has a
+            return other than 0.
     """
     tasks, mode = training_tasks(task, config), relabel_mode(task, config)
-    data = RelabelledDataset(open_store(task, config), tasks, mode, told)
+    store = open_store(task, config)
+    if imitate == "demonstrator":
+        store.demonstrator([0])  # before rewards are computed, which may take minutes
+    data = RelabelledDataset(store, tasks, mode, told)
     if not data.returns.any():
         if mode == STORED:
             what, allowed = "every reward in the episodes is 0", "episodes with rewards"
@@ -82,8 +90,10 @@ def open_store(task: str, config: DataConfig) -> datasets.ActionRepeatView:
     """
     buffer = datasets.buffer_folder(config.root, envs.task(task).domain, config.algo)
     if not any(Path(buffer).glob("*.npz")):
+        root = other_root(task, config)
+        there = f": {shell_words({'data.root': root})} has some" if root else ""
         raise ValueError(
-            f"no episodes in {buffer} (data.root says where they lie)\n"
+            f"no episodes in {buffer} (data.root says where they lie{there})\n"
             + "\n".join(ways_to_get(task, config))
         )
     cache = datasets.build_cache(buffer, envs.task(task).domain, place=config.cache)

@@ -76,7 +76,7 @@ def train(
 
     # Data: trajectories under the rewards of the training tasks. Process 0 builds the cache.
     with distributed.first_process_first():
-        data = training_data(config.task, config.data, config.agent.told)
+        data = training_data(config.task, config.data, config.agent.told, config.agent.imitate)
 
     ranked = find_learner(config.agent.learner).loss_ranks
     checkpoints = Checkpoints(run, config.train.keep, config.train.keep_best if ranked else 0)

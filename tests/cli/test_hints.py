@@ -101,6 +101,25 @@ def test_missing_data_is_answered_by_commands_that_make_it(domain, algo, tmp_pat
             )
 
 
+@pytest.mark.parametrize(
+    ("asked", "lie"), [("data/speed", "data"), ("data", "data/speed"), ("my [data]/x", "my [data]")]
+)
+def test_missing_data_that_lie_in_another_root_are_found(asked, lie, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = DataConfig(root=asked, algo="rnd")
+    with pytest.raises(ValueError, match=r"where they lie\)"):
+        open_store("walker_speed", config)
+    there = Path(lie) / "walker" / "rnd" / "buffer"
+    there.mkdir(parents=True)
+    (there / "episode_000000_1000.npz").touch()
+    with pytest.raises(ValueError, match="no episodes in") as missing:
+        open_store("walker_speed", config)
+    (words,) = re.findall(r"where they lie: (.*) has some\)", str(missing.value))
+    assert len(str(missing.value).splitlines()) <= 3
+    (made,) = composed("train", ["task=walker_speed", *shlex.split(words)])
+    assert Path(made.data.root) == Path(lie)
+
+
 @pytest.fixture
 def own_family():
     """A family of an environment of gymnasium, with episodes of 200 steps."""

@@ -95,6 +95,16 @@ def test_data_without_demonstrators_say_so(tmp_path):
         store.demonstrator([0])
 
 
+def test_missing_demonstrators_are_told_of_before_rewards_are_computed(tmp_path, monkeypatch):
+    buffer = datasets.buffer_folder(tmp_path, "walker_speed", "rnd")
+    buffer.mkdir(parents=True)
+    datasets.write_episode(buffer, 0, make_episode())
+    monkeypatch.setattr(datasets.Store, "relabel", lambda *_, **__: pytest.fail("relabelled"))
+    config = DataConfig(root=str(tmp_path), algo="rnd", episodes=1)
+    with pytest.raises(ValueError, match="hold no demonstrator's actions"):
+        training_data("walker_speed", config, imitate="demonstrator")
+
+
 def test_a_demonstrators_action_is_an_action(tmp_path):
     buffer = tmp_path / "walker" / "rnd" / "buffer"
     buffer.mkdir(parents=True)
