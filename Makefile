@@ -1,4 +1,5 @@
-# make install      the environment in .venv (EXTRAS=cuda12, cuda13 or tpu for accelerators; several: EXTRAS=cuda12,peers)
+# make install      the environment in .venv (EXTRAS=cuda12, cuda13 or tpu for accelerators; several: EXTRAS=cuda12,peers;
+#                   later commands keep them, until others are named)
 # make quickstart   data, training, evaluation and the figure of return against context, in minutes on a CPU
 # make test         lint and every test; TEST_SEED=1 draws the data of numeric tests anew, XLA_FLAGS reach every test
 # make test-gpu     the tests that hold on a GPU as well, on one; all others test devices of the CPU, also where there is a GPU

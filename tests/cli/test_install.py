@@ -10,10 +10,11 @@ import pytest
 from experiments.cli.packages import ROOT
 
 
-def install(tmp_path, extras, *, gpu):
+def install(tmp_path, extras, *, gpu, asked=None):
     """Runs `.ci/install` for an environment that is whole, on a machine with a GPU or not.
 
-    There is an NVIDIA GPU where `nvidia-smi` succeeds.
+    There is an NVIDIA GPU where `nvidia-smi` succeeds. The environment has the extras; `asked` are
+    those that this installation names, if they are others.
     """
     smi = tmp_path / "nvidia-smi"
     smi.write_text(f"#!/bin/sh\nexit {0 if gpu else 1}\n")
@@ -23,8 +24,9 @@ def install(tmp_path, extras, *, gpu):
     wanted = f"{ROOT}\n{version} {','.join(['test', *extras])}\n"
     wanted += "".join((ROOT / name).read_text() for name in files)
     (tmp_path / "installed").write_text(wanted)
+    named = extras if asked is None else asked
     return subprocess.run(
-        [ROOT / ".ci/install", sys.executable, tmp_path, ",".join(extras)],
+        [ROOT / ".ci/install", sys.executable, tmp_path, ",".join(named)],
         env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
@@ -44,6 +46,14 @@ def test_a_gpu_that_is_not_used_is_told_of(extras, gpu, told, tmp_path):
     assert done.returncode == 0 and done.stderr == ""
     assert len(done.stdout.splitlines()) == told
     assert told == ("EXTRAS=cuda13" in done.stdout) == ("EXTRAS=cuda12" in done.stdout)
+
+
+@pytest.mark.parametrize("extras", [("cuda12",), ("cuda13", "peers"), ()])
+def test_a_command_that_names_no_extras_keeps_those_that_are_installed(extras, tmp_path):
+    """Else it would install anew, which says so, and forget them."""
+    done = install(tmp_path, extras, gpu="cuda" in str(extras), asked=())
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (tmp_path / "installed").read_text().splitlines()[1].endswith(",".join(extras))
 
 
 def test_two_builds_for_gpus_are_one_too_many(tmp_path):
