@@ -15,10 +15,11 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from yaml import YAMLError
 
 from agentic_transformer.config import RENAMED
 from agentic_transformer.errors import listing, nearest, raise_config_error
-from agentic_transformer.settings import quote_text, settings_of, shell_words
+from agentic_transformer.settings import lies_in, quote_text, settings_of, shell_words
 from agentic_transformer.validation import check_command, check_given
 from experiments.cli import overrides, resuming, run_folder
 from experiments.cli.overrides import Assignment
@@ -120,7 +121,7 @@ class CommandLine:
         """Returns the config that overrides make, and Hydra's own with it if asked for.
 
         Raises:
-            UserError: Hydra cannot compose it.
+            UserError: Hydra cannot compose it, or a config file is no YAML.
         """
         try:
             with initialize_config_dir(str(self.config_path), version_base="1.3"):
@@ -132,7 +133,22 @@ class CommandLine:
             if now := _current_name(text):
                 raise_config_error(text, now)
             _refuse_option(text)
+            self._refuse_line_of_file(text)
             raise_config_error(text, added)
+        except YAMLError as error:
+            raise_config_error(f"a config file is no YAML: {' '.join(str(error).split())}")
+
+    def _refuse_line_of_file(self, error: str) -> None:
+        """Raises a UserError if an error of Hydra is about a setting in a config file."""
+        form = r"In '(.+?)': \w+ raised while composing config: (.*) full_key: (\S+)"
+        if not (found := re.match(form, error)):
+            return
+        place, reason, key = f"{found[1]}.yaml", found[2], found[3].partition("[")[0]
+        known = settings_of(self.command)
+        if key in known:
+            raise_config_error(f"{place}: {key}: {reason}", known[key].allowed)
+        if reason.startswith("Key ") and not lies_in(key, "hydra"):
+            overrides.raise_unknown(key, place, [*known, *self.groups])
 
     def make_settings(self, words: list[str]) -> Any:
         """Returns the settings that overrides make; every value is checked.

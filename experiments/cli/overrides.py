@@ -89,6 +89,30 @@ def read(
     return list(found.values())
 
 
+def raise_unknown(key: str, place: str, names: list[str]) -> NoReturn:
+    """Raises a UserError that names the settings beside an unknown one.
+
+    Args:
+        key: the unknown setting, such as `train.stesp`.
+        place: the override or the config file that gives it.
+        names: the settings and the config groups of the command.
+    """
+    if members := _members(key, names):
+        problem = f"{place}: {key} is a group of settings; give {key}.{members[0]}=..."
+        raise_config_error(problem, f"in {key}: {listing(members)}")
+    group = key.rpartition(".")[0]
+    allowed = listing({name.partition(".")[0] for name in names})
+    if members := _members(group, names):
+        allowed = f"in {group}: {listing(members)}"
+    raise_config_error(f"{place}: there is no setting {key}", allowed, nearest(key, names))
+
+
+def _members(group: str, names: list[str]) -> list[str]:
+    """Returns the settings of a group, without its name."""
+    start = f"{group}."
+    return [name.removeprefix(start) for name in names if name.startswith(start)]
+
+
 def values_by_key(words: list[str]) -> dict[str, str]:
     """Returns the values of overrides by their settings, without quotes."""
     overrides = OverridesParser.create().parse_overrides(words)
@@ -162,7 +186,7 @@ class _Reader:
             return [override]
         setting, options = self.known.get(key), self.groups.get(key.partition("@")[0])
         if setting is None and options is None:
-            self._raise_unknown(key, word)
+            raise_unknown(key, word, [*self.known, *self.groups])
         allowed = setting.allowed if setting else listing(options)
         if override.is_delete():
             place = key.partition("@")[2] or key
@@ -218,23 +242,6 @@ class _Reader:
         if override.is_sweep_override() or (adds and not lies_in(key, "hydra.job.env_set")):
             problem = f"{word}: Hydra's own settings have one value each, and none can be added"
             raise_config_error(problem, "those that --cfg hydra shows")
-
-    def _raise_unknown(self, key: str, word: str) -> NoReturn:
-        """Raises a UserError that names the settings beside an unknown one."""
-        names = [*self.known, *self.groups]
-        if members := self._members(key):
-            problem = f"{word}: {key} is a group of settings; give {key}.{members[0]}=..."
-            raise_config_error(problem, f"in {key}: {listing(members)}")
-        group = key.rpartition(".")[0]
-        allowed = listing({name.partition(".")[0] for name in names})
-        if members := self._members(group):
-            allowed = f"in {group}: {listing(members)}"
-        raise_config_error(f"{word}: there is no setting {key}", allowed, nearest(key, names))
-
-    def _members(self, group: str) -> list[str]:
-        """Returns the settings of a group, without its name."""
-        start = f"{group}."
-        return [name.removeprefix(start) for name in self.known if name.startswith(start)]
 
     def _expand(self, override: Override, word: str, options: list[str] | None) -> list[Override]:
         """Returns an override for each value of a sweep."""

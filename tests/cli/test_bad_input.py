@@ -372,3 +372,43 @@ def test_a_launcher_that_an_extra_brings_is_answered_by_its_installation(forked)
     done = forked("train", "-m", "seed=0,1", "hydra/launcher=submitit_slurm")
     assert done.code == 2 and "make install EXTRAS=slurm" in done.stderr, done.stderr
     assert done.stderr.count("\n") <= 3
+
+
+@pytest.mark.parametrize(
+    ("text", "says", "help"),
+    [
+        ("agent:\n  seletion: uniform\n", "no setting agent.seletion", "nearest: agent.selection"),
+        ("train:\n  learning-rate: 1\n", "train.learning-rate", "nearest: train.learning_rate"),
+        ("seeed: 3\n", "no setting seeed", "nearest: seed"),
+        ("train:\n  steps: many\n", "train.steps: Value 'many'", "allowed: a whole number from 1"),
+        ("eval:\n  trajectories: [1, two]\n", "eval.trajectories: ", "allowed: a list such as"),
+    ],
+)
+def test_a_wrong_line_of_a_config_file_is_named_as_one_of_a_command_line(forked, text, says, help):
+    folder = forked.folder / "mine" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "own.yaml").write_text(f"# @package _global_\n{text}")
+    done = forked("train", "--config-dir", "mine", "experiment=own")
+    assert done.code == 2 and not done.calls
+    first, *rest = done.stderr.splitlines()
+    assert first.startswith("experiments.train: experiment/own.yaml: ") and says in first
+    assert any(help in line for line in rest) and len(rest) <= 2
+
+
+@pytest.mark.parametrize("text", ["seed: [1\n", "seed: 1\nseed: 2\n"])
+def test_a_config_file_that_is_no_yaml_is_named(forked, text):
+    folder = forked.folder / "mine" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "own.yaml").write_text(text)
+    done = forked("train", "--config-dir", "mine", "experiment=own")
+    assert done.code == 2 and not done.calls and done.stderr.count("\n") == 1, done.stderr
+    assert f'in "{folder / "own.yaml"}", line 2' in done.stderr
+
+
+def test_an_unknown_setting_of_an_option_is_named(forked):
+    folder = forked.folder / "mine" / "agent"
+    folder.mkdir(parents=True)
+    (folder / "own.yaml").write_text("name: own\nseletion: uniform\n")
+    done = forked("train", "--config-dir", "mine", "agent=own")
+    assert done.code == 2 and "agent/own.yaml: there is no setting agent.seletion" in done.stderr
+    assert "nearest: agent.selection" in done.stderr
