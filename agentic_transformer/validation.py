@@ -381,7 +381,7 @@ def _check_agent(group: str, agent: AgentConfig, command: TrainCommand) -> None:
         raise_config_error(
             f"{group}.trajectories={agent.trajectories} with {group}.name={agent.name}, a baseline "
             "without a context (an experiment's settings take precedence over those of an agent)",
-            f"{group}.trajectories=1, or another {group}.name",
+            f"{group}.trajectories=1",
         )
     check_learner(agent.learner, f"{group}.learner")
     in_context = is_in_context(agent.learner)

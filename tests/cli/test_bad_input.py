@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from agentic_transformer.config import DataConfig, EvaluateCommand, TrainCommand
+from agentic_transformer.config import AgentConfig, DataConfig, EvaluateCommand, TrainCommand
 from agentic_transformer.contexts.training_data import open_store
 from agentic_transformer.errors import (
     LINE_WIDTH,
@@ -412,3 +412,9 @@ def test_an_unknown_setting_of_an_option_is_named(forked):
     done = forked("train", "--config-dir", "mine", "agent=own")
     assert done.code == 2 and "agent/own.yaml: there is no setting agent.seletion" in done.stderr
     assert "nearest: agent.selection" in done.stderr
+
+
+def test_a_baseline_with_a_context_is_not_advised_to_take_another_name():
+    """Under another name it would train with a context, and figures would show it as an agent."""
+    with pytest.raises(UserError, match=r"allowed: agent\.trajectories=1$"):
+        check_command(TrainCommand(agent=AgentConfig(name="dt", trajectories=4)))
