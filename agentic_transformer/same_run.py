@@ -12,6 +12,7 @@ from agentic_transformer.config import rename_settings
 from agentic_transformer.errors import raise_config_error
 from agentic_transformer.run_files import (
     CONFIG,
+    LAST_KEY,
     LEARNING_CURVE,
     read_settings,
     written_settings,
@@ -44,7 +45,7 @@ def check_goes_on(run: Path, settings: Any) -> None:
     """
     if not (run / CONFIG).exists():
         return
-    there = read_settings(run)
+    there = read_settings(run, LAST_KEY)
     rename_settings(there, str(run / CONFIG))
     # What is newer than the run has its default: the behaviour from before the setting.
     newer = written_settings(type(settings)())

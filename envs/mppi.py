@@ -53,8 +53,8 @@ def fit_action_repeat(config: MPPIConfig, domain: str, action_repeat: int) -> MP
     """Returns settings for an environment in which each action is held for several agent steps.
 
     A piece then lasts whole actions, at least one: as many as come nearest to `hold`. Plans get
-    more or fewer pieces, so that they look as far ahead as before. `timestep_scale` becomes smaller
-    where it no longer divides a piece.
+    more or fewer pieces, so that they look about as far ahead as before. `timestep_scale` becomes
+    smaller where it no longer divides a piece.
 
     Args:
         config: settings for any environment of the domain.

@@ -42,7 +42,7 @@ def main(config: BenchmarkCommand) -> None:
 
     The suite writes into `<out>/unfinished`. Once it has ended, its files take the place of those
     of the run before it, and the provenance names them: tables and provenance are of one run. After
-    a kill, the same command and code go on in that folder.
+    a kill, suites that keep finished parts go on in that folder, by the same command and code.
 
     Raises:
         UserError: an installed copy lacks the tests that the suite runs, or the folder has the
@@ -65,13 +65,18 @@ def main(config: BenchmarkCommand) -> None:
     parts = PartialResults(folder / "unfinished", made_by)
     import_module(f"experiments.benchmarks.{config.suite}").run(parts.folder)
     facts |= {"ended": provenance.now()} | provenance.devices()
-    made = [path.name for path in parts.folder.iterdir() if path.suffix in (".csv", ".png")]
-    for name in (PROVENANCE, *earlier.get("files", ())):  # a run may make fewer than the last did
+    made = _tables_and_figures(parts.folder)
+    before = earlier.get("files") or _tables_and_figures(folder) if earlier else ()
+    for name in (PROVENANCE, *before):  # a run may make fewer than the last did
         (folder / name).unlink(missing_ok=True)
     for name in made:
         parts.take(name, folder / name)
-    write_json(folder / PROVENANCE, facts | {"files": sorted(made)})
+    write_json(folder / PROVENANCE, facts | {"files": made})
     parts.remove()
+
+
+def _tables_and_figures(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.suffix in (".csv", ".png"))
 
 
 if __name__ == "__main__":

@@ -173,7 +173,7 @@ class CheckpointReader:
             # A run that still trains removes old checkpoints, also one that was just found.
             raise ValueError(
                 f"{self.path(step)} is not there, or no longer: a run that still trains removes "
-                "old checkpoints; start again to take a newer one"
+                "old checkpoints; start again, or name a newer one"
             ) from error
 
     def _find_newest(self, set_aside: Callable[[int], Path] | None = None) -> int | None:

@@ -47,13 +47,13 @@ def agent_names(
     kinds = [tuple(table[["agent", "task"]].iloc[0]) for table in tables]
     settings = [_settings_of(run) for run in runs]
     first_of: dict[str, str] = {}  # the first folder of each pretrained agent stands for its seeds
-    first_place: dict[str, str] = {}  # and the first place of some episodes for the others
-    for run, own in zip(runs, settings, strict=True):
+    same_episodes = _places_of_same_episodes(runs, settings)
+    for own in settings:
         own.pop(without, None)
         if init := own.get("init"):
             own["init"] = first_of.setdefault(_start(init), init)
-        if own and (episodes := read_json(run / PROVENANCE).get("episodes_digest")):
-            own["data.root"] = first_place.setdefault(episodes, own.get("data.root"))
+        if root := own.get("data.root"):
+            own["data.root"] = same_episodes.get(root, root)
     names = []
     for kind, own in zip(kinds, settings, strict=True):
         alike = [
@@ -66,6 +66,24 @@ def agent_names(
         ]
         names.append(" ".join([kind[0], *differing]))
     return names
+
+
+def _places_of_same_episodes(
+    runs: Sequence[Path], settings: Sequence[dict[str, Any]]
+) -> dict[str, str]:
+    """Returns the values of `data.root`, each with the first one that holds the same episodes.
+
+    Runs tell by a digest which episodes they learned from; those of earlier versions do not.
+    """
+    place_of: dict[str, str] = {}
+    first_of: dict[str, str] = {}  # the first place of each digest
+    for run, own in zip(runs, settings, strict=True):
+        root, digest = own.get("data.root"), read_json(run / PROVENANCE).get("episodes_digest")
+        if root and digest:
+            place = place_of.setdefault(root, root)
+            same = place_of[first_of.setdefault(digest, root)]
+            place_of |= {other: same for other, known in place_of.items() if known == place}
+    return place_of
 
 
 def with_name(table: pd.DataFrame, name: str) -> pd.DataFrame:

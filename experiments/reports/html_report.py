@@ -86,7 +86,10 @@ def write_report(runs: Sequence[Path], path: Path, conditions: Sequence[str] = (
         folder = Path(place) / "report"
         # What `present` prints names files that are about to go.
         with contextlib.redirect_stdout(io.StringIO()):
-            notes = present(runs, folder, conditions=conditions)
+            notes = [
+                note.replace(f"{folder}/", "")
+                for note in present(runs, folder, conditions=conditions)
+            ]
         print("".join(f"{note}\n" for note in notes), end="", flush=True)
         summary = pd.read_csv(folder / "summary.csv")
         figures = [

@@ -80,11 +80,11 @@ def overrides_of(job: Path) -> dict[str, str]:
 
 
 def _last_metrics(path: Path) -> dict[str, float]:
-    """Returns the last row of a `metrics.csv`, which is empty until its first row is due."""
+    """Returns the last known numbers of a `metrics.csv`, which is empty until a row is due."""
     columns = ["step", "loss", "seconds"]
     if not path.stat().st_size or (rows := _read(path, columns)) is None:
         return {}
-    return {name: rows[name].iloc[-1] for name in columns}
+    return {name: rows[name].dropna().iloc[-1] for name in columns if rows[name].notna().any()}
 
 
 def _last_returns(results: Path) -> dict[str, float]:

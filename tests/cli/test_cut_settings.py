@@ -9,6 +9,7 @@ from agentic_transformer.config import QuickstartCommand, TrainCommand
 from agentic_transformer.errors import UserError
 from agentic_transformer.find_run import committed_agents
 from agentic_transformer.run_files import CONFIG, write_config
+from agentic_transformer.same_run import check_goes_on
 from experiments.cli.folders import OVERRIDES
 from experiments.cli.run_folder import read_config, read_overrides, write_overrides
 from experiments.reports.agent_names import settings_in
@@ -55,7 +56,15 @@ def test_settings_of_an_earlier_version_are_read_whole_and_refused_when_cut(name
     shutil.copy(committed_agents()[name] / CONFIG, path)
     settings_in(tmp_path)
     sizes = range(path.stat().st_size)
-    for read in (lambda folder: read_config(folder, TrainCommand), read_acting):
+    whole = read_config(tmp_path, TrainCommand)
+
+    def read_again(folder):
+        return read_config(folder, TrainCommand)
+
+    def go_on(folder):
+        check_goes_on(folder, whole)
+
+    for read in (read_again, read_acting, go_on):
         read(tmp_path)
         assert [
             size for size in (*sizes[::50], *sizes[-40:]) if not refused(path, size, read)

@@ -277,6 +277,9 @@ def test_seeds_on_the_same_episodes_in_several_places_are_one(tmp_path):
         runs.append(run)
     found = [tuple(row) for row in variants_table(runs)[["agent", "seeds"]].to_numpy()]
     assert found == [("at data.root=a", 2), ("at data.root=c", 1), ("at data.root=d", 1)]
+    (runs[3] / "config.yaml").write_text("agent: {name: at}\ndata: {root: b}\nseed: 3\n")
+    found = [tuple(row) for row in variants_table(runs)[["agent", "seeds"]].to_numpy()]
+    assert found == [("at data.root=a", 3), ("at data.root=c", 1)]
 
 
 def test_records_without_settings_keep_their_name(sweep, tmp_path):

@@ -283,7 +283,7 @@ def test_positions_at_the_ends_of_their_types():
         ("length=-1", padded_length, (-1, 2)),
         ("length=1.5", padded_length, (1.5, 2)),
         ("ring_size=0", padded_length, (4, 0)),
-        ("platform=None", partial(select, static=True), (None, np.float32, 8)),
+        ("platform=None", partial(select, None, static=True), (None, np.float32, 8)),
         ("chunks.keys=0", CPUKernel, (Chunks(8, 0, 8),)),
         ("chunks.queries=8.0", XLAKernel, (Chunks(8.0, 8, 8),)),
         (r"chunks=\(8, 8, 8\)", CPUKernel, ((8, 8, 8),)),
