@@ -194,9 +194,9 @@ class AgentConfig:
         "stratified: the share of good trajectories in a chain is uniform on 0 to 1 (ours); "
         "uniform: every trajectory is drawn alike (paper); search: not ascending, the attempts of "
         "a search for the task by posterior sampling (ours); history: drawn alike, in the order of "
-        "collection, for data of one learner that improved (Algorithm Distillation). A "
-        "task at which most trajectories earn little is searched for more often than others; "
-        "training prints a line if the effective number of tasks is below half of them.",
+        "collection, for data of one learner that improved (Algorithm Distillation). Searches are "
+        "more often for tasks at which most trajectories earn little than for others; training "
+        "prints a line if their effective number is below half of the tasks.",
         choices=("uniform", "stratified", "search", "history"),
     )
     target: str = setting(
