@@ -9,7 +9,6 @@ import reprlib
 from collections.abc import Sequence
 from typing import Any
 
-import gymnasium
 import numpy as np
 
 from envs import registry
@@ -95,7 +94,9 @@ class EpisodeDraws:
         seeds = _seeds_of(seed, len(self._families))
         if self._first_seeds:
             if not mask.all():
-                raise gymnasium.error.ResetNeeded("the first reset must be of all environments")
+                from gymnasium.error import ResetNeeded  # here: data are read without gymnasium
+
+                raise ResetNeeded("the first reset must be of all environments")
             pairs = zip(seeds, self._first_seeds, strict=True)
             seeds = [first if given is None else given for given, first in pairs]
         # All options are checked before anything changes.

@@ -62,7 +62,7 @@ def test_shell_blocks_run(page, tmp_path):
         run(tmp_path, "-m", "experiments.collect", *words)
         (tmp_path / "data/walker/random").rename(tmp_path / "data/walker/rnd")
     collects = any("collect" in command for command in commands)
-    if "to=minari" in given or ("experiment=quickstart" in given and not collects):
+    if "to=minari" in given or ("experiment=search" in given and not collects):
         run(tmp_path, "-m", "experiments.collect", "data.episodes=40")
     for name, program in documented_commands.programs(ROOT / page).items():
         (tmp_path / name).write_text(program)

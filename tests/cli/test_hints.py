@@ -63,7 +63,8 @@ def commands(text):
         words = list(itertools.takewhile(lambda found: found, map(WORD.match, words)))
         words = [word[0] for word in words]
         if not SUBMITIT:  # an extra that is not installed here
-            words = [word for word in words if not word.startswith("hydra/launcher=submitit")]
+            of_slurm = ("hydra/launcher=submitit", "hydra.launcher.")
+            words = [word for word in words if not word.startswith(of_slurm)]
         if words and name in COMMANDS:
             yield name, words
 

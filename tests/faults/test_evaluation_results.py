@@ -333,7 +333,7 @@ def test_nothing_that_cannot_be_drawn_keeps_results_back(pictured, capsys, monke
     said = capsys.readouterr().out
     assert {"records.csv", "summary.csv", "comparisons.csv"} <= contents(run).keys()
     assert not {path.suffix for path in run.iterdir()} & {".png", ".mp4"}
-    refused = [line for line in said.splitlines() if line.startswith("no ")]
+    refused = [line for line in said.splitlines() if line.startswith(f"no {run}")]
     assert len(refused) == 5 and all("No space left on device" in line for line in refused), said
     assert "at_prefix: own trajectories in context" in said  # the table of returns
 
