@@ -122,7 +122,7 @@ class Job:
             with preemption.as_stopped():
                 self._work(folder, command, overrides)
         elif hasattr(command, "mesh") and process_info(command.mesh)[0] > 0:
-            folder.mkdir(parents=True, exist_ok=True)  # perhaps before process 0 makes it
+            # Process 0 alone makes the folder, and removes it if the run fails before its work.
             if not resuming.is_done(folder, command):
                 self.main(command, folder)
         else:

@@ -254,6 +254,20 @@ def test_processes_with_other_settings_say_so_and_end(alone):
     assert not (alone / "unlike").exists()
 
 
+def test_only_process_0_makes_the_folder_of_a_run(alone):
+    """Process 1 comes first here: it asks for process 0, in whose place this test listens."""
+    with socket.create_server(("localhost", 0)) as coordinator:
+        coordinator.settimeout(100)
+        address = f"mesh.coordinator=localhost:{coordinator.getsockname()[1]}"
+        process = start(alone, *WORDS, "run=first", *meeting()[:2], address, "mesh.process=1")
+        try:
+            coordinator.accept()[0].close()
+            assert not (alone / "first").exists()
+        finally:
+            process.kill()
+            process.communicate()
+
+
 def test_where_process_0_fails_the_other_says_so_and_both_end(alone):
     words = [*WORDS, "data.root=nowhere", "run=dataless", *meeting()]
     started = [start(alone, *words, f"mesh.process={number}") for number in range(2)]
@@ -261,6 +275,7 @@ def test_where_process_0_fails_the_other_says_so_and_both_end(alone):
     assert [process.returncode for process in started] == [2, 2]
     assert "no episodes" in ended[0][1]
     assert "process 0 failed" in ended[1][1]
+    assert not (alone / "dataless").exists()
 
 
 def test_sharded_state_takes_its_share_of_memory_and_gives_the_same_losses(tmp_path):
