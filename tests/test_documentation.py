@@ -76,6 +76,13 @@ def test_shell_blocks_run(page, tmp_path):
         newest = Path(next(iter(re.findall(r"run folder: (.*)", said)), newest))
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_committed_runs_are_evaluated_into_another_folder(page):
+    """Results in the run's own folder would change the checkout: later runs would be `dirty`."""
+    runs = re.findall(r"run=experiments/results/\S+?/run\b(.{,20})", page.read_text())
+    assert [text for text in runs if not text.startswith(" out=runs/")] == []
+
+
 def test_readme_is_short():
     """Its lines, and its numbers outside blocks of code and targets of links, are few."""
     text = (ROOT / "README.md").read_text()
