@@ -114,8 +114,8 @@ class DataConfig:
     relabel: str = setting(
         "exorl",
         "Rewards of the data. exorl: without the cost of control, as published; exact: with it, as "
-        "evaluation always has it; stored: those in the episodes, of a single task. Data of "
-        "gymnasium's environments always have the stored ones.",
+        "evaluation always has it; stored: those in the episodes, of a single task. An environment "
+        "of gymnasium has the stored ones, unless a family is registered for it.",
         choices=("exorl", "exact", "stored"),
     )
     tasks: int = setting(
@@ -173,7 +173,7 @@ class AgentConfig:
     )
     trajectories: int = setting(
         8,
-        "Trajectories in a row of training data: the longest context that is trained.",
+        "Trajectories in a row of training data; the last one has all others in its context.",
         minimum=1,
         maximum=4096,
     )
@@ -194,9 +194,9 @@ class AgentConfig:
         "stratified: the share of good trajectories in a chain is uniform on 0 to 1 (ours); "
         "uniform: every trajectory is drawn alike (paper); search: not ascending, the attempts of "
         "a search for the task by posterior sampling (ours); history: drawn alike, in the order of "
-        "collection, for data of one learner that improved (Algorithm Distillation). Searches are "
-        "more often for tasks at which most trajectories earn little than for others; training "
-        "prints a line if their effective number is below half of the tasks.",
+        "collection, for data of one learner that improved (Algorithm Distillation). With search, "
+        "tasks at which most trajectories earn little are drawn more often; training prints a "
+        "line where, in effect, fewer than half of the tasks are searched for.",
         choices=("uniform", "stratified", "search", "history"),
     )
     target: str = setting(
@@ -350,7 +350,7 @@ class TrainConfig:
     steps: int = setting(2000, "Training steps.", minimum=1, maximum=1_000_000_000)
     batch: int = setting(
         32,
-        "Rows of a step, each of agent.trajectories trajectories (paper: 64).",
+        "Rows of a step, each of agent.trajectories trajectories; the paper has 64.",
         minimum=1,
         maximum=1_000_000,
     )
@@ -383,8 +383,8 @@ class TrainConfig:
     keep: int = setting(2, "Number of newest checkpoints that are kept.", minimum=1)
     keep_best: int = setting(
         1,
-        "Number of checkpoints with the smallest loss that are kept besides; of td3, td3_bc and "
-        "iql none.",
+        "Number of checkpoints with the smallest loss that are kept besides; td3, td3_bc and iql "
+        "keep none.",
         minimum=0,
     )
     profile: list[int] = setting(
@@ -531,10 +531,11 @@ class EvalConfig:
     )
     conditions: list[str] = setting(
         ["own", "no_context", "foreign", "dataset"],
-        "own: earlier attempts are in the context; no_context, foreign and dataset are its "
-        "controls; zero_rewards, other_rewards and shuffled change its rewards or order; retrieval "
-        "hides one good trajectory of the data among poor ones, distractors leaves it out. "
-        "bayes_greedy and posterior_sampling are oracles of search, for hidden tasks.",
+        "What the context of an attempt holds. own: the agent's own earlier attempts; no_context, "
+        "foreign and dataset are its controls; zero_rewards, other_rewards and shuffled change its "
+        "rewards or order; retrieval hides one good trajectory of the data among poor ones, "
+        "distractors leaves it out. bayes_greedy and posterior_sampling are oracles of search, for "
+        "hidden tasks.",
         choices=EVAL_CONDITIONS,
     )
     window: int | None = setting(
@@ -547,7 +548,7 @@ class EvalConfig:
     )
     tasks: int = setting(
         64,
-        "Hidden tasks that are drawn, or repetitions of a task that is not hidden.",
+        "Hidden tasks that are drawn; of a task that is not hidden, repetitions.",
         minimum=2,
         maximum=100_000,
     )
@@ -563,7 +564,8 @@ class EvalConfig:
     )
     target: float = setting(
         0.95,
-        "Target return, as a share of the best in the data; 0.95 of -100 is -105.",
+        "Target return, as a share of the best in the data. 0.95 asks for 95 if the best is 100, "
+        "and for -105 if it is -100.",
         minimum=0.0,
     )
     temperature: float = setting(
@@ -838,8 +840,8 @@ class EvaluateCommand:
     )
     checkpoint: str = setting(
         "newest",
-        "newest, best (by its training loss; not of td3, td3_bc and iql), or the step of a "
-        "checkpoint.",
+        "newest, best (by training loss), or the step of a checkpoint. td3, td3_bc and iql have no "
+        "best.",
     )
     data: DataPlace = field(default_factory=DataPlace)
     eval: EvalConfig = field(default_factory=EvalConfig)

@@ -52,6 +52,7 @@ def test_short_help_begins_with_what_most_people_change(name):
     line = command_line.read(name, command, ["--help"])
     text, known = short_help_text(name, line), settings_of(command)
     assert all(f"\n  {key}=" in text for key in FIRST if key in known)
+    assert text.count("(") == text.count(")")  # no meaning is cut within a bracket
     assert text == help_text(name, line) or f"--help-all shows all {len(known)} settings" in text
 
 
