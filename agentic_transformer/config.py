@@ -740,13 +740,13 @@ def with_defaults(values: dict[str, Any]) -> dict[str, Any]:
 class PlanCommand:
     """Computes whether a training step fits machines that you lack, and how long it takes.
 
-    Several values a,b of a setting are planned together.
+    Several values a,b of a setting are planned together. By default `model` is model=at_350m.
     """
 
     topology: str = setting(
         "v5e:4x4",
-        "A TPU pod (v5e:4x4, v5p:4x4x4), GPUs of one host (a100:8, h100:4), or of several hosts "
-        "with 8 each (h100_infiniband:32).",
+        "Machine that is planned for. A TPU pod (v5e:4x4, v5p:4x4x4), GPUs of one host (a100:8, "
+        "h100:4), or of several hosts with 8 each (h100_infiniband:32).",
     )
     trajectories: int = setting(128, "Trajectories in a context.", minimum=1, maximum=10_000_000)
     solve: str | None = setting(
@@ -775,8 +775,8 @@ class PlanCommand:
     )
     compile: str = setting(
         "schedule",
-        "schedule: compile for memory, then for what runs beside communication (a minute more); "
-        "memory: faster; nothing: the estimate alone.",
+        "What is compiled. schedule: for memory, then for what runs beside communication (a minute "
+        "more); memory: faster; nothing: the estimate alone.",
         choices=("schedule", "memory", "nothing"),
     )
     out: str = setting("runs/plan", "Folder of the report, and of compilations to find again.")
@@ -797,7 +797,10 @@ class PlanCommand:
 
 @dataclass
 class QuickstartCommand(TrainCommand):
-    """Collects data, trains an agent and its baseline, evaluates both and plots them together."""
+    """Collects data, trains an agent and its baseline, evaluates both and plots them together.
+
+    `baseline` has the settings of `agent`. By default it is agent@baseline=dt.
+    """
 
     baseline: AgentConfig = field(
         default_factory=lambda: AgentConfig(

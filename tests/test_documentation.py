@@ -99,6 +99,12 @@ def test_generated_pages_are_up_to_date(name):
     assert (ROOT / "docs" / name).read_text() == page, said
 
 
+def test_sections_of_settings_have_names_of_their_own():
+    """Two commands have a group `data`, whose defaults differ."""
+    headings = re.findall(r"^## .*$", reference_pages.configuration_page(), re.M)
+    assert len(headings) == len(set(headings))
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path):
     words = ["-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]

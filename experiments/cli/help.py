@@ -18,7 +18,7 @@ _WIDTH = 100
 FIRST = (
     *("task", "run", "resume", "seed", "data.algo", "data.episodes", "train.steps", "train.batch"),
     *("train.learning_rate", "model.width", "eval.trajectories", "mesh.ring", "eval.tasks"),
-    *("eval.conditions", "checkpoint", "out"),
+    *("eval.conditions", "checkpoint", "topology", "trajectories", "solve", "compile", "out"),
 )
 """Settings that most people change; short help shows those that the command has."""
 

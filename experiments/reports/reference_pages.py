@@ -44,13 +44,16 @@ def configuration_page() -> str:
     parts = [_CONFIGURATION, "## Commands\n"]
     parts.append(markdown(["command", "what it does", "groups"], map(_command_row, COMMANDS)))
     groups = {}
-    for kind in COMMANDS.values():
+    for command, kind in COMMANDS.items():
         for name, hint in typing.get_type_hints(kind).items():
             if is_dataclass(hint):
-                groups.setdefault(hint, name)
-    for kind, name in groups.items():
+                groups.setdefault(hint, (name, command))
+    titles = set()
+    for kind, (name, command) in groups.items():
+        title = f"{name} of experiments.{command}" if name in titles else name
+        titles.add(title)
         found = settings_of(kind, f"{name}.")
-        parts.append(_section(name, kind, kind(), found, prefix=f"{name}."))
+        parts.append(_section(title, kind, kind(), found, prefix=f"{name}."))
     for name, kind in COMMANDS.items():
         own = {key: one for key, one in settings_of(kind).items() if "." not in key}
         if own:

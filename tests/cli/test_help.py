@@ -56,6 +56,11 @@ def test_short_help_begins_with_what_most_people_change(name):
     assert text == help_text(name, line) or f"--help-all shows all {len(known)} settings" in text
 
 
+def test_short_help_of_plan_names_what_is_planned():
+    text = short_help_text("plan", command_line.read("plan", COMMANDS["plan"], ["--help"]))
+    assert all(f"\n  {key}=" in text for key in ("topology", "trajectories", "solve", "compile"))
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_example_is_a_value_that_is_allowed(name):
     """A value has an example where its default shows none."""
