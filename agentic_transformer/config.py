@@ -461,7 +461,7 @@ class TD3Config:
     """Describes TD3 (arXiv 1802.09477), the online learner of data.algo=td3.
 
     It is told the parameters of its task. After every round of episodes it makes one update for
-    each agent step of the round.
+    each action of the round; an action is held for data.action_repeat environment steps.
     """
 
     episodes: int = setting(

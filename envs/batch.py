@@ -34,7 +34,7 @@ class Batch:
 
     Attributes:
         model: the compiled model that all states share.
-        substeps: physics steps of an agent step.
+        substeps: physics steps of an environment step.
     """
 
     def __init__(self, domain: str, behaviours: Sequence[str]) -> None:
@@ -112,7 +112,7 @@ class Batch:
         self._table = self._state.read()
 
     def step(self, action: np.ndarray) -> None:
-        """Holds `action`, (states, action size) in [-1, 1], for one agent step."""
+        """Holds `action`, (states, action size) in [-1, 1], for one environment step."""
         # Skipped where it changes nothing, as it could round.
         control = action if self._unit_range else self._scaled(action)
         self._control.write(control)
@@ -150,7 +150,7 @@ class Batch:
         return self._low + (action + 1) * (self._high - self._low) / 2
 
     def _advance(self, datas: Sequence[mujoco.MjData]) -> None:
-        """Steps some states, whose controls are set, by one agent step.
+        """Steps some states, whose controls are set, by one environment step.
 
         `mj_step1` computes positions and velocities, and `mj_step2` forces and the next state;
         `mj_step` is both. So a step that starts with `mj_step2` and ends with `mj_step1` leaves

@@ -94,7 +94,7 @@ class Domain:
             flat almost everywhere.
         stages: the functions of MuJoCo's pipeline that compute the readings of a bare state.
             They leave out collisions and the solver, which take most of a full forward pass.
-        control_steps: control steps of dm_control's environment in one agent step.
+        control_steps: control steps of dm_control's environment in one environment step.
         use_threads: whether a step takes long enough (0.1 ms) for threads to gain anything.
     """
 

@@ -46,8 +46,8 @@ def make_vec(
         task: for all of them; or a sequence with one for each.
         num_envs: how many; for a sequence, its length.
         seed: environment i starts as `make` with seed + i does; None draws one.
-        action_repeat: agent steps for which each action is held: a step of the environment is all
-            of them, its reward their sum.
+        action_repeat: environment steps for which each action is held: a call of `step` makes all
+            of them, and returns the sum of their rewards.
         horizon: steps of an episode; None takes as many as the task's episodes last.
         render_mode: None, or `rgb_array`: `render` returns a picture of each.
 
@@ -76,7 +76,7 @@ class Environment(gymnasium.Env):
     """Runs one environment, as a vector of one.
 
     Attributes:
-        action_repeat: agent steps for which each action is held.
+        action_repeat: environment steps for which each action is held.
         horizon: steps of an episode.
     """
 
@@ -114,7 +114,7 @@ class Environment(gymnasium.Env):
         return observation[0], {"physics": info["physics"][0]}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Holds an action for one agent step; see `VectorEnvironment.step`."""
+        """Holds an action for one environment step; see `VectorEnvironment.step`."""
         observation, reward, _, truncated, info = self._vector.step(np.asarray(action)[None])
         info = {"physics": info["physics"][0]}
         return observation[0], float(reward[0]), False, bool(truncated[0]), info

@@ -15,7 +15,7 @@ class EpisodeStarter:
     """Starts episodes through the task's own `initialize_episode`.
 
     Attributes:
-        substeps: physics steps of an agent step.
+        substeps: physics steps of an environment step.
     """
 
     def __init__(self, domain: str, behaviour: str) -> None:

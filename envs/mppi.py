@@ -32,7 +32,7 @@ class MPPIConfig:
 
     Attributes:
         samples: rollouts of each state at every plan.
-        hold: agent steps of a piece of a plan, and between two plans.
+        hold: environment steps of a piece of a plan, and between two plans.
         knots: pieces of a plan.
         noise: standard deviation of the samples' actions around the plan.
         temperature: in standard deviations of the samples' scores; lower follows the best more
@@ -50,7 +50,7 @@ class MPPIConfig:
 
 
 def fit_action_repeat(config: MPPIConfig, domain: str, action_repeat: int) -> MPPIConfig:
-    """Returns settings for an environment in which each action is held for several agent steps.
+    """Returns settings for a planner whose actions are held for several environment steps.
 
     A piece then lasts whole actions, at least one: as many as come nearest to `hold`. Plans get
     more or fewer pieces, so that they look about as far ahead as before. `timestep_scale` becomes
@@ -59,7 +59,7 @@ def fit_action_repeat(config: MPPIConfig, domain: str, action_repeat: int) -> MP
     Args:
         config: settings for any environment of the domain.
         domain: the body that is simulated.
-        action_repeat: agent steps for which each action is held.
+        action_repeat: environment steps for which each action is held.
     """
     hold = action_repeat * max(1, math.ceil(config.hold / action_repeat - 0.5))
     steps = episode_starter(domain, load_domain(domain).any_behaviour).substeps * hold
@@ -127,8 +127,8 @@ class MPPI:
             physics: (episodes, physics size), the present states.
 
         Returns:
-            (episodes, action size): actions to hold for `hold` agent steps, after which the next
-            plan is due.
+            (episodes, action size): actions to hold for `hold` environment steps, after which the
+            next plan is due.
         """
         config, episodes = self.config, len(physics)
         # The first piece of the last plan is over; the last piece is repeated.

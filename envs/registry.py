@@ -28,7 +28,7 @@ class Spec(NamedTuple):
         observation: numbers of an observation.
         action: numbers of an action.
         physics: numbers of a stored state; 0 where none is stored.
-        length: agent steps T of an episode, which has T + 1 rows.
+        length: environment steps T of an episode, which has T + 1 rows.
     """
 
     observation: int

@@ -1,7 +1,8 @@
 """Runs many gymnasium environments of one domain on one batch of physics.
 
-Episodes all last T agent steps and truncate, never terminate. Environments that are reset together
-end in the same step; otherwise a mask says which of them start again. None starts by itself.
+Episodes all last T environment steps and truncate, never terminate. Environments that are reset
+together end in the same step; otherwise a mask says which of them start again. None starts by
+itself.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class VectorEnvironment(VectorEnv):
     Attributes:
         tasks: what each environment rewards in this episode; a family draws a member at every
             reset.
-        action_repeat: agent steps for which each action is held.
+        action_repeat: environment steps for which each action is held.
         horizon: steps of an episode.
     """
 
@@ -112,7 +113,7 @@ class VectorEnvironment(VectorEnv):
     def step(
         self, action: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Holds an action for `action_repeat` agent steps, whose rewards are summed.
+        """Holds an action for `action_repeat` environment steps, whose rewards are summed.
 
         Args:
             action: (environments, action size) in [-1, 1].

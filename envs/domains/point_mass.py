@@ -1,7 +1,7 @@
 """Defines the point mass with a hidden goal, on dm_control's point_mass (easy).
 
 The goal lies on a ring around the start and is never observed; only rewards tell where it is. An
-agent step is 15 control steps, so that 12 agent steps suffice to reach it.
+environment step is 15 control steps, so that 12 environment steps suffice to reach it.
 """
 
 from __future__ import annotations
