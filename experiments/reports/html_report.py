@@ -152,7 +152,7 @@ def _results(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
                 "n": last["trajectories"],
                 f"{NAMES['own']} minus": last["other"],
                 "difference": with_intervals(last, ("difference", "low", "high"), "+.2f"),
-                "contexts": [
+                "rollouts": [
                     too_few(units) if units < ENOUGH_UNITS else units for units in last["units"]
                 ],
             }

@@ -34,7 +34,7 @@ def return_vs_context(
     The first panel shows the n-th attempt's return, which is what a context is worth. The second
     shows the best of n attempts, which rises for any policy that varies, so controls stand beside
     it. A task with goals has two more: the share of units that have found their goal, and the
-    repeat miss rate, without points of fewer than `ENOUGH_UNITS` contexts. A dotted line is the
+    repeat miss rate, without points of fewer than `ENOUGH_UNITS` rollouts. A dotted line is the
     best trajectory in the data. Where contexts are longer than in training, the background is
     shaded.
 
@@ -76,10 +76,10 @@ def return_vs_context(
         for axis in axes:
             _beyond_training(axis, rows)
         _steps_axis(axes[0], rows)
-    contexts, seeds = (from_to(summary[column]) for column in ("units", "seeds"))
+    rollouts, seeds = (from_to(summary[column]) for column in ("units", "seeds"))
     # What the interval is over, see `statistics.interval`.
     over = (
-        f"{contexts} contexts, one seed" if seeds == "1" else f"{seeds} seeds ({contexts} contexts)"
+        f"{rollouts} rollouts, one seed" if seeds == "1" else f"{seeds} seeds ({rollouts} rollouts)"
     )
     named = f"{tasks[0]}: " if len(tasks) == 1 else ""
     figure.suptitle(f"{named}mean and 95% interval over {over}", fontsize=10)
@@ -104,10 +104,10 @@ def _panels(summary: pd.DataFrame) -> list[tuple[str, str, str]]:
     panels = [
         ("mean", "return of the n-th attempt", "return (sum of rewards)"),
         ("best_mean", "best of n attempts (paper protocol)", "return (sum of rewards)"),
-        ("found", "found (half of the best return)", "share of contexts"),
+        ("found", "found (half of the best return)", "share of rollouts"),
         (
             "repeat_miss_rate",
-            f"repeat miss rate (points of {ENOUGH_UNITS} contexts or more)",
+            f"repeat miss rate (points of {ENOUGH_UNITS} rollouts or more)",
             "share of what is tried",
         ),
     ]
@@ -127,7 +127,7 @@ def _has_curve(summary: pd.DataFrame, column: str) -> bool:
 
 
 def _shown(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Returns the rows of a summary whose figure comes from enough contexts to be drawn.
+    """Returns the rows of a summary whose figure comes from enough rollouts to be drawn.
 
     Contexts that have not missed before have no repeat miss rate: later attempts have few with one.
     """

@@ -10,7 +10,7 @@ from agentic_transformer.config import BASELINES
 from experiments.reports.condition_looks import NAMES
 
 ENOUGH_UNITS = 20
-"""Fewest contexts from which a conclusion is drawn; of fewer, the interval of one seed is too
+"""Fewest rollouts from which a conclusion is drawn; of fewer, the interval of one seed is too
 narrow."""
 
 NOTHING = 0.01
@@ -51,14 +51,14 @@ def with_intervals(
 
 
 def too_few(units: int) -> str:
-    """Says that nothing is concluded from this many contexts."""
-    return f"{units} contexts, too few to conclude from"
+    """Says that nothing is concluded from this many rollouts."""
+    return f"{units} rollouts, too few to conclude from"
 
 
 def table_text(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
     """Formats the returns by number of trajectories, and the paired differences at the largest.
 
-    Nothing is concluded from fewer than `ENOUGH_UNITS` contexts. No ratio is formed if the interval
+    Nothing is concluded from fewer than `ENOUGH_UNITS` rollouts. No ratio is formed if the interval
     of the first return reaches down to 0, or to `NOTHING` of the last return.
 
     Args:

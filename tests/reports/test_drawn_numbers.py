@@ -108,7 +108,7 @@ def test_curves_of_returns_are_those_of_the_summary(tmp_path, drawn):
             "mean": "return of the n-th attempt",
             "best_mean": "best of n attempts (paper protocol)",
             "found": "found (half of the best return)",
-            "repeat_miss_rate": "repeat miss rate (points of 20 contexts or more)",
+            "repeat_miss_rate": "repeat miss rate (points of 20 rollouts or more)",
         }
         for column, title in titles.items():
             axis = panels[f"{task}: {title}"]
@@ -136,13 +136,13 @@ def test_curves_of_returns_are_those_of_the_summary(tmp_path, drawn):
     above = [axis for axis in figure.axes if axis.get_xlabel() == "steps in the context"]
     labels = [[tick.get_text() for tick in axis.get_xticklabels()] for axis in above]
     assert labels == [["0", "12", "36"]] * 2
-    assert figure.get_suptitle() == "mean and 95% interval over 24 contexts, one seed"
+    assert figure.get_suptitle() == "mean and 95% interval over 24 rollouts, one seed"
 
 
 def test_the_title_says_over_how_many_contexts_and_seeds(tmp_path, drawn):
     table = pd.concat([records("own", seed=seed) for seed in (0, 1)])
     return_vs_context(summarize(table), tmp_path / "figure.png")
-    assert drawn[0].get_suptitle() == "t: mean and 95% interval over 2 seeds (48 contexts)"
+    assert drawn[0].get_suptitle() == "t: mean and 95% interval over 2 seeds (48 rollouts)"
 
 
 def test_agents_stand_beside_their_names_with_their_last_returns(tmp_path, drawn):

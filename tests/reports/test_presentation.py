@@ -241,7 +241,7 @@ def test_nothing_is_concluded_from_little():
         return table_text(summarize(records), compare(records))
 
     few, many = said(1.0, 4, least=0.5), said(1.0, 40)
-    assert "times what" not in few and "4 contexts, too few to conclude from" in few
+    assert "times what" not in few and "4 rollouts, too few to conclude from" in few
     assert "times what" not in said(1e-3, 40, least=1e-4)
     assert "n=2 earns 10.0 times what n=1 earns" in many and "above 0" in many
     for contexts, enough in ((19, False), (20, True)):
