@@ -16,7 +16,7 @@ import envs
 from datasets.pd_collectors import GoalRingCollector, MazeRoomsCollector
 from envs import Task
 from envs.gymnasium_tasks import is_gymnasium
-from envs.registry import unknown
+from envs.registry import has_parameters, unknown
 
 
 class Collector(Protocol):
@@ -163,6 +163,9 @@ def collector_class(name: str, task: str | Task) -> type[Collector]:
     """
     available = collectors(task)
     if name not in available:
-        problem = unknown(f"collector for {envs.task(task).domain}", name, tuple(available))
-        raise ValueError(f"data.algo={name} makes no data for {envs.task(task).id}: {problem}")
+        one = envs.task(task)
+        problem = unknown(f"collector for {one.domain}", name, tuple(available))
+        # It is agentic_transformer.online's.
+        online = "; experiments.collect has td3 too" if has_parameters(one) else ""
+        raise ValueError(f"data.algo={name} makes no data for {one.id}: {problem}{online}")
     return available[name]

@@ -71,6 +71,8 @@ def test_a_buffer_is_made_in_one_way(tmp_path):
         collect("walker_walk", tmp_path / "b", 2, "mpi")
     with pytest.raises(ValueError, match="data.algo=pd makes no data for walker_walk: .* random,"):
         collect("walker_walk", tmp_path / "b", 2, "pd")
+    with pytest.raises(ValueError, match="mppi_annealed; experiments.collect has td3 too$"):
+        collect("walker_speed", tmp_path / "b", 2, "pd")
 
 
 def test_a_buffer_goes_on_with_the_settings_of_its_first_episodes(tmp_path, monkeypatch, capsys):
