@@ -9,9 +9,9 @@ Conditions (the column `condition` of records; n is the column `trajectories`):
     dataset     One trajectory after n-1 trajectories of the data, relabelled for this task, in
                 order of return.
     zero_rewards, other_rewards, shuffled
-                One trajectory after the trajectories 1..n-1 of condition `own`, changed in one
-                thing: their rewards are 0; or their rewards are those of the same attempt in
-                another context, of another task if there is one; or their order is shuffled.
+                One trajectory after the trajectories 1..n-1 of condition `own`, which are changed:
+                their rewards are 0; or their rewards are those of the same attempt in another
+                rollout, of another task if there is one; or their order is shuffled.
     retrieval, distractors
                 One trajectory after n-1 trajectories of the data that show nothing of the task; in
                 `retrieval` one of them is replaced by a good one, `distance` places before the
