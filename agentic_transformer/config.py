@@ -120,8 +120,8 @@ class DataConfig:
     )
     tasks: int = setting(
         300,
-        "Number of tasks that the trajectories are relabelled with, where parameters are hidden; "
-        "refused on a command line where none are.",
+        "Number of tasks that the trajectories are relabelled with, of a family with parameters; a "
+        "command line may not give it for another task.",
         minimum=1,
         maximum=100_000,
     )
@@ -279,7 +279,7 @@ class ModelConfig:
     )
     width: int = setting(64, "Width of the residual stream.", minimum=1, maximum=65_536)
     layers: int = setting(2, "Number of layers.", minimum=1, maximum=1024)
-    heads: int = setting(1, "Attention heads; they divide the width.", minimum=1, maximum=1024)
+    heads: int = setting(1, "Attention heads; a divisor of the width.", minimum=1, maximum=1024)
     feedforward: int = setting(
         4, "Hidden width of the feed-forward block, in multiples of `width`.", minimum=1, maximum=64
     )
@@ -356,7 +356,7 @@ class TrainConfig:
     )
     grad_accum_steps: int = setting(
         1,
-        "Micro-batches whose gradients are added before an update; divides the rows of each "
+        "Micro-batches whose gradients are added before an update; a divisor of the rows of each "
         "device.",
         minimum=1,
     )
@@ -465,7 +465,7 @@ class TD3Config:
     """
 
     episodes: int = setting(
-        32, "Episodes of a round; they divide data.episodes.", minimum=1, maximum=10_000
+        32, "Episodes of a round; a divisor of data.episodes.", minimum=1, maximum=10_000
     )
     width: int = setting(128, "Width of the hidden layers.", minimum=1, maximum=65_536)
     layers: int = setting(2, "Number of hidden layers.", minimum=1, maximum=64)
@@ -557,7 +557,7 @@ class EvalConfig:
     )
     held_out: str = setting(
         "between",
-        "Members of a family with parameters that are drawn, none of them one of training. "
+        "Which members of a family with parameters are drawn; none of them is a training task. "
         "between: from the range of the training tasks; beyond: from outside of it, such as "
         "higher speeds. Families without parameters have the same few tasks as in training.",
         choices=("between", "beyond"),
