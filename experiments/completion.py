@@ -16,9 +16,11 @@ def main(arguments: list[str]) -> None:
     """Prints what a shell evaluates, or the completions of a line that it passes.
 
     Args:
-        arguments: none, or the beginning of a command line.
+        arguments: none, --help, or the beginning of a command line.
     """
-    if arguments:
+    if arguments == ["--help"]:
+        print(__doc__)
+    elif arguments:
         commands = [path.stem for path in Path(__file__).parent.glob("[a-z]*.py")]
         print("\n".join(completions(arguments[0], commands)))
     else:

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import envs
+from experiments import completion
 from experiments.cli.completion import completions
 from tests.cli.conftest import ROOT
 from tests.cli.test_configs import COMMANDS
@@ -41,6 +42,11 @@ def test_without_a_beginning_groups_stand_for_their_settings():
     assert {"task=", "seed=", "model.", "model=", "train.", "experiment="} <= set(shown)
     assert len(shown) < 30
     assert completions(TRAIN + "task=", COMMANDS) == [f"{name} " for name in envs.tasks()]
+
+
+def test_help_says_how_it_is_used(capsys):
+    completion.main(["--help"])
+    assert 'eval "$(python -m experiments.completion)"' in capsys.readouterr().out
 
 
 @pytest.mark.slow
