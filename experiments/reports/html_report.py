@@ -46,7 +46,7 @@ details { margin: 0.4em 0; } summary { cursor: pointer; }
 """
 
 _CAPTIONS = {
-    "return_vs_context.png": "Return against the number of trajectories in the context.",
+    "return_vs_context.png": "Return of the n-th attempt against n.",
     "agents.png": "The last attempt's return of each agent.",
     "return_vs_tokens.png": "Return against the tokens in the context.",
     "return_vs_window.png": "Return against the window of the context.",
