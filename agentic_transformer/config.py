@@ -173,7 +173,7 @@ class AgentConfig:
     )
     trajectories: int = setting(
         8,
-        "Trajectories in a row of training data; the last one has all others in its context.",
+        "Trajectories in a row of training data. The last one has at most all others before it.",
         minimum=1,
         maximum=4096,
     )
