@@ -7,7 +7,8 @@ many trajectories come before a token, so a context may grow beyond the training
 
 Parameters are float32. With `model.dtype=bfloat16` the blocks compute in bfloat16. Even then norms
 and softmax accumulate in float32, and the heads compute in float32. The gradients of parameters are
-sums over tokens; they are added in float32, too.
+sums over tokens; they are added in float32, too. Only of a block's matrices that are sharded (see
+`agentic_transformer.training.fsdp`) are the sums of single devices rounded, and added in bfloat16.
 """
 
 from __future__ import annotations
@@ -39,17 +40,53 @@ GatherParams = Callable[[nnx.State], nnx.State]
 
 
 class _Linear(nnx.Linear):
-    """Computes a linear layer as its parent does, but adds the bias in float32, then rounds once.
+    """Computes a linear layer as its parent does, but with gradients that are summed in float32.
 
-    So the gradient of the bias, a sum over all tokens, is float32. In bfloat16 a sum of equal terms
-    stops growing at 256 of them.
+    They are sums over all tokens, on all devices. In bfloat16 a sum of equal terms stops growing at
+    256 of them. So the bias is added in float32, and then the result is rounded once.
     """
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
-        kernel = self.kernel[...].astype(self.dtype)
-        contracted = (((inputs.ndim - 1,), (0,)), ((), ()))
-        product = jax.lax.dot_general(inputs.astype(self.dtype), kernel, contracted)
+        inputs, kernel = inputs.astype(self.dtype), self.kernel[...]
+        product = (_multiply if kernel.dtype == self.dtype else _multiply_rounded)(inputs, kernel)
+        if self.bias is None:
+            return product
         return (product.astype(jnp.float32) + self.bias[...]).astype(self.dtype)
+
+
+def _multiply(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Maps (..., I) by a kernel (I, O) to (..., O)."""
+    return jax.lax.dot_general(inputs, kernel, (((inputs.ndim - 1,), (0,)), ((), ())))
+
+
+@jax.custom_vjp
+def _multiply_rounded(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Rounds a kernel to the type of the inputs, and multiplies; its gradient is not rounded.
+
+    JAX would round the gradient too: on each device, before it is added over devices in 16 bits.
+    """
+    return _multiply(inputs, kernel.astype(inputs.dtype))
+
+
+def _multiply_rounded_forward(
+    inputs: jax.Array, kernel: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    # Not by a call of `_multiply_rounded`: `jax.checkpoint` must see the product.
+    return _multiply(inputs, kernel.astype(inputs.dtype)), (inputs, kernel)
+
+
+def _multiply_rounded_backward(
+    saved: tuple[jax.Array, jax.Array], cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    inputs, kernel = saved
+    tokens = tuple(range(inputs.ndim - 1))
+    gradient = jax.lax.dot_general(
+        inputs, cotangent, ((tokens, tokens), ((), ())), preferred_element_type=kernel.dtype
+    )
+    return _multiply(cotangent, kernel.astype(inputs.dtype).T), gradient
+
+
+_multiply_rounded.defvjp(_multiply_rounded_forward, _multiply_rounded_backward)
 
 
 class Block(nnx.Module):
@@ -65,8 +102,8 @@ class Block(nnx.Module):
         width, dtype = config.width, jnp.dtype(config.dtype)
         self.heads = config.heads
         self.attention_norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
-        self.qkv_proj = nnx.Linear(width, 3 * width, use_bias=False, dtype=dtype, rngs=rngs)
-        self.out_proj = nnx.Linear(width, width, use_bias=False, dtype=dtype, rngs=rngs)
+        self.qkv_proj = _Linear(width, 3 * width, use_bias=False, dtype=dtype, rngs=rngs)
+        self.out_proj = _Linear(width, width, use_bias=False, dtype=dtype, rngs=rngs)
         self.feedforward_norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
         self.up_proj = _Linear(width, config.feedforward * width, dtype=dtype, rngs=rngs)
         self.down_proj = _Linear(config.feedforward * width, width, dtype=dtype, rngs=rngs)

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import Mesh
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from agentic_transformer.config import AgentConfig, ModelConfig, TrainConfig
 from agentic_transformer.contexts.loader import ChainLoader
+from agentic_transformer.models.transformer import AgenticTransformer
 from agentic_transformer.ring import feedforward
 from agentic_transformer.training import fsdp, sharding
 from agentic_transformer.training.state import init_state, make_optimizer
@@ -160,6 +162,25 @@ def test_losses_agree_over_chunks_of_the_feedforward(data, on_one_device, monkey
     found = losses(data, 4, 2, scan_layers=True, blockwise_feedforward=True)
     expected, allowed = on_one_device
     allowed.check_losses(found, expected)
+
+
+def test_gradients_of_kernels_in_16_bits_are_summed_over_devices_in_float32():
+    """256 tokens of one device, and one of each of the other seven, are 263: no bfloat16."""
+    config = ModelConfig(width=8, layers=1, dtype="bfloat16")
+    model = AgenticTransformer(config, 6, 2, 4, nnx.Rngs(0))
+    (block,) = model.blocks
+    ones = np.zeros((8, 256, 1), np.float32)
+    ones[0] = ones[1:, 0] = 1
+    by_rows = NamedSharding(sharding.make_mesh(ring=1), PartitionSpec(sharding.DATA))
+    for layer in (model.embed, block.qkv_proj, block.out_proj, block.up_proj, block.down_proj):
+        graph, params = nnx.split(layer)
+
+        def total(params, inputs, graph=graph):
+            return nnx.merge(graph, params)(inputs).astype(jnp.float32).sum()
+
+        inputs = jax.device_put(np.repeat(ones, layer.in_features, axis=2), by_rows)
+        gradient = jax.jit(jax.grad(total))(params, inputs)["kernel"][...]
+        np.testing.assert_array_equal(gradient, np.full_like(gradient, 263))
 
 
 def test_state_is_cut_where_it_divides():

@@ -441,14 +441,15 @@ def test_rematerialisation_changes_memory_alone(data, plain, remat):
     )
 
 
-def test_rematerialisation_keeps_less_for_the_gradient(data):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_rematerialisation_keeps_less_for_the_gradient(data, dtype):
     """Counts the bytes that the backward pass holds.
 
     XLA's plan on a CPU says little about the memory of an accelerator.
     """
     kept = {}
     for remat in ("none", "dots", "full"):
-        run = Training(data, ModelConfig(width=32, layers=4, heads=2, remat=remat))
+        run = Training(data, ModelConfig(width=32, layers=4, heads=2, remat=remat, dtype=dtype))
         tokens = run.tokens(0)
 
         def outputs(params, graph=run.graph, tokens=tokens):
