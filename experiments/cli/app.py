@@ -151,8 +151,7 @@ def _run_single(line: CommandLine, job: Job) -> None:
     """Runs a job alone, and raises its error; removes the folder of one that failed before work."""
     _start_hydra(line, line.job_overrides[0], job)
     if job.error:
-        if job.opened:
-            job.opened.undo()
+        job.undo()
         raise job.error
 
 

@@ -174,6 +174,14 @@ class Job:
         run_folder.write_description(results / self.name, command, overrides, described)
         return str(results.resolve())
 
+    def undo(self) -> None:
+        """Removes what the command added to its folder, unless another process works there now.
+
+        Of two that start at once the second is refused, and may have opened the folder first.
+        """
+        if self.opened and not run_files.is_locked(self.opened.path):
+            self.opened.undo()
+
     def command_after_stop(self) -> str:
         """Returns the command line that goes on with what was stopped.
 
@@ -182,7 +190,7 @@ class Job:
         if not self.makes_run:
             return shell_join(self.argv)
         if self.opened and not folders.is_described(self.opened.path):
-            self.opened.undo()
+            self.undo()
             return shell_join(self.argv)
         words = [word for word in self.argv if word.lstrip("+").partition("=")[0] != "resume"]
         named = any(word.lstrip("+").startswith("run=") for word in words)

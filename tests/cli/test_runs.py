@@ -150,6 +150,32 @@ def test_a_run_that_goes_on_is_left_alone(command):
     assert states(command.folder / "busy") == {"busy": "running"}
 
 
+LOCKS_LATE = """
+import time
+from agentic_transformer import run_files
+lock = run_files.lock
+def lock_late(folder):
+    while not (folder / "config.yaml").exists():
+        time.sleep(0.05)
+    return lock(folder)
+run_files.lock = lock_late
+"""
+
+
+def test_a_start_that_comes_second_to_the_lock_leaves_the_files_of_the_first(command):
+    """It has opened the folder first, while that was empty; the first has no work to show yet."""
+    second = command("run=quiet", before=LOCKS_LATE, wait=False)
+    while not (command.folder / "quiet").exists():
+        assert second.poll() is None
+    first = command("run=quiet", body="import time\ntime.sleep(60)", wait=False)
+    _, said = second.communicate(timeout=60)
+    kept = {path.name for path in (command.folder / "quiet").iterdir()}
+    first.kill()
+    first.communicate()
+    assert second.returncode == 2 and "another process works there" in said
+    assert kept >= {"config.yaml", "status.json", "lock"}
+
+
 NO_DATA = """
 from agentic_transformer.errors import raise_config_error
 raise_config_error("no data", "data")
