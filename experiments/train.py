@@ -49,8 +49,10 @@ def main(config: TrainCommand, run: Path) -> None:
             note,
             preemption.check_requested,
         )
-    if distributed.is_first():
-        show_training(config, run)
+    # The others wait, as in `Checkpoints.close`.
+    with distributed.first_process_first():
+        if distributed.is_first():
+            show_training(config, run)
 
 
 def check_processes_agree(config: TrainCommand) -> None:

@@ -131,10 +131,15 @@ class Checkpoints(CheckpointReader):
     def close(self) -> None:
         """Waits until all is written, and frees the threads.
 
+        Every process must call this: one that ended while process 0 still reads the last checkpoint
+        for its checksums would soon end process 0, too (`distributed.SHUTDOWN_TIMEOUT`).
+
         Raises:
             OSError: see `wait`.
+            ValueError: process 0 could not write it; raised in the other processes.
         """
-        self.wait()
+        with distributed.first_process_first():
+            self.wait()
         self._background.shutdown()
         self._checkpointer.close()
 

@@ -42,8 +42,8 @@ WORDS = [*ASCENDING, f"train.steps={STEPS}", "train.checkpoint_every=1", f"train
 WORDS += [f"train.learning_rate={LEARNING_RATE}", f"seed={SEED}"]
 
 
-def start(folder, *words):
-    line = [sys.executable, "-m", "experiments.train", *words]
+def start(folder, *words, program=("-m", "experiments.train")):
+    line = [sys.executable, *program, *words]
     return subprocess.Popen(
         line,
         cwd=folder,
@@ -192,6 +192,31 @@ def test_a_signal_to_one_process_stops_both_with_one_checkpoint(alone):
     assert (
         json.loads((alone / "stopped" / "status.json").read_text())["state"] == "stopped"
     )  # and not finished: it goes on
+
+
+SLOW_END = """
+import time
+from agentic_transformer.config import TrainCommand
+from agentic_transformer.training import checksums, distributed
+from experiments import train
+from experiments.cli import app
+from experiments.reports import after_training
+
+distributed.SHUTDOWN_TIMEOUT = 10
+def slowly(work):
+    return lambda *arguments: time.sleep(12) or work(*arguments)
+checksums.write = slowly(checksums.write)
+after_training.show_training = slowly(after_training.show_training)
+app.run(train.main, TrainCommand)
+"""
+
+
+def test_a_process_that_is_done_waits_for_the_end_of_process_0(alone):
+    """Else jax would abort both, and the last checkpoint would lack its checksums."""
+    words = [*ASCENDING, *meeting(), "run=slow", "mesh.ring=2", "train.steps=1"]
+    finish(*(start(alone, *words, f"mesh.process={i}", program=("-c", SLOW_END)) for i in range(2)))
+    assert Checkpoints(alone / "slow").newest() == 1
+    assert json.loads((alone / "slow" / "status.json").read_text())["state"] == "finished"
 
 
 def test_a_signal_before_the_first_step_stops_both_at_once(alone):
