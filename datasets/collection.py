@@ -163,10 +163,12 @@ def record_collection(
     new_episodes: int,
     libraries: Sequence[str] = _LIBRARIES,
     modules: Sequence[str] = (),
+    alone: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Writes how a buffer's episodes are collected, before the block collects them.
 
-    Meanwhile a collection of other settings is refused; several of the same settings may go on.
+    Meanwhile a collection of other settings is refused; several of the same settings may go on,
+    unless they are to be alone.
 
     Args:
         folder: the buffer.
@@ -176,15 +178,17 @@ def record_collection(
         new_episodes: how many of them are yet to be made.
         libraries: whose versions the episodes depend on.
         modules: of the collector, where `datasets.collection` does not import it.
+        alone: whether no other collection may go on there.
 
     Yields:
         the metadata.
 
     Raises:
-        ValueError: another collection has begun since, or the buffer cannot be written.
+        ValueError: another collection has begun since or, with `alone`, goes on; or the buffer
+            cannot be written.
     """
     domain = envs.task(made["task"]).domain
-    with lock_collection(folder) as (lock, others):
+    with lock_collection(folder, alone) as (lock, others):
         if not before:
             before = read_metadata(folder, in_progress=others)
             check_same_collection(folder, before, made)
@@ -201,7 +205,8 @@ def record_collection(
         }
         print_differences(folder, before, metadata, new_episodes)
         write_metadata(folder, metadata)
-        flock(lock, fcntl.LOCK_SH)
+        if not alone:
+            flock(lock, fcntl.LOCK_SH)
         if not before:  # another may have begun in between: a lock is given up to be shared
             check_same_collection(folder, read_metadata(folder, in_progress=True), made)
         yield metadata

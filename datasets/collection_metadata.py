@@ -111,15 +111,19 @@ def _told_if_unwritable(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def lock_collection(folder: Path) -> Iterator[tuple[IO, bool]]:
+def lock_collection(folder: Path, alone: bool = False) -> Iterator[tuple[IO, bool]]:
     """Holds a buffer's lock, which tells other collections that this one goes on; makes the folder.
+
+    Args:
+        folder: the buffer.
+        alone: whether no other collection may go on.
 
     Yields:
         the lock, and whether another collection goes on. If none does, the lock is exclusive, until
         the caller shares it.
 
     Raises:
-        ValueError: the folder cannot be written.
+        ValueError: the folder cannot be written or, with `alone`, another collection goes on.
     """
     with _told_if_unwritable(folder):
         lock = (folder / _LOCK).open("a+")  # some network file systems ask for both to lock
@@ -128,6 +132,11 @@ def lock_collection(folder: Path) -> Iterator[tuple[IO, bool]]:
             flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             others = False
         except BlockingIOError:
+            if alone:
+                raise ValueError(
+                    f"buffer {folder}: another process collects there; wait until it has ended, or "
+                    "choose another folder with data.root=<folder>"
+                ) from None
             flock(lock, fcntl.LOCK_SH)  # waits until the other one has written its record
             others = True
         yield lock, others

@@ -87,7 +87,8 @@ def collect_td3(
 
     Raises:
         ValueError: a task without parameters, numbers that do not divide, or a folder that was
-            collected otherwise or lacks an episode that the learner has learned from.
+            collected otherwise, that another process collects into, or that lacks an episode that
+            the learner has learned from.
     """
     task, folder = envs.task(task), Path(folder)
     check_rounds(task.id, episodes, config.episodes, length, action_repeat)
@@ -103,13 +104,14 @@ def collect_td3(
     }
     before = read_same_collection(folder, made)
     rounds = _Rounds(task, folder, episodes, config, seed, action_repeat, length)
-    done = rounds.resume() if before else 0
+    done = rounds.restore() if before else 0
     new = episodes - done * config.episodes
     if before and new <= 0:
         return before
-    recorded = record_collection(folder, before, made, episodes, new, _LIBRARIES, [__name__])
-    with recorded as metadata:
-        rounds.run(done, progress)
+    with record_collection(
+        folder, before, made, episodes, new, _LIBRARIES, [__name__], alone=True
+    ) as metadata:
+        rounds.run(progress)
     return metadata
 
 
@@ -135,24 +137,24 @@ class _Rounds:
         seen = spec.observation + self._replay.params_size
         self._learner = TD3Learner(seen, spec.action, config, seed)
 
-    def resume(self) -> int:
-        """Restores the learner and its replay.
+    def restore(self) -> int:
+        """Restores the learner, if the buffer has episodes.
 
         Returns:
-            the number of finished rounds, whose episodes stay; later ones are deleted.
+            the number of finished rounds.
 
         Raises:
             ValueError: an episode that the learner has learned from is gone, or the learner is.
         """
         path = learner_path(self._folder)
         remove_partial_files(path.parent, path.name)
-        if not path.exists():
-            if any(self._folder.glob("*.npz")):
-                raise ValueError(
-                    f"{path}: the learner of buffer {self._folder} is gone; delete the buffer, or "
-                    "choose another data.root"
-                )
+        if not any(self._folder.glob("*.npz")):
             return 0
+        if not path.exists():
+            raise ValueError(
+                f"{path}: the learner of buffer {self._folder} is gone; delete the buffer, or "
+                "choose another data.root"
+            )
         done = self._learner.load(path)
         for index in range(done * self._config.episodes):
             if not self._path(index).exists():
@@ -160,18 +162,22 @@ class _Rounds:
                     f"{self._path(index)}: is gone, but the learner has learned from it; restore "
                     f"it, or delete {self._folder.parent}"
                 )
+        return done
+
+    def run(self, progress: bool) -> None:
+        """Plays and learns from the rounds that are not finished, whose episodes are deleted first.
+
+        No other process may collect here.
+        """
+        done = self.restore()  # again: another process may just have ended
         if done >= self._rounds:
-            return done
+            return
         index = done * self._config.episodes
         while self._path(index).exists():
             self._path(index).unlink()
             index += 1
         for number in range(done):
             self._remember(number)
-        return done
-
-    def run(self, done: int, progress: bool) -> None:
-        """Plays and learns from the rounds after the first `done`."""
         if not done:
             self._learner.save(learner_path(self._folder), 0)
         count = self._config.episodes

@@ -81,6 +81,27 @@ def test_an_interrupted_collection_ends_with_the_same_bytes(whole, calls, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("calls", [0, 1])
+def test_a_second_collection_leaves_the_first_alone(whole, calls, tmp_path, monkeypatch):
+    """It comes where the first learns, from episodes that it would take for those of a killed one,
+    in the first round or a later one."""
+    learn, made = TD3Learner.learn, []
+
+    def second_comes(self, batches):
+        if len(made) == calls:
+            with monkeypatch.context() as patched:
+                patched.setattr(TD3Learner, "learn", learn)
+                with pytest.raises(ValueError, match="another process collects there"):
+                    collect(tmp_path)
+        made.append(learn(self, batches))
+
+    monkeypatch.setattr(TD3Learner, "learn", second_comes)
+    collect(tmp_path)
+    assert len(made) == ROUNDS
+    assert contents(tmp_path) == contents(whole)
+
+
+@pytest.mark.slow
 def test_a_finished_collection_stays_and_can_be_extended(whole, tmp_path):
     collect(tmp_path, rounds=1)
     before = contents(tmp_path)
