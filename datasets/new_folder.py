@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,13 +22,33 @@ def new_folder(path: str | Path) -> Iterator[Path]:
 
     Raises:
         OSError: it cannot be written.
+        ValueError: another process makes it.
     """
     path = Path(path).resolve()  # where it is a link, the link stays
     partial = path.with_name(f".{path.name}.part")
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
-    partial.mkdir(parents=True)
+    partial.mkdir(parents=True, exist_ok=True)
+    held = os.open(partial, os.O_RDONLY)
     try:
-        yield partial
-        partial.replace(path)
+        if not _lock(held, partial):
+            raise ValueError(f"{path}: another process makes it; wait until that has ended")
+        try:
+            for left in partial.iterdir():  # by a process that was killed
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            yield partial
+            partial.replace(path)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        os.close(held)
+
+
+def _lock(held: int, folder: Path) -> bool:
+    """Locks an open folder until it is closed; returns whether nobody else has it or moved it."""
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return folder.is_dir() and os.path.samestat(os.fstat(held), folder.stat())
