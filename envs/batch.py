@@ -51,7 +51,7 @@ class Batch:
         self._unit_range = bool(np.all(self._low == -1) and np.all(self._high == 1))
         threads = _thread_count(len(behaviours)) if load_domain(domain).use_threads else 1
         self._shares = [self._datas[thread::threads] for thread in range(threads)]
-        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        self._pool, self._pool_process = None, 0
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns what determines the future, so that a copy takes the path of the original."""
@@ -116,7 +116,9 @@ class Batch:
         # Skipped where it changes nothing, as it could round.
         control = action if self._unit_range else self._scaled(action)
         self._control.write(control)
-        if self._pool:
+        if len(self._shares) > 1:
+            if self._pool_process != os.getpid():  # in a fork the threads of its parent are gone
+                self._pool, self._pool_process = ThreadPoolExecutor(len(self._shares)), os.getpid()
             list(self._pool.map(self._advance, self._shares))
         else:
             self._advance(self._datas)

@@ -6,6 +6,8 @@ The reference is another environment of the same seed, made afresh and given the
 import copy
 import multiprocessing
 import pickle
+import subprocess
+import sys
 
 import cloudpickle
 import gymnasium
@@ -20,6 +22,7 @@ from envs.episode_start import episode_starter
 from envs.mppi import MPPI
 from envs.rewards import Rewards
 from envs.scattered_array import ScatteredArray
+from tests.processes import environment
 from tests.seeds import rng
 
 TASKS = [
@@ -122,6 +125,31 @@ def test_an_environment_goes_on_in_another_process():
     there = results.get(timeout=120)
     process.join()
     assert_equal(there, future(original, actions[1:]))
+
+
+FORKED = """
+import os, signal
+os.cpu_count = lambda: 2
+import numpy as np
+import envs
+env = envs.make_vec("walker_run", 16, seed=1)
+env.reset()
+action = np.ones((16, 6))
+env.step(action)
+if child := os.fork():
+    assert os.waitpid(child, 0)[1] == 0
+signal.alarm(30)  # ends a child that waits for threads that it lacks
+print(env.step(action)[0].tolist(), flush=True)
+os._exit(0)
+"""
+
+
+def test_environments_with_threads_go_on_in_a_fork():
+    line = [sys.executable, "-c", FORKED]
+    done = subprocess.run(line, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    child, parent = done.stdout.splitlines()
+    assert child == parent
 
 
 @pytest.mark.parametrize("vectorization_mode", ["sync", "async"])
