@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,13 +33,13 @@ def new_hdf5(path: Path, alone: bool, **how: Any) -> Iterator[h5py.File]:
     Args:
         path: of the file.
         alone: whether no other process writes it now, so that what a killed one left is written
-            over. Otherwise each process writes a file of its own.
+            over. Otherwise each call writes a file of its own.
         **how: what else `open_hdf5` takes.
 
     Raises:
         OSError: it cannot be written.
     """
-    partial = path.with_suffix(".part" if alone else f".part{os.getpid()}")
+    partial = path.with_suffix(".part" if alone else f".part{secrets.token_hex(4)}")
     try:
         with partial.open("wb") as stream:
             _allocate(stream, 0, 0)

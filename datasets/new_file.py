@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,12 +17,13 @@ def new_file(path: Path) -> Iterator[Path]:
         path: of the file, which keeps what it holds until then.
 
     Yields:
-        the path to write to. Each process has its own, since several may write one file.
+        the path to write to. Each call has its own, since several processes may write one file,
+        also some of two machines or containers, whose numbers may be the same.
 
     Raises:
         OSError: it cannot be written; the error names `path`, which a full disk alone does not.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         with partial.open("wb") as held:
             # The lock ends with the process, however that ends: see `remove_partial_files`.

@@ -10,6 +10,7 @@ import pytest
 
 import datasets
 from agentic_transformer.run_files import write_whole
+from datasets.hdf5_files import new_hdf5
 from datasets.new_file import new_file, remove_partial_files
 from tests.processes import environment
 
@@ -83,6 +84,21 @@ def test_without_locks_nothing_is_taken_for_a_dead_processs(tmp_path, monkeypatc
     remove_partial_files(tmp_path, "*.npz")
     write_whole(tmp_path / "a.npz", "whole")
     assert {each.name for each in tmp_path.iterdir()} == {"a.npz", ".a.npz.7.partial"}
+
+
+def test_processes_of_one_number_on_two_machines_write_files_of_their_own(tmp_path, monkeypatch):
+    """As in two containers that share a disk; here all are of one number, and no lock holds."""
+    monkeypatch.setattr("fcntl.flock", lambda handle, operation: None)
+    with new_file(tmp_path / "a.npz") as first:
+        first.write_text("first")
+        with new_file(tmp_path / "a.npz") as second:
+            second.write_text("second")
+        assert first.read_text() == "first"
+    assert (tmp_path / "a.npz").read_text() == "first"
+    one, other = (new_hdf5(tmp_path / "a.h5", alone=False) for _ in range(2))
+    with one as first, other as second:
+        assert first.filename != second.filename
+    assert {each.name for each in tmp_path.iterdir()} == {"a.npz", "a.h5"}
 
 
 def test_a_full_disk_leaves_what_was_there_and_the_error_names_the_file(tmp_path):
