@@ -152,12 +152,14 @@ class CheckpointReader:
 
         Raises:
             OSError: the copy differs from what was copied.
+            ValueError: the checkpoint is not there.
         """
         original, path = self.path(step), run / "checkpoints" / str(step)
         left_out = shutil.ignore_patterns("optimizer", checksums.SUMS_FILE)
-        shutil.copytree(original, path, ignore=left_out)
-        checksums.write(path)
-        changed = checksums.listed(path).items() - checksums.listed(original).items()
+        with self._reading(step):
+            shutil.copytree(original, path, ignore=left_out)
+            checksums.write(path)
+            changed = checksums.listed(path).items() - checksums.listed(original).items()
         if changed:
             raise OSError(f"{path} is not a copy of {original}: {min(changed)[0]} differs")
         return path
@@ -182,19 +184,28 @@ class CheckpointReader:
         Every process must call this.
         """
         found = -1  # a number, so that it can be broadcast
-        for step in reversed(self._steps() if distributed.is_first() else []):
+        steps = self._steps() if distributed.is_first() else []
+        while steps and found < 0:
+            step = steps.pop()
             if self._is_whole(step):
                 found = step
-                break
-            if set_aside:
+            elif step not in (there := self._steps()):
+                steps = there  # a run that still trains removed it, and has newer ones
+            elif set_aside:
                 self.path(step).rename(set_aside(step))
         found = distributed.broadcast(found)
         return None if found < 0 else found
 
     def _is_whole(self, step: int) -> bool:
-        """Returns whether a checkpoint is as it was written; else prints what is wrong with it."""
-        problem = checksums.problem(self.path(step))
-        if problem:
+        """Returns whether a checkpoint is as it was written; else prints what is wrong with it.
+
+        Nothing is wrong with one that a run that still trains has just removed.
+        """
+        try:
+            problem = checksums.problem(self.path(step))
+        except FileNotFoundError as error:
+            problem = str(error)
+        if problem and self.path(step).exists():
             print(
                 f"warning: checkpoint {step} is not whole: {problem}", file=sys.stderr, flush=True
             )

@@ -124,6 +124,36 @@ def test_a_checkpoint_that_cannot_be_read_is_named_and_the_one_before_it_taken(
     assert "cannot be read: Input/output error" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("which", "checked", "found"), [("newest", 2, 3), ("best", 1, 2)])
+def test_a_checkpoint_that_a_run_removes_while_it_is_checked_is_passed_over(
+    run, which, checked, found, monkeypatch, capsys
+):
+    """The run saves step 3 meanwhile."""
+    read, steps = checksums._sha256, run / "checkpoints"
+
+    def removed(path):
+        monkeypatch.setattr(checksums, "_sha256", read)
+        (steps / f"{checked}").rename(steps / "3")
+        return read(path)
+
+    monkeypatch.setattr(checksums, "_sha256", removed)
+    assert Checkpoints(run).find(which) == found
+    assert capsys.readouterr().err == ""
+
+
+def test_an_export_of_a_checkpoint_that_a_run_removes_meanwhile_says_so(run, tmp_path, monkeypatch):
+    copy = shutil.copytree
+
+    def removed(source, *how, **more):
+        monkeypatch.setattr("shutil.copytree", copy)
+        shutil.rmtree(source)
+        return copy(source, *how, **more)
+
+    monkeypatch.setattr("shutil.copytree", removed)
+    with pytest.raises(ValueError, match="checkpoints/2 is not there, or no longer"):
+        Checkpoints(run).export(2, tmp_path / "copy")
+
+
 def test_an_old_checkpoint_whose_loss_cannot_be_read_does_not_stop_training(run, saved):
     next((run / "checkpoints" / "1" / "metrics").iterdir()).write_text("")
     checkpoints = Checkpoints(run, keep=1, keep_best=1)
