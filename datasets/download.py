@@ -99,6 +99,11 @@ def _is_unpacked(folder: Path, sha256: str | None) -> bool:
     return True
 
 
+def is_half_unpacked(buffer: Path) -> bool:
+    """Tells whether a buffer's archive is being unpacked, or was until that was interrupted."""
+    return (buffer.parent / _STARTED).exists() and not (buffer.parent / _DONE).exists()
+
+
 def _check_ours(folder: Path) -> None:
     """Refuses episodes that were not unpacked here: a collector may have an algorithm's name."""
     if not (folder / _STARTED).exists() and any((folder / "buffer").glob("*.npz")):
@@ -118,6 +123,7 @@ def _unpack_whole(archive: Path, folder: Path, sha256: str | None, progress: boo
             digest = _digest(archive, progress)
             if sha256 and digest != sha256.lower():
                 raise _unusable(archive, f"SHA-256 is {digest}, expected {sha256}")
+            (folder / _DONE).unlink(missing_ok=True)  # of episodes that were removed
             _unpack(archive, folder, progress)
             (folder / _DONE).write_text(digest + "\n")
         archive.unlink(missing_ok=True)

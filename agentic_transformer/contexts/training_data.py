@@ -15,6 +15,7 @@ from agentic_transformer.contexts.relabelled import RelabelledDataset
 from agentic_transformer.random_streams import stream
 from agentic_transformer.settings import shell_words
 from datasets.collection_metadata import read_origin
+from datasets.download import is_half_unpacked
 from datasets.relabelling import STORED
 from envs.registry import pays_itself
 
@@ -85,10 +86,17 @@ def open_store(task: str, config: DataConfig) -> datasets.ActionRepeatView:
         config: which episodes, and how many environment steps the agent repeats an action for.
 
     Raises:
-        ValueError: there are no episodes (the error says how to get them), they belong to another
-            domain, or they are too short.
+        ValueError: there are no episodes, or not all are unpacked (the error says how to get them),
+            they belong to another domain, or they are too short.
     """
-    buffer = datasets.buffer_folder(config.root, envs.task(task).domain, config.algo)
+    domain = envs.task(task).domain
+    buffer = datasets.buffer_folder(config.root, domain, config.algo)
+    if is_half_unpacked(buffer):
+        words = shell_words({"domain": domain, "algo": config.algo, "root": config.root})
+        raise ValueError(
+            f"not all episodes of {buffer} are unpacked; wait until that has ended, or go on with "
+            f"`python -m experiments.download {words}`"
+        )
     if not any(Path(buffer).glob("*.npz")):
         root = other_root(task, config)
         there = f": {shell_words({'data.root': root})} has some" if root else ""
@@ -96,7 +104,7 @@ def open_store(task: str, config: DataConfig) -> datasets.ActionRepeatView:
             f"no episodes in {buffer} (data.root says where they lie{there})\n"
             + "\n".join(ways_to_get(task, config))
         )
-    cache = datasets.build_cache(buffer, envs.task(task).domain, place=config.cache)
+    cache = datasets.build_cache(buffer, domain, place=config.cache)
     store = datasets.Store(cache, episodes=config.episodes, seed=config.seed)
     view = datasets.ActionRepeatView(store, config.action_repeat, config.horizon)
     print(_summary(store, view, buffer, config), flush=True)

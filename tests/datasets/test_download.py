@@ -14,6 +14,8 @@ import pytest
 from fabricated import make_episode
 
 import datasets.download as download_module
+from agentic_transformer.config import DataConfig
+from agentic_transformer.contexts.training_data import open_store
 from datasets.download import download
 from datasets.episode import episode_files, read_episode
 from datasets.resumable_transfer import fetch as transfer
@@ -278,6 +280,30 @@ def test_of_two_downloads_at_once_one_unpacks(tmp_path, monkeypatch):
         assert fetch(server, tmp_path) == first.result()
     assert len(copies) == len(episode_files(first.result())) == 3
     assert [path.name for path in (tmp_path / "walker").rglob(".*")] == [".complete"]
+
+
+def test_what_is_half_unpacked_counts_neither_as_unpacked_nor_as_data(tmp_path, monkeypatch):
+    """Also where episodes that had been unpacked whole were removed before."""
+    copy, config = shutil.copyfileobj, DataConfig(root=str(tmp_path), algo="rnd")
+
+    def interrupted(packed, out, size):
+        if packed.name.endswith("1_50.npz"):
+            with pytest.raises(ValueError, match="not all episodes of .*rnd/buffer are unpacked"):
+                open_store("walker_run", config)
+            raise KeyboardInterrupt
+        copy(packed, out, size)
+
+    with Server([]) as server:
+        for episode in episode_files(fetch(server, tmp_path)):
+            episode.unlink()
+        with monkeypatch.context() as patched:
+            patched.setattr(download_module.shutil, "copyfileobj", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                fetch(server, tmp_path)
+        with pytest.raises(ValueError, match="`python -m experiments.download domain=walker"):
+            open_store("walker_run", config)
+        assert len(episode_files(fetch(server, tmp_path))) == 3
+    assert not download_module.is_half_unpacked(tmp_path / "walker" / "rnd" / "buffer")
 
 
 @pytest.mark.parametrize(
