@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -186,13 +187,17 @@ def lock(folder: Path) -> Iterator[None]:
     from datasets.locks import flock
 
     with (folder / LOCK).open("a") as handle:
-        try:
-            flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"run={folder}: another process works there\n"
-                "  allowed: wait until it ended, or start a run of its own"
-            ) from None
+        for wait in (0.1, 0.1, None):
+            try:
+                flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if wait is None:
+                    raise ValueError(
+                        f"run={folder}: another process works there\n"
+                        "  allowed: wait until it ended, or start a run of its own"
+                    ) from None
+            time.sleep(wait)  # perhaps a process only asks `is_locked`, which takes a moment
         yield
 
 
@@ -205,7 +210,7 @@ def is_locked(folder: Path) -> bool:
     except OSError:  # another user's, say: nothing can go on there
         return True
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared with others that ask this
         return False
     except BlockingIOError:
         return True

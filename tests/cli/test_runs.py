@@ -1,11 +1,13 @@
 """Runs started from the command line: folders, what they say, resuming, sweeps, exit codes."""
 
 import errno
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pandas as pd
@@ -137,6 +139,26 @@ def test_without_locks_a_run_goes_on_and_says_so(tmp_path, monkeypatch, capsys):
     with run_files.lock(tmp_path):
         assert "cannot be locked (Function not implemented)" in capsys.readouterr().err
     assert not run_files.is_locked(tmp_path)
+
+
+def test_a_process_that_asks_whether_a_folder_is_locked_keeps_no_other_out(tmp_path, monkeypatch):
+    """Others ask and lock at the very moment at which it holds the lock."""
+    flock, asking = fcntl.flock, []
+
+    def others_come(handle, operation):
+        flock(handle, operation)
+        if not asking:
+            asking.append(handle)
+            assert not run_files.is_locked(tmp_path)
+            done = threading.Timer(0.05, flock, (os.dup(handle), fcntl.LOCK_UN))
+            done.start()
+            with run_files.lock(tmp_path):
+                done.join()
+
+    (tmp_path / run_files.LOCK).touch()
+    monkeypatch.setattr("fcntl.flock", others_come)
+    assert not run_files.is_locked(tmp_path)
+    assert asking
 
 
 def test_a_run_that_goes_on_is_left_alone(command):
