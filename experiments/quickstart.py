@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 
+from agentic_transformer import run_files
 from agentic_transformer.config import (
     CollectCommand,
     EvaluateCommand,
@@ -50,12 +51,14 @@ def main(config: QuickstartCommand, run: Path) -> None:
         next(stages)(f"train {name}: compiling first, then {command.train.steps} steps")
         if not results and command.model.head == "mixture":
             print(LOSS, flush=True)
-        # A quickstart that is resumed may have finished this agent before.
-        if run_status.read_status(folder).get("state") != "finished":
-            facts = run_folder.collect_provenance(command, ["python", "-m", *sys.argv])
-            run_folder.write_description(folder, command, sys.argv[1:], facts)
-            with run_status.track_status(folder, "train"):
-                train.main(command, folder)
+        folder.mkdir(exist_ok=True)
+        with run_files.lock(folder):  # experiments.train could go on with it
+            # A quickstart that is resumed may have finished this agent before.
+            if run_status.read_status(folder).get("state") != "finished":
+                facts = run_folder.collect_provenance(command, ["python", "-m", *sys.argv])
+                run_folder.write_description(folder, command, sys.argv[1:], facts)
+                with run_status.track_status(folder, "train"):
+                    train.main(command, folder)
         next(stages)(f"evaluate {name} on fresh tasks: compiling first")
         # The context is short, so acting needs no ring.
         mesh = replace(config.mesh, ring=1)

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agentic_transformer.config import AgentConfig, EvalConfig, TrainCommand
+from agentic_transformer.config import AgentConfig, EvalConfig, QuickstartCommand, TrainCommand
 from agentic_transformer.evaluation.records import REQUIRED, UNIT
 from agentic_transformer.evaluation.statistics import summarize
+from agentic_transformer.run_files import is_locked
 from experiments import quickstart as quickstart_command
 from tests.evaluation.test_statistics import make_records
 from tests.no_drawing_library import hide_in
@@ -50,6 +51,20 @@ def quickstart(tmp_path_factory):
     hidden = hide_in(tmp_path_factory.mktemp("hidden")) | {"MUJOCO_GL": "egl"}
     words = ["run=demo", "agent.trajectories=4", *SMALL, *EVALUATION]
     return folder, command(folder, "quickstart", *words, **hidden)
+
+
+def test_the_folder_of_an_agent_is_locked_while_a_quickstart_trains_it(tmp_path, monkeypatch):
+    locked = []
+
+    def training(config, run):
+        locked.append(is_locked(run))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("experiments.collect.main", lambda config: None)
+    monkeypatch.setattr("experiments.train.main", training)
+    with pytest.raises(KeyboardInterrupt):
+        quickstart_command.main(QuickstartCommand(), tmp_path)
+    assert locked == [True]
 
 
 def test_quickstart_leaves_everything_that_is_promised(quickstart):
