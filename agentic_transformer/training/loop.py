@@ -23,7 +23,8 @@ Batch = TypeVar("Batch")
 def profiled(train_step: TrainStep, start: int, steps: Collection[int], folder: Path) -> TrainStep:
     """Returns a train step that writes a profiler trace of chosen steps.
 
-    The traces lie in `<folder>/step_<number>`. TensorBoard and Perfetto show them.
+    The traces lie in `<folder>/step_<number>`, and those of process 1 in `<folder>/process_1`: jax
+    names them by the host alone. TensorBoard and Perfetto show them.
 
     Args:
         train_step: the step to trace.
@@ -32,6 +33,8 @@ def profiled(train_step: TrainStep, start: int, steps: Collection[int], folder: 
         folder: where the traces go.
     """
     numbers = count(start + 1)
+    if index := jax.process_index():
+        folder = folder / f"process_{index}"
 
     def traced_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         number = next(numbers)

@@ -480,6 +480,14 @@ def test_chosen_steps_are_profiled(data, tmp_path):
     assert all(list(path.rglob("*.xplane.pb")) for path in tmp_path.iterdir())
 
 
+def test_processes_of_one_host_have_profiles_of_their_own(tmp_path, monkeypatch):
+    for index in range(2):
+        monkeypatch.setattr("jax.process_index", lambda index=index: index)
+        profiled(lambda state, batch: (state, {}), 0, [1], tmp_path)(0, None)
+    found = {path.relative_to(tmp_path).parts[:-4] for path in tmp_path.rglob("*.xplane.pb")}
+    assert found == {("step_1",), ("process_1", "step_1")}
+
+
 def test_a_request_to_stop_saves_that_very_step(data):
     run = Training(data)
     batches = prefetch(run.tokens, 0, CONFIG.steps)
