@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from threading import Lock
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from envs.episode_start import episode_starter
 from envs.headless import mujoco
 
 _BLOCK_STATES = 4096  # between two copies out of MuJoCo's memory
+_SCRATCH_LOCK = Lock()  # threads share the states of `_scratch`
 
 
 class ReadingLayout:
@@ -74,7 +76,8 @@ def readings_of(
         stages = load_domain(domain).stages
         for first in range(0, len(physics), _BLOCK_STATES):
             block = slice(first, first + _BLOCK_STATES)
-            computed = _compute(model, data, views, stages, physics[block])
+            with _SCRATCH_LOCK:
+                computed = _compute(model, data, views, stages, physics[block])
             table[block, layout.physics_size :] = computed
     return layout.by_name(table)
 

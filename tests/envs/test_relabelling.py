@@ -1,5 +1,8 @@
 """Rewards computed from stored states are dm_control's."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from oracle import STOCK, Oracle
@@ -55,6 +58,20 @@ def test_exact_reproduces_the_environments_rewards(name):
     np.testing.assert_allclose(
         datasets.relabel(np.array(states), name, "exact", actions), paid, rtol=0, atol=TOLERANCE
     )
+
+
+def test_threads_do_not_disturb_each_other():
+    """They take turns all the time here."""
+    states = np.split(np.repeat(collected("walker_walk", 400)[0], 20, axis=0), 4)
+    interval = sys.getswitchinterval()
+    alone = [datasets.relabel(some, "walker_walk") for some in states]
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            together = list(pool.map(datasets.relabel, states, ["walker_walk"] * 4))
+    finally:
+        sys.setswitchinterval(interval)
+    np.testing.assert_array_equal(together, alone)
 
 
 def test_control_costs_are_left_out_by_default():
