@@ -127,7 +127,12 @@ def claim(base: Path, settings: dict[str, Any], command: dict[str, Any], run: Pa
         # Mode "x" makes the file or fails, in one step: this decides who gets `base`. It fails if
         # the same evaluation was here before, or another one has just finished.
         with suppress(FileExistsError), (base / EVALUATION).open("x") as file:
-            file.write(json.dumps(facts, indent=2) + "\n")
+            try:
+                file.write(json.dumps(facts, indent=2) + "\n")
+                file.flush()
+            except BaseException:  # a full disk or a signal: half a file would keep `base` for ever
+                (base / EVALUATION).unlink()
+                raise
     folder = base if read_settings(base) == settings else own_folder(base, settings)
     if folder != base:
         folder.mkdir(parents=True, exist_ok=True)

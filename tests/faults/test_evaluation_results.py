@@ -1,6 +1,7 @@
 """Evaluations overwrite nothing, fail before the agent acts, and never fail for a picture."""
 
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -48,6 +49,20 @@ def pictured(asked):
     """The same, of which there are pictures to draw."""
     run, command = asked
     return run, replace(command, eval=replace(command.eval, conditions=["own"]))
+
+
+def test_a_full_disk_takes_no_folder_from_the_evaluation_that_comes_next(tmp_path):
+    def claim():
+        return results_folder.claim(tmp_path, {"checkpoint": "1 a"}, {}, tmp_path)
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))  # bytes of a file
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            claim()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert claim() == tmp_path
 
 
 def hotter(asked, temperature):
