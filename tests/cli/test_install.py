@@ -33,10 +33,13 @@ def install(tmp_path, extras, *, gpu, asked=None):
     )
 
 
-@pytest.mark.skipif(
+has_no_gpu = pytest.mark.skipif(
     Path("/proc/driver/nvidia/gpus").is_dir(),
     reason="this machine has an NVIDIA GPU",
 )
+
+
+@has_no_gpu
 @pytest.mark.parametrize(
     ("extras", "gpu", "told"),
     [((), True, True), (("peers",), True, True), ((), False, False), (("cuda13",), True, False)],
@@ -48,7 +51,9 @@ def test_a_gpu_that_is_not_used_is_told_of(extras, gpu, told, tmp_path):
     assert told == ("EXTRAS=cuda13" in done.stdout) == ("EXTRAS=cuda12" in done.stdout)
 
 
-@pytest.mark.parametrize("extras", [("cuda12",), ("cuda13", "peers"), ()])
+@pytest.mark.parametrize(
+    "extras", [("cuda12",), ("cuda13", "peers"), pytest.param((), marks=has_no_gpu)]
+)
 def test_a_command_that_names_no_extras_keeps_those_that_are_installed(extras, tmp_path):
     """Else it would install anew, which says so, and forget them."""
     done = install(tmp_path, extras, gpu="cuda" in str(extras), asked=())
