@@ -23,6 +23,9 @@ if compilation_cache.VARIABLE not in os.environ:
     compiled = TemporaryDirectory(prefix="compiled-")
     os.environ[compilation_cache.VARIABLE] = compiled.name
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+# What tests connect to is on this machine, where no proxy leads.
+for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+    del os.environ[name]
 if PLATFORM == "cpu":
     os.environ["JAX_PLATFORMS"] = "cpu"
 elif PLATFORM == "gpu":
