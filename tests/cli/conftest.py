@@ -18,7 +18,8 @@ from experiments.cli import app as cli
 def main(config, run):
     print("seed", config.seed, "jax" in sys.modules, os.environ.get("XLA_FLAGS"))
     write_config(run, config) if (run / "config.yaml").exists() else None  # as training does
-    (run / "seed.txt").write_text(str(config.seed)) if "quiet" not in str(run) else None
+    writes = run.is_dir() and "quiet" not in str(run)  # no folder: a process that is not the first
+    (run / "seed.txt").write_text(str(config.seed)) if writes else None
 {body}
 
 if __name__ == "__main__":

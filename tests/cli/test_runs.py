@@ -437,6 +437,7 @@ def test_the_processes_of_a_slurm_job_are_told_from_one_alone(command):
     assert unnamed.returncode == 2 and "run=<folder>" in unnamed.stderr
     assert command("run=first", SLURM_NTASKS="2", **job).returncode == 0
     assert command("run=second", SLURM_NTASKS="2", **job | {"SLURM_PROCID": "1"}).returncode == 0
+    assert not (command.folder / "second").exists()
     assert states(command.folder) == {"single": "finished", "first": "finished"}
 
 
