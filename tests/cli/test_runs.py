@@ -361,21 +361,23 @@ def test_a_launchers_own_answer_to_a_signal_comes_after_the_save(command):
 
 
 def test_jobs_of_a_sweep_share_out_the_accelerators(command, tmp_path):
+    """Files tell which: lines of two processes may mix."""
     body = """
 import time
-device = os.environ['CUDA_VISIBLE_DEVICES']
-print('device', device)
-(run.parent / f"device {device}").touch()
-while len(list(run.parent.glob("device *"))) < 2:  # until both processes have started
-    time.sleep(0.1)
-time.sleep(3)"""
+device = os.environ["CUDA_VISIBLE_DEVICES"]
+(run / "device").write_text(device)
+ahead = True
+while ahead:  # of the other process, which has begun fewer jobs
+    time.sleep(0.05)
+    begun = [path.read_text() for path in run.parent.glob("*/device")]
+    ahead = begun.count(device) > sum(other not in (device, "") for other in begun)"""
     environment = {"CUDA_VISIBLE_DEVICES": "4,7", "JAX_PLATFORMS": "", "TMPDIR": str(tmp_path)}
-    done = command("-m", "seed=0,1,2,3", "hydra/launcher=joblib", body=body, **environment)
-    assert done.returncode == 0, done.stderr
-    assert (
-        sorted(line for line in done.stdout.splitlines() if line.startswith("device"))
-        == ["device 4"] * 2 + ["device 7"] * 2
+    done = command(
+        "-m", "run=sweep", "seed=0,1,2,3", "hydra/launcher=joblib", body=body, **environment
     )
+    assert done.returncode == 0, done.stderr
+    devices = [path.read_text() for path in command.folder.glob("sweep/*/device")]
+    assert sorted(devices) == ["4", "4", "7", "7"]
 
 
 def test_a_sweep_whose_worker_is_killed_says_so_and_goes_on(command):
