@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from agentic_transformer import run_files
 from agentic_transformer.errors import UserError
 from experiments.reports.sweep_table import sweep_table
-from tests.processes import environment
+from tests.processes import ROOT, environment
 
 pytestmark = pytest.mark.slow
 
@@ -60,13 +60,13 @@ def test_a_run_describes_itself(command):
         == "python -m experiments.train seed=3 model.width=32 mesh.virtual_devices=2"
     )
     assert facts["seeds"] == {"seed": 3, "data.seed": 0, "eval.seed": 0}
-    assert (
-        len(facts["commit"]) == 40
-        and isinstance(facts["dirty"], bool)
-        and facts["packages"]["jax"]
-        and facts["processor"]
-        and facts["started"]
-    )
+    assert facts["packages"]["jax"] and facts["processor"] and facts["started"]
+    line = ["git", "-C", str(ROOT), "log", "-1", "--format=%H"]
+    asked = subprocess.run(line, capture_output=True, text=True)
+    if (ROOT / ".git").exists() and not asked.returncode:
+        assert facts["commit"] == asked.stdout.strip() and isinstance(facts["dirty"], bool)
+    else:  # an archive, or another user's checkout
+        assert facts["commit"] is facts["dirty"] is None
 
 
 def test_eight_runs_at_once_have_eight_folders(command):
@@ -298,7 +298,7 @@ def test_signals_let_a_run_save_and_end_it_with_75(command, number):
     while not (command.folder / "stopped" / "ready").exists():
         assert started.poll() is None
     started.send_signal(number)
-    started.communicate(timeout=5)
+    started.communicate(timeout=60)
     assert started.returncode == 75
     assert (command.folder / "stopped" / "saved").exists() and states(command.folder) == {
         "stopped": "stopped"
@@ -319,7 +319,7 @@ def test_signals_let_the_jobs_of_a_sweep_save(command, number, group):
     while len(list(sweep.glob("*/ready"))) < 2:
         assert started.poll() is None
     (os.killpg if group else os.kill)(started.pid, number)
-    started.communicate(timeout=20)
+    started.communicate(timeout=60)
     assert started.returncode == 75
     assert len(list(sweep.glob("*/saved"))) == 2 and states(sweep) == dict.fromkeys(
         ["0", "1", "sweep"], "stopped"
@@ -346,7 +346,7 @@ def test_a_signal_outside_of_training_ends_a_run_at_once(command):
     while not (command.folder / "stopped" / "ready").exists():
         assert started.poll() is None
     started.terminate()
-    started.communicate(timeout=5)
+    started.communicate(timeout=60)
     assert started.returncode == 75 and states(command.folder) == {"stopped": "stopped"}
 
 
@@ -356,7 +356,7 @@ def test_a_launchers_own_answer_to_a_signal_comes_after_the_save(command):
     while not (command.folder / "stopped" / "ready").exists():
         assert started.poll() is None
     started.send_signal(signal.SIGUSR2)
-    started.communicate(timeout=5)
+    started.communicate(timeout=60)
     assert started.returncode == 3 and (command.folder / "stopped" / "saved").exists()
 
 
