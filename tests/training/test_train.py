@@ -55,15 +55,13 @@ def settings(tmp_path_factory):
 def source(settings, tmp_path_factory):
     """A trained transformer."""
     run = tmp_path_factory.mktemp("source")
-    settings.agent.learner = "transformer"
     train(settings, run)
     return run
 
 
 @pytest.fixture(params=["transformer", "td3_bc", "iql"])
 def config(settings, request):
-    settings.agent.learner = request.param
-    return settings
+    return replace(settings, agent=replace(settings.agent, learner=request.param))
 
 
 def test_a_run_is_trained_and_loaded_from_python(config, tmp_path, capsys):
@@ -124,9 +122,8 @@ def test_a_run_that_was_told_to_stop_goes_on_to_the_same_state(config, tmp_path,
 def test_devices_are_checked_before_data(settings, change, says, tmp_path, capsys):
     """A run that cannot compute reads nothing, and names no folder that is about to go."""
     nowhere = replace(settings.data, root=str(tmp_path / "nowhere"))
-    agent = replace(settings.agent, learner="transformer")
     with pytest.raises(ValueError, match=says) as refused:
-        main(replace(settings, data=nowhere, agent=agent, **change), tmp_path)
+        main(replace(settings, data=nowhere, **change), tmp_path)
     assert "kernel='" not in str(refused.value) and "run folder" not in capsys.readouterr().out
 
 
@@ -141,8 +138,7 @@ def test_a_run_whose_data_grew_is_not_resumed(settings, known, says, tmp_path):
     """It is the same agent, and is not called another one; its record stays as it was."""
     labelled(tmp_path / "data", episodes=8, tasks=2)
     data = replace(settings.data, root=str(tmp_path / "data"), episodes=20)
-    agent = replace(settings.agent, learner="transformer")
-    config, run = replace(settings, data=data, agent=agent), tmp_path / "run"
+    config, run = replace(settings, data=data), tmp_path / "run"
     run.mkdir()
     write_json(run / PROVENANCE, {"command": "train"})
     asked = iter([False, False, True])
@@ -159,20 +155,19 @@ def test_a_run_whose_data_grew_is_not_resumed(settings, known, says, tmp_path):
 
 def test_a_run_goes_on_with_data_that_moved_and_not_with_others(settings, tmp_path):
     """It ends at the same parameters; a run that is refused tells the place of its own data."""
-    agent = replace(settings.agent, learner="transformer")
-    config, run = replace(settings, agent=agent), tmp_path / "run"
-    whole = train(config, tmp_path / "whole")
+    run = tmp_path / "run"
+    whole = train(settings, tmp_path / "whole")
     asked = iter([False, False, True])
-    train(config, run, lambda: next(asked))
+    train(settings, run, lambda: next(asked))
     before = (run / "config.yaml").read_text()
-    others = replace(config.data, root=str(tmp_path / "others"))
+    others = replace(settings.data, root=str(tmp_path / "others"))
     buffer = datasets.buffer_folder(others.root, TASK, "pd")
     datasets.collect(TASK, buffer, episodes=8, seed=SEED + 1, collector="pd", progress=False)
     with pytest.raises(ValueError, match="checkpoints/2 was made with other data"):
-        train(replace(config, data=others), run)
+        train(replace(settings, data=others), run)
     assert (run / "config.yaml").read_text() == before
-    moved = shutil.copytree(config.data.root, tmp_path / "moved")
-    config = replace(config, data=replace(config.data, root=str(moved)))
+    moved = shutil.copytree(settings.data.root, tmp_path / "moved")
+    config = replace(settings, data=replace(settings.data, root=str(moved)))
     jax.tree.map(np.testing.assert_array_equal, train(config, run), whole)
     assert f"root: {moved}" in (run / "config.yaml").read_text()
 
@@ -223,7 +218,6 @@ def test_a_checkpoint_that_is_removed_while_a_run_starts_from_it_is_named(
     settings, source, read, tmp_path, monkeypatch
 ):
     """The other run still trains, and keeps its newest checkpoints alone."""
-    settings.agent.learner = "transformer"
     other = shutil.copytree(source, tmp_path / "other")
     newest = other / "checkpoints" / str(Checkpoints(other).newest())
     method = getattr(InitialAgent, read)
@@ -252,15 +246,13 @@ def test_a_checkpoint_that_is_removed_while_a_run_starts_from_it_is_named(
     ],
 )
 def test_parameters_of_another_shape_are_refused(settings, source, other, says, tmp_path):
-    for group, values in other.items():
-        other[group] = replace(getattr(settings, group), **values)
+    change = {group: replace(getattr(settings, group), **values) for group, values in other.items()}
     with pytest.raises(ValueError, match=says):
-        train(replace(settings, init=str(source), **other), tmp_path)
+        train(replace(settings, init=str(source), **change), tmp_path)
 
 
 def test_more_steps_at_a_constant_rate_are_those_of_a_longer_run(settings, tmp_path):
     """Where the learning rate does not depend on the number of steps, nothing else does."""
-    settings.agent.learner = "transformer"
     constant = replace(settings, train=replace(settings.train, final_fraction=1.0))
     whole = train(constant, tmp_path / "whole")
     train(replace(constant, train=replace(constant.train, steps=2)), tmp_path / "parts")
@@ -269,7 +261,6 @@ def test_more_steps_at_a_constant_rate_are_those_of_a_longer_run(settings, tmp_p
 
 def test_the_learning_rate_of_a_row_is_that_of_its_step(settings, tmp_path):
     """It rises from 0 in the first step, which changes nothing, and falls by a cosine."""
-    settings.agent.learner = "transformer"
     schedule = {"learning_rate": 0.01, "warmup": 2, "final_fraction": 0.2, "log_every": 1}
     config = replace(settings, train=replace(settings.train, **schedule))
     train(config, tmp_path / "run")
