@@ -4,15 +4,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
+from hypothesis import seed as with_seed
 from hypothesis import strategies as st
 
 from agentic_transformer.ring import LAYOUTS, from_layout, padded_length, positions, to_layout
 from agentic_transformer.ring.layout import shard_positions
+from tests.seeds import SEED
 
 DTYPES = ("float32", "int32", "bool", "bfloat16", "int8", "<U3")
 
 
+@with_seed(SEED)
+@settings(deadline=None, database=None)  # a busy machine may stop a process for a while
 @given(
     st.integers(1, 40),
     st.integers(1, 9),
