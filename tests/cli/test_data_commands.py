@@ -76,11 +76,11 @@ def test_verify_takes_the_domain_from_a_key(run, buffer, tmp_path):
 
 def test_download_without_a_network(run, tmp_path):
     """Through a proxy where nobody listens: no name is looked up, wherever this test runs."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {"https_proxy": f"http://127.0.0.1:{port}", "no_proxy": ""}
-    code, errors, out = run("download", "domain=walker", "algo=rnd", **environment)
+    with socket.socket() as taken:  # which no other process can listen at
+        taken.bind(("127.0.0.1", 0))
+        proxy = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        environment = {"https_proxy": proxy, "no_proxy": ""}
+        code, errors, out = run("download", "domain=walker", "algo=rnd", **environment)
     assert code == 1
     (line,) = errors
     assert "rnd.zip: cannot be reached through the proxy of https_proxy" in line

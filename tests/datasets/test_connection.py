@@ -29,10 +29,12 @@ def refused(root, url, pause=never):
     return message
 
 
+@pytest.fixture
 def closed_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that is taken, so that nobody else listens there, and refuses connections."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
 
 
 class Answers:
@@ -73,8 +75,8 @@ def test_no_network(code, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_nobody_listens(tmp_path):
-    assert "cannot be reached: " in refused(tmp_path, f"http://127.0.0.1:{closed_port()}")
+def test_nobody_listens(tmp_path, closed_port):
+    assert "cannot be reached: " in refused(tmp_path, f"http://127.0.0.1:{closed_port}")
     assert not list(tmp_path.iterdir())
 
 
@@ -100,13 +102,15 @@ def test_too_many_requests_are_tried_again(tmp_path):
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_proxy_that_refuses_is_named_and_its_password_is_not(scheme, tmp_path, monkeypatch):
+def test_a_proxy_that_refuses_is_named_and_its_password_is_not(
+    scheme, tmp_path, closed_port, monkeypatch
+):
     monkeypatch.setenv("no_proxy", "")
     with Answers(lambda handler: handler.send_error(407)) as proxy:
         monkeypatch.setenv(f"{scheme}_proxy", f"http://user:secret@127.0.0.1:{proxy.port}")
         message = refused(tmp_path, f"{scheme}://example.org/exorl")
     assert "407" in message and "secret" not in message
-    monkeypatch.setenv(f"{scheme}_proxy", f"http://user:secret@127.0.0.1:{closed_port()}")
+    monkeypatch.setenv(f"{scheme}_proxy", f"http://user:secret@127.0.0.1:{closed_port}")
     message = refused(tmp_path, f"{scheme}://example.org/exorl")
     assert f"through the proxy of {scheme}_proxy" in message and "secret" not in message
 
@@ -152,11 +156,11 @@ def test_a_network_that_goes_away_midway(tmp_path):
         assert server.requests == [f"bytes={len(ARCHIVE) // 3}-"]
 
 
-def test_an_archive_brought_by_hand_is_taken(tmp_path):
+def test_an_archive_brought_by_hand_is_taken(tmp_path, closed_port):
     archive = tmp_path / "walker" / "rnd.zip"
     archive.parent.mkdir()
     archive.write_bytes(ARCHIVE)
-    url = f"http://127.0.0.1:{closed_port()}"
+    url = f"http://127.0.0.1:{closed_port}"
     buffer = download("walker", "rnd", tmp_path, server=url, progress=False, pause=never)
     assert len(episode_files(buffer)) == 3
     assert not archive.exists()

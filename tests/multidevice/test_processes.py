@@ -2,12 +2,14 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import jax
 import numpy as np
@@ -65,10 +67,16 @@ def finish(*processes):
 
 
 def meeting():
-    """Settings with which two processes find each other."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    """Settings with which two processes find each other.
+
+    Systems give ports from 32768 on to whoever asks for any; an agreed one, which process 0 takes
+    seconds later, is lower.
+    """
+    port = None
+    while port is None:
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("localhost", random.randrange(10_000, 30_000)))
+            port = free.getsockname()[1]
     return ["mesh.virtual_devices=2", "mesh.processes=2", f"mesh.coordinator=localhost:{port}"]
 
 
@@ -282,7 +290,7 @@ def test_processes_with_other_settings_say_so_and_end(alone):
 def test_only_process_0_makes_the_folder_of_a_run(alone):
     """Process 1 comes first here: it asks for process 0, in whose place this test listens."""
     with socket.create_server(("localhost", 0)) as coordinator:
-        coordinator.settimeout(100)
+        coordinator.settimeout(300)
         address = f"mesh.coordinator=localhost:{coordinator.getsockname()[1]}"
         process = start(alone, *WORDS, "run=first", *meeting()[:2], address, "mesh.process=1")
         try:
