@@ -4,7 +4,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -25,6 +24,18 @@ from tests.processes import environment
 pytestmark = pytest.mark.slow
 
 CONDITIONS = ["own", "no_context", "foreign", "dataset"]
+# Kills itself when its second condition begins.
+KILLED = """
+import os, runpy, signal
+from agentic_transformer.evaluation.rollouts import Evaluation
+attempts = Evaluation.attempts
+def killed(self, condition):
+    if condition == "no_context":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return attempts(self, condition)
+Evaluation.attempts = killed
+runpy.run_module("experiments.evaluate", run_name="__main__")
+"""
 
 
 def results(run):
@@ -66,15 +77,14 @@ def evaluated(run, config, monkeypatch):
 
 
 def test_a_killed_evaluation_goes_on_to_the_same_records(whole, again, tmp_path):
-    line = [sys.executable, "-m", "experiments.evaluate", f"run={again}"]
-    with subprocess.Popen(
-        line, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        while process.poll() is None and not list(again.glob("evaluate/*/unfinished/own.csv")):
-            time.sleep(0.01)
-        process.kill()
-    assert process.returncode == -signal.SIGKILL and not (again / "records.csv").exists()
-    done = subprocess.run(line, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    def run(*line):
+        line = [sys.executable, *line, f"run={again}"]
+        return subprocess.run(line, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+
+    killed = run("-c", KILLED)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (again / "records.csv").exists()
+    done = run("-m", "experiments.evaluate")
     assert done.returncode == 0, done.stderr
     assert "own: kept" in done.stderr + done.stdout
     assert results(again) == results(whole[0])
