@@ -89,7 +89,7 @@ def run(folder: Path) -> None:
     # Nothing is computed: accelerators stay free, and their compilers need none.
     jax.config.update("jax_platforms", jax.config.jax_platforms or "cpu")
     cache = CompileCache(Path(PlanCommand().out) / "compiled")
-    commit = provenance.collect([], {})["commit"][:7]
+    commit = (provenance.collect([], {})["commit"] or "unknown")[:7]  # None without git
     parts: dict[str, Part] = {
         "agent": _agent,
         "schedule": _schedule,
