@@ -49,10 +49,13 @@ def main(config: TrainCommand, run: Path) -> None:
             note,
             preemption.check_requested,
         )
-    # The others wait, as in `Checkpoints.close`.
-    with distributed.first_process_first():
-        if distributed.is_first():
-            show_training(config, run)
+        # All ask together whether one was told to stop, perhaps after the last step: if that one
+        # alone left, the others would wait for it. Then they wait, as in `Checkpoints.close`; a
+        # signal that comes now is only recorded.
+        if not preemption.requested_in_any_process():
+            with distributed.first_process_first():
+                if distributed.is_first():
+                    show_training(config, run)
 
 
 def check_processes_agree(config: TrainCommand) -> None:

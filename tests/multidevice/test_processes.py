@@ -227,6 +227,32 @@ def test_a_process_that_is_done_waits_for_the_end_of_process_0(alone):
     assert json.loads((alone / "slow" / "status.json").read_text())["state"] == "finished"
 
 
+LATE_SIGNAL = """
+import os, signal
+from agentic_transformer.config import TrainCommand
+from agentic_transformer.evaluation import learning_curve
+from experiments import train
+from experiments.cli import app
+
+def training(config, run, should_stop, *others):
+    assert not should_stop()
+    if config.mesh.process == {signalled}:
+        os.kill(os.getpid(), signal.SIGTERM)
+learning_curve.train = training
+app.run(train.main, TrainCommand)
+"""
+
+
+@pytest.mark.parametrize("signalled", [0, 1])
+def test_a_signal_to_one_process_after_the_last_step_stops_both(signalled, alone):
+    """One that left alone would keep the other waiting, until jax aborts it."""
+    words = [*ASCENDING, *meeting(), f"run=late{signalled}", "mesh.ring=2"]
+    program = ("-c", LATE_SIGNAL.format(signalled=signalled))
+    pair = [start(alone, *words, f"mesh.process={i}", program=program) for i in range(2)]
+    said = [process.communicate(timeout=300)[1] for process in pair]
+    assert [process.returncode for process in pair] == [75, 75], said
+
+
 def test_a_signal_before_the_first_step_stops_both_at_once(alone):
     """A process that ended alone would leave the other waiting, and jax would abort both."""
     words = [*meeting(), "run=early", "mesh.ring=2", "train.steps=100000"]
