@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from threading import Lock
@@ -14,6 +15,15 @@ from envs.headless import mujoco
 
 _BLOCK_STATES = 4096  # between two copies out of MuJoCo's memory
 _SCRATCH_LOCK = Lock()  # threads share the states of `_scratch`
+
+
+def _renew_lock() -> None:
+    """Makes a new lock in a fork: a thread of its parent may have held the old one."""
+    global _SCRATCH_LOCK
+    _SCRATCH_LOCK = Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 class ReadingLayout:

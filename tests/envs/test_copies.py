@@ -152,6 +152,32 @@ def test_environments_with_threads_go_on_in_a_fork():
     assert child == parent
 
 
+FORKED_IN_A_COMPUTATION = """
+import os, signal, threading
+import numpy as np
+from envs import readings
+states, held = np.zeros((1, 18)), threading.Event()
+readings.readings_of("walker", states)
+def compute():
+    with readings._SCRATCH_LOCK:
+        held.set()
+        threading.Event().wait()
+threading.Thread(target=compute, daemon=True).start()
+held.wait()
+if child := os.fork():
+    os._exit(os.waitpid(child, 0)[1] != 0)
+signal.alarm(30)
+readings.readings_of("walker", states)
+os._exit(0)
+"""
+
+
+def test_a_fork_computes_readings_where_a_thread_of_its_parent_did():
+    line = [sys.executable, "-c", FORKED_IN_A_COMPUTATION]
+    done = subprocess.run(line, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("vectorization_mode", ["sync", "async"])
 def test_gymnasium_makes_vectors_of_them(vectorization_mode):
     """Environments in gymnasium's processes take the path of ours."""
