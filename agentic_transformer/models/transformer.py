@@ -7,8 +7,9 @@ many trajectories come before a token, so a context may grow beyond the training
 
 Parameters are float32. With `model.dtype=bfloat16` the blocks compute in bfloat16. Even then norms
 and softmax accumulate in float32, and the heads compute in float32. The gradients of parameters are
-sums over tokens; they are added in float32, too. Only of a block's matrices that are sharded (see
-`agentic_transformer.training.fsdp`) are the sums of single devices rounded, and added in bfloat16.
+sums over tokens; they are added in float32, too. There is one exception: for a block's matrices
+that are sharded (see `agentic_transformer.training.fsdp`), each device rounds its sum to bfloat16,
+and the sums of devices are added in bfloat16.
 """
 
 from __future__ import annotations
