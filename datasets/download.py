@@ -120,11 +120,16 @@ def _unpack_whole(archive: Path, folder: Path, sha256: str | None, progress: boo
     with started.open("w") as stream:
         wait_for_lock(stream, fcntl.LOCK_EX)
         if not _is_unpacked(folder, sha256):
-            digest = _digest(archive, progress)
-            if sha256 and digest != sha256.lower():
-                raise _unusable(archive, f"SHA-256 is {digest}, expected {sha256}")
-            (folder / _DONE).unlink(missing_ok=True)  # of episodes that were removed
-            _unpack(archive, folder, progress)
+            try:
+                digest = _digest(archive, progress)
+                if sha256 and digest != sha256.lower():
+                    raise _unusable(archive, f"SHA-256 is {digest}, expected {sha256}")
+                (folder / _DONE).unlink(missing_ok=True)  # of episodes that were removed
+                _unpack(archive, folder, progress)
+            except ValueError:
+                if not any((folder / "buffer").glob("*.npz")):
+                    started.unlink(missing_ok=True)  # nothing is half unpacked
+                raise
             (folder / _DONE).write_text(digest + "\n")
         archive.unlink(missing_ok=True)
         started.unlink(missing_ok=True)

@@ -184,6 +184,9 @@ def test_wrong_content(tmp_path):
     """A wrong SHA-256, a flipped bit, and a page instead of an archive are refused."""
     with Server([]) as server, pytest.raises(ValueError, match="SHA-256 is"):
         fetch(server, tmp_path / "other", sha256="0" * 64)
+    # Nothing of it is there, so a collector may use the folder.
+    refused = tmp_path / "other" / "walker" / "rnd" / "buffer"
+    assert not download_module.is_half_unpacked(refused)
     damaged = bytearray(ARCHIVE)
     damaged[len(damaged) // 2] ^= 1
     archive = tmp_path / "walker" / "rnd.zip"
