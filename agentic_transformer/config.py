@@ -173,7 +173,7 @@ class AgentConfig:
     )
     trajectories: int = setting(
         8,
-        "Trajectories in a row of training data. The last one has at most all others before it.",
+        "Trajectories in a row of training data. In training a context holds at most one fewer.",
         minimum=1,
         maximum=4096,
     )
