@@ -27,7 +27,7 @@ class RepeatMissRate:
             tasks: one per agent, not known to it. The distinct ones among them are what may be
                 tried.
             best_return: (agents,) the best return of each task in the data.
-            action_repeat: environment steps of an agent step.
+            action_repeat: environment steps that an action is held for.
         """
         agent_of = {task: number for number, task in enumerate(tasks)}  # one of those that have it
         self._candidates, self._repeat = list(agent_of), action_repeat
@@ -40,8 +40,8 @@ class RepeatMissRate:
         """Takes the next attempt of every agent and returns its repeat miss rate.
 
         Args:
-            physics: (agents, T + 1, P) states at agent steps. The rewards of environment steps in
-                between count as those at the end of the agent step.
+            physics: (agents, T + 1, P) states before the actions and after the last. The rewards of
+                environment steps while an action is held count as those at its end.
             reward: (agents, T) what the attempt earned.
 
         Returns:

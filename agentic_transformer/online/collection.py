@@ -1,9 +1,9 @@
 """Collects the whole replay of an online learner as a buffer in ExoRL's format.
 
-Rounds follow each other: some episodes with the present actor, then as many updates as the round
-had agent steps: actions, each held for `action_repeat` environment steps. All draws depend on the
-seed and the round. The learner is saved with its round, so that an interrupted collection drops the
-episodes of the unfinished round and goes on to the same bytes.
+Rounds follow each other: some episodes with the present actor, then one update for each action of
+the round. An action is held for `action_repeat` environment steps. All draws depend on the seed and
+the round. The learner is saved with its round, so that an interrupted collection drops the episodes
+of the unfinished round and goes on to the same bytes.
 """
 
 from __future__ import annotations

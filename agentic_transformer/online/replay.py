@@ -20,7 +20,7 @@ _RANGE_DRAWS = 1000  # draws of a parameter that show its range
 
 
 class Replay:
-    """Holds episodes by agent step; an action is held for several steps of the environment.
+    """Holds episodes by action; an action is held for several environment steps.
 
     Attributes:
         episodes: how many it holds.
@@ -34,8 +34,8 @@ class Replay:
         Args:
             family: with parameters; episodes pursue members of it.
             capacity: the largest number of episodes.
-            steps: agent steps of an episode.
-            action_repeat: environment steps of an agent step.
+            steps: actions of an episode.
+            action_repeat: environment steps that an action is held for.
         """
         self._reward, self._named = family_reward(family), partial(name_params, family)
         self._family = family
@@ -102,7 +102,7 @@ class Replay:
     def learning_reward(
         self, episode: np.ndarray, step: np.ndarray, params: np.ndarray
     ) -> np.ndarray:
-        """Computes what a learner is paid in agent steps, under any parameters.
+        """Computes what a learner is paid for actions, under any parameters.
 
         Args:
             episode: (count,).
@@ -110,9 +110,9 @@ class Replay:
             params: (count, numbers).
 
         Returns:
-            (count,), the sum over the environment steps of the agent step.
+            (count,), the sum over the environment steps that the action is held for.
         """
-        named = self._named(params[:, None])  # all environment steps of an agent step have the same
+        named = self._named(params[:, None])  # all environment steps of an action have the same
         return self._learning(self._arrays["measured"][episode, step], **named).sum(axis=1)
 
     def draw(self, updates: int, config: TD3Config, rng: np.random.Generator) -> Transitions:
