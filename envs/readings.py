@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from threading import Lock
+from threading import get_ident
 
 import numpy as np
 
@@ -14,16 +13,6 @@ from envs.episode_start import episode_starter
 from envs.headless import mujoco
 
 _BLOCK_STATES = 4096  # between two copies out of MuJoCo's memory
-_SCRATCH_LOCK = Lock()  # threads share the states of `_scratch`
-
-
-def _renew_lock() -> None:
-    """Makes a new lock in a fork: a thread of its parent may have held the old one."""
-    global _SCRATCH_LOCK
-    _SCRATCH_LOCK = Lock()
-
-
-os.register_at_fork(after_in_child=_renew_lock)
 
 
 class ReadingLayout:
@@ -77,7 +66,7 @@ def readings_of(
         name -> (states, size); `qpos`, `qvel` and `act` among them.
     """
     names = load_domain(domain).reward_readings if names is None else names
-    model, data, layout = _scratch(domain, names)
+    model, data, layout = _scratch(domain, names, get_ident())
     physics = np.ascontiguousarray(physics, dtype=np.float64)
     table = np.empty((len(physics), layout.size))
     table[:, : layout.physics_size] = physics
@@ -86,8 +75,7 @@ def readings_of(
         stages = load_domain(domain).stages
         for first in range(0, len(physics), _BLOCK_STATES):
             block = slice(first, first + _BLOCK_STATES)
-            with _SCRATCH_LOCK:
-                computed = _compute(model, data, views, stages, physics[block])
+            computed = _compute(model, data, views, stages, physics[block])
             table[block, layout.physics_size :] = computed
     return layout.by_name(table)
 
@@ -138,9 +126,9 @@ def _compute(
 
 @lru_cache
 def _scratch(
-    domain: str, names: tuple[str, ...]
+    domain: str, names: tuple[str, ...], thread: int
 ) -> tuple[mujoco.MjModel, mujoco.MjData, ReadingLayout]:
-    """Returns a model, an MjData to compute in, and the layout of the readings."""
+    """Returns a model, an MjData for one thread to compute in, and the layout of the readings."""
     body = load_domain(domain)
     model = episode_starter(domain, body.any_behaviour).model
     data = mujoco.MjData(model)

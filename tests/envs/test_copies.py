@@ -157,13 +157,14 @@ import os, signal, threading
 import numpy as np
 from envs import readings
 states, held = np.zeros((1, 18)), threading.Event()
-readings.readings_of("walker", states)
-def compute():
-    with readings._SCRATCH_LOCK:
-        held.set()
-        threading.Event().wait()
-threading.Thread(target=compute, daemon=True).start()
+compute = readings._compute
+def never_done(*args):
+    held.set()
+    threading.Event().wait()
+readings._compute = never_done
+threading.Thread(target=readings.readings_of, args=("walker", states), daemon=True).start()
 held.wait()
+readings._compute = compute
 if child := os.fork():
     os._exit(os.waitpid(child, 0)[1] != 0)
 signal.alarm(30)
