@@ -228,6 +228,23 @@ def test_extreme_units_of_one_seed_do_not_move_its_interquartile_mean(monkeypatc
     assert statistics.interval(units, seeds, iqm=True) == pytest.approx(expected)
 
 
+def test_an_interquartile_mean_that_no_seed_changes_is_not_certain(monkeypatch):
+    """The seeds differ, but their middle halves do not; and where means are equal, these may."""
+    monkeypatch.setattr(statistics, "RESAMPLES", 20_000)
+
+    def iqm(units, seeds):
+        return statistics.interval(pd.Series(units), pd.Series(seeds), iqm=True)
+
+    # The middle 12 of 24 resampled units hold as many ones as there are above six: at least two in
+    # 3.5% of the resamples, three in 1.2%.
+    units = [*[0.0] * 11, 1.0, *[0.0] * 9, *[1.0] * 3]
+    assert iqm(units, np.repeat([0, 1], 12)) == pytest.approx((0.0, 0.0, (8 - 6) / 12))
+    # Means of 2, but middle halves of 0 and 2: Student's t of one degree is 12.7.
+    units = [0.0, 0.0, 0.0, 8.0, 2.0, 2.0, 2.0, 2.0]
+    estimate, low, high = iqm(units, np.repeat([0, 1], 4))
+    assert (low, high) == pytest.approx((estimate - 12.706204736, estimate + 12.706204736))
+
+
 def test_probability_of_improvement_counts_ties_half():
     tables = [
         make_records([[1.0], [2.0], [3.0], [4.0]]),
