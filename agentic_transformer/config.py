@@ -90,11 +90,11 @@ class DataConfig:
     root: str = setting("data", "Folder of all data: episodes are <root>/<domain>/<algo>/buffer.")
     algo: str = setting(
         "pd",
-        "How the episodes were collected. pd: noisy control to places (point masses, jaco), "
-        "mppi: planning, mppi_annealed: planning under noise that fades, td3: a learner that is "
-        "told the parameters of a family's task, random and noise: every domain; the "
-        "exploration of ExoRL's data: "
-        "aps, icm_apt, diayn, disagreement, icm, proto, random, rnd, smm; or a name of your own.",
+        "How the episodes were collected. Ours: pd: a noisy controller that goes to places (point "
+        "masses, jaco); mppi: a planner; mppi_annealed: a planner under noise that fades; td3: a "
+        "learner that is told the parameters of a family's task; random: uniform actions; noise: "
+        "Ornstein-Uhlenbeck noise. ExoRL's: aps, icm_apt, diayn, disagreement, icm, proto, random, "
+        "rnd, smm. Or a name of your own.",
     )
     cache: str | None = setting(
         None,
@@ -113,15 +113,15 @@ class DataConfig:
     )
     relabel: str = setting(
         "exorl",
-        "Rewards of the data. exorl: without the cost of control, as published; exact: with it, as "
-        "evaluation always has it; stored: those in the episodes, of a single task. An environment "
-        "of gymnasium has the stored ones, unless a family is registered for it.",
+        "Rewards of the data. exorl: without the cost of control, as published; exact: with this "
+        "cost, as in every evaluation; stored: those in the episodes, of a single task. An "
+        "environment of gymnasium uses its stored rewards, unless a family is registered for it.",
         choices=("exorl", "exact", "stored"),
     )
     tasks: int = setting(
         300,
-        "Number of tasks that the trajectories are relabelled with, of a family with parameters; a "
-        "command line may not give it for another task.",
+        "Number of training tasks, drawn from a family with parameters, that trajectories are "
+        "relabelled with. For any other task it is an error on the command line.",
         minimum=1,
         maximum=100_000,
     )
@@ -185,18 +185,18 @@ class AgentConfig:
     )
     top: float = setting(
         1.0,
-        "Share of a task's trajectories, the best by return, that chains are drawn from.",
+        "Chains are drawn from this share of a task's trajectories: those with the best returns.",
         minimum=1e-6,
         maximum=1.0,
     )
     selection: str = setting(
         "stratified",
         "stratified: the share of good trajectories in a chain is uniform on 0 to 1 (ours); "
-        "uniform: every trajectory is drawn alike (paper); search: not ascending, the attempts of "
-        "a search for the task by posterior sampling (ours); history: drawn alike, in the order of "
-        "collection, for data of one learner that improved (Algorithm Distillation). With search, "
-        "tasks at which most trajectories earn little are drawn more often; training prints a "
-        "line where, in effect, fewer than half of the tasks are searched for.",
+        "uniform: every trajectory is equally likely (paper); search: the attempts of a search for "
+        "the task by posterior sampling, in their order (ours); history: equally likely, in the "
+        "order of collection, for data of one learner that improved (Algorithm Distillation). With "
+        "search, tasks at which most trajectories earn little are drawn more often; training "
+        "prints a line if the effective number of tasks is less than half of them.",
         choices=("uniform", "stratified", "search", "history"),
     )
     target: str = setting(
@@ -207,8 +207,8 @@ class AgentConfig:
     )
     loss: str = setting(
         "good",
-        "Actions that are imitated. good: of trajectories from loss_threshold on (ours); all; "
-        "last: of the chain's last trajectory (the paper may mean all or last).",
+        "Actions that are imitated. good: those of trajectories that reach loss_threshold (ours); "
+        "all; last: those of the chain's last trajectory (the paper may mean all or last).",
         choices=("all", "last", "good"),
     )
     imitate: str = setting(
@@ -222,14 +222,14 @@ class AgentConfig:
         0.6,
         "Smallest share of the task's best return at which selection counts a trajectory as good "
         "(if no return is positive: this share of the way from the worst to the best). "
-        "selection=stratified balances good and poor ones; selection=search has good ones alone.",
+        "selection=stratified balances good and poor ones; selection=search uses only good ones.",
         minimum=0.0,
         maximum=1.0,
     )
     loss_threshold: float = setting(
         0.5,
         "Smallest share of the task's best return at which loss=good imitates a trajectory. "
-        "selection_threshold has no say in it.",
+        "selection_threshold does not change it.",
         minimum=0.0,
         maximum=1.0,
     )
@@ -238,26 +238,26 @@ class AgentConfig:
     )
     told: bool = setting(
         False,
-        "Whether observations hold the hidden parameters of the task, such as its speed: a "
-        "reference for agents that must find them out. Only agents without a context may have it.",
+        "Whether observations hold the hidden parameters of the task, such as its speed. Such an "
+        "agent is a reference for those that must find them out; it may have no context.",
     )
     weighting: str = setting(
         "none",
-        "How much an imitated action counts. none: each alike; advantage: more, the more the rest "
-        "of its trajectory earned above what a second head, the value, expects from the context "
-        "(ours: at_value). Needs return_conditioning=none.",
+        "How much an imitated action counts. none: all count the same; advantage: an action counts "
+        "more if the rest of its trajectory earned more than a second head, the value, expects "
+        "from the context (ours: at_value; it needs return_conditioning=none).",
         choices=("none", "advantage"),
     )
     advantage_temperature: float = setting(
         0.2,
-        "Advantage at which an action counts e times as much, as a share of the largest absolute "
-        "return in the data, for weighting=advantage.",
+        "For weighting=advantage: the advantage at which an action counts e times as much as at "
+        "advantage 0. It is a share of the largest absolute return in the data.",
         minimum=1e-3,
     )
     expectile: float = setting(
         0.9,
-        "Expectile of the rest of the return that the value learns; 0.5 is the mean, higher is "
-        "nearer to the best.",
+        "The value learns this expectile of the return of the rest of a trajectory; 0.5 is the "
+        "mean, higher is nearer to the best.",
         minimum=0.5,
         maximum=0.999,
     )
@@ -315,8 +315,8 @@ class ModelConfig:
     )
     precision: str = setting(
         "highest",
-        "Precision of float32 matrix products. default: what the platform does unasked, TF32 on "
-        "GPUs and bfloat16 on TPUs, with errors of 1e-3.",
+        "Precision of float32 matrix products. default: that of the platform, TF32 on GPUs and "
+        "bfloat16 on TPUs, with errors of 1e-3.",
         choices=("highest", "default"),
     )
     dtype: str = setting(
@@ -326,15 +326,16 @@ class ModelConfig:
     )
     remat: str = setting(
         "none",
-        "Activations that are stored for the gradient. none: all; dots: results of products; "
-        "block: the input of each block and the output of its attention; full: the input of each "
-        "block alone (least memory, but attention is computed twice).",
+        "Activations that are stored for the gradient; the others are computed again. none: all "
+        "are stored; dots: as block, and results of products with parameters; block: the input of "
+        "each block and the output of its attention; full: the input of each block alone (least "
+        "memory, but attention is computed twice).",
         choices=("none", "dots", "block", "full"),
     )
     scan_layers: bool = setting(
         False,
-        "Whether one layer is compiled and looped over stacked parameters: a small program, for "
-        "many layers.",
+        "Whether one compiled layer loops over the stacked parameters of all layers. The program "
+        "stays small with many layers.",
     )
     blockwise_feedforward: bool = setting(
         False,
@@ -372,8 +373,9 @@ class TrainConfig:
     log_every: int = setting(50, "Steps between two rows of metrics.csv.", minimum=1)
     eval_every: int = setting(
         0,
-        "Steps between two small evaluations while training, see learning_curve.csv: the agent's "
-        "own attempts, at n = 1 and at the last n of eval.trajectories; 0: none.",
+        "Steps between two small evaluations while training; 0: none. They run the agent's own "
+        "attempts, and learning_curve.csv holds returns at n = 1 and at the last n of "
+        "eval.trajectories.",
         minimum=0,
     )
     eval_tasks: int = setting(
@@ -383,8 +385,8 @@ class TrainConfig:
     keep: int = setting(2, "Number of newest checkpoints that are kept.", minimum=1)
     keep_best: int = setting(
         1,
-        "Number of checkpoints with the smallest loss that are kept besides; td3, td3_bc and iql "
-        "keep none.",
+        "Number of checkpoints with the smallest loss that are kept too; td3, td3_bc and iql keep "
+        "none of these.",
         minimum=0,
     )
     profile: list[int] = setting(
@@ -441,16 +443,15 @@ class IQLConfig(ActorCriticConfig):
 
     expectile: float = setting(
         0.7,
-        "How optimistic a state's value is about the values of the data's actions. 0.5: their "
-        "mean; towards 1: their maximum.",
+        "A state's value is this expectile of the values of the data's actions. 0.5: their mean; "
+        "towards 1: their maximum.",
         minimum=0.01,
         maximum=0.99,
     )
     temperature: float = setting(
         3.0,
-        "How much more an action of a greater advantage is imitated: its weight is "
-        "exp(temperature * advantage), at most 100; 0: every action alike. Advantages are in "
-        "units of scaled rewards (agent.reward_scale).",
+        "An imitated action has the weight exp(temperature * advantage), at most 100; 0: all count "
+        "the same. Advantages are in units of scaled rewards (agent.reward_scale).",
         minimum=0.0,
     )
 
@@ -472,14 +473,15 @@ class TD3Config:
     batch: int = setting(256, "Transitions of an update.", minimum=1, maximum=1_000_000)
     relabelled: float = setting(
         0.5,
-        "Share of a batch that gets other parameters of the task, and the rewards that they pay.",
+        "Share of a batch that is relabelled: it gets other parameters of the task, and their "
+        "rewards.",
         minimum=0.0,
         maximum=1.0,
     )
     learning_rate: float = setting(
         1e-3, "Adam's learning rate, of actor and critics.", minimum=1e-9, maximum=1.0
     )
-    # A reward counts as (1 - discount) of itself, so that a discount of 1 would leave nothing.
+    # Rewards are multiplied by (1 - discount), so a discount of 1 would leave nothing.
     discount: float = setting(0.97, "Discount of the next value.", minimum=0.0, maximum=0.9999)
     tau: float = setting(
         0.005,
@@ -548,7 +550,7 @@ class EvalConfig:
     )
     tasks: int = setting(
         64,
-        "Hidden tasks that are drawn; of a task that is not hidden, repetitions.",
+        "Number of hidden tasks that are drawn; for a task that is not hidden, of repetitions.",
         minimum=2,
         maximum=100_000,
     )
@@ -614,7 +616,7 @@ NEW_RUN = "Folder of the run; null: a new one, runs/<task>/<date>-<time>-<unique
 RESUME = "Whether to continue `run`, or the newest unfinished run with the same settings."
 INIT = (
     "Run whose newest parameters training starts from, with a fresh optimizer; observations and "
-    "returns are scaled as there. null: fresh parameters."
+    "returns are scaled as in that run. null: fresh parameters."
 )
 LOGGER = (
     "Where numbers go besides metrics.csv and the terminal. tensorboard: <run>/tensorboard; wandb: "
@@ -633,7 +635,7 @@ class CollectCommand:
 
 @dataclass
 class DownloadCommand:
-    """Downloads one of ExoRL's released data sets; run again, it goes on."""
+    """Downloads one of ExoRL's released data sets; a second call continues the download."""
 
     domain: str = setting(
         "???",
@@ -653,7 +655,7 @@ class DownloadCommand:
     )
     sha256: str | None = setting(
         None,
-        "SHA-256 of the archive, where you know it (the release has none).",
+        "SHA-256 of the archive, if you know it (the release states none).",
         example="9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     )
 
@@ -668,7 +670,7 @@ class VerifyCommand:
 
 @dataclass
 class ConvertCommand:
-    """Converts a buffer of episodes to a Minari dataset on this disk, or such a set to a buffer."""
+    """Converts a buffer of episodes to a local Minari dataset, or such a dataset to a buffer."""
 
     to: str = setting(
         "???",
@@ -715,14 +717,14 @@ _GROUPS = {
 }
 """Groups of settings that make an agent."""
 _OF_LEARNERS = ("td3_bc", "iql")
-"""Those that one learner alone uses."""
+"""Groups that only some learners use."""
 
 
 def with_defaults(values: dict[str, Any]) -> dict[str, Any]:
-    """Adds to settings that an earlier version wrote those that are newer than it.
+    """Returns settings of an earlier version, with those that did not exist then.
 
-    They get their defaults: the default of a new setting is the behaviour from before the setting.
-    The group of a learner that is newer than an agent's settings is added to them.
+    A newer setting gets its default, which is the behaviour from before the setting. An agent's
+    settings also get the groups of learners that they lack.
 
     Args:
         values: settings by group, such as `{"model": {"width": 64}}`; other groups that are missing
@@ -740,18 +742,19 @@ def with_defaults(values: dict[str, Any]) -> dict[str, Any]:
 class PlanCommand:
     """Computes whether a training step fits machines that you lack, and how long it takes.
 
-    Several values a,b of a setting are planned together. By default `model` is model=at_350m.
+    A setting may have several values, a,b: one report compares them. By default `model` is
+    model=at_350m.
     """
 
     topology: str = setting(
         "v5e:4x4",
-        "Machine that is planned for. A TPU pod (v5e:4x4, v5p:4x4x4), GPUs of one host (a100:8, "
+        "Machine to plan for. A TPU pod (v5e:4x4, v5p:4x4x4), GPUs of one host (a100:8, "
         "h100:4), or of several hosts with 8 each (h100_infiniband:32).",
     )
     trajectories: int = setting(128, "Trajectories in a context.", minimum=1, maximum=10_000_000)
     solve: str | None = setting(
         None,
-        "context: find the longest context that fits, instead.",
+        "context: find the longest context that fits, in place of a plan for `trajectories`.",
         choices=("context",),
         example="context",
     )
@@ -767,19 +770,19 @@ class PlanCommand:
     action: int = setting(6, "Numbers in an action.", minimum=1, maximum=10_000)
     ring: int | None = setting(
         None,
-        "Devices that share a sequence, one sequence a ring; null: all of them, or 1 for attention "
-        "that cannot share.",
+        "Devices of a ring, which share one sequence; null: all of them, or 1 for attention that "
+        "cannot cut a sequence.",
         minimum=1,
         maximum=100_000,
         example="16",
     )
     compile: str = setting(
         "schedule",
-        "What is compiled. schedule: for memory, then for what runs beside communication (a minute "
-        "more); memory: faster; nothing: the estimate alone.",
+        "What the compiler tells. schedule: the memory, and what runs during communication (takes "
+        "a minute more); memory: the memory alone; nothing: no compilation, only the estimate.",
         choices=("schedule", "memory", "nothing"),
     )
-    out: str = setting("runs/plan", "Folder of the report, and of compilations to find again.")
+    out: str = setting("runs/plan", "Folder of the report and of the cache of compilations.")
     model: ModelConfig = field(
         default_factory=lambda: ModelConfig(
             tokens="separate",
@@ -811,7 +814,7 @@ class QuickstartCommand(TrainCommand):
 
 @dataclass
 class DataPlace:
-    """Describes where the data of a trained run lie; all else is as in training."""
+    """Describes where the data of a trained run lie; other settings of data are the run's."""
 
     root: str | None = setting(
         None,
@@ -837,8 +840,8 @@ class EvaluateCommand:
     )
     out: str | None = setting(
         None,
-        "Folder of the results; null: the run's. Records with other settings stay: then it is "
-        "evaluate/<digest> in that folder. A sweep's runs get <out>/<job>.",
+        "Folder of the results; null: the run's. If it holds records of other settings, these "
+        "stay, and the results go to evaluate/<digest> in it. A sweep's runs get <out>/<job>.",
         example="runs/mine-again",
     )
     checkpoint: str = setting(
@@ -895,8 +898,8 @@ class PlotCommand:
     )
     anchors: bool = setting(
         False,
-        "Whether published returns of a task are drawn as dashed lines, where their unit and the "
-        "steps of their episodes are ours.",
+        "Whether published returns of a task are drawn as dashed lines, if their unit and their "
+        "number of steps are those of the run.",
     )
     conditions: list[str] = setting(
         [],
@@ -930,7 +933,7 @@ class ReportCommand:
 
 @dataclass
 class TableCommand:
-    """Prints the jobs of a sweep, a line each, from their files alone; also while they run.
+    """Prints one line for each job of a sweep, from files alone, also while jobs run.
 
     Joins the seeds of evaluated jobs, and draws the return against a number that the sweep varies.
     """

@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterable
 from typing import NoReturn
 
-LINE_WIDTH = 240  # characters of a line of an error, without the paths in it: a group's settings
+LINE_WIDTH = 240  # characters of an error's line without its paths; a group's settings fit
 _PATHS = re.compile(r"""(?<!\S)["'(]*(?:[\w.]+=)?/\S+""")  # absolute, such as run=/home/me/run
-_SIMILAR = 0.65  # of difflib's ratio: "best" is 0.6 like "latest", and is not meant
+_SIMILAR = 0.65  # smallest ratio of difflib for a hint: "best" and "latest" have 0.6
 MEANT = {
     "latest": "newest",
     "last": "newest",
@@ -36,9 +36,9 @@ MEANT = {
     **dict.fromkeys(("eval.episodes", "eval_episodes", "n_eval_episodes"), "eval.tasks"),
     **dict.fromkeys(("n_episodes", "num_episodes"), "episodes"),
 }
-"""Values, and settings or the ends of their names, by words of the same meaning that are spelt
-otherwise. For conditions these are words of their names in figures; for settings, names that other
-codebases give them."""
+"""The right word for each wrong one of the same meaning. Right words are values, names of settings,
+or the ends of such names. Wrong ones are, for conditions, words of their names in figures, and for
+settings, names of other codebases."""
 
 
 class UserError(ValueError):
@@ -69,7 +69,7 @@ def _printable(line: str) -> str:
 def shorten(line: str) -> str:
     """Returns a line of at most `LINE_WIDTH` characters.
 
-    Absolute paths do not count: users have long ones, and what is wrong is often said behind them.
+    Absolute paths do not count: they may be long, and what is wrong often stands after them.
     """
     width = LINE_WIDTH + sum(map(len, _PATHS.findall(line)))
     if len(line) <= width:

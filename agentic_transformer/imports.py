@@ -27,10 +27,10 @@ def is_import_name(name: str) -> bool:
 
 
 def check_module(name: str, where: str) -> None:
-    """Raises a UserError if there is no such module, which is not imported: that may be slow.
+    """Raises a UserError if there is no such module. Does not import it, which may be slow.
 
     Args:
-        name: of what it holds, `<module>:<NAME>`.
+        name: `<module>:<NAME>`.
         where: what names it, such as `agent.learner=my_module:MINE`.
     """
     if name.partition(":")[0] not in sys.modules:  # `__main__` of a notebook cannot be looked for

@@ -1,8 +1,8 @@
 """Lists the learners: what trains each one, what acts with it, and how figures show it.
 
 A learner is a value of `agent.learner`: a key of `LEARNERS`, or `<module>:<NAME>`, a `LearnerKind`
-in a user's own module. Its classes are named as "module:class", to be imported by those that train
-and act: settings are checked and figures are drawn without jax, and without the user's module.
+in a user's own module. Its classes are written as "module:class", and imported only to train or to
+act: settings are checked and figures are drawn without jax, and without the user's module.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class LearnerKind:
     shape: tuple[str, ...] = ()
     """Settings that decide what its parameters are; keys of an `AgentSpec`."""
     loss_ranks: bool = True
-    """Whether of two checkpoints of a run the one with the smaller loss is the better one. An error
-    of temporal differences does not tell: it grows with the values that are learned."""
+    """Whether a smaller loss means a better checkpoint of a run. This is not so for an error of
+    temporal differences: it grows with the values that are learned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +39,9 @@ class ListedLearner(LearnerKind):
     style: tuple[str, str] = ("#000000", "o")
     """Its colour and its marker in figures."""
     in_context: bool = False
-    """Whether chains of trajectories train it, on all devices, and it acts by attention to a
-    context. Else one device trains it with single transitions, and the learner is a condition of
-    its own, shown by `label` and `style`."""
+    """If true, chains of trajectories train it on all devices, and it acts by attention to a
+    context. If false, single transitions train it on one device, and it is a condition of its own,
+    which figures show by `label` and `style`."""
 
 
 _MODEL = ("tokens", "width", "layers", "heads", "feedforward", "head", "components", "scan_layers")
@@ -63,13 +63,13 @@ LEARNERS = {
     ),
     "td3": ListedLearner(
         **_TD3_BC,
-        meaning="temporal differences, with the settings of td3_bc",
+        meaning="temporal-difference learning, with the settings of td3_bc",
         label="TD3",
         style=("#a23b72", "h"),
     ),
     "td3_bc": ListedLearner(
         **_TD3_BC,
-        meaning="the same, which also clones the data's actions",
+        meaning="TD3 that also clones the data's actions",
         label="TD3+BC",
         style=("#1b998b", "*"),
     ),
@@ -133,7 +133,7 @@ def acting_class(name: str) -> type:
 
 
 def is_in_context(name: str) -> bool:
-    """Returns whether a learner acts by a context, which no learner of a user's module does."""
+    """Returns whether a learner acts with a context; one of a user's module never does."""
     return name in LEARNERS and LEARNERS[name].in_context
 
 

@@ -12,7 +12,8 @@ _ADVICE = "the two need environments of their own, or another start folder (docs
 def describe_clash() -> str | None:
     """Says which package `datasets` is here, if it is not this project's; None if it is.
 
-    Installed into one environment, the two packages write into one folder: then the text decides.
+    If both are installed in one environment, they share one folder. Then the text of `__init__.py`
+    decides.
     """
     spec = importlib.util.find_spec("datasets")
     origin = Path(spec.origin).resolve() if spec and spec.origin else None

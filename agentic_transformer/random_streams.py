@@ -1,4 +1,4 @@
-"""Gives every purpose a random stream of its own, however small and equal the seeds are."""
+"""Gives every purpose a random stream of its own, even if seeds are small or equal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def sequence(purpose: str, *seeds: int) -> np.random.SeedSequence:
-    """Returns the entropy of one purpose.
+    """Returns the seed sequence of one purpose.
 
     NumPy pads entropy with zeros: [0], [0, 0] and [0, 0, 0] seed the same generator, and two
     purposes with a common seed would draw the same numbers. The checksum of the purpose's name, a

@@ -43,7 +43,7 @@ _FIRST_LINE, _LAST_LINE = "# The last line of this file is: # end\n", "# end\n"
 def write_whole(path: Path, text: str) -> None:
     """Writes a text: after a kill the file is whole, or it is as it was before.
 
-    What a killed process left half-written of it is removed.
+    A partial file that a killed process left is removed.
     """
     # Imported here: this brings HDF5, which the check of a command line does not wait for.
     from datasets.new_file import new_file, remove_partial_files
@@ -71,7 +71,7 @@ def written_settings(settings: Any) -> dict[str, Any]:
 def read_settings(folder: Path, *last_keys: str) -> dict[str, Any]:
     """Returns the settings in the `config.yaml` of a folder by group, as they stand there.
 
-    They may have earlier names, and those that are newer than the file are missing.
+    Some may have earlier names. Settings newer than the file are missing.
 
     Args:
         folder: with the file.
@@ -101,15 +101,15 @@ def write_marked(path: Path, yaml_text: str) -> None:
 
 
 def check_not_cut(path: Path, *last_keys: str) -> None:
-    """Checks that a file of YAML was not cut short on the disk: what is left may be YAML, too.
+    """Checks that a file of YAML was not cut short on the disk: the rest may still be valid YAML.
 
     A file without marks was written by an earlier version, or by hand.
 
     Args:
         path: of the file.
-        *last_keys: settings that a file without marks has to hold, such as `mesh.coordinator`. An
-            earlier version wrote fewer settings than this one, but these at the end. Without any,
-            a file without marks passes.
+        *last_keys: settings that a file without marks has to hold, such as `mesh.coordinator`.
+            Earlier versions wrote fewer settings, but ended with these. If none are given, every
+            file without marks passes.
 
     Raises:
         UserError: it was cut.
@@ -124,13 +124,13 @@ def check_not_cut(path: Path, *last_keys: str) -> None:
         )
     if not whole:
         raise_config_error(
-            f"{path} was cut short: its end is missing, and defaults in place of what is lost "
-            "would make another run; take the whole file from a copy"
+            f"{path} was cut short: its end is missing. Defaults in place of the lost settings "
+            "would make another run; restore the whole file from a copy"
         )
 
 
 def _holds(text: bytes, key: str) -> bool:
-    """Returns whether YAML holds a setting; true if it cannot be read, which its reader tells."""
+    """Returns whether YAML holds a setting; true for broken YAML, which its reader reports."""
     try:
         values = yaml.safe_load(text)
         for name in key.split("."):
@@ -195,7 +195,7 @@ def lock(folder: Path) -> Iterator[None]:
                 if wait is None:
                     raise ValueError(
                         f"run={folder}: another process works there\n"
-                        "  allowed: wait until it ended, or start a run of its own"
+                        "  allowed: wait until it has ended, or start a new run"
                     ) from None
             time.sleep(wait)  # perhaps a process only asks `is_locked`, which takes a moment
         yield

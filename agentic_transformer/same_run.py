@@ -1,4 +1,4 @@
-"""Compares the settings of a run with those that are to go on with it.
+"""Checks that new settings may continue a run.
 
 The command line and `agentic_transformer.train` refuse the same changes.
 """
@@ -34,7 +34,7 @@ MEASURED = (
 
 
 def check_goes_on(run: Path, settings: Any) -> None:
-    """Checks that settings may go on with the run in a folder, if there is one.
+    """Checks that settings may continue the run in a folder, if there is one.
 
     Args:
         run: the run's folder.
@@ -47,18 +47,18 @@ def check_goes_on(run: Path, settings: Any) -> None:
         return
     there = read_settings(run, LAST_KEY)
     rename_settings(there, str(run / CONFIG))
-    # What is newer than the run has its default: the behaviour from before the setting.
+    # Settings newer than the run get their defaults: the behaviour from before the setting.
     newer = written_settings(type(settings)())
     check_same(run, flat(newer) | flat(there), flat(written_settings(settings)))
 
 
 def check_same(run: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
-    """Checks that settings make a run learn what it has learned so far.
+    """Checks that a run, continued with new settings, would go on learning the same.
 
     Args:
         run: the run's folder.
         there: its settings by dotted key, as they stand in its `config.yaml`.
-        here: the settings that are to go on with it, all of them.
+        here: all settings that would continue it, by dotted key.
 
     Raises:
         UserError: they make it learn something else, or its learning curve would mix evaluations.

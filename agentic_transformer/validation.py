@@ -45,16 +45,16 @@ from envs.gymnasium_tasks import is_gymnasium
 from envs.registry import families_with_parameters, has_parameters, pays_itself
 
 WITHOUT_CONTEXT = ("dt", "bc", "bc10", "bc_told")
-"""Names of agents of single trajectories: with a context, figures would show them as baselines."""
+"""Names of baselines in figures, so agents of these names may have no context."""
 
 _LAST_PORT = 65535
 
 
 def check_command(command: Any) -> None:
-    """Raises a UserError if a value of a command's dataclass is wrong, alone or beside others."""
+    """Raises a UserError if a value of a command's dataclass is wrong, or does not fit others."""
     for key, setting in settings_of(type(command)).items():
         setting.check(value_at(command, key))
-    task = getattr(command, "task", None)  # None: an evaluation's, which is that of the run
+    task = getattr(command, "task", None)  # None in an evaluation: the task of the run
     if task is not None:
         check_task(task)
         check_environment(task)
@@ -163,7 +163,7 @@ def _check_domain(name: str) -> None:
 
 
 def check_environment(task: str) -> None:
-    """Raises a UserError if an environment of gymnasium is none that can be used."""
+    """Raises a UserError if an environment of gymnasium cannot be used."""
     if is_gymnasium(task):
         try:
             envs.spec(task)
@@ -172,7 +172,7 @@ def check_environment(task: str) -> None:
 
 
 def _check_relabel(task: str, data: DataConfig) -> None:
-    """Raises a UserError if rewards of the task cannot be had as asked for."""
+    """Raises a UserError if `data.relabel` does not fit the task."""
     if data.relabel == "stored" and envs.task(task).hidden:
         raise_config_error(
             f"data.relabel=stored with task={task}: the rewards in an episode are of one task",
@@ -253,8 +253,8 @@ def _check_horizon(task: str, data: DataConfig) -> None:
 def _check_plan(command: PlanCommand) -> None:
     """Raises a UserError if what is asked for cannot be planned.
 
-    The machine has to exist, its devices to form such rings and to have such a kernel. The model
-    has to be one that is estimated or can be compiled.
+    The machine must be known, the ring must divide its devices, and the kernel must run on them.
+    The estimate must know the settings of the model, unless something is compiled.
     """
     topology = hardware.topology(command.topology)
     model, ring, devices = command.model, command.ring or 1, topology.devices
@@ -265,7 +265,7 @@ def _check_plan(command: PlanCommand) -> None:
         )
     if ring > 1 and model.attention != "ring":
         raise_config_error(
-            f"ring={ring} with model.attention={model.attention}, of which each device takes "
+            f"ring={ring} with model.attention={model.attention}, for which each device holds "
             "whole sequences",
             "ring=1, or model.attention=ring",
         )
@@ -344,7 +344,7 @@ def _check_heads(model: ModelConfig) -> None:
     if model.width % model.heads:
         raise_config_error(
             f"model.heads={model.heads} does not divide model.width={model.width}",
-            "a width that is a multiple",
+            "a model.width that is a multiple of model.heads",
         )
 
 
@@ -374,8 +374,8 @@ def _check_agent(group: str, agent: AgentConfig, command: TrainCommand) -> None:
     """
     if not re.fullmatch(r"\w[\w.-]*", agent.name):
         raise_config_error(
-            f"{group}.name={agent.name}: names a folder",
-            "letters, digits, _ - and . behind the first",
+            f"{group}.name={agent.name} cannot be the name of a folder",
+            "letters, digits and _; after the first also - and .",
         )
     if agent.name in WITHOUT_CONTEXT and agent.trajectories > 1:
         raise_config_error(
@@ -395,7 +395,7 @@ def _check_agent(group: str, agent: AgentConfig, command: TrainCommand) -> None:
             f"{group}.imitate={agent.imitate} with {group}.learner={agent.learner}",
             f"{group}.imitate=taken: transitions have the actions that were taken",
         )
-    # One of a user's own may draw transitions as it likes.
+    # A user's own learner may draw transitions as it likes.
     if agent.learner in LEARNERS and not in_context and agent.top < 1:
         raise_config_error(
             f"{group}.top={agent.top} with {group}.learner={agent.learner}",
@@ -417,7 +417,7 @@ def _check_agent(group: str, agent: AgentConfig, command: TrainCommand) -> None:
     if agent.trajectories > available:
         top = f" with {group}.top={agent.top}" if agent.top < 1 else ""
         raise_config_error(
-            f"{group}.trajectories={agent.trajectories} distinct trajectories of "
+            f"{group}.trajectories={agent.trajectories} distinct trajectories from "
             f"data.episodes={command.data.episodes}{top}",
             f"at most {available}",
         )
