@@ -10,9 +10,9 @@ another. The lengths of shorter chains are drawn uniformly from what is left of 
 every length occurs, short ones more often, and no slot is padding. Segment ids keep the chains of
 a row apart.
 
-The data may hold tasks at which all trajectories earn the same, and nothing above 0. Every one of
-them would count as good, though none shows how the task is solved. So chains are drawn of the other
-tasks, if there are any.
+The data may hold tasks at which all trajectories earn the same, and nothing above 0. There every
+trajectory would count as good, though none shows how to solve the task. So chains are drawn from
+the other tasks, if there are any.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def loss_weights(
     Args:
         returns: (trajectories,) returns, one chain after another.
         lengths: (chains,) trajectories of each chain.
-        best: (trajectories,) the best return of each one's task in the data.
+        best: (trajectories,) the best return in the data of the task of each trajectory.
         worst: (trajectories,) the worst return, likewise.
         config: `loss` is "all", "last" (of the chain), or "good" (at least `loss_threshold` of
             `best`).
@@ -127,7 +127,7 @@ def loss_weights(
 
 
 def available_episodes(episodes: int, top: float) -> int:
-    """Returns how many of a task's trajectories chains are drawn from.
+    """Returns the number of trajectories of a task that chains are drawn from.
 
     Args:
         episodes: trajectories in the data.
@@ -137,7 +137,7 @@ def available_episodes(episodes: int, top: float) -> int:
 
 
 class ChainSampler:
-    """Draws chains; a draw depends on the seed and the step alone, so resuming changes no draw."""
+    """Draws chains. A draw depends only on the seed and the step, so resuming changes no draw."""
 
     def __init__(self, returns: np.ndarray, config: AgentConfig, seed: int) -> None:
         """Ranks the trajectories of each task by return.
@@ -163,7 +163,7 @@ class ChainSampler:
         self.returns = returns
         self.best_per_task, self._worst_per_task = returns.max(axis=1), returns.min(axis=1)
         tells = (self.best_per_task > 0) | (self.best_per_task > self._worst_per_task)
-        # Indices of the tasks that chains are drawn of, see the head of this module.
+        # Indices of the tasks that chains are drawn from, see the docstring of this module.
         self.tasks = np.flatnonzero(tells if tells.any() else ~tells)
         self._worst_return = returns[self.tasks].min()
         self._return_size = return_size(returns[self.tasks])
@@ -201,11 +201,11 @@ class ChainSampler:
         return Chains(*(column.reshape(rows, -1) for column in columns))
 
     def evenly_drawn(self, rows: int = 1000) -> float:
-        """Returns the effective number of the tasks that chains are drawn of.
+        """Returns the effective number of the tasks that chains are drawn from.
 
-        If all tasks were drawn alike, as many would repeat as often as tasks do now: the number is
-        1 / sum_i p_i^2, with p_i the probability of task i. It is estimated, without bias of
-        sum_i p_i^2, from the share of pairs of chains that have one task; inf if no pair has.
+        It is 1 / sum_i p_i^2, with p_i the probability of task i: if all tasks are equally likely,
+        it is their number. sum_i p_i^2 is estimated, without bias, by the share of pairs of chains
+        that have the same task; the result is inf if no pair has.
 
         Args:
             rows: how many rows are drawn for the estimate. Draws of training do not change.
@@ -232,7 +232,7 @@ class ChainSampler:
     def draw_trajectories(self, rng: np.random.Generator, task: int, count: int) -> np.ndarray:
         """Draws distinct trajectories of one chain, in its order.
 
-        The order is that of returns, ascending; of a "history" it is that of collection.
+        The order is by ascending return; with `selection=history` it is that of collection.
 
         A trajectory is good if it earned at least `selection_threshold` of the task's best return.
         If `selection` is neither "uniform" nor "history", the share of good ones in a chain is

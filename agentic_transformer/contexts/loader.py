@@ -47,8 +47,8 @@ class ChainLoader:
             even, tasks = self.sampler.evenly_drawn(), len(self.sampler.tasks)
             if even < tasks / 2:
                 print(
-                    "tasks: some are searched for far more often than others, in effect "
-                    f"{even:.0f} of {tasks} (agent.selection=search)",
+                    "tasks: some are searched for far more often than others; their effective "
+                    f"number is {even:.0f} of {tasks} (agent.selection=search)",
                     flush=True,
                 )
         self.layout = layout

@@ -46,8 +46,7 @@ def ways_to_get(task: str, config: DataConfig) -> list[str]:
 def other_root(task: str, config: DataConfig) -> str | None:
     """Returns another data.root under which episodes of the domain and data.algo lie, if one does.
 
-    It is looked for in the usual root and the folders in it, and in the folder of the one asked
-    for.
+    It is looked for in the default root, in the folders there, and in the parent of `config.root`.
     """
     asked, usual = Path(config.root), Path(DataConfig().root)
     for root in (usual, asked.parent, *sorted(usual.glob("*"))):

@@ -21,8 +21,8 @@ class Normalizer:
     observation_mean: tuple[float, ...]
     """Mean of each of the O entries of an observation."""
     observation_std: tuple[float, ...]
-    """Standard deviation of each of the O entries; 1 for an entry that changes by no more than
-    float32 rounds it."""
+    """Standard deviation of each of the O entries; 1 for an entry that changes only by float32
+    rounding."""
     return_scale: float
     """Returns are divided by it."""
     reward_scale: float
@@ -41,8 +41,8 @@ class Normalizer:
         """
         rows = observation.astype(np.float64)
         std = rows.std(axis=0)
-        # A constant entry carries no information, and its deviation must not divide. Float32 keeps
-        # seven digits, so what rounding changes is relative to the entry's size, in any unit.
+        # A constant entry carries no information, and its deviation must not be a divisor. Float32
+        # keeps seven digits, so rounding is relative to the entry's size, in any unit.
         changes = std > _ROUNDING * np.abs(rows).max(axis=0)
         return cls(
             observation_mean=tuple(rows.mean(axis=0).tolist()),

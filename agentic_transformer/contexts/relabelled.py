@@ -1,4 +1,4 @@
-"""Shows trajectories under the rewards of tasks: one reward-free set becomes one set per task."""
+"""Shows trajectories under the rewards of tasks: one set without rewards serves many tasks."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _REWARDS_AT_ONCE = 1 << 17
 """Rewards that are computed in one piece: about the number that a processor's cache holds."""
 
 _MEASURED = 1000
-"""Trajectories of which a normalizer is measured, at most."""
+"""Largest number of trajectories that a normalizer is measured on."""
 
 
 class RelabelledDataset:
     """Holds a store of trajectories together with their returns under every task of a list.
 
-    Rewards of steps are computed or read when they are asked for. Tasks times episodes times steps
-    of them would not fit in memory.
+    Rewards of steps are computed or read when they are asked for. Those of all tasks, episodes and
+    steps would not fit in memory.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class RelabelledDataset:
         return self.store.demonstrator(episode)
 
     def rewards(self, task: np.ndarray, episode: np.ndarray, step: np.ndarray) -> np.ndarray:
-        """Returns the rewards (k,) of single steps, under tasks (k,), of episodes (k,)."""
+        """Returns the rewards (k,) of steps (k,) of episodes (k,) under tasks (k,)."""
         tasks = [self._tasks[index] for index in task]
         return self.store.rewards_of(tasks, episode, self._mode, steps=1, first=step)[:, 0]
 

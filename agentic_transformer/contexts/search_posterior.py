@@ -14,7 +14,7 @@ a task may lie between those that are known."""
 
 
 def return_size(returns: np.ndarray) -> float:
-    """Returns the size of the best of all returns; of the worst if the best is 0, 1 if all are."""
+    """Returns the absolute best return, or the absolute worst one if the best is 0, or else 1."""
     return float(abs(returns.max()) or abs(returns.min()) or 1.0)
 
 

@@ -135,7 +135,7 @@ class SeparateTokens(TokenLayout):
         return to_go, self._token(1, self.normalizer.normalize(observation))
 
     def _post_action_tokens(self, step: PreviousStep) -> tuple[np.ndarray, np.ndarray]:
-        """Returns a step's last two tokens, each (B, T, F): its action and what came of it."""
+        """Returns a step's last two tokens, each (B, T, F): its action and its outcome."""
         outcome = np.stack([self.normalizer.scale_reward(step.reward), step.done], axis=-1)
         return self._token(2, step.action), self._token(3, outcome)
 

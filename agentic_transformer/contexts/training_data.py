@@ -29,12 +29,11 @@ def training_data(
         task: name of a task, or of a family whose training tasks are drawn.
         config: which trajectories, how many tasks, and the mode of relabelling.
         told: whether observations hold the parameters of the tasks.
-        imitate: whose actions will be asked for, as `agent.imitate` says.
+        imitate: whose actions will be imitated, see `agent.imitate`.
 
     Raises:
-        ValueError: see `open_store`, parameters are to be told of a task that has none,
-            demonstrators are to be imitated and the episodes hold none, or no trajectory has a
-            return other than 0.
+        ValueError: see `open_store`; `told` is set and a task has no parameters; demonstrators are
+            to be imitated and the episodes hold none; or every return is 0.
     """
     tasks, mode = training_tasks(task, config), relabel_mode(task, config)
     store = open_store(task, config)
@@ -58,7 +57,7 @@ def training_tasks(task: str, config: DataConfig) -> list[envs.Task]:
 
 
 def evaluation_data(task: str, config: DataConfig, tasks: list[envs.Task]) -> RelabelledDataset:
-    """Returns the trajectories under the rewards of evaluation tasks, to prompt with.
+    """Returns the trajectories under the rewards of evaluation tasks, for prompts.
 
     Args:
         task: the task or family of the run.
@@ -72,7 +71,7 @@ def evaluation_data(task: str, config: DataConfig, tasks: list[envs.Task]) -> Re
 
 
 def relabel_mode(task: str, config: DataConfig) -> str:
-    """Returns the mode of relabelling; where gymnasium's own rewards count, it is `stored`."""
+    """Returns the mode of relabelling: `stored` where gymnasium's own rewards count."""
     return STORED if pays_itself(envs.task(task)) else config.relabel
 
 
