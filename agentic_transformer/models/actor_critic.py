@@ -19,11 +19,11 @@ class Shape(NamedTuple):
     """Describes the networks of a learner."""
 
     observation: int
-    """Numbers that the networks see of a state."""
+    """Size of an observation."""
     action: int
-    """Numbers of an action."""
+    """Size of an action."""
     config: ActorCriticConfig | TD3Config
-    """Width and number of the hidden layers; IQL's also asks for a `Value`."""
+    """Width and number of the hidden layers; an `IQLConfig` adds a `Value`."""
     layer_norm: bool = False
     """Whether the outputs of hidden layers are normalized, which steadies online learning."""
 
@@ -97,7 +97,7 @@ class Graphs(NamedTuple):
     actor: nnx.GraphDef
     critics: nnx.GraphDef
     value: nnx.GraphDef | None = None
-    """Of IQL alone."""
+    """Only IQL has it."""
 
 
 def init_networks(shape: Shape, seed: int) -> tuple[Graphs, Params]:

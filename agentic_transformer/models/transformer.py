@@ -156,7 +156,7 @@ class AgenticTransformer(nnx.Module):
         rngs: nnx.Rngs,
         with_value: bool = False,
     ) -> None:
-        """Initialises the parameters, the same whether the layers are rolled or not.
+        """Initialises the parameters, the same with and without `scan_layers`.
 
         Args:
             config: sizes and kind of head.
@@ -258,7 +258,7 @@ def _stacked(blocks: Sequence[Block]) -> Block:
 
 
 def unrolled(params: nnx.State) -> nnx.State:
-    """Returns a rolled model's parameters as those of the same model with a block for each layer.
+    """Returns stacked parameters as those of the same model with a block for each layer.
 
     Args:
         params: parameters whose `blocks` are stacked, (layers, ...).

@@ -4,7 +4,7 @@ A hidden task is known only from the context, and so is the value V(h_t) of a st
 the value from the same tokens h_t as the action: those up to the observation of step t. The value
 learns an expectile of G_t, the sum of rewards from step t on, divided by the largest absolute
 return in the data. The advantage G_t - V(h_t) is how much more the trajectory earned from step t on
-than the context lets expect. The weight of an imitated action grows exponentially with the
+than expected from the context. The weight of an imitated action grows exponentially with the
 advantage (Peng et al. 2019, arXiv 1910.00177; Nair et al. 2020, arXiv 2006.09359).
 
 Returns are not bootstrapped, since trajectories are short and physics is deterministic. So the loss

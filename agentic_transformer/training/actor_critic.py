@@ -42,7 +42,7 @@ class ActorCriticLearner:
 
         Args:
             config: all settings.
-            method: those of the method.
+            method: settings of the method.
             data: trajectories and rewards.
             spec: the agent.
             params: fresh parameters.

@@ -44,7 +44,7 @@ def silence_failed_saves() -> None:
     """Hides what threads of orbax print of a save that fails: our own error says it all."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     hook = sys.unraisablehook
-    # Of writes that were under way, beside the one that failed.
+    # Other writes, which were under way when one failed, print this.
     sys.unraisablehook = lambda dropped: (
         None if str(dropped.exc_value) == "Event loop is closed" else hook(dropped)
     )
@@ -66,7 +66,7 @@ class Checkpoints(CheckpointReader):
         Args:
             run: the run's folder.
             keep: how many of the newest checkpoints stay.
-            keep_best: the checkpoints with the smallest losses, this many, also stay; they may be
+            keep_best: how many of the checkpoints with the smallest losses also stay; they may be
                 among the newest.
         """
         super().__init__(run)
@@ -131,8 +131,8 @@ class Checkpoints(CheckpointReader):
     def close(self) -> None:
         """Waits until all is written, and frees the threads.
 
-        Every process must call this: one that ended while process 0 still reads the last checkpoint
-        for its checksums would soon end process 0, too (`distributed.SHUTDOWN_TIMEOUT`).
+        Every process must call this. If one ended while process 0 still reads the last checkpoint
+        for its checksums, process 0 would soon end too (`distributed.SHUTDOWN_TIMEOUT`).
 
         Raises:
             OSError: see `wait`.

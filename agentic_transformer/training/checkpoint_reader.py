@@ -65,7 +65,8 @@ class CheckpointReader:
             which: "newest", "best" (by its loss), or a step.
 
         Raises:
-            ValueError: there is none, or the losses of the run's learner tell no best one.
+            ValueError: there is none, or "best" is asked for and the losses of the run's learner
+                cannot be compared.
         """
         if which == "newest":
             return self.newest()
@@ -166,7 +167,7 @@ class CheckpointReader:
 
     @contextmanager
     def _reading(self, step: int) -> Iterator[None]:
-        """Tells of an error in the block that a checkpoint is gone, if that is why it came."""
+        """Replaces an error of the block by one that says that the checkpoint is gone, if it is."""
         try:
             yield
         except Exception as error:
@@ -199,7 +200,7 @@ class CheckpointReader:
     def _is_whole(self, step: int) -> bool:
         """Returns whether a checkpoint is as it was written; else prints what is wrong with it.
 
-        Nothing is wrong with one that a run that still trains has just removed.
+        Nothing is printed about one that is gone: a run that still trains may have removed it.
         """
         try:
             problem = checksums.problem(self.path(step))

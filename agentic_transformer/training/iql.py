@@ -1,9 +1,9 @@
 """Trains IQL: implicit Q-learning (Kostrikov et al. 2021, arXiv 2110.06169).
 
-The critics never see an action that is not in the data, so their values do not leave the data. The
-actor imitates the data's actions, those of a great advantage most. The order of updates is that of
-the authors' code. Two things differ from it: the actor has no variance, so that its likelihood is a
-squared error, and its learning rate is constant.
+The critics never see an action that is not in the data, so no value depends on such an action. The
+actor imitates the data's actions, most of all those with a large advantage. The order of updates is
+that of the authors' code. Two things differ from it: the actor has no variance, so that its
+likelihood is a squared error, and its learning rate is constant.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from agentic_transformer.training.actor_critic import (
 from agentic_transformer.training.state import TrainState
 
 _LARGEST_WEIGHT = 100.0
-"""Of an action; the authors' bound, which keeps the exponential from overflowing."""
+"""Largest weight of an action: the authors' bound, which keeps the exponential from overflowing."""
 
 
 class IQLLearner(ActorCriticLearner):

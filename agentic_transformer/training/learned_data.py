@@ -26,7 +26,7 @@ def describe_change(run: Path, store: datasets.ActionRepeatView) -> str | None:
         store: the trajectories now.
 
     Returns:
-        One clause with the numbers; None if all agree that the provenance states.
+        One clause with the numbers; None if the provenance states no other ones.
     """
     learned, now = read_json(run / PROVENANCE), describe_episodes(store)
     differing = [key for key, value in now.items() if learned.get(key, value) != value]

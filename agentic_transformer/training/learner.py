@@ -40,7 +40,7 @@ class Learner(Protocol):
     same names in each step. One of them is `loss`. Where a metric is the mean of nothing in some
     steps, the metric `<name> weight` tells how much each step counts in its mean over steps."""
     make_batch: Callable[[int], Any]
-    """Makes the batch of the step that follows as many steps, from 0 on, on the devices."""
+    """Takes the number of steps made so far. Returns the batch of the next step, on the devices."""
     tokens_per_batch: int
     """Tokens of a training step, over all rows; 0 for a learner without tokens."""
     computation: dict[str, str]
@@ -59,7 +59,7 @@ class Learner(Protocol):
 def check_devices(config: TrainCommand) -> None:
     """Checks, before data are read, that the learner exists and can be trained on the devices.
 
-    This imports the classes that train and act: one that is missing is told of now, not at the end.
+    This imports the classes that train and act, so a missing one is an error now, not at the end.
 
     Args:
         config: all settings.

@@ -179,4 +179,4 @@ def _mean(name: str, steps: Sequence[dict[str, Any]]) -> float | None:
     total = sum(float(each[name]) * weight for each, weight in zip(steps, weights, strict=True))
     if any(weights):
         return total / sum(weights)
-    return None if math.isfinite(total) else total  # a number that is not finite must be told
+    return None if math.isfinite(total) else total  # a number that is not finite is reported

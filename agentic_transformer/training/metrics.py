@@ -67,7 +67,7 @@ class WandbEvents:
 
 
 class TensorBoardEvents:
-    """Writes numbers to a file of TensorBoard's; those of later steps no longer count.
+    """Writes numbers to a file of TensorBoard, which drops those of later steps in earlier files.
 
     tensorboardX's own SummaryWriter writes in a thread. On a full disk that thread, and a call at
     the end of the process, would print a traceback each.
@@ -127,7 +127,7 @@ class MetricsLog:
         self._metrics = CsvLog(run / METRICS, from_step)
         self._returns = CsvLog(run / LEARNING_CURVE, from_step)
         self._evaluated = {int(row["step"]) for row in self._returns.kept}
-        # Opened with the first number: a run that fails before it then leaves nothing behind.
+        # Opened with the first number, so that a run that fails earlier leaves nothing behind.
         self._unopened: dict[str, Callable[[], Events]] = {
             "TensorBoard": lambda: TensorBoardEvents(run, from_step)
         }

@@ -33,7 +33,7 @@ def current_array(name: str) -> str:
 
 
 def current_spec(spec: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns an agent's spec with the current keys, or a part of it whose keys begin so."""
+    """Returns an agent's spec with the current keys, or the part of it below `prefix`."""
     renamed = {}
     for key, value in spec.items():
         new = _SPEC_KEYS.get(prefix + key, prefix + key).removeprefix(prefix)

@@ -80,7 +80,7 @@ def actor_loss(
     config: TD3BCConfig,
     batch: Transitions,
 ) -> jax.Array:
-    """Returns the actor's loss of TD3+BC: cloning of the data's actions, minus its own value.
+    """Returns the actor's loss of TD3+BC: cloning error, minus the value of the actor's action.
 
         mean((pi(s) - a)^2) - lambda mean(Q_1(s, pi(s)))
 
@@ -112,7 +112,7 @@ def make_td3_bc_step(
     precision: str = "highest",
     clones: bool = True,
 ) -> Step:
-    """Returns one training step: it updates the critics, and every `delay` steps all the rest.
+    """Returns one training step: it updates the critics, and every `delay` steps all else too.
 
     Args:
         graphs: structures of the networks.

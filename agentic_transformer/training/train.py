@@ -197,7 +197,7 @@ def describe_agent(config: TrainCommand, data: RelabelledDataset) -> AgentSpec:
 
 
 def _trajectories_line(config: TrainCommand) -> str:
-    """Says how many trajectories a step learns from, to compare agents of rows of other lengths."""
+    """Says how many trajectories a step learns from: agents with other rows are compared by it."""
     batch, trajectories = config.train.batch, config.agent.trajectories
     product = f"train.batch={batch} x agent.trajectories={trajectories}"
     return f"trajectories a step: {batch * trajectories:,} ({product})"
