@@ -41,7 +41,7 @@ class Attempt(NamedTuple):
     """(batch,) of `agentic_transformer.evaluation.search_metrics`, if attempts follow each other on
     hidden tasks and the data are at hand."""
     distance: float = np.nan
-    """Distance of the informative trajectory in condition `retrieval`; 1: just before it."""
+    """Distance of the informative trajectory in condition `retrieval`; 1: just before this one."""
 
     @property
     def returns(self) -> np.ndarray:
@@ -208,7 +208,7 @@ class Player:
 
         Args:
             reward: (batch, T) of the trajectory.
-            target: (batch,) that it was acted on with.
+            target: (batch,) that the agent was asked for when it acted.
         """
         if self.agent.spec.agent.target == "own":
             return reward.sum(axis=1, dtype=np.float64)
@@ -216,7 +216,7 @@ class Player:
 
 
 class GrowingContext:
-    """Follows attempts that stay in one context, of which a window may forget the oldest."""
+    """Runs attempts that stay in one context. A window may forget the oldest of them."""
 
     def __init__(self, player: Player, attempts: int) -> None:
         """Starts with an empty context.

@@ -1,4 +1,4 @@
-"""Defines what an agent is to those that run it: one protocol for every kind of agent."""
+"""Defines the protocol of agents: what every kind of agent offers to the code that runs it."""
 
 from __future__ import annotations
 

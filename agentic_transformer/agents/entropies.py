@@ -1,7 +1,7 @@
 """Computes how uncertain an agent was, for all actions of an attempt in one program.
 
-Computed in the program of each step, the entropy would start six more kernels on a GPU, which waits
-for the host as it is.
+If the program of each step computed the entropy, it would start more kernels on a GPU, which
+already waits for the host.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from agentic_transformer.config import ModelConfig
 from agentic_transformer.models.heads import action_entropy
 
-_ENTROPY = 2  # of the key of a step; `draw_action` splits that key in two, numbered 0 and 1
+_ENTROPY = 2  # folded into the key of a step, which `draw_action` splits into numbers 0 and 1
 
 
 def action_entropies(
@@ -44,5 +44,5 @@ def _entropies(model: ModelConfig, outputs: jax.Array, key: jax.Array) -> jax.Ar
         key_of_step = jax.random.fold_in(jax.random.fold_in(key, timestep), _ENTROPY)
         return action_entropy(model, outputs, key_of_step)
 
-    # Step by step: of all at once, the densities would take many times the memory of the outputs.
+    # Step by step: all densities at once would take many times the memory of the outputs.
     return jax.lax.map(of_step, (outputs, jnp.arange(len(outputs))))

@@ -103,7 +103,7 @@ def read_spec(checkpoints: CheckpointReader, step: int) -> AgentSpec:
 def read_acting(run: Path) -> EvalConfig:
     """Returns how a run's evaluation acts: its seed, target, temperature, noise and window.
 
-    Without settings in the folder, or where they do not say, the defaults are taken.
+    Settings that the folder does not hold have their defaults.
 
     Raises:
         UserError: the settings cannot be read, or were cut short.

@@ -28,7 +28,7 @@ _SCALARS = 3  # position, temperature and noise
 
 
 class NewTokens(NamedTuple):
-    """Holds tokens to encode, and how an action is drawn behind them."""
+    """Holds tokens to encode, and how the action after them is drawn."""
 
     features: jax.Array  # (batch, new, F) float32
     timestep: jax.Array  # (batch, new) int32

@@ -36,11 +36,11 @@ class TransformerAgent(Plays):
             graph: structure of the model.
             params: its parameters.
             spec: how its tokens are made.
-            mesh: devices over whose ring caches are sharded, and batches over its data axis. Caches
-                stay where they lie, queries travel to them. None: one device.
+            mesh: devices; caches are sharded over the ring, batches over the data axis. Caches stay
+                where they are, and queries travel to them. None: one device.
 
         Raises:
-            ValueError: the model's layers are rolled or rematerialised.
+            ValueError: the model's layers are scanned or rematerialised.
         """
         if spec.model.scan_layers or spec.model.remat != "none":
             settings = f"model.scan_layers={spec.model.scan_layers}, model.remat={spec.model.remat}"

@@ -67,7 +67,7 @@ def evaluation_tasks(
         task: the task or family of the run.
         config: how many tasks.
         seed: of the run.
-        data: settings of the training data, none of whose tasks is drawn; None: training has none.
+        data: settings of the training data, whose tasks are not drawn; None: there are none.
 
     Raises:
         ValueError: tasks beyond those of training are asked for, and there are none.
@@ -150,7 +150,7 @@ def check_retrieval(tasks: Sequence[envs.Task], config: EvalConfig, returns: np.
         raise ValueError(
             f"condition 'retrieval' with eval.window={config.window}: a window forgets the "
             "trajectory that is to be retrieved; allowed: eval.window=null, and "
-            "eval.trajectories as small as the contexts shall be"
+            "smaller eval.trajectories for shorter contexts"
         )
     longest = max(config.trajectories) - 1
     if not longest:

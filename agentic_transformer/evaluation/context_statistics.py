@@ -15,7 +15,7 @@ _OF_WINDOWS = r" (agent\.trajectories|eval\.window)=\S+"
 """Settings in a name that tell agents of several windows apart."""
 
 _OF_EQUAL_TOKENS = r" train\.batch=\S+"
-"""Another one: the group `window` sets the batch so that a step sees equally many tokens."""
+"""Another such setting: the group `window` sets the batch so that each step sees as many tokens."""
 
 _FIGURES = ["seeds", "units", "mean", "low", "high"]
 
@@ -52,7 +52,7 @@ def summarize_windows(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def summarize_retrieval(records: pd.DataFrame) -> pd.DataFrame:
-    """Summarizes returns behind a context that holds one informative trajectory.
+    """Summarizes returns after a context that holds one informative trajectory.
 
     Returns:
         Columns agent, task, condition, trajectories (n, so that the context holds n-1), distance

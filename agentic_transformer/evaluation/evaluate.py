@@ -130,7 +130,7 @@ def load_evaluation(
     conditions = set(conditions_of(agent.spec.agent, config.eval, task))
     data = hypotheses = None
     if conditions & set(NEED_DATA):
-        # The data may have moved since training. Rewards that the episodes hold are of one task.
+        # The data may have moved since training. Rewards stored in the episodes are of one task.
         elsewhere = task != trained.task and trained.data.relabel == STORED
         place = replace(
             trained.data,
@@ -151,7 +151,7 @@ def load_evaluation(
                 data.store, training_tasks(task, place), relabel_mode(task, place)
             ).returns
     elif not baseline_condition(agent.spec.agent):
-        # Beside it, a baseline's summary has the best returns that an agent's records tell.
+        # Not for a baseline: its summary takes best returns from records of an agent beside it.
         print(
             "no condition reads the data: best_return, found and repeat_miss_rate stay empty; "
             f"eval.conditions with one of {', '.join(NEED_DATA)} fills them",

@@ -50,7 +50,7 @@ def train(
         The trained state. It does not depend on whether the agent was evaluated.
 
     Raises:
-        UserError: settings are wrong, alone or beside others, or the folder holds a run that they
+        UserError: settings are wrong or do not fit each other, or the folder holds a run that they
             would make learn something else.
         ValueError, FloatingPointError, OSError: see there.
     """

@@ -164,7 +164,7 @@ def _difference(base: Path, settings: dict[str, Any]) -> str:
 
 
 def _in_words(key: str, there: Any, here: Any) -> str:
-    """Says how one setting differs; of digests, which nobody can read, what they are of."""
+    """Says how one setting differs; for a digest, which nobody can read, what it stands for."""
     if key == "returns of the data":
         return "its data were others" if there and here else "only one of them reads data"
     if key == "checkpoint":

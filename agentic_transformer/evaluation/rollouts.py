@@ -26,8 +26,8 @@ Conditions (the column `condition` of records; n is the column `trajectories`):
                 No agent: an oracle that searches with the data's own trajectories, see
                 `agentic_transformer.evaluation.oracles`.
 
-A context holds at most `eval.window` trajectories, the one that is acted included: the last of
-those above.
+A context holds at most `eval.window` trajectories, the one that is acted included. Of more than
+these, the last ones are kept.
 
 The n-th attempts of all conditions on a task start from the same state, except those of oracles,
 which are trajectories of the data. The return is the raw sum of rewards. The best of n attempts is
@@ -270,10 +270,10 @@ class Evaluation:
         condition: str,
         room: int | None = None,
     ) -> Attempt:
-        """Runs one trajectory behind the last trajectories of a prompt that the window allows.
+        """Runs one trajectory after the last trajectories of a prompt that the window allows.
 
-        All contexts have room for the longest one, or for `room` trajectories: one shape, one
-        compilation.
+        All contexts have room for the longest one, or for `room` trajectories. So they have one
+        shape, and the program is compiled once.
         """
         if self.config.window is not None:
             prompt = prompt[max(0, len(prompt) + 1 - self.config.window) :]

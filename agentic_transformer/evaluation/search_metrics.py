@@ -29,7 +29,7 @@ class RepeatMissRate:
             best_return: (agents,) the best return of each task in the data.
             action_repeat: environment steps that an action is held for.
         """
-        agent_of = {task: number for number, task in enumerate(tasks)}  # one of those that have it
+        agent_of = {task: number for number, task in enumerate(tasks)}  # the last one with the task
         self._candidates, self._repeat = list(agent_of), action_repeat
         self._threshold = near_best(FOUND_SHARE, best_return)  # (agents,)
         self._candidate_threshold = self._threshold[list(agent_of.values())]  # (candidates,)

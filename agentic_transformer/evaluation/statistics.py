@@ -56,10 +56,10 @@ def interval(
 ) -> tuple[float, float, float]:
     """Returns a mean and its 95% confidence interval.
 
-    The mean is over seeds, of the mean over each seed's units. The units of a seed share one
+    The mean is taken over the units of each seed, then over seeds. The units of a seed share one
     trained model, so with k seeds there are k independent observations, however many units there
-    are. The interval is Student's, of k - 1 degrees of freedom, with the standard error that the
-    jackknife over seeds gives:
+    are. The interval is Student's with k - 1 degrees of freedom, and its standard error is that of
+    the jackknife over seeds:
 
         error^2 = (k - 1) / k sum_i (m_i - mean(m))^2,  where m_i is the mean without seed i
 
@@ -144,7 +144,7 @@ def _bootstrap(by_seed: list[np.ndarray], *, iqm: bool) -> np.ndarray:
 
 
 def _interval_of_share(shares: pd.Series, seeds: pd.Series) -> tuple[float, float, float]:
-    """Returns the interval of numbers from 0 to 1, of those that are known; NaNs if none is.
+    """Returns the mean and interval of the known numbers, from 0 to 1; NaNs if none is known.
 
     It is Wilson's over all units where `interval` has a bootstrap: with one seed, and where all
     seeds have the same share. A bootstrap of equal units has no width: a share of 1 in every unit
@@ -174,7 +174,7 @@ def _wilson(shares: np.ndarray) -> tuple[float, float, float]:
 def _interval_of_known(
     values: pd.Series, seeds: pd.Series, **how: Any
 ) -> tuple[float, float, float]:
-    """Returns the interval of the values that are not NaN; NaNs if there are none."""
+    """Returns the mean and interval of the values that are not NaN; NaNs if there are none."""
     known = values.notna()
     return interval(values[known], seeds[known], **how) if known.any() else (np.nan,) * 3
 
@@ -183,7 +183,7 @@ def with_best(records: pd.DataFrame) -> pd.DataFrame:
     """Adds the column `best`: the largest return among the attempts 1..n of a unit.
 
     This is the protocol of arXiv 2305.16554. Where an attempt before the n-th was not made, as in
-    condition `distractors`, `best` is NaN: the best of fewer attempts would stand beside it.
+    condition `distractors`, `best` is NaN, since it would be the best of fewer attempts.
     """
     ordered = records.sort_values("trajectories", kind="stable")
     units = ordered.groupby(["agent", "task", "condition", *UNIT])
@@ -219,7 +219,7 @@ def summarize(records: pd.DataFrame) -> pd.DataFrame:
     ):
         seeds = table["seed"]
         found = (table["best"] >= near_best(FOUND_SHARE, table["best_return"])).astype(float)
-        # A comparison with NaN is False; where a unit's best return is not known, nothing is.
+        # A comparison with NaN is False. If one unit's best return is unknown, so is the share.
         unknown = table[["best_return", "best"]].isna().any(axis=None)
         if unknown or (table["best_return"] == 0).any():
             found[:] = np.nan
