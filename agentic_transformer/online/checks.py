@@ -22,8 +22,8 @@ def check_rounds(
     families = families_with_parameters()
     if task not in families:
         raise_config_error(
-            f"data.algo=td3 with task={task}, which draws no parameters that a learner is told",
-            f"task= one of {listing(families)}",
+            f"data.algo=td3 with task={task}, which has no hidden parameters to tell a learner",
+            f"a task such as {listing(families)}",
         )
     if episodes % episodes_per_round:
         raise_config_error(

@@ -1,9 +1,9 @@
 """Collects the whole replay of an online learner as a buffer in ExoRL's format.
 
-Rounds follow each other: some episodes with the present actor, then one update for each action of
-the round. An action is held for `action_repeat` environment steps. All draws depend on the seed and
-the round. The learner is saved with its round, so that an interrupted collection drops the episodes
-of the unfinished round and goes on to the same bytes.
+Each round plays some episodes with the current actor, then makes one update for each of their
+actions. An action is held for `action_repeat` environment steps. All draws depend on the seed and
+the round. The learner is saved with the number of its round, so an interrupted collection drops the
+episodes of the unfinished round, goes on, and ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from datasets.new_file import remove_partial_files
 from datasets.progress import progress_bar
 from envs import Task
 
-# Standard deviations of the noise on actions, one of which is drawn for each episode, and their
-# probabilities. A value of the noise keeps 0.7 of the one before.
+# Each episode draws the standard deviation of its noise on actions from these, with these
+# probabilities. The noise is autoregressive: each value keeps 0.7 of the one before.
 NOISES, NOISE_SHARES, NOISE_MEMORY = (0.0, 0.1, 0.2, 0.4), (0.25, 0.25, 0.3, 0.2), 0.7
 _UPDATES_AT_ONCE = 128  # batches in memory
 _LIBRARIES = ("mujoco", "dm_control", "numpy", "jax", "flax", "optax")
@@ -50,7 +50,7 @@ def learner_path(folder: Path) -> Path:
 
 
 def returns_path(folder: Path) -> Path:
-    """Returns the table of what a buffer's learner earned in each episode, beside the buffer."""
+    """Returns the path of the table of the return of each episode, beside the buffer."""
     return folder.with_name("returns.csv")
 
 
@@ -86,9 +86,9 @@ def collect_td3(
         the metadata.
 
     Raises:
-        ValueError: a task without parameters, numbers that do not divide, or a folder that was
-            collected otherwise, that another process collects into, or that lacks an episode that
-            the learner has learned from.
+        ValueError: the task has no parameters; numbers do not divide; or the folder was collected
+            with other settings, another process collects into it, or it lacks an episode that the
+            learner has learned from.
     """
     task, folder = envs.task(task), Path(folder)
     check_rounds(task.id, episodes, config.episodes, length, action_repeat)
@@ -165,7 +165,7 @@ class _Rounds:
         return done
 
     def run(self, progress: bool) -> None:
-        """Plays and learns from the rounds that are not finished, whose episodes are deleted first.
+        """Deletes the episodes of unfinished rounds, then plays these rounds and learns from them.
 
         No other process may collect here.
         """
@@ -241,7 +241,7 @@ class _Rounds:
             self._learner.learn(self._replay.draw(some, self._config, rng))
 
     def _write_returns(self) -> None:
-        """Writes a row for each episode: when it was played, what for, and what it earned."""
+        """Writes a row for each episode: updates before it, noise, parameters and return."""
         names = envs.family_table.FAMILIES[self._task.name].parameters
         columns = [
             name if parameter.size == 1 else f"{name}_{index}"

@@ -61,7 +61,7 @@ class Replay:
         first, last = self.episodes, self.episodes + len(episodes)
         rows = slice(None, None, self._repeat)
         physics = np.concatenate([episode.physics[1:] for episode in episodes])
-        # With the actions taken, as the environment pays: some families charge a cost of control.
+        # With the actions taken, as in the environment: some families charge a cost of control.
         taken = np.concatenate([episode.action[1:] for episode in episodes])
         (measured,) = measure_many(physics, [self._family], "exact", taken)
         new = {
@@ -80,14 +80,14 @@ class Replay:
         paid = self._reward.reward(new["measured"], **named)
         self.returns[first:last] = paid.sum(axis=(1, 2))
         if not first:
-            # Velocities are larger than angles, and grow as a body learns to move: divided by
-            # twice their deviation in the first round, where that is above 1.
+            # Velocities are larger than angles, and grow as a body learns to move. So entries are
+            # divided by twice their deviation in the first round, if that is above 1.
             deviation = new["observation"].std(axis=(0, 1), dtype=np.float64)
             self._scale = (1 / np.maximum(2 * deviation, 1)).astype(np.float32)
         self.episodes = last
 
     def told(self, observation: np.ndarray, params: np.ndarray) -> np.ndarray:
-        """Returns what the learner sees: scaled observations, then parameters in [-1, 1] or so.
+        """Returns what the learner sees: scaled observations, then parameters in about [-1, 1].
 
         Args:
             observation: (..., observation size).
@@ -102,17 +102,17 @@ class Replay:
     def learning_reward(
         self, episode: np.ndarray, step: np.ndarray, params: np.ndarray
     ) -> np.ndarray:
-        """Computes what a learner is paid for actions, under any parameters.
+        """Computes the rewards of actions for a learner, under any parameters.
 
         Args:
-            episode: (count,).
-            step: (count,).
-            params: (count, numbers).
+            episode: (count,) indices of episodes.
+            step: (count,) indices of actions within them.
+            params: (count, numbers) of the tasks.
 
         Returns:
             (count,), the sum over the environment steps that the action is held for.
         """
-        named = self._named(params[:, None])  # all environment steps of an action have the same
+        named = self._named(params[:, None])  # the same for all environment steps of an action
         return self._learning(self._arrays["measured"][episode, step], **named).sum(axis=1)
 
     def draw(self, updates: int, config: TD3Config, rng: np.random.Generator) -> Transitions:

@@ -1,7 +1,7 @@
 """Trains an actor online by TD3 (Fujimoto et al. 2018, arXiv 1802.09477).
 
-Twin critics with smoothed targets and a delayed actor are those of `training.td3_bc`; here nothing
-holds the actor near the data, as they are its own.
+Twin critics with smoothed targets and a delayed actor are those of `training.td3_bc`. Nothing holds
+the actor near the data here, since the actor itself makes them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class TD3Learner:
             observation: numbers that the learner sees, the task's parameters among them.
             action: numbers of an action.
             config: settings of the method.
-            seed: of the parameters, and with the update, of the targets' noise.
+            seed: of the parameters; the noise of targets depends on it and on the update's number.
         """
         shape = Shape(observation, action, config, layer_norm=True)
         self._graphs, params = init_networks(shape, seed)
@@ -86,8 +86,8 @@ class TD3Learner:
                 raise ValueError("its networks have other sizes")
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise ValueError(
-                f"{path}: is not a learner that can go on ({error}); delete its folder, or choose "
-                "another data.root"
+                f"{path}: holds no learner that can continue ({error}); delete its folder, or "
+                "choose another data.root"
             ) from None
         self.state = jax.tree.unflatten(tree, map(jnp.asarray, read))
         return done

@@ -127,7 +127,7 @@ def test_what_a_learner_has_learned_from_must_be_there(tmp_path):
     learner = learner_path(folder)
     saved = learner.read_bytes()
     learner.write_bytes(saved[:100])
-    with pytest.raises(ValueError, match="learner.npz: is not a learner that can go on"):
+    with pytest.raises(ValueError, match="learner.npz: holds no learner that can continue"):
         collect(tmp_path)
     learner.unlink()
     with pytest.raises(ValueError, match="learner.npz: the learner of buffer .* is gone"):
@@ -292,8 +292,8 @@ def test_a_parameter_that_never_varies_is_told_as_zero(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"task": "walker_run"}, "task=walker_run, which draws no parameters"),
-        ({"task": "walker_any"}, "task= one of .*walker_speed"),
+        ({"task": "walker_run"}, "task=walker_run, which has no hidden parameters"),
+        ({"task": "walker_any"}, "a task such as .*walker_speed"),
         ({"data": DataConfig(algo="td3", episodes=50)}, "a multiple, such as 64"),
         ({"td3": TD3Config(discount=1.0)}, "td3.discount=1.0: out of range\n.* to 0.9999"),
         (
