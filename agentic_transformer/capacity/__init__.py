@@ -1,1 +1,1 @@
-"""Plans for accelerators that are not there: what fits, what hides, how long a step takes."""
+"""Plans for accelerators that are not there: what fits, what overlaps, how long a step takes."""

@@ -12,7 +12,7 @@ from agentic_transformer.config import ModelConfig
 BACKBONES = ("blockwise", "dense", "memory_efficient", "ring")
 """Backbones whose memory and times are estimated.
 
-"all_gather" is missing: each device holds the keys and values of all, and no step hides another.
+"all_gather" is missing: each device holds all keys and values, and no step hides a transfer.
 """
 
 KERNELED = ("ring", "blockwise")

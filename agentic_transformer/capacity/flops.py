@@ -67,7 +67,7 @@ def model_flops(model: ModelConfig, context: float, *, causal: bool = True) -> f
 
 
 def growth(model: ModelConfig, before: float, after: float) -> float:
-    """Returns how many times more a data set costs in contexts of `after` tokens than of `before`.
+    """Returns the FLOPs of a data set in contexts of `after` tokens over those of `before` tokens.
 
     It is the paper's (6 h + s2) / (6 h + s1) for attention without a mask and a feedforward network
     that is 4 times as wide as the model.

@@ -28,7 +28,7 @@ class Family(NamedTuple):
         memory: bytes that a program may use.
         flops: peak dense FLOP/s in bfloat16.
         link: byte/s to a neighbour, one way, within a host (of a TPU: within the pod).
-        layouts: layouts that there are; none if there are too many to list.
+        layouts: the layouts that exist; empty if they are too many to list.
         host: devices of a host; None if the links between hosts are no slower.
         link_between: byte/s to a neighbour on another host, one way.
     """
@@ -127,7 +127,7 @@ def _allowed(family: str) -> str:
     """Lists the names of topologies: those of a family, or an example of each family."""
     if family not in FAMILIES:
         some = ", ".join(f"{name}:{_largest(kind)}" for name, kind in FAMILIES.items())
-        return f"of each kind several, for example {some}"
+        return f"several of each kind, for example {some}"
     machine = FAMILIES[family]
     if machine.layouts:
         return ", ".join(f"{family}:{layout}" for layout in machine.layouts)

@@ -19,7 +19,7 @@ NARROW = 1.15
 MAX_COMPILATIONS = 3
 
 SHORTEST = 32
-"""The least tokens a device that are compiled."""
+"""Fewest tokens per device that are compiled."""
 
 Compile = Callable[[Workload], Accepted | Refused]
 
@@ -61,7 +61,7 @@ def round_to_chunks(tokens: float, *, up: bool = False) -> int:
 
     Args:
         tokens: the number to round.
-        up: whether to round up; else down, of less than `SHORTEST` to 0.
+        up: whether to round up; else down, and below `SHORTEST` to 0.
     """
     step = SHORTEST
     while step * 100 < tokens and step < 1024:
@@ -132,7 +132,7 @@ def _narrow(bracket: Bracket, limit: float) -> bool:
 def _between(bracket: Bracket, guess: int) -> int | None:
     """Returns the tokens between the ends of a bracket that are nearest to a guess; None if none.
 
-    The other end of what fits is at twice its tokens as long as nothing is refused.
+    As long as nothing is refused, the upper end is twice the tokens of the context that fits.
     """
     low = round_to_chunks((bracket.fits[0].tokens if bracket.fits else 0) + 1, up=True)
     if bracket.refused:

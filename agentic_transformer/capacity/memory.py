@@ -115,8 +115,8 @@ def fits(workload: Workload) -> bool:
 def kept_bytes(workload: Workload) -> float:
     """Returns the bytes of a layer that are kept for the backward pass.
 
-    They are the layer's input. With `model.remat=block` they are the output of its attention and
-    the log-sum-exp of each token and head besides, if a kernel computes them.
+    They are the layer's input. If a kernel computes attention, `model.remat=block` also keeps the
+    output of attention and the log-sum-exp of each token and head.
     """
     model, tokens = workload.model, float(workload.tokens)
     inputs = BF16 * tokens * model.width

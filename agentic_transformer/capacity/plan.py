@@ -184,7 +184,7 @@ def _with_schedule(command: PlanCommand, plan: Plan, compile_step: CompileCache)
 
 
 def growth_from_one_trajectory(workload: Workload) -> float:
-    """Returns how many times more a data set costs in this context than in one trajectory's.
+    """Returns the FLOPs of a data set in this context over those in contexts of one trajectory.
 
     All attention scores count, as in the paper (arXiv 2310.01889, appendix D).
     """

@@ -1,7 +1,7 @@
 """Computes how long a train step takes at least.
 
-Computation takes its FLOPs over the chip's peak, a transfer takes its bytes over the rate of one
-link: of a ring, that of its slowest hop. If both overlap, the longer one counts.
+Computation takes its FLOPs over the chip's peak. A transfer takes its bytes over the rate of one
+link; in a ring, that of the slowest hop. If both overlap, the longer one counts.
 """
 
 from __future__ import annotations

@@ -206,7 +206,7 @@ def ring_attention(
         (batch, sequence, heads, head_dim).
 
     Raises:
-        ValueError: as `attention`, and without a mesh.
+        ValueError: as `attention`, or `mesh` is None.
     """
     if mesh is None:
         raise ValueError(
@@ -222,7 +222,7 @@ def blockwise_attention(
 ) -> jax.Array:
     """Computes exact attention on one device, block by block (BPT, arXiv 2305.19370).
 
-    Memory is linear in the sequence. Arrays are in natural order; the sequence is even.
+    Memory is linear in the sequence. Arrays are in natural order, with an even number of tokens.
 
     Args:
         query: (batch, sequence, heads, head_dim).

@@ -29,8 +29,8 @@ from agentic_transformer.ring.validation import (
 )
 
 CHUNKS = 16
-"""Chunks of a long sequence. A hidden layer 4 times as wide as the model then has 4/16 as many
-activations at a time as a layer of the model's width has in all."""
+"""Chunks of a long sequence. If a hidden layer is 4 times as wide as the model, a chunk of it has a
+quarter of the activations that the whole sequence has at the model's width."""
 
 MIN_CHUNK = 256
 """Tokens in a chunk; smaller products would cost more than the memory they save."""
@@ -53,7 +53,7 @@ def blockwise_feedforward(
     batch_axis: str | tuple[str, ...] | None = None,
     chunk: int | None = None,
 ) -> jax.Array:
-    """Applies a function of each token chunk by chunk, and again so in the backward pass.
+    """Applies a function of single tokens chunk by chunk, in the forward and the backward pass.
 
     Call it within a `jax.jit`: outside, it is compiled anew by each call, for each new function.
     Padding is treated as any other token. It must be finite: the gradients of the parameters sum

@@ -1,13 +1,14 @@
 """Computes the overlap condition: when the transfers of a ring hide behind its computation.
 
 Source: arXiv 2310.01889, section 3 and table 2. At every step of the ring a device attends from its
-`c` queries to `c` keys while it sends `c` keys and values on. With `d` the width of all heads, `F`
-the device's rate in FLOP/s and `B` that of the link in byte/s, one way, the forward step computes
-for `4 d c^2 / F` seconds and, in 16 bits, sends for `4 d c / B`: hidden from `c = F / B` on.
+`c` queries to `c` keys while it sends `c` keys and values on. Let `d` be the width of all heads,
+`F` the device's rate in FLOP/s and `B` that of the link in byte/s, one way. The forward step
+computes for `4 d c^2 / F` seconds and sends, in 16 bits, for `4 d c / B` seconds. So the transfer
+is hidden if `c >= F / B`.
 
-The block size is no choice: it is the device's share of the sequence, `c = sequence / ring size`,
-the same on every device since `to_layout` pads the sequence to a multiple of `2 * ring size`.
-Within a block a kernel may use chunks, the same on every device too.
+The block size is not chosen: it is the device's share of the sequence, `c = sequence / ring size`.
+All devices have the same, since `to_layout` pads the sequence to a multiple of `2 * ring size`.
+Within a block a kernel may use chunks, also the same on every device.
 """
 
 from __future__ import annotations

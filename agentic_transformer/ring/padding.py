@@ -19,9 +19,9 @@ def signed_ids(segment_ids: jax.Array) -> jax.Array:
 
 
 def clipped(values: jax.Array | int, least: int, most: int) -> jax.Array:
-    """Returns integers as int32, the nearest of least..most."""
+    """Returns integers as int32, clipped to least..most."""
     values = jnp.asarray(values)
-    # In their own type: converted first, those at its ends would wrap around.
+    # Clipped in their own type: converted to int32 first, large ones would wrap around.
     known = jnp.iinfo(values.dtype)
     return jnp.clip(values, max(least, known.min), min(most, known.max)).astype(jnp.int32)
 

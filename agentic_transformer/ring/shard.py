@@ -211,6 +211,7 @@ def _axis_size(axis: str | None) -> int:
     except NameError:
         raise ValueError(
             f"axis={axis!r} is no axis of a jax.shard_map around this call; "
-            "on whole arrays call ring_attention, on one device axis=None, inside one over other "
-            f"axes jax.shard_map(ring_attention_shard, axis_names={{{axis!r}}}, ...)"
+            "for whole arrays call ring_attention; for one device give axis=None; inside a "
+            "jax.shard_map over other axes call "
+            f"jax.shard_map(ring_attention_shard, axis_names={{{axis!r}}}, ...)"
         ) from None

@@ -229,10 +229,10 @@ def check_mesh(mesh: Mesh | AbstractMesh) -> None:
     around = get_abstract_mesh()
     if AxisType.Manual in (*around.axis_types, *mesh.axis_types):
         raise ValueError(
-            "this takes whole arrays, and is inside a jax.shard_map, which gives each device its "
-            "part: for attention, call ring_attention outside, or ring_attention_shard here; if it "
-            "is over other axes than the ring's, within another: "
-            "jax.shard_map(ring_attention_shard, axis_names={axis}, ...)"
+            "this takes whole arrays, but is called inside a jax.shard_map, where each device has "
+            "its part: for attention, call ring_attention outside, or ring_attention_shard here; "
+            "if the jax.shard_map is over other axes than the ring's, call "
+            "jax.shard_map(ring_attention_shard, axis_names={axis}, ...) in it"
         )
     abstract = mesh if isinstance(mesh, AbstractMesh) else mesh.abstract_mesh
     if not around.empty and around != abstract:

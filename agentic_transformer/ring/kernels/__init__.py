@@ -103,11 +103,11 @@ def select(
     kernel = NAMED[fused]
     problem = _WHY_NOT[fused](platform, dtype, head_dim)
     if not problem and not static:
-        problem = "the masks are no plain causal or full ones"
+        problem = "not all masks are causal or full"
     if not problem and segments and not kernel.supports_segments:
-        problem = "it has no segments"
+        problem = "it supports no segments"
     if not problem and window and not kernel.supports_windows:
-        problem = "it has no windows"
+        problem = "it supports no windows"
     if not problem:
         words = f"{type(kernel).__name__} ({fused}) for {name} on {platform}"
         return Selection(kernel, f"{words}: its calls are fused.")

@@ -242,7 +242,7 @@ def _missing() -> str:
     try:
         version = cudnn.check_cudnn_version()
     except RuntimeError as error:
-        return str(error).rstrip(".")  # the reason goes on behind it
+        return str(error).rstrip(".")  # the caller's sentence goes on
     if version < MIN_VERSION:
         return f"it needs cuDNN 9.10.2, not {version}"
     # Where another platform compiles for GPUs that are not here, nothing is known of them.

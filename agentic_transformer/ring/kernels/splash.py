@@ -171,7 +171,7 @@ class _Cut(NamedTuple):
 
 
 def _cuts(queries: int, keys: int, mask: Mask) -> Iterator[_Cut]:
-    """Cuts a pair of blocks into calls; it is one call but for very long arrays.
+    """Cuts a pair of blocks into calls; it is one call, except for very long arrays.
 
     With a causal mask, queries and keys are equally many. A window is not cut: splash attention
     holds only the pairs of blocks in it.
@@ -365,8 +365,8 @@ def _splash() -> ModuleType:
 def _precision(dtype: Any) -> AbstractContextManager:
     """Returns the precision of products in a call; splash knows only "default" and "highest".
 
-    Products of 16-bit numbers know no other than the default. Those of float32 are "highest" if
-    any precision but the default is asked for.
+    Products of 16-bit numbers have only the default. Those of float32 are "highest" if any other
+    precision than the default is asked for.
     """
     asked = jax.config.jax_default_matmul_precision
     is_default = dtype != jnp.float32 or asked in (None, "default", "fastest", "bfloat16")

@@ -1,7 +1,7 @@
 """Makes masks for splash attention that do not take long to read.
 
 Splash attention reads a mask while a program is traced: it asks of each block of queries and keys
-whether any and whether all of its pairs are seen. Of jax's own masks it evaluates all pairs. At
+whether any and whether all of its pairs are seen. For jax's own masks it evaluates all pairs. At
 128,000 tokens that takes a minute for each program.
 """
 
@@ -32,8 +32,8 @@ def quick_mask(kind: str) -> type:
     class Corners(plain):
         """Answers for the four corners of a block in place of all its pairs.
 
-        They tell whether any and whether all pairs are seen, since what a query sees is an interval
-        of keys that ends with its own, and the blocks of queries are those of keys.
+        They tell whether any and whether all pairs are seen: a query sees an interval of keys that
+        ends with its own key, and queries and keys are cut into the same blocks.
         """
 
         def __getitem__(self, block: tuple[slice, slice]) -> np.ndarray:
