@@ -54,7 +54,7 @@ class Batch:
         self._pool, self._pool_process = None, 0
 
     def __getstate__(self) -> dict[str, Any]:
-        """Returns what determines the future, so that a copy takes the path of the original."""
+        """Returns what determines all later states, so that a copy takes the original's path."""
         states = np.empty((len(self), mujoco.mj_stateSize(self.model, _STATE)))
         for state, data in zip(states, self._datas, strict=True):
             mujoco.mj_getState(self.model, data, state, _STATE)
@@ -99,11 +99,11 @@ class Batch:
         randoms: Sequence[np.random.RandomState],
         chosen: np.ndarray,
     ) -> None:
-        """Starts an episode of each chosen state's behaviour.
+        """Starts an episode in each chosen state.
 
         Args:
-            behaviours: of every state.
-            randoms: of every state; those of chosen states advance.
+            behaviours: what each state's episode starts as.
+            randoms: the source of each state's start; those of chosen states advance.
             chosen: (states,) bool; the other states stay where they are.
         """
         for index in np.flatnonzero(chosen):
@@ -113,7 +113,7 @@ class Batch:
 
     def step(self, action: np.ndarray) -> None:
         """Holds `action`, (states, action size) in [-1, 1], for one environment step."""
-        # Skipped where it changes nothing, as it could round.
+        # Not scaled where that would change nothing, since scaling could round.
         control = action if self._unit_range else self._scaled(action)
         self._control.write(control)
         if len(self._shares) > 1:
@@ -125,13 +125,13 @@ class Batch:
         self._table = self._state.read()
 
     def check(self, chosen: np.ndarray) -> None:
-        """Checks that no chosen simulation has diverged, after which MuJoCo resets it silently.
+        """Checks that no chosen simulation has diverged: MuJoCo resets such a one silently.
 
         Args:
             chosen: (states,) bool.
 
         Raises:
-            FloatingPointError: some have; names the states.
+            FloatingPointError: some have diverged; the error names the states.
         """
         indices = np.flatnonzero(chosen).tolist()
         diverged = [i for i in indices if self._datas[i].warning.number[_DIVERGED].any()]

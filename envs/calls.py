@@ -1,4 +1,4 @@
-"""Checks what environments are made and called with."""
+"""Checks the arguments with which environments are made and called."""
 
 from __future__ import annotations
 

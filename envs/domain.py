@@ -56,18 +56,18 @@ class Reading(NamedTuple):
 
 @dataclass(frozen=True)
 class FamilyReward:
-    """Defines the reward of a family's members in two parts, of which they share the first.
+    """Defines the reward of a family's members: from numbers that all members share.
 
-    What is measured on stored states is kept on disk once. The reward of any member follows from it
-    at once, so that rewards of many members need no room.
+    These numbers are measured on stored states and kept on disk once. The reward of any member is
+    computed from them when it is needed, so rewards of many members need no disk.
 
     Attributes:
         measure: readings -> (states, numbers) float64: all that the reward depends on besides the
             parameters.
         reward: (measured (..., numbers), **parameters) -> (...). A parameter has the shape (...),
             or (..., numbers) where it is several; shapes broadcast.
-        score: (readings, **parameters) -> (states,): what a planner can climb. None: the reward.
-        learning: as `reward`: what a learner can climb, at most 1. None: the reward.
+        score: (readings, **parameters) -> (states,): what a planner maximises. None: the reward.
+        learning: as `reward`, at most 1: what a learner maximises. None: the reward.
     """
 
     measure: Callable[[Readings], np.ndarray]
@@ -90,8 +90,8 @@ class Domain:
         readings: what observations are computed from, by name. `qpos`, `qvel` and `act` are always
             there, and `ctrl` for rewards.
         reward_readings: names of the readings that rewards take.
-        shaped_rewards: scores that a planner can climb, by behaviour, where the reward itself is
-            flat almost everywhere.
+        shaped_rewards: smoother scores that a planner maximises, by behaviour, where the reward
+            itself is flat almost everywhere.
         stages: the functions of MuJoCo's pipeline that compute the readings of a bare state.
             They leave out collisions and the solver, which take most of a full forward pass.
         control_steps: control steps of dm_control's environment in one environment step.

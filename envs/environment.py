@@ -120,7 +120,7 @@ class Environment(gymnasium.Env):
         return observation[0], float(reward[0]), False, bool(truncated[0]), info
 
     def render(self) -> np.ndarray | None:
-        """Draws the present state; see `VectorEnvironment.render`."""
+        """Draws the current state; see `VectorEnvironment.render`."""
         frames = self._vector.render()
         return None if frames is None else frames[0]
 

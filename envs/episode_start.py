@@ -30,7 +30,7 @@ class EpisodeStarter:
         self.model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_ISLAND
 
     def __reduce__(self) -> tuple:
-        """Makes a copy the one starter of the behaviour in the process that copies."""
+        """Makes pickle return the one starter of this behaviour in the process that loads it."""
         return episode_starter, self._name
 
     @property

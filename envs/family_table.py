@@ -56,7 +56,8 @@ class Parameter:
         """Checks the bounds.
 
         Raises:
-            ValueError: they are no sequences of as many numbers, or a low one exceeds a high one.
+            ValueError: they are not sequences of equally many numbers, or a low one exceeds its
+                high one.
         """
         try:
             low, high = np.asarray(self.low, float), np.asarray(self.high, float)
@@ -77,7 +78,7 @@ class Parameter:
     def check(self, label: str, value: Any) -> Value:
         """Returns a value, rounded to six digits and to `decimals`, as ids show it.
 
-        Bounds are rounded so too. So a value at a bound has an id that makes it again.
+        Bounds are rounded in the same way, so the id of a value at a bound gives this value again.
 
         Args:
             label: what is given, for the error.
@@ -117,7 +118,7 @@ def _value(numbers: np.ndarray) -> Value:
     return values if len(values) > 1 else values[0]
 
 
-_parameter = partial(Parameter, decimals=6)  # of ours, whose ids show micrometres
+_parameter = partial(Parameter, decimals=6)  # of our own families, whose ids show micrometres
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ def _on_rings(*radii: tuple[float, float]) -> Sampler:
 
 
 def _on_goal_ring(rng: np.random.Generator, count: int) -> np.ndarray:
-    # The draws of all earlier versions: evaluations of theirs are of the same goals.
+    # Draws as all earlier versions did, so that evaluations of these have the same goals.
     angles = rng.uniform(-math.pi, math.pi, count)
     return np.array([(GOAL_RING * math.cos(a), GOAL_RING * math.sin(a)) for a in angles])
 

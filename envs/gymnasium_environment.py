@@ -1,4 +1,4 @@
-"""Runs environments of gymnasium as ours run: actions in [-1, 1], float32, episodes of a length.
+"""Runs environments of gymnasium as ours: actions in [-1, 1], float32, episodes of one length.
 
 The library's own wrappers scale actions and round observations, its own vector steps the
 environments one after another.
@@ -109,7 +109,7 @@ class FixedLengthVector(SyncVectorEnv):
     """Runs many environments of one of gymnasium's ids, as `envs.make_vec` returns them.
 
     Attributes:
-        tasks: of each environment; members of a family in the present episodes.
+        tasks: of each environment; members of a family in the current episodes.
         action_repeat: environment steps for which each action is held.
         horizon: T, steps of an episode.
     """

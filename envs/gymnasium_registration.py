@@ -1,7 +1,7 @@
 """Registers our tasks with gymnasium, whichever of the two packages is imported first.
 
 Gymnasium loads no plugins, and `import envs` must not load gymnasium. So where gymnasium is not
-there yet, a finder on `sys.meta_path` waits for its import and registers the tasks behind it.
+there yet, a finder on `sys.meta_path` waits for its import and then registers the tasks.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def make_environment(name: str, render_mode: str | None = None) -> gymnasium.Env
 
 @lru_cache
 def bounds(name: str) -> Bounds:
-    """Returns the sizes of an environment, of which one is made.
+    """Makes an environment, and returns its bounds and the length of its episodes.
 
     Raises:
         ValueError: there is no such environment, or it is of another kind than is supported here.

@@ -121,10 +121,10 @@ class MPPI:
         return copy.deepcopy(self)
 
     def plan(self, physics: np.ndarray) -> np.ndarray:
-        """Plans from the present states.
+        """Plans from the current states.
 
         Args:
-            physics: (episodes, physics size), the present states.
+            physics: (episodes, physics size), the current states.
 
         Returns:
             (episodes, action size): actions to hold for `hold` environment steps, after which the

@@ -20,12 +20,11 @@ def register_family(
 ) -> None:
     """Makes an environment of gymnasium a hidden task, in place of one with its own reward.
 
-    The environment only moves; what it pays is ignored. A family that is registered again is
-    replaced.
+    The environment's own rewards are ignored. A family that is registered again is replaced.
 
     Args:
-        name: `gymnasium:<module>:<id>`. Where it is named, the module is imported, so the module
-            itself calls this function. Other names of the same environment are then refused.
+        name: `gymnasium:<module>:<id>`. Naming it imports the module, so the module itself calls
+            this function. Other names of the same environment are then refused.
         parameters: by name, what is hidden.
         training: draws training tasks, and held-out tasks between them: (source of the draws,
             count) -> (count, numbers), the numbers of all parameters, one after another.
@@ -34,9 +33,9 @@ def register_family(
         beyond: draws held-out tasks outside of the training tasks' range.
 
     Raises:
-        ValueError: the name is of no environment of gymnasium, there are no parameters, the reward
-            does not take them, or a drawn value is none that they allow. A reward of another shape
-            raises one when it is computed.
+        ValueError: the name is not that of an environment of gymnasium, there are no parameters,
+            the reward does not take them, or they do not allow a drawn value. A reward of another
+            shape raises a ValueError when it is computed.
     """
     if not is_gymnasium(name):
         raise ValueError(f"register_family: {name!r} must be {PREFIX}<module>:<id>")
@@ -61,7 +60,7 @@ def register_family(
                 parameter.check(f"register_family: {name!r}: {key}", value)
 
     def checked(observation: np.ndarray, **params: np.ndarray) -> np.ndarray:
-        """Computes the reward; a sum over all axes would else be spread over all steps unseen."""
+        """Computes the reward and checks its shape: a sum over all axes would be broadcast."""
         paid = np.asarray(reward(observation, **params))
         shapes = [
             x.shape[:-1] if parameters[key].size > 1 else x.shape for key, x in params.items()

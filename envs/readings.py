@@ -1,4 +1,4 @@
-"""Computes what observations and rewards are made of, for stored states."""
+"""Computes the readings of stored states, from which observations and rewards are computed."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ class Task:
 
     @property
     def id(self) -> str:
-        """Returns a unique name, of which `task` makes an equal task.
+        """Returns a unique name, from which `task` makes an equal task.
 
         Examples are `walker_walk` and `point_mass_goal(goal=0.106066,-0.106066)`.
         """
@@ -185,7 +185,7 @@ def task(name: str | Task, **params: Any) -> Task:
         if params:
             given = sorted(params)
             raise ValueError(
-                f"task {name.id!r} is already made: parameters {given} belong with a name"
+                f"task {name.id!r} is a Task already: parameters {given} need a task's name"
             )
         return name
     if "(" in name:
@@ -246,7 +246,7 @@ def _parse_id(identifier: str) -> tuple[str, dict[str, Any]]:
     except (AttributeError, ValueError):
         written = "'cheetah_speed(speed=1.5)' or 'point_mass_goal(goal=0.1,-0.1)'"
         raise ValueError(
-            f"task {identifier!r} cannot be read; allowed: such as {written}"
+            f"task {identifier!r} cannot be read; allowed: an id such as {written}"
         ) from None
 
 

@@ -231,7 +231,7 @@ def _draw(task: Task, state: np.ndarray, height: int, width: int) -> np.ndarray:
         physics.set_state(state)
     if task.domain in _GOAL_MARKS:
         positions, name = _GOAL_MARKS[task.domain]
-        # Not in the model: MuJoCo does not read there where a mark at its body's origin is.
+        # Set in the data: MuJoCo does not read the model's position of a mark at its body's origin.
         getattr(physics.named.data, positions)[name, :2] = _goal(task)
     return physics.render(height=height, width=width, camera_id=0)
 

@@ -1,6 +1,6 @@
-"""Checks what `reset` is given, and draws what episodes start with.
+"""Checks the arguments of `reset`, and draws what episodes start with.
 
-It is given seeds, a mask of environments, and members of families.
+The arguments are seeds, a mask of environments, and members of families.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def random_streams(seed: int) -> tuple[np.random.RandomState, np.random.Generato
 
 
 class EpisodeDraws:
-    """Draws what the episodes of a vector of environments start with, from streams of each.
+    """Draws starts and tasks for a vector of environments, each from random streams of its own.
 
     Attributes:
         starts: the source of each environment's starts.

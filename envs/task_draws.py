@@ -17,8 +17,8 @@ def draw_tasks(name: str | Task, count: int, rng: np.random.Generator) -> list[T
 
     Args:
         name: a family, whose members are drawn; or a single task, which is repeated. Each member
-            of a finite family is drawn equally often, give or take one. One with parameters draws
-            from those of training.
+            of a finite family is drawn equally often, give or take one. Members of a family with
+            parameters are drawn as training tasks are.
         count: number of episodes.
         rng: the source of the draws.
     """
@@ -82,7 +82,7 @@ def held_out_tasks(
 def collection_tasks(name: str | Task, count: int, rng: np.random.Generator) -> list[Task]:
     """Draws the tasks that `count` collected episodes pursue; see `draw_tasks`.
 
-    Those of a family with parameters reach a little beyond the training tasks.
+    For a family with parameters they reach a little beyond the training tasks.
     """
     family = task(name)
     draw = FAMILIES[family.name].collection if family.hidden else None

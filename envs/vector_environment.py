@@ -128,8 +128,8 @@ class VectorEnvironment(VectorEnv):
         check_action(action, self.action_space.shape)
         if self._elapsed is None or (self._elapsed >= self.horizon).any():
             raise gymnasium.error.ResetNeeded(
-                f"an episode lasts {self.horizon} steps: call reset before this step, "
-                "where only some are over with options={'reset_mask': truncated}"
+                f"an episode lasts {self.horizon} steps: call reset before this step; if only some "
+                "episodes are over, with options={'reset_mask': truncated}"
             )
         reward = np.zeros(self.num_envs)
         for _ in range(self.action_repeat):
@@ -143,7 +143,7 @@ class VectorEnvironment(VectorEnv):
         return self._observations(), reward, np.zeros(self.num_envs, bool), truncated, info
 
     def render(self) -> tuple[np.ndarray, ...] | None:
-        """Draws the present states as (height, width, 3) uint8 each, if `render_mode` asks for it.
+        """Draws the current states as (height, width, 3) uint8 each, if `render_mode` asks for it.
 
         Raises:
             RuntimeError: this machine cannot draw; one line says why.

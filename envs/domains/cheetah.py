@@ -22,13 +22,13 @@ def _run(direction: int) -> Callable[[Readings], np.ndarray]:
     return lambda readings: planar.linear(direction * planar.speed(readings), _SPEED, _SPEED, 0)
 
 
-_FARTHEST = 3.0  # metres a second off: all that is farther scores alike
-_LEVEL = 0.4  # radians of pitch up to which the planner does not mind
+_FARTHEST = 3.0  # metres a second off the hidden speed: what is farther off scores the same
+_LEVEL = 0.4  # radians of pitch from which on the planner's score falls
 
 
 def _score_speed(readings: Readings, speed: np.ndarray) -> np.ndarray:
     # -min(|v - v*|, 3) - max(|pitch| - 0.4, 0) / 2 - |a|^2 / 10: far from the hidden speed the
-    # reward is flat, and plans that roll over or thrash are no use to imitate.
+    # reward is flat, and plans that roll over or thrash should not be imitated.
     off = np.minimum(np.abs(planar.speed(readings) - speed), _FARTHEST)
     pitch = np.maximum(np.abs(readings["qpos"][:, 2]) - _LEVEL, 0)
     return -off - pitch / 2 - (readings["ctrl"] ** 2).sum(axis=1) / 10

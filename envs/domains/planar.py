@@ -14,7 +14,7 @@ STAGES = (mujoco.mj_kinematics, mujoco.mj_comPos, mujoco.mj_comVel, mujoco.mj_su
 
 # Metres a second around a hidden speed that earn the full reward, and over which it falls to 0.
 _SPEED_RADIUS, _SPEED_MARGIN = 0.25, 0.5
-_FAR_MARGIN = 2.0  # metres a second off a hidden speed from which a learner still feels the way
+_FAR_MARGIN = 2.0  # the margin of a learner's reward, which has a slope far from the speed too
 _SPIN = 5.0  # angular momentum about y that earns a flip's full reward (URLB)
 
 
@@ -45,7 +45,7 @@ def at_speed(value: np.ndarray, speed: np.ndarray) -> np.ndarray:
 
 
 def toward_speed(value: np.ndarray, speed: np.ndarray) -> np.ndarray:
-    """Returns what a learner can climb where `at_speed` is flat, of the same shapes.
+    """Returns a reward for learners, of the same shapes, with a slope where `at_speed` is flat.
 
     It is the mean of `at_speed` and of the same with a margin of 2 instead of 0.5.
     """

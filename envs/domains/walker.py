@@ -39,7 +39,7 @@ def _stand(readings: Readings) -> np.ndarray:
 
 
 def _stand_and(readings: Readings, reward: np.ndarray) -> np.ndarray:
-    # Standing alone earns a sixth, and falling costs both.
+    # Standing alone earns a sixth, and falling lowers both parts.
     return _stand(readings) * (5 * reward + 1) / 6
 
 
@@ -58,7 +58,7 @@ def _measure_speed(readings: Readings) -> np.ndarray:
 
 
 def _reward_speed(measured: np.ndarray, speed: np.ndarray) -> np.ndarray:
-    # Falling costs all.
+    # Falling lowers all of it.
     return measured[..., 1] * planar.at_speed(measured[..., 0], speed)
 
 
@@ -68,7 +68,7 @@ def _score_speed(readings: Readings, speed: np.ndarray) -> np.ndarray:
 
 
 def _learn_speed(measured: np.ndarray, speed: np.ndarray) -> np.ndarray:
-    # stand (0.2 + 0.4 pay(margin 0.5) + 0.4 pay(margin 2)): a fallen walker first learns to stand.
+    # stand (0.2 + 0.4 r(margin 0.5) + 0.4 r(margin 2)): a fallen walker first learns to stand.
     moving = planar.toward_speed(measured[..., 0], speed)
     return measured[..., 1] * (_FOR_STANDING + (1 - _FOR_STANDING) * moving)
 

@@ -55,7 +55,7 @@ def test_task_identity():
         (("point_mass_goal", {"goal": (0.1,)}), "two numbers"),
         (("point_mass_goal", {"target": (0.1, 0)}), "allowed: goal"),
         (("cheetah_speed", {"sped": 1}), "nearest match: 'speed'; allowed: speed"),
-        (("cheetah_speed(speed=1;speed=2)", {}), "cannot be read; allowed: such as"),
+        (("cheetah_speed(speed=1;speed=2)", {}), "cannot be read; allowed: an id such as"),
         (("cheetah_speed", {"speed": 12}), "a number between -10 and 10 m/s; nearest match: 10.0"),
         (("cheetah_speed", {"speed": "fast"}), "must be a number"),
         (("cheetah_speed", {"speed": float("nan")}), "must be a number between"),
