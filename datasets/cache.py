@@ -46,7 +46,7 @@ def build_cache(
     Only episodes that the cache lacks are read, unless one of those in it has changed or is gone.
     A cache is written to a new file, which takes the old one's place when it is whole. So several
     processes may call this at once (one builds, the others wait), and readers may go on reading.
-    Files whose names are no episode's are left out, and a line says so.
+    Files without the name of an episode are left out, and a line says so.
 
     Args:
         buffer: a folder of episodes.
@@ -139,7 +139,7 @@ def _missing(path: Path, files: list[Path], domain: str | None) -> tuple[list[Pa
         return files, f"{len(lost)} of its episodes have changed or are gone: {lost[0]}"
     missing = [file for file in files if file.name not in cached]
     if cached and missing != files[len(files) - len(missing) :]:
-        # Appended, they would stand behind later ones. Readers count on the order of the numbers:
+        # Appended, they would stand after later ones. Readers rely on the order of the numbers:
         # learning histories, and draws of a subset, which should not depend on when it was cached.
         return files, f"{missing[0].name} belongs before episodes that it holds"
     return missing, ""

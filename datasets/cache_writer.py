@@ -89,7 +89,7 @@ class CacheWriter:
         for writer in self._writers.values():
             writer.finish()
         episodes = np.array(self._episodes, EPISODE)
-        # HDF5 itself verifies this checksum, which it has for chunks alone.
+        # HDF5 itself verifies this checksum, which it has only for chunked datasets.
         self._file.create_dataset("episodes", data=episodes, chunks=episodes.shape, fletcher32=True)
         attributes = {"format": FORMAT, "identity": self._identity, "domain": domain or ""}
         self._file.attrs.update(attributes)

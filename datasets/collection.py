@@ -64,7 +64,7 @@ def collect(
     length: int | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Runs a collector and writes its episodes, but for those that the folder has already.
+    """Runs a collector and writes its episodes, except those that the folder has already.
 
     Episode i depends on the seed and i alone (and the versions of the libraries). So an interrupted
     collection goes on to the same buffer, and a finished one can be extended.
@@ -85,8 +85,8 @@ def collect(
         the metadata. Its versions are those of the libraries and the code of the last episodes.
 
     Raises:
-        ValueError: unknown task or collector, a folder that was collected otherwise, or an
-            environment that leaves what its spaces declare.
+        ValueError: unknown task or collector, a folder that was collected with other settings, or
+            an environment whose observations leave its own space.
     """
     task, folder = envs.task(task), Path(folder)
     policy = collector_class(collector, task)
@@ -116,8 +116,8 @@ def collect(
 def write_collected(folder: Path, index: int, episode: Episode, task: Task) -> None:
     """Writes an episode just collected, if the cache will take it.
 
-    So an environment of gymnasium that leaves its own space of observations stops a collection at
-    its first batch, not when it is whole.
+    So an environment of gymnasium whose observations leave its own space stops a collection at the
+    first batch, not at the end.
 
     Raises:
         ValueError: the cache would refuse it.
@@ -145,7 +145,7 @@ def read_same_collection(folder: Path, made: dict[str, Any]) -> dict[str, Any]:
         the record; empty where nothing was collected yet.
 
     Raises:
-        ValueError: the buffer was collected otherwise.
+        ValueError: the buffer was collected with other settings.
     """
     made["settings"] = json.loads(json.dumps(made["settings"]))
     before = read_metadata(folder)
@@ -167,8 +167,8 @@ def record_collection(
 ) -> Iterator[dict[str, Any]]:
     """Writes how a buffer's episodes are collected, before the block collects them.
 
-    Meanwhile a collection of other settings is refused; several of the same settings may go on,
-    unless they are to be alone.
+    Meanwhile collections with other settings are refused. Several with the same settings may run,
+    unless `alone` is set.
 
     Args:
         folder: the buffer.
@@ -178,14 +178,14 @@ def record_collection(
         new_episodes: how many of them are yet to be made.
         libraries: whose versions the episodes depend on.
         modules: of the collector, where `datasets.collection` does not import it.
-        alone: whether no other collection may go on there.
+        alone: whether no other collection may run there.
 
     Yields:
         the metadata.
 
     Raises:
-        ValueError: another collection has begun since or, with `alone`, goes on; or the buffer
-            cannot be written.
+        ValueError: a collection with other settings has begun since; `alone` is set and another
+            collection runs; or the buffer cannot be written.
     """
     domain = envs.task(made["task"]).domain
     with lock_collection(folder, alone) as (lock, others):
@@ -207,7 +207,7 @@ def record_collection(
         write_metadata(folder, metadata)
         if not alone:
             flock(lock, fcntl.LOCK_SH)
-        if not before:  # another may have begun in between: a lock is given up to be shared
+        if not before:  # another may have begun in between: a lock is released before it is shared
             check_same_collection(folder, read_metadata(folder, in_progress=True), made)
         yield metadata
 

@@ -25,7 +25,7 @@ _RENAMED_SETTINGS = {"coarse": "timestep_scale"}  # old -> new, read for one ver
 def read_metadata(folder: Path, in_progress: bool = False) -> dict[str, Any]:
     """Reads the record of a buffer; empty where nothing was collected yet.
 
-    A collection that stopped before its first episode leaves a record, which counts for nothing.
+    A collection that stopped before its first episode leaves a record, which is ignored.
 
     Args:
         folder: the buffer.
@@ -65,7 +65,7 @@ def _rename_settings(path: Path, metadata: dict[str, Any]) -> None:
 
 
 def _name_unit(metadata: dict[str, Any]) -> None:
-    """Says of noise of earlier versions, which drew a value for each action, what it counted."""
+    """Adds the unit of time scales to records of earlier versions: a time scale counted actions."""
     settings = metadata.get("settings") or {}
     if "time_scales" in settings:
         held = metadata.get("action_repeat", 1) != 1
@@ -148,8 +148,8 @@ def check_same_collection(folder: Path, before: dict[str, Any], made: dict[str, 
     Args:
         folder: the buffer.
         before: its record; empty where nothing was collected yet.
-        made: how the new episodes are to be collected. Its settings become None where the buffer
-            does not say its own.
+        made: how the new episodes are to be collected. Its settings become None if the buffer's
+            record has none.
 
     Raises:
         ValueError: they differ; names the first difference.
@@ -160,7 +160,7 @@ def check_same_collection(folder: Path, before: dict[str, Any], made: dict[str, 
     if before["settings"] is None:
         tqdm.write(
             f"{folder / METADATA}: does not say with which settings its episodes were collected; "
-            "they may not be those of today"
+            "they may differ from the current ones"
         )
         made["settings"] = None  # they stay unknown for the buffer as a whole
     old, new = _flattened(before), _flattened(made)

@@ -57,7 +57,7 @@ class Collector(Protocol):
 
         Args:
             step: 0, action_repeat, 2 action_repeat, ...
-            physics: (episodes, physics size), the present states.
+            physics: (episodes, physics size), the current states.
 
         Returns:
             (episodes, action size).

@@ -40,8 +40,8 @@ def download(
 
     A transfer that breaks off goes on where it stopped, within this call and in a later one. A
     server that cannot be reached in the first place ends the call at once. An archive that was
-    brought to `<root>/<domain>/<algorithm>.zip` by hand is taken. The archive's own checksums are
-    always verified; its SHA-256 is kept in `.complete`, and compared where given (the release
+    brought to `<root>/<domain>/<algorithm>.zip` by hand is used. The archive's own checksums are
+    always verified. Its SHA-256 is kept in `.complete`, and compared with `sha256` (the release
     publishes none). Of several processes that call this at once, one unpacks.
 
     Args:
@@ -57,8 +57,8 @@ def download(
         the buffer's folder.
 
     Raises:
-        ValueError: unknown names, a SHA-256 that can be none, a folder with episodes of another
-            origin, no such file on the server, a wrong checksum, or a damaged archive.
+        ValueError: unknown names, a malformed SHA-256, a folder with episodes of another origin, no
+            such file on the server, a wrong checksum, or a damaged archive.
         OSError: not enough disk space, no connection, one that broke off too often, or another
             process fetches the archive.
     """
@@ -86,7 +86,7 @@ def download(
 def _is_unpacked(folder: Path, sha256: str | None) -> bool:
     """Tells whether a data set is unpacked, and refuses one of another archive than asked for.
 
-    One whose episodes were removed is not.
+    A data set whose episodes were removed counts as not unpacked.
     """
     if not (folder / _DONE).exists() or not any((folder / "buffer").glob("*.npz")):
         return False

@@ -2,9 +2,8 @@
 
 A file holds T + 1 rows. Row 0 is the reset: its action and reward are 0, its discount 1. Transition
 t = 1..T is observation[t-1], action[t], reward[t], discount[t], observation[t]. Files may hold more
-arrays, which readers of the format ignore; of them, ours reads `demonstrator`, and others if it is
-asked to. Names end with T:
-`episode_000012_1000.npz` (ExoRL) and `20220101T101112_12_1000.npz` (URLB's own runs).
+arrays, which readers of the format ignore. Ours reads `demonstrator`, and others on request. Names
+end with T: `episode_000012_1000.npz` (ExoRL) and `20220101T101112_12_1000.npz` (URLB's own runs).
 
 Source of the format: arXiv 2201.13425 and the data that its authors released.
 """
@@ -30,7 +29,7 @@ _REQUIRED = ("observation", "action", "reward", "discount")
 DEMONSTRATOR = "demonstrator"
 """Key of the actions that a demonstrator would have taken where noise was added to its own."""
 COLLECTED = (DEMONSTRATOR, "parameters", "noise")
-"""Keys of what our collectors store besides: also the task's parameters and the noise's scale."""
+"""Keys of further arrays of our collectors: also the task's parameters and the noise's scale."""
 _LARGEST = np.finfo(np.float32).max
 _MAX_BYTES = 1 << 30  # no array of an episode comes near this; a damaged header may claim terabytes
 

@@ -81,5 +81,5 @@ class HandCollector:
         damped = by_joints @ by_joints.T + _DAMPING**2 * np.eye(3)
         action = np.zeros(model.nu)
         action[:ARM_JOINTS] = by_joints.T @ np.linalg.solve(damped, velocity)
-        action /= model.actuator_ctrlrange[:, 1]  # joint velocities of the actions 1
+        action /= model.actuator_ctrlrange[:, 1]  # the joint velocities at action 1
         return action / max(1.0, float(np.abs(action).max()))

@@ -313,7 +313,7 @@ def _read_groups(data: Path, count: int, low: np.ndarray, high: np.ndarray) -> I
         with h5py.File(data / _ARRAYS, "r") as file:
             for index in range(count):
                 yield _read_group(f"{data}: episode {index}", file[f"episode_{index}"], low, high)
-    except (OSError, KeyError, TypeError) as error:  # one where a group stands for an array
+    except (OSError, KeyError, TypeError) as error:  # TypeError: a group in place of an array
         raise ValueError(f"{data / _ARRAYS}: cannot be read ({error})") from error
 
 
@@ -347,5 +347,5 @@ def _read_group(label: str, group: h5py.Group, low: np.ndarray, high: np.ndarray
 
 
 def _is_ours(info: h5py.Dataset | h5py.Group | None, rows: int) -> bool:
-    """Tells whether an info has a row a step, as ours have: others give theirs the same names."""
+    """Tells whether an info has a row a step, as ours have: others use the same names."""
     return isinstance(info, h5py.Dataset) and info.ndim == 2 and len(info) == rows

@@ -82,8 +82,8 @@ def recipe_of(task: Task) -> Recipe:
 def planner_of(task: Task, action_repeat: int) -> MPPIConfig:
     """Returns the planner's settings for a task whose actions are held for `action_repeat` steps.
 
-    The collector is asked once in so many steps. A piece that ended in between would last longer
-    than it was planned for.
+    The collector is asked only once in `action_repeat` steps. A piece of a plan that ended in
+    between would last longer than it was planned for.
     """
     return fit_action_repeat(recipe_of(task).planner, task.domain, action_repeat)
 

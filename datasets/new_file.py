@@ -18,10 +18,10 @@ def new_file(path: Path) -> Iterator[Path]:
 
     Yields:
         the path to write to. Each call has its own, since several processes may write one file,
-        also some of two machines or containers, whose numbers may be the same.
+        even on several machines or in several containers, where process ids may be equal.
 
     Raises:
-        OSError: it cannot be written; the error names `path`, which a full disk alone does not.
+        OSError: it cannot be written; the error names `path`, also on a full disk.
     """
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
@@ -40,7 +40,7 @@ def new_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def named_errors(path: Path) -> Iterator[None]:
-    """Names a file in the errors of writing to it, which a full disk alone does not."""
+    """Names a file in the errors of writing to it, also in those of a full disk."""
     try:
         yield
     except OSError as error:
@@ -52,7 +52,7 @@ def named_errors(path: Path) -> Iterator[None]:
 def remove_partial_files(folder: Path, *names: str) -> None:
     """Removes what killed processes left of new files; those of a live process stay.
 
-    So do all of them where the file system has no locks, which tell the two apart.
+    Locks tell the two apart. On a file system without locks all files stay.
 
     Args:
         folder: where the files were to lie.

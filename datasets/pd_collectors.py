@@ -52,7 +52,7 @@ class _WaypointCollector:
         """Returns a noisy force toward `waypoint`, (episodes, 2)."""
         position, velocity = physics[:, :2], physics[:, 2:]
         force = self._gain * (waypoint - position - _DAMPING * velocity)
-        # At most 1 long before noise is added, as the motors are.
+        # Its length is at most 1 before noise is added, like that of the motors' force.
         force /= np.maximum(1, np.linalg.norm(force, axis=1, keepdims=True))
         return np.clip(force + self._noise * self._rng.standard_normal(force.shape), -1, 1)
 

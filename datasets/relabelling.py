@@ -83,8 +83,8 @@ def measure_many(
         action: (rows, action size); only `exact` needs it.
 
     Returns:
-        For each task: its reward, (rows,) float32; or (rows, numbers) float64, of which the rewards
-        of a family's members follow.
+        For each task: its reward, (rows,) float32; for a family, (rows, numbers) float64, from
+        which the rewards of its members follow.
 
     Raises:
         ValueError: see `relabel`.
@@ -139,7 +139,7 @@ def _readings(
     # Loads MuJoCo, which a check of a command line does not wait for.
     from envs.readings import readings_of
 
-    if is_gymnasium(task.name):  # whose states are known by what they show
+    if is_gymnasium(task.name):  # its observations stand for states
         return {"observation": np.asarray(physics)}
     spec, domain, physics = envs.spec(task), task.domain, np.asarray(physics)
     if physics.ndim != 2 or physics.shape[1] != spec.physics:
@@ -162,7 +162,7 @@ def _code(domain: str) -> dict[str, str]:
 
 
 def _modules(domain: str) -> tuple[str, ...]:
-    # Of a family of gymnasium the observations are kept, which none of its code computes.
+    # For a family of gymnasium, observations are kept, and none of its code computes them.
     own = () if is_gymnasium(domain) else (f"envs.domains.{domain}",)
     return "datasets.relabelling", *own
 

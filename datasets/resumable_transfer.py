@@ -30,9 +30,10 @@ class _Refused(ValueError):
 
 
 def fetch(url: str, target: Path, progress: bool, pause: Callable[[float], None]) -> None:
-    """Brings all of `url` to `target`, through `<target>.part`; a target that is there is taken.
+    """Brings all of `url` to `target`, through `<target>.part`; an existing target is kept.
 
-    A part goes on only with the version of the file that it is of, if the server tells versions.
+    A part is continued only with the version of the file that it began with, if the server tells
+    versions.
 
     Args:
         url: of the file.
@@ -48,7 +49,7 @@ def fetch(url: str, target: Path, progress: bool, pause: Callable[[float], None]
     if target.exists():
         return
     part = target.with_name(target.name + ".part")
-    by_hand = f"mend that, or bring the file to {target} by other means; then run this again"
+    by_hand = f"repair that, or bring the file to {target} by other means; then run this again"
     reached, failures = False, 0
     if progress:
         tqdm.write(f"connecting to {url}")
@@ -88,7 +89,7 @@ def check_space(folder: Path, needed: float) -> None:
     """Checks that the disk of `folder` has room for `needed` bytes.
 
     Raises:
-        OSError: it has not.
+        OSError: there is less.
     """
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -113,14 +114,14 @@ def _transfer(url: str, part: Path, progress: bool) -> bool:
     have, version = _size(part), _version_file(part)
     headers = {"Range": f"bytes={have}-"} if have else {}
     known = version.read_text() if have and version.exists() else ""
-    if known:  # of another version the server sends all
+    if known:  # if the file has another version now, the server sends all of it
         headers["If-Range"] = known
     request = urllib.request.Request(url, headers=headers)
     try:
         # An opener of our own: the common one keeps the proxies of the process's first request.
         answer = urllib.request.build_opener().open(request, timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and have:  # the range starts behind the end of the file
+        if error.code == 416 and have:  # the range starts at or after the end of the file
             if _total(error) == have:  # so nothing is left to send
                 return True
             part.unlink()
@@ -134,7 +135,7 @@ def _transfer(url: str, part: Path, progress: bool) -> bool:
 
 
 def _receive(answer: HTTPResponse, part: Path, have: int, progress: bool) -> bool:
-    """Writes an answer to `part`, behind the `have` bytes that the server leaves out.
+    """Writes an answer to `part`, after the `have` bytes that the server leaves out.
 
     Raises:
         BlockingIOError: another process writes there.

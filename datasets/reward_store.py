@@ -1,7 +1,7 @@
 """Keeps the rewards of a cache's rows, a file for each task, and computes missing ones.
 
-A family with parameters has one file for all its members: a few numbers of each row, of which the
-reward of any member follows (`envs.domain.FamilyReward`). So hundreds of members take no room.
+A family with parameters has one file for all its members: a few numbers of each row, from which the
+reward of any member follows (`envs.domain.FamilyReward`). More members need no more room.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class RewardStore:
         if not self._missing(tasks, mode):
             return
         if _state(tasks[0]) not in self._rows:
-            # Those in an episode are of one task.
+            # Rewards in an episode are of one task.
             several = len(tasks) > 1 or tasks[0].hidden
             advice = (
                 "allowed: episodes with physics"
@@ -160,7 +160,7 @@ class RewardStore:
         They are few: a domain has less than a dozen, and all members of a family share a file. A
         file is replaced as a whole, so that nobody reads half of one.
         """
-        # Episodes that were appended to the cache stand behind the rows that have rewards.
+        # Episodes that were appended to the cache come after the rows that have rewards.
         done = min(self._kept(task, mode)[0] for task in tasks)
         with ExitStack() as stack:
             samples = self._measure(0, min(1, self._total_rows), tasks, mode)

@@ -239,9 +239,9 @@ class Store:
         them: the task, its code, MuJoCo.
 
         Raises:
-            ValueError: the data set has no physics, or the cache holds another domain's episodes;
-                rewards cannot be written there; or stored rewards are asked for and not those of
-                one task.
+            ValueError: the data set has no physics; the cache holds another domain's episodes;
+                rewards cannot be written there; or stored rewards, which are of one task, are asked
+                for under several.
         """
         if mode == STORED:
             self._check_stored([envs.task(task) for task in tasks])

@@ -68,7 +68,7 @@ def verify(buffer: str | Path, domain: str | None = None, *, progress: bool = Tr
     if ignored := ignored_entries(buffer):
         report.remarks.append(ignored)
     if domain is None:
-        unnamed = "neither its folder nor domain=<domain> names a body"
+        unnamed = "neither its folder nor domain=<domain> names a domain"
         report.remarks.append(f"whose data this is was not checked: {unnamed}")
     return report
 
