@@ -58,7 +58,7 @@ def main(config: BenchmarkCommand) -> None:
         problem = f"out={folder} has the results of another command: {earlier.get('command')}"
         raise_config_error(problem, "out=<another folder>")
     argv += [f"out={config.out}"] if config.out else []
-    # Before anything is written: is the commit all that ran?
+    # Before anything is written: the files of a suite must not count as changes of the code.
     facts = provenance.collect(argv, {"seed": 0})
     made_by = {key: facts[key] for key in ("commit", "python", "packages")}
     made_by |= {"suite": config.suite, "uncommitted changes": provenance.changes()}

@@ -44,7 +44,7 @@ def main(config: QuickstartCommand, run: Path) -> None:
     stages = _stages(2 * len(commands) + 2)
     next(stages)("collect trajectories of the task's domain")
     collect.main(CollectCommand(config.task, config.data))
-    print(f"run folder: {run}", flush=True)  # only now: without data there is none
+    print(f"run folder: {run}", flush=True)  # only now: without data the folder is removed
     results = []
     for command in commands:
         folder, name = Path(command.run), command.agent.name

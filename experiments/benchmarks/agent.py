@@ -2,7 +2,7 @@
 
 Costs are CPU time. The data are synthetic, of a task's shape, if their values do not matter. The
 suite takes about 10 minutes, most of them in ten training steps on 128 trajectories of 1,000 steps.
-A part whose table is in the folder is finished: after a kill, a run goes on behind it.
+A part whose table is in the folder is finished: after a kill, a run goes on after it.
 """
 
 from __future__ import annotations

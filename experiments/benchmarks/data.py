@@ -2,8 +2,8 @@
 
 Rates are per second of CPU time (all threads), the best of several interleaved rounds, so that
 other load on the machine does not change them. What a measurement must reach stands beside it.
-Collecting takes most of the time. After a kill, a run goes on behind the parts and the episodes
-that it finds in the folder.
+Collecting takes most of the time. After a kill, a run goes on after the parts and the episodes that
+it finds in the folder.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ _PARTS = {
     "quickstart": 465,
 }
 """Seconds from the start, of `_SECONDS`, after which a part begins no more rows; what a part does
-not use is left to those behind it. The module of a part is `gpu_<part>`, with a function `rows`."""
+not use is left to the next ones. The module of a part is `gpu_<part>`, with a function `rows`."""
 
 _SECONDS = 475
 """Seconds that the suite may take."""

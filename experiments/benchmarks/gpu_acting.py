@@ -19,7 +19,7 @@ _ROW_SECONDS = 12
 
 
 def rows(clock: Clock) -> Iterator[dict[str, Any]]:
-    """Yields milliseconds of a step, and over the time to read the cache.
+    """Yields milliseconds of a step, and their ratio to the time to read the cache.
 
     Width 128, 3 layers, the walker's sizes, float32, contexts of trajectories of 1,000 steps that
     are full but for one token. Reading takes the cache's bytes at the rate of a copy in the same

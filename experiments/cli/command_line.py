@@ -25,7 +25,7 @@ from experiments.cli import overrides, resuming, run_folder
 from experiments.cli.overrides import Assignment
 from experiments.cli.packages import CONF
 
-# Groups of the last version, whose one option held the defaults.
+# Groups of the last version. Each had one option, which held the defaults.
 FORMER_GROUPS = ("train", "eval", "td3_bc")
 _ALLOWED = (
     "overrides such as train.steps=100, and the flags -m, --help, --help-all, --cfg job, --info"
@@ -66,7 +66,7 @@ def _refuse_flag(flag: str, argv: list[str], names: list[str]) -> NoReturn:
 
     Args:
         flag: such as `--seed` or `--seed=3`.
-        argv: the command line; the word behind the flag may be its value.
+        argv: the command line; the word after the flag may be its value.
         names: of settings and config groups.
     """
     name, _, value = flag.lstrip("-").partition("=")
@@ -153,7 +153,7 @@ class CommandLine:
     def make_settings(self, words: list[str]) -> Any:
         """Returns the settings that overrides make; every value is checked.
 
-        A run that is resumed by its folder has its own settings, but for those given here.
+        A run that is resumed by its folder has its own settings, except those given here.
 
         Raises:
             UserError: a value is missing, or not allowed.
@@ -225,7 +225,7 @@ def _hydra_flags(given: argparse.Namespace) -> list[str]:
     """Returns the flags that Hydra acts on itself.
 
     Raises:
-        UserError: a flag stands without the one that it belongs to.
+        UserError: a flag is given without the flag that it belongs to.
     """
     if (given.resolve or given.package) and not given.cfg:
         flag = "--resolve" if given.resolve else f"--package {given.package}"

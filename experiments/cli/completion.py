@@ -34,7 +34,7 @@ def shell_function(python: str) -> str:
 def completions(line: str, commands: Iterable[str]) -> list[str]:
     """Returns what a shell may put in place of the last word of a line.
 
-    bash takes `=` for a border between words: behind one, only the value is returned.
+    bash takes `=` for a border between words: after one, only the value is returned.
 
     Args:
         line: the beginning of a command line, up to the cursor.

@@ -77,7 +77,7 @@ def use_virtual_devices(count: int, *flags: str) -> None:
 
     Args:
         count: how many.
-        *flags: more flags of XLA. All come behind those of XLA_FLAGS, and have the last word.
+        *flags: more flags of XLA. All follow those of XLA_FLAGS, and override them.
     """
     asked = (f"{_COUNT_FLAG}={count}", *flags)
     kept = [flag for flag in _xla_flags() if flag not in asked]

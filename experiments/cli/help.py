@@ -23,11 +23,11 @@ FIRST = (
 """Settings that most people change; short help shows those that the command has."""
 
 _FEW = 15
-"""Settings of which a command shows all at once."""
+"""A command with at most this many settings shows all of them in its short help."""
 
 _SHORT_FOOTER = """
---help-all shows all {count} settings, each with its meaning and what is allowed; --cfg job the
-settings that the words beside it make. Write key=value; {several}.
+--help-all shows all {count} settings, each with its meaning and what is allowed; --cfg job shows
+the settings that this command line makes. Write key=value; {several}.
 """
 _FOOTER = """
 Write key=value, a list as key=[1,2], a config group as group=option; {several}.

@@ -125,9 +125,9 @@ def setting_or_group(override: Override) -> str:
 
 
 def _in_home(path: str) -> str:
-    """Returns a path without its ~, which shells leave behind a `=`, and which is a name in quotes.
+    """Returns a path with the user's home for its ~: after a `=` or in quotes, shells leave the ~.
 
-    One of a user who has no home stays.
+    A path stays as it is if the user has no home.
     """
     with suppress(RuntimeError):
         return str(Path(path).expanduser()) if path.startswith("~") else path
@@ -135,7 +135,7 @@ def _in_home(path: str) -> str:
 
 
 def _rename(word: str) -> str:
-    """Returns an override with its setting's present name, which an earlier one may have."""
+    """Returns an override with the current name of its setting, if it has an earlier one."""
     key, equals, value = word.partition("=")
     group, _, name = key.lstrip("+").partition(".")
     if (new := RENAMED.get(group, {}).get(name)) is None:
@@ -219,7 +219,7 @@ class _Reader:
         return singles
 
     def _check_agents(self, setting: Setting, value: Any) -> None:
-        """Raises a UserError if conditions of an evaluation name an agent: it is trained apart."""
+        """Raises a UserError if conditions of an evaluation name an agent of a run of its own."""
         if setting.key != "eval.conditions" or not isinstance(value, list):
             return
         agents = {path.stem for path in (CONF / "agent").glob("*.yaml")}

@@ -88,7 +88,7 @@ def is_done(folder: Path, settings: Any) -> bool:
 
 
 def print_growth(folder: Path, settings: Any) -> None:
-    """Says what more steps than a run was started with do to its learning rate."""
+    """Says how the learning rate changes if a run gets more steps than it was started with."""
     if (before := _grows_from(folder, settings)) is not None:
         steps = settings.train.steps
         print(
@@ -127,7 +127,7 @@ def check_resumed(settings: Any, overrides: list[str]) -> None:
 
 
 def resumed_settings(settings: Any, overrides: list[str]) -> Any:
-    """Returns settings with those that no override gives as in the run that is resumed.
+    """Returns settings of which all that no override gives are those of the resumed run.
 
     With `experiment=...` or `window=...`, which give settings of any group, all stay as they are.
 

@@ -168,8 +168,8 @@ def read_config(folder: Path, command_type: type) -> Any:
     except (OmegaConfBaseException, YAMLError) as error:
         line = str(error).splitlines()[0]
         raise_config_error(f"{path} does not hold {command_type.__name__}'s settings: {line}")
-    # These are settings; were they all, where an earlier version set no marks? The baseline of a
-    # quickstart stands behind all else.
+    # A file without marks, of an earlier version, must hold the settings that are written last. In
+    # a quickstart these are those of the baseline.
     last = {LAST_KEY, "baseline.reward_scale"} & settings_of(command_type).keys()
     check_not_cut(path, *last)
     return settings

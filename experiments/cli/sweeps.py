@@ -139,5 +139,5 @@ def _three_lines(count: str, errors: dict[str, str]) -> str:
     if len(set(errors.values())) == 1:
         return f"{count}: {next(iter(errors.values()))}"
     lines = [f"  job {name}: {error.splitlines()[0]}" for name, error in errors.items()]
-    shown = lines if len(lines) == 2 else [lines[0], f"  and {len(lines) - 1} more of the like"]
+    shown = lines if len(lines) == 2 else [lines[0], f"  and {len(lines) - 1} more like it"]
     return "\n".join([f"{count}:", *shown])

@@ -1,4 +1,4 @@
-"""Shows what came of a training run, beside its log."""
+"""Shows the results of a training run, beside its log."""
 
 from __future__ import annotations
 

@@ -119,10 +119,10 @@ def _learned(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _start(init: str) -> str:
-    """Returns what the start of runs is told apart by: what made the run that they start from.
+    """Returns a text that identifies the run from whose parameters a run starts.
 
-    That is its settings but for its seed, and the step that it reached; its folder if they are not
-    there.
+    It holds that run's settings without its seed, and the step that it reached. If there are no
+    settings, it is the run's folder.
     """
     try:
         made = _learned(settings_in(Path(init)))
@@ -151,7 +151,7 @@ def _checkpoint_of(run: Path, asked: str, config: dict[str, Any]) -> str:
 def settings_in(folder: Path) -> dict[str, Any]:
     """Returns the settings that a folder's `config.yaml` holds, or none without that file.
 
-    Those of an earlier version get their present names. Settings that are newer than the file have
+    Those of an earlier version get their current names. Settings that are newer than the file have
     their defaults, which are the behaviour from before.
 
     Raises:

@@ -82,14 +82,14 @@ def _memory(plan: Plan) -> str:
     if isinstance(plan.outcome, Accepted):
         peak, bound = (plan.outcome.memory.peak / GIB, plan.outcome.memory.conservative / GIB)
         lines.append(f"| the compiler's peak | {peak:.2f} |")
-        lines.append(f"| the sum of all that it sets aside (conservative) | {bound:.2f} |")
-    lines.append(f"| there is | {limit / GIB:.2f} |")
+        lines.append(f"| the sum of all that it reserves (conservative) | {bound:.2f} |")
+    lines.append(f"| available | {limit / GIB:.2f} |")
     if isinstance(plan.outcome, Refused):
         verdict = f"The compiler refuses it: {plan.outcome.required / GIB:.2f} GiB would be needed."
     elif plan.outcome is not None:
         verdict = (
             f"The compiler accepts it, {(limit - plan.peak) / GIB:.2f} GiB are left. "
-            "(Accepted is not run: nothing here ran.)"
+            "(It was only compiled, not run.)"
         )
     else:
         verdict = f"An estimate alone. {plan.verdict.capitalize()}."
@@ -101,9 +101,7 @@ def _memory(plan: Plan) -> str:
     if plan.kernel:
         verdict += f" Compiled attention: {plan.kernel}"
     if assumed := estimate_settings.assumed_settings(plan.workload.model):
-        verdict += (
-            f" The estimate is not of this step: it is as if {format_values(assumed, 'model.')}."
-        )
+        verdict += f" The estimate is for another step, with {format_values(assumed, 'model.')}."
     return "\n".join(lines) + f"\n\n{verdict}"
 
 
@@ -128,11 +126,12 @@ def _work(plan: Plan) -> str:
     cost = flops.model_flops(workload.model, workload.context)
     growth = growth_from_one_trajectory(workload)
     return (
-        f"{cost:.2e} FLOPs train on a sequence, causal scores alone counted. With all scores "
-        f"counted, as the paper does (arXiv 2310.01889, appendix D), a data set costs {growth:.1f} "
-        f"times what it does in contexts of one trajectory. At best {time.total:.3g} s a step: "
-        f"{time.compute:.3g} computing, {time.ring:.3g} waiting for the ring, {time.weights:.3g} "
-        f"for weights; {100 * time.utilisation:.0f}% of the chips' peak is of use."
+        f"Training on a sequence takes {cost:.2e} FLOPs, if only causal scores are counted. If all "
+        f"scores are counted, as in the paper (arXiv 2310.01889, appendix D), a data set costs "
+        f"{growth:.1f} times as much as in contexts of one trajectory. A step takes at least "
+        f"{time.total:.3g} s: {time.compute:.3g} computing, {time.ring:.3g} waiting for the ring, "
+        f"{time.weights:.3g} for weights. The model uses {100 * time.utilisation:.0f}% of the "
+        f"chips' peak."
     )
 
 

@@ -81,7 +81,7 @@ def test_each_job_that_misses_something_else_is_named():
     two = _three_lines(count, {"0": "no data\n  allowed: data", "1": "no room"})
     assert two == f"{count}:\n  job 0: no data\n  job 1: no room"
     three = _three_lines(count, {"0": "no data", "1": "no room", "2": "no room"})
-    assert three == f"{count}:\n  job 0: no data\n  and 2 more of the like"
+    assert three == f"{count}:\n  job 0: no data\n  and 2 more like it"
 
 
 def test_a_job_that_left_work_is_not_said_to_be_gone(command):
