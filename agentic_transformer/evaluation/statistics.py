@@ -66,10 +66,10 @@ def interval(
     For the mean this is the t interval over the means of seeds. (A bootstrap of two to five seeds
     is too narrow: in simulations it covers the mean in 50% of cases with two seeds, in 75% with
     three and in 84% with five.) With one seed it is the percentile bootstrap over units, and says
-    nothing about other seeds. It is the bootstrap over all units too if the mean is the same
-    without each seed, as it is if the means of all seeds are equal. There Student's interval would
-    have no width, and the mean would be certain. Such seeds show no difference, so their units
-    count as independent.
+    nothing about other seeds. It is the bootstrap over all units too if the mean stays the same
+    whichever seed is left out: if the means of all seeds are equal, for example. Then Student's
+    interval would have no width, and the mean would be certain. Such seeds show no difference, so
+    their units count as independent.
 
     Args:
         values: one per unit.
@@ -97,14 +97,14 @@ def _by_seed(values: pd.Series, seeds: pd.Series) -> list[np.ndarray]:
 def _without_each(
     by_seed: list[np.ndarray], mean_of: Callable[[list[np.ndarray]], float]
 ) -> list[float]:
-    """Returns the mean without each seed; nothing if there is one alone."""
+    """Returns the means of all seeds but one, for each seed; nothing if there is only one seed."""
     if len(by_seed) == 1:
         return []
     return [mean_of(by_seed[:i] + by_seed[i + 1 :]) for i in range(len(by_seed))]
 
 
 def _are_alike(by_seed: list[np.ndarray], without: list[float]) -> bool:
-    """Returns whether the mean is the same, up to rounding, whichever seed it is without."""
+    """Returns whether the mean is the same, up to rounding, whichever seed is left out."""
     largest = max(np.abs(units).max() for units in by_seed)
     return not without or np.ptp(without) <= _ROUNDING * largest
 
