@@ -10,58 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium
 import jax
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from agentic_transformer.agents.base import Agent, Context, Trajectory
+from agentic_transformer.agents.base import Agent, Attempt, Context, Trajectory
 from agentic_transformer.agents.entropies import action_entropies
 from agentic_transformer.config import EvalConfig
 from agentic_transformer.contexts.chains import near_best
 from agentic_transformer.contexts.tokens import PreviousStep
 from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.random_streams import stream
-
-
-class Attempt(NamedTuple):
-    """Holds one trajectory of every environment of a batch, and what it cost."""
-
-    number: int
-    """n, counted from 1: the trajectory's place in its context, itself included."""
-    trajectory: Trajectory
-    physics: np.ndarray
-    """(batch, T + 1, P) stored physics states, for pictures."""
-    encoded: int
-    """Tokens per environment that went through the model for this attempt: its steps, their second
-    encoding if targets are rewritten, and a prompt that was made for this attempt alone."""
-    repeat_miss_rate: np.ndarray | float = np.nan
-    """(batch,) of `agentic_transformer.evaluation.search_metrics`, if attempts follow each other on
-    hidden tasks and the data are at hand."""
-    distance: float = np.nan
-    """Distance of the informative trajectory in condition `retrieval`; 1: just before this one."""
-
-    @property
-    def returns(self) -> np.ndarray:
-        """Returns the sums of rewards, (batch,)."""
-        return self.trajectory.reward.sum(axis=1, dtype=np.float64)
-
-    @property
-    def observations(self) -> np.ndarray:
-        """Returns what the agent saw, (batch, T, O)."""
-        return self.trajectory.observation
-
-    @property
-    def actions(self) -> np.ndarray:
-        """Returns the agent's actions, (batch, T, A)."""
-        return self.trajectory.action
-
-    @property
-    def rewards(self) -> np.ndarray:
-        """Returns what each step earned, (batch, T)."""
-        return self.trajectory.reward
 
 
 def run_trajectory(

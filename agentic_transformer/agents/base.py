@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import gymnasium
 import jax
@@ -15,9 +15,6 @@ from jax.sharding import Mesh
 from agentic_transformer.config import EvalConfig
 from agentic_transformer.contexts.tokens import PreviousStep, TokenLayout
 from agentic_transformer.models.spec import AgentSpec
-
-if TYPE_CHECKING:
-    from agentic_transformer.agents.attempts import Attempt
 
 LayerCache = tuple[jax.Array, jax.Array]
 """Keys and values of one layer, each (batch, capacity, heads, head_dim)."""
@@ -37,6 +34,44 @@ class Trajectory(NamedTuple):
     entropy: np.ndarray | float = np.nan
     """(batch, T) in nats, of the distribution that each action was drawn from, see
     `agentic_transformer.models.heads.action_entropy`; NaN if it is not known."""
+
+
+class Attempt(NamedTuple):
+    """Holds one trajectory of every environment of a batch, and what it cost."""
+
+    number: int
+    """n, counted from 1: the trajectory's place in its context, itself included."""
+    trajectory: Trajectory
+    physics: np.ndarray
+    """(batch, T + 1, P) stored physics states, for pictures."""
+    encoded: int
+    """Tokens per environment that went through the model for this attempt: its steps, their second
+    encoding if targets are rewritten, and a prompt that was made for this attempt alone."""
+    repeat_miss_rate: np.ndarray | float = np.nan
+    """(batch,) of `agentic_transformer.evaluation.search_metrics`, if attempts follow each other on
+    hidden tasks and the data are at hand."""
+    distance: float = np.nan
+    """Distance of the informative trajectory in condition `retrieval`; 1: just before this one."""
+
+    @property
+    def returns(self) -> np.ndarray:
+        """Returns the sums of rewards, (batch,)."""
+        return self.trajectory.reward.sum(axis=1, dtype=np.float64)
+
+    @property
+    def observations(self) -> np.ndarray:
+        """Returns what the agent saw, (batch, T, O)."""
+        return self.trajectory.observation
+
+    @property
+    def actions(self) -> np.ndarray:
+        """Returns the agent's actions, (batch, T, A)."""
+        return self.trajectory.action
+
+    @property
+    def rewards(self) -> np.ndarray:
+        """Returns what each step earned, (batch, T)."""
+        return self.trajectory.reward
 
 
 @dataclass(frozen=True)

@@ -46,8 +46,8 @@ from gymnasium.vector import VectorEnv
 from gymnasium.wrappers.vector import TransformObservation
 
 import envs
-from agentic_transformer.agents.attempts import Attempt, GrowingContext, Player
-from agentic_transformer.agents.base import Agent, Trajectory
+from agentic_transformer.agents.attempts import GrowingContext, Player
+from agentic_transformer.agents.base import Agent, Attempt, Trajectory
 from agentic_transformer.config import BASELINES, EvalConfig
 from agentic_transformer.contexts.chains import ChainSampler
 from agentic_transformer.contexts.relabelled import RelabelledDataset, append_parameters

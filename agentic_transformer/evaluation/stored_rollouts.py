@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 import envs
-from agentic_transformer.agents.attempts import Attempt
+from agentic_transformer.agents.base import Attempt
 
 PICTURED_TASKS = 5
 """Tasks whose attempts are stored."""

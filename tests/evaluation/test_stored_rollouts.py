@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 import envs
-from agentic_transformer.agents.attempts import Attempt
-from agentic_transformer.agents.base import Trajectory
+from agentic_transformer.agents.base import Attempt, Trajectory
 from agentic_transformer.evaluation.stored_rollouts import PICTURED_TASKS, save_rollouts
 
 STEPS, ATTEMPTS, TASKS = 3, 2, PICTURED_TASKS + 2
