@@ -128,7 +128,7 @@ class Player:
         trajectory, physics, context = run_trajectory(
             self.agent, env, before, self.target(), start, key, self.config
         )
-        target = self.target_in_context(trajectory.reward, trajectory.target)
+        target = self.target_in_context(trajectory)
         # Tokens that do not depend on the target are right already.
         if keep and self.agent.layout.conditioned and np.any(target != trajectory.target):
             context = self.agent.append(context.rewind(before), trajectory._replace(target=target))
@@ -147,7 +147,7 @@ class Player:
         """
         context = self.new_context(room)
         for trajectory in prompt:
-            target = self.target_in_context(trajectory.reward, trajectory.target)
+            target = self.target_in_context(trajectory)
             context = self.agent.append(context, trajectory._replace(target=target))
         return context
 
@@ -163,18 +163,15 @@ class Player:
         """
         return np.full(self.batch, near_best(self.config.target, self.agent.spec.best_return))
 
-    def target_in_context(self, reward: np.ndarray, target: np.ndarray) -> np.ndarray:
+    def target_in_context(self, trajectory: Trajectory) -> np.ndarray:
         """Returns the target that a finished trajectory carries in the context, (batch,).
 
-        It is what training data carry: the trajectory's own return, or the chain's target.
-
-        Args:
-            reward: (batch, T) of the trajectory.
-            target: (batch,) that the agent was asked for when it acted.
+        It is what training data carry: the trajectory's own return, or the chain's target, which the
+        agent was asked for when it acted.
         """
         if self.agent.spec.agent.target == "own":
-            return reward.sum(axis=1, dtype=np.float64)
-        return target
+            return trajectory.reward.sum(axis=1, dtype=np.float64)
+        return trajectory.target
 
 
 class GrowingContext:
