@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,20 +11,10 @@ import numpy as np
 from tqdm import tqdm
 
 import envs
-from datasets.collection_metadata import (
-    METADATA,
-    check_same_collection,
-    lock_collection,
-    print_differences,
-    read_metadata,
-    write_metadata,
-)
+from datasets.collection_metadata import read_same_collection, record_collection
 from datasets.collectors import Collector, collector_class
 from datasets.consistency import problems_of
 from datasets.episode import DEMONSTRATOR, Episode, episode_path, write_episode
-from datasets.fingerprint import fingerprint
-from datasets.locks import flock
-from datasets.new_file import remove_partial_files
 from datasets.progress import progress_bar
 from envs import Task
 from envs.gymnasium_tasks import folder_of, is_gymnasium
@@ -40,8 +26,6 @@ if TYPE_CHECKING:
 
 Actor = Callable[[int, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray | None]]
 """(step, observations, physics) -> actions taken and the demonstrator's, (episodes, size) each."""
-
-_LIBRARIES = ("mujoco", "dm_control", "gymnasium", "numpy")
 
 
 def buffer_folder(root: str | Path, task: str | Task, algo: str) -> Path:
@@ -129,87 +113,6 @@ def write_collected(folder: Path, index: int, episode: Episode, task: Task) -> N
             + "; ".join(problems)
         )
     write_episode(folder, index, episode)
-
-
-def read_same_collection(folder: Path, made: dict[str, Any]) -> dict[str, Any]:
-    """Reads the record of a buffer, to which episodes are to be added.
-
-    Half-written files of a collection that was killed are removed.
-
-    Args:
-        folder: the buffer.
-        made: how they are collected: task, collector, seed, length, action_repeat and settings. Its
-            settings change to what they are in a file, with lists for tuples.
-
-    Returns:
-        the record; empty where nothing was collected yet.
-
-    Raises:
-        ValueError: the buffer was collected with other settings.
-    """
-    made["settings"] = json.loads(json.dumps(made["settings"]))
-    before = read_metadata(folder)
-    check_same_collection(folder, before, made)
-    remove_partial_files(folder, "episode_*.npz", METADATA)
-    return before
-
-
-@contextmanager
-def record_collection(
-    folder: Path,
-    before: dict[str, Any],
-    made: dict[str, Any],
-    episodes: int,
-    new_episodes: int,
-    libraries: Sequence[str] = _LIBRARIES,
-    modules: Sequence[str] = (),
-    alone: bool = False,
-) -> Iterator[dict[str, Any]]:
-    """Writes how a buffer's episodes are collected, before the block collects them.
-
-    Meanwhile collections with other settings are refused. Several with the same settings may run,
-    unless `alone` is set.
-
-    Args:
-        folder: the buffer.
-        before: what `read_same_collection` returned.
-        made: what it was given.
-        episodes: how many the buffer shall have.
-        new_episodes: how many of them are yet to be made.
-        libraries: whose versions the episodes depend on.
-        modules: of the collector, where `datasets.collection` does not import it.
-        alone: whether no other collection may run there.
-
-    Yields:
-        the metadata.
-
-    Raises:
-        ValueError: a collection with other settings has begun since; `alone` is set and another
-            collection runs; or the buffer cannot be written.
-    """
-    domain = envs.task(made["task"]).domain
-    with lock_collection(folder, alone) as (lock, others):
-        if not before:
-            before = read_metadata(folder, in_progress=others)
-            check_same_collection(folder, before, made)
-        code = fingerprint(
-            "datasets.collection", "envs.environment", f"envs.domains.{domain}", *modules
-        )
-        metadata = {
-            **made,
-            "actions": before.get("actions") if before else "float32",  # as executed
-            "domain": domain,
-            "format": "ExoRL",
-            "episodes": max(episodes, before.get("episodes") or 0),
-            "versions": {name: version(name) for name in libraries} | {"code": code},
-        }
-        print_differences(folder, before, metadata, new_episodes)
-        write_metadata(folder, metadata)
-        if not alone:
-            flock(lock, fcntl.LOCK_SH)
-        if not before:  # another may have begun in between: a lock is released before it is shared
-            check_same_collection(folder, read_metadata(folder, in_progress=True), made)
-        yield metadata
 
 
 def start_seed(seed: int, index: int) -> int:

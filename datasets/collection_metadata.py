@@ -7,19 +7,104 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
 from tqdm import tqdm
 
+import envs
+from datasets.fingerprint import fingerprint
 from datasets.locks import flock
-from datasets.new_file import new_file
+from datasets.new_file import new_file, remove_partial_files
 
 METADATA = "metadata.json"
 _LOCK = ".collecting"  # lies in a buffer; a collection holds it
+_LIBRARIES = ("mujoco", "dm_control", "gymnasium", "numpy")
 _RENAMED_SETTINGS = {"coarse": "timestep_scale"}  # old -> new, read for one version
+
+
+def read_same_collection(folder: Path, made: dict[str, Any]) -> dict[str, Any]:
+    """Reads the record of a buffer, to which episodes are to be added.
+
+    Half-written files of a collection that was killed are removed.
+
+    Args:
+        folder: the buffer.
+        made: how they are collected: task, collector, seed, length, action_repeat and settings. Its
+            settings change to what they are in a file, with lists for tuples.
+
+    Returns:
+        the record; empty where nothing was collected yet.
+
+    Raises:
+        ValueError: the buffer was collected with other settings.
+    """
+    made["settings"] = json.loads(json.dumps(made["settings"]))
+    before = read_metadata(folder)
+    check_same_collection(folder, before, made)
+    remove_partial_files(folder, "episode_*.npz", METADATA)
+    return before
+
+
+@contextmanager
+def record_collection(
+    folder: Path,
+    before: dict[str, Any],
+    made: dict[str, Any],
+    episodes: int,
+    new_episodes: int,
+    libraries: Sequence[str] = _LIBRARIES,
+    modules: Sequence[str] = (),
+    alone: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """Writes how a buffer's episodes are collected, before the block collects them.
+
+    Meanwhile collections with other settings are refused. Several with the same settings may run,
+    unless `alone` is set.
+
+    Args:
+        folder: the buffer.
+        before: what `read_same_collection` returned.
+        made: what it was given.
+        episodes: how many the buffer shall have.
+        new_episodes: how many of them are yet to be made.
+        libraries: whose versions the episodes depend on.
+        modules: of the collector, where `datasets.collection` does not import it.
+        alone: whether no other collection may run there.
+
+    Yields:
+        the metadata.
+
+    Raises:
+        ValueError: a collection with other settings has begun since; `alone` is set and another
+            collection runs; or the buffer cannot be written.
+    """
+    domain = envs.task(made["task"]).domain
+    with _lock_collection(folder, alone) as (lock, others):
+        if not before:
+            before = read_metadata(folder, in_progress=others)
+            check_same_collection(folder, before, made)
+        code = fingerprint(
+            "datasets.collection", "envs.environment", f"envs.domains.{domain}", *modules
+        )
+        metadata = {
+            **made,
+            "actions": before.get("actions") if before else "float32",  # as executed
+            "domain": domain,
+            "format": "ExoRL",
+            "episodes": max(episodes, before.get("episodes") or 0),
+            "versions": {name: version(name) for name in libraries} | {"code": code},
+        }
+        _print_differences(folder, before, metadata, new_episodes)
+        write_metadata(folder, metadata)
+        if not alone:
+            flock(lock, fcntl.LOCK_SH)
+        if not before:  # another may have begun in between: a lock is released before it is shared
+            check_same_collection(folder, read_metadata(folder, in_progress=True), made)
+        yield metadata
 
 
 def read_metadata(folder: Path, in_progress: bool = False) -> dict[str, Any]:
@@ -111,19 +196,19 @@ def _told_if_unwritable(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def lock_collection(folder: Path, alone: bool = False) -> Iterator[tuple[IO, bool]]:
-    """Holds a buffer's lock, which tells other collections that this one goes on; makes the folder.
+def _lock_collection(folder: Path, alone: bool = False) -> Iterator[tuple[IO, bool]]:
+    """Holds a buffer's lock, which tells other collections that this one runs; makes the folder.
 
     Args:
         folder: the buffer.
-        alone: whether no other collection may go on.
+        alone: whether no other collection may run.
 
     Yields:
-        the lock, and whether another collection goes on. If none does, the lock is exclusive, until
+        the lock, and whether another collection runs. If none does, the lock is exclusive, until
         the caller shares it.
 
     Raises:
-        ValueError: the folder cannot be written or, with `alone`, another collection goes on.
+        ValueError: the folder cannot be written; or `alone` is set and another collection runs.
     """
     with _told_if_unwritable(folder):
         lock = (folder / _LOCK).open("a+")  # some network file systems ask for both to lock
@@ -180,7 +265,7 @@ def _flattened(metadata: dict[str, Any]) -> dict[str, Any]:
     return metadata | settings | {"settings": None}
 
 
-def print_differences(
+def _print_differences(
     folder: Path, before: dict[str, Any], now: dict[str, Any], new_episodes: int
 ) -> None:
     """Prints how new episodes will differ from those that a buffer has, if they will."""

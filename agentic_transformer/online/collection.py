@@ -24,14 +24,8 @@ from agentic_transformer.online.replay import Replay
 from agentic_transformer.online.td3 import TD3Learner
 from agentic_transformer.random_streams import stream
 from datasets import Episode
-from datasets.collection import (
-    episode_tasks,
-    read_same_collection,
-    record_collection,
-    run_batch,
-    start_seed,
-    write_collected,
-)
+from datasets.collection import episode_tasks, run_batch, start_seed, write_collected
+from datasets.collection_metadata import read_same_collection, record_collection
 from datasets.episode import episode_path
 from datasets.new_file import remove_partial_files
 from datasets.progress import progress_bar

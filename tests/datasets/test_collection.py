@@ -44,7 +44,7 @@ def test_the_record_of_a_finished_buffer_is_not_rewritten(tmp_path, monkeypatch,
     """Asking for no new episodes, under other libraries, leaves the record as it was, and says how
     many there are."""
     before = collect("point_mass_goal", tmp_path, 6, "pd")
-    monkeypatch.setattr("datasets.collection.version", lambda name: "another")
+    monkeypatch.setattr("datasets.collection_metadata.version", lambda name: "another")
     for episodes in (6, 2):
         assert collect("point_mass_goal", tmp_path, episodes, "pd") == before
     assert datasets.collect("point_mass_goal", tmp_path, episodes=2, collector="pd") == before

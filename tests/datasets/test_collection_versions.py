@@ -16,9 +16,9 @@ def test_episodes_made_by_other_code_are_reported(tmp_path, monkeypatch, capsys)
     before = collect(tmp_path, 2)
     collect(tmp_path, 3)
     assert capsys.readouterr().out == ""
-    monkeypatch.setattr("datasets.collection.fingerprint", lambda *modules: "edited")
+    monkeypatch.setattr("datasets.collection_metadata.fingerprint", lambda *modules: "edited")
     monkeypatch.setattr(
-        "datasets.collection.version",
+        "datasets.collection_metadata.version",
         lambda name: before["versions"][name] if name == "numpy" else "new",
     )
     after = collect(tmp_path, 5)

@@ -9,6 +9,7 @@ import datasets
 import datasets.collection
 import envs
 from datasets.collection_metadata import check_same_collection, read_metadata, read_versions
+from datasets.locks import flock
 from datasets.mppi_collector import MPPICollector
 
 WAY = {"seed": 0, "collector": "random", "progress": False}
@@ -93,15 +94,17 @@ def test_a_second_collection_is_refused_before_the_first_has_an_episode(tmp_path
 
 def test_of_two_collections_that_write_their_records_at_once_one_goes_on(tmp_path, monkeypatch):
     """The second comes where the first has given its lock up, to share it."""
-    flock, way = datasets.collection.flock, WAY | {"folder": tmp_path, "episodes": 1, "length": 3}
+    way = WAY | {"folder": tmp_path, "episodes": 1, "length": 3}
 
     def second_comes(lock, operation):
-        monkeypatch.setattr("datasets.collection.flock", flock)
+        if operation != fcntl.LOCK_SH:
+            return flock(lock, operation)
+        monkeypatch.setattr("datasets.collection_metadata.flock", flock)
         flock(lock, fcntl.LOCK_UN)
         datasets.collect("walker_run", **way)
         return flock(lock, operation)
 
-    monkeypatch.setattr("datasets.collection.flock", second_comes)
+    monkeypatch.setattr("datasets.collection_metadata.flock", second_comes)
     with pytest.raises(ValueError, match="task='walker_run', not 'walker_walk'"):
         datasets.collect("walker_walk", **way)
     assert json.loads((tmp_path / "metadata.json").read_text())["task"] == "walker_run"
