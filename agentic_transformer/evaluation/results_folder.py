@@ -82,6 +82,11 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return _read(folder, "settings")
 
 
+def evaluated_step(folder: Path) -> str:
+    """Returns the step of the agent that a folder's records are of; empty if it is not told."""
+    return _step_of(read_settings(folder).get("checkpoint", ""))
+
+
 def read_command(folder: Path) -> dict[str, Any]:
     """Returns the settings of the command that made a folder's records; may be empty."""
     return _read(folder, "command")
@@ -168,7 +173,12 @@ def _in_words(key: str, there: Any, here: Any) -> str:
     if key == "returns of the data":
         return "its data were others" if there and here else "only one of them reads data"
     if key == "checkpoint":
-        there, here = (str(value).partition(" ")[0] for value in (there, here))
+        there, here = map(_step_of, (there, here))
         if there == here:
             return f"its checkpoint {there} held another agent"
     return f"{key}={format_value(there)}, here {format_value(here)}"
+
+
+def _step_of(checkpoint: Any) -> str:
+    """Returns the step in the setting `checkpoint` of records, which a digest follows."""
+    return str(checkpoint).partition(" ")[0]

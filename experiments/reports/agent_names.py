@@ -8,10 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from agentic_transformer import run_files
 from agentic_transformer.config import rename_settings, with_defaults
-from agentic_transformer.evaluation.results_folder import read_command, read_settings
-from agentic_transformer.run_files import CONFIG, PROVENANCE, read_json
+from agentic_transformer.evaluation.results_folder import evaluated_step, read_command
+from agentic_transformer.run_files import CONFIG, PROVENANCE, read_json, read_settings
 from agentic_transformer.same_run import MAY_CHANGE
 from agentic_transformer.settings import flat, lies_in
 from experiments.cli.run_status import saved_step
@@ -142,7 +141,7 @@ def _checkpoint_of(run: Path, asked: str, config: dict[str, Any]) -> str:
         asked: `checkpoint` of the command that evaluated it.
         config: the run's settings.
     """
-    step, _, _ = str(read_settings(run).get("checkpoint", "")).partition(" ")
+    step = evaluated_step(run)
     if asked == "best" or not step:  # the step of "best" differs between seeds
         return asked
     return "newest" if step == str(config.get("train", {}).get("steps")) else step
@@ -158,7 +157,7 @@ def settings_in(folder: Path) -> dict[str, Any]:
         ValueError: the file holds something else.
     """
     path = folder / CONFIG
-    settings = run_files.read_settings(folder) if path.exists() else {}
+    settings = read_settings(folder) if path.exists() else {}
     if not isinstance(settings.get("eval", {}), dict):
         raise ValueError(f"{path} does not hold settings: eval={settings['eval']}")
     rename_settings(settings)

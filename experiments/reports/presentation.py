@@ -23,9 +23,9 @@ from agentic_transformer.evaluation.results_folder import (
     FIGURES,
     ROLLOUTS,
     TABLES,
+    evaluated_step,
     find_records,
     read_command,
-    read_settings,
 )
 from agentic_transformer.evaluation.statistics import compare, summarize
 from agentic_transformer.find_run import nearest_run
@@ -135,8 +135,7 @@ def _check_no_records_are_lost(out: Path) -> None:
 
 def _older_step(run: Path) -> str:
     """Says so if a run's records are of its newest checkpoint, and training has gone on since."""
-    evaluated, _, _ = str(read_settings(run).get("checkpoint", "")).partition(" ")
-    newest = saved_step(run)
+    evaluated, newest = evaluated_step(run), saved_step(run)
     known = evaluated and newest is not None
     if known and read_command(run).get("checkpoint") == "newest" and evaluated != str(newest):
         return (
