@@ -106,14 +106,9 @@ def update_many(
         state: is consumed.
         batches: arrays of the shapes (updates, batch, ...).
     """
-    update = make_td3_update(graphs, config, td3_actor_loss)
-
-    def one(state: TrainState, batch: Transitions) -> tuple[TrainState, None]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-        return update(state, batch, key)[0], None
-
+    update = make_td3_update(graphs, config, seed, td3_actor_loss)
     with matmul_precision(_PRECISION):
-        return jax.lax.scan(one, state, batches)[0]
+        return jax.lax.scan(lambda state, batch: (update(state, batch)[0], None), state, batches)[0]
 
 
 @partial(jax.jit, static_argnums=0)

@@ -7,6 +7,7 @@ end by a time limit alone, so no transition is terminal. Training uses one devic
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,12 +19,13 @@ from agentic_transformer.config import ActorCriticConfig, TD3Config, TrainComman
 from agentic_transformer.contexts.relabelled import RelabelledDataset
 from agentic_transformer.contexts.transitions import TransitionLoader, Transitions
 from agentic_transformer.models.actor_critic import Graphs, Params
+from agentic_transformer.models.precision import matmul_precision
 from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.training.computation import describe_computation
 from agentic_transformer.training.state import TrainState
 
 Step = Callable[[TrainState, Transitions], tuple[TrainState, dict[str, jax.Array]]]
-"""One training step of (state, batch) -> (state, metrics); it consumes the state."""
+"""One training step of (state, batch) -> (state, metrics)."""
 
 
 class ActorCriticLearner:
@@ -77,6 +79,22 @@ def init_actor_critic_state(params: Params, config: ActorCriticConfig | TD3Confi
     optimizer = optax.adam(config.learning_rate)
     states = {name: optimizer.init(params[name]) for name in trained_names(params)}
     return TrainState(jnp.zeros((), jnp.int32), params, states)
+
+
+def compile_step(update: Step, precision: str) -> Step:
+    """Compiles a training step; what is returned consumes the state.
+
+    Args:
+        update: the step.
+        precision: of float32 products, see `agentic_transformer.models.precision`.
+    """
+
+    @partial(jax.jit, donate_argnums=0)
+    def step(state: TrainState, batch: Transitions) -> tuple[TrainState, dict[str, jax.Array]]:
+        with matmul_precision(precision):
+            return update(state, batch)
+
+    return step
 
 
 def descend(

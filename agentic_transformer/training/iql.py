@@ -19,12 +19,12 @@ from agentic_transformer.config import IQLConfig, TrainCommand
 from agentic_transformer.contexts.relabelled import RelabelledDataset
 from agentic_transformer.contexts.transitions import Transitions
 from agentic_transformer.models.actor_critic import Graphs, Shape, init_networks
-from agentic_transformer.models.precision import matmul_precision
 from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.models.value_head import expectile_loss
 from agentic_transformer.training.actor_critic import (
     ActorCriticLearner,
     Step,
+    compile_step,
     critic_loss,
     descend,
     move_targets,
@@ -124,9 +124,4 @@ def make_iql_step(graphs: Graphs, config: IQLConfig, precision: str = "highest")
         params = move_targets(params, config.tau)
         return TrainState(state.step + 1, params, states), {"loss": loss, "value": mean}
 
-    @partial(jax.jit, donate_argnums=0)
-    def step(state: TrainState, batch: Transitions) -> tuple[TrainState, dict[str, jax.Array]]:
-        with matmul_precision(precision):
-            return update(state, batch)
-
-    return step
+    return compile_step(update, precision)

@@ -20,11 +20,11 @@ from agentic_transformer.config import TD3BCConfig, TD3Config, TrainCommand
 from agentic_transformer.contexts.relabelled import RelabelledDataset
 from agentic_transformer.contexts.transitions import Transitions
 from agentic_transformer.models.actor_critic import Graphs, Params, Shape, init_networks
-from agentic_transformer.models.precision import matmul_precision
 from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.training.actor_critic import (
     ActorCriticLearner,
     Step,
+    compile_step,
     critic_loss,
     descend,
     move_targets,
@@ -124,29 +124,23 @@ def make_td3_bc_step(
     Returns:
         A compiled function of (state, batch) -> (state, metrics). It consumes the state.
     """
-    update = make_td3_update(graphs, config, actor_loss if clones else td3_actor_loss)
-
-    @partial(jax.jit, donate_argnums=0)
-    def step(state: TrainState, batch: Transitions) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-        with matmul_precision(precision):
-            return update(state, batch, key)
-
-    return step
+    loss = actor_loss if clones else td3_actor_loss
+    return compile_step(make_td3_update(graphs, config, seed, loss), precision)
 
 
 def make_td3_update(
-    graphs: Graphs, config: TD3BCConfig | TD3Config, actor_loss: Callable[..., jax.Array]
-) -> Callable[[TrainState, Transitions, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
+    graphs: Graphs,
+    config: TD3BCConfig | TD3Config,
+    seed: int,
+    actor_loss: Callable[..., jax.Array],
+) -> Step:
     """Returns what TD3 and TD3+BC do in a training step, to be traced.
 
     Args:
         graphs: structures of the networks.
         config: settings of the method.
+        seed: noise depends only on the seed and the step.
         actor_loss: (graphs, actor, critics, config, batch) -> the loss of the actor.
-
-    Returns:
-        A function of (state, batch, key of the noise) -> (state, metrics).
     """
     optimizer = optax.adam(config.learning_rate)
 
@@ -160,8 +154,9 @@ def make_td3_update(
         return move_targets(params, config.tau), states
 
     def update_all(
-        state: TrainState, batch: Transitions, key: jax.Array
+        state: TrainState, batch: Transitions
     ) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
         target = critic_target(graphs, state.params, config, batch, key)
         (loss, value), grads = jax.value_and_grad(partial(critic_loss, graphs), has_aux=True)(
             state.params["critics"], batch, target
