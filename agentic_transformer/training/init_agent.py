@@ -58,24 +58,18 @@ class InitialAgent:
 
     def scaled(self, spec: AgentSpec) -> AgentSpec:
         """Returns a spec with the scales of this agent."""
-        return with_scales_of(spec, self._checkpoints, self._step)
+        return with_scales_of(spec, self._spec)
 
     def params(self, like: Any) -> Any:
         """Returns the parameters, with the shardings of `like`."""
         return self._checkpoints.params(self._step, like)
 
 
-def with_scales_of(spec: AgentSpec, checkpoints: CheckpointReader, step: int) -> AgentSpec:
-    """Returns a spec with the scales of observations and returns that a checkpoint's agent has.
-
-    Args:
-        spec: the agent.
-        checkpoints: of the run.
-        step: which checkpoint.
-    """
-    there = AgentSpec.from_dict(checkpoints.spec(step)).normalizer
+def with_scales_of(spec: AgentSpec, there: AgentSpec) -> AgentSpec:
+    """Returns a spec with the scales of observations and returns that another agent has."""
     # agent.reward_scale is a setting of this run.
-    return replace(spec, normalizer=replace(there, reward_scale=spec.normalizer.reward_scale))
+    reward_scale = spec.normalizer.reward_scale
+    return replace(spec, normalizer=replace(there.normalizer, reward_scale=reward_scale))
 
 
 def _shape(spec: AgentSpec) -> dict[str, Any]:

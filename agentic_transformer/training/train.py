@@ -153,7 +153,7 @@ def _first_state(
         initial.check(spec)
         spec = initial.scaled(spec)
     elif config.init:
-        spec = with_scales_of(spec, checkpoints, newest)
+        spec = with_scales_of(spec, AgentSpec.from_dict(checkpoints.spec(newest)))
 
     learner: Learner = training_class(config.agent.learner)(config, data, spec)
     if newest is None:
