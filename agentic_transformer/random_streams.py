@@ -7,8 +7,8 @@ import zlib
 import numpy as np
 
 
-def sequence(purpose: str, *seeds: int) -> np.random.SeedSequence:
-    """Returns the seed sequence of one purpose.
+def stream(purpose: str, *seeds: int) -> np.random.Generator:
+    """Returns a random generator for one purpose and its seeds.
 
     NumPy pads entropy with zeros: [0], [0, 0] and [0, 0, 0] seed the same generator, and two
     purposes with a common seed would draw the same numbers. The checksum of the purpose's name, a
@@ -18,9 +18,4 @@ def sequence(purpose: str, *seeds: int) -> np.random.SeedSequence:
         purpose: what is drawn, in words.
         seeds: what the draw depends on.
     """
-    return np.random.SeedSequence([zlib.crc32(purpose.encode()), len(seeds), *seeds])
-
-
-def stream(purpose: str, *seeds: int) -> np.random.Generator:
-    """Returns a random generator for one purpose and its seeds, see `sequence`."""
-    return np.random.default_rng(sequence(purpose, *seeds))
+    return np.random.default_rng([zlib.crc32(purpose.encode()), len(seeds), *seeds])
