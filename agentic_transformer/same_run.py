@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from agentic_transformer.config import rename_settings
+from agentic_transformer.earlier_settings import rename_settings
 from agentic_transformer.errors import raise_config_error
 from agentic_transformer.run_files import (
     CONFIG,

@@ -99,6 +99,7 @@ def test_every_package_of_the_library_has_its_place():
     "name",
     [
         "config",
+        "earlier_settings",
         "errors",
         "imports",
         "learners",

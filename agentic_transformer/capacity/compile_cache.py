@@ -27,8 +27,8 @@ ENVIRONMENT = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_ENABLE_X64", "JAX_DEFAULT_M
 """Environment variables that change what is compiled, or how."""
 
 SOURCES = (
-    *("config.py", "errors.py", "imports.py", "learners.py", "random_streams.py"),
-    *("run_files.py", "settings.py"),
+    *("config.py", "earlier_settings.py", "errors.py", "imports.py", "learners.py"),
+    *("random_streams.py", "run_files.py", "settings.py"),
     *("contexts/*.py", "models/*.py", "ring/**/*.py", "training/*.py"),
     *("capacity/compiler.py", "capacity/compilers/*.py", "capacity/workload.py"),
     *("capacity/hardware.py", "capacity/devices/*", "capacity/outcome.py"),

@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from agentic_transformer.config import with_defaults
+from agentic_transformer.earlier_settings import with_defaults
 from agentic_transformer.learners import find_learner
 from agentic_transformer.settings import differing, flat
 from agentic_transformer.training import checksums, distributed, old_names

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from agentic_transformer.config import RENAMED
+from agentic_transformer.earlier_settings import RENAMED
 
 _SPEC_KEYS = {"scaling": "normalizer"} | {
     f"{group}.{old}": f"{group}.{new}"

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from agentic_transformer.config import RENAMED
+from agentic_transformer.earlier_settings import RENAMED
 from agentic_transformer.errors import listing, nearest, raise_config_error
 from agentic_transformer.settings import lies_in, quote_text, settings_of, shell_words
 from agentic_transformer.validation import check_command, check_given

@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 
-from agentic_transformer.config import RENAMED, warn_renamed
+from agentic_transformer.earlier_settings import RENAMED, warn_renamed
 from agentic_transformer.errors import listing, nearest, raise_config_error
 from agentic_transformer.settings import (
     Setting,

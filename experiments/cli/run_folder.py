@@ -26,7 +26,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from agentic_transformer.config import TrainCommand, rename_settings
+from agentic_transformer.config import TrainCommand
+from agentic_transformer.earlier_settings import rename_settings
 from agentic_transformer.errors import raise_config_error
 from agentic_transformer.find_run import nearest_run
 from agentic_transformer.run_files import (

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from agentic_transformer.config import rename_settings, with_defaults
+from agentic_transformer.earlier_settings import rename_settings, with_defaults
 from agentic_transformer.evaluation.results_folder import evaluated_step, read_command
 from agentic_transformer.run_files import CONFIG, PROVENANCE, read_json, read_settings
 from agentic_transformer.same_run import MAY_CHANGE
