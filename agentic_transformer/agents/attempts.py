@@ -166,8 +166,8 @@ class Player:
     def target_in_context(self, trajectory: Trajectory) -> np.ndarray:
         """Returns the target that a finished trajectory carries in the context, (batch,).
 
-        It is what training data carry: the trajectory's own return, or the chain's target, which the
-        agent was asked for when it acted.
+        It is what training data carry: the trajectory's own return, or the chain's target, with
+        which the agent was asked to act.
         """
         if self.agent.spec.agent.target == "own":
             return trajectory.reward.sum(axis=1, dtype=np.float64)
