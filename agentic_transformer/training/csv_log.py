@@ -34,12 +34,14 @@ class CsvLog:
         else:
             path.unlink(missing_ok=True)
 
-    def append(self, row: dict[str, object]) -> None:
-        """Adds a row. Columns that the first row of the file lacks are left out."""
+    def append(self, *rows: dict[str, object]) -> None:
+        """Adds the rows of a step. Columns that the first row of the file lacks are left out."""
         with named_errors(self._path):
             if self._writer is None:
-                self._open(self._path, list(row))
-            self._writer.writerow(row)
+                self._open(self._path, list(rows[0]))
+            self._writer.writerows(rows)
+            # Only here, so that a kill leaves all rows of a step or none.
+            self._file.flush()
 
     def close(self) -> None:
         """Closes the file."""
@@ -48,7 +50,7 @@ class CsvLog:
                 self._file.close()
 
     def _open(self, path: Path, columns: list[str]) -> None:
-        self._file = path.open("w", newline="", buffering=1)
+        self._file = path.open("w", newline="")
         # The first row decides the columns, and an earlier version may have written fewer.
         self._writer = csv.DictWriter(self._file, columns, extrasaction="ignore")
         self._writer.writeheader()

@@ -168,13 +168,12 @@ class MetricsLog:
             step: the step that the agent was evaluated after.
             returns: a row for each number of `trajectories`, with the `return` and its interval.
         """
-        for row in returns:
-            self._returns.append({"step": step, **row})
+        if returns:
+            self._returns.append(*({"step": step, **row} for row in returns))
+            self._evaluated.add(step)
         self._send(
             step, {f"return/trajectory_{row['trajectories']}": row["return"] for row in returns}
         )
-        if returns:
-            self._evaluated.add(step)
         self._last_time = time.perf_counter()
 
     def has_returns(self, step: int) -> bool:

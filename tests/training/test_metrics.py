@@ -107,6 +107,24 @@ def test_returns_of_steps_that_are_trained_again_are_dropped(tmp_path):
     assert pd.read_csv(tmp_path / "learning_curve.csv")["step"].tolist() == [0, 2]
 
 
+def test_a_kill_leaves_all_rows_of_a_step_or_none(tmp_path):
+    """A resumed run would take a step with one of its two rows for evaluated."""
+    path, seen = tmp_path / "learning_curve.csv", []
+
+    class Value:
+        def __str__(self):
+            seen.append(path.read_text())
+            return "2.0"
+
+    log = CsvLog(path)
+    log.append({"step": 0, "return": 1.0})
+    before = path.read_text()
+    log.append({"step": 2, "return": Value()}, {"step": 2, "return": Value()})
+    assert seen == [before, before]
+    assert path.read_text() == before + "2,2.0\n" * 2
+    log.close()
+
+
 def events(file):
     """Reads TensorBoard's events: 8 bytes of a length, 4 of its checksum, the event, 4 more."""
     content = file.read_bytes()
