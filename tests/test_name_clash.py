@@ -12,14 +12,15 @@ from experiments.cli.packages import check_packages
 
 @pytest.fixture
 def another(tmp_path, monkeypatch):
-    """Another package of this name, which is found before ours."""
+    """Another package of this name, which is found before ours until the test has ended."""
     (tmp_path / "datasets").mkdir()
     (tmp_path / "datasets" / "__init__.py").write_text("def load_dataset(): pass\n")
     names = [name for name in sys.modules if name.split(".")[0] == "datasets"]
     for name in [*names, "agentic_transformer.agents.load"]:
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.syspath_prepend(tmp_path)
-    return tmp_path / "datasets" / "__init__.py"
+    yield tmp_path / "datasets" / "__init__.py"
+    sys.modules.pop("datasets", None)  # before monkeypatch gives ours back, if it was imported
 
 
 def test_ours_is_found_to_be_ours():
