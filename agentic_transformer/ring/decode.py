@@ -201,6 +201,9 @@ def _write(mesh, axis, batch_axis, layout):
         slot = jnp.where(block == second, half + within, tokens)
         slot = jnp.where(block == first, within, slot)
         row = jnp.arange(cache.shape[0])[:, None]
+        # XLA merges a write outside of this part with the cut of a whole cache into parts, and then
+        # reads the next device's part. The barrier keeps the two apart.
+        cache = lax.optimization_barrier(cache)
         return cache.at[row, slot].set(new.astype(cache.dtype), mode="drop")
 
     rows, tokens = PartitionSpec(batch_axis), PartitionSpec(batch_axis, axis)

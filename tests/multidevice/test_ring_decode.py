@@ -65,6 +65,20 @@ def test_rows_of_a_batch_stand_at_their_own_positions():
     assert not np.asarray(found[1]).any()
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_token_changes_its_own_slot_only_also_of_a_cache_that_every_device_holds(layout):
+    mesh, capacity = mesh_of(4), 16
+    whole = NamedSharding(mesh, PartitionSpec())
+    before = rng(5).standard_normal((1, capacity, 2, 3), np.float32)
+    cache = jax.device_put(to_layout(before, 4, layout), whole)
+    new = jax.device_put(np.full((1, 1, 2, 3), 9, np.float32), whole)
+    for at in range(-1, capacity + 1):
+        expected = before.copy()
+        expected[:, at : at + 1] = 9  # nothing at -1 and at the capacity
+        found = write_cache(cache, new, np.full((1, 1), at), mesh=mesh, layout=layout)
+        np.testing.assert_array_equal(found, to_layout(expected, 4, layout))
+
+
 def test_gradients_of_the_last_token_equal_float64():
     data = rng(4)
     mesh = mesh_of(4)
