@@ -30,7 +30,7 @@ from datasets.episode import Episode, length_in_name
 from datasets.hdf5_files import open_hdf5, reserve
 
 # Raise it with any change of what is written or checked here: caches of another format are rebuilt.
-FORMAT = 3
+FORMAT = 4
 FIELDS = ("observation", "action", "reward", "discount", "physics", "demonstrator")
 # 255 bytes is the longest name of a file on Linux. The time of change is in nanoseconds.
 EPISODE = np.dtype([("name", "S255"), ("length", "i8"), ("size", "i8"), ("changed", "i8")])
@@ -69,17 +69,20 @@ class CacheWriter:
             episode: its rows.
 
         Raises:
-            ValueError: its arrays have other sizes than those before it.
+            ValueError: it has other arrays than those before it, or arrays of other sizes.
         """
-        arrays = {field: getattr(episode, field) for field in FIELDS}
+        arrays = {key: x for key in FIELDS if (x := getattr(episode, key)) is not None}
         if not self._writers:
-            self._create({key: array for key, array in arrays.items() if array is not None})
-        for field, writer in self._writers.items():
-            array = arrays[field]
-            if array is None or array.shape[1:] != writer.row_shape:
-                shape = None if array is None else array.shape
-                columns = f"earlier episodes have {writer.row_shape[0]} columns"
-                raise ValueError(f"{name}: {field} has shape {shape}, but {columns}")
+            self._create(arrays)
+        found = {key: array.shape[1] for key, array in arrays.items()}
+        before = {key: writer.row_shape[0] for key, writer in self._writers.items()}
+        for key in FIELDS:
+            if found.get(key) != before.get(key):
+                raise ValueError(
+                    f"{self._new_files[0].with_name(name)}: {key} has {found.get(key, 'no')} "
+                    f"columns, but earlier episodes have {before.get(key, 'none')}; allowed: "
+                    "the same in all episodes of a buffer"
+                )
         for field, writer in self._writers.items():
             writer.append(arrays[field])
         self._episodes.append((name.encode(), episode.length, *stamp))

@@ -32,9 +32,9 @@ class Report:
 def verify(buffer: str | Path, domain: str | None = None, *, progress: bool = True) -> Report:
     """Reads every episode of a buffer and reports problems.
 
-    A file is a problem if it cannot be read, if its arrays do not fit together, if its sizes or its
-    length differ from most files of the buffer, or if `datasets.consistency.problems_of` finds
-    something.
+    A file is a problem if it cannot be read, if its arrays do not fit together, if it differs from
+    most files of the buffer in its length, its arrays or their sizes, or if
+    `datasets.consistency.problems_of` finds something.
 
     Args:
         buffer: a folder of episodes.
@@ -77,7 +77,8 @@ def _shape(episode: Episode) -> tuple:
     physics = episode.physics
     described = None if physics is None else (physics.shape[1], physics.dtype.name)
     arrays = (episode.observation, episode.action, episode.reward)
-    return (episode.length, *(array.shape[1] for array in arrays), described)
+    demonstrated = episode.demonstrator is not None
+    return (episode.length, *(array.shape[1] for array in arrays), described, demonstrated)
 
 
 def _report_unusual_shapes(shapes: dict[str, tuple], report: Report) -> None:
@@ -86,9 +87,9 @@ def _report_unusual_shapes(shapes: dict[str, tuple], report: Report) -> None:
     usual = counts.most_common(1)[0][0]
     for name, shape in shapes.items():
         if shape != usual:
-            found = f"(length, observation, action, reward, physics) = {shape}"
+            found = f"(length, observation, action, reward, physics, demonstrator) = {shape}"
             report.problems.setdefault(name, f"{found}, most files have {usual}")
-    reward_columns, physics = usual[3:]
+    reward_columns, physics = usual[3:5]
     if physics is None:
         report.remarks.append(
             "no physics: rewards of other tasks cannot be computed from this buffer"

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -110,6 +111,31 @@ def test_an_episode_that_came_late_stands_where_its_number_says(buffer, tmp_path
     assert (
         f"{late.name} belongs before episodes that it holds; built anew" in capsys.readouterr().out
     )
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["the first has it", "the first lacks it"])
+@pytest.mark.parametrize("key", ["physics", "demonstrator"])
+def test_an_array_is_in_all_episodes_or_in_none(tmp_path, key, first):
+    """Whichever episode comes first, at once or appended: nothing is left out without a word."""
+    bare = make_episode(physics=key != "physics")
+    whole = make_episode()
+    if key == "demonstrator":
+        whole = replace(whole, extra={key: whole.action})
+    order, size = (whole, bare) if first else (bare, whole), getattr(whole, key).shape[1]
+    for index, episode in enumerate([order[0], *order]):
+        datasets.write_episode(tmp_path / "buffer", index, episode)
+    found, before = ("no", size) if first else (size, "none")
+    other = tmp_path / "buffer" / "episode_000002_20.npz"
+    said = f"{other}: {key} has {found} columns, but earlier episodes have {before}; allowed: the"
+    with pytest.raises(ValueError, match=said):
+        build(tmp_path / "buffer")
+    assert "demonstrator" in datasets.verify(tmp_path / "buffer").problems[other.name]
+    other.rename(tmp_path / other.name)
+    cached = build(tmp_path / "buffer").read_bytes()
+    (tmp_path / other.name).rename(other)
+    with pytest.raises(ValueError, match=said):
+        build(tmp_path / "buffer")
+    assert (tmp_path / "buffer.h5").read_bytes() == cached
 
 
 def test_a_digest_tells_episodes_from_others_and_not_places(buffer, tmp_path):
