@@ -228,11 +228,12 @@ def _check(path: Path, arrays: dict[str, np.ndarray]) -> None:
     rows = {key: len(array) for key, array in arrays.items()}
     if len(set(rows.values())) > 1:
         raise BadEpisode(f"{path}: arrays differ in rows: {rows}")
-    length = len(arrays["observation"]) - 1
+    held = len(arrays["observation"])
+    if held < 2:
+        raise BadEpisode(f"{path}: rows: {held}; expected at least 2, the reset and one transition")
     match = _NAME.fullmatch(path.name)
-    if length < 1 or (match and int(match[2]) != length):
-        expected = match[2] if match else "at least 1"
-        raise BadEpisode(f"{path}: holds {length} transitions; the name says {expected}")
+    if match and int(match[2]) != held - 1:
+        raise BadEpisode(f"{path}: holds {held - 1} transitions; the name says {match[2]}")
 
 
 def write_episode(folder: str | Path, index: int, episode: Episode) -> Path:

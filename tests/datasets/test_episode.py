@@ -1,6 +1,7 @@
 """Episode files: real variants are read, and damaged ones are refused by name."""
 
 import io
+import re
 import tracemalloc
 import zipfile
 
@@ -206,6 +207,17 @@ def test_wrong_length_in_name(tmp_path):
         datasets.write_episode(tmp_path, 0, make_episode()).rename(path)
         with pytest.raises(BadEpisode, match=f"holds 20 transitions; the name says {said}"):
             datasets.read_episode(path)
+
+
+@pytest.mark.parametrize("name", ["episode_000000_{}.npz", "mine.npz"])
+@pytest.mark.parametrize("rows", [0, 1])
+def test_an_episode_without_transitions_is_refused(tmp_path, name, rows):
+    """Also where the name says that it has none."""
+    path = tmp_path / name.format(max(rows - 1, 0))
+    save(path, **{key: value[:rows] for key, value in parts(make_episode()).items()})
+    said = f"{path}: rows: {rows}; expected at least 2, the reset and one transition"
+    with pytest.raises(BadEpisode, match=f"^{re.escape(said)}$"):
+        datasets.read_episode(path)
 
 
 def test_a_bad_file_stops_the_cache(tmp_path):
