@@ -13,7 +13,7 @@ import envs
 from datasets.fingerprint import check_unedited, fingerprint
 from envs import Task
 from envs.gymnasium_tasks import is_gymnasium
-from envs.registry import unknown
+from envs.registry import pays_itself, unknown
 
 MODES = ("exorl", "exact")
 STORED = "stored"
@@ -38,8 +38,8 @@ def relabel(
         (rows,) float32.
 
     Raises:
-        ValueError: physics of another domain, an unknown mode, a family, or `exact` without
-            actions.
+        ValueError: physics of another domain, an unknown mode, a family, `exact` without actions,
+            or an environment of gymnasium that pays its own rewards.
     """
     return relabel_many(physics, [envs.task(task)], mode, action)[0]
 
@@ -139,6 +139,11 @@ def _readings(
     # Loads MuJoCo, which a check of a command line does not wait for.
     from envs.readings import readings_of
 
+    if pays_itself(task):
+        raise ValueError(
+            f"task {task.id!r}: its environment pays, so no reward is computed; allowed: mode "
+            f"{STORED!r} of a store, which takes those in the episodes"
+        )
     if is_gymnasium(task.name):  # its observations stand for states
         return {"observation": np.asarray(physics)}
     spec, domain, physics = envs.spec(task), task.domain, np.asarray(physics)

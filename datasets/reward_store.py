@@ -22,7 +22,7 @@ from datasets.progress import progress_bar
 from datasets.relabelling import MODES, check_code, made_by, measure_many
 from envs import Task
 from envs.gymnasium_tasks import folder_of, is_gymnasium
-from envs.registry import unknown
+from envs.registry import pays_itself, unknown
 
 _ROWS_AT_ONCE = 1 << 14
 
@@ -222,7 +222,7 @@ class RewardStore:
 
 def _state(task: Task) -> str:
     """Returns the array of the cache that rewards of a task's domain are computed from."""
-    return "observation" if is_gymnasium(task.domain) else "physics"
+    return "observation" if is_gymnasium(task.domain) and not pays_itself(task) else "physics"
 
 
 def _dataset(task: Task) -> str:

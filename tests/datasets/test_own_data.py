@@ -184,6 +184,20 @@ def test_what_it_can_give_is_read_with_its_rewards(tmp_path):
     assert_close(data.returns, [[GOOD.reward.sum()]], 200)
 
 
+def test_a_reward_that_only_the_environment_knows_is_not_computed(tmp_path):
+    """The error names the mode that takes the stored ones, and nothing is written."""
+    folder = datasets.buffer_folder(tmp_path, PENDULUM, "mine")
+    datasets.write_episode(folder, 0, GOOD)
+    store = datasets.Store(datasets.build_cache(folder, progress=False))
+    with pytest.raises(ValueError, match="data.relabel=stored takes those in the episodes"):
+        store.rewards(PENDULUM)
+    with pytest.raises(ValueError, match="its environment pays.*allowed: mode 'stored'"):
+        datasets.relabel(GOOD.observation, PENDULUM)
+    assert not list(folder.parent.glob("*rewards*"))
+    paid = GOOD.reward[1:, 0].astype(np.float32)
+    np.testing.assert_array_equal(store.rewards(PENDULUM, mode="stored"), [paid])
+
+
 @pytest.mark.parametrize("key", ["observation", "action", "reward"])
 def test_values_beyond_float32_are_found_before_they_become_infinite(key, tmp_path):
     buffer = make_buffer(tmp_path / "walker" / "pd" / "buffer", 1)
