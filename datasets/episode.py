@@ -166,7 +166,7 @@ def read_episode(path: str | Path, extra: Sequence[str] = (DEMONSTRATOR,)) -> Ep
         raise BadEpisode(
             f"{path}: not a readable episode ({type(error).__name__}: {error})"
         ) from error
-    _check(path, arrays)
+    check_arrays(path, arrays)
     found = {key: arrays.pop(key) for key in extra if key in arrays}
     physics = arrays.pop("physics", None)
     if physics is not None and not physics.size:  # as collectors have it where there are no states
@@ -206,7 +206,16 @@ def _array(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.
     )
 
 
-def _check(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def check_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Checks that arrays are an episode's: floats, finite, with one row a step.
+
+    Args:
+        path: of the episode's file; an episode's name says how many transitions it has.
+        arrays: by their names in the file.
+
+    Raises:
+        BadEpisode: they are not.
+    """
     missing = [key for key in _REQUIRED if key not in arrays]
     if missing:
         required = ", ".join(_REQUIRED)
@@ -253,7 +262,7 @@ def write_episode(folder: str | Path, index: int, episode: Episode) -> Path:
     if episode.physics is not None and episode.physics.shape[1]:
         arrays["physics"] = np.asarray(episode.physics, np.float64)
     arrays |= {key: np.asarray(array, np.float32) for key, array in episode.extra.items()}
-    _check(path, arrays)
+    check_arrays(path, arrays)
     folder.mkdir(parents=True, exist_ok=True)
     archive = io.BytesIO()
     np.savez_compressed(archive, **arrays)

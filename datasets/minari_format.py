@@ -33,7 +33,14 @@ from tqdm import tqdm
 
 from datasets.collection_metadata import read_origin, read_versions, write_metadata
 from datasets.consistency import check_consistent, domain_of
-from datasets.episode import COLLECTED, Episode, episode_files, read_episode, write_episode
+from datasets.episode import (
+    COLLECTED,
+    Episode,
+    check_arrays,
+    episode_files,
+    read_episode,
+    write_episode,
+)
 from datasets.hdf5_files import new_hdf5, reserve
 from datasets.new_file import named_errors
 from datasets.new_folder import new_folder
@@ -135,11 +142,11 @@ def import_minari(
     try:
         metadata = _read_metadata(data)
         low, high = _given_range(data, metadata)
-        count = int(metadata["total_episodes"])
+        count = metadata["total_episodes"]
     except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{data / _METADATA}: is not what Minari writes ({error!r})") from error
-    if count < 1:
-        raise ValueError(f"{data}: total_episodes is {count}; allowed: 1 or more")
+    if not isinstance(count, int) or count < 1:
+        raise ValueError(f"{data}: total_episodes is {count!r}; allowed: 1 or more")
     episodes = _read_groups(data, count, low, high)
     bar = progress_bar("converting episodes", episodes, unit="episode", show=progress, total=count)
     kept = ("dataset_id", "minari_version", "requirements", "code_permalink", "algorithm_name")
@@ -147,7 +154,7 @@ def import_minari(
     task = _task_of(metadata)
     with new_folder(buffer) as partial:
         for index, episode in enumerate(bar):
-            check_consistent(data / f"episode_{index}", episode, domain)
+            check_consistent(_named(data, index), episode, domain)
             write_episode(partial, index, episode)
         write_metadata(partial, {**task, "format": "ExoRL", "domain": domain, "minari": source})
     return count
@@ -275,8 +282,7 @@ def _to_range(action: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarr
 
 
 def _from_range(action: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    scaled = action if _is_unit(low, high) else 2 * (action - low) / (high - low) - 1
-    return scaled.astype(np.float32)
+    return action if _is_unit(low, high) else 2 * (action - low) / (high - low) - 1
 
 
 def _read_metadata(data: Path) -> dict[str, Any]:
@@ -300,9 +306,14 @@ def _given_range(data: Path, metadata: dict[str, Any]) -> tuple[np.ndarray, np.n
         if space.get("type") != "Box" or len(space["shape"]) != 1:
             found = space.get("type", "nothing")
             raise ValueError(f"{data}: {key}_space is {found}; allowed: a Box of vectors")
-    low, high = (np.array(spaces["action"][end], np.float64) for end in ("low", "high"))
-    if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
-        allowed = "finite low and high, low below high"
+    space, size = spaces["action"], tuple(spaces["action"]["shape"])
+    try:
+        low, high = (np.array(space[end], np.float64) for end in ("low", "high"))
+        fit = low.shape == high.shape == size and np.isfinite([low, high]).all()
+    except (TypeError, ValueError):  # no numbers
+        fit = False
+    if not fit or (low >= high).any():
+        allowed = f"{size[0]} finite numbers in low and in high, low below high"
         raise ValueError(f"{data}: actions have no range; allowed: {allowed}")
     return low, high
 
@@ -312,40 +323,55 @@ def _read_groups(data: Path, count: int, low: np.ndarray, high: np.ndarray) -> I
     try:
         with h5py.File(data / _ARRAYS, "r") as file:
             for index in range(count):
-                yield _read_group(f"{data}: episode {index}", file[f"episode_{index}"], low, high)
-    except (OSError, KeyError, TypeError) as error:  # TypeError: a group in place of an array
+                group = file[f"episode_{index}"]
+                if not isinstance(group, h5py.Group):
+                    raise KeyError(f"episode_{index} is no group")
+                yield _read_group(_named(data, index), group, low, high)
+    except (OSError, KeyError) as error:
         raise ValueError(f"{data / _ARRAYS}: cannot be read ({error})") from error
 
 
-def _read_group(label: str, group: h5py.Group, low: np.ndarray, high: np.ndarray) -> Episode:
-    if (ended := np.flatnonzero(group["terminations"][:])).size:
+def _named(data: Path, index: int) -> Path:
+    """Returns what stands for an episode of a dataset in errors."""
+    return data / f"episode_{index}"
+
+
+def _read_group(path: Path, group: h5py.Group, low: np.ndarray, high: np.ndarray) -> Episode:
+    if (ended := np.flatnonzero(_numbers(path, group, "terminations"))).size:
         raise ValueError(
-            f"{label} ends by termination after {ended[0] + 1} steps; allowed: episodes that only "
+            f"{path}: ends by termination after {ended[0] + 1} steps; allowed: episodes that only "
             "a time limit ends"
         )
-    actions = group["actions"][:]
+    actions, rewards = _numbers(path, group, "actions"), _numbers(path, group, "rewards")
     if actions.ndim != 2 or actions.shape[1] != len(low):
         raise ValueError(
-            f"{label}: actions have the shape {actions.shape}; allowed: (steps, {len(low)}), as "
+            f"{path}: actions have the shape {actions.shape}; allowed: (steps, {len(low)}), as "
             "action_space says"
         )
-    rows = {
-        "action": _from_range(actions, low, high),
-        "reward": group["rewards"][:].reshape(-1, 1).astype(np.float32),
-    }
+    rows = {"action": _from_range(actions, low, high), "reward": rewards.reshape(-1, 1)}
     # Row 0 is the reset, whose action and reward are 0.
-    rows = {key: np.concatenate([0 * array[:1], array]) for key, array in rows.items()}
-    infos = group.get("infos", {})
+    rows = {key: np.pad(array, ((1, 0), (0, 0))) for key, array in rows.items()}
+    rows |= {"observation": _numbers(path, group, "observations")}
+    rows |= {"discount": np.ones_like(rows["reward"])}
+    infos = group["infos"] if isinstance(group.get("infos"), h5py.Group) else {}
     extra = {key: infos[key][:] for key in _INFOS if _is_ours(infos.get(key), len(rows["reward"]))}
-    return Episode(
-        observation=group["observations"][:].astype(np.float32),
-        discount=np.ones_like(rows["reward"]),
-        physics=extra.pop("physics", None),
-        extra=extra,
-        **rows,
-    )
+    check_arrays(path, rows | extra)
+    return Episode(physics=extra.pop("physics", None), extra=extra, **rows)
+
+
+def _numbers(path: Path, group: h5py.Group, key: str) -> np.ndarray:
+    """Reads an array of an episode, (rows, ...), as floats."""
+    found = group.get(key)
+    if not isinstance(found, h5py.Dataset):
+        raise ValueError(f"{path}: {key} is {'missing' if found is None else 'no array'}")
+    if not found.ndim or found.dtype.kind not in "fiub":
+        said = f"{key} is {found.dtype} of shape {found.shape}"
+        raise ValueError(f"{path}: {said}; allowed: numbers, with a row for each step")
+    array = found[:]
+    return array if array.dtype.kind == "f" else array.astype(np.float64)
 
 
 def _is_ours(info: h5py.Dataset | h5py.Group | None, rows: int) -> bool:
     """Tells whether an info has a row a step, as ours have: others use the same names."""
-    return isinstance(info, h5py.Dataset) and info.ndim == 2 and len(info) == rows
+    is_table = isinstance(info, h5py.Dataset) and info.ndim == 2 and info.dtype.kind == "f"
+    return is_table and len(info) == rows

@@ -64,8 +64,9 @@ def test_a_buffer_comes_back_with_every_bit(walker, tmp_path):
     for name in before:
         assert before[name].keys() == after[name].keys()
         for key, array in before[name].items():
-            np.testing.assert_array_equal(after[name][key], array)
             assert after[name][key].dtype == array.dtype
+            assert after[name][key].tobytes() == array.tobytes()  # the sign of a 0 is a bit too
+        assert np.signbit(before[name]["action"][1]).any()  # of which row 0 must take nothing
     assert datasets.verify(back, progress=False).problems == {}
     origin = json.loads((back / "metadata.json").read_text())
     assert origin["minari"]["dataset_id"] == "walker-mppi-v0"
@@ -152,13 +153,14 @@ def test_infos_of_others_are_left_out(pendulum, tmp_path):
         file["episode_0/infos/physics/place"] = np.ones((31, 1))
         file["episode_1/infos/physics"] = np.ones(31)
         file["episode_1/infos/demonstrator"] = np.ones((30, 1))
+        file["episode_1/infos/noise"] = np.full((31, 1), b"low")
     assert datasets.import_minari(there, back, PENDULUM, progress=False) == 2
     for episode in arrays(back).values():
         assert episode.keys() == {"observation", "action", "reward", "discount"}
     with h5py.File(there / "data" / "main_data.hdf5", "a") as file:
         del file["episode_1/observations"]
         file["episode_1/observations/angle"] = np.ones((31, 1))
-    with pytest.raises(ValueError, match="main_data.hdf5: cannot be read"):
+    with pytest.raises(ValueError, match="episode_1: observations is no array"):
         datasets.import_minari(there, tmp_path / "again", PENDULUM, progress=False)
 
 
@@ -169,8 +171,36 @@ def test_actions_of_another_width_than_declared_are_refused(walker, tmp_path):
         actions = file["episode_1/actions"][:]
         del file["episode_1/actions"]
         file["episode_1/actions"] = actions[:, :1]  # numpy would stretch one column to six
-    with pytest.raises(ValueError, match=r"episode 1: actions have the shape .*, 6\), as action"):
+    with pytest.raises(ValueError, match=r"episode_1: actions have the shape .*, 6\), as action"):
         datasets.import_minari(there, tmp_path / "back", "walker", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("key", "array", "says"),
+    [
+        ("rewards", 0.0, "rewards is float64 of shape (); allowed: numbers, with a row for each"),
+        ("rewards", np.full(10, np.nan), "reward holds NaN or infinite values"),
+        ("rewards", np.full(10, 1e39), "reward reaches 1e+39, beyond float32"),
+        ("rewards", np.zeros(9), "arrays differ in rows"),
+        ("actions", np.full((10, 6), b"up"), "actions is |S2 of shape (10, 6); allowed: numbers"),
+        ("actions", np.zeros((0, 6)), "arrays differ in rows"),
+        ("observations", np.zeros((11, 24, 1)), "observation is float64 of shape (11, 24, 1)"),
+        ("terminations", None, "terminations is missing"),
+        ("infos/parameters", np.full((11, 1), np.inf), "parameters holds NaN or infinite values"),
+    ],
+)
+def test_an_array_that_is_no_episodes_is_told_with_its_place(key, array, says, walker, tmp_path):
+    """The dataset's, not that of the buffer, of which nothing is left."""
+    there, back = tmp_path / "minari" / "walker-v0", tmp_path / "walker" / "back" / "buffer"
+    datasets.export_minari(walker, there, progress=False)
+    with h5py.File(there / "data" / "main_data.hdf5", "a") as file:
+        del file[f"episode_1/{key}"]
+        if array is not None:
+            file[f"episode_1/{key}"] = array
+    with pytest.raises(ValueError) as told:
+        datasets.import_minari(there, back, progress=False)
+    assert str(told.value).startswith(f"{there / 'data' / 'episode_1'}: {says}")
+    assert list(back.parent.iterdir()) == []
 
 
 def test_rewards_of_several_tasks_are_refused(walker, tmp_path):
@@ -205,16 +235,20 @@ def test_what_cannot_be_converted_is_refused(walker, pendulum, tmp_path):
     with pytest.raises(ValueError, match="episode_0: not cheetah's.*nearest match: walker"):
         datasets.import_minari(there, tmp_path / "x", "cheetah", progress=False)
     set_termination(there, 1, True)
-    with pytest.raises(ValueError, match="episode 1 ends by termination after 5 steps; allowed: "):
+    with pytest.raises(ValueError, match="episode_1: ends by termination after 5 steps; allowed: "):
         datasets.import_minari(there, back, progress=False)
     for changes, says in (
         ({"data_format": "arrow"}, "in the format 'arrow'; allowed: hdf5"),
         ({"action_space": '{"type": "Discrete", "n": 2}'}, "action_space is Discrete; allowed"),
         ({"action_space": box(2, 2)}, "actions have no range; allowed"),
+        ({"action_space": box("a", 2)}, "actions have no range; allowed: 1 finite numbers"),
+        ({"action_space": box([1], [2])}, "actions have no range; allowed: 1 finite numbers"),
         ({"action_space": None}, "metadata.json: is not what Minari writes"),
         ({"observation_space": {"type": "Box"}}, "metadata.json: is not what Minari writes"),
         ({"observation_space": "Box"}, "metadata.json: is not what Minari writes"),
         ({"total_episodes": 0}, "total_episodes is 0; allowed"),
+        ({"total_episodes": "two"}, "total_episodes is 'two'; allowed"),
+        ({"total_episodes": float("inf")}, "total_episodes is inf; allowed"),
     ):
         other = tmp_path / "pendulum-v0"
         shutil.rmtree(other, ignore_errors=True)
@@ -253,7 +287,7 @@ def test_a_conversion_that_stops_midway_leaves_nothing(walker, tmp_path):
     last.write_bytes(good)
     datasets.export_minari(walker, there, progress=False)
     set_termination(there, 2, True)
-    with pytest.raises(ValueError, match="episode 2 ends by termination"):
+    with pytest.raises(ValueError, match="episode_2: ends by termination"):
         datasets.import_minari(there, back, progress=False)
     assert list(back.parent.iterdir()) == []
     set_termination(there, 2, False)
