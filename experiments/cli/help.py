@@ -16,9 +16,10 @@ from experiments.cli.command_line import CommandLine
 
 _WIDTH = 100
 FIRST = (
-    *("task", "run", "resume", "seed", "data.algo", "data.episodes", "train.steps", "train.batch"),
-    *("train.learning_rate", "model.width", "eval.trajectories", "mesh.ring", "eval.tasks"),
-    *("eval.conditions", "checkpoint", "topology", "trajectories", "solve", "compile", "out"),
+    *("task", "run", "resume", "seed", "data.root", "data.algo", "data.episodes", "data.length"),
+    *("data.action_repeat", "train.steps", "train.batch", "train.learning_rate", "model.width"),
+    *("eval.trajectories", "mesh.ring", "eval.tasks", "eval.conditions", "checkpoint", "topology"),
+    *("trajectories", "solve", "compile", "out"),
 )
 """Settings that most people change; short help shows those that the command has."""
 
