@@ -25,6 +25,9 @@ CONFIG = "config.yaml"
 PROVENANCE = "provenance.json"
 """The commit, versions, command, seeds and machine of the run."""
 
+CHECKPOINTS = "checkpoints"
+"""The folder of the trained states, one folder a step."""
+
 METRICS = "metrics.csv"
 """The losses of training."""
 

@@ -33,6 +33,7 @@ from agentic_transformer.contexts.chains import available_episodes
 from agentic_transformer.errors import listing, nearest, raise_config_error
 from agentic_transformer.learners import LEARNERS, check_learner, is_in_context
 from agentic_transformer.online.checks import check_rounds
+from agentic_transformer.run_files import CHECKPOINTS
 from agentic_transformer.settings import (
     format_value,
     format_values,
@@ -427,7 +428,7 @@ def check_init(command: TrainCommand) -> None:
     """Raises a UserError if there is no run to start from; a resumed run has started already."""
     if command.init is None or command.resume:
         return
-    if not (Path(command.init) / "checkpoints").is_dir():
+    if not (Path(command.init) / CHECKPOINTS).is_dir():
         raise_config_error(
             f"init={command.init}: no checkpoints are there", "a run folder of experiments.train"
         )

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from agentic_transformer.run_files import copy_description, read_json, write_json
+from agentic_transformer.run_files import CHECKPOINTS, copy_description, read_json, write_json
 from agentic_transformer.settings import differing, format_value
 
 EVALUATION = "evaluation.json"
@@ -52,7 +52,7 @@ def made(base: Path, run: Path) -> Iterator[None]:
     """
     below = base / "evaluate"
     new = [folder for folder in (below, *below.parents) if not folder.exists()]
-    if base.resolve() != run.resolve() and (base / "checkpoints").exists():
+    if base.resolve() != run.resolve() and (base / CHECKPOINTS).exists():
         raise ValueError(f"out={base} is the folder of another run; name another folder")
     try:
         below.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 
 from agentic_transformer.earlier_settings import with_defaults
 from agentic_transformer.learners import find_learner
+from agentic_transformer.run_files import CHECKPOINTS
 from agentic_transformer.settings import differing, flat
 from agentic_transformer.training import checksums, distributed, old_names
 from agentic_transformer.training.checkpoint_arrays import read_arrays
@@ -34,7 +35,7 @@ class CheckpointReader:
 
     def __init__(self, run: Path) -> None:
         """Takes the run's folder; nothing is read yet."""
-        self.folder = (run / "checkpoints").resolve()
+        self.folder = (run / CHECKPOINTS).resolve()
 
     def path(self, step: int) -> Path:
         """Returns the folder of a checkpoint, which need not be there."""
@@ -155,7 +156,7 @@ class CheckpointReader:
             OSError: the copy differs from what was copied.
             ValueError: the checkpoint is not there.
         """
-        original, path = self.path(step), run / "checkpoints" / str(step)
+        original, path = self.path(step), run / CHECKPOINTS / str(step)
         left_out = shutil.ignore_patterns("optimizer", checksums.SUMS_FILE)
         with self._reading(step):
             shutil.copytree(original, path, ignore=left_out)

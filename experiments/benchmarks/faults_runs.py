@@ -19,6 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pandas as pd
 
+from agentic_transformer.run_files import CHECKPOINTS
 from agentic_transformer.training import checksums
 from experiments.benchmarks.faults_check import FULL_DISK, KILL, SAME_SEED, STOP, Check
 from experiments.cli import compilation_cache
@@ -92,7 +93,7 @@ def kills(work: Path) -> Iterator[Check]:
     _finish(work, *words, "run=kills", "resume=true")
     same = _digest(run) == _digest(work / "calm")
     yield Check(KILL, f"{_KILLS} SIGKILLs: final state by hash", same, 1)
-    left = [path for path in (run / "checkpoints").iterdir() if "tmp" in path.name]
+    left = [path for path in (run / CHECKPOINTS).iterdir() if "tmp" in path.name]
     yield Check(KILL, "no temporary folder is left behind", not left, 1)
 
 
@@ -198,14 +199,14 @@ def _steps(run: Path) -> list[int]:
 
 def _newest_whole_step(run: Path) -> int:
     """Returns the newest step whose list of checksums is there, or 0."""
-    folder = run / "checkpoints"
+    folder = run / CHECKPOINTS
     whole = (step for step in _steps(run) if (folder / str(step) / checksums.SUMS_FILE).exists())
     return max(whole, default=0)
 
 
 def _digest(run: Path) -> str:
     """Returns a digest of a run's last step, parameters and optimizer state."""
-    step = run / "checkpoints" / str(_steps(run)[-1])
+    step = run / CHECKPOINTS / str(_steps(run)[-1])
     digest = hashlib.sha256(step.name.encode())
     for item in ("params", "optimizer"):
         folder, arrays = (step / item).resolve(), ocp.PyTreeCheckpointHandler()

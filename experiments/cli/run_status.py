@@ -11,13 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from agentic_transformer.run_files import read_json, write_json
+from agentic_transformer.run_files import CHECKPOINTS, read_json, write_json
 from experiments.cli import provenance
 from experiments.cli.preemption import Stopped, acknowledge_signal
 from experiments.cli.user_errors import describe, is_user_error
 
 STATUS = "status.json"
-CHECKPOINTS = "checkpoints"
 
 
 def read_status(folder: Path) -> dict[str, Any]:

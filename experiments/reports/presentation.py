@@ -29,7 +29,7 @@ from agentic_transformer.evaluation.results_folder import (
 )
 from agentic_transformer.evaluation.statistics import compare, summarize
 from agentic_transformer.find_run import nearest_run
-from agentic_transformer.run_files import CONFIG, LEARNING_CURVE, METRICS
+from agentic_transformer.run_files import CHECKPOINTS, CONFIG, LEARNING_CURVE, METRICS
 from agentic_transformer.settings import shell_words
 from experiments.cli.run_status import saved_step
 from experiments.reports.agent_names import agent_names, with_name
@@ -119,7 +119,7 @@ def _check_no_records_are_lost(out: Path) -> None:
     A plot leaves a `summary.csv` beside its `records.csv`, and neither checkpoints nor settings of
     an evaluation.
     """
-    if any((out / name).exists() for name in ("checkpoints", EVALUATION)):
+    if any((out / name).exists() for name in (CHECKPOINTS, EVALUATION)):
         raise ValueError(
             f"out={out} is the folder of a run or an evaluation, whose records.csv would be lost; "
             "name another"
