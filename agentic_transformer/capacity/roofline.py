@@ -1,7 +1,8 @@
 """Computes how long a train step takes at least.
 
-Computation takes its FLOPs over the chip's peak. A transfer takes its bytes over the rate of one
-link; in a ring, that of the slowest hop. If both overlap, the longer one counts.
+The time of a computation is its FLOPs divided by the chip's peak rate. The time of a transfer is
+its bytes divided by the rate of one link; in a ring, of the slowest link. If both overlap, the
+longer time counts.
 """
 
 from __future__ import annotations
@@ -16,19 +17,21 @@ from agentic_transformer.config import ModelConfig
 from agentic_transformer.ring.overlap import Chip, minimal_block
 
 ASSUMPTIONS = (
-    "matrix products run at the chip's peak in bfloat16; norms, softmax and the optimiser take no "
-    "time",
-    "a layer is computed forward and backward, and in between again as far as model.remat does not "
-    "keep it; memory_efficient attention keeps no scores, and is computed once more",
-    "half of the scores in each step of the ring are masked, and are not computed; with "
-    "model.layout=contiguous the slowest device computes all of them after its first step; dense "
+    "matrix products run at the chip's peak rate in bfloat16; norms, softmax and the optimiser "
+    "take no time",
+    "each layer is computed forward and backward; before the backward pass, what model.remat does "
+    "not keep is computed again; memory_efficient attention keeps no scores, so its forward pass "
+    "is computed one more time",
+    "in each step of the ring half of the scores are masked, and are not computed; with "
+    "model.layout=contiguous the slowest device computes all scores after its first step; dense "
     "and memory_efficient attention and model.kernel=reference always compute all scores",
-    "keys, values and their gradients travel over one link in one direction, their own, beside the "
-    "attention of their step",
-    "weights are gathered in bfloat16, forward and backward, and their gradients scattered (the "
-    "feedforward network's reduced whole, twice the bytes), over one link in one direction, beside "
-    "the products of their layer",
-    "GPUs of a host are joined by NVLink and hosts by InfiniBand; the slowest hop of a ring counts",
+    "keys, values and their gradients travel over one link, in one direction, while the attention "
+    "of their step is computed; nothing else uses this link",
+    "weights are gathered in bfloat16, once forward and once backward; their gradients are "
+    "scattered, but those of the feedforward network are summed whole, with twice the bytes; all "
+    "of this goes over one link, in one direction, while the products of the layer are computed",
+    "GPUs of a host are joined by NVLink, and hosts by InfiniBand; a ring is as fast as its "
+    "slowest link",
 )
 
 
@@ -116,10 +119,10 @@ class StepTime(NamedTuple):
     """Holds the seconds of a train step by what they are spent on.
 
     Attributes:
-        compute: FLOPs over peak.
+        compute: FLOPs divided by the peak rate.
         ring: seconds that the transfers of the ring add.
         weights: seconds that gathering weights and scattering gradients add.
-        utilisation: FLOPs of the model over what the chips could do in the total time.
+        utilisation: FLOPs of the model, divided by what the chips could do in the total time.
     """
 
     compute: float

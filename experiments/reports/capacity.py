@@ -21,7 +21,7 @@ KINDS = {
     "optimizer": "optimiser (AdamW's two means)",
     "gradients": "gradients",
     "checkpoints": "checkpointed inputs of layers",
-    "ring": "ring: what travels, arrives, and its gradients",
+    "ring": "ring: keys and values sent and received, their gradients",
     "working": "working set of one layer",
 }
 
@@ -95,13 +95,13 @@ def _memory(plan: Plan) -> str:
         verdict = f"An estimate alone. {plan.verdict.capitalize()}."
     if plan.outcome is not None and plan.workload.topology.platform == "gpu":
         verdict += (
-            " (A GPU's compiler refuses nothing: its peak is compared with the memory. What cuDNN "
-            "and NCCL take for themselves is not in the peak.)"
+            " (A GPU's compiler refuses nothing, so its peak is compared with the memory. The peak "
+            "leaves out what cuDNN and NCCL take for themselves.)"
         )
     if plan.kernel:
         verdict += f" Compiled attention: {plan.kernel}"
     if assumed := estimate_settings.assumed_settings(plan.workload.model):
-        verdict += f" The estimate is for another step, with {format_values(assumed, 'model.')}."
+        verdict += f" The estimate assumes {format_values(assumed, 'model.')} instead."
     return "\n".join(lines) + f"\n\n{verdict}"
 
 
@@ -129,9 +129,9 @@ def _work(plan: Plan) -> str:
         f"Training on a sequence takes {cost:.2e} FLOPs, if only causal scores are counted. If all "
         f"scores are counted, as in the paper (arXiv 2310.01889, appendix D), a data set costs "
         f"{growth:.1f} times as much as in contexts of one trajectory. A step takes at least "
-        f"{time.total:.3g} s: {time.compute:.3g} computing, {time.ring:.3g} waiting for the ring, "
-        f"{time.weights:.3g} for weights. The model uses {100 * time.utilisation:.0f}% of the "
-        f"chips' peak."
+        f"{time.total:.3g} s: {time.compute:.3g} s of computing, {time.ring:.3g} s of waiting for "
+        f"the ring and {time.weights:.3g} s of waiting for weights. The model uses "
+        f"{100 * time.utilisation:.0f}% of the chips' peak rate."
     )
 
 
@@ -187,7 +187,7 @@ def assumptions() -> str:
     """Returns the paragraph about what the times assume."""
     return "\n".join(
         [
-            "Times are a bound, not a measurement. They assume:",
+            "Times are lower bounds, not measurements. They assume:",
             "",
             *(f"- {assumption}" for assumption in roofline.ASSUMPTIONS),
         ]
@@ -213,7 +213,7 @@ def draw(plans: Sequence[Plan], path: Path) -> None:
         if isinstance(plan.outcome, Accepted):
             axis.plot(plan.peak / GIB, number, "kx")
     axis.set_yticks(range(len(plans)), names)
-    axis.set(xlabel="GiB on each device; line: what there is; cross: the compiler's peak")
+    axis.set(xlabel="GiB on each device; line: available; cross: the compiler's peak")
     axis.invert_yaxis()
     figure.legend(loc="outside lower center", fontsize="small", ncols=3)
     figure.savefig(path, dpi=120)

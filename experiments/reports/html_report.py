@@ -140,7 +140,7 @@ def _results(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
     """Returns the last returns, and the own context against its controls."""
     text = (
         "<p>Return of the last attempt: mean and 95% interval. Each column is a "
-        "condition: what stood in the context, or which baseline acted (docs/evaluation.md).</p>"
+        "condition: what the context held, or which baseline acted (docs/evaluation.md).</p>"
     )
     text += _table(in_cells(at_longest(summary)), "wide whole")
     last = last_comparisons(comparisons)

@@ -11,8 +11,8 @@ SOURCE = "arXiv 2310.01889, table 5"
 
 CAVEAT = (
     "Ours are raw returns of the steps that were run. The paper says cumulative return, but its "
-    "numbers cannot be raw returns of 1,000 steps (random play earns 122 to 177 on walker_stand) "
-    "and are the best of n attempts: compare columns, not digits."
+    "numbers cannot be raw returns of 1,000 steps (random play earns 122 to 177 on walker_stand). "
+    "They are also the best of n attempts. So compare the order of agents, not the numbers."
 )
 
 # "blockwise" and "ring" are the paper's Agentic Transformer at 32 and at 128 trajectories.

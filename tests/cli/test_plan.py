@@ -180,7 +180,7 @@ def test_a_report_says_what_its_estimate_is_not_of(tmp_path, monkeypatch, capsys
     for words, says in (("", False), ("model.dtype=float32 model.remat=none", True)):
         run(plan.main, f"topology=v5e:4x4 compile=memory out=out {words}", tmp_path, monkeypatch)
         report = (tmp_path / "out" / "plan.md").read_text()
-        assert ("for another step, with model.dtype=bfloat16 model.remat=block." in report) == says
+        assert ("assumes model.dtype=bfloat16 model.remat=block instead." in report) == says
 
 
 @pytest.mark.slow
