@@ -9,7 +9,7 @@ from agentic_transformer.config import ModelConfig
 from agentic_transformer.ring.overlap import MATRIX_FLOPS
 
 BACKWARD = 2
-"""FLOPs of the backward pass over those of the forward pass.
+"""FLOPs of the backward pass, divided by those of the forward pass.
 
 A product of two factors has two gradients, and each of them is a product.
 """
@@ -67,10 +67,10 @@ def model_flops(model: ModelConfig, context: float, *, causal: bool = True) -> f
 
 
 def growth(model: ModelConfig, before: float, after: float) -> float:
-    """Returns the FLOPs of a data set in contexts of `after` tokens over those of `before` tokens.
+    """Returns how many times the FLOPs of a data set grow with the tokens of a context.
 
-    It is the paper's (6 h + s2) / (6 h + s1) for attention without a mask and a feedforward network
-    that is 4 times as wide as the model.
+    Contexts grow from `before` to `after` tokens. The factor is the paper's (6 h + s2) / (6 h + s1)
+    for attention without a mask and a feedforward network that is 4 times as wide as the model.
     """
     # Tokens at which attention costs as much as the products with weights: 6 h in the paper.
     of_weights = layer_products(model, 1) / layer_attention(model, 1, 1, causal=False)

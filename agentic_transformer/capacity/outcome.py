@@ -51,7 +51,7 @@ class Accepted(NamedTuple):
         memory: the memory that the program takes.
         permutes: its permutes as they are scheduled. A fast compilation has none, because its
             schedule is not the one that would run.
-        fused_calls: number of calls of fused attention, each once however often its loop runs.
+        fused_calls: number of calls of fused attention; a call in a loop counts once.
         conditionals: number of branches. On a GPU each of them waits for the host.
     """
 

@@ -184,7 +184,7 @@ def _with_schedule(command: PlanCommand, plan: Plan, compile_step: CompileCache)
 
 
 def growth_from_one_trajectory(workload: Workload) -> float:
-    """Returns the FLOPs of a data set in this context over those in contexts of one trajectory.
+    """Returns how many times the FLOPs of a data set grow from contexts of one trajectory to this.
 
     All attention scores count, as in the paper (arXiv 2310.01889, appendix D).
     """

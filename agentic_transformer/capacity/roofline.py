@@ -55,7 +55,7 @@ class RingStep(NamedTuple):
 
 
 class RingPass(NamedTuple):
-    """Holds the seconds of all steps of the ring on one device: computing, and waiting besides."""
+    """Holds the seconds that one device computes in all steps of the ring, and those it waits."""
 
     compute: float
     waiting: float

@@ -46,7 +46,7 @@ class Workload:
 
     @property
     def spec(self) -> AgentSpec:
-        """Returns the agent; quantities that only scale its inputs are 1."""
+        """Returns the description of the agent, in which all scales of its inputs are 1."""
         return _spec(self.model, self.observation_size, self.action_size, self.steps)
 
     @property
@@ -82,7 +82,7 @@ def _spec(model: ModelConfig, observation_size: int, action_size: int, steps: in
 
 @lru_cache
 def _parameter_shapes(model: ModelConfig, *sizes: int) -> tuple[tuple[int, ...], ...]:
-    """Returns the shapes of all arrays, from a model of one layer: to build 60 takes seconds."""
+    """Returns the shapes of all arrays, from a model of one layer: building 60 takes seconds."""
     one = _spec(replace(model, layers=1), *sizes)
     params = dict(nnx.split(nnx.eval_shape(lambda: one.build(0)), nnx.Param)[1])
     layer = [x.shape for x in jax.tree.leaves(params.pop("blocks"))]

@@ -31,9 +31,8 @@ def agent_names(
 
     If agents of one name differ in settings on one task, as those of a sweep do, these settings are
     added to their names. Runs that start from seeds of one pretrained agent (`init`) do not differ
-    in that, nor do runs on the same episodes in several places (`data.root`). A run without
-    settings, of which only the records are there, keeps the name in its records: what it differs in
-    is not known.
+    in that, nor do runs on the same episodes in several places (`data.root`). If only the records
+    of a run are there, its settings are not known, and it keeps the name in its records.
 
     Args:
         runs: run folders.
@@ -72,7 +71,7 @@ def _places_of_same_episodes(
 ) -> dict[str, str]:
     """Returns the values of `data.root`, each with the first one that holds the same episodes.
 
-    Runs tell by a digest which episodes they learned from; those of earlier versions do not.
+    A digest in a run's files identifies its episodes. Runs of earlier versions have none.
     """
     place_of: dict[str, str] = {}
     first_of: dict[str, str] = {}  # the first place of each digest
@@ -133,8 +132,8 @@ def _start(init: str) -> str:
 def _checkpoint_of(run: Path, asked: str, config: dict[str, Any]) -> str:
     """Returns which checkpoint of a run acted: "newest" for the last step of its training.
 
-    A run that was stopped, or was evaluated before it went on, is another agent than one that was
-    trained to its end, though `checkpoint=newest` was asked for of both.
+    `checkpoint=newest` of a run that was stopped, or was evaluated before it went on, is another
+    agent than that of a run that was trained to its end.
 
     Args:
         run: the run's folder.

@@ -105,7 +105,7 @@ def entropy(summary: pd.DataFrame, path: Path) -> None:
 
 
 def _panels(count: int) -> tuple[plt.Figure, np.ndarray]:
-    """Returns a figure with so many panels, at most two in a row, and its used axes."""
+    """Returns a figure with a number of panels, at most two in a row, and the axes in use."""
     columns = min(count, 2)
     rows = -(-count // columns)
     figure, grid = plt.subplots(

@@ -49,8 +49,8 @@ def draw_curve(
 def is_beyond_training(rows: pd.DataFrame) -> pd.Series:
     """Returns for which rows of a summary the context is longer than it ever was in training.
 
-    A training context of n trajectories holds n - 1 before the last one. A window (`eval.window`)
-    may keep a context as short, however many attempts there are.
+    A training context of n trajectories holds n - 1 before the last one. With a window
+    (`eval.window`) a context may stay as short as in training for any number of attempts.
     """
     one = rows["context_steps"] / (rows["trajectories"] - 1)
     longest = one.groupby([rows["agent"], rows["task"]]).transform("max")

@@ -58,7 +58,7 @@ _CAPTIONS = {
 }
 
 _BESIDE = 4
-"""Runs that get a column each; more get a row each, which a page has room for."""
+"""Most runs that are shown as columns. If there are more, each gets a row, which fits a page."""
 
 _FACTS = (
     *("started", "command", "commit", "dirty", "python", "platform", "processor"),

@@ -19,7 +19,7 @@ def learning_curves(logs: Sequence[tuple[str, str, pd.DataFrame]], path: Path) -
     """Draws return by training step: a panel per task, a colour per agent, a light one for n = 1.
 
     Each curve has its band in its own colour. Runs of one agent, which are its seeds, are thin
-    lines below the mean of these lines, as far as all of them reach.
+    lines. Their mean is drawn over them, as far as all of them reach.
 
     Args:
         logs: agent's name, task and `learning_curve.csv` of each run.
@@ -63,9 +63,9 @@ def learning_curves(logs: Sequence[tuple[str, str, pd.DataFrame]], path: Path) -
 
 
 def _mean(runs: Sequence[pd.DataFrame]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the steps and the mean of curves, each of which is a line between its own steps.
+    """Returns the steps and the mean of curves, interpolated between the steps of each.
 
-    A mean of those that happen to be measured at a step would jump between the levels of runs.
+    Curves may be measured at different steps. A mean over those measured at a step would jump.
     """
     first, last = max(run["step"].min() for run in runs), min(run["step"].max() for run in runs)
     steps = np.unique(np.concatenate([run["step"] for run in runs]))

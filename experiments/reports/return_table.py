@@ -35,7 +35,7 @@ def at_longest(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_context(summary: pd.DataFrame) -> pd.DataFrame:
-    """Returns the rows of a summary of agents and conditions that come to have a context."""
+    """Returns the rows of a summary of agents and conditions that have a context at some n."""
     longest = summary.groupby(["agent", "task", "condition"])["context_tokens"].transform("max")
     return summary[longest > 0]
 
@@ -104,7 +104,7 @@ def table_text(summary: pd.DataFrame, comparisons: pd.DataFrame) -> str:
 
 
 def last_comparisons(comparisons: pd.DataFrame) -> pd.DataFrame:
-    """Returns the comparisons at the largest n of each two that are compared.
+    """Returns the comparison of each pair that is compared, at its largest n.
 
     Args:
         comparisons: result of `agentic_transformer.evaluation.statistics.compare`.

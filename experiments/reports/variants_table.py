@@ -18,7 +18,7 @@ from experiments.reports.return_table import at_longest, with_intervals
 from experiments.reports.sweep_table import overrides_of
 
 JOINED = ("seed", "eval.seed", "run", "resume")
-"""Settings that no figure has on its horizontal axis: they tell repetitions apart."""
+"""Settings in which repetitions differ; no figure has them on its horizontal axis."""
 
 COLUMNS = ["agent", "task", "condition", "trajectories", "seeds", "units", "mean", "low", "high"]
 
