@@ -203,7 +203,7 @@ def summarize(records: pd.DataFrame) -> pd.DataFrame:
         or 0: then nothing was ever earned, and all would have found it);
         repeat_miss_rate, the share of what the n-th attempts tried that had been missed before
         (`agentic_transformer.evaluation.search_metrics`; NaN if it is not known), and
-        repeat_miss_units, the units in which it is known: those that have missed before;
+        repeat_miss_units, the number of units in which it is known;
         action_entropy and first_action_entropy, of the n-th attempt and of its first action;
         best_return, the mean of the best returns in the data (NaN if one is not known).
         Condition `retrieval` is left out: its returns depend on the distance too.
