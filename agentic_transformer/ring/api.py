@@ -35,7 +35,9 @@ from agentic_transformer.ring.validation import (
     check_flag,
     check_mesh,
     check_one_of,
+    check_sequence,
     check_shards,
+    check_whole,
     check_window,
     ring_size_of,
     shown,
@@ -304,8 +306,11 @@ def _attend_alone(
     precision: str | None = None,
 ) -> jax.Array:
     """Computes a backbone that needs no kernel, without a mesh, in the layout of a ring."""
+    check_layout(layout)
     check_attention(query, key, value, segment_ids, causal=causal, window=window, length=length)
-    window = check_window(window, causal=causal)  # a Python integer: in the key of `_compiled`
+    # Python integers: in the key of `_compiled`.
+    window, ring_size = check_window(window, causal=causal), check_whole("ring_size", ring_size)
+    check_sequence(query.shape[1], ring_size)
     precision = resolve_precision(precision)
     config = RingConfig(None, ring_size, None, bool(causal), layout, window, precision=precision)
     compiled = _compiled(backbone, config, mesh=None, axis=None, batch_axis=None)

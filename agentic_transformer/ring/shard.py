@@ -23,7 +23,12 @@ from agentic_transformer.ring.padding import (
 from agentic_transformer.ring.pairs import needs_dynamic
 from agentic_transformer.ring.precision import resolve_precision
 from agentic_transformer.ring.ring import attention_shard
-from agentic_transformer.ring.validation import check_attention, check_flag, check_window
+from agentic_transformer.ring.validation import (
+    check_attention,
+    check_flag,
+    check_window,
+    shown,
+)
 
 
 def ring_attention_shard(
@@ -208,10 +213,10 @@ def _axis_size(axis: str | None) -> int:
     """Returns the ring's number of devices; ValueError outside of a `jax.shard_map` over it."""
     try:
         return 1 if axis is None else lax.axis_size(axis)
-    except NameError:
+    except (NameError, TypeError, ValueError):  # the last two for what cannot be a name
         raise ValueError(
-            f"axis={axis!r} is no axis of a jax.shard_map around this call; "
+            f"axis={shown(axis)} is no axis of a jax.shard_map around this call; "
             "for whole arrays call ring_attention; for one device give axis=None; inside a "
             "jax.shard_map over other axes call "
-            f"jax.shard_map(ring_attention_shard, axis_names={{{axis!r}}}, ...)"
+            f"jax.shard_map(ring_attention_shard, axis_names={{{shown(axis)}}}, ...)"
         ) from None

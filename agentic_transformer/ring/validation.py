@@ -52,7 +52,7 @@ def check_floats(axes: tuple[str, ...], **arrays: Any) -> None:
         if array.ndim != len(axes) or 0 in array.shape:
             words = f"({', '.join(axes)}), each at least 1"
             raise ValueError(f"{name} has shape {array.shape}; it must be {words}")
-        if array.dtype.name not in FLOATS:
+        if array.dtype.name not in FLOATS or not array.dtype.isnative:
             raise ValueError(f"{name} is {array.dtype}; it must be one of {', '.join(FLOATS)}")
 
 
@@ -76,7 +76,7 @@ def check_integers(
         raise ValueError(
             f"{name} is {shown(array)}; it must be an integer array ({', '.join(axes)}) = {shape}"
         )
-    if array.dtype.kind not in "iu":
+    if array.dtype.kind not in "iu" or not array.dtype.isnative:
         raise ValueError(f"{name} is {array.dtype}; it must be an integer array, such as int32")
     if isinstance(array, np.ndarray) and not least <= array.min() <= array.max() <= most:
         found = f"{array.min()}..{array.max()}"
@@ -199,13 +199,7 @@ def check_shards(
     if mesh is not None:
         check_mesh(mesh)
     ring_size = 1 if mesh is None else ring_size_of(mesh, axis)
-    block = 2 * ring_size
-    if sequence % block:
-        raise ValueError(
-            f"sequence of {sequence} does not divide into two blocks for each of {ring_size} "
-            f"devices: it must be a multiple of {block}; "
-            f"to_layout pads it to {-(-sequence // block) * block}"
-        )
+    check_sequence(sequence, ring_size)
     if mesh is None:
         return
     names = batch_axes(batch_axis)
@@ -219,6 +213,17 @@ def check_shards(
         raise ValueError(
             f"axis={axis!r} cannot shard both the sequence and the batch "
             f"(batch_axis={batch_axis!r})"
+        )
+
+
+def check_sequence(sequence: int, ring_size: int) -> None:
+    """Raises ValueError unless a sequence divides into two blocks for each device of a ring."""
+    block = 2 * ring_size
+    if sequence % block:
+        raise ValueError(
+            f"sequence of {sequence} does not divide into two blocks for each of {ring_size} "
+            f"devices: it must be a multiple of {block}; "
+            f"to_layout pads it to {-(-sequence // block) * block}"
         )
 
 

@@ -80,6 +80,8 @@ ATTENTIONS = {
         ("each at least 1", [X[:0]] * 3, {}),
         ("each at least 1", [X[:, :0]] * 3, {}),
         ("segment_ids is float32", [X] * 3, {"segment_ids": IDS.astype(np.float32)}),
+        ("query is >f4; .* float32", [X.astype(">f4")] * 3, {}),
+        ("segment_ids is >i4", [X] * 3, {"segment_ids": IDS.astype(">i4")}),
         ("segment_ids is bool", [X] * 3, {"segment_ids": IDS == 0}),
         (r"segment_ids .* = \(2, 8\)", [X] * 3, {"segment_ids": IDS[0]}),
         ("segment_ids .* list", [X] * 3, {"segment_ids": [list(range(30))] * 2}),
@@ -127,7 +129,16 @@ def test_where_attention_is_computed():
     refuses("tuple of different ones", ring_attention, X, X, X, mesh=MESH, batch_axis=twice)
     refuses("around this call", ring_attention_shard, X, X, X)
     refuses("all_gather='no'", ring_attention_shard, X, X, X, axis=None, all_gather="no")
-    refuses("multiple of 2 \\* ring_size = 6; 12 would fit", dense_attention, X, X, X, ring_size=3)
+    for axis in (-1, slice(3), np.zeros(2)):
+        refuses("axis=.* is no axis", ring_attention_shard, X, X, X, axis=axis)
+
+
+@pytest.mark.parametrize("attend", [dense_attention, memory_efficient_attention])
+def test_the_layout_of_attention_without_a_mesh(attend):
+    refuses("each of 3 .* multiple of 6; to_layout pads it to 12", attend, X, X, X, ring_size=3)
+    refuses("ring_size=0 is less", attend, X, X, X, ring_size=0)
+    refuses("ring_size=.* must be a whole", attend, X, X, X, ring_size=np.zeros(2, int))
+    refuses("layout=.* is not one of", attend, X, X, X, layout=["zigzag"])
 
 
 @pytest.mark.slow
@@ -287,6 +298,7 @@ def test_positions_at_the_ends_of_their_types():
         ("chunks.keys=0", CPUKernel, (Chunks(8, 0, 8),)),
         ("chunks.queries=8.0", XLAKernel, (Chunks(8.0, 8, 8),)),
         (r"chunks=\(8, 8, 8\)", CPUKernel, ((8, 8, 8),)),
+        ("min_tokens_per_head_pass=.8", CPUKernel, (Chunks(8, 8, 8), "8")),
     ],
 )
 def test_layouts_and_kernels(named, function, arguments):

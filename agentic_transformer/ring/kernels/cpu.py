@@ -49,6 +49,7 @@ from agentic_transformer.ring.masks import (
     QueryIntervals,
 )
 from agentic_transformer.ring.nonfinite import zero_nonfinite
+from agentic_transformer.ring.validation import check_whole
 
 LN_2 = 0.6931471805599453
 
@@ -79,6 +80,7 @@ class CPUKernel(Kernel):
 
     def __post_init__(self) -> None:
         check_chunks(self.chunks)
+        check_whole("min_tokens_per_head_pass", self.min_tokens_per_head_pass, 0)
 
     def pack(self, array: Array) -> Array:
         """Pads the two halves of a block (see rows.py) so that they divide into chunks."""
