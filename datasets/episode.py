@@ -251,18 +251,30 @@ def write_episode(folder: str | Path, index: int, episode: Episode) -> Path:
     Args:
         folder: the buffer; it is made if it is not there.
         index: the episode's number.
-        episode: its rows.
+        episode: its rows, of numbers.
 
     Returns:
         `<folder>/episode_<index>_<length>.npz`.
+
+    Raises:
+        ValueError: a negative number, or arrays that are not an episode's.
     """
     folder = Path(folder)
     path = episode_path(folder, index, episode.length)
-    arrays = {key: np.asarray(getattr(episode, key), np.float32) for key in _REQUIRED}
-    if episode.physics is not None and episode.physics.shape[1]:
-        arrays["physics"] = np.asarray(episode.physics, np.float64)
-    arrays |= {key: np.asarray(array, np.float32) for key, array in episode.extra.items()}
-    check_arrays(path, arrays)
+    if index < 0:
+        raise ValueError(f"{path}: number {index}; allowed: 0 or more")
+    own = {key: getattr(episode, key) for key in (*_REQUIRED, "physics")}
+    if taken := sorted(episode.extra.keys() & {*own, "file"}):  # `file` is an argument of savez
+        raise ValueError(f"{path}: extra holds {', '.join(taken)}; allowed: other names")
+    if episode.physics is not None and not np.size(episode.physics):
+        del own["physics"]
+    given = {key: np.asarray(x) for key, x in (own | {**episode.extra}).items() if x is not None}
+    integers = {key: x.astype(np.float64) for key, x in given.items() if x.dtype.kind in "iub"}
+    check_arrays(path, given | integers)
+    arrays = {
+        key: array.astype(np.float64 if key == "physics" else np.float32)
+        for key, array in given.items()
+    }
     folder.mkdir(parents=True, exist_ok=True)
     archive = io.BytesIO()
     np.savez_compressed(archive, **arrays)

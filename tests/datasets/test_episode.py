@@ -4,6 +4,7 @@ import io
 import re
 import tracemalloc
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -218,6 +219,41 @@ def test_an_episode_without_transitions_is_refused(tmp_path, name, rows):
     said = f"{path}: rows: {rows}; expected at least 2, the reset and one transition"
     with pytest.raises(BadEpisode, match=f"^{re.escape(said)}$"):
         datasets.read_episode(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"reward": np.full((21, 1), 1e39)}, "reward reaches 1e+39, beyond float32, as which it"),
+        ({"reward": np.full((21, 1), "a")}, "reward is <U1 of shape (21, 1); expected floats"),
+        ({"reward": None}, "lacks reward; an episode has"),
+        ({"physics": np.zeros(21)}, "physics is float64 of shape (21,); expected floats"),
+        ({"extra": {"reward": np.zeros((21, 1))}}, "extra holds reward; allowed: other names"),
+        ({"extra": {"file": np.zeros((21, 1))}}, "extra holds file; allowed: other names"),
+    ],
+)
+def test_what_is_no_episode_is_not_written(changes, says, tmp_path):
+    """Nor is a folder made for it."""
+    with pytest.raises(ValueError) as told:
+        datasets.write_episode(tmp_path / "new", 0, replace(make_episode(), **changes))
+    path = tmp_path / "new" / "episode_000000_20.npz"
+    assert str(told.value).startswith(f"{path}: {says}")
+    assert not path.parent.exists()
+
+
+def test_a_name_that_no_reader_knows_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match="number -1; allowed: 0 or more"):
+        datasets.write_episode(tmp_path, -1, make_episode())
+    assert not list(tmp_path.iterdir())
+
+
+def test_lists_and_integers_are_written_as_floats(tmp_path):
+    episode, whole = make_episode(), np.arange(21)[:, None]
+    lists = replace(episode, reward=whole, physics=episode.physics.tolist())
+    read = datasets.read_episode(datasets.write_episode(tmp_path, 0, lists))
+    assert (read.reward.dtype, read.physics.dtype) == (np.float32, np.float64)
+    np.testing.assert_array_equal(read.reward, whole)
+    np.testing.assert_array_equal(read.physics, episode.physics)
 
 
 def test_a_bad_file_stops_the_cache(tmp_path):
