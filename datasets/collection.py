@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,12 +71,14 @@ def collect(
         the metadata. Its versions are those of the libraries and the code of the last episodes.
 
     Raises:
-        ValueError: unknown task or collector, a folder that was collected with other settings, or
-            an environment whose observations leave its own space.
+        ValueError: unknown task or collector, a number that is not allowed, a folder that was
+            collected with other settings, or an environment whose observations leave its own space.
     """
     task, folder = envs.task(task), Path(folder)
     policy = collector_class(collector, task)
-    length = length or envs.spec(task).length
+    episodes, seed, action_repeat, length = whole_numbers(
+        task, episodes, seed, action_repeat, length
+    )
     made = {
         "task": task.id,
         "collector": collector,
@@ -95,6 +99,25 @@ def collect(
         for index, episode in run:
             write_collected(folder, index, episode, task)
     return metadata
+
+
+def whole_numbers(
+    task: Task, episodes: int, seed: int, action_repeat: int, length: int | None
+) -> tuple[int, int, int, int]:
+    """Returns the numbers of a collection, with the length of an episode where none is given.
+
+    Raises:
+        ValueError: one is no whole number, or out of its range.
+    """
+    longest = envs.spec(task).length
+    length = longest if length is None else length
+    asked = {"episodes": episodes, "seed": seed, "action_repeat": action_repeat, "length": length}
+    for name, value in asked.items():
+        low, high = int(name != "seed"), longest if name == "length" else math.inf
+        if not isinstance(value, Integral) or not low <= value <= high:
+            allowed = f"{low} or more" if high == math.inf else f"{low} to {high}"
+            raise ValueError(f"{name}={value!r}; allowed: a whole number, {allowed}")
+    return tuple(map(int, asked.values()))
 
 
 def write_collected(folder: Path, index: int, episode: Episode, task: Task) -> None:

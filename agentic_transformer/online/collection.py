@@ -24,7 +24,13 @@ from agentic_transformer.online.replay import Replay
 from agentic_transformer.online.td3 import TD3Learner
 from agentic_transformer.random_streams import stream
 from datasets import Episode
-from datasets.collection import episode_tasks, run_batch, start_seed, write_collected
+from datasets.collection import (
+    episode_tasks,
+    run_batch,
+    start_seed,
+    whole_numbers,
+    write_collected,
+)
 from datasets.collection_metadata import read_same_collection, record_collection
 from datasets.episode import episode_path
 from datasets.new_file import remove_partial_files
@@ -80,13 +86,15 @@ def collect_td3(
         the metadata.
 
     Raises:
-        ValueError: the task has no parameters; numbers do not divide; or the folder was collected
-            with other settings, another process collects into it, or it lacks an episode that the
-            learner has learned from.
+        ValueError: the task has no parameters; a number is not allowed, or numbers do not divide;
+            or the folder was collected with other settings, another process collects into it, or it
+            lacks an episode that the learner has learned from.
     """
     task, folder = envs.task(task), Path(folder)
+    episodes, seed, action_repeat, length = whole_numbers(
+        task, episodes, seed, action_repeat, length
+    )
     check_rounds(task.id, episodes, config.episodes, length, action_repeat)
-    length = length or envs.spec(task).length
     made = {
         "task": task.id,
         "collector": "td3",

@@ -1,12 +1,15 @@
 """Collectors act in every domain, go on after an interruption, and record how a buffer was made."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 
 import datasets
 import envs
+from agentic_transformer.config import TD3Config
+from agentic_transformer.online.collection import collect_td3
 from datasets.collectors import collectors
 from datasets.mppi_collector import RECIPES, planner_of
 from datasets.verification import verify
@@ -38,6 +41,39 @@ def test_an_interrupted_collection_goes_on_to_the_same_buffer(tmp_path):
     assert metadata["collector"] == "noise"
     assert metadata["seed"] == 0
     assert "mujoco" in metadata["versions"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "allowed"),
+    [
+        ({"episodes": 0}, "1 or more"),
+        ({"seed": -1}, "0 or more"),
+        ({"action_repeat": 0}, "1 or more"),
+        ({"action_repeat": 1.5}, "1 or more"),
+        ({"length": 0}, "1 to 12"),
+        ({"length": 13}, "1 to 12"),
+    ],
+)
+def test_a_number_that_is_not_allowed_is_told_before_anything_is_written(wrong, allowed, tmp_path):
+    """By the collectors that learn, too."""
+    ((name, value),) = wrong.items()
+    said = re.escape(f"{name}={value}; allowed: a whole number, {allowed}")
+    with pytest.raises(ValueError, match=said):
+        datasets.collect("point_mass_goal", tmp_path / "new", **{"episodes": 2} | wrong)
+    with pytest.raises(ValueError, match=said):
+        collect_td3(
+            "point_mass_goal",
+            tmp_path / "new",
+            **{"episodes": 2} | wrong,
+            config=TD3Config(episodes=2),
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_numbers_of_numpy_are_recorded_as_any(tmp_path):
+    way = {"collector": "noise", "progress": False}
+    made = datasets.collect("point_mass_goal", tmp_path, episodes=np.int64(2), **way)
+    assert made == datasets.collect("point_mass_goal", tmp_path, episodes=2, **way)
 
 
 def test_the_record_of_a_finished_buffer_is_not_rewritten(tmp_path, monkeypatch, capsys):
