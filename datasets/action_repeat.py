@@ -38,9 +38,10 @@ class ActionRepeatView:
         Raises:
             ValueError: a trajectory is too short, or they differ in length and there is no horizon.
         """
-        whole = store.lengths // action_repeat
+        # A repeat below 1 fits no trajectory, as one of more steps than it has.
+        whole = store.lengths // action_repeat if action_repeat > 0 else 0 * store.lengths
         shortest, longest = int(whole.min()), int(whole.max())
-        steps = horizon or longest
+        steps = longest if horizon is None else horizon
         if not 1 <= steps <= shortest:
             raise ValueError(_misfit(store.lengths, action_repeat, horizon))
         self.steps = steps
@@ -124,7 +125,7 @@ def _misfit(lengths: np.ndarray, action_repeat: int, horizon: int | None) -> str
     shortest, longest = int(lengths.min()), int(lengths.max())
     have = f"{shortest} steps" if shortest == longest else f"{shortest} to {longest} steps"
     repeat = f"data.action_repeat={action_repeat}"
-    if action_repeat > shortest:
+    if not 1 <= action_repeat <= shortest:
         return f"{repeat}: trajectories have {have}; allowed: 1 to {shortest}"
     setting = "data.horizon=" + ("null" if horizon is None else str(horizon))
     setting += f" with {repeat}" if action_repeat > 1 else ""

@@ -61,8 +61,11 @@ class Store:
                 then rewards, as they come, while they fit into the rest.
 
         Raises:
-            ValueError: the cache is missing, damaged or of an earlier format.
+            ValueError: the cache is missing, damaged or of an earlier format; or no episode is
+                asked for.
         """
+        if episodes is not None and episodes < 1:
+            raise ValueError(f"episodes={episodes}; allowed: 1 or more, or None for all")
         path = Path(cache)
         try:
             with read_lock(path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import gymnasium
 import numpy as np
 
@@ -21,13 +23,13 @@ def horizon_of(task: Task, action_repeat: int, horizon: int | None) -> int:
         ValueError: they do not fit the task's episodes.
     """
     whole = registry.spec(task).length
-    if action_repeat >= 1:
+    if isinstance(action_repeat, Integral) and action_repeat >= 1:
         steps = whole // action_repeat if horizon is None else horizon
-        if 1 <= steps * action_repeat <= whole:
+        if isinstance(steps, Integral) and 1 <= steps * action_repeat <= whole:
             return steps
     raise ValueError(
         f"action_repeat={action_repeat} with horizon={horizon} does not fit the {whole} steps of "
-        f"an episode of {task.id}"
+        f"an episode of {task.id}; allowed: whole numbers whose product is 1 to {whole}"
     )
 
 

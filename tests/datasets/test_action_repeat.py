@@ -134,5 +134,9 @@ def test_trajectories_that_are_too_short_are_refused(tmp_path):
     said = "horizon=3 with data.action_repeat=5: .* have 12 steps; allowed: 1 to 2"
     with pytest.raises(ValueError, match=said):
         datasets.ActionRepeatView(store, 5, horizon=3)
-    with pytest.raises(ValueError, match="action_repeat=13: .* have 12 steps; allowed: 1 to 12"):
-        datasets.ActionRepeatView(store, 13)
+    for repeat in (13, 0, -1):
+        said = f"action_repeat={repeat}: .* have 12 steps; allowed: 1 to 12"
+        with pytest.raises(ValueError, match=said):
+            datasets.ActionRepeatView(store, repeat)
+    with pytest.raises(ValueError, match="horizon=0: .* have 12 steps; allowed: 1 to 12"):
+        datasets.ActionRepeatView(store, horizon=0)

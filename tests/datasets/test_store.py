@@ -230,6 +230,9 @@ def test_seeded_subset(buffer):
         for seed in range(8)
     }
     assert len(draws) > 1
+    for none in (0, -1):
+        with pytest.raises(ValueError, match=f"episodes={none}; allowed: 1 or more, or None"):
+            datasets.Store(build(buffer), episodes=none)
 
 
 def cartpole_episode(seed):

@@ -238,8 +238,9 @@ def test_a_repeated_action_is_that_action_held_and_its_rewards_summed():
     with pytest.raises(gymnasium.error.ResetNeeded, match="lasts 3 steps"):
         repeated.step(action)
     assert envs.make_vec("walker_walk", 1, action_repeat=300).horizon == 3
-    for repeat, horizon in ((300, 4), (0, None), (1, 0)):
-        with pytest.raises(ValueError, match="does not fit the 1000 steps"):
+    # An episode of 2.5 steps would never be over.
+    for repeat, horizon in ((300, 4), (0, None), (1, 0), (1.5, None), (1, 2.5)):
+        with pytest.raises(ValueError, match="does not fit the 1000 steps.*allowed: whole numbers"):
             envs.make_vec("walker_walk", 1, action_repeat=repeat, horizon=horizon)
 
 
