@@ -144,14 +144,14 @@ def _readings(
             f"task {task.id!r}: its environment pays, so no reward is computed; allowed: mode "
             f"{STORED!r} of a store, which takes those in the episodes"
         )
-    if is_gymnasium(task.name):  # its observations stand for states
-        return {"observation": np.asarray(physics)}
     spec, domain, physics = envs.spec(task), task.domain, np.asarray(physics)
     if physics.ndim != 2 or physics.shape[1] != spec.physics:
         raise ValueError(
             f"{domain}: physics must have shape (rows, {spec.physics}), got {physics.shape}"
         )
     control = _control(mode, action, (len(physics), spec.action))
+    if is_gymnasium(domain):  # its observations stand for states
+        return {"observation": physics}
     return {**readings_of(domain, physics), "ctrl": control}
 
 

@@ -35,7 +35,7 @@ def register_family(
     Raises:
         ValueError: the name is not that of an environment of gymnasium, there are no parameters,
             the reward does not take them, or they do not allow a drawn value. A reward of another
-            shape raises a ValueError when it is computed.
+            shape, or one that is not finite, raises a ValueError when it is computed.
     """
     if not is_gymnasium(name):
         raise ValueError(f"register_family: {name!r} must be {PREFIX}<module>:<id>")
@@ -60,7 +60,7 @@ def register_family(
                 parameter.check(f"register_family: {name!r}: {key}", value)
 
     def checked(observation: np.ndarray, **params: np.ndarray) -> np.ndarray:
-        """Computes the reward and checks its shape: a sum over all axes would be broadcast."""
+        """Computes the reward and checks it: a sum over all axes would be broadcast."""
         paid = np.asarray(reward(observation, **params))
         shapes = [
             x.shape[:-1] if parameters[key].size > 1 else x.shape for key, x in params.items()
@@ -72,6 +72,8 @@ def register_family(
                 f"task {name!r}: the reward of observations {observation.shape} and {given} must "
                 f"have shape {expected}, got {paid.shape}"
             )
+        if not np.isfinite(paid).all():
+            raise ValueError(f"task {name!r}: a reward is NaN or infinite; allowed: numbers")
         return paid
 
     FAMILIES[name] = Family(name, dict(parameters), training, beyond, reward=checked)

@@ -212,6 +212,34 @@ def test_members_that_run_out_are_an_error_and_no_endless_loop():
         envs.held_out_tasks(NAME, 1, rng, (), beyond=True)
 
 
+def test_a_reward_that_is_no_number_is_refused_where_it_is_acted_and_where_it_is_computed():
+    """It would be in the data, and then in every parameter that learns from them."""
+    register(reward=lambda observation, goal, scale: reward(observation, goal, scale) / 0)
+    task, said = envs.task(NAME, goal=(0, 0), scale=1), "a reward is NaN or infinite"
+    vector = envs.make_vec(task, 1)
+    vector.reset()
+    with np.errstate(divide="ignore"):
+        with pytest.raises(ValueError, match=said):
+            vector.step(np.zeros((1, 2)))
+        with pytest.raises(ValueError, match=said):
+            datasets.relabel(np.zeros((3, 2)), task)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((np.zeros((3, 5)),), r"physics must have shape \(rows, 2\), got \(3, 5\)"),
+        ((np.zeros(2),), r"physics must have shape \(rows, 2\), got \(2,\)"),
+        ((np.zeros((3, 2)), "exakt"), "mode 'exakt' is unknown; nearest match: 'exact'"),
+        ((np.zeros((3, 2)), "exact"), r"needs the rows' actions, of shape \(3, 2\), got None"),
+    ],
+)
+def test_what_cannot_be_relabelled_is_refused_as_of_any_domain(arguments, says):
+    physics, *mode = arguments
+    with pytest.raises(ValueError, match=says):
+        datasets.relabel(physics, envs.task(NAME, goal=(0, 0), scale=1), *mode)
+
+
 def test_a_reward_of_another_shape_is_refused_where_it_would_be_spread_over_steps(tmp_path):
     register(reward=lambda observation, goal, scale: np.linalg.norm(observation - goal))
     buffer = datasets.buffer_folder(tmp_path, NAME, "noise")
