@@ -17,6 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -257,12 +258,12 @@ def write_episode(folder: str | Path, index: int, episode: Episode) -> Path:
         `<folder>/episode_<index>_<length>.npz`.
 
     Raises:
-        ValueError: a negative number, or arrays that are not an episode's.
+        ValueError: the number is none of an episode, or the arrays are none of one.
     """
     folder = Path(folder)
+    if not isinstance(index, Integral) or index < 0:
+        raise ValueError(f"buffer {folder}: episode {index!r}; allowed: a whole number, 0 or more")
     path = episode_path(folder, index, episode.length)
-    if index < 0:
-        raise ValueError(f"{path}: number {index}; allowed: 0 or more")
     own = {key: getattr(episode, key) for key in (*_REQUIRED, "physics")}
     if taken := sorted(episode.extra.keys() & {*own, "file"}):  # `file` is an argument of savez
         raise ValueError(f"{path}: extra holds {', '.join(taken)}; allowed: other names")

@@ -145,8 +145,9 @@ def import_minari(
         count = metadata["total_episodes"]
     except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{data / _METADATA}: is not what Minari writes ({error!r})") from error
-    if not isinstance(count, int) or count < 1:
-        raise ValueError(f"{data}: total_episodes is {count!r}; allowed: 1 or more")
+    if type(count) is not int or count < 1:  # no bool either
+        allowed = "a whole number, 1 or more"
+        raise ValueError(f"{data}: total_episodes is {count!r}; allowed: {allowed}")
     episodes = _read_groups(data, count, low, high)
     bar = progress_bar("converting episodes", episodes, unit="episode", show=progress, total=count)
     kept = ("dataset_id", "minari_version", "requirements", "code_permalink", "algorithm_name")

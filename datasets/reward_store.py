@@ -55,13 +55,19 @@ class RewardStore:
             progress: show a progress bar.
 
         Raises:
-            ValueError: an unknown mode; the data set has no physics, or the cache holds another
+            ValueError: an unknown mode; an environment of gymnasium that pays its own rewards; the
+                data set has no physics, or the cache holds another
                 domain's episodes; or rewards cannot be written beside the cache.
         """
         if mode not in MODES:
             raise unknown("relabel mode", mode, MODES)
         tasks = list(dict.fromkeys(tasks))
         self._check_domain(tasks)
+        if pays_itself(tasks[0]):
+            raise ValueError(
+                f"task {tasks[0].id!r}: its environment pays, so no reward can be computed; "
+                "data.relabel=stored takes those in the episodes"
+            )
         if not self._missing(tasks, mode):
             return
         if _state(tasks[0]) not in self._rows:
@@ -222,7 +228,7 @@ class RewardStore:
 
 def _state(task: Task) -> str:
     """Returns the array of the cache that rewards of a task's domain are computed from."""
-    return "observation" if is_gymnasium(task.domain) and not pays_itself(task) else "physics"
+    return "observation" if is_gymnasium(task.domain) else "physics"
 
 
 def _dataset(task: Task) -> str:

@@ -30,7 +30,7 @@ def check_rounds(
             f"data.episodes={episodes} with td3.episodes={episodes_per_round} in a round",
             f"a multiple, such as {-(-episodes // episodes_per_round) * episodes_per_round}",
         )
-    length = length or envs.spec(task).length
+    length = envs.spec(task).length if length is None else length
     if length % action_repeat:
         raise_config_error(
             f"data.action_repeat={action_repeat} does not divide the {length} steps of an episode",

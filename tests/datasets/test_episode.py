@@ -242,8 +242,11 @@ def test_what_is_no_episode_is_not_written(changes, says, tmp_path):
 
 
 def test_a_name_that_no_reader_knows_is_not_written(tmp_path):
-    with pytest.raises(ValueError, match="number -1; allowed: 0 or more"):
-        datasets.write_episode(tmp_path, -1, make_episode())
+    for number in (-1, 1.5):
+        with pytest.raises(
+            ValueError, match=f"episode {number}; allowed: a whole number, 0 or more"
+        ):
+            datasets.write_episode(tmp_path, number, make_episode())
     assert not list(tmp_path.iterdir())
 
 

@@ -247,6 +247,7 @@ def test_what_cannot_be_converted_is_refused(walker, pendulum, tmp_path):
         ({"observation_space": {"type": "Box"}}, "metadata.json: is not what Minari writes"),
         ({"observation_space": "Box"}, "metadata.json: is not what Minari writes"),
         ({"total_episodes": 0}, "total_episodes is 0; allowed"),
+        ({"total_episodes": True}, "total_episodes is True; allowed: a whole number"),
         ({"total_episodes": "two"}, "total_episodes is 'two'; allowed"),
         ({"total_episodes": float("inf")}, "total_episodes is inf; allowed"),
     ):

@@ -184,12 +184,14 @@ def test_what_it_can_give_is_read_with_its_rewards(tmp_path):
     assert_close(data.returns, [[GOOD.reward.sum()]], 200)
 
 
-def test_a_reward_that_only_the_environment_knows_is_not_computed(tmp_path):
+@pytest.mark.parametrize("states", [0, 2])
+def test_a_reward_that_only_the_environment_knows_is_not_computed(tmp_path, states):
     """The error names the mode that takes the stored ones, and nothing is written."""
     folder = datasets.buffer_folder(tmp_path, PENDULUM, "mine")
-    datasets.write_episode(folder, 0, GOOD)
+    physics = np.ones((len(GOOD.reward), states)) if states else None
+    datasets.write_episode(folder, 0, replace(GOOD, physics=physics))
     store = datasets.Store(datasets.build_cache(folder, progress=False))
-    with pytest.raises(ValueError, match="data.relabel=stored takes those in the episodes"):
+    with pytest.raises(ValueError, match="pays.*data.relabel=stored takes those in the episodes"):
         store.rewards(PENDULUM)
     with pytest.raises(ValueError, match="its environment pays.*allowed: mode 'stored'"):
         datasets.relabel(GOOD.observation, PENDULUM)
