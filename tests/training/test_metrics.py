@@ -107,22 +107,26 @@ def test_returns_of_steps_that_are_trained_again_are_dropped(tmp_path):
     assert pd.read_csv(tmp_path / "learning_curve.csv")["step"].tolist() == [0, 2]
 
 
-def test_a_kill_leaves_all_rows_of_a_step_or_none(tmp_path):
+def test_a_kill_leaves_all_rows_of_an_evaluation_or_none(tmp_path):
     """A resumed run would take a step with one of its two rows for evaluated."""
     path, seen = tmp_path / "learning_curve.csv", []
 
-    class Value:
-        def __str__(self):
-            seen.append(path.read_text())
-            return "2.0"
+    class Value(float):
+        """Looks into the file while a row is made of it."""
 
-    log = CsvLog(path)
-    log.append({"step": 0, "return": 1.0})
-    before = path.read_text()
-    log.append({"step": 2, "return": Value()}, {"step": 2, "return": Value()})
-    assert seen == [before, before]
-    assert path.read_text() == before + "2,2.0\n" * 2
-    log.close()
+        def __repr__(self):
+            seen.append(path.read_text())
+            return super().__repr__()
+
+        __str__ = __repr__
+
+    first, last = ({"trajectories": n, "low": 1.0, "high": 3.0} for n in (1, 8))
+    with MetricsLog(tmp_path) as log:
+        log.write_returns(0, [first | {"return": 2.0}, last | {"return": 2.0}])
+        before = path.read_text()
+        log.write_returns(2, [first | {"return": Value(2)}, last | {"return": Value(2)}])
+    assert len(seen) > 1 and set(seen) == {before}
+    assert pd.read_csv(path)["trajectories"].tolist() == [1, 8, 1, 8]
 
 
 def events(file):
