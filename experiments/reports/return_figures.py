@@ -129,8 +129,8 @@ def _has_curve(summary: pd.DataFrame, column: str) -> bool:
 def _shown(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     """Returns the rows of a summary whose figure comes from enough rollouts to be drawn.
 
-    A rollout has no repeat miss rate before its first miss and after its goal is found. So at later
-    attempts few rollouts have one.
+    A rollout has no repeat miss rate before its first miss, after its goal is found, and where an
+    attempt tries no goal. So at later attempts few rollouts have one.
     """
     return rows[rows["repeat_miss_units"] >= ENOUGH_UNITS] if column == "repeat_miss_rate" else rows
 
