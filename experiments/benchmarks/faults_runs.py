@@ -70,7 +70,7 @@ def kills(work: Path) -> Iterator[Check]:
     Args:
         work: folder with the data of suite `faults`.
     """
-    words = [*_SMALL, "train.steps=400", "train.checkpoint_every=5", "train.log_every=50"]
+    words = [*_SMALL, "train.steps=1200", "train.checkpoint_every=5", "train.log_every=50"]
     rng, run, went_on, killed = random.Random(0), work / "kills", 0, 0
     _finish(work, *words, "run=calm")
     for kill in range(_KILLS):
