@@ -258,7 +258,7 @@ def write_episode(folder: str | Path, index: int, episode: Episode) -> Path:
         `<folder>/episode_<index>_<length>.npz`.
 
     Raises:
-        ValueError: the number is none of an episode, or the arrays are none of one.
+        ValueError: `index` is no whole number of at least 0, or the arrays do not form an episode.
     """
     folder = Path(folder)
     if not isinstance(index, Integral) or index < 0:

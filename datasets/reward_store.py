@@ -56,8 +56,8 @@ class RewardStore:
 
         Raises:
             ValueError: an unknown mode; an environment of gymnasium that pays its own rewards; the
-                data set has no physics, or the cache holds another
-                domain's episodes; or rewards cannot be written beside the cache.
+                data set has no physics, or the cache holds another domain's episodes; or rewards
+                cannot be written beside the cache.
         """
         if mode not in MODES:
             raise unknown("relabel mode", mode, MODES)
