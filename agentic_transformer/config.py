@@ -345,8 +345,8 @@ class TrainConfig:
     keep: int = setting(2, "Number of newest checkpoints that are kept.", minimum=1)
     keep_best: int = setting(
         1,
-        "Number of checkpoints with the smallest loss that are kept too; td3, td3_bc and iql keep "
-        "none of these.",
+        "Number of checkpoints with the smallest loss that are kept too; agents of single "
+        "transitions, such as td3_bc, keep none of these.",
         minimum=0,
     )
     profile: list[int] = setting(
@@ -414,6 +414,47 @@ class IQLConfig(ActorCriticConfig):
         "the same. Advantages are in units of scaled rewards (agent.reward_scale).",
         minimum=0.0,
     )
+
+
+@dataclass
+class CQLConfig(ActorCriticConfig):
+    """Describes CQL (conservative Q-learning, arXiv 2006.04779), the reference of agent=cql.
+
+    Of `train` it uses steps, log_every, eval_every, eval_tasks, checkpoint_every, keep and profile.
+    """
+
+    alpha: float = setting(
+        5.0,
+        "Weight of the penalty, which lowers the values of actions that the data lack. ExoRL uses "
+        "0.01: data that explore need little pessimism.",
+        minimum=0.0,
+    )
+    samples: int = setting(
+        3,
+        "Actions per state that the penalty draws evenly, and as many that it draws from the "
+        "actor (3: ExoRL's; the authors draw 10).",
+        minimum=1,
+        maximum=10_000,
+    )
+
+
+@dataclass
+class CRRConfig(ActorCriticConfig):
+    """Describes CRR (critic regularized regression, arXiv 2006.15134), the reference of agent=crr.
+
+    Of `train` it uses steps, log_every, eval_every, eval_tasks, checkpoint_every, keep and profile.
+    """
+
+    samples: int = setting(
+        10,
+        "Actions of the actor whose mean value an imitated action must exceed.",
+        minimum=1,
+        maximum=10_000,
+    )
+    noise: float = setting(
+        0.2, "Standard deviation of the noise around the actor's actions.", minimum=0.0
+    )
+    noise_clip: float = setting(0.5, "Largest such noise.", minimum=0.0)
 
 
 # Hashable, so that compiled functions can be cached by it; nothing changes a config later.
@@ -663,6 +704,8 @@ class TrainCommand:
     train: TrainConfig = field(default_factory=TrainConfig)
     td3_bc: TD3BCConfig = field(default_factory=TD3BCConfig)
     iql: IQLConfig = field(default_factory=IQLConfig)
+    cql: CQLConfig = field(default_factory=CQLConfig)
+    crr: CRRConfig = field(default_factory=CRRConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
@@ -775,8 +818,8 @@ class EvaluateCommand:
     )
     checkpoint: str = setting(
         "newest",
-        "newest, best (by training loss), or the step of a checkpoint. td3, td3_bc and iql have no "
-        "best.",
+        "newest, best (by training loss), or the step of a checkpoint. Agents of single "
+        "transitions, such as td3_bc, have no best.",
     )
     data: DataPlace = field(default_factory=DataPlace)
     eval: EvalConfig = field(default_factory=EvalConfig)

@@ -13,6 +13,8 @@ from typing import Any
 
 from agentic_transformer.config import (
     AgentConfig,
+    CQLConfig,
+    CRRConfig,
     DataConfig,
     IQLConfig,
     ModelConfig,
@@ -39,9 +41,11 @@ _GROUPS = {
     "train": TrainConfig,
     "td3_bc": TD3BCConfig,
     "iql": IQLConfig,
+    "cql": CQLConfig,
+    "crr": CRRConfig,
 }
 """Groups of settings that make an agent."""
-_OF_LEARNERS = ("td3_bc", "iql")
+_OF_LEARNERS = ("td3_bc", "iql", "cql", "crr")
 """Groups that only some learners use."""
 
 

@@ -82,6 +82,24 @@ LEARNERS = {
         label="IQL",
         style=("#8f9100", "8"),
     ),
+    "cql": ListedLearner(
+        trains="agentic_transformer.training.cql:CQLLearner",
+        acts="agentic_transformer.agents.actor:ActorAgent",
+        shape=("cql.width", "cql.layers"),
+        loss_ranks=False,
+        meaning="conservative Q-learning, which lowers the values of actions that the data lack",
+        label="CQL",
+        style=("#c9184a", "1"),
+    ),
+    "crr": ListedLearner(
+        trains="agentic_transformer.training.crr:CRRLearner",
+        acts="agentic_transformer.agents.actor:ActorAgent",
+        shape=("crr.width", "crr.layers"),
+        loss_ranks=False,
+        meaning="critic regularized regression, which clones the better actions of the data",
+        label="CRR",
+        style=("#386641", "4"),
+    ),
 }
 """The learners of this repository, by the value of `agent.learner`."""
 

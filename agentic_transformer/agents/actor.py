@@ -1,4 +1,4 @@
-"""Acts with a trained actor, which looks at the observation alone: TD3, TD3+BC and IQL."""
+"""Acts with a trained actor, which looks at the observation alone: TD3, TD3+BC, IQL, CQL, CRR."""
 
 from __future__ import annotations
 

@@ -16,11 +16,11 @@ Conditions (the column `condition` of records; n is the column `trajectories`):
                 One trajectory after n-1 trajectories of the data that show nothing of the task; in
                 `retrieval` one of them is replaced by a good one, `distance` places before the
                 end, see `agentic_transformer.evaluation.retrieval`.
-    dt, bc, bc10, single, td3, td3_bc, iql, learner
+    dt, bc, bc10, single, td3, td3_bc, iql, cql, crr, learner
                 The n-th attempt of a baseline: an agent that acts without a context, see
                 `agentic_transformer.evaluation.conditions.baseline_condition`. `learner` is an
                 agent whose learner is in a user's own module.
-    bc_told, single_told, td3_told, td3_bc_told, iql_told, learner_told
+    bc_told, single_told, td3_told, td3_bc_told, iql_told, cql_told, crr_told, learner_told
                 The n-th attempt of a baseline that observes the parameters of the task.
     bayes_greedy, posterior_sampling
                 No agent: an oracle that searches with the data's own trajectories, see

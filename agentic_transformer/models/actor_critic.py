@@ -1,15 +1,24 @@
-"""Defines the networks of TD3, TD3+BC and IQL: multilayer perceptrons."""
+"""Defines the networks of TD3, TD3+BC, IQL, CQL and CRR: multilayer perceptrons."""
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from agentic_transformer.config import ActorCriticConfig, IQLConfig, TD3Config
+from agentic_transformer.config import (
+    ActorCriticConfig,
+    CQLConfig,
+    IQLConfig,
+    TD3Config,
+)
 from agentic_transformer.models.spec import AgentSpec
+
+_LOG_STD = (-10.0, 2.0)
+"""Smallest and largest logarithm of a standard deviation."""
 
 Params = dict[str, nnx.State]
 """Parameters by network; `target_critics` are those of the target network of `critics`."""
@@ -23,14 +32,15 @@ class Shape(NamedTuple):
     action: int
     """Size of an action."""
     config: ActorCriticConfig | TD3Config
-    """Width and number of the hidden layers; an `IQLConfig` adds a `Value`."""
+    """Width and number of the hidden layers; its class decides which networks there are."""
     layer_norm: bool = False
     """Whether the outputs of hidden layers are normalized, which steadies online learning."""
 
     @staticmethod
     def of(spec: AgentSpec) -> Shape:
         """Returns the shape of an agent's networks."""
-        config = spec.iql if spec.agent.learner == "iql" else spec.td3_bc
+        configs = {"iql": spec.iql, "cql": spec.cql, "crr": spec.crr}
+        config = configs.get(spec.agent.learner, spec.td3_bc)
         return Shape(spec.observation_size, spec.action_size, config)
 
 
@@ -65,6 +75,51 @@ class Actor(nnx.Module):
         return jnp.tanh(_apply_layers(self.layers, observation))
 
 
+class GaussianActor(nnx.Module):
+    """Maps an observation to a distribution of actions: the tanh of a Gaussian.
+
+    It is the actor of soft actor-critic (Haarnoja et al. 2018, arXiv 1812.05905).
+    """
+
+    def __init__(self, shape: Shape, rngs: nnx.Rngs) -> None:
+        """Initialises the parameters."""
+        self.layers = _make_layers(shape.observation, 2 * shape.action, shape, rngs)
+
+    def __call__(self, observation: jax.Array) -> jax.Array:
+        """Maps (..., O) to (..., A) within [-1, 1]: the action of the Gaussian's mean."""
+        return jnp.tanh(self._gaussian(observation)[0])
+
+    def sample(
+        self, observation: jax.Array, key: jax.Array, count: int
+    ) -> tuple[jax.Array, jax.Array]:
+        """Draws actions, with gradients.
+
+        With u from the Gaussian, a = tanh(u) and
+
+            log pi(a|s) = sum_k log N(u_k) - log(1 - tanh(u_k)^2)
+
+        Args:
+            observation: (B, O).
+            key: of the draws.
+            count: N, actions for each observation.
+
+        Returns:
+            (N, B, A) actions and (N, B) the logarithms of their densities.
+        """
+        mean, log_std = self._gaussian(observation)
+        normal = jax.random.normal(key, (count, *mean.shape))
+        u = mean + jnp.exp(log_std) * normal
+        log_normal = -0.5 * normal**2 - log_std - 0.5 * math.log(2 * math.pi)
+        # 1 - tanh(u)^2 = 4 / (e^u + e^-u)^2, whose logarithm stays finite where tanh rounds to 1.
+        log_slope = 2 * (math.log(2) - u - jax.nn.softplus(-2 * u))
+        return jnp.tanh(u), (log_normal - log_slope).sum(axis=-1)
+
+    def _gaussian(self, observation: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns the mean and the logarithm of the standard deviation, each (..., A)."""
+        mean, log_std = jnp.split(_apply_layers(self.layers, observation), 2, axis=-1)
+        return mean, jnp.clip(log_std, *_LOG_STD)
+
+
 class Critics(nnx.Module):
     """Maps an observation and an action to two estimates Q_1, Q_2 of the discounted return."""
 
@@ -74,7 +129,7 @@ class Critics(nnx.Module):
         self.twins = nnx.List([_make_layers(size, 1, shape, rngs) for _ in range(2)])
 
     def __call__(self, observation: jax.Array, action: jax.Array) -> jax.Array:
-        """Maps (B, O) and (B, A) to (2, B)."""
+        """Maps (..., O) and (..., A) to (2, ...)."""
         inputs = jnp.concatenate([observation, action], axis=-1)
         return jnp.stack([_apply_layers(layers, inputs)[..., 0] for layers in self.twins])
 
@@ -91,6 +146,18 @@ class Value(nnx.Module):
         return _apply_layers(self.layers, observation)[..., 0]
 
 
+class EntropyWeight(nnx.Module):
+    """Holds the weight of the actor's entropy, which is learned as its logarithm."""
+
+    def __init__(self, shape: Shape, rngs: nnx.Rngs) -> None:
+        """Initialises the weight as 1."""
+        self.log = nnx.Param(jnp.zeros(()))
+
+    def __call__(self) -> jax.Array:
+        """Returns the weight."""
+        return jnp.exp(self.log[...])
+
+
 class Graphs(NamedTuple):
     """Holds the structures of the networks, to be merged with their parameters."""
 
@@ -98,15 +165,25 @@ class Graphs(NamedTuple):
     critics: nnx.GraphDef
     value: nnx.GraphDef | None = None
     """Only IQL has it."""
+    entropy_weight: nnx.GraphDef | None = None
+    """Only CQL has it."""
+
+
+_TD3_NETWORKS = {"actor": Actor, "critics": Critics}, ("actor", "critics")
+_NETWORKS: dict[type, tuple[dict[str, type[nnx.Module]], tuple[str, ...]]] = {
+    IQLConfig: ({"actor": Actor, "critics": Critics, "value": Value}, ("critics",)),
+    CQLConfig: (
+        {"actor": GaussianActor, "critics": Critics, "entropy_weight": EntropyWeight},
+        ("critics",),
+    ),
+}
+"""Networks of a learner, and those that target networks follow, by the class of its settings. Other
+learners have those of TD3."""
 
 
 def init_networks(shape: Shape, seed: int) -> tuple[Graphs, Params]:
     """Returns fresh networks; the target networks begin as copies of those that they follow."""
-    networks: dict[str, type[nnx.Module]] = {"actor": Actor, "critics": Critics}
-    followed = ("actor", "critics")
-    if isinstance(shape.config, IQLConfig):
-        networks["value"] = Value
-        followed = ("critics",)
+    networks, followed = _NETWORKS.get(type(shape.config), _TD3_NETWORKS)
     rngs = nnx.Rngs(seed)
     graphs, params = {}, {}
     for name, network in networks.items():

@@ -7,7 +7,14 @@ from typing import Any
 
 from flax import nnx
 
-from agentic_transformer.config import AgentConfig, IQLConfig, ModelConfig, TD3BCConfig
+from agentic_transformer.config import (
+    AgentConfig,
+    CQLConfig,
+    CRRConfig,
+    IQLConfig,
+    ModelConfig,
+    TD3BCConfig,
+)
 from agentic_transformer.contexts.normalizer import Normalizer
 from agentic_transformer.contexts.token_layouts import TOKEN_LAYOUTS
 from agentic_transformer.contexts.tokens import TokenLayout
@@ -39,6 +46,10 @@ class AgentSpec:
     """Used if the agent's learner is TD3 or TD3+BC."""
     iql: IQLConfig = field(default_factory=IQLConfig)
     """Used if the agent's learner is IQL."""
+    cql: CQLConfig = field(default_factory=CQLConfig)
+    """Used if the agent's learner is CQL."""
+    crr: CRRConfig = field(default_factory=CRRConfig)
+    """Used if the agent's learner is CRR."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values for JSON."""
@@ -58,6 +69,8 @@ class AgentSpec:
                 "normalizer": Normalizer.from_dict(values["normalizer"]),
                 "td3_bc": TD3BCConfig(**values.get("td3_bc", {})),
                 "iql": IQLConfig(**values.get("iql", {})),
+                "cql": CQLConfig(**values.get("cql", {})),
+                "crr": CRRConfig(**values.get("crr", {})),
             }
             return cls(**{**values, **parts})
         except (KeyError, TypeError) as error:

@@ -1,4 +1,4 @@
-"""Holds what TD3, TD3+BC and IQL share: the learner around a training step, and its parts.
+"""Holds what TD3, TD3+BC, IQL, CQL and CRR share: the learner around a step, and its parts.
 
 They are references from outside sequence modelling, and learn from single transitions. Episodes
 end by a time limit alone, so no transition is terminal. Training uses one device.
@@ -15,7 +15,13 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from agentic_transformer.config import ActorCriticConfig, TD3Config, TrainCommand
+from agentic_transformer.config import (
+    ActorCriticConfig,
+    CRRConfig,
+    TD3BCConfig,
+    TD3Config,
+    TrainCommand,
+)
 from agentic_transformer.contexts.relabelled import RelabelledDataset
 from agentic_transformer.contexts.transitions import TransitionLoader, Transitions
 from agentic_transformer.models.actor_critic import Graphs, Params
@@ -122,6 +128,37 @@ def move_targets(params: Params, tau: float) -> Params:
         if f"target_{name}" in params
     }
     return params | targets
+
+
+def noisy_action(
+    action: jax.Array, config: TD3BCConfig | TD3Config | CRRConfig, key: jax.Array
+) -> jax.Array:
+    """Returns actions with clipped Gaussian noise, within [-1, 1].
+
+    clip(a + epsilon, -1, 1),    epsilon = clip(noise N(0, 1), -noise_clip, noise_clip)
+    """
+    epsilon = config.noise * jax.random.normal(key, action.shape)
+    epsilon = jnp.clip(epsilon, -config.noise_clip, config.noise_clip)
+    return jnp.clip(action + epsilon, -1, 1)
+
+
+def critic_target(
+    graphs: Graphs,
+    params: Params,
+    config: TD3BCConfig | TD3Config | CRRConfig,
+    batch: Transitions,
+    key: jax.Array,
+) -> jax.Array:
+    """Returns the value that both critics learn to predict in TD3, TD3+BC and CRR, (B,).
+
+        y = r + gamma min_i Q'_i(s', clip(pi'(s') + epsilon, -1, 1))
+
+    Primes mark target networks, s' is the next observation, and epsilon is clipped Gaussian noise.
+    """
+    action = nnx.merge(graphs.actor, params["target_actor"])(batch.next_observation)
+    critics = nnx.merge(graphs.critics, params["target_critics"])
+    values = critics(batch.next_observation, noisy_action(action, config, key))  # (2, B)
+    return batch.reward + config.discount * values.min(axis=0)
 
 
 def critic_loss(

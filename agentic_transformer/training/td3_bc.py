@@ -26,6 +26,7 @@ from agentic_transformer.training.actor_critic import (
     Step,
     compile_step,
     critic_loss,
+    critic_target,
     descend,
     move_targets,
 )
@@ -47,30 +48,6 @@ class TD3BCLearner(ActorCriticLearner):
         clones = config.agent.learner == "td3_bc"
         step = make_td3_bc_step(graphs, config.td3_bc, config.seed, config.model.precision, clones)
         super().__init__(config, config.td3_bc, data, spec, params, step)
-
-
-def critic_target(
-    graphs: Graphs,
-    params: Params,
-    config: TD3BCConfig | TD3Config,
-    batch: Transitions,
-    key: jax.Array,
-) -> jax.Array:
-    """Returns the value that both critics learn to predict, (B,).
-
-        y = r + gamma min_i Q'_i(s', clip(pi'(s') + epsilon, -1, 1))
-
-    Primes mark target networks, s' is the next observation, and epsilon is clipped Gaussian noise.
-    """
-    epsilon = jnp.clip(
-        config.noise * jax.random.normal(key, batch.action.shape),
-        -config.noise_clip,
-        config.noise_clip,
-    )
-    action = nnx.merge(graphs.actor, params["target_actor"])(batch.next_observation) + epsilon
-    critics = nnx.merge(graphs.critics, params["target_critics"])
-    values = critics(batch.next_observation, jnp.clip(action, -1, 1))  # (2, B)
-    return batch.reward + config.discount * values.min(axis=0)
 
 
 def actor_loss(

@@ -193,6 +193,8 @@ def describe_agent(config: TrainCommand, data: RelabelledDataset) -> AgentSpec:
         action_repeat=config.data.action_repeat,
         td3_bc=config.td3_bc,
         iql=config.iql,
+        cql=config.cql,
+        crr=config.crr,
     )
 
 

@@ -1,27 +1,21 @@
-"""IQL: losses against NumPy and closed forms, the order of updates, checkpoints, evaluation."""
+"""IQL: losses against NumPy and closed forms, and the order of updates."""
 
 from dataclasses import replace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
 from flax import nnx
 
-from agentic_transformer.agents.actor import ActorAgent
-from agentic_transformer.agents.load import load
-from agentic_transformer.config import AgentConfig, EvalConfig, IQLConfig, TrainCommand
+from agentic_transformer.config import AgentConfig, IQLConfig
 from agentic_transformer.contexts.transitions import TransitionLoader, Transitions
-from agentic_transformer.evaluation.conditions import evaluation_tasks
-from agentic_transformer.evaluation.rollouts import Evaluation
 from agentic_transformer.models.actor_critic import Shape, init_networks
 from agentic_transformer.training.actor_critic import init_actor_critic_state
-from agentic_transformer.training.checkpoint import Checkpoints
-from agentic_transformer.training.iql import IQLLearner, actor_loss, make_iql_step, value_loss
-from tests.perceptron_float64 import perceptron
+from agentic_transformer.training.iql import actor_loss, make_iql_step, value_loss
+from tests.perceptron_float64 import perceptron, set_output
 from tests.seeds import SEED, rng
-from tests.small_agents import TASK, describe, labelled
+from tests.small_agents import describe, labelled
 from tests.tolerances import assert_close, rounding
 
 pytestmark = pytest.mark.slow
@@ -56,14 +50,6 @@ def fresh(shape, seed=SEED):
 def one_state(actions=1, config=CONFIG):
     """The shape of networks that see one number of a state."""
     return Shape(1, actions, config)
-
-
-def set_output(state, value):
-    """Makes the output of a perceptron the same for every input."""
-    *hidden, last = sorted(state["layers"])
-    state = jax.tree.map(jnp.zeros_like, state)
-    state["layers"][last]["bias"][...] = jnp.asarray(value, jnp.float32)
-    return state
 
 
 def slope(gradient):
@@ -183,58 +169,3 @@ def test_it_prefers_the_better_of_two_actions():
     actor = nnx.merge(graphs.actor, state.params["actor"])
     # An error of 0.01 in a difference of values, sqrt(loss), changes the result by 0.003.
     assert abs(float(actor(seen)[0, 0]) - np.tanh(1.5) / 2) < 0.01
-
-
-def test_the_learner_takes_the_settings_of_iql(data, spec):
-    seed = SEED + 3
-    learner = IQLLearner(TrainCommand(seed=seed, agent=AGENT, iql=CONFIG), data, spec)
-    assert learner.learning_rate(7) == CONFIG.learning_rate and learner.tokens_per_batch == 0
-    graphs, params = init_networks(Shape.of(spec), seed)
-    state, expected = learner.init_state(), init_actor_critic_state(params, CONFIG)
-    step = make_iql_step(graphs, CONFIG)
-    batches = TransitionLoader(data, spec.layout(), CONFIG.batch, seed)
-    for number in range(2):
-        state, _ = learner.train_step(state, learner.make_batch(number))
-        expected, _ = step(expected, batches(number))
-    jax.tree.map(np.testing.assert_array_equal, state, expected)
-
-
-def test_a_saved_agent_acts_as_it_did_and_resumes_bit_for_bit(spec, loader, tmp_path):
-    graphs, state = fresh(Shape.of(spec))
-    step = make_iql_step(graphs, CONFIG)
-    for number in range(3):
-        state, _ = step(state, loader(number))
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(state, spec.to_dict(), loss=1.0)
-    checkpoints.close()
-    observation = rng(0).normal(size=(3, spec.observation_size))
-    agent = load(tmp_path)
-    assert isinstance(agent, ActorAgent)
-    action, _ = agent.act(
-        agent.new_context(3, 1), np.zeros(3), observation, 0, jax.random.key(0), 1.0, 1.0
-    )
-    standardised = (observation - spec.normalizer.observation_mean) / np.array(
-        spec.normalizer.observation_std
-    )
-    layers = nnx.merge(graphs.actor, state.params["actor"]).layers
-    operations = spec.observation_size + 2 * CONFIG.width + 6
-    size = max(1, np.abs(standardised).max())
-    assert_close(action, np.tanh(perceptron(layers, standardised)), operations, size)
-    checkpoints = Checkpoints(tmp_path)
-    restored = checkpoints.state(3, fresh(Shape.of(spec))[1], spec.to_dict())
-    checkpoints.close()
-    jax.tree.map(
-        np.testing.assert_array_equal, step(restored, loader(3))[0], step(state, loader(3))[0]
-    )
-
-
-def test_it_is_evaluated_without_a_context_under_its_own_name(spec):
-    graphs, state = fresh(Shape.of(spec))
-    config = EvalConfig(trajectories=[1, 2], tasks=3)
-    evaluation = Evaluation(
-        ActorAgent(graphs, state.params, spec), evaluation_tasks(TASK, config, 0), config
-    )
-    assert evaluation.conditions() == ["iql"]
-    for attempt in evaluation.attempts("iql"):
-        records = evaluation.records("iql", attempt)
-        assert set(records["condition"]) == {"iql"} and set(records["context_steps"]) == {0}

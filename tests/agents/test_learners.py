@@ -43,7 +43,8 @@ NUMBER = 3
 FAULTS = [
     (
         "linear",
-        "agent.learner=linear: unknown\n  allowed: iql, td3, td3_bc, transformer, <module>:<NAME>",
+        "agent.learner=linear: unknown\n"
+        "  allowed: cql, crr, iql, td3, td3_bc, transformer, <module>:<NAME>",
     ),
     (
         "wrog:MISSPELT",

@@ -15,12 +15,11 @@ from agentic_transformer.contexts.transitions import TransitionLoader
 from agentic_transformer.evaluation.conditions import evaluation_tasks
 from agentic_transformer.evaluation.rollouts import Evaluation
 from agentic_transformer.models.actor_critic import Shape, init_networks
-from agentic_transformer.training.actor_critic import init_actor_critic_state
+from agentic_transformer.training.actor_critic import critic_target, init_actor_critic_state
 from agentic_transformer.training.checkpoint import Checkpoints
 from agentic_transformer.training.td3_bc import (
     TD3BCLearner,
     actor_loss,
-    critic_target,
     make_td3_bc_step,
     td3_actor_loss,
 )

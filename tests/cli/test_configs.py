@@ -110,7 +110,7 @@ def test_agents_are_what_they_are_called():
         name: composed("train", f"agent={name}").agent
         for name in (
             *("at", "at_last", "at_prefix", "at_search", "at_value"),
-            *("dt", "bc", "bc10", "td3", "td3_bc", "iql"),
+            *("dt", "bc", "bc10", "td3", "td3_bc", "iql", "cql", "crr"),
         )
     }
     assert all(agent.name == name for name, agent in said.items())
@@ -137,13 +137,14 @@ def test_agents_are_what_they_are_called():
     assert said["bc10"].top == 0.1
     assert (said["td3_bc"].learner, said["td3_bc"].trajectories) == ("td3_bc", 1)
     assert dataclasses.replace(said["td3"], name="td3_bc", learner="td3_bc") == said["td3_bc"]
-    assert dataclasses.replace(said["iql"], name="td3_bc", learner="td3_bc") == said["td3_bc"]
+    for name in ("iql", "cql", "crr"):
+        assert dataclasses.replace(said[name], name="td3_bc", learner="td3_bc") == said["td3_bc"]
     for name, of in (("bc_told", "bc10"), ("td3_bc_told", "td3_bc"), ("iql_told", "iql")):
         told = composed("train", f"agent={name}").agent
         assert told == dataclasses.replace(said[of], name=name, told=True)
         assert baseline_condition(told) == name
     assert composed("quickstart").baseline == said["dt"]
-    for name in ("dt", "bc", "bc10", "td3", "td3_bc", "iql"):
+    for name in ("dt", "bc", "bc10", "td3", "td3_bc", "iql", "cql", "crr"):
         assert baseline_condition(said[name]) == name
 
 

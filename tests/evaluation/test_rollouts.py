@@ -457,6 +457,8 @@ CLONE = PLAIN | {"return_conditioning": "none"}
         ("td3", CLONE | {"learner": "td3", "loss": "good"}),  # chains are not used
         ("td3_bc_told", CLONE | {"learner": "td3_bc", "told": True}),
         ("iql", CLONE | {"learner": "iql"}),
+        ("cql", CLONE | {"learner": "cql"}),
+        ("crr_told", CLONE | {"learner": "crr", "told": True}),
         ("learner", {"learner": "anywhere:MINE"}),  # whose module is not imported
         ("learner_told", CLONE | {"learner": "anywhere:MINE", "told": True}),
         ("single", {"trajectories": 1}),  # at_prefix with a window of 1

@@ -9,7 +9,8 @@ from agentic_transformer.config import TD3Config
 from agentic_transformer.contexts.transitions import Transitions
 from agentic_transformer.models.actor_critic import Shape, init_networks
 from agentic_transformer.online.td3 import TD3Learner
-from agentic_transformer.training.td3_bc import critic_loss, critic_target, td3_actor_loss
+from agentic_transformer.training.actor_critic import critic_loss, critic_target
+from agentic_transformer.training.td3_bc import td3_actor_loss
 from tests.seeds import SEED, rng
 from tests.tolerances import assert_close
 

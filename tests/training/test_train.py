@@ -14,6 +14,8 @@ import datasets
 from agentic_transformer import load, train
 from agentic_transformer.config import (
     AgentConfig,
+    CQLConfig,
+    CRRConfig,
     DataConfig,
     IQLConfig,
     MeshConfig,
@@ -48,6 +50,8 @@ def settings(tmp_path_factory):
         train=TrainConfig(steps=4, batch=4, warmup=1, log_every=2, checkpoint_every=2),
         td3_bc=TD3BCConfig(width=8, batch=8),
         iql=IQLConfig(width=8, batch=8),
+        cql=CQLConfig(width=8, batch=8),
+        crr=CRRConfig(width=8, batch=8),
     )
 
 
@@ -59,7 +63,7 @@ def source(settings, tmp_path_factory):
     return run
 
 
-@pytest.fixture(params=["transformer", "td3_bc", "iql"])
+@pytest.fixture(params=["transformer", "td3_bc", "iql", "cql", "crr"])
 def config(settings, request):
     return replace(settings, agent=replace(settings.agent, learner=request.param))
 
