@@ -447,12 +447,15 @@ class CRRConfig(ActorCriticConfig):
 
     samples: int = setting(
         10,
-        "Actions of the actor whose mean value an imitated action must exceed.",
+        "Actions that are drawn around the actor's own. An action of the data is imitated if its "
+        "value is above their mean value.",
         minimum=1,
         maximum=10_000,
     )
     noise: float = setting(
-        0.2, "Standard deviation of the noise around the actor's actions.", minimum=0.0
+        0.2,
+        "Standard deviation of the noise of these draws, and of the critics' target action.",
+        minimum=0.0,
     )
     noise_clip: float = setting(0.5, "Largest such noise.", minimum=0.0)
 
@@ -737,9 +740,9 @@ class PlanCommand:
         maximum=1_000_000,
     )
     observation: int = setting(
-        24, "Numbers in an observation (the walker's).", minimum=1, maximum=100_000
+        24, "Size of an observation; 24 is the walker's.", minimum=1, maximum=100_000
     )
-    action: int = setting(6, "Numbers in an action.", minimum=1, maximum=10_000)
+    action: int = setting(6, "Size of an action; 6 is the walker's.", minimum=1, maximum=10_000)
     ring: int | None = setting(
         None,
         "Devices of a ring, which share one sequence; null: all of them, or 1 for attention that "
