@@ -48,6 +48,8 @@ AGENTS = {
     "TD3": "td3",
     "TD3+BC": "td3_bc",
     "IQL": "iql",
+    "CQL": "cql",
+    "CRR": "crr",
     "BC-10%": "bc10",
     "DT": "dt",
 }
