@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
 from typing import Any
 
 import gymnasium
@@ -55,7 +56,9 @@ def make_vec(
         ValueError: unknown tasks, tasks of several domains, a number that differs from the
             sequence's length, more steps than an episode has, a wrong seed or render_mode.
     """
-    if isinstance(task, str | Task):
+    if num_envs is not None and not isinstance(num_envs, Integral):
+        raise ValueError(f"num_envs={num_envs!r}; allowed: a whole number, at least 1")
+    if isinstance(task, str | Task) or not isinstance(task, Iterable):
         tasks = [registry.task(task)] * (1 if num_envs is None else num_envs)
     else:
         tasks = [registry.task(one) for one in task]

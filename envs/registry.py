@@ -128,7 +128,11 @@ class Task:
         """Returns the body whose physics this task uses; also the first folder of its buffers."""
         if is_gymnasium(self.name):
             return self.name
-        return _DOMAIN_OF.get(self.name) or FAMILIES[self.name].domain
+        if self.name in _DOMAIN_OF:
+            return _DOMAIN_OF[self.name]
+        if self.name in FAMILIES:
+            return FAMILIES[self.name].domain
+        raise unknown("task", self.name, tasks())
 
     @property
     def behaviour(self) -> str:
@@ -188,6 +192,8 @@ def task(name: str | Task, **params: Any) -> Task:
                 f"task {name.id!r} is a Task already: parameters {given} need a task's name"
             )
         return name
+    if not isinstance(name, str):
+        raise unknown("task", name, tasks())
     if "(" in name:
         if params:
             raise ValueError(f"task {name!r} has its parameters already, got {sorted(params)} too")

@@ -43,7 +43,8 @@ def _seeds_of(given: int | Sequence[int | None] | None, count: int) -> list[int 
             f"seed={reprlib.repr(given)} does not fit {count} environments: give one integer, "
             "which counts up, or one for each; all from 0 to 2**32 - 1"
         )
-    return seeds
+    # Environments of gymnasium take no numbers of numpy.
+    return [seed if seed is None else int(seed) for seed in seeds]
 
 
 def random_streams(seed: int) -> tuple[np.random.RandomState, np.random.Generator]:
@@ -150,12 +151,13 @@ def _chosen_members(
     """
     indices = np.flatnonzero(mask).tolist()
     if set(options) == {"tasks"}:
-        if len(options["tasks"]) != len(families):
+        given = options["tasks"]
+        if np.ndim(given) != 1 or len(given) != len(families):
             raise ValueError(
                 f"reset option 'tasks' needs {len(families)} tasks, one for each environment, "
-                f"got {len(options['tasks'])}"
+                f"got {reprlib.repr(given)}"
             )
-        members = {index: registry.task(options["tasks"][index]) for index in indices}
+        members = {index: registry.task(given[index]) for index in indices}
         for index, member in members.items():
             _check_member(families[index], member)
         return members

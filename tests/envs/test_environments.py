@@ -123,6 +123,8 @@ def test_family_members():
         ("walker_any", {"tasks": ["walker_run"] * 2}, "needs 1 tasks"),
         ("walker_any", {"tasks": ["walker_any"]}, "no member"),
         ("cheetah_speed", {"tasks": ["cheetah_run"]}, "no member"),
+        ("cheetah_speed", {"tasks": None}, "needs 1 tasks, .*, got None"),
+        ("cheetah_speed", {"tasks": {"speed": 1}}, "needs 1 tasks, .*, got {'speed': 1}"),
     ],
 )
 def test_wrong_options(name, options, message):
@@ -137,6 +139,12 @@ def test_wrong_use():
         envs.make_vec(["walker_run", "cheetah_run"])
     with pytest.raises(ValueError, match="num_envs=3 differs"):
         envs.make_vec(["walker_run", "walker_walk"], num_envs=3)
+    for count in (1.5, "2"):
+        with pytest.raises(ValueError, match=f"num_envs={count!r}; allowed: a whole number"):
+            envs.make_vec("walker_run", count)
+    for task in (3, ["walker_run", 3]):
+        with pytest.raises(ValueError, match="task 3 is unknown"):
+            envs.make_vec(task)
     vector = envs.make_vec("point_mass_goal", num_envs=2)
     with pytest.raises(gymnasium.error.ResetNeeded):
         vector.step(np.zeros((2, 2)))

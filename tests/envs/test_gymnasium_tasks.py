@@ -167,7 +167,7 @@ def test_an_environment_that_leaves_its_own_space_stops_its_collection_at_once(t
 
 def test_the_seed_of_the_first_reset_counts_before_that_of_the_vector():
     env = envs.make_vec(TASK, 2, seed=4)
-    places = env.reset(seed=[9, None])[0][:, 0]
+    places = env.reset(seed=[np.int64(9), None])[0][:, 0]  # a seed may be a number of numpy
     assert_close(places, [np.random.default_rng(seed).uniform(-1, 1) for seed in (9, 5)], 1)
 
 

@@ -64,6 +64,8 @@ def test_task_identity():
         (("cheetah_sped(speed=1)", {}), "nearest match: 'cheetah_speed'"),
         (("cheetah_speed(speed=)", {}), "cannot be read"),
         (("cheetah_speed(speed=1)", {"speed": 1}), "has its parameters already"),
+        ((3, {}), "task 3 is unknown; allowed: cartpole_balance"),
+        ((["walker_walk"], {}), r"task \['walker_walk'\] is unknown; nearest match: 'walker_walk'"),
     ],
 )
 def test_refusals(arguments, message):
@@ -71,6 +73,11 @@ def test_refusals(arguments, message):
     name, params = arguments
     with pytest.raises(ValueError, match=message):
         envs.task(name, **params)
+
+
+def test_a_task_made_by_hand_is_refused_where_its_domain_is_needed():
+    with pytest.raises(ValueError, match="task 'walker_wlak' is unknown; nearest match"):
+        envs.spec(envs.Task("walker_wlak"))
 
 
 def test_draws():
