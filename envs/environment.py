@@ -65,6 +65,8 @@ def make_vec(
         if num_envs not in (None, len(tasks)):
             given = f"the number of tasks given, {len(tasks)}"
             raise ValueError(f"num_envs={num_envs} differs from {given}")
+    if render_mode not in (None, *RENDER_MODES):
+        raise ValueError(f"render_mode={render_mode!r} is unknown; allowed: None, 'rgb_array'")
     if not tasks:
         raise ValueError(f"num_envs={num_envs}: at least one environment is needed")
     domains = sorted({one.domain for one in tasks})

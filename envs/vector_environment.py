@@ -53,8 +53,6 @@ class VectorEnvironment(VectorEnv):
         render_mode: str | None = None,
     ) -> None:
         """Builds the environments; see `envs.make_vec` for the arguments."""
-        if render_mode not in (None, *RENDER_MODES):
-            raise ValueError(f"render_mode={render_mode!r} is unknown; allowed: None, 'rgb_array'")
         self.num_envs, self.render_mode = len(tasks), render_mode
         self._domain, self._spec = tasks[0].domain, registry.spec(tasks[0])
         self.action_repeat = action_repeat

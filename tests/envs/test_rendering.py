@@ -161,6 +161,8 @@ def test_wrong_renders_of_environments(make):
         ValueError, match="render_mode='human' is unknown; allowed: None, 'rgb_array'"
     ):
         make("cartpole_swingup", render_mode="human")
+    with pytest.raises(ValueError, match="render_mode='rgb' is unknown"):
+        make("gymnasium:Pendulum-v1", render_mode="rgb")
     env = make("cartpole_swingup", render_mode="rgb_array")
     with pytest.raises(gymnasium.error.ResetNeeded, match="call reset before render"):
         env.render()
