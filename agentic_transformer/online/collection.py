@@ -106,7 +106,7 @@ def collect_td3(
     }
     before = read_same_collection(folder, made)
     rounds = _Rounds(task, folder, episodes, config, seed, action_repeat, length)
-    done = rounds.restore() if before else 0
+    done = rounds.restore()
     new = episodes - done * config.episodes
     if before and new <= 0:
         return before
@@ -140,7 +140,7 @@ class _Rounds:
         self._learner = TD3Learner(seen, spec.action, config, seed)
 
     def restore(self) -> int:
-        """Restores the learner, if the buffer has episodes.
+        """Restores the learner, if there is one.
 
         Returns:
             the number of finished rounds.
@@ -150,9 +150,9 @@ class _Rounds:
         """
         path = learner_path(self._folder)
         remove_partial_files(path.parent, path.name)
-        if not any(self._folder.glob("*.npz")):
-            return 0
         if not path.exists():
+            if not any(self._folder.glob("*.npz")):
+                return 0
             raise ValueError(
                 f"{path}: the learner of buffer {self._folder} is gone; delete the buffer, or "
                 "choose another data.root"
@@ -180,8 +180,6 @@ class _Rounds:
             index += 1
         for number in range(done):
             self._remember(number)
-        if not done:
-            self._learner.save(learner_path(self._folder), 0)
         count = self._config.episodes
         environments = envs.make_vec(self._task, count, horizon=self._length)
         total = (self._rounds - done) * count * self._length
@@ -189,9 +187,10 @@ class _Rounds:
             f"collecting {self._task.id}", total=total, unit="step", show=progress
         ) as bar:
             for number in range(done, self._rounds):
-                for index, episode in zip(
-                    self._indices(number), self._play(environments, number, bar), strict=True
-                ):
+                episodes = self._play(environments, number, bar)
+                if not number:  # so that a killed first round can go on
+                    self._learner.save(learner_path(self._folder), 0)
+                for index, episode in zip(self._indices(number), episodes, strict=True):
                     write_collected(self._folder, index, episode, self._task)
                 self._remember(number)
                 self._learn(number)

@@ -137,6 +137,23 @@ def test_what_a_learner_has_learned_from_must_be_there(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_learner_whose_episodes_are_all_gone_is_not_replaced(tmp_path, monkeypatch):
+    """One that has no episodes yet is, also by one of other settings."""
+    with monkeypatch.context() as patched:
+        patched.setattr(TD3Learner, "act", lambda self, seen: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            collect(tmp_path, config=replace(CONFIG, width=9))
+    folder = collect(tmp_path, rounds=1)
+    saved = learner_path(folder).read_bytes()
+    for path in folder.glob("*.npz"):
+        path.unlink()
+    for config in (CONFIG, replace(CONFIG, width=9)):
+        with pytest.raises(ValueError, match="000000_12.npz: is gone|holds no learner that can"):
+            collect(tmp_path, config=config)
+    assert learner_path(folder).read_bytes() == saved
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["online/td3.py", "training/td3_bc.py", "models/actor_critic.py"])
 def test_a_round_of_an_edited_learner_is_reported(file, tmp_path, monkeypatch, capsys):
     collect(tmp_path, rounds=1)
