@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import numpy as np
 
@@ -36,13 +37,15 @@ class ActionRepeatView:
                 Later steps are left out. None takes all steps.
 
         Raises:
-            ValueError: a trajectory is too short, or they differ in length and there is no horizon.
+            ValueError: a number is not whole, a trajectory is too short, or they differ in length
+                and there is no horizon.
         """
         # A repeat below 1 fits no trajectory, as one of more steps than it has.
-        whole = store.lengths // action_repeat if action_repeat > 0 else 0 * store.lengths
+        fits = isinstance(action_repeat, Integral) and action_repeat > 0
+        whole = store.lengths // action_repeat if fits else 0 * store.lengths
         shortest, longest = int(whole.min()), int(whole.max())
         steps = longest if horizon is None else horizon
-        if not 1 <= steps <= shortest:
+        if not isinstance(steps, Integral) or not 1 <= steps <= shortest:
             raise ValueError(_misfit(store.lengths, action_repeat, horizon))
         self.steps = steps
         self._store, self._repeat = store, action_repeat
@@ -125,8 +128,9 @@ def _misfit(lengths: np.ndarray, action_repeat: int, horizon: int | None) -> str
     shortest, longest = int(lengths.min()), int(lengths.max())
     have = f"{shortest} steps" if shortest == longest else f"{shortest} to {longest} steps"
     repeat = f"data.action_repeat={action_repeat}"
-    if not 1 <= action_repeat <= shortest:
-        return f"{repeat}: trajectories have {have}; allowed: 1 to {shortest}"
+    allowed = "allowed: whole numbers, 1 to"
+    if not isinstance(action_repeat, Integral) or not 1 <= action_repeat <= shortest:
+        return f"{repeat}: trajectories have {have}; {allowed} {shortest}"
     setting = "data.horizon=" + ("null" if horizon is None else str(horizon))
     setting += f" with {repeat}" if action_repeat > 1 else ""
-    return f"{setting}: trajectories have {have}; allowed: 1 to {shortest // action_repeat}"
+    return f"{setting}: trajectories have {have}; {allowed} {shortest // action_repeat}"

@@ -131,12 +131,14 @@ def test_steps_as_they_are(tmp_path):
 
 def test_trajectories_that_are_too_short_are_refused(tmp_path):
     store = collected(tmp_path, 1)
-    said = "horizon=3 with data.action_repeat=5: .* have 12 steps; allowed: 1 to 2"
+    said = "horizon=3 with data.action_repeat=5: .* have 12 steps; allowed: whole numbers, 1 to 2"
     with pytest.raises(ValueError, match=said):
         datasets.ActionRepeatView(store, 5, horizon=3)
-    for repeat in (13, 0, -1):
-        said = f"action_repeat={repeat}: .* have 12 steps; allowed: 1 to 12"
+    for repeat in (13, 0, -1, 1.5, 2.0, "2"):
+        said = f"action_repeat={repeat}: .* have 12 steps; allowed: whole numbers, 1 to 12"
         with pytest.raises(ValueError, match=said):
             datasets.ActionRepeatView(store, repeat)
-    with pytest.raises(ValueError, match="horizon=0: .* have 12 steps; allowed: 1 to 12"):
-        datasets.ActionRepeatView(store, horizon=0)
+    for horizon in (0, 2.5, "2"):
+        said = f"horizon={horizon}: .* have 12 steps; allowed: whole numbers, 1 to 12"
+        with pytest.raises(ValueError, match=said):
+            datasets.ActionRepeatView(store, horizon=horizon)

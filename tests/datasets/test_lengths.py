@@ -62,7 +62,8 @@ def test_each_is_cut_to_the_horizon(repeat, horizon, store):
 def test_a_horizon_that_does_not_fit_says_which_do(repeat, horizon, said, most, store):
     with pytest.raises(ValueError) as told:
         datasets.ActionRepeatView(store, repeat, horizon)
-    assert str(told.value) == f"{said}: trajectories have 14 to 20 steps; allowed: 1 to {most}"
+    allowed = f"allowed: whole numbers, 1 to {most}"
+    assert str(told.value) == f"{said}: trajectories have 14 to 20 steps; {allowed}"
 
 
 def test_a_store_reads_the_first_steps_of_each(store):
