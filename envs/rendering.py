@@ -103,7 +103,7 @@ def write_video(path: str | Path, task: str | Task, physics: np.ndarray, *, fps:
         `path`.
 
     Raises:
-        ValueError: see `render`; or an fps of 0 or less.
+        ValueError: see `render`; or no states, or an fps of 0 or less.
         RuntimeError: this machine cannot render.
         OSError: the file cannot be written whole.
     """
@@ -111,7 +111,10 @@ def write_video(path: str | Path, task: str | Task, physics: np.ndarray, *, fps:
         raise ValueError(f"fps={fps} must be above 0")
     path = Path(path)
     speed = {"duration": 1000 / fps} if path.suffix == ".gif" else {"fps": fps}  # ms a picture
-    write_frames(path, render(task, physics), **speed)
+    frames = render(task, physics)
+    if not len(frames):
+        raise ValueError(f"{path}: there are no states to draw")
+    write_frames(path, frames, **speed)
     return path
 
 

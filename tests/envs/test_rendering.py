@@ -61,6 +61,12 @@ def test_no_speed_of_a_video(fps, tmp_path):
         envs.write_video(tmp_path / "film.gif", GOAL, STATES, fps=fps)
 
 
+@pytest.mark.parametrize("name", ["film.gif", "film.mp4"])
+def test_no_states_of_a_video(name, tmp_path):
+    with pytest.raises(ValueError, match=f"{name}: there are no states to draw"):
+        envs.write_video(tmp_path / name, GOAL, STATES[:0])
+
+
 def test_more_pixels_than_the_library_has_room_for(can_draw):
     """One line names the size; the next picture is drawn."""
     with pytest.raises(RuntimeError, match="8 x 1000000 pixels: .+") as raised:
