@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from functools import partial
 from pathlib import Path
 
@@ -84,7 +85,16 @@ class TD3Learner:
                 done = int(saved[_ROUND])
             if any(a.shape != b.shape for a, b in zip(read, leaves, strict=True)):
                 raise ValueError("its networks have other sizes")
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            AttributeError,  # numpy reads an entry that is no array as bytes
+            EOFError,
+            zipfile.BadZipFile,
+            zlib.error,
+            RuntimeError,
+        ) as error:
             raise ValueError(
                 f"{path}: holds no learner that can continue ({error}); delete its folder, or "
                 "choose another data.root"

@@ -126,9 +126,18 @@ def test_what_a_learner_has_learned_from_must_be_there(tmp_path):
     path.write_bytes(kept)
     learner = learner_path(folder)
     saved = learner.read_bytes()
-    learner.write_bytes(saved[:100])
-    with pytest.raises(ValueError, match="learner.npz: holds no learner that can continue"):
-        collect(tmp_path)
+    method = saved.index(b"PK\1\2") + 10  # of compression, of the first array
+    data = saved.index(b"NUMPY")
+    for damaged in (
+        b"",
+        saved[:100],
+        saved[:method] + b"\x63" + saved[method + 1 :],
+        saved[:method] + b"\x08" + saved[method + 1 :],
+        saved[:data] + b"n" + saved[data + 1 :],
+    ):
+        learner.write_bytes(damaged)
+        with pytest.raises(ValueError, match="learner.npz: holds no learner that can continue"):
+            collect(tmp_path)
     learner.unlink()
     with pytest.raises(ValueError, match="learner.npz: the learner of buffer .* is gone"):
         collect(tmp_path)
