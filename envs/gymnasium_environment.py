@@ -172,7 +172,7 @@ class FixedLengthVector(SyncVectorEnv):
         """
         check_open(self.closed)
         actions = np.asarray(actions)
-        check_action(actions, self.action_space.shape)
+        check_action(actions.astype(np.float64), self.action_space.shape)
         if self._over.any():
             raise gymnasium.error.ResetNeeded(
                 f"an episode lasts {self.horizon} steps: call reset before this step"

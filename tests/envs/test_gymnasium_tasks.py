@@ -282,7 +282,7 @@ def test_wrong_calls_are_refused(make):
     env = make(TASK)
     env.reset()
     shape = env.action_space.shape
-    for action in (np.zeros((*shape[:-1], 3)), np.full(shape, np.nan)):
+    for action in (np.zeros((*shape[:-1], 3)), np.full(shape, np.nan), np.full(shape, None)):
         with pytest.raises(ValueError, match="finite and of shape"):
             env.step(action)
     with pytest.raises(ValueError, match="no member"):
