@@ -51,7 +51,7 @@ def held_out_tasks(
     name: str | Task,
     count: int,
     rng: np.random.Generator,
-    training: Sequence[Task],
+    training: Sequence[str | Task],
     beyond: bool = False,
 ) -> list[Task]:
     """Draws distinct members of a family that are no training tasks.
@@ -127,14 +127,14 @@ def _drawn(family: Task, draw: Sampler, count: int, rng: np.random.Generator) ->
 
 
 def _distinct(
-    family: Task, draw: Sampler, count: int, rng: np.random.Generator, without: Sequence[Task]
+    family: Task, draw: Sampler, count: int, rng: np.random.Generator, without: Sequence[str | Task]
 ) -> list[Task]:
     """Draws distinct members that are not among `without`.
 
     Raises:
         ValueError: there seem to be no more, as of goals that lie on a grid.
     """
-    excluded, found, vain = set(without), {}, 0
+    excluded, found, vain = set(map(task, without)), {}, 0
     while len(found) < count:
         drawn = _drawn(family, draw, count - len(found), rng)
         before = len(found)

@@ -130,6 +130,7 @@ def test_held_out_tasks_repeat_no_training_task(name):
     held_out = envs.held_out_tasks(name, 80, rng(8), training)
     assert len(set(held_out)) == 80
     assert not set(held_out) & set(training)
+    assert envs.held_out_tasks(name, 80, rng(8), [one.id for one in training]) == held_out
     beyond = envs.held_out_tasks(name, 80, rng(8), training, beyond=True)
     assert not set(beyond) & set(training)
     assert not set(beyond) & set(held_out)
