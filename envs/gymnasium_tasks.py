@@ -60,8 +60,14 @@ def load_module(name: str) -> None:
     """Imports the module of a task `gymnasium:<module>:<id>`, which may register a hidden task.
 
     A module that is not there is reported by `make_environment`, as any unknown environment is.
+
+    Raises:
+        ValueError: the module's name is relative.
     """
     module, colon, _ = name.removeprefix(PREFIX).partition(":")
+    if module.startswith("."):
+        allowed = "the module's whole name, without a dot before it"
+        raise ValueError(f"task {name!r}: {module!r} is relative; allowed: {allowed}")
     if colon:
         with suppress(ModuleNotFoundError):
             import_module(module)

@@ -230,6 +230,7 @@ def test_a_copy_goes_on_as_the_original_would(way, make):
         ("gymnasium:NoSuch-v0", "NoSuch"),
         ("gymnasium:Pendulums-v1", "Did you mean: `Pendulum`"),
         ("gymnasium:no_such_module:X-v0", "No module named 'no_such_module'"),
+        ("gymnasium:.module:X-v0", "'.module' is relative; allowed: the module's whole name"),
         ("gymnasium:", "Malformed environment ID"),
         ("gymnasium:tests/Choice-v0", "actions are Discrete"),
         ("gymnasium:tests/Picture-v0", "FlattenObservation"),
