@@ -194,6 +194,7 @@ def task(name: str | Task, **params: Any) -> Task:
         return name
     if not isinstance(name, str):
         raise unknown("task", name, tasks())
+    name = str.__str__(name)  # kept rewards are known by `repr`, which differs for NumPy's strings
     if "(" in name:
         if params:
             raise ValueError(f"task {name!r} has its parameters already, got {sorted(params)} too")

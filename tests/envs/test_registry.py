@@ -42,6 +42,8 @@ def test_task_identity():
     assert goal.params["goal"] == (0.1, -0.1)
     assert goal.domain == "point_mass"
     assert envs.task(goal) is goal
+    # Kept rewards are known by this, so that others would be computed again.
+    assert repr(envs.task(np.str_("walker_walk"))) == "Task(name='walker_walk', params={})"
     for zero in (-0.0, -1e-9):  # rounded to micrometres
         assert envs.task("cheetah_speed", speed=zero).id == "cheetah_speed(speed=0)"
 
