@@ -45,3 +45,15 @@ def check_open(closed: bool) -> None:
     """Raises a ClosedEnvironmentError if an environment was closed."""
     if closed:
         raise gymnasium.error.ClosedEnvironmentError("this environment was closed: make another")
+
+
+def draws(closed: bool, render_mode: str | None) -> bool:
+    """Tells whether an environment's `render` draws, and warns if it does not.
+
+    Raises:
+        gymnasium.error.ClosedEnvironmentError: the environment was closed.
+    """
+    check_open(closed)
+    if render_mode is None:
+        gymnasium.logger.warn("render draws nothing without render_mode='rgb_array' in make")
+    return render_mode is not None

@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TransformAction, TransformObservation
 
-from envs.calls import check_action, check_open, horizon_of
+from envs.calls import check_action, check_open, draws, horizon_of
 from envs.family_table import FAMILIES
 from envs.gymnasium_tasks import make_environment
 from envs.registry import Task, domain_spec
@@ -180,6 +180,10 @@ class FixedLengthVector(SyncVectorEnv):
         observation, reward, terminated, self._over, _ = super().step(actions)
         info = self._info(np.ones(self.num_envs, bool), observation)
         return observation, reward, terminated, self._over.copy(), info
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """Draws the current states; see `VectorEnvironment.render`."""
+        return super().render() if draws(self.closed, self.render_mode) else None
 
     def _info(self, mask: np.ndarray, observation: np.ndarray) -> dict[str, Any]:
         size = domain_spec(self.tasks[0].domain).physics  # all of an observation, or nothing

@@ -17,7 +17,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from envs import registry, rendering
 from envs.batch import Batch
-from envs.calls import check_action, check_open, horizon_of
+from envs.calls import check_action, check_open, draws, horizon_of
 from envs.domain import load_domain
 from envs.registry import Task
 from envs.reset_options import EpisodeDraws
@@ -148,9 +148,7 @@ class VectorEnvironment(VectorEnv):
             gymnasium.error.ResetNeeded: there is no state before the first `reset`.
             gymnasium.error.ClosedEnvironmentError: `close` was called.
         """
-        check_open(self.closed)
-        if self.render_mode is None:
-            gymnasium.logger.warn("render draws nothing without render_mode='rgb_array' in make")
+        if not draws(self.closed, self.render_mode):
             return None
         if self._elapsed is None:
             raise gymnasium.error.ResetNeeded("nothing to render yet: call reset before render")

@@ -290,8 +290,10 @@ def test_wrong_calls_are_refused(make):
         env.reset(options={"tasks": ["walker_walk"]})
     with pytest.raises(ValueError, match="options .* are unknown"):
         env.reset(options={"task": TASK})
+    with pytest.warns(UserWarning, match="without render_mode='rgb_array'"):
+        assert env.render() is None
     env.close()
-    for call in (env.reset, lambda: env.step(np.zeros(shape))):
+    for call in (env.reset, lambda: env.step(np.zeros(shape)), env.render):
         with pytest.raises(gymnasium.error.ClosedEnvironmentError):
             call()
 
