@@ -41,6 +41,11 @@ def register_family(
         raise ValueError(f"register_family: {name!r} must be {PREFIX}<module>:<id>")
     if not parameters:
         raise ValueError(f"register_family: {name!r} has no parameters, so nothing is hidden")
+    for key, parameter in parameters.items():
+        if not isinstance(parameter, Parameter):
+            raise ValueError(
+                f"register_family: {name!r}: {key}={parameter!r}; allowed: an envs.Parameter"
+            )
     try:
         inspect.signature(reward).bind(None, **parameters)
     except TypeError as error:

@@ -257,5 +257,7 @@ def test_what_cannot_be_registered_is_refused():
         register(reward=lambda observation, gaol, scale: 0)
     with pytest.raises(ValueError, match="nothing is hidden"):
         register(parameters={})
+    with pytest.raises(ValueError, match=r"speed=\(0, 1\); allowed: an envs.Parameter"):
+        register(parameters={"speed": (0, 1)}, reward=lambda observation, speed: speed)
     with pytest.raises(ValueError, match="gymnasium:<module>:<id>"):
         envs.register_family("walker_any", {}, lambda rng, count: 0, reward)
