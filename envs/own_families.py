@@ -35,7 +35,7 @@ def register_family(
     Raises:
         ValueError: the name is not that of an environment of gymnasium, there are no parameters,
             the reward does not take them, or they do not allow a drawn value. A reward of another
-            shape, or one that is not finite, raises a ValueError when it is computed.
+            shape, or one that float32 does not hold, raises a ValueError when it is computed.
     """
     if not is_gymnasium(name):
         raise ValueError(f"register_family: {name!r} must be {PREFIX}<module>:<id>")
@@ -77,8 +77,10 @@ def register_family(
                 f"task {name!r}: the reward of observations {observation.shape} and {given} must "
                 f"have shape {expected}, got {paid.shape}"
             )
-        if not np.isfinite(paid).all():
-            raise ValueError(f"task {name!r}: a reward is NaN or infinite; allowed: numbers")
+        if not (np.abs(paid) <= np.finfo(np.float32).max).all():  # rewards are kept as float32
+            raise ValueError(
+                f"task {name!r}: a reward is NaN, infinite or beyond float32; allowed: numbers"
+            )
         return paid
 
     FAMILIES[name] = Family(name, dict(parameters), training, beyond, reward=checked)
