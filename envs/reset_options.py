@@ -6,7 +6,7 @@ The arguments are seeds, a mask of environments, and members of families.
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -121,8 +121,11 @@ def _split_reset_mask(
         (environments,) bool, the environments to reset; and the other options.
 
     Raises:
-        ValueError: the mask is no array of bools, one for each environment, or none is True.
+        ValueError: the options are no dict; or the mask is no array of bools, one for each
+            environment, or none is True.
     """
+    if not isinstance(options, Mapping | None):
+        raise ValueError(f"reset options must be a dict or None, got {reprlib.repr(options)}")
     others = dict(options or {})
     if "reset_mask" not in others:
         return np.ones(count, bool), others

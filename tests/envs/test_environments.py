@@ -123,6 +123,7 @@ def test_family_members():
         ("walker_any", {"tasks": ["walker_run"] * 2}, "needs 1 tasks"),
         ("walker_any", {"tasks": ["walker_any"]}, "no member"),
         ("cheetah_speed", {"tasks": ["cheetah_run"]}, "no member"),
+        ("walker_any", "walker_run", "must be a dict or None, got 'walker_run'"),
         ("cheetah_speed", {"tasks": None}, "needs 1 tasks, .*, got None"),
         ("cheetah_speed", {"tasks": {"speed": 1}}, "needs 1 tasks, .*, got {'speed': 1}"),
     ],
