@@ -154,7 +154,7 @@ class Job:
             self.main(command, folder)
             return {}
         runs = folders.runs_of(Path(command.run))
-        if len(runs) == 1:
+        if runs == [Path(command.run)]:  # no sweep
             return {"results": [self._work_on(runs[0], command, overrides, facts)]}
         results = []
         for run in runs:

@@ -250,3 +250,15 @@ def test_settings_of_hydra_that_move_runs_or_add_jobs(words, forked):
         and "are not Hydra's here" in done.stderr
         and not list(forked.folder.iterdir())
     )
+
+
+@pytest.mark.parametrize("seeds", ["0", "0,1"])
+def test_a_command_goes_through_the_jobs_of_a_sweep_of_any_number(seeds, forked):
+    assert forked("train", "-m", f"seed={seeds}", "run=s").code == 0
+    jobs = [f"s/{number}" for number in range(len(seeds.split(",")))]
+    for command, outs in (("evaluate", [None for _ in jobs]), ("export", ["x/0", "x/1"])):
+        words = ["out=x"] if command == "export" else []
+        done = forked(command, "run=s", *words)
+        assert done.code == 0, done.stderr
+        asked = [(call["run"], call["config"]["run"], call["config"]["out"]) for call in done.calls]
+        assert asked == [(job, job, out) for job, out in zip(jobs, outs, strict=False)]
