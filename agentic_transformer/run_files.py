@@ -172,7 +172,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Returns the facts that `write_json` left, or an empty dict if there are none."""
     try:
         facts = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):  # ValueError: the file is no JSON, or no text
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: no JSON, or no text
         return {}
     return facts if isinstance(facts, dict) else {}
 

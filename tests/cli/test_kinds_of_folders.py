@@ -78,3 +78,10 @@ def test_results_lie_where_the_status_of_a_job_says(tmp_path):
     (tmp_path / STATUS).write_text(json.dumps(FINISHED | {"command": "evaluate", "results": ["a"]}))
     assert [str(path) for path in results_of(tmp_path)] == ["a"]
     assert [str(path) for path in runs_within(tmp_path)] == ["a"]
+
+
+def test_a_file_in_place_of_a_folder_holds_no_runs(tmp_path):
+    file = tmp_path / "records.csv"
+    file.touch()
+    assert contents(file) == "files"
+    assert runs_of(file) == runs_within(file) == results_of(file) == [file]
