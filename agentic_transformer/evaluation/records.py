@@ -59,6 +59,9 @@ OPTIONAL = {
 _TEXT = ("agent", "task", "condition", "task_id")
 """Columns that may hold text; all others hold numbers."""
 
+_NAMES = ("agent", "baseline", "task")
+"""Columns that hold names which users choose."""
+
 RENAMED = {"again": "repeat_miss_rate"}
 """Columns of the version before this one, and their names now."""
 
@@ -88,7 +91,7 @@ def read_records(path: Path) -> pd.DataFrame:
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             content = file.read()
-        records = pd.read_csv(io.BytesIO(content))
+        records = read_table(content)
     except (*_UNREADABLE, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read as a table: {error}") from None
     records = _with_new_names(records, path)
@@ -104,6 +107,21 @@ def read_records(path: Path) -> pd.DataFrame:
     if not content.endswith(b"\n"):  # 12.5 may have become 12 or 1
         raise ValueError(f"{path} ends in the middle of line {len(records) + 1}: was it cut short?")
     return records
+
+
+def read_table(content: bytes) -> pd.DataFrame:
+    """Reads a table in CSV, of records or of what was computed from them.
+
+    Names are text, also those that pandas takes for a number or for no value, such as 1.5 and NA.
+    """
+    names = pd.read_csv(
+        io.BytesIO(content),
+        usecols=lambda column: column in _NAMES,
+        dtype=str,
+        keep_default_na=False,
+        na_values=[""],
+    )
+    return pd.read_csv(io.BytesIO(content)).assign(**names)
 
 
 def _with_new_names(records: pd.DataFrame, path: Path) -> pd.DataFrame:

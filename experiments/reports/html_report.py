@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from agentic_transformer.evaluation.records import read_table
 from agentic_transformer.evaluation.results_folder import VIDEO, read_command
 from agentic_transformer.run_files import PROVENANCE, read_json
 from agentic_transformer.settings import flat, format_value
@@ -91,13 +92,13 @@ def write_report(runs: Sequence[Path], path: Path, conditions: Sequence[str] = (
                 for note in present(runs, folder, conditions=conditions)
             ]
         print("".join(f"{note}\n" for note in notes), end="", flush=True)
-        summary = pd.read_csv(folder / "summary.csv")
+        summary = read_table((folder / "summary.csv").read_bytes())
         figures = [
             _figure(folder / name, caption)
             for name, caption in _CAPTIONS.items()
             if (folder / name).exists()
         ]
-        comparisons = pd.read_csv(folder / "comparisons.csv")
+        comparisons = read_table((folder / "comparisons.csv").read_bytes())
     parts = [
         _section("Notes", "".join(f"<p>{html.escape(note)}</p>\n" for note in notes)),
         _section("Results", _results(summary, comparisons)),

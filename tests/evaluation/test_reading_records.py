@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from agentic_transformer.config import EvalConfig
-from agentic_transformer.evaluation.records import UNIT, join, read_records
+from agentic_transformer.evaluation.records import UNIT, join, read_records, read_table
+from agentic_transformer.evaluation.statistics import compare
 from tests.evaluation.test_statistics import make_records
 
 RESULTS = Path(__file__).parents[2] / "experiments" / "results"
@@ -43,6 +44,19 @@ def test_bad_records_are_named(tmp_path):
         pd.concat([once, again]).to_csv(path, index=False)
         with pytest.raises(ValueError, match="two rows with the same .* line 4"):
             read_records(path)
+
+
+@pytest.mark.parametrize("name", ["NA", "nan", "None", "null", "1.5", "007", "True"])
+def test_a_name_stays_the_text_that_it_is(name, tmp_path):
+    path = tmp_path / "records.csv"
+    make_records([[1.0, 2.0]]).assign(agent=name, task=name).to_csv(path, index=False)
+    read = read_records(path)
+    assert read["agent"].tolist() == read["task"].tolist() == [name, name]
+    written = compare(pd.concat([read, read.assign(condition="no_context")]))
+    assert len(written) == 2
+    for column in ("agent", "baseline", "task"):
+        again = read_table(written.to_csv(index=False).encode())[column]
+        assert again.tolist() == written[column].tolist() == [name, name]
 
 
 def test_a_column_of_the_version_before_is_read_with_one_warning_line(tmp_path, capsys):
