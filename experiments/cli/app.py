@@ -17,14 +17,13 @@ print the command that goes on, see `preemption`.
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import hydra
 
@@ -59,6 +58,14 @@ def run(
         takes_all: whether `main` takes a list, one instance for each combination of `a,b` values.
         then: name of the command that goes on with the run, or with all runs of the sweep.
     """
+    with _until_readers_end():
+        _run_to_end(main, command, takes_all, then)
+
+
+def _run_to_end(
+    main: Callable[..., Path | None], command: type, takes_all: bool, then: str
+) -> None:
+    """Does what `run` says."""
     name = command.__name__.removesuffix("Command").lower()
     try:
         preemption.handle_signals()
@@ -84,15 +91,13 @@ def run(
 def _run(line: CommandLine, job: Job, takes_all: bool) -> None:
     """Shows what the flags ask for, or checks every job's settings and then runs them."""
     if line.help:
-        with _until_reader_ends():
-            print({"all": help.help_text, "short": help.short_help_text}[line.help](job.name, line))
+        print({"all": help.help_text, "short": help.short_help_text}[line.help](job.name, line))
         return
     if line.flags:
         words = line.job_overrides[0]
         if words:
             line.compose(words)  # reports errors in our format before Hydra does
-        with _until_reader_ends():
-            _start_hydra(line, [*words, *line.flags], lambda config: None)
+        _start_hydra(line, [*words, *line.flags], lambda config: None)
         return
     settings_list = [line.make_settings(words) for words in line.job_overrides]
     for settings, words in zip(settings_list, line.job_overrides, strict=True):
@@ -115,16 +120,47 @@ def _run(line: CommandLine, job: Job, takes_all: bool) -> None:
         raise
 
 
+class _Output:
+    """Passes on what is printed for as long as a reader, such as `head`, takes it.
+
+    The rest goes nowhere, and the work goes on: its files do not depend on who reads.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._without_reader():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._without_reader():
+            self._stream.flush()
+
+    @contextmanager
+    def _without_reader(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            # What is left in the stream is written once more, when Python ends at the latest.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+
 @contextmanager
-def _until_reader_ends() -> Iterator[None]:
-    """Prints what the block prints, or as much as a reader such as `head` wants."""
-    logging.raiseExceptions = False  # Hydra logs some of it; every line left would be an error
+def _until_readers_end() -> Iterator[None]:
+    """Lets a block print to readers that may end before it."""
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (one and _Output(one) for one in streams)  # None: closed
     try:
         yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Python flushes once more at exit: what is left goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    finally:
+        for one in filter(None, (sys.stdout, sys.stderr)):
+            one.flush()
+        sys.stdout, sys.stderr = streams
 
 
 def _start_hydra(line: CommandLine, words: list[str], task_function: Callable[[Any], None]) -> None:

@@ -31,6 +31,15 @@ def states(folder):
     }
 
 
+@pytest.mark.parametrize("sweep", [[], ["-m"]])
+def test_a_run_does_not_end_with_the_reader_of_what_it_prints(sweep, command):
+    body = "print('printed' * 10_000, flush=True)\nprint('and', 'buffered', file=sys.stderr)"
+    started = command("seed=1", "run=mine", *sweep, body=body, wait=False)
+    started.stdout.close(), started.stderr.close()  # as `2>&1 | head -0` does
+    assert started.wait(timeout=600) == 0
+    assert set(states(command.folder / "mine").values()) == {"finished"}
+
+
 def test_a_run_describes_itself(command):
     done = command(
         "seed=3",
