@@ -90,6 +90,14 @@ def test_several_values_are_planned_together(tmp_path, monkeypatch):
     ]
 
 
+def test_plans_for_several_folders_are_refused(tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run(plan.main, "compile=nothing out=one,other", tmp_path, monkeypatch)
+    assert stopped.value.code == 2
+    assert "out=one for some plans and out=other for others" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(("topology", "extra"), [("v5e:4x4", "tpu"), ("h100:8", "cuda12")])
 def test_without_the_compiler_one_line_says_what_to_install(
     topology, extra, tmp_path, monkeypatch, capsys
