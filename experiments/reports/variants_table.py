@@ -98,7 +98,8 @@ def returns_by_setting(sweep: Path) -> tuple[str, pd.DataFrame] | None:
 
 
 def _is_number(text: str | None) -> bool:
-    return text is not None and re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", text, re.I) is not None
+    form = r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?"  # 1.0.1, as a name may be, is none
+    return text is not None and re.fullmatch(form, text, re.I) is not None
 
 
 def save_tables(table: pd.DataFrame, path: Path) -> list[Path]:

@@ -213,6 +213,13 @@ def test_a_sweep_over_names_alone_has_no_such_figure(of_rates):
     assert returns_by_setting(of_rates) is None
 
 
+def test_a_name_of_numbers_and_points_is_no_number(of_rates):
+    for job in of_rates.glob("*/overrides.yaml"):
+        words = read_overrides(job.parent)
+        write_overrides(job.parent, [*words, f"agent.name=1.0.{job.parent.name}", "data.root=."])
+    assert returns_by_setting(of_rates)[0] == "train.learning_rate"
+
+
 def test_the_same_table_is_written_in_every_format(sweep, tmp_path):
     cells = in_cells(variants_table(sweep))
     paths = save_tables(variants_table(sweep), tmp_path / "variants")
