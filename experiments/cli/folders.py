@@ -7,6 +7,7 @@ jobs. A folder of another kind may hold runs too.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -68,7 +69,21 @@ def results_of(folder: Path) -> list[Path]:
     if status.get("command") == "quickstart" and (agents := jobs(folder)):
         return agents
     found = status.get("results", [])  # earlier versions wrote one path, or none of several
-    return [Path(path) for path in ([found] if isinstance(found, str) else found)] or [folder]
+    paths = [found] if isinstance(found, str) else found
+    return [_place_now(folder, status.get("job_folder"), Path(path)) for path in paths] or [folder]
+
+
+def _place_now(folder: Path, earlier: str | None, results: Path) -> Path:
+    """Returns where a job's results lie: they may have moved together with its folder.
+
+    Args:
+        folder: the job's folder.
+        earlier: where it was when it wrote the results; None if an earlier version did.
+        results: where they were then.
+    """
+    if earlier and (moved := (folder / os.path.relpath(results, earlier)).resolve()).is_dir():
+        return moved
+    return results
 
 
 def runs_within(folder: Path) -> list[Path]:

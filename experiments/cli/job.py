@@ -138,6 +138,8 @@ class Job:
             if not self.makes_run:  # its results lie elsewhere, and what it was asked is told here
                 run_folder.write_overrides(folder, overrides)
             facts |= self._work(folder, command, overrides)
+            if "results" in facts:
+                facts["job_folder"] = str(folder.resolve())
         print(f"run folder: {folder}", flush=True)
 
     def _work(self, folder: Path, command: Any, overrides: list[str]) -> dict[str, list[str]]:

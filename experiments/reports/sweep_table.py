@@ -89,6 +89,8 @@ def _last_metrics(path: Path) -> dict[str, float]:
 
 def _last_returns(results: Path) -> dict[str, float]:
     """Returns the mean return of each condition at its largest number of trajectories."""
+    if not results.is_dir():
+        print(f"{results} is left out: no such folder", file=sys.stderr)
     path = find_records(results)
     if path is None or (records := _read(path, ["trajectories", "return"], "condition")) is None:
         return {}

@@ -80,6 +80,23 @@ def test_results_lie_where_the_status_of_a_job_says(tmp_path):
     assert [str(path) for path in runs_within(tmp_path)] == ["a"]
 
 
+@pytest.mark.parametrize("which", ["job", "results", "both"])
+def test_results_are_found_where_they_moved_to_together_with_the_job(which, tmp_path):
+    job, results = tmp_path / "a" / "sweep" / "0", tmp_path / "a" / "results"
+    for folder in (job, results):
+        folder.mkdir(parents=True)
+    facts = {"command": "evaluate", "results": [str(results)], "job_folder": str(job)}
+    (job / STATUS).write_text(json.dumps(FINISHED | facts))
+    moved = tmp_path / "b" / "c"
+    moved.mkdir(parents=True)
+    if which == "both":
+        (tmp_path / "a").rename(moved / "a")
+        assert results_of(moved / "a" / "sweep" / "0") == [moved / "a" / "results"]
+        return
+    (job.parent if which == "job" else results).rename(moved / "here")
+    assert results_of(moved / "here" / "0" if which == "job" else job) == [results]
+
+
 def test_a_file_in_place_of_a_folder_holds_no_runs(tmp_path):
     file = tmp_path / "records.csv"
     file.touch()

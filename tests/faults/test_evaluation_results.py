@@ -205,6 +205,12 @@ def test_a_sweep_of_evaluations_over_a_sweep_tells_what_became_of_each_run(asked
     within = runs_within(sweep / "0")
     assert within == [tmp_path / "sweep" / job for job in ("0", "1")]
     assert len(runs_within(sweep)) == 4
+    (tmp_path / "moved").mkdir()
+    for name in ("runs", "sweep"):
+        (tmp_path / name).rename(tmp_path / "moved" / name)
+    moved = tmp_path / "moved" / sweep.relative_to(tmp_path)
+    assert runs_within(moved / "0") == [tmp_path / "moved" / "sweep" / job for job in ("0", "1")]
+    assert runs_within(moved)[2].parent == tmp_path / "moved" / "sweep" / "0" / "evaluate"
 
 
 def test_all_runs_of_a_sweep_are_evaluated(asked, tmp_path):
