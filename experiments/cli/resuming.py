@@ -14,7 +14,7 @@ from agentic_transformer import same_run
 from agentic_transformer.errors import UserError, raise_config_error
 from agentic_transformer.find_run import nearest_run
 from agentic_transformer.run_files import CONFIG, is_locked
-from agentic_transformer.settings import flat, lies_in, settings_of, value_at
+from agentic_transformer.settings import flat, lies_in, settings_of, shell_words, value_at
 from experiments.cli.folders import contents, is_described
 from experiments.cli.run_folder import (
     FOLDER_SETTINGS,
@@ -40,7 +40,8 @@ def open_run(parent: Path, command_name: str, settings: Any) -> Opened:
     if named and settings.resume:
         if contents(named) == "a sweep":
             problem = f"run={named}: the folder holds a sweep, not a single run"
-            raise_config_error(problem, f"run={named} resume=true alone, or a new folder")
+            alone = shell_words({"run": str(named), "resume": True})
+            raise_config_error(problem, f"{alone} alone, or a new folder")
         check_same(named, settings)
     elif settings.resume:
         found = unfinished(parent, CONFIG)

@@ -15,6 +15,7 @@ from agentic_transformer.errors import nearest, raise_config_error
 from agentic_transformer.evaluation.results_folder import find_records, read_command
 from agentic_transformer.evaluation.statistics import last_returns
 from agentic_transformer.run_files import METRICS
+from agentic_transformer.settings import shell_words
 from experiments.cli.folders import OVERRIDES, is_begun_sweep, jobs, results_of
 from experiments.cli.overrides import values_by_key
 from experiments.cli.run_folder import read_overrides
@@ -33,14 +34,14 @@ def sweep_table(sweep: Path) -> pd.DataFrame:
         raise_config_error(
             f"sweep={sweep}: no such folder",
             "the folder of a sweep, which -m makes",
-            f"sweep={sweep.parent / meant}" if meant else None,
+            shell_words({"sweep": str(sweep.parent / meant)}) if meant else None,
         )
     if not is_begun_sweep(sweep):
         within = [path for path in sorted(sweep.glob("*/")) if is_begun_sweep(path)]
         raise_config_error(
             f"sweep={sweep}: no jobs of a sweep are there",
             "the folder of a sweep, which -m makes",
-            f"sweep={within[0]}" if within else None,
+            shell_words({"sweep": str(within[0])}) if within else None,
         )
     return pd.DataFrame(map(_row, jobs(sweep)))
 

@@ -1,6 +1,7 @@
 """A run or a sweep goes on by its folder alone, and may be given more steps."""
 
 import re
+import shlex
 import shutil
 
 import pytest
@@ -138,9 +139,12 @@ def test_a_place_that_the_file_system_refuses_is_told_in_a_line(forked):
 
 
 def test_a_run_is_not_put_into_the_folder_of_a_sweep(forked):
-    forked("train", "-m", "run=s", "seed=0,1", does={"1": "crash"})
-    bad = forked("train", "run=s", "resume=true", "seed=1")
+    named = "run='my s,x'"
+    forked("train", "-m", named, "seed=0,1", does={"1": "crash"})
+    bad = forked("train", named, "resume=true", "seed=1")
     assert bad.code == 2 and "the folder holds a sweep" in bad.stderr and not bad.calls
+    words = shlex.split(re.search("allowed: (.*) alone", bad.stderr)[1])
+    assert forked("train", *words).code == 0
 
 
 def test_a_finished_run_goes_on_if_it_is_given_more_steps(forked):

@@ -1,6 +1,7 @@
 """Tables and figures from records alone."""
 
 import json
+import shlex
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ from agentic_transformer.evaluation.statistics import compare, summarize
 from agentic_transformer.run_files import write_json
 from experiments import plot, report
 from experiments.cli.folders import runs_within
+from experiments.cli.overrides import values_by_key
 from experiments.cli.run_folder import write_overrides
 from experiments.reports import figures
 from experiments.reports.condition_looks import NAMES
@@ -192,6 +194,12 @@ def test_a_sweep_that_is_not_there_is_answered_by_one_that_may_be_meant(tmp_path
     (tmp_path / "sweep" / "overrides.yaml").write_text("[]")
     with pytest.raises(UserError, match=r"(?s)swep: no such folder.*nearest: sweep=.*/sweep$"):
         sweep_table(tmp_path / "swep")
+    named = (tmp_path / "sweep").rename(tmp_path / "my sweep, é")
+    for missing in (tmp_path / "my swep, é", tmp_path):
+        with pytest.raises(UserError) as error:
+            sweep_table(missing)
+        (word,) = shlex.split(str(error.value).partition("nearest: ")[2])
+        assert values_by_key([word]) == {"sweep": str(named)}
 
 
 def test_a_sweep_is_its_jobs_and_what_was_joined_is_read_as_it_is(tmp_path):
