@@ -234,8 +234,10 @@ class Preemption:
 
     def _record(self, number: int, frame: FrameType | None) -> None:
         if self._received is None and number == signal.SIGINT:
-            # Not print: it fails where the signal came during another print.
-            os.write(2, b"\nCtrl-C: saves and ends; once more: ends at once, without a save\n")
+            # Not print: it fails where the signal came during another print. Ctrl-C may have ended
+            # the reader too, such as `tee`.
+            with suppress(OSError):
+                os.write(2, b"\nCtrl-C: saves and ends; once more: ends at once, without a save\n")
         self._received = self._received or number
 
     def __enter__(self) -> Preemption:

@@ -109,6 +109,19 @@ def test_a_stopped_run_tells_its_step_and_the_command_that_goes_on(command, numb
 
 
 @pytest.mark.parametrize("number", SIGNALS)
+def test_a_run_saves_also_if_the_reader_of_what_it_prints_was_stopped_too(command, number):
+    """As Ctrl-C does to `python -m experiments.train ... 2>&1 | tee log`."""
+    started = command("run=read", body=SAVED, wait=False)
+    while not list(command.folder.rglob("ready")):
+        assert started.poll() is None
+    started.stdout.close(), started.stderr.close()
+    started.send_signal(number)
+    assert started.wait(timeout=60) == SIGNALS[number]
+    told = status(command.folder / "read")
+    assert (told["state"], told["step"]) == ("stopped", 30)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_run_may_be_stopped_before_there_is_anything_to_save(command, number):
     """While data are relabelled or a model is compiled, say."""
     said = stop(
