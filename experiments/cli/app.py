@@ -17,13 +17,11 @@ print the command that goes on, see `preemption`.
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import hydra
 
@@ -34,6 +32,7 @@ from experiments.cli import (
     command_line,
     devices,
     help,
+    output,
     preemption,
     resuming,
     run_folder,
@@ -58,7 +57,7 @@ def run(
         takes_all: whether `main` takes a list, one instance for each combination of `a,b` values.
         then: name of the command that goes on with the run, or with all runs of the sweep.
     """
-    with _until_readers_end():
+    with output.until_readers_end():
         _run_to_end(main, command, takes_all, then)
 
 
@@ -118,49 +117,6 @@ def _run(line: CommandLine, job: Job, takes_all: bool) -> None:
         said = f"stopped by {stopped.signal}; to go on: {job.command_after_stop()}"
         print(said, file=sys.stderr, flush=True)
         raise
-
-
-class _Output:
-    """Passes on what is printed for as long as a reader, such as `head`, takes it.
-
-    The rest goes nowhere, and the work goes on: its files do not depend on who reads.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def write(self, text: str) -> int:
-        with self._without_reader():
-            self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with self._without_reader():
-            self._stream.flush()
-
-    @contextmanager
-    def _without_reader(self) -> Iterator[None]:
-        try:
-            yield
-        except BrokenPipeError:
-            # What is left in the stream is written once more, when Python ends at the latest.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
-
-
-@contextmanager
-def _until_readers_end() -> Iterator[None]:
-    """Lets a block print to readers that may end before it."""
-    streams = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (one and _Output(one) for one in streams)  # None: closed
-    try:
-        yield
-    finally:
-        for one in filter(None, (sys.stdout, sys.stderr)):
-            one.flush()
-        sys.stdout, sys.stderr = streams
 
 
 def _start_hydra(line: CommandLine, words: list[str], task_function: Callable[[Any], None]) -> None:

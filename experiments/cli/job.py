@@ -24,6 +24,7 @@ from experiments.cli import (
     compilation_cache,
     devices,
     folders,
+    output,
     preemption,
     provenance,
     resuming,
@@ -96,7 +97,8 @@ class Job:
             folder /= str(hydra.job.num)
             folder.mkdir(exist_ok=True)
         overrides = OmegaConf.to_container(hydra.overrides.task)  # not resolved
-        with preemption.sweep_job() if in_pool else nullcontext():
+        # A process of a pool does not come here by `app.run`.
+        with output.until_readers_end(), preemption.sweep_job() if in_pool else nullcontext():
             try:
                 if in_pool:
                     devices.claim_accelerator()

@@ -31,10 +31,13 @@ def states(folder):
     }
 
 
-@pytest.mark.parametrize("sweep", [[], ["-m"]])
-def test_a_run_does_not_end_with_the_reader_of_what_it_prints(sweep, command):
+@pytest.mark.parametrize(
+    "words",
+    ["seed=1", "-m seed=1", "-m seed=1,2 hydra/launcher=joblib hydra.launcher.n_jobs=2"],
+)
+def test_a_run_does_not_end_with_the_reader_of_what_it_prints(words, command):
     body = "print('printed' * 10_000, flush=True)\nprint('and', 'buffered', file=sys.stderr)"
-    started = command("seed=1", "run=mine", *sweep, body=body, wait=False)
+    started = command("run=mine", *words.split(), body=body, wait=False)
     started.stdout.close(), started.stderr.close()  # as `2>&1 | head -0` does
     assert started.wait(timeout=600) == 0
     assert set(states(command.folder / "mine").values()) == {"finished"}
