@@ -193,8 +193,10 @@ def _by_run(head: str, rows: dict[str, Sequence[str]], runs: Sequence[Path]) -> 
     names = _names(runs)
     if len(runs) > _BESIDE:
         return _table(pd.DataFrame({"run": names, **rows}), "wide whole")
-    columns = dict(zip(names, zip(*rows.values(), strict=True), strict=True))
-    return _table(pd.DataFrame({head: list(rows), **columns}))
+    lines = [[name, *values] for name, values in rows.items()]
+    return _table(
+        pd.DataFrame(lines, columns=[head, *names])
+    )  # a folder may be named like the head
 
 
 def _video(run: Path, name: str) -> str:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -160,6 +161,16 @@ def test_a_page_says_what_its_reader_must_know(tmp_path, monkeypatch, capsys):
     assert said[1:] == ["no return_vs_context.png: RuntimeError: no <font>"]
     text = Page((tmp_path / "report.html").read_text()).text
     assert [line for line in text if line in said] == said
+
+
+def test_a_folder_may_be_named_like_the_head_of_a_table(runs, tmp_path):
+    named = [
+        shutil.copytree(run, tmp_path / name)
+        for run, name in zip(runs, ("setting", "run"), strict=True)
+    ]
+    write_report(named, tmp_path / "report.html")
+    rows = Page((tmp_path / "report.html").read_text()).rows
+    assert ["setting", "setting", "run"] in rows and ["model.width", "64", "128"] in rows
 
 
 def test_the_report_of_one_run_lies_in_its_folder(runs, capsys):
