@@ -6,11 +6,21 @@ import numpy as np
 
 
 def perceptron(layers, x):
-    """Applies linear layers with ReLU between them."""
-    for index, layer in enumerate(layers):
-        x = x @ np.asarray(layer.kernel[...], np.float64) + np.asarray(layer.bias[...], np.float64)
-        x = np.maximum(x, 0) if index < len(layers) - 1 else x
-    return x
+    """Applies linear layers with ReLU between them, and with normalization if they have it."""
+
+    def array(param):
+        return np.asarray(param[...], np.float64)
+
+    *hidden, last = layers
+    for layer in hidden:
+        linear, norm = layer.layers if hasattr(layer, "layers") else (layer, None)
+        x = x @ array(linear.kernel) + array(linear.bias)
+        if norm:
+            # flax adds 1e-6 to the variance.
+            x = (x - x.mean(axis=-1, keepdims=True)) / np.sqrt(x.var(axis=-1, keepdims=True) + 1e-6)
+            x = x * array(norm.scale) + array(norm.bias)
+        x = np.maximum(x, 0)
+    return x @ array(last.kernel) + array(last.bias)
 
 
 def set_output(state, value):

@@ -12,6 +12,7 @@ from flax import nnx
 from agentic_transformer.config import (
     ActorCriticConfig,
     CQLConfig,
+    CRRConfig,
     IQLConfig,
     TD3Config,
 )
@@ -34,14 +35,16 @@ class Shape(NamedTuple):
     config: ActorCriticConfig | TD3Config
     """Width and number of the hidden layers; its class decides which networks there are."""
     layer_norm: bool = False
-    """Whether the outputs of hidden layers are normalized, which steadies online learning."""
+    """Whether the outputs of hidden layers are normalized, which keeps values from growing."""
 
     @staticmethod
     def of(spec: AgentSpec) -> Shape:
         """Returns the shape of an agent's networks."""
         configs = {"iql": spec.iql, "cql": spec.cql, "crr": spec.crr}
         config = configs.get(spec.agent.learner, spec.td3_bc)
-        return Shape(spec.observation_size, spec.action_size, config)
+        # CRR's actor follows the errors of its critics: see `agentic_transformer.training.crr`.
+        layer_norm = isinstance(config, CRRConfig)
+        return Shape(spec.observation_size, spec.action_size, config, layer_norm)
 
 
 def _make_layers(inputs: int, outputs: int, shape: Shape, rngs: nnx.Rngs) -> nnx.List:

@@ -11,6 +11,7 @@ from agentic_transformer.models.actor_critic import Shape, init_networks
 from agentic_transformer.online.td3 import TD3Learner
 from agentic_transformer.training.actor_critic import critic_loss, critic_target
 from agentic_transformer.training.td3_bc import td3_actor_loss
+from tests.perceptron_float64 import perceptron
 from tests.seeds import SEED, rng
 from tests.tolerances import assert_close
 
@@ -18,21 +19,6 @@ pytestmark = pytest.mark.slow
 
 BATCH, OBSERVATION, ACTION = 32, 5, 2
 CONFIG = TD3Config(width=16, layers=2, noise=0.0)
-
-
-def by_hand(layers, x):
-    """A multilayer perceptron with normalized hidden layers, in float64."""
-
-    def array(param):
-        return np.asarray(param[...], np.float64)
-
-    for layer in layers[:-1]:
-        linear, norm = layer.layers
-        x = x @ array(linear.kernel) + array(linear.bias)
-        # flax adds 1e-6 to the variance.
-        x = (x - x.mean(axis=-1, keepdims=True)) / np.sqrt(x.var(axis=-1, keepdims=True) + 1e-6)
-        x = np.maximum(x * array(norm.scale) + array(norm.bias), 0)
-    return x @ array(layers[-1].kernel) + array(layers[-1].bias)
 
 
 def test_targets_and_losses_are_those_of_the_paper():
@@ -50,10 +36,10 @@ def test_targets_and_losses_are_those_of_the_paper():
 
     def values(observation, action):
         seen = np.concatenate([observation, action], axis=-1)
-        return np.stack([by_hand(layers, seen)[:, 0] for layers in critics.twins])
+        return np.stack([perceptron(layers, seen)[:, 0] for layers in critics.twins])
 
     # y = r + gamma min_i Q_i(s', pi(s')); the targets are still copies of the networks.
-    following = np.tanh(by_hand(actor.layers, exact.next_observation))
+    following = np.tanh(perceptron(actor.layers, exact.next_observation))
     target = exact.reward + CONFIG.discount * values(exact.next_observation, following).min(axis=0)
     found = critic_target(graphs, params, CONFIG, batch, jax.random.key(0))
     # Through the actor and then a critic: products over the inputs and twice the width, and for
@@ -70,7 +56,7 @@ def test_targets_and_losses_are_those_of_the_paper():
     # A square has twice the relative error of the difference.
     assert_close(loss, expected, operations + BATCH, 4 * magnitude * np.sqrt(expected))
     assert_close(mean, value.mean(), operations + BATCH, 16 * np.abs(value).max())
-    action = np.tanh(by_hand(actor.layers, exact.observation))
+    action = np.tanh(perceptron(actor.layers, exact.observation))
     expected = -values(exact.observation, action)[0].mean()
     found = td3_actor_loss(graphs, params["actor"], params["critics"], CONFIG, batch)
     assert_close(found, expected, operations + BATCH, 16 * max(1, np.abs(value).max()))
