@@ -30,6 +30,9 @@ class _Output:
         with self._without_reader():
             self._stream.flush()
 
+    def close(self) -> None:
+        """Leaves the stream open: absl closes it with its handler where Hydra sets up logging."""
+
     @contextmanager
     def _without_reader(self) -> Iterator[None]:
         try:

@@ -43,6 +43,15 @@ def test_a_run_does_not_end_with_the_reader_of_what_it_prints(words, command):
     assert set(states(command.folder / "mine").values()) == {"finished"}
 
 
+@pytest.mark.parametrize("launcher", ["", "hydra/launcher=joblib hydra.launcher.n_jobs=1"])
+def test_jobs_of_a_sweep_print_after_a_library_has_closed_its_log(launcher, command):
+    """absl closes the stream that it logs to when Hydra sets up the logging of the next job."""
+    body = "import absl.logging\nabsl.logging.use_absl_handler()\nprint('said', file=sys.stderr)"
+    done = command("run=mine", "-m", "seed=1,2,3", *launcher.split(), body=body)
+    assert set(states(command.folder / "mine").values()) == {"finished"}
+    assert (done.returncode, done.stderr.count("said")) == (0, 3)
+
+
 def test_a_run_describes_itself(command):
     done = command(
         "seed=3",
