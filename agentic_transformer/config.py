@@ -442,6 +442,7 @@ class CQLConfig(ActorCriticConfig):
 class CRRConfig(ActorCriticConfig):
     """Describes CRR (critic regularized regression, arXiv 2006.15134), the reference of agent=crr.
 
+    The hidden layers of its networks are normalized; those of the other learners are not.
     Of `train` it uses steps, log_every, eval_every, eval_tasks, checkpoint_every, keep and profile.
     """
 

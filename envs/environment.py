@@ -53,8 +53,8 @@ def make_vec(
         render_mode: None, or `rgb_array`: `render` returns a picture of each.
 
     Raises:
-        ValueError: unknown tasks, tasks of several domains, a number that differs from the
-            sequence's length, more steps than an episode has, a wrong seed or render_mode.
+        ValueError: unknown tasks, tasks of several domains, a number that is not whole or differs
+            from the sequence's length, more steps than an episode has, a wrong seed or render_mode.
     """
     if num_envs is not None and not isinstance(num_envs, Integral):
         raise ValueError(f"num_envs={num_envs!r}; allowed: a whole number, at least 1")

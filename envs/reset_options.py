@@ -155,7 +155,8 @@ def _chosen_members(
     indices = np.flatnonzero(mask).tolist()
     if set(options) == {"tasks"}:
         given = options["tasks"]
-        if np.ndim(given) != 1 or len(given) != len(families):
+        listed = isinstance(given, Sequence | np.ndarray) and not isinstance(given, str)
+        if not listed or len(given) != len(families):
             raise ValueError(
                 f"reset option 'tasks' needs {len(families)} tasks, one for each environment, "
                 f"got {reprlib.repr(given)}"

@@ -65,7 +65,8 @@ def held_out_tasks(
             between the training tasks.
 
     Raises:
-        ValueError: the task has no parameters, so training knows all of its members.
+        ValueError: the task has no parameters, so training knows all of its members; it draws
+            nothing beyond them; there are too few members; or a training task is unknown.
     """
     family = task(name)
     if not has_parameters(family):

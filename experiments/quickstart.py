@@ -85,9 +85,9 @@ def _stages(count: int) -> Iterator[Callable[[str], None]]:
 def _ending(run: Path, trained: TrainCommand) -> str:
     """Returns what was learned, where the figure is, and what to try next: a line each."""
     # Imported here: a command line is checked before pandas is loaded.
-    import pandas as pd
+    from agentic_transformer.evaluation.records import read_table
 
-    summary = pd.read_csv(run / "summary.csv")
+    summary = read_table((run / "summary.csv").read_bytes())
     of_agent = summary[summary["agent"] == trained.agent.name]  # the baseline may have contexts too
     means = of_agent.set_index(["condition", "trajectories"])["mean"]
     longest, learned = max(trained.eval.trajectories), "see the table above"

@@ -27,7 +27,8 @@ def load(run: Path | str, checkpoint: str | int = "newest", mesh: Mesh | None = 
 
     Args:
         run: the run's folder, or the name of a committed agent, such as "maze".
-        checkpoint: "newest", "best" (by its loss; TD3, TD3+BC and IQL have none), or a step.
+        checkpoint: "newest", "best" (by its loss; agents of single transitions have
+            none), or a step.
         mesh: devices over which the agent's caches are sharded; None: one device.
 
     Raises:

@@ -113,6 +113,9 @@ def read_table(content: bytes) -> pd.DataFrame:
     """Reads a table in CSV, of records or of what was computed from them.
 
     Names are text, also those that pandas takes for a number or for no value, such as 1.5 and NA.
+
+    Raises:
+        ValueError: the content is no table, or no text.
     """
     names = pd.read_csv(
         io.BytesIO(content),

@@ -21,7 +21,7 @@ import envs
 from agentic_transformer.config import TD3Config
 from agentic_transformer.online.checks import check_rounds
 from agentic_transformer.online.replay import Replay
-from agentic_transformer.online.td3 import TD3Learner
+from agentic_transformer.online.td3 import TD3Learner, read_rounds
 from agentic_transformer.random_streams import stream
 from datasets import Episode
 from datasets.collection import (
@@ -146,13 +146,16 @@ class _Rounds:
             the number of finished rounds.
 
         Raises:
-            ValueError: an episode that the learner has learned from is gone, or the learner is.
+            ValueError: an episode that the learner has learned from is gone, or the learner is; or
+                the file is no learner of these settings.
         """
         path = learner_path(self._folder)
         remove_partial_files(path.parent, path.name)
+        # Without episodes, a learner that has learned nothing may be one of another seed.
+        new = not any(self._folder.glob("*.npz"))
+        if new and not (path.exists() and read_rounds(path)):
+            return 0
         if not path.exists():
-            if not any(self._folder.glob("*.npz")):
-                return 0
             raise ValueError(
                 f"{path}: the learner of buffer {self._folder} is gone; delete the buffer, or "
                 "choose another data.root"

@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -79,28 +81,48 @@ class TD3Learner:
             ValueError: the file is not a learner of these settings.
         """
         leaves, tree = jax.tree.flatten(self.state)
-        try:
-            with np.load(path) as saved:
-                read = [saved[f"{index:03d}"] for index in range(len(leaves))]
-                done = int(saved[_ROUND])
+        with _saved_learner(path) as saved:
+            read = [saved[f"{index:03d}"] for index in range(len(leaves))]
             if any(a.shape != b.shape for a, b in zip(read, leaves, strict=True)):
                 raise ValueError("its networks have other sizes")
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            AttributeError,  # numpy reads an entry that is no array as bytes
-            EOFError,
-            zipfile.BadZipFile,
-            zlib.error,
-            RuntimeError,
-        ) as error:
-            raise ValueError(
-                f"{path}: holds no learner that can continue ({error}); delete its folder, or "
-                "choose another data.root"
-            ) from None
         self.state = jax.tree.unflatten(tree, map(jnp.asarray, read))
-        return done
+        return read_rounds(path)
+
+
+def read_rounds(path: Path) -> int:
+    """Returns the number of rounds that a saved learner has learned from.
+
+    Raises:
+        ValueError: the file is not a learner.
+    """
+    with _saved_learner(path) as saved:
+        return int(saved[_ROUND])
+
+
+@contextmanager
+def _saved_learner(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
+    """Opens what `TD3Learner.save` wrote; the block reads arrays of it.
+
+    Raises:
+        ValueError: the file is not a learner, or not one that the block expects.
+    """
+    try:
+        with np.load(path) as saved:
+            yield saved
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        AttributeError,  # numpy reads an entry that is no array as bytes
+        EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
+        RuntimeError,
+    ) as error:
+        raise ValueError(
+            f"{path}: holds no learner that can continue ({error}); delete its folder, or "
+            "choose another data.root"
+        ) from None
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)

@@ -3,9 +3,9 @@
 A penalty lowers the critics' values of actions that the data lack, so that the actor is not drawn
 to them. Otherwise the method is soft actor-critic (Haarnoja et al. 2018, arXiv 1812.05905), whose
 actor is random in training and acts by its mean. This is the paper's CQL(H) with a constant weight
-of the penalty. As in the authors' code, the critics' target has no entropy. Three things differ
+of the penalty. As in the authors' code, the critics' target has no entropy. The main differences
 from that code: training does not begin with cloning, the penalty draws no actions from the next
-observation, and all networks have one learning rate.
+observation, the critics are updated before the actor, and all networks have one learning rate.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """Trains CRR: critic regularized regression (Wang et al. 2020, arXiv 2006.15134).
 
 The actor clones those actions of the data that the critics value above its own actions. This is the
-paper's binary weight, max(0, sign(A)). The critics' target is that of TD3, where the paper has one
-critic of a distribution of returns, and an actor with a learned variance.
+paper's binary weight, max(0, sign(A)). The critics and their target are those of TD3, and the actor
+has no variance. The paper has one critic, of a distribution of returns, and an actor with a learned
+variance.
 
-Hidden layers are normalized, as in ExoRL's code. Without this, values of planned episodes of the
-cheetah grew without bound: the actor clones the actions that the critics value too much, and the
-critics learn from the values of what it then does.
+All hidden layers are normalized. (ExoRL's code normalizes the first one, in other learners too.)
+Without this, values of planned episodes of the cheetah grew to a million: the actor clones the
+actions that the critics value too much, and the critics learn from the values of what it then does.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ jobs. A folder of another kind may hold runs too.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -76,14 +77,19 @@ def results_of(folder: Path) -> list[Path]:
 def _place_now(folder: Path, earlier: str | None, results: Path) -> Path:
     """Returns where a job's results lie: they may have moved together with its folder.
 
+    If there are results at both places, it says which ones it returns.
+
     Args:
         folder: the job's folder.
         earlier: where it was when it wrote the results; None if an earlier version did.
         results: where they were then.
     """
-    if earlier and (moved := (folder / os.path.relpath(results, earlier)).resolve()).is_dir():
-        return moved
-    return results
+    moved = (folder / os.path.relpath(results, earlier)).resolve() if earlier else results
+    if not moved.is_dir():
+        return results
+    if results.is_dir() and not results.samefile(moved):
+        print(f"{folder}: its results are taken from {moved}, not from {results}", file=sys.stderr)
+    return moved
 
 
 def runs_within(folder: Path) -> list[Path]:

@@ -193,10 +193,9 @@ def _by_run(head: str, rows: dict[str, Sequence[str]], runs: Sequence[Path]) -> 
     names = _names(runs)
     if len(runs) > _BESIDE:
         return _table(pd.DataFrame({"run": names, **rows}), "wide whole")
+    # Lines, and no columns by name: a folder may be named like the head.
     lines = [[name, *values] for name, values in rows.items()]
-    return _table(
-        pd.DataFrame(lines, columns=[head, *names])
-    )  # a folder may be named like the head
+    return _table(pd.DataFrame(lines, columns=[head, *names]))
 
 
 def _video(run: Path, name: str) -> str:

@@ -21,7 +21,7 @@ from agentic_transformer.training.cql import (
 )
 from tests.perceptron_float64 import perceptron, set_output
 from tests.seeds import SEED, rng
-from tests.tolerances import SIGMAS, assert_close, assert_within
+from tests.tolerances import SIGMAS, assert_close, assert_within, rounding
 
 pytestmark = pytest.mark.slow
 
@@ -218,6 +218,34 @@ def test_the_target_is_the_reward_and_the_discounted_value_without_entropy(disco
     expected = 2 * ((2 - batch.reward.astype(np.float64) - discount * 2) ** 2).mean()
     assert_close(metrics["loss"], expected, 32, 2 * (4 + np.abs(batch.reward).max()) ** 2)
     assert_close(metrics["value"], 2.0, 4)
+
+
+def test_the_target_is_of_the_target_critics_and_of_the_actors_next_action():
+    """The actor is almost certain, so that its draw is its mean."""
+    config = replace(CONFIG, discount=0.9, alpha=0.0)
+    graphs, state = fresh(config=config)
+    other = init_networks(Shape(2, 1, config), SEED + 1)[1]["critics"]
+    actor = set_output(state.params["actor"], [0.4, -10.0])
+    state = state._replace(params=state.params | {"actor": actor, "target_critics": other})
+    before, batch = jax.tree.map(np.array, state.params), make_batch(rows=16)
+    _, metrics = make_cql_step(graphs, config, SEED)(state, batch)
+
+    def values(name, observation, action):
+        seen = np.concatenate([observation, action], axis=-1).astype(np.float64)
+        twins = nnx.merge(graphs.critics, before[name]).twins
+        return np.stack([perceptron(layers, seen)[:, 0] for layers in twins])
+
+    action = np.full_like(batch.action, np.tanh(0.4), dtype=np.float64)
+    following = values("target_critics", batch.next_observation, action).min(axis=0)
+    q = values("critics", batch.observation, batch.action)
+    error = q - batch.reward - 0.9 * following
+    # The draw differs from the mean by up to 6 deviations of e^-10, times the slope of a critic.
+    moved = values("target_critics", batch.next_observation, action + 6 * np.exp(-10))
+    slope = np.abs(moved.min(axis=0) - following).max()
+    operations = 2 * (4 + 2 * config.width + 6) + 16
+    size = 4 * (np.abs(q).max() + np.abs(batch.reward).max() + np.abs(following).max()) ** 2
+    bound = 2 * rounding(operations) * size + 2 * 2 * 2 * slope * np.abs(error).max()
+    assert_within(metrics["loss"], (error**2).mean(axis=1).sum(), bound)
 
 
 def set_outputs(state, value):

@@ -29,10 +29,10 @@ CONFIG = TD3Config(episodes=8, width=8, layers=1, batch=6)
 ROUNDS = 3
 
 
-def collect(root, rounds=ROUNDS, config=CONFIG):
+def collect(root, rounds=ROUNDS, config=CONFIG, seed=SEED):
     """Collects without a progress bar, and returns the buffer."""
     folder = datasets.buffer_folder(root, TASK, "td3")
-    how = {"seed": SEED, "action_repeat": REPEAT, "progress": False}
+    how = {"seed": seed, "action_repeat": REPEAT, "progress": False}
     collect_td3(TASK, folder, episodes=rounds * config.episodes, config=config, **how)
     return folder
 
@@ -147,11 +147,20 @@ def test_what_a_learner_has_learned_from_must_be_there(tmp_path):
 
 @pytest.mark.slow
 def test_a_learner_whose_episodes_are_all_gone_is_not_replaced(tmp_path, monkeypatch):
-    """One that has no episodes yet is, also by one of other settings."""
-    with monkeypatch.context() as patched:
-        patched.setattr(TD3Learner, "act", lambda self, seen: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            collect(tmp_path, config=replace(CONFIG, width=9))
+    """One that has learned nothing is, also by one of another seed or other settings."""
+    for other in ({"seed": SEED + 1}, {"config": replace(CONFIG, width=9)}):
+        with monkeypatch.context() as patched:
+            patched.setattr(TD3Learner, "learn", lambda self, batches: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                collect(tmp_path, **other)
+        (folder,) = tmp_path.rglob("buffer")
+        for path in folder.glob("*.npz"):
+            path.unlink()
+        assert learner_path(folder).exists()
+    assert folder == collect(tmp_path, rounds=1)
+    other = tmp_path / "other"
+    collect(other, rounds=1)
+    assert contents(folder.parent) == contents(datasets.buffer_folder(other, TASK, "td3").parent)
     folder = collect(tmp_path, rounds=1)
     saved = learner_path(folder).read_bytes()
     for path in folder.glob("*.npz"):
