@@ -225,7 +225,10 @@ def test_the_target_is_of_the_target_critics_and_of_the_actors_next_action():
     config = replace(CONFIG, discount=0.9, alpha=0.0)
     graphs, state = fresh(config=config)
     other = init_networks(Shape(2, 1, config), SEED + 1)[1]["critics"]
-    actor = set_output(state.params["actor"], [0.4, -10.0])
+    actor = state.params["actor"]
+    last = actor["layers"][max(actor["layers"])]
+    last["kernel"][...] = last["kernel"][...].at[:, 1].set(0)
+    last["bias"][...] = last["bias"][...].at[1].set(-10)  # the logarithm of the deviation
     state = state._replace(params=state.params | {"actor": actor, "target_critics": other})
     before, batch = jax.tree.map(np.array, state.params), make_batch(rows=16)
     _, metrics = make_cql_step(graphs, config, SEED)(state, batch)
@@ -235,7 +238,8 @@ def test_the_target_is_of_the_target_critics_and_of_the_actors_next_action():
         twins = nnx.merge(graphs.critics, before[name]).twins
         return np.stack([perceptron(layers, seen)[:, 0] for layers in twins])
 
-    action = np.full_like(batch.action, np.tanh(0.4), dtype=np.float64)
+    layers = nnx.merge(graphs.actor, before["actor"]).layers
+    action = np.tanh(perceptron(layers, batch.next_observation.astype(np.float64))[:, :1])
     following = values("target_critics", batch.next_observation, action).min(axis=0)
     q = values("critics", batch.observation, batch.action)
     error = q - batch.reward - 0.9 * following
