@@ -6,6 +6,7 @@ end by a time limit alone, so no transition is terminal. Training uses one devic
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -24,7 +25,7 @@ from agentic_transformer.config import (
 )
 from agentic_transformer.contexts.relabelled import RelabelledDataset
 from agentic_transformer.contexts.transitions import TransitionLoader, Transitions
-from agentic_transformer.models.actor_critic import Graphs, Params
+from agentic_transformer.models.actor_critic import Graphs, Params, Shape, init_networks
 from agentic_transformer.models.precision import matmul_precision
 from agentic_transformer.models.spec import AgentSpec
 from agentic_transformer.training.computation import describe_computation
@@ -34,33 +35,36 @@ Step = Callable[[TrainState, Transitions], tuple[TrainState, dict[str, jax.Array
 """One training step of (state, batch) -> (state, metrics)."""
 
 
-class ActorCriticLearner:
-    """Trains networks with transitions, see `agentic_transformer.training.learner.Learner`."""
+class ActorCriticLearner(ABC):
+    """Trains networks with transitions, see `agentic_transformer.training.learner.Learner`.
 
-    def __init__(
-        self,
-        config: TrainCommand,
-        method: ActorCriticConfig,
-        data: RelabelledDataset,
-        spec: AgentSpec,
-        params: Params,
-        train_step: Step,
-    ) -> None:
-        """Prepares the batches.
+    A subclass for each method makes the training step.
+    """
+
+    def __init__(self, config: TrainCommand, data: RelabelledDataset, spec: AgentSpec) -> None:
+        """Prepares the networks, the training step and the batches.
 
         Args:
             config: all settings.
-            method: settings of the method.
             data: trajectories and rewards.
-            spec: the agent.
-            params: fresh parameters.
-            train_step: a compiled function.
+            spec: the agent, with the settings of the method.
         """
-        self._method, self._params = method, params
+        shape = Shape.of(spec)
+        self._method = shape.config
+        graphs, self._params = init_networks(shape, config.seed)
         self.tokens_per_batch = 0
         self.computation = describe_computation(config.model.precision, jax.devices()[:1])
-        self.make_batch = TransitionLoader(data, spec.layout(), method.batch, config.seed)
-        self.train_step = train_step
+        self.make_batch = TransitionLoader(data, spec.layout(), self._method.batch, config.seed)
+        self.train_step = self.make_step(graphs, config)
+
+    @abstractmethod
+    def make_step(self, graphs: Graphs, config: TrainCommand) -> Step:
+        """Returns a compiled training step.
+
+        Args:
+            graphs: structures of the networks.
+            config: all settings.
+        """
 
     def init_state(self) -> TrainState:
         """Returns a fresh train state."""

@@ -19,10 +19,8 @@ import optax
 from flax import nnx
 
 from agentic_transformer.config import CQLConfig, TrainCommand
-from agentic_transformer.contexts.relabelled import RelabelledDataset
 from agentic_transformer.contexts.transitions import Transitions
-from agentic_transformer.models.actor_critic import Graphs, Shape, init_networks
-from agentic_transformer.models.spec import AgentSpec
+from agentic_transformer.models.actor_critic import Graphs
 from agentic_transformer.training.actor_critic import (
     ActorCriticLearner,
     Step,
@@ -37,17 +35,9 @@ from agentic_transformer.training.state import TrainState
 class CQLLearner(ActorCriticLearner):
     """Trains by CQL."""
 
-    def __init__(self, config: TrainCommand, data: RelabelledDataset, spec: AgentSpec) -> None:
-        """Prepares the networks and the training step.
-
-        Args:
-            config: all settings; those of the method are `config.cql`.
-            data: trajectories and rewards.
-            spec: the agent.
-        """
-        graphs, params = init_networks(Shape.of(spec), config.seed)
-        step = make_cql_step(graphs, config.cql, config.seed, config.model.precision)
-        super().__init__(config, config.cql, data, spec, params, step)
+    def make_step(self, graphs: Graphs, config: TrainCommand) -> Step:
+        """Returns a compiled training step; the settings of the method are `config.cql`."""
+        return make_cql_step(graphs, config.cql, config.seed, config.model.precision)
 
 
 def log_mean_exp_values(

@@ -16,10 +16,8 @@ import optax
 from flax import nnx
 
 from agentic_transformer.config import IQLConfig, TrainCommand
-from agentic_transformer.contexts.relabelled import RelabelledDataset
 from agentic_transformer.contexts.transitions import Transitions
-from agentic_transformer.models.actor_critic import Graphs, Shape, init_networks
-from agentic_transformer.models.spec import AgentSpec
+from agentic_transformer.models.actor_critic import Graphs
 from agentic_transformer.models.value_head import expectile_loss
 from agentic_transformer.training.actor_critic import (
     ActorCriticLearner,
@@ -38,17 +36,9 @@ _LARGEST_WEIGHT = 100.0
 class IQLLearner(ActorCriticLearner):
     """Trains by IQL."""
 
-    def __init__(self, config: TrainCommand, data: RelabelledDataset, spec: AgentSpec) -> None:
-        """Prepares the networks and the training step.
-
-        Args:
-            config: all settings; those of the method are `config.iql`.
-            data: trajectories and rewards.
-            spec: the agent.
-        """
-        graphs, params = init_networks(Shape.of(spec), config.seed)
-        step = make_iql_step(graphs, config.iql, config.model.precision)
-        super().__init__(config, config.iql, data, spec, params, step)
+    def make_step(self, graphs: Graphs, config: TrainCommand) -> Step:
+        """Returns a compiled training step; the settings of the method are `config.iql`."""
+        return make_iql_step(graphs, config.iql, config.model.precision)
 
 
 def value_loss(

@@ -17,10 +17,8 @@ import optax
 from flax import nnx
 
 from agentic_transformer.config import TD3BCConfig, TD3Config, TrainCommand
-from agentic_transformer.contexts.relabelled import RelabelledDataset
 from agentic_transformer.contexts.transitions import Transitions
-from agentic_transformer.models.actor_critic import Graphs, Params, Shape, init_networks
-from agentic_transformer.models.spec import AgentSpec
+from agentic_transformer.models.actor_critic import Graphs, Params
 from agentic_transformer.training.actor_critic import (
     ActorCriticLearner,
     Step,
@@ -36,18 +34,10 @@ from agentic_transformer.training.state import TrainState
 class TD3BCLearner(ActorCriticLearner):
     """Trains by TD3+BC or TD3."""
 
-    def __init__(self, config: TrainCommand, data: RelabelledDataset, spec: AgentSpec) -> None:
-        """Prepares the networks and the training step.
-
-        Args:
-            config: all settings; those of the method are `config.td3_bc`.
-            data: trajectories and rewards.
-            spec: the agent.
-        """
-        graphs, params = init_networks(Shape.of(spec), config.seed)
+    def make_step(self, graphs: Graphs, config: TrainCommand) -> Step:
+        """Returns a compiled training step; the settings of the method are `config.td3_bc`."""
         clones = config.agent.learner == "td3_bc"
-        step = make_td3_bc_step(graphs, config.td3_bc, config.seed, config.model.precision, clones)
-        super().__init__(config, config.td3_bc, data, spec, params, step)
+        return make_td3_bc_step(graphs, config.td3_bc, config.seed, config.model.precision, clones)
 
 
 def actor_loss(
