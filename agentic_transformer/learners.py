@@ -45,11 +45,11 @@ class ListedLearner(LearnerKind):
 
 
 _MODEL = ("tokens", "width", "layers", "heads", "feedforward", "head", "components", "scan_layers")
+_ACTOR = {"acts": "agentic_transformer.agents.actor:ActorAgent", "loss_ranks": False}
 _TD3_BC = {
     "trains": "agentic_transformer.training.td3_bc:TD3BCLearner",
-    "acts": "agentic_transformer.agents.actor:ActorAgent",
     "shape": ("td3_bc.width", "td3_bc.layers"),
-    "loss_ranks": False,
+    **_ACTOR,
 }
 
 LEARNERS = {
@@ -75,27 +75,24 @@ LEARNERS = {
     ),
     "iql": ListedLearner(
         trains="agentic_transformer.training.iql:IQLLearner",
-        acts="agentic_transformer.agents.actor:ActorAgent",
         shape=("iql.width", "iql.layers"),
-        loss_ranks=False,
+        **_ACTOR,
         meaning="implicit Q-learning, which values only actions of the data",
         label="IQL",
         style=("#8f9100", "8"),
     ),
     "cql": ListedLearner(
         trains="agentic_transformer.training.cql:CQLLearner",
-        acts="agentic_transformer.agents.actor:ActorAgent",
         shape=("cql.width", "cql.layers"),
-        loss_ranks=False,
+        **_ACTOR,
         meaning="conservative Q-learning, which lowers the values of actions that the data lack",
         label="CQL",
         style=("#c9184a", "1"),
     ),
     "crr": ListedLearner(
         trains="agentic_transformer.training.crr:CRRLearner",
-        acts="agentic_transformer.agents.actor:ActorAgent",
         shape=("crr.width", "crr.layers"),
-        loss_ranks=False,
+        **_ACTOR,
         meaning="critic regularized regression, which clones the better actions of the data",
         label="CRR",
         style=("#386641", "4"),

@@ -83,10 +83,11 @@ class TD3Learner:
         leaves, tree = jax.tree.flatten(self.state)
         with _saved_learner(path) as saved:
             read = [saved[f"{index:03d}"] for index in range(len(leaves))]
+            done = int(saved[_ROUND])
             if any(a.shape != b.shape for a, b in zip(read, leaves, strict=True)):
                 raise ValueError("its networks have other sizes")
         self.state = jax.tree.unflatten(tree, map(jnp.asarray, read))
-        return read_rounds(path)
+        return done
 
 
 def read_rounds(path: Path) -> int:

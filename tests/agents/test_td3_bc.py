@@ -8,15 +8,10 @@ import pytest
 from flax import nnx
 
 import datasets
-from agentic_transformer.agents.actor import ActorAgent
-from agentic_transformer.agents.load import load
-from agentic_transformer.config import AgentConfig, EvalConfig, TD3BCConfig, TrainCommand
+from agentic_transformer.config import AgentConfig, TD3BCConfig, TrainCommand
 from agentic_transformer.contexts.transitions import TransitionLoader
-from agentic_transformer.evaluation.conditions import evaluation_tasks
-from agentic_transformer.evaluation.rollouts import Evaluation
 from agentic_transformer.models.actor_critic import Shape, init_networks
 from agentic_transformer.training.actor_critic import critic_target, init_actor_critic_state
-from agentic_transformer.training.checkpoint import Checkpoints
 from agentic_transformer.training.td3_bc import (
     TD3BCLearner,
     actor_loss,
@@ -24,8 +19,8 @@ from agentic_transformer.training.td3_bc import (
     td3_actor_loss,
 )
 from tests.perceptron_float64 import perceptron
-from tests.seeds import SEED, rng
-from tests.small_agents import TASK, describe, labelled
+from tests.seeds import SEED
+from tests.small_agents import describe, labelled
 from tests.tolerances import assert_close, rounding
 
 pytestmark = pytest.mark.slow
@@ -241,48 +236,3 @@ def test_the_learner_td3_does_not_clone(data, spec):
             expected, _ = step(expected, batches(number))
         jax.tree.map(np.testing.assert_array_equal, state.params, expected.params)
     assert any(not np.array_equal(*pair) for pair in zip(*actors.values(), strict=True))
-
-
-def test_a_saved_agent_acts_as_it_did_and_resumes_bit_for_bit(spec, loader, tmp_path):
-    graphs, state = fresh(spec)
-    step = make_td3_bc_step(graphs, CONFIG, seed=SEED)
-    for number in range(3):
-        state, _ = step(state, loader(number))
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(state, spec.to_dict(), loss=1.0)
-    checkpoints.close()
-    observation = rng(0).normal(size=(3, spec.observation_size))
-    agent = load(tmp_path)
-    action, context = agent.act(
-        agent.new_context(3, 1), np.zeros(3), observation, 0, jax.random.key(0), 1.0, 1.0
-    )
-    standardised = (observation - spec.normalizer.observation_mean) / np.array(
-        spec.normalizer.observation_std
-    )
-    expected = np.tanh(
-        perceptron(nnx.merge(graphs.actor, state.params["actor"]).layers, standardised)
-    )
-    operations = spec.observation_size + 2 * CONFIG.width + 6
-    assert_close(action, expected, operations, max(1, np.abs(standardised).max()))
-    assert context.encoded == 1
-    checkpoints = Checkpoints(tmp_path)
-    restored = checkpoints.state(3, fresh(spec)[1], spec.to_dict())
-    checkpoints.close()
-    jax.tree.map(
-        np.testing.assert_array_equal, step(restored, loader(3))[0], step(state, loader(3))[0]
-    )
-
-
-def test_it_is_evaluated_without_a_context_under_its_own_name(spec):
-    graphs, state = fresh(spec)
-    config = EvalConfig(trajectories=[1, 2], tasks=3)
-    evaluation = Evaluation(
-        ActorAgent(graphs, state.params, spec),
-        evaluation_tasks(TASK, config, 0),
-        config,
-    )
-    assert evaluation.conditions() == ["td3_bc"]
-    for attempt in evaluation.attempts("td3_bc"):
-        records = evaluation.records("td3_bc", attempt)
-        assert set(records["condition"]) == {"td3_bc"} and set(records["context_steps"]) == {0}
-        assert set(records["encoded_tokens"]) == {spec.steps}
